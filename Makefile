@@ -1,0 +1,15 @@
+.PHONY: help run test bench
+
+help: ## Show this
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: ## Play the tour through a real Envoy and stay until Ctrl-C; ONCE=1 exits after it, ARGS='--listen …' changes ports
+	./scripts/envoy.sh
+	cargo build --locked --release --bins --examples
+	cargo run --locked --release --quiet --example tour -- $(if $(ONCE),--once) $(ARGS)
+
+test: ## Format, lints, tests and documentation; the last line counts them
+	./scripts/test.sh
+
+bench: ## Measure
+	cargo bench --locked

@@ -1,0 +1,157 @@
+//! Plays the rows and prints a line of the table for each.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::Result;
+use crate::client::{Request, Response};
+use crate::processes::Processes;
+use crate::rows::Row;
+use crate::setup::Gate;
+
+const REPORTED_WITHIN: Duration = Duration::from_secs(10);
+
+/// Counts what was let through, to know how many usage reports there must be.
+struct Usage {
+    tiergate: SocketAddr,
+    settled_before: u64,
+    admitted: u64,
+}
+
+/// The columns that are known before anything is sent.
+struct Widths {
+    who: usize,
+    model: usize,
+    sent: usize,
+}
+
+/// Says whether every row was as it should be.
+pub fn play(gate: &Gate, rows: &[Row], processes: &Processes) -> Result<bool> {
+    let mut usage = Usage {
+        tiergate: gate.tiergate,
+        settled_before: settled(gate.tiergate)?,
+        admitted: 0,
+    };
+    let widths = Widths::of(rows);
+    widths.print("who", "model", "what was sent", "status", "why");
+    let mut failed = 0;
+    for row in rows {
+        failed += u32::from(!as_it_should_be(&play_row(gate, row, &mut usage, &widths)));
+        processes.check()?;
+    }
+    failed += u32::from(!as_it_should_be(&usage.all_reported()));
+    println!(
+        "\n{} rows, {failed} not as they should be; {} usage reports settled",
+        rows.len(),
+        usage.admitted
+    );
+    Ok(failed == 0)
+}
+
+fn as_it_should_be(outcome: &Result<()>) -> bool {
+    if let Err(fault) = outcome {
+        println!("    NOT AS IT SHOULD BE: {fault}");
+    }
+    outcome.is_ok()
+}
+
+fn play_row(gate: &Gate, row: &Row, usage: &mut Usage, widths: &Widths) -> Result<()> {
+    let mut outcome = if row.after_usage { usage.all_reported() } else { Ok(()) };
+    let mut last = None;
+    for _ in 0..row.times {
+        let sent = row.request.send(gate.envoy);
+        let response = sent.map_err(|error| format!("{}, {}: no answer: {error}", row.who, row.sent))?;
+        usage.admitted += u64::from(response.status == 200);
+        outcome = outcome.and_then(|()| row.judge(&response));
+        last = Some(response);
+    }
+    if let Some(response) = &last {
+        row.print(response, widths);
+    }
+    outcome
+}
+
+/// How many usage reports tiergate has settled.
+fn settled(tiergate: SocketAddr) -> Result<u64> {
+    let metrics = Request::get("/metrics").send(tiergate)?.body;
+    let name = "tiergate_usage_reports_total{result=\"settled\"} ";
+    let value = metrics.lines().find_map(|line| line.strip_prefix(name));
+    Ok(value.map_or(Ok(0), |value| value.trim().parse())?)
+}
+
+// === impl Usage ===
+
+impl Usage {
+    /// Reports come after the answer, on their own; waits for those of all answers so far.
+    fn all_reported(&self) -> Result<()> {
+        let expected = self.settled_before + self.admitted;
+        let deadline = Instant::now() + REPORTED_WITHIN;
+        loop {
+            let settled = settled(self.tiergate)?;
+            if settled >= expected {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(format!("{settled} usage reports settled after 10 seconds, expected {expected}").into());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+// === impl Row ===
+
+impl Row {
+    fn judge(&self, response: &Response) -> Result<()> {
+        if response.status != self.status {
+            let body = response.body.trim();
+            return Err(format!("status {}, expected {}: {body}", response.status, self.status).into());
+        }
+        if response.code().as_deref() != self.code {
+            return Err(format!("code {:?}, expected {:?}", response.code(), self.code).into());
+        }
+        let fault = self.holds.iter().find_map(|condition| condition(response));
+        fault.map_or(Ok(()), |fault| Err(fault.into()))
+    }
+
+    fn print(&self, response: &Response, widths: &Widths) {
+        let status = match self.times {
+            1 => response.status.to_string(),
+            times => format!("{} x{times}", response.status),
+        };
+        let mut why = response.code().unwrap_or_else(|| "-".to_owned());
+        if let Some(seconds) = response.header("retry-after") {
+            why += &format!(", retry after {seconds} s");
+        }
+        widths.print(self.who, self.model, self.sent, &status, &why);
+        if let Some(text) = response
+            .message()
+            .or_else(|| response.content())
+            .filter(|_| self.quotes)
+        {
+            println!("    \"{text}\"");
+        }
+    }
+}
+
+// === impl Widths ===
+
+impl Widths {
+    fn of(rows: &[Row]) -> Self {
+        let width = |column: fn(&Row) -> &str| rows.iter().map(|row| column(row).chars().count()).max().unwrap_or(0);
+        Self {
+            who: width(|row| row.who),
+            model: width(|row| row.model),
+            sent: width(|row| row.sent),
+        }
+    }
+
+    fn print(&self, who: &str, model: &str, sent: &str, status: &str, why: &str) {
+        let Self {
+            who: w,
+            model: m,
+            sent: s,
+        } = *self;
+        println!("{who:w$}  {model:m$}  {sent:s$}  {status:6}  {why}");
+    }
+}

@@ -1,0 +1,189 @@
+//! The rows of the tour: who sends what, and what should come of it.
+
+use crate::accounts::Tokens;
+use crate::client::{Request, Response};
+
+/// Ten words, so that with `max_tokens: 50` the sample model's answer costs sixty tokens.
+const TEN_WORDS: &str = "one two three four five six seven eight nine ten";
+
+/// One line of the table.
+pub struct Row {
+    pub who: &'static str,
+    pub model: &'static str,
+    pub sent: &'static str,
+    pub request: Request,
+    /// How often the request is sent, without a pause.
+    pub times: u32,
+    pub status: u16,
+    /// The code in the body of a refusal.
+    pub code: Option<&'static str>,
+    /// What else must hold of the answer.
+    pub holds: Vec<Condition>,
+    /// Whether all usage so far must have been reported first.
+    pub after_usage: bool,
+    /// Whether the text of the answer is worth a line.
+    pub quotes: bool,
+}
+
+/// `None` if the answer is good, else what is wrong with it.
+pub type Condition = fn(&Response) -> Option<String>;
+
+#[rustfmt::skip] // a table reads better as one
+pub fn rows(by: &Tokens) -> Vec<Row> {
+    vec![
+        Row::chat("jland (premium)", "llm/qwen3", "a valid token").bearer(&by.jland).holds(usage_is_readable),
+
+        Row::chat("nobody", "llm/qwen3", "no token").refused(401, "TG-TOKEN-MISSING").holds(challenges),
+        Row::chat("nobody", "llm/qwen3", "garbage for a token").bearer("garbage").refused(401, "TG-TOKEN-MALFORMED").holds(challenges),
+        Row::chat("jland (premium)", "llm/qwen3", "a token for another audience").bearer(&by.other_audience).refused(401, "TG-TOKEN-AUDIENCE").holds(challenges),
+        Row::chat("jland (premium)", "llm/qwen3", "an expired token").bearer(&by.expired).refused(401, "TG-TOKEN-EXPIRED").holds(challenges),
+        Row::chat("jland (premium)", "llm/qwen3", "a token signed by somebody else").bearer(&by.foreign).refused(401, "TG-TOKEN-SIGNATURE").holds(challenges),
+        Row::chat("mallory (premium)", "llm/qwen3", "a token of a deleted ServiceAccount").bearer(&by.deleted).refused(401, "TG-TOKEN-SUBJECT-GONE").holds(challenges),
+
+        Row::chat("erin (free)", "llm/qwen3", "a valid token").bearer(&by.erin).refused(403, "TG-ACCESS-DENIED").holds(names_the_missing_grant).quoted(),
+        Row::chat("grace (premium)", "llm/draft", "a model without annotation").bearer(&by.grace).refused(403, "TG-ACCESS-DENIED").quoted(),
+        Row::chat("frank (free)", "llm/granite", "a model for all tiers").bearer(&by.frank),
+        Row::chat("grace (premium)", "llm/granite", "a model for all tiers").bearer(&by.grace),
+        Row::chat("ivan (enterprise)", "llm/granite", "a model for all tiers").bearer(&by.ivan),
+        Row::chat("ivan (enterprise)", "lab/phi", "a model granted by a RoleBinding").bearer(&by.ivan),
+        Row::chat("grace (premium)", "lab/phi", "a model granted by a RoleBinding").bearer(&by.grace).refused(403, "TG-ACCESS-DENIED"),
+
+        Row::chat("alice (free)", "llm/granite", "five requests of five in 2m").bearer(&by.alice).times(5),
+        Row::chat("alice (free)", "llm/granite", "the sixth").bearer(&by.alice).refused(429, "TG-LIMIT-REQUESTS").holds(says_when_to_retry),
+        Row::chat("bob (free)", "llm/granite", "the first of another user").bearer(&by.bob),
+
+        Row::chat("carol (free)", "llm/granite", "60 tokens of 100 in 1m, JSON").bearer(&by.carol).sixty_tokens(false),
+        Row::chat("carol (free)", "llm/granite", "60 more, JSON").bearer(&by.carol).sixty_tokens(false).after_usage(),
+        Row::chat("carol (free)", "llm/granite", "and once more").bearer(&by.carol).after_usage().refused(429, "TG-LIMIT-TOKENS").holds(says_when_to_retry),
+        Row::chat("dave (free)", "llm/granite", "60 tokens of 100 in 1m, SSE").bearer(&by.dave).sixty_tokens(true).holds(streams_usage),
+        Row::chat("dave (free)", "llm/granite", "60 more, SSE").bearer(&by.dave).sixty_tokens(true).after_usage(),
+        Row::chat("dave (free)", "llm/granite", "and once more").bearer(&by.dave).after_usage().refused(429, "TG-LIMIT-TOKENS").holds(says_when_to_retry),
+
+        Row::chat("erin (free)", "-", "/llm//m").bearer(&by.erin).path("/llm//m").refused(400, "TG-PATH-NOT-CANONICAL"),
+        Row::chat("erin (free)", "-", "/llm/a%2Fb/v1/…").bearer(&by.erin).path("/llm/a%2Fb/v1/chat/completions").refused(400, "TG-PATH-NOT-CANONICAL"),
+        Row::chat("erin (free)", "-", "/llm/granite;x=1/v1/…").bearer(&by.erin).path("/llm/granite;x=1/v1/chat/completions").refused(400, "TG-PATH-NOT-CANONICAL"),
+        Row::chat("erin (free)", "llm/qwen3", "/llm/granite/../qwen3/v1/…").bearer(&by.erin).path("/llm/granite/../qwen3/v1/chat/completions").refused(403, "TG-ACCESS-DENIED"),
+        Row::chat("erin (free)", "-", "/llm/unknown/v1/…").bearer(&by.erin).path("/llm/unknown/v1/chat/completions").refused(404, "TG-ROUTE-UNKNOWN"),
+
+        Row::chat("heidi (premium)", "llm/qwen3", "x-maas-username, X-MaaS-Group").bearer(&by.heidi)
+            .header("x-maas-username", "root").header("X-MaaS-Group", "system:masters").holds(model_saw_no_identity).quoted(),
+    ]
+}
+
+// === impl Row ===
+
+impl Row {
+    /// A request for a few tokens that should be let through.
+    fn chat(who: &'static str, model: &'static str, sent: &'static str) -> Self {
+        let request = Request {
+            method: "POST",
+            path: format!("/{model}/v1/chat/completions"),
+            headers: vec![("content-type", "application/json".to_owned())],
+            body: body("hello", 1, false),
+        };
+        let (status, code, holds) = (200, None, Vec::new());
+        Self {
+            who,
+            model,
+            sent,
+            request,
+            times: 1,
+            status,
+            code,
+            holds,
+            after_usage: false,
+            quotes: false,
+        }
+    }
+
+    fn bearer(self, token: &str) -> Self {
+        self.header("authorization", &format!("Bearer {token}"))
+    }
+
+    fn header(mut self, name: &'static str, value: &str) -> Self {
+        self.request.headers.push((name, value.to_owned()));
+        self
+    }
+
+    fn path(mut self, path: &str) -> Self {
+        path.clone_into(&mut self.request.path);
+        self
+    }
+
+    /// The stream does not ask for its usage: the gateway has to.
+    fn sixty_tokens(mut self, stream: bool) -> Self {
+        self.request.body = body(TEN_WORDS, 50, stream);
+        self
+    }
+
+    fn times(mut self, times: u32) -> Self {
+        self.times = times;
+        self
+    }
+
+    fn after_usage(mut self) -> Self {
+        self.after_usage = true;
+        self
+    }
+
+    fn refused(mut self, status: u16, code: &'static str) -> Self {
+        (self.status, self.code) = (status, Some(code));
+        self
+    }
+
+    fn holds(mut self, condition: Condition) -> Self {
+        self.holds.push(condition);
+        self
+    }
+
+    fn quoted(mut self) -> Self {
+        self.quotes = true;
+        self
+    }
+}
+
+fn body(content: &str, max_tokens: u32, stream: bool) -> String {
+    format!(r#"{{"messages":[{{"role":"user","content":"{content}"}}],"max_tokens":{max_tokens},"stream":{stream}}}"#)
+}
+
+fn challenges(response: &Response) -> Option<String> {
+    response
+        .header("www-authenticate")
+        .is_none()
+        .then(|| "no WWW-Authenticate".to_owned())
+}
+
+fn says_when_to_retry(response: &Response) -> Option<String> {
+    let seconds = response
+        .header("retry-after")
+        .and_then(|value| value.parse::<u32>().ok());
+    (!seconds.is_some_and(|seconds| seconds > 0)).then(|| "no Retry-After".to_owned())
+}
+
+fn names_the_missing_grant(response: &Response) -> Option<String> {
+    let message = response.message().unwrap_or_default();
+    let missing = ["llminferenceservices", "qwen3"]
+        .into_iter()
+        .find(|word| !message.contains(word));
+    missing.map(|word| format!("the message does not name `{word}`"))
+}
+
+fn usage_is_readable(response: &Response) -> Option<String> {
+    (!response.body.contains("\"total_tokens\":2")).then(|| "no usage in the answer".to_owned())
+}
+
+fn streams_usage(response: &Response) -> Option<String> {
+    let whole = response.body.contains("\"total_tokens\":60") && response.body.ends_with("data: [DONE]\n\n");
+    (!whole).then(|| "not a stream that ends with its usage".to_owned())
+}
+
+/// The sample model answers with the names of the headers that it received.
+fn model_saw_no_identity(response: &Response) -> Option<String> {
+    if !response.body.contains("content-type") {
+        return Some("the model did not name its headers".to_owned());
+    }
+    let leaked = ["authorization", "x-maas-"]
+        .into_iter()
+        .find(|name| response.body.contains(name));
+    leaked.map(|name| format!("`{name}` reached the model"))
+}

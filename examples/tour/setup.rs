@@ -1,0 +1,205 @@
+//! Starts the model, tiergate and Envoy, and waits until each is ready.
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::accounts::Tokens;
+use crate::client::Request;
+use crate::processes::Processes;
+use crate::{Args, Result};
+
+/// What the rows talk to.
+pub struct Gate {
+    pub envoy: SocketAddr,
+    pub tiergate: SocketAddr,
+}
+
+/// Where everybody listens, each port free a moment ago.
+struct Addresses {
+    envoy: SocketAddr,
+    admin: SocketAddr,
+    grpc: SocketAddr,
+    http: SocketAddr,
+    model: SocketAddr,
+}
+
+/// The files that the tour uses. Binaries are those that were built with it.
+struct Files {
+    manifests: PathBuf,
+    envoy_config: PathBuf,
+    envoy_script: PathBuf,
+    tiergate: PathBuf,
+    model: PathBuf,
+    logs: PathBuf,
+}
+
+pub fn start(args: &Args, processes: &Processes, scratch: &Path) -> Result<(Gate, Tokens)> {
+    let files = Files::find()?;
+    let at = Addresses::choose(args)?;
+    let envoy = match &args.envoy {
+        Some(path) => path.clone(),
+        None => install_envoy(&files.envoy_script)?,
+    };
+
+    println!("minting tokens");
+    let (tokens, jwks) = Tokens::mint(&files.tiergate, &files.manifests, scratch)?;
+    println!(
+        "starting the model on {}, tiergate on {} and {}, Envoy on {}",
+        at.model, at.grpc, at.http, at.envoy
+    );
+    println!("their logs are in {}", files.logs.display());
+
+    let mut model = Command::new(&files.model);
+    model.args(["--listen", &at.model.to_string()]);
+    processes.start("model", &model, &files.logs.join("model.log"))?;
+
+    let mut tiergate = Command::new(&files.tiergate);
+    tiergate
+        .arg("serve")
+        .arg("--manifests")
+        .arg(&files.manifests)
+        .arg("--jwks")
+        .arg(jwks);
+    tiergate.args([
+        "--listen-grpc",
+        &at.grpc.to_string(),
+        "--listen-http",
+        &at.http.to_string(),
+    ]);
+    tiergate.args(["--grant-from-annotation", "--verbose-refusals"]);
+    processes.start("tiergate", &tiergate, &files.logs.join("tiergate.log"))?;
+
+    let config = files.logs.join("envoy.yaml");
+    fs::write(&config, at.written_into(&read(&files.envoy_config)?)?)?;
+    let mut command = Command::new(envoy);
+    // Hot restart shares memory by a number that another Envoy on this machine may use as well.
+    command
+        .args([
+            "--disable-hot-restart",
+            "--concurrency",
+            "2",
+            "--log-level",
+            "warning",
+            "-c",
+        ])
+        .arg(config);
+    processes.start("envoy", &command, &files.logs.join("envoy.log"))?;
+
+    processes.await_ready("the model", || answers_ok(at.model, "/v1/models"))?;
+    processes.await_ready("tiergate", || answers_ok(at.http, "/readyz"))?;
+    processes.await_ready("Envoy", || answers_ok(at.admin, "/ready"))?;
+    Ok((
+        Gate {
+            envoy: at.envoy,
+            tiergate: at.http,
+        },
+        tokens,
+    ))
+}
+
+fn read(file: &Path) -> Result<String> {
+    Ok(fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?)
+}
+
+fn answers_ok(address: SocketAddr, path: &str) -> bool {
+    Request::get(path)
+        .send(address)
+        .is_ok_and(|response| response.status == 200)
+}
+
+/// The script shows its progress and ends with the path.
+fn install_envoy(script: &Path) -> Result<PathBuf> {
+    let output = Command::new(script).stderr(Stdio::inherit()).output();
+    let output = output.map_err(|error| format!("{}: {error}", script.display()))?;
+    let text = String::from_utf8(output.stdout)?;
+    match text.lines().last() {
+        Some(path) if output.status.success() => Ok(path.into()),
+        _ => Err(format!("{} failed: {}\n{text}", script.display(), output.status).into()),
+    }
+}
+
+// === impl Addresses ===
+
+impl Addresses {
+    fn choose(args: &Args) -> Result<Self> {
+        // Held until all are chosen, so that no two of them are the same free port.
+        let mut held = Vec::new();
+        let mut choose = |what: &str, flag: &str, wanted: SocketAddr| -> Result<SocketAddr> {
+            let listener = TcpListener::bind(wanted).map_err(|error| {
+                format!("{wanted}, where {what} is to listen: {error}; choose another with `{flag} 127.0.0.1:PORT` (make run ARGS=…)")
+            })?;
+            let chosen = listener.local_addr()?;
+            held.push(listener);
+            Ok(chosen)
+        };
+        Ok(Self {
+            envoy: choose("Envoy", "--listen", args.listen)?,
+            admin: choose("Envoy's admin interface", "--listen-admin", args.listen_admin)?,
+            grpc: choose("tiergate", "--listen-grpc", args.listen_grpc)?,
+            http: choose("tiergate's HTTP side", "--listen-http", args.listen_http)?,
+            model: choose("the sample model", "--listen-model", args.listen_model)?,
+        })
+    }
+
+    /// The shipped configuration with these addresses in place of its own.
+    fn written_into(&self, config: &str) -> Result<String> {
+        let shipped = [
+            (10000, self.envoy),
+            (9901, self.admin),
+            (50051, self.grpc),
+            (8000, self.model),
+        ];
+        let shipped = shipped.map(|(port, address)| (socket_address("127.0.0.1", port), address));
+        if let Some((missing, _)) = shipped
+            .iter()
+            .find(|(text, _)| config.matches(text.as_str()).count() != 1)
+        {
+            return Err(format!("envoy/tiergate.yaml should have one `{missing}`").into());
+        }
+        // Line by line: a second pass over the text could find a port that the first has put there.
+        let line = |line: &str| match shipped.iter().find(|(text, _)| line.contains(text.as_str())) {
+            Some((text, address)) => line.replace(
+                text.as_str(),
+                &socket_address(&address.ip().to_string(), address.port()),
+            ),
+            None => line.to_owned(),
+        };
+        Ok(config.lines().map(|text| line(text) + "\n").collect())
+    }
+}
+
+fn socket_address(ip: &str, port: u16) -> String {
+    format!("{{address: {ip}, port_value: {port}}}")
+}
+
+// === impl Files ===
+
+impl Files {
+    fn find() -> Result<Self> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let examples = std::env::current_exe()?
+            .parent()
+            .ok_or("no folder of examples")?
+            .to_owned();
+        let built = examples.parent().ok_or("no folder of binaries")?;
+        let logs = built.parent().unwrap_or(built).join("tour");
+        let files = Self {
+            manifests: root.join("examples/manifests"),
+            envoy_config: root.join("envoy/tiergate.yaml"),
+            envoy_script: root.join("scripts/envoy.sh"),
+            tiergate: built.join("tiergate"),
+            model: examples.join("model"),
+            logs,
+        };
+        for binary in [&files.tiergate, &files.model] {
+            if !binary.is_file() {
+                let missing = binary.display();
+                return Err(format!("{missing} is not built: `make run` builds everything").into());
+            }
+        }
+        fs::create_dir_all(&files.logs)?;
+        Ok(files)
+    }
+}

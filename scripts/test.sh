@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Everything that must hold before a change lands. The last line counts: `N passed, N failed`.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+passed=0
+failed=0
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+
+step() { # NAME COMMAND...
+  local name=$1
+  shift
+  printf '\n=== %s: %s\n' "$name" "$*"
+  if "$@"; then
+    passed=$((passed + 1))
+  else
+    failed=$((failed + 1))
+    printf '=== %s FAILED\n' "$name"
+  fi
+}
+
+# Each suite has a result line of its own; a suite that does not compile or dies has none, and counts as one failure.
+suites() {
+  printf '\n=== test: cargo test\n'
+  cargo test --locked --no-fail-fast 2>&1 | tee "$log"
+  local status=${PIPESTATUS[0]} ok bad
+  ok=$(awk '/^test result:/ { sum += $4 } END { print sum + 0 }' "$log")
+  bad=$(awk '/^test result:/ { sum += $6 } END { print sum + 0 }' "$log")
+  if [ "$status" -ne 0 ] && [ "$bad" -eq 0 ]; then bad=1; fi
+  passed=$((passed + ok))
+  failed=$((failed + bad))
+}
+
+printf '=== envoy: scripts/envoy.sh\n'
+if scripts/envoy.sh | tee "$log"; then
+  TIERGATE_ENVOY=$(tail -n 1 "$log") # so that no test installs it once more
+  export TIERGATE_ENVOY
+else
+  failed=$((failed + 1))
+fi
+step fmt cargo fmt --check
+step clippy cargo clippy --locked --all-targets -- -D warnings
+suites
+step doc env RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
+
+printf '\n%d passed, %d failed\n' "$passed" "$failed"
+[ "$failed" -eq 0 ]

@@ -1,0 +1,147 @@
+//! Who may do what: Kubernetes RBAC, evaluated in process.
+//!
+//! Agrees with the API server's RBAC authorizer (`plugin/pkg/auth/authorizer/rbac` and `pkg/apis/rbac/v1/evaluation_helpers.go`):
+//! rules only grant, a binding whose role is missing grants nothing.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+#[cfg(test)]
+mod tests;
+
+/// One rule of a role.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rule {
+    pub verbs: Vec<String>,
+    pub api_groups: Vec<String>,
+    pub resources: Vec<String>,
+    /// Empty: every name.
+    pub resource_names: Vec<String>,
+}
+
+/// Whom a binding grants its role. A ServiceAccount is the user it authenticates as.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Subject {
+    User(String),
+    Group(String),
+}
+
+/// A question, as a SubjectAccessReview asks it.
+#[derive(Clone, Copy, Debug)]
+pub struct Query<'a> {
+    pub user: &'a str,
+    pub groups: &'a [&'a str],
+    pub verb: &'a str,
+    pub group: &'a str,
+    pub resource: &'a str,
+    pub subresource: &'a str,
+    /// Empty: the whole cluster.
+    pub namespace: &'a str,
+    /// Empty: every object, so only a rule without resource names grants it.
+    pub name: &'a str,
+}
+
+/// What granted something: a binding, or an annotation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grantor {
+    /// For people: `RoleBinding llm/model-post-access`.
+    pub name: Arc<str>,
+}
+
+/// All bindings, by the subject they grant something to.
+#[derive(Debug, Default)]
+pub struct Rbac {
+    cluster: Bindings,
+    namespaces: HashMap<String, Bindings>,
+}
+
+#[derive(Debug, Default)]
+struct Bindings {
+    users: HashMap<String, Vec<Binding>>,
+    groups: HashMap<String, Vec<Binding>>,
+}
+
+#[derive(Clone, Debug)]
+struct Binding {
+    grantor: Grantor,
+    rules: Arc<[Rule]>,
+}
+
+/// A group that every API server lets do everything.
+const SUPERUSERS: &str = "system:masters";
+
+// === impl Rbac ===
+
+impl Rbac {
+    /// Adds a binding of `rules`, in `namespace` or, if that is empty, in the whole cluster.
+    pub fn bind(&mut self, namespace: &str, name: impl Into<Arc<str>>, rules: &Arc<[Rule]>, subjects: &[Subject]) {
+        let bindings = match namespace {
+            "" => &mut self.cluster,
+            _ => self.namespaces.entry(namespace.to_owned()).or_default(),
+        };
+        let binding = Binding { grantor: Grantor { name: name.into() }, rules: Arc::clone(rules) };
+        for subject in subjects {
+            let (map, key) = match subject {
+                Subject::User(name) => (&mut bindings.users, name),
+                Subject::Group(name) => (&mut bindings.groups, name),
+            };
+            map.entry(key.clone()).or_default().push(binding.clone());
+        }
+    }
+
+    /// What grants `query`, if anything does.
+    #[must_use]
+    pub fn authorize(&self, query: &Query<'_>) -> Option<Grantor> {
+        if query.groups.contains(&SUPERUSERS) {
+            return Some(Grantor { name: SUPERUSERS.into() });
+        }
+        let namespaced = self.namespaces.get(query.namespace).filter(|_| !query.namespace.is_empty());
+        [Some(&self.cluster), namespaced].into_iter().flatten().find_map(|bindings| bindings.authorize(query))
+    }
+}
+
+// === impl Bindings ===
+
+impl Bindings {
+    fn authorize(&self, query: &Query<'_>) -> Option<Grantor> {
+        let user = self.users.get(query.user).into_iter();
+        let groups = query.groups.iter().filter_map(|group| self.groups.get(*group));
+        let grants = |binding: &&Binding| binding.rules.iter().any(|rule| rule.grants(query));
+        user.chain(groups).flatten().find(grants).map(|binding| binding.grantor.clone())
+    }
+}
+
+// === impl Rule ===
+
+impl Rule {
+    fn grants(&self, query: &Query<'_>) -> bool {
+        let any = |names: &[String], wanted: &str| names.iter().any(|name| name == "*" || name == wanted);
+        any(&self.verbs, query.verb)
+            && any(&self.api_groups, query.group)
+            && self.resources.iter().any(|resource| names_resource(resource, query))
+            && (self.resource_names.is_empty() || self.resource_names.iter().any(|name| name == query.name))
+    }
+}
+
+/// `*` names everything, `resource/sub` one subresource, `*/sub` that subresource of everything.
+fn names_resource(rule: &str, query: &Query<'_>) -> bool {
+    if rule == "*" {
+        return true;
+    }
+    match (rule.split_once('/'), query.subresource) {
+        (None, "") => rule == query.resource,
+        (Some((resource, subresource)), wanted) if !wanted.is_empty() => {
+            subresource == wanted && (resource == "*" || resource == query.resource)
+        }
+        _ => false,
+    }
+}
+
+// === impl Grantor ===
+
+impl fmt::Display for Grantor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}

@@ -1,0 +1,180 @@
+//! The serving process: builds what it needs, starts its tasks, and drains on a signal.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use crate::args::{LogArgs, LogFormat, Serve};
+use crate::gate::{Gate, Settings};
+use crate::identity::{Authority, AuthorityError, Identities, Remember};
+use crate::limit::{Clock, Limits, Memory};
+use crate::listen::ext_authz::ExtAuthz;
+use crate::listen::http::{Pages, router};
+use crate::listen::rate_limit::RateLimit;
+use crate::listen::{Services, Workers, bind};
+use crate::manifest::Problem;
+use crate::metrics::Metrics;
+use crate::policy::Policies;
+use crate::respond::Style;
+use crate::source::{FolderError, load};
+use crate::usage::Settlements;
+
+/// How often the workers are asked whether they answer, and how long they have for it.
+const PROBE: Duration = Duration::from_millis(500);
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Why the process does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    #[error("cannot read `{}`: {error}", path.display())]
+    Jwks { path: PathBuf, error: io::Error },
+    #[error("`{}` {error}", path.display())]
+    Authority { path: PathBuf, error: AuthorityError },
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("--log: {0}")]
+    Log(#[from] tracing_subscriber::filter::ParseError),
+}
+
+/// Serves until a signal says stop.
+///
+/// # Errors
+///
+/// Something that it needs is not there.
+pub fn serve(args: &Serve) -> Result<(), StartError> {
+    start_logging(&args.log)?;
+    let policy = load(&args.manifests, &args.policy.clone().into())?;
+    for problem in &policy.problems {
+        log_problem(problem);
+    }
+    let policies = Arc::new(Policies::new(policy));
+    let jwks = std::fs::read_to_string(&args.jwks)
+        .map_err(|error| StartError::Jwks { path: args.jwks.clone(), error })?;
+    let authority = Authority::from_jwks(&jwks, &args.issuer)
+        .map_err(|error| StartError::Authority { path: args.jwks.clone(), error })?;
+    let remember = Remember { identities: args.identity_ttl, ..Remember::default() };
+    let limits = Arc::new(Limits::Memory(Memory::default()));
+    let settings = Settings {
+        gateway: args.gateway.clone(),
+        without_policy: args.without_policy,
+        without_limit: args.without_limit,
+    };
+    let gate = Arc::new(Gate::new(policies, Identities::new(authority, remember), limits, settings));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(run(args, gate))
+}
+
+async fn run(args: &Serve, gate: Arc<Gate>) -> Result<(), StartError> {
+    let metrics = Arc::new(Metrics::new());
+    metrics.published(&gate.policies.current());
+    let clock = Clock::start();
+    let (health, _) = tonic_health::server::health_reporter();
+    let services = Services {
+        ext_authz: Arc::new(ExtAuthz {
+            gate: Arc::clone(&gate),
+            metrics: Arc::clone(&metrics),
+            clock,
+            style: Style { verbose_refusals: args.verbose_refusals },
+        }),
+        rate_limit: Arc::new(RateLimit {
+            limits: Arc::clone(&gate.limits),
+            sealer: Arc::clone(&gate.sealer),
+            settlements: Settlements::default(),
+            metrics: Arc::clone(&metrics),
+            clock,
+        }),
+        health: health.clone(),
+    };
+    let (grpc, http) = (bind(args.listen_grpc)?, bind(args.listen_http)?);
+    let (stop, stopped) = watch::channel(false);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let workers = Workers::start(args.workers.unwrap_or(cores), &services, &stopped)?;
+    let serving = Arc::new(AtomicBool::new(false));
+    let pages = Pages { gate: Arc::clone(&gate), metrics, serving: Arc::clone(&serving) };
+    let http = tokio::net::TcpListener::from_std(http)?;
+    let pages = tokio::spawn(async move { axum::serve(http, router(pages)).await });
+    tracing::info!(
+        listen.grpc = %args.listen_grpc, listen.http = %args.listen_http,
+        policy.generation = gate.policies.current().generation, "serving"
+    );
+    tokio::select! {
+        accepted = workers.accept(grpc, stopped) => accepted?,
+        () = probe(&workers, &gate, &health, &serving) => {}
+        signal = stop_signal() => tracing::info!(signal = signal?, "stopping"),
+    }
+    serving.store(false, Ordering::Relaxed);
+    set_health(&health, false).await;
+    // The receivers live in the workers; when none is left, there is nothing to stop.
+    let _ = stop.send(true);
+    drain(workers, args.drain_timeout).await;
+    pages.abort();
+    Ok(())
+}
+
+/// Waits for the workers, but not for ever: a stream that never ends must not keep the process.
+async fn drain(workers: Workers, patience: Duration) {
+    let joined = tokio::task::spawn_blocking(|| workers.join());
+    match tokio::time::timeout(patience, joined).await {
+        Ok(_) => tracing::info!("stopped"),
+        Err(_) => {
+            tracing::warn!("requests were still in flight after --drain-timeout");
+            std::process::exit(0);
+        }
+    }
+}
+
+/// Asks the workers, over and over, whether they answer.
+async fn probe(workers: &Workers, gate: &Gate, health: &HealthReporter, serving: &AtomicBool) {
+    loop {
+        let alive = workers.alive(PATIENCE).await;
+        serving.store(alive, Ordering::Relaxed);
+        set_health(health, alive && gate.policies.current().unready.is_none()).await;
+        tokio::time::sleep(PROBE).await;
+    }
+}
+
+async fn set_health(health: &HealthReporter, serving: bool) {
+    let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+    for service in ["", "envoy.service.auth.v3.Authorization", "envoy.service.ratelimit.v3.RateLimitService"] {
+        health.set_service_status(service, status).await;
+    }
+}
+
+async fn stop_signal() -> io::Result<&'static str> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    })
+}
+
+fn log_problem(problem: &Problem) {
+    let place = problem.place.to_string();
+    let remedy = problem.remedy.as_deref();
+    let object = problem.object.as_ref().map(ToString::to_string);
+    let (object, field) = (object.as_deref(), problem.field.as_str());
+    if problem.is_error() {
+        tracing::error!(place, object, field, remedy, "{}", problem.message);
+    } else {
+        tracing::warn!(place, object, field, remedy, "{}", problem.message);
+    }
+}
+
+fn start_logging(args: &LogArgs) -> Result<(), tracing_subscriber::filter::ParseError> {
+    let filter = tracing_subscriber::EnvFilter::try_new(&args.log)?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    match args.log_format {
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+        LogFormat::Text => builder.init(),
+    }
+    Ok(())
+}

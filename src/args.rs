@@ -1,0 +1,209 @@
+//! Flags and environment variables, as they are typed.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::gate::Otherwise;
+use crate::manifest::parse_duration;
+use crate::policy::Options;
+
+/// Decides, for an Envoy or Istio gateway, who may call which model and how much.
+///
+/// One call of Envoy's ext_authz authenticates the caller's Kubernetes token, finds the subscription tier, checks access
+/// to the model named in the path, takes the request limits and admits against the token limits. The usage of the
+/// answer comes back as a rate-limit report.
+#[derive(Debug, Parser)]
+#[command(version, about, long_about)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Answer a gateway's ext_authz and rate-limit calls
+    Serve(Serve),
+    /// Check a folder of manifests, and print every problem with its place and remedy
+    Check(Check),
+    /// Make signing keys and ServiceAccount tokens, where no API server does
+    #[command(subcommand)]
+    Token(Token),
+}
+
+/// Where the policy comes from, and how it is read.
+#[derive(Clone, Debug, Args)]
+pub struct PolicyArgs {
+    /// The ConfigMap that maps groups to tiers, as namespace/name
+    #[arg(long, env = "TIERGATE_TIER_MAPPING", default_value = "maas-api/tier-to-group-mapping", value_parser = namespaced)]
+    pub tier_mapping: String,
+    /// The instance whose <instance>-tier-<tier> namespaces belong to the tiers [default: the Gateway's name]
+    #[arg(long, env = "TIERGATE_INSTANCE")]
+    pub instance: Option<String>,
+    /// Grant models to the tiers of their annotation, without RoleBindings
+    #[arg(long, env = "TIERGATE_GRANT_FROM_ANNOTATION")]
+    pub grant_from_annotation: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Serve {
+    /// The folder of manifests (*.yaml, *.yml, *.json)
+    #[arg(long, env = "TIERGATE_MANIFESTS", value_name = "DIR")]
+    pub manifests: PathBuf,
+    /// The JSON Web Key Set that signs callers' tokens (RS256, ES256)
+    #[arg(long, env = "TIERGATE_JWKS", value_name = "FILE")]
+    pub jwks: PathBuf,
+    /// The issuer of callers' tokens
+    #[arg(long, env = "TIERGATE_ISSUER", value_name = "URL", default_value = DEFAULT_ISSUER)]
+    pub issuer: String,
+    /// Where Envoy's gRPC calls are answered
+    #[arg(long, env = "TIERGATE_LISTEN_GRPC", value_name = "ADDR", default_value = "127.0.0.1:50051")]
+    pub listen_grpc: SocketAddr,
+    /// Where /livez, /readyz, /metrics, /problems and /v1/tiers/lookup are answered
+    #[arg(long, env = "TIERGATE_LISTEN_HTTP", value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    pub listen_http: SocketAddr,
+    /// The Gateway of requests, as namespace/name, where Envoy's context_extensions do not name it
+    #[arg(long, env = "TIERGATE_GATEWAY", value_parser = namespaced)]
+    pub gateway: Option<String>,
+    #[command(flatten)]
+    pub policy: PolicyArgs,
+    /// What happens on a route that has no AuthPolicy
+    #[arg(long, env = "TIERGATE_WITHOUT_POLICY", value_enum, default_value = "refuse")]
+    pub without_policy: Otherwise,
+    /// What happens to a caller whom no limit matches
+    #[arg(long, env = "TIERGATE_WITHOUT_LIMIT", value_enum, default_value = "allow")]
+    pub without_limit: Otherwise,
+    /// Tell callers what is meant for operators: which RoleBinding is missing, which limit refused
+    #[arg(long, env = "TIERGATE_VERBOSE_REFUSALS")]
+    pub verbose_refusals: bool,
+    /// How long an identity is remembered; never past its token's expiry
+    #[arg(long, env = "TIERGATE_IDENTITY_TTL", value_name = "DURATION", default_value = "10m", value_parser = duration)]
+    pub identity_ttl: Duration,
+    /// Threads that answer gRPC [default: one for each core]
+    #[arg(long, env = "TIERGATE_WORKERS", value_name = "N")]
+    pub workers: Option<usize>,
+    /// How long a stop waits for what is in flight
+    #[arg(long, env = "TIERGATE_DRAIN_TIMEOUT", value_name = "DURATION", default_value = "25s", value_parser = duration)]
+    pub drain_timeout: Duration,
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct LogArgs {
+    /// What is logged: a level, or directives such as tiergate=debug
+    #[arg(long, env = "TIERGATE_LOG", default_value = "info")]
+    pub log: String,
+    /// How it is logged
+    #[arg(long, env = "TIERGATE_LOG_FORMAT", value_enum, default_value = "json")]
+    pub log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Json,
+    Text,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Check {
+    /// The folder of manifests (*.yaml, *.yml, *.json)
+    #[arg(env = "TIERGATE_MANIFESTS", value_name = "DIR")]
+    pub manifests: PathBuf,
+    #[command(flatten)]
+    pub policy: PolicyArgs,
+    /// How problems are printed
+    #[arg(long, short, env = "TIERGATE_OUTPUT", value_enum, default_value = "text")]
+    pub output: Output,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Token {
+    /// Make a signing key and its JWKS: DIR/signing-key.pem and DIR/jwks.json
+    Keys(Keys),
+    /// Mint a token for a ServiceAccount, as `kubectl create token` does
+    Create(Create),
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Keys {
+    /// The folder, made if it is not there
+    #[arg(env = "TIERGATE_KEYS", value_name = "DIR")]
+    pub dir: PathBuf,
+    /// The algorithm that the key signs with
+    #[arg(long, env = "TIERGATE_ALGORITHM", value_enum, default_value = "es256")]
+    pub algorithm: KeyAlgorithm,
+    /// Replace a key that is there: tokens that it signed are refused from then on
+    #[arg(long, env = "TIERGATE_FORCE")]
+    pub force: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum KeyAlgorithm {
+    Es256,
+    Rs256,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Create {
+    /// The ServiceAccount
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// Its namespace
+    #[arg(long, short, env = "TIERGATE_NAMESPACE", default_value = "default")]
+    pub namespace: String,
+    /// An audience of the token; several are allowed [default: the issuer]
+    #[arg(long, env = "TIERGATE_AUDIENCE", value_delimiter = ',')]
+    pub audience: Vec<String>,
+    /// How long the token is valid
+    #[arg(long, env = "TIERGATE_DURATION", default_value = "1h", value_parser = duration)]
+    pub duration: Duration,
+    /// The key, as `tiergate token keys` makes it
+    #[arg(long, env = "TIERGATE_SIGNING_KEY", value_name = "FILE")]
+    pub signing_key: PathBuf,
+    /// The folder that holds the ServiceAccount
+    #[arg(long, env = "TIERGATE_MANIFESTS", value_name = "DIR")]
+    pub manifests: PathBuf,
+    /// The issuer of the token
+    #[arg(long, env = "TIERGATE_ISSUER", value_name = "URL", default_value = DEFAULT_ISSUER)]
+    pub issuer: String,
+}
+
+/// The issuer of most clusters.
+pub const DEFAULT_ISSUER: &str = "https://kubernetes.default.svc";
+
+// === impl PolicyArgs ===
+
+impl From<PolicyArgs> for Options {
+    fn from(args: PolicyArgs) -> Self {
+        Options {
+            tier_mapping: args.tier_mapping,
+            instance: args.instance,
+            grant_from_annotation: args.grant_from_annotation,
+        }
+    }
+}
+
+fn namespaced(text: &str) -> Result<String, String> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
+            Ok(text.to_owned())
+        }
+        _ => Err("has to be namespace/name".to_owned()),
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    match parse_duration(text) {
+        Some(duration) if !duration.is_zero() => Ok(duration),
+        _ => Err("has to be a duration such as 90s, 10m or 1h30m".to_owned()),
+    }
+}

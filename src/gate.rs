@@ -1,0 +1,274 @@
+//! The decision.
+//!
+//! What is known is decided by a plain function; what is not known is named, fetched, and decided again. Admission is
+//! the last step, so that nothing is taken from a limit for a request that is refused.
+
+mod denial;
+mod evidence;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use smallvec::SmallVec;
+
+pub use self::denial::{Code, Denial};
+pub use self::evidence::{Decision, Evidence, Grant, IdentitySource, LimitEvidence, Stage};
+
+use crate::identity::{Identities, Identity, Review};
+use crate::limit::{Admission, Cost, Demand, Limits, Nanos, Verdict};
+use crate::policy::{self, Attached, LimitKind, Limit, Matched, Policies, Policy, Presented, RoutePlan, Scope};
+use crate::request::{BearerToken, Request};
+use crate::usage::{Hold, KeyHasher, Sealer};
+
+/// What happens to requests that no policy, or no limit, says anything about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Otherwise {
+    Allow,
+    Refuse,
+}
+
+/// What the process's flags say about decisions.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `namespace/name` of the Gateway, where Envoy does not say it.
+    pub gateway: Option<String>,
+    pub without_policy: Otherwise,
+    pub without_limit: Otherwise,
+}
+
+/// Everything that a decision needs.
+#[derive(Debug)]
+pub struct Gate {
+    pub policies: Arc<Policies>,
+    pub identities: Identities,
+    pub limits: Arc<Limits>,
+    pub sealer: Arc<Sealer>,
+    keys: KeyHasher,
+    settings: Settings,
+    decisions: AtomicU64,
+}
+
+/// Something that was not known when the decision was tried.
+enum Fact<'a> {
+    Identity(BearerToken<'a>),
+}
+
+/// Where a try ends.
+enum Step<'a> {
+    Need(Fact<'a>),
+    Refuse(Denial),
+}
+
+/// Facts that were fetched for this request. They need not be found in a cache again: it may be full.
+#[derive(Default)]
+struct Known {
+    identity: Option<Review>,
+}
+
+/// A request that passes, if its limits let it.
+#[derive(Debug, Default)]
+struct Candidate {
+    grant: Grant,
+    demands: SmallVec<[Demand; 4]>,
+}
+
+// === impl Gate ===
+
+impl Gate {
+    #[must_use]
+    pub fn new(policies: Arc<Policies>, identities: Identities, limits: Arc<Limits>, settings: Settings) -> Self {
+        Gate {
+            policies,
+            identities,
+            limits,
+            sealer: Arc::new(Sealer::random()),
+            keys: KeyHasher::random(),
+            settings,
+            decisions: AtomicU64::new(0),
+        }
+    }
+
+    /// Decides one request at `now`.
+    pub async fn check(&self, request: &Request<'_>, now: Nanos) -> Decision {
+        let policy = self.policies.current();
+        let mut evidence = Evidence::new(self.decisions.fetch_add(1, Ordering::Relaxed), policy.generation);
+        let mut known = Known::default();
+        loop {
+            match self.decide(&policy, request, &mut known, now, &mut evidence) {
+                Ok(candidate) => return self.admit(candidate, now, evidence).await,
+                Err(Step::Refuse(denial)) => return evidence.refuse(denial),
+                Err(Step::Need(Fact::Identity(token))) => {
+                    known.identity = Some(self.identities.review(&token, &policy, now).await);
+                }
+            }
+        }
+    }
+
+    /// One try: no await, no I/O.
+    fn decide<'a>(
+        &self,
+        policy: &Policy,
+        request: &Request<'a>,
+        known: &mut Known,
+        now: Nanos,
+        evidence: &mut Evidence,
+    ) -> Result<Candidate, Step<'a>> {
+        if let Some(why) = &policy.unready {
+            let denial = Denial::new(Code::UnavailableConfiguration, "the gate has no configuration");
+            return Err(denial.detail(why).into());
+        }
+        let route = policy.route(self.settings.gateway.as_deref(), request)?;
+        evidence.route(route);
+        let auth = match &route.auth {
+            Attached::Active(auth) => auth,
+            Attached::Broken(name) => return Err(policy::broken(name).into()),
+            Attached::None if self.settings.without_policy == Otherwise::Allow => {
+                return Ok(self.demand(route, request, &Presented::default(), evidence)?);
+            }
+            Attached::None => return Err(Denial::new(Code::RouteNoPolicy, "this route has no policy").into()),
+        };
+        evidence.lap(Stage::Route);
+        let identity = self.identity(policy, request, known, now, evidence)?;
+        let mut caller = auth.rules.identify(&identity, request.attributes())?;
+        evidence.lap(Stage::Identity);
+        auth.rules.learn(&mut caller, &auth.tiers)?;
+        evidence.tier(caller.tier);
+        evidence.lap(Stage::Facts);
+        evidence.permit(auth.rules.permit(&caller, &policy.rbac, request.model)?);
+        evidence.lap(Stage::Access);
+        let presented = auth.rules.present(&caller)?;
+        let candidate = self.demand(route, request, &presented, evidence)?;
+        evidence.lap(Stage::Limits);
+        Ok(candidate)
+    }
+
+    /// The identity behind the request's token, as long as its ServiceAccount is there.
+    fn identity<'a>(
+        &self,
+        policy: &Policy,
+        request: &Request<'a>,
+        known: &mut Known,
+        now: Nanos,
+        evidence: &mut Evidence,
+    ) -> Result<Arc<Identity>, Step<'a>> {
+        let token = request.bearer()?;
+        let (review, source) = match known.identity.take() {
+            Some(review) => (review, IdentitySource::Reviewed),
+            None => match self.identities.recall(&token, now) {
+                Some(review) => (review, IdentitySource::Remembered),
+                None => return Err(Step::Need(Fact::Identity(token))),
+            },
+        };
+        evidence.identity_source = Some(source);
+        match review {
+            Review::Refused(denial) => Err(denial.into()),
+            Review::Known(identity) => {
+                evidence.user = Some(Arc::clone(&identity.user));
+                if let Some(account) = &identity.service_account {
+                    account.check(policy)?;
+                }
+                Ok(identity)
+            }
+        }
+    }
+
+    /// What the request asks of the limits that match it.
+    fn demand(
+        &self,
+        route: &RoutePlan,
+        request: &Request<'_>,
+        presented: &Presented<'_>,
+        evidence: &mut Evidence,
+    ) -> Result<Candidate, Denial> {
+        let scope = Scope { request: request.attributes(), identity: presented.identity(), metadata: &[] };
+        let mut matched: SmallVec<[Matched<'_>; 4]> = SmallVec::new();
+        for limits in &route.limits {
+            match limits {
+                Attached::Active(limits) => limits.matching(&scope, &self.keys, &mut matched)?,
+                Attached::Broken(name) => return Err(policy::broken(name)),
+                Attached::None => {}
+            }
+        }
+        evidence.unlimited = matched.is_empty();
+        if matched.is_empty() && self.settings.without_limit == Otherwise::Refuse {
+            return Err(Denial::new(Code::LimitNone, "no limit is configured for you"));
+        }
+        let mut candidate = Candidate { grant: Grant::new(presented), ..Candidate::default() };
+        for Matched { limit, account } in matched {
+            for (cell, quota) in &limit.rates {
+                candidate.demands.push(Demand { account, cell: *cell, quota: *quota, cost: limit.cost() });
+                evidence.limits.push(LimitEvidence { name: Arc::clone(&limit.name), kind: limit.kind, standing: None });
+            }
+        }
+        Ok(candidate)
+    }
+
+    /// Takes what the request costs, all of it or nothing.
+    async fn admit(&self, candidate: Candidate, now: Nanos, mut evidence: Evidence) -> Decision {
+        let Candidate { mut grant, demands } = candidate;
+        let Admission { admitted, standings } = self.limits.admit(&demands, now).await;
+        for (limit, standing) in evidence.limits.iter_mut().zip(standings) {
+            limit.standing = Some(standing);
+        }
+        if !admitted {
+            let denial = exceeded(&evidence);
+            return evidence.refuse(denial);
+        }
+        let mut holds: SmallVec<[Hold; 4]> = SmallVec::new();
+        for Demand { account, cell, quota, cost } in demands {
+            if cost == Cost::Positive {
+                holds.push(Hold { account, cell, quota });
+            }
+        }
+        grant.reservation = self.sealer.seal(&holds, evidence.tier.as_deref().unwrap_or_default(), now);
+        evidence.lap(Stage::Admission);
+        evidence.allow(grant)
+    }
+}
+
+/// The refusal by the limit that takes longest to let this request through.
+fn exceeded(evidence: &Evidence) -> Denial {
+    let wait = |limit: &LimitEvidence| match limit.standing.map(|standing| standing.verdict) {
+        Some(Verdict::Exceeds(wait)) => Some(wait),
+        _ => None,
+    };
+    // Never is longer than any wait.
+    let longest = evidence.limits.iter().filter_map(|limit| Some((wait(limit)?, limit)));
+    let longest = longest.max_by_key(|(wait, _)| (wait.is_none(), *wait));
+    let Some((retry_after, limit)) = longest else {
+        return Denial::new(Code::UnavailableInternal, "the limits gave no reason");
+    };
+    let quota = limit.standing.map(|standing| standing.quota);
+    let (number, window) = quota.map_or((0, std::time::Duration::ZERO), |quota| (quota.limit(), quota.window()));
+    let (code, what) = match limit.kind {
+        LimitKind::Requests => (Code::LimitRequests, "requests"),
+        LimitKind::Tokens => (Code::LimitTokens, "tokens"),
+    };
+    let message = format!("you have used your {number} {what} per {window:?}");
+    let mut denial = Denial::new(code, message).detail(format!("limit {}", limit.name));
+    denial.retry_after = retry_after;
+    denial
+}
+
+// === impl Limit ===
+
+impl Limit {
+    /// What a request costs before its answer is known.
+    fn cost(&self) -> Cost {
+        match self.kind {
+            LimitKind::Requests => Cost::Take(1),
+            LimitKind::Tokens => Cost::Positive,
+        }
+    }
+}
+
+// === impl Step ===
+
+impl From<Denial> for Step<'_> {
+    fn from(denial: Denial) -> Self {
+        Step::Refuse(denial)
+    }
+}

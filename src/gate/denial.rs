@@ -1,0 +1,126 @@
+//! Refusals, and failures to decide: two different answers.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+/// Why a request is not let through. [`crate::respond`] chooses status, headers and body for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Code {
+    RequestInvalid,
+    PathNotCanonical,
+    TokenMissing,
+    TokenMalformed,
+    TokenExpired,
+    TokenNotYet,
+    TokenAudience,
+    TokenIssuer,
+    TokenSignature,
+    TokenSubjectGone,
+    TokenRejected,
+    AccessDenied,
+    TierNone,
+    RouteNoPolicy,
+    RouteUnknown,
+    LimitNone,
+    LimitRequests,
+    LimitTokens,
+    UnavailableConfiguration,
+    UnavailableGateway,
+    UnavailableInternal,
+    PolicyInvalid,
+    PolicyTiers,
+    PolicyExpression,
+    PolicyModel,
+}
+
+/// A request that is not let through.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denial {
+    pub code: Code,
+    /// For the caller.
+    pub message: Cow<'static, str>,
+    /// For the operator: goes to log and metadata, to the caller only under `--verbose-refusals`.
+    pub detail: Option<String>,
+    /// When the same request would pass.
+    pub retry_after: Option<Duration>,
+}
+
+// === impl Code ===
+
+impl Code {
+    pub const ALL: &'static [Code] = &[
+        Code::RequestInvalid,
+        Code::PathNotCanonical,
+        Code::TokenMissing,
+        Code::TokenMalformed,
+        Code::TokenExpired,
+        Code::TokenNotYet,
+        Code::TokenAudience,
+        Code::TokenIssuer,
+        Code::TokenSignature,
+        Code::TokenSubjectGone,
+        Code::TokenRejected,
+        Code::AccessDenied,
+        Code::TierNone,
+        Code::RouteNoPolicy,
+        Code::RouteUnknown,
+        Code::LimitNone,
+        Code::LimitRequests,
+        Code::LimitTokens,
+        Code::UnavailableConfiguration,
+        Code::UnavailableGateway,
+        Code::UnavailableInternal,
+        Code::PolicyInvalid,
+        Code::PolicyTiers,
+        Code::PolicyExpression,
+        Code::PolicyModel,
+    ];
+
+    /// The stable name in bodies, logs and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Code::RequestInvalid => "TG-REQUEST-INVALID",
+            Code::PathNotCanonical => "TG-PATH-NOT-CANONICAL",
+            Code::TokenMissing => "TG-TOKEN-MISSING",
+            Code::TokenMalformed => "TG-TOKEN-MALFORMED",
+            Code::TokenExpired => "TG-TOKEN-EXPIRED",
+            Code::TokenNotYet => "TG-TOKEN-NOT-YET",
+            Code::TokenAudience => "TG-TOKEN-AUDIENCE",
+            Code::TokenIssuer => "TG-TOKEN-ISSUER",
+            Code::TokenSignature => "TG-TOKEN-SIGNATURE",
+            Code::TokenSubjectGone => "TG-TOKEN-SUBJECT-GONE",
+            Code::TokenRejected => "TG-TOKEN-REJECTED",
+            Code::AccessDenied => "TG-ACCESS-DENIED",
+            Code::TierNone => "TG-TIER-NONE",
+            Code::RouteNoPolicy => "TG-ROUTE-NO-POLICY",
+            Code::RouteUnknown => "TG-ROUTE-UNKNOWN",
+            Code::LimitNone => "TG-LIMIT-NONE",
+            Code::LimitRequests => "TG-LIMIT-REQUESTS",
+            Code::LimitTokens => "TG-LIMIT-TOKENS",
+            Code::UnavailableConfiguration => "TG-UNAVAILABLE-CONFIGURATION",
+            Code::UnavailableGateway => "TG-UNAVAILABLE-GATEWAY",
+            Code::UnavailableInternal => "TG-UNAVAILABLE-INTERNAL",
+            Code::PolicyInvalid => "TG-POLICY-INVALID",
+            Code::PolicyTiers => "TG-POLICY-TIERS",
+            Code::PolicyExpression => "TG-POLICY-EXPRESSION",
+            Code::PolicyModel => "TG-POLICY-MODEL",
+        }
+    }
+}
+
+// === impl Denial ===
+
+impl Denial {
+    #[must_use]
+    pub fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
+        Denial { code, message: message.into(), detail: None, retry_after: None }
+    }
+
+    /// Adds what only the operator should read.
+    #[must_use]
+    pub fn detail(mut self, detail: impl Into<String>) -> Self {
+        self.detail = Some(detail.into());
+        self
+    }
+}

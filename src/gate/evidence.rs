@@ -1,0 +1,190 @@
+//! What a decision rests on: body, log, metrics and metadata are rendered from it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use smallvec::SmallVec;
+
+use super::Denial;
+use crate::limit::Standing;
+use crate::policy::{LimitKind, Permit, Presented, RoutePlan};
+use crate::tier::Tier;
+
+/// One request in this many has its stages timed: reading the clock for each would cost more than some stages.
+const TIMED: u64 = 16;
+
+/// A decided request.
+#[derive(Debug)]
+pub struct Decision {
+    pub outcome: Result<Grant, Denial>,
+    pub evidence: Evidence,
+}
+
+/// What an admitted request is given.
+#[derive(Debug, Default)]
+pub struct Grant {
+    /// Dynamic metadata, as the policy declares it.
+    pub filters: Vec<(Arc<str>, Value)>,
+    /// Headers that the model receives, as the policy declares them.
+    pub headers: Vec<(String, String)>,
+    /// Comes back with the usage report.
+    pub reservation: String,
+}
+
+/// What was found on the way to a decision, as far as it went.
+#[derive(Debug)]
+pub struct Evidence {
+    /// Unique in this process's life; in the body, the log and the metadata.
+    pub id: u64,
+    /// Of the policy snapshot.
+    pub generation: u64,
+    pub route: Option<Arc<str>>,
+    pub user: Option<Arc<str>>,
+    pub identity_source: Option<IdentitySource>,
+    /// The tier that was enforced.
+    pub tier: Option<Arc<str>>,
+    pub permit: Permit,
+    pub limits: SmallVec<[LimitEvidence; 4]>,
+    /// Whether no limit matched the caller.
+    pub unlimited: bool,
+    pub laps: Option<Laps>,
+}
+
+/// Where the identity came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IdentitySource {
+    Remembered,
+    Reviewed,
+}
+
+/// One rate of a limit that matched.
+#[derive(Clone, Debug)]
+pub struct LimitEvidence {
+    pub name: Arc<str>,
+    pub kind: LimitKind,
+    /// Where it stands, once it was asked.
+    pub standing: Option<Standing>,
+}
+
+/// A part of the decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stage {
+    Route,
+    Identity,
+    Facts,
+    Access,
+    Limits,
+    Admission,
+}
+
+/// How long each stage took.
+#[derive(Debug)]
+pub struct Laps {
+    last: Instant,
+    pub taken: SmallVec<[(Stage, Duration); 8]>,
+}
+
+// === impl Stage ===
+
+impl Stage {
+    pub const ALL: &'static [Stage] =
+        &[Stage::Route, Stage::Identity, Stage::Facts, Stage::Access, Stage::Limits, Stage::Admission];
+
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Stage::Route => "route",
+            Stage::Identity => "identity",
+            Stage::Facts => "facts",
+            Stage::Access => "access",
+            Stage::Limits => "limits",
+            Stage::Admission => "admission",
+        }
+    }
+}
+
+// === impl IdentitySource ===
+
+impl IdentitySource {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            IdentitySource::Remembered => "remembered",
+            IdentitySource::Reviewed => "reviewed",
+        }
+    }
+}
+
+// === impl Evidence ===
+
+impl Evidence {
+    #[must_use]
+    pub fn new(id: u64, generation: u64) -> Self {
+        let timed = id.is_multiple_of(TIMED);
+        Evidence {
+            id,
+            generation,
+            route: None,
+            user: None,
+            identity_source: None,
+            tier: None,
+            permit: Permit::default(),
+            limits: SmallVec::new(),
+            unlimited: false,
+            laps: timed.then(|| Laps { last: Instant::now(), taken: SmallVec::new() }),
+        }
+    }
+
+    pub(super) fn route(&mut self, route: &RoutePlan) {
+        self.route = Some(Arc::clone(&route.name));
+    }
+
+    pub(super) fn tier(&mut self, tier: Option<&Tier>) {
+        self.tier = tier.map(|tier| Arc::clone(&tier.name));
+    }
+
+    pub(super) fn permit(&mut self, permit: Permit) {
+        self.permit = permit;
+    }
+
+    /// Ends a stage.
+    pub(super) fn lap(&mut self, stage: Stage) {
+        if let Some(laps) = &mut self.laps {
+            let now = Instant::now();
+            laps.taken.push((stage, now - laps.last));
+            laps.last = now;
+        }
+    }
+
+    #[must_use]
+    pub fn refuse(self, denial: Denial) -> Decision {
+        Decision { outcome: Err(denial), evidence: self }
+    }
+
+    #[must_use]
+    pub fn allow(self, grant: Grant) -> Decision {
+        Decision { outcome: Ok(grant), evidence: self }
+    }
+
+    /// The request (or token) limit with the least left.
+    #[must_use]
+    pub fn most_restrictive(&self, kind: LimitKind) -> Option<&Standing> {
+        let of_kind = self.limits.iter().filter(|limit| limit.kind == kind);
+        let standings = of_kind.filter_map(|limit| limit.standing.as_ref());
+        standings.min_by_key(|standing| (standing.remaining, std::cmp::Reverse(standing.reset)))
+    }
+}
+
+// === impl Grant ===
+
+impl Grant {
+    pub(super) fn new(presented: &Presented<'_>) -> Self {
+        let filter = |(name, properties): &(Arc<str>, crate::policy::Properties<'_>)| (Arc::clone(name), properties.to_json());
+        Grant {
+            filters: presented.filters.iter().map(filter).collect(),
+            headers: presented.headers.clone(),
+            reservation: String::new(),
+        }
+    }
+}

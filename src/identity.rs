@@ -1,0 +1,208 @@
+//! Who calls: a bearer token becomes a user name, uid and groups, and is remembered.
+
+mod authority;
+
+#[cfg(test)]
+mod tests;
+
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+use quick_cache::UnitWeighter;
+use quick_cache::sync::{Cache, DefaultLifecycle};
+use serde_json::Value;
+use siphasher::sip128::{Hasher128, SipHasher24};
+
+pub use self::authority::{Authority, AuthorityError, Claims, KubernetesClaims, ObjectClaims};
+pub(crate) use self::authority::unix_seconds;
+
+use crate::gate::Denial;
+use crate::limit::Nanos;
+use crate::policy::Policy;
+use crate::request::BearerToken;
+
+/// A reviewed user.
+#[derive(Debug)]
+pub struct Identity {
+    pub user: Arc<str>,
+    pub uid: String,
+    pub groups: Vec<String>,
+    /// The audiences that the token is for.
+    pub audiences: Vec<String>,
+    /// The ServiceAccount behind the user.
+    pub service_account: Option<ServiceAccountRef>,
+    /// `auth.identity` of an AuthPolicy: the status of a TokenReview.
+    pub object: Value,
+    /// When to review the token again: never past its expiry.
+    pub expires: Nanos,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceAccountRef {
+    pub namespace: String,
+    pub name: String,
+    pub uid: String,
+}
+
+/// How long what is remembered.
+#[derive(Clone, Copy, Debug)]
+pub struct Remember {
+    /// At most this long, and never past a token's expiry.
+    pub identities: Duration,
+    /// How long a refused token is refused without another look.
+    pub failures: Duration,
+    pub capacity: usize,
+}
+
+/// Reviews tokens, and remembers the answers.
+#[derive(Debug)]
+pub struct Identities {
+    authority: Authority,
+    remember: Remember,
+    key: TokenHasher,
+    /// quick_cache rather than a plain map: bounded, and it keeps one review for all who wait for it. Its hits cost as
+    /// much as dashmap's.
+    known: Cache<u128, Arc<Identity>, UnitWeighter, Unhashed, DefaultLifecycle<u128, Arc<Identity>>>,
+    /// A cache of its own, so that a flood of junk tokens moves no identity out.
+    failed: Cache<u128, (Denial, Nanos), UnitWeighter, Unhashed, DefaultLifecycle<u128, (Denial, Nanos)>>,
+}
+
+/// What is known about a token.
+#[derive(Clone, Debug)]
+pub enum Review {
+    Known(Arc<Identity>),
+    Refused(Denial),
+}
+
+/// Hashes whole tokens under a random key of this process.
+struct TokenHasher([u8; 16]);
+
+/// Cache keys are hashes already.
+#[derive(Default)]
+pub struct PassThrough(u64);
+type Unhashed = BuildHasherDefault<PassThrough>;
+
+/// Enough for a second of junk; each entry is small.
+const FAILURES: usize = 10_000;
+
+// === impl Identities ===
+
+impl Identities {
+    /// # Panics
+    ///
+    /// The operating system has no randomness: nothing could be kept apart safely.
+    #[must_use]
+    pub fn new(authority: Authority, remember: Remember) -> Self {
+        let cache = |capacity: usize| {
+            (capacity.max(1), UnitWeighter, Unhashed::default())
+        };
+        let (capacity, weighter, hasher) = cache(remember.capacity);
+        let known = Cache::with(capacity, capacity as u64, weighter, hasher, DefaultLifecycle::default());
+        let (capacity, weighter, hasher) = cache(FAILURES);
+        let failed = Cache::with(capacity, capacity as u64, weighter, hasher, DefaultLifecycle::default());
+        Identities { authority, remember, key: TokenHasher::random(), known, failed }
+    }
+
+    /// What is remembered about `token`. Answers at once.
+    #[must_use]
+    pub fn recall(&self, token: &BearerToken<'_>, now: Nanos) -> Option<Review> {
+        let key = self.key.hash(token);
+        if let Some(identity) = self.known.get(&key) {
+            if identity.expires > now {
+                return Some(Review::Known(identity));
+            }
+            self.known.remove(&key);
+        }
+        let (denial, until) = self.failed.get(&key)?;
+        (until > now).then_some(Review::Refused(denial))
+    }
+
+    /// Reviews `token`, once however many requests wait for it, and remembers the answer.
+    pub async fn review(&self, token: &BearerToken<'_>, policy: &Policy, now: Nanos) -> Review {
+        let key = self.key.hash(token);
+        let review = async {
+            let identity = self.authority.review(token, policy, now)?;
+            let latest = now.saturating_add(self.remember.identities);
+            Ok::<_, Denial>(Arc::new(Identity { expires: identity.expires.min(latest), ..identity }))
+        };
+        match self.known.get_or_insert_async(&key, review).await {
+            Ok(identity) => Review::Known(identity),
+            Err(denial) => {
+                self.failed.insert(key, (denial.clone(), now.saturating_add(self.remember.failures)));
+                Review::Refused(denial)
+            }
+        }
+    }
+
+    /// How many identities are remembered.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+
+    /// Remembers `identity` for `token` without a review: for benches, whose tokens are of a foreign issuer.
+    #[doc(hidden)]
+    pub fn insert(&self, token: &BearerToken<'_>, identity: Identity) {
+        self.known.insert(self.key.hash(token), Arc::new(identity));
+    }
+}
+
+impl Default for Remember {
+    fn default() -> Self {
+        Remember { identities: Duration::from_secs(600), failures: Duration::from_secs(10), capacity: 100_000 }
+    }
+}
+
+/// The time, for people (RFC 3339).
+#[must_use]
+pub fn timestamp() -> String {
+    jiff::Timestamp::now().to_string()
+}
+
+// === impl TokenHasher ===
+
+impl TokenHasher {
+    fn random() -> Self {
+        let mut key = [0; 16];
+        let filled = SystemRandom::new().fill(&mut key);
+        assert!(filled.is_ok(), "the operating system has no randomness");
+        TokenHasher(key)
+    }
+
+    fn hash(&self, token: &BearerToken<'_>) -> u128 {
+        let mut hasher = SipHasher24::new_with_key(&self.0);
+        hasher.write(token.secret().as_bytes());
+        hasher.finish128().as_u128()
+    }
+}
+
+impl std::fmt::Debug for TokenHasher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TokenHasher")
+    }
+}
+
+// === impl PassThrough ===
+
+impl Hasher for PassThrough {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u128(&mut self, value: u128) {
+        self.0 = value as u64;
+    }
+}

@@ -1,0 +1,267 @@
+//! tiergate as the authority: ServiceAccount tokens as the API server mints them, verified against a JWKS.
+//!
+//! Source: Kubernetes `pkg/serviceaccount/claims.go` (claims) and `pkg/serviceaccount/util.go` (user name, groups, extra).
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use jsonwebtoken::errors::ErrorKind;
+use jsonwebtoken::jwk::{Jwk, JwkSet, KeyAlgorithm};
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{Identity, ServiceAccountRef};
+use crate::gate::{Code, Denial};
+use crate::limit::Nanos;
+use crate::policy::Policy;
+use crate::request::BearerToken;
+
+/// Clocks of one cluster differ by less; the library's default of 60 s would keep dead tokens alive.
+const LEEWAY: Duration = Duration::from_secs(5);
+
+/// Verifies tokens of one issuer.
+#[derive(Debug)]
+pub struct Authority {
+    issuer: String,
+    keys: Vec<Key>,
+}
+
+struct Key {
+    id: Option<String>,
+    algorithm: Algorithm,
+    key: DecodingKey,
+}
+
+/// Why a JWKS cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorityError {
+    #[error("is not a JSON Web Key Set: {0}")]
+    NotJwks(serde_json::Error),
+    #[error("key {0} cannot be used: {1}")]
+    Key(String, jsonwebtoken::errors::Error),
+    #[error("holds no key for RS256 or ES256")]
+    NoKey,
+}
+
+/// The claims of a ServiceAccount token.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Claims {
+    pub iss: String,
+    pub sub: String,
+    #[serde(deserialize_with = "one_or_many")]
+    pub aud: Vec<String>,
+    /// Seconds since 1970.
+    pub exp: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nbf: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iat: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jti: Option<String>,
+    #[serde(rename = "kubernetes.io")]
+    pub kubernetes: Option<KubernetesClaims>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct KubernetesClaims {
+    pub namespace: String,
+    pub serviceaccount: ObjectClaims,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ObjectClaims {
+    pub name: String,
+    pub uid: String,
+}
+
+// === impl Authority ===
+
+impl Authority {
+    /// Reads a JWKS. Keys of other algorithms than RS256 and ES256 are left out.
+    ///
+    /// # Errors
+    ///
+    /// It is no JWKS, a key is malformed, or no key is left.
+    pub fn from_jwks(jwks: &str, issuer: &str) -> Result<Self, AuthorityError> {
+        let set: JwkSet = serde_json::from_str(jwks).map_err(AuthorityError::NotJwks)?;
+        let mut keys = Vec::new();
+        for (at, jwk) in set.keys.iter().enumerate() {
+            let Some(algorithm) = algorithm(jwk) else { continue };
+            let id = jwk.common.key_id.clone();
+            let name = id.clone().unwrap_or_else(|| format!("number {at}"));
+            let key = DecodingKey::from_jwk(jwk).map_err(|error| AuthorityError::Key(name, error))?;
+            keys.push(Key { id, algorithm, key });
+        }
+        if keys.is_empty() {
+            return Err(AuthorityError::NoKey);
+        }
+        Ok(Authority { issuer: issuer.to_owned(), keys })
+    }
+
+    /// Verifies `token`: signature, issuer, times, and that its ServiceAccount exists with that uid. The audience is
+    /// the policy's to accept.
+    pub(super) fn review(&self, token: &BearerToken<'_>, policy: &Policy, now: Nanos) -> Result<Identity, Denial> {
+        let malformed = || Denial::new(Code::TokenMalformed, "the token is not a JSON Web Token");
+        let header = decode_header(token.secret()).map_err(|error| match error.kind() {
+            ErrorKind::InvalidAlgorithmName => Denial::new(Code::TokenRejected, "the token's algorithm is not accepted"),
+            _ => malformed(),
+        })?;
+        // INVARIANT: the key decides the algorithm, never the token: no `none`, no HMAC with a public key.
+        let fits = |key: &&Key| key.algorithm == header.alg && (header.kid.is_none() || key.id == header.kid);
+        let mut denial = None;
+        for key in self.keys.iter().filter(fits) {
+            match self.verify(token, key) {
+                Ok(claims) => return self.identity(claims, policy, now),
+                Err(error) => denial = Some(refusal(&error)),
+            }
+        }
+        Err(denial.unwrap_or_else(|| self.foreign(token)))
+    }
+
+    fn verify(&self, token: &BearerToken<'_>, key: &Key) -> Result<Claims, jsonwebtoken::errors::Error> {
+        let mut validation = Validation::new(key.algorithm);
+        validation.leeway = LEEWAY.as_secs();
+        validation.validate_nbf = true;
+        validation.validate_aud = false;
+        validation.set_issuer(&[&self.issuer]);
+        validation.set_required_spec_claims(&["exp", "iss", "sub"]);
+        decode::<Claims>(token.secret(), &key.key, &validation).map(|data| data.claims)
+    }
+
+    /// No key fits: a token of another issuer is called that, since the reader can do something about it.
+    fn foreign(&self, token: &BearerToken<'_>) -> Denial {
+        #[derive(Deserialize)]
+        struct Issuer {
+            iss: String,
+        }
+        match jsonwebtoken::dangerous::insecure_decode::<Issuer>(token.secret()) {
+            Ok(data) if data.claims.iss != self.issuer => {
+                Denial::new(Code::TokenIssuer, "the token is of another issuer")
+                    .detail(format!("this gate accepts tokens of `{}`", self.issuer))
+            }
+            Ok(_) => Denial::new(Code::TokenSignature, "the token is signed by an unknown key"),
+            Err(_) => Denial::new(Code::TokenMalformed, "the token is not a JSON Web Token"),
+        }
+    }
+
+    fn identity(&self, claims: Claims, policy: &Policy, now: Nanos) -> Result<Identity, Denial> {
+        let rejected = || Denial::new(Code::TokenRejected, "the token is not of a ServiceAccount");
+        let kubernetes = claims.kubernetes.ok_or_else(rejected)?;
+        let account = ServiceAccountRef {
+            namespace: kubernetes.namespace,
+            name: kubernetes.serviceaccount.name,
+            uid: kubernetes.serviceaccount.uid,
+        };
+        let user = account.user();
+        if claims.sub != user {
+            return Err(rejected());
+        }
+        account.check(policy)?;
+        let groups = account.groups();
+        let mut extra = serde_json::Map::new();
+        if let Some(jti) = claims.jti {
+            extra.insert("authentication.kubernetes.io/credential-id".to_owned(), json!([format!("JTI={jti}")]));
+        }
+        let left = claims.exp.saturating_sub(unix_seconds());
+        Ok(Identity {
+            object: json!({
+                "authenticated": true,
+                "audiences": claims.aud,
+                "user": { "username": user, "uid": account.uid, "groups": groups, "extra": Value::Object(extra) },
+            }),
+            user: user.into(),
+            uid: account.uid.clone(),
+            groups,
+            audiences: claims.aud,
+            service_account: Some(account),
+            expires: now.saturating_add(Duration::from_secs(left)),
+        })
+    }
+}
+
+// === impl ServiceAccountRef ===
+
+impl ServiceAccountRef {
+    /// The user name that the API server gives it.
+    #[must_use]
+    pub fn user(&self) -> String {
+        format!("system:serviceaccount:{}:{}", self.namespace, self.name)
+    }
+
+    #[must_use]
+    pub fn groups(&self) -> Vec<String> {
+        vec![
+            "system:serviceaccounts".to_owned(),
+            format!("system:serviceaccounts:{}", self.namespace),
+            "system:authenticated".to_owned(),
+        ]
+    }
+
+    /// Whether it exists, and is not another of the same name.
+    ///
+    /// # Errors
+    ///
+    /// It was deleted, or deleted and made anew.
+    pub fn check(&self, policy: &Policy) -> Result<(), Denial> {
+        match policy.service_account_uid(&self.namespace, &self.name) {
+            Some(uid) if uid == self.uid => Ok(()),
+            found => {
+                let what = if found.is_some() { "was made anew since" } else { "does not exist" };
+                let detail = format!("ServiceAccount {}/{} {what}", self.namespace, self.name);
+                Err(Denial::new(Code::TokenSubjectGone, "the token's ServiceAccount is gone").detail(detail))
+            }
+        }
+    }
+}
+
+/// The API server mints lists; other issuers write a single audience as a string (RFC 7519, section 4.1.3).
+fn one_or_many<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum OneOrMany {
+        One(String),
+        Many(Vec<String>),
+    }
+    Ok(match OneOrMany::deserialize(deserializer)? {
+        OneOrMany::One(audience) => vec![audience],
+        OneOrMany::Many(audiences) => audiences,
+    })
+}
+
+fn algorithm(jwk: &Jwk) -> Option<Algorithm> {
+    use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve};
+    let natural = match &jwk.algorithm {
+        AlgorithmParameters::RSA(_) => Algorithm::RS256,
+        AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P256 => Algorithm::ES256,
+        _ => return None,
+    };
+    match (jwk.common.key_algorithm, natural) {
+        (None, natural) => Some(natural),
+        (Some(KeyAlgorithm::RS256), Algorithm::RS256) => Some(Algorithm::RS256),
+        (Some(KeyAlgorithm::ES256), Algorithm::ES256) => Some(Algorithm::ES256),
+        _ => None,
+    }
+}
+
+fn refusal(error: &jsonwebtoken::errors::Error) -> Denial {
+    match error.kind() {
+        ErrorKind::ExpiredSignature => Denial::new(Code::TokenExpired, "the token has expired"),
+        ErrorKind::ImmatureSignature => Denial::new(Code::TokenNotYet, "the token is not valid yet"),
+        ErrorKind::InvalidIssuer => Denial::new(Code::TokenIssuer, "the token is of another issuer"),
+        ErrorKind::InvalidSignature => Denial::new(Code::TokenSignature, "the token's signature is wrong"),
+        ErrorKind::MissingRequiredClaim(claim) => {
+            Denial::new(Code::TokenRejected, "the token lacks a claim").detail(format!("claim `{claim}` is missing"))
+        }
+        _ => Denial::new(Code::TokenMalformed, "the token is not a JSON Web Token of a ServiceAccount"),
+    }
+}
+
+pub(crate) fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Key").field("id", &self.id).field("algorithm", &self.algorithm).finish_non_exhaustive()
+    }
+}

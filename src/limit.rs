@@ -1,0 +1,142 @@
+//! Limits: how much of what one caller may have.
+//!
+//! An *account* is all cells of one counter key (one user); a *cell* is one limit's state in it. What a request asks of
+//! one account is checked together and then written, under one lock: all of it or nothing.
+
+mod bucket;
+mod memory;
+
+use std::time::{Duration, Instant};
+
+use smallvec::SmallVec;
+
+pub use self::bucket::{Bucket, Quota};
+pub use self::memory::Memory;
+
+/// Nanoseconds on a monotonic clock that starts with the process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Nanos(pub u64);
+
+/// The process's clock. The limiter never reads it: the time is passed in.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    origin: Instant,
+}
+
+/// Names one account: a hash of the counter values, keyed so that nobody can choose collisions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AccountKey(pub u128);
+
+/// Names one limit's rate, and the scope it counts in: a hash that is the same after a restart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CellId(pub u64);
+
+/// What a demand asks of its cell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cost {
+    /// Take this much, if it is there.
+    Take(u64),
+    /// Pass while at least one is left, and take nothing: what it costs is known only afterwards, and charged then.
+    Positive,
+}
+
+/// One thing that a request needs.
+#[derive(Clone, Copy, Debug)]
+pub struct Demand {
+    pub account: AccountKey,
+    pub cell: CellId,
+    pub quota: Quota,
+    pub cost: Cost,
+}
+
+/// Where a cell stands: after the demand if it was admitted, as it was if not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    pub quota: Quota,
+    /// Whole hits that are left.
+    pub remaining: u64,
+    /// Until the cell is full again.
+    pub reset: Duration,
+    pub verdict: Verdict,
+}
+
+/// What one cell said to its demand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Fits,
+    /// This demand would fit after the duration; never, if there is none.
+    Exceeds(Option<Duration>),
+}
+
+/// The answer to several demands, one standing for each, in their order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admission {
+    pub admitted: bool,
+    pub standings: SmallVec<[Standing; 4]>,
+}
+
+/// Where accounts are kept.
+#[derive(Debug)]
+pub enum Limits {
+    Memory(Memory),
+}
+
+// === impl Limits ===
+
+impl Limits {
+    /// Checks all `demands`, and takes all of them or none.
+    ///
+    /// Memory answers without waiting; the function is `async` for the stores that cannot.
+    pub async fn admit(&self, demands: &[Demand], now: Nanos) -> Admission {
+        match self {
+            Limits::Memory(memory) => memory.admit(demands, now),
+        }
+    }
+
+    /// Adds `cost` to a cell, into debt if need be.
+    pub async fn charge(&self, account: AccountKey, cell: CellId, quota: Quota, cost: u64, now: Nanos) {
+        match self {
+            Limits::Memory(memory) => memory.charge(account, cell, quota, cost, now),
+        }
+    }
+
+    /// How many accounts are kept.
+    #[must_use]
+    pub fn accounts(&self) -> usize {
+        match self {
+            Limits::Memory(memory) => memory.accounts(),
+        }
+    }
+}
+
+// === impl Clock ===
+
+impl Clock {
+    #[must_use]
+    pub fn start() -> Self {
+        Clock { origin: Instant::now() }
+    }
+
+    #[must_use]
+    pub fn now(&self) -> Nanos {
+        Nanos::from(self.origin.elapsed())
+    }
+}
+
+// === impl Nanos ===
+
+impl Nanos {
+    #[must_use]
+    pub fn saturating_add(self, duration: Duration) -> Self {
+        Nanos(self.0.saturating_add(Nanos::from(duration).0))
+    }
+}
+
+impl From<Duration> for Nanos {
+    fn from(duration: Duration) -> Self {
+        Nanos(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,195 @@
+//! Accounts in this process's memory, in shards of one lock each.
+
+use std::hash::{BuildHasherDefault, Hasher};
+
+use hashbrown::HashMap;
+use parking_lot::{Mutex, MutexGuard};
+use smallvec::SmallVec;
+
+use super::{AccountKey, Admission, Bucket, CellId, Cost, Demand, Nanos, Quota, Standing, Verdict};
+
+/// More than there are threads to contend, so that two callers seldom meet.
+const SHARDS: usize = 256;
+
+/// Accounts of this process.
+#[derive(Debug)]
+pub struct Memory {
+    shards: Box<[Mutex<Shard>]>,
+}
+
+#[derive(Debug, Default)]
+struct Shard {
+    accounts: HashMap<AccountKey, Account, BuildHasherDefault<Unhashed>>,
+    /// At this size idle accounts are looked for and forgotten; then it is twice what is left.
+    sweep_at: usize,
+}
+
+/// The cells of one counter key. Most callers have a request limit and a token limit.
+#[derive(Debug, Default)]
+struct Account {
+    cells: SmallVec<[(CellId, Bucket); 2]>,
+}
+
+/// Account keys are hashes already.
+#[derive(Default)]
+struct Unhashed(u64);
+
+// === impl Memory ===
+
+impl Default for Memory {
+    fn default() -> Self {
+        Memory { shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
+    }
+}
+
+impl Memory {
+    /// See [`super::Limits::admit`].
+    pub fn admit(&self, demands: &[Demand], now: Nanos) -> Admission {
+        let mut shards = self.lock(demands);
+        let mut standings: SmallVec<[Standing; 4]> = SmallVec::new();
+        let mut admitted = true;
+        // INVARIANT: nothing is written before everything was checked. Two demands on one cell see each other's cost.
+        for (at, demand) in demands.iter().enumerate() {
+            let mut bucket = shards.find(demand).and_then(|account| account.bucket(demand.cell)).unwrap_or_default();
+            bucket.advance(&demand.quota, now);
+            for earlier in demands.iter().take(at) {
+                if let (true, Cost::Take(hits)) = (earlier.is_same_cell(demand), earlier.cost) {
+                    bucket.charge(&demand.quota, hits);
+                }
+            }
+            let verdict = bucket.peek(&demand.quota, demand.cost);
+            admitted &= verdict == Verdict::Fits;
+            standings.push(Standing::of(&bucket, demand.quota, verdict));
+        }
+        if admitted {
+            for (demand, standing) in demands.iter().zip(&mut standings) {
+                if let Cost::Take(hits) = demand.cost {
+                    let bucket = shards.charge(demand, hits, now);
+                    *standing = Standing::of(&bucket, demand.quota, Verdict::Fits);
+                }
+            }
+        }
+        Admission { admitted, standings }
+    }
+
+    /// See [`super::Limits::charge`].
+    pub fn charge(&self, account: AccountKey, cell: CellId, quota: Quota, hits: u64, now: Nanos) {
+        let demand = Demand { account, cell, quota, cost: Cost::Take(hits) };
+        self.lock(std::slice::from_ref(&demand)).charge(&demand, hits, now);
+    }
+
+    #[must_use]
+    pub fn accounts(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().accounts.len()).sum()
+    }
+
+    /// Locks the shards of all demands, in order, so that two requests never wait for each other.
+    fn lock(&self, demands: &[Demand]) -> Locked<'_> {
+        let mut indices: SmallVec<[usize; 4]> = demands.iter().map(Demand::shard).collect();
+        indices.sort_unstable();
+        indices.dedup();
+        let guard = |index: usize| self.shards.get(index).map(|shard| (index, shard.lock()));
+        Locked(indices.into_iter().filter_map(guard).collect())
+    }
+}
+
+/// The shards of one request.
+struct Locked<'m>(SmallVec<[(usize, MutexGuard<'m, Shard>); 2]>);
+
+// === impl Locked ===
+
+impl Locked<'_> {
+    fn shard(&mut self, demand: &Demand) -> Option<&mut Shard> {
+        let wanted = demand.shard();
+        self.0.iter_mut().find(|(index, _)| *index == wanted).map(|(_, shard)| &mut **shard)
+    }
+
+    fn find(&mut self, demand: &Demand) -> Option<&Account> {
+        self.shard(demand)?.accounts.get(&demand.account)
+    }
+
+    fn charge(&mut self, demand: &Demand, hits: u64, now: Nanos) -> Bucket {
+        let Some(shard) = self.shard(demand) else {
+            // Every demand's shard was locked at the start.
+            debug_assert!(false, "the shard of a demand is not locked");
+            return Bucket::default();
+        };
+        let bucket = shard.account(demand.account, now).bucket_mut(demand.cell);
+        bucket.advance(&demand.quota, now);
+        bucket.charge(&demand.quota, hits);
+        *bucket
+    }
+}
+
+// === impl Shard ===
+
+impl Shard {
+    fn account(&mut self, key: AccountKey, now: Nanos) -> &mut Account {
+        if self.accounts.len() >= self.sweep_at && !self.accounts.contains_key(&key) {
+            self.accounts.retain(|_, account| !account.is_idle(now));
+            self.accounts.shrink_to(self.accounts.len() * 2);
+            self.sweep_at = (self.accounts.len() * 2).max(64);
+        }
+        self.accounts.entry(key).or_default()
+    }
+}
+
+// === impl Account ===
+
+impl Account {
+    fn bucket(&self, cell: CellId) -> Option<Bucket> {
+        self.cells.iter().find(|(id, _)| *id == cell).map(|(_, bucket)| *bucket)
+    }
+
+    fn bucket_mut(&mut self, cell: CellId) -> &mut Bucket {
+        let index = self.cells.iter().position(|(id, _)| *id == cell).unwrap_or_else(|| {
+            self.cells.push((cell, Bucket::default()));
+            self.cells.len() - 1
+        });
+        &mut self.cells[index].1
+    }
+
+    fn is_idle(&self, now: Nanos) -> bool {
+        self.cells.iter().all(|(_, bucket)| bucket.is_idle(now))
+    }
+}
+
+// === impl Demand ===
+
+impl Demand {
+    fn shard(&self) -> usize {
+        // The map takes its bits from the low half.
+        (self.account.0 >> 64) as usize % SHARDS
+    }
+
+    fn is_same_cell(&self, other: &Demand) -> bool {
+        self.cell == other.cell && self.account == other.account
+    }
+}
+
+// === impl Standing ===
+
+impl Standing {
+    fn of(bucket: &Bucket, quota: Quota, verdict: Verdict) -> Self {
+        Standing { quota, remaining: bucket.remaining(&quota), reset: bucket.reset(), verdict }
+    }
+}
+
+// === impl Unhashed ===
+
+impl Hasher for Unhashed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        // Only `u128` keys are hashed here; this keeps any other key correct, if slow.
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u128(&mut self, value: u128) {
+        self.0 = value as u64;
+    }
+}

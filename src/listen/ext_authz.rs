@@ -1,0 +1,119 @@
+//! `envoy.service.auth.v3.Authorization/Check`: wire → [`Request`] → [`Gate`] → wire.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use envoy_types::pb::envoy::config::core::v3::HeaderValue;
+use envoy_types::pb::envoy::service::auth::v3::attribute_context::HttpRequest;
+use envoy_types::pb::envoy::service::auth::v3::authorization_server::Authorization;
+use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse};
+use envoy_types::pb::google::protobuf::value::Kind;
+use tonic::{Response, Status};
+
+use crate::gate::{Code, Decision, Denial, Evidence, Gate};
+use crate::limit::Clock;
+use crate::metrics::Metrics;
+use crate::request::{Headers, OperatorModel, Request};
+use crate::respond::{self, Style};
+
+/// The ext_authz service.
+#[derive(Debug)]
+pub struct ExtAuthz {
+    pub gate: Arc<Gate>,
+    pub metrics: Arc<Metrics>,
+    pub clock: Clock,
+    pub style: Style,
+}
+
+#[tonic::async_trait]
+impl Authorization for ExtAuthz {
+    async fn check(&self, request: tonic::Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
+        Ok(Response::new(self.decide(request.get_ref()).await))
+    }
+}
+
+// === impl ExtAuthz ===
+
+impl ExtAuthz {
+    /// Decides one CheckRequest.
+    pub async fn decide(&self, check: &CheckRequest) -> CheckResponse {
+        let started = Instant::now();
+        let request = to_request(check);
+        let decision = match &request {
+            Some(request) => self.gate.check(request, self.clock.now()).await,
+            None => no_http(),
+        };
+        let response = respond::check_response(&decision, request.as_ref().map(|request| &request.headers), self.style);
+        log(&decision);
+        self.metrics.decided(&decision, started.elapsed());
+        response
+    }
+}
+
+fn no_http() -> Decision {
+    let denial = Denial::new(Code::RequestInvalid, "the request has no HTTP attributes");
+    Evidence::new(0, 0).refuse(denial)
+}
+
+/// One line per refusal; never a token.
+fn log(decision: &Decision) {
+    let Err(denial) = &decision.outcome else { return };
+    let evidence = &decision.evidence;
+    let retry_after = denial.retry_after.map(|wait| wait.as_secs_f64());
+    tracing::info!(
+        target: "tiergate::decision",
+        code = denial.code.as_str(),
+        decision.id = respond::decision_id(evidence.id),
+        policy.generation = evidence.generation,
+        route = evidence.route.as_deref(),
+        user.name = evidence.user.as_deref(),
+        tier = evidence.tier.as_deref(),
+        model = evidence.permit.model.as_deref(),
+        retry_after,
+        detail = denial.detail.as_deref(),
+        "{}", denial.message
+    );
+}
+
+/// Borrows a request from the wire; `None` without HTTP attributes.
+pub fn to_request(check: &CheckRequest) -> Option<Request<'_>> {
+    let attributes = check.attributes.as_ref()?;
+    let http = attributes.request.as_ref()?.http.as_ref()?;
+    let (path, query) = Request::split_path(&http.path);
+    let extension = |name| attributes.context_extensions.get(name).map(String::as_str);
+    let metadata = attributes.route_metadata_context.as_ref().and_then(|metadata| {
+        let fields = &metadata.filter_metadata.get("tiergate")?.fields;
+        match fields.get("model")?.kind.as_ref()? {
+            Kind::StringValue(model) => Some(model.as_str()),
+            _ => None,
+        }
+    });
+    Some(Request {
+        method: &http.method,
+        host: &http.host,
+        scheme: &http.scheme,
+        path,
+        query,
+        headers: headers(http),
+        gateway: extension("gateway"),
+        model: match (extension("model"), metadata) {
+            (None, None) => OperatorModel::Unset,
+            (Some(one), Some(other)) if one != other => OperatorModel::Conflict,
+            (Some(model), _) | (None, Some(model)) => OperatorModel::Named(model),
+        },
+    })
+}
+
+/// With `encode_raw_headers` Envoy fills `header_map` and leaves `headers` empty.
+fn headers<'a>(http: &'a HttpRequest) -> Headers<'a> {
+    match &http.header_map {
+        Some(map) if !map.headers.is_empty() => {
+            let pair = |header: &'a HeaderValue| -> (&'a str, &'a [u8]) {
+                let raw = if header.raw_value.is_empty() { header.value.as_bytes() } else { &header.raw_value };
+                (&header.key, raw)
+            };
+            Headers::List(map.headers.iter().map(pair).collect())
+        }
+        _ => Headers::Map(&http.headers),
+    }
+}

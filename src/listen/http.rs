@@ -1,0 +1,98 @@
+//! HTTP for people, probes and scrapers: read-only, and the tier lookup of maas-api.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::gate::Gate;
+use crate::metrics::Metrics;
+use crate::policy::Tiers;
+
+/// What the pages show.
+#[derive(Clone, Debug)]
+pub struct Pages {
+    pub gate: Arc<Gate>,
+    pub metrics: Arc<Metrics>,
+    /// Whether the workers answer, and no stop was asked for.
+    pub serving: Arc<AtomicBool>,
+}
+
+/// A list of groups is small; the limit keeps a caller from filling the memory.
+const MAX_BODY: usize = 1024 * 1024;
+
+/// The routes.
+pub fn router(pages: Pages) -> Router {
+    Router::new()
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .route("/problems", get(problems))
+        .route("/v1/tiers/lookup", post(lookup))
+        .layer(axum::extract::DefaultBodyLimit::max(MAX_BODY))
+        .with_state(pages)
+}
+
+async fn readyz(State(pages): State<Pages>) -> Response {
+    let policy = pages.gate.policies.current();
+    if let Some(why) = &policy.unready {
+        return (StatusCode::SERVICE_UNAVAILABLE, format!("no configuration: {why}\n")).into_response();
+    }
+    if !pages.serving.load(Ordering::Relaxed) {
+        return (StatusCode::SERVICE_UNAVAILABLE, "the workers do not answer\n").into_response();
+    }
+    format!("ok, generation {}\n", policy.generation).into_response()
+}
+
+async fn metrics(State(pages): State<Pages>) -> Response {
+    let page = pages.metrics.page(pages.gate.limits.accounts(), pages.gate.identities.len());
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], page).into_response()
+}
+
+/// The same list as `tiergate check`.
+async fn problems(State(pages): State<Pages>) -> Response {
+    let policy = pages.gate.policies.current();
+    axum::Json(json!({ "generation": policy.generation, "problems": policy.problems })).into_response()
+}
+
+#[derive(Deserialize)]
+struct LookupRequest {
+    groups: Vec<String>,
+}
+
+/// `POST /v1/tiers/lookup`, as maas-api answers it.
+async fn lookup(State(pages): State<Pages>, body: Bytes) -> Response {
+    let bad = |why: &str| answer(StatusCode::BAD_REQUEST, "bad_request", &format!("invalid request body: {why}"));
+    let request = match serde_json::from_slice::<LookupRequest>(&body) {
+        Ok(request) if request.groups.is_empty() => return bad("groups is required"),
+        Ok(request) => request,
+        Err(error) => return bad(&error.to_string()),
+    };
+    let failed = |why: &str| {
+        answer(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", &format!("failed to lookup tier: {why}"))
+    };
+    match &pages.gate.policies.current().tiers {
+        Tiers::Missing => failed("tier mapping not found, provide configuration in tier-to-group-mapping"),
+        Tiers::Invalid(fault) => failed(fault),
+        Tiers::Known(table) => match table.of(request.groups.iter().map(String::as_str)) {
+            Some(tier) => axum::Json(&tier.answer).into_response(),
+            None => {
+                let message = format!("group groups [{}] not found in any tier", request.groups.join(" "));
+                answer(StatusCode::NOT_FOUND, "not_found", &message)
+            }
+        },
+    }
+}
+
+fn answer(status: StatusCode, error: &str, message: &str) -> Response {
+    let body: Value = json!({ "error": error, "message": message });
+    (status, axum::Json(body)).into_response()
+}

@@ -1,0 +1,124 @@
+//! `envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit` for the domain `tiergate.report`: usage reports.
+//!
+//! One call carries all numbers of one answer. Each descriptor has the entries `tiergate.reservation` and
+//! `tiergate.usage`, and its number in `hits_addend`.
+
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::extensions::common::ratelimit::v3::RateLimitDescriptor;
+use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_response::Code;
+use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_service_server::RateLimitService;
+use envoy_types::pb::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
+use tonic::{Response, Status};
+
+use crate::limit::{Clock, Limits};
+use crate::metrics::Metrics;
+use crate::usage::{MAX_HITS, Sealer, Settlement, Settlements, Usage};
+
+/// The domain of usage reports.
+pub const REPORT_DOMAIN: &str = "tiergate.report";
+const RESERVATION: &str = "tiergate.reservation";
+const USAGE: &str = "tiergate.usage";
+/// Envoy sends one descriptor for each number; far more than that is somebody else's request.
+const MAX_DESCRIPTORS: usize = 64;
+
+/// The rate-limit service.
+#[derive(Debug)]
+pub struct RateLimit {
+    pub limits: Arc<Limits>,
+    pub sealer: Arc<Sealer>,
+    pub settlements: Settlements,
+    pub metrics: Arc<Metrics>,
+    pub clock: Clock,
+}
+
+#[tonic::async_trait]
+impl RateLimitService for RateLimit {
+    async fn should_rate_limit(
+        &self,
+        request: tonic::Request<RateLimitRequest>,
+    ) -> Result<Response<RateLimitResponse>, Status> {
+        self.handle(request.get_ref()).await.map(Response::new)
+    }
+}
+
+// === impl RateLimit ===
+
+impl RateLimit {
+    /// Takes one request.
+    ///
+    /// # Errors
+    ///
+    /// The domain is not served here, or a descriptor is malformed.
+    pub async fn handle(&self, request: &RateLimitRequest) -> Result<RateLimitResponse, Status> {
+        match request.domain.as_str() {
+            REPORT_DOMAIN => self.report(request).await,
+            "" => Err(Status::invalid_argument("the domain is empty")),
+            other => Err(Status::invalid_argument(format!(
+                "domain `{other}` is not served; usage reports have the domain `{REPORT_DOMAIN}`"
+            ))),
+        }
+    }
+
+    async fn report(&self, request: &RateLimitRequest) -> Result<RateLimitResponse, Status> {
+        if request.descriptors.len() > MAX_DESCRIPTORS {
+            return Err(Status::invalid_argument(format!("more than {MAX_DESCRIPTORS} descriptors")));
+        }
+        let mut sealed = None;
+        let mut usage = Usage::default();
+        for descriptor in &request.descriptors {
+            let entry = |key| descriptor.entries.iter().find(|entry| entry.key == key).map(|entry| &entry.value);
+            match (sealed, entry(RESERVATION)) {
+                (_, None) => return Err(Status::invalid_argument(format!("a descriptor has no `{RESERVATION}`"))),
+                (Some(first), Some(other)) if first != other => {
+                    return Err(Status::invalid_argument("one report carries two reservations"));
+                }
+                (_, found) => sealed = found,
+            }
+            if let Some(name) = entry(USAGE) {
+                usage.add(name, hits(descriptor, request)?);
+            }
+        }
+        let Some(sealed) = sealed else { return Err(Status::invalid_argument("no descriptors")) };
+        let (settlement, tier) = match self.sealer.open(sealed) {
+            Some(reservation) => {
+                let now = self.clock.now();
+                let settlement = self.settlements.settle(&self.limits, &reservation, &usage, now).await;
+                (settlement, reservation.tier)
+            }
+            None => (Settlement::Unknown, Arc::default()),
+        };
+        self.metrics.reported(settlement, &usage, &tier);
+        if settlement == Settlement::Unknown {
+            tracing::warn!("a usage report carries a reservation that this process did not make");
+        }
+        // Nobody waits for the answer: it is sent when the response is over.
+        Ok(RateLimitResponse { overall_code: Code::Ok as i32, ..RateLimitResponse::default() })
+    }
+}
+
+/// The descriptor's number, else the request's. Absent, it would be one; a report always says.
+fn hits(descriptor: &RateLimitDescriptor, request: &RateLimitRequest) -> Result<u64, Status> {
+    let hits = descriptor.hits_addend.as_ref().map_or(u64::from(request.hits_addend), |hits| hits.value);
+    if hits > MAX_HITS || descriptor.is_negative_hits {
+        return Err(Status::invalid_argument(format!("hits_addend has to be 0 to {MAX_HITS}")));
+    }
+    Ok(hits)
+}
+
+// === impl Usage ===
+
+impl Usage {
+    /// Adds the number of one descriptor. Names that are not tokens (`status`, `bytes` …) are not counted here.
+    fn add(&mut self, name: &str, hits: u64) {
+        let field = match name {
+            "total" => &mut self.total,
+            "input" => &mut self.input,
+            "output" => &mut self.output,
+            "cached" => &mut self.cached,
+            "reasoning" => &mut self.reasoning,
+            _ => return,
+        };
+        *field = Some(hits);
+    }
+}

@@ -1,0 +1,36 @@
+//! The `tiergate` command.
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::Parser;
+use tiergate::args::{Cli, Command, Token};
+use tiergate::{app, check, token};
+
+/// Costs a fifth less CPU per Check than the system's allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// `EX_USAGE` of sysexits(3): what was asked for cannot be done as it was asked.
+const USAGE: u8 = 64;
+
+fn main() -> ExitCode {
+    let mut out = io::stdout().lock();
+    let result: Result<bool, Box<dyn std::error::Error>> = match Cli::parse().command {
+        Command::Serve(args) => {
+            drop(out);
+            app::serve(&args).map(|()| true).map_err(Into::into)
+        }
+        Command::Check(args) => check::run(args, &mut out).map_err(Into::into),
+        Command::Token(Token::Keys(args)) => token::keys(&args, &mut out).map(|()| true).map_err(Into::into),
+        Command::Token(Token::Create(args)) => token::create(&args, &mut out).map(|()| true).map_err(Into::into),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("tiergate: {error}");
+            ExitCode::from(USAGE)
+        }
+    }
+}

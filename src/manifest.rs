@@ -1,0 +1,346 @@
+//! The objects of a folder, as users write them: Kubernetes, Gateway API, Kuadrant and KServe manifests.
+//!
+//! Reading collects every problem of every object. Expressions are compiled on the way, so that their errors carry
+//! the place they were written at. Unknown fields are errors in policy specs, where skipping a rule could open the
+//! gate, and warnings elsewhere.
+
+mod auth_policy;
+mod gateway;
+mod limit_policy;
+mod model;
+mod problem;
+mod rbac;
+mod reader;
+mod tiers;
+mod tree;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+pub use self::auth_policy::AuthPolicy;
+pub use self::gateway::{
+    Gateway, HeaderMatch, HttpRoute, Listener, Match, NamespacesFrom, ParentRef, PathMatch, RouteRule, TextMatch,
+};
+pub use self::limit_policy::{LimitPolicy, LimitSpec, Predicate, parse_duration};
+pub use self::model::{Model, ModelGrant, ServiceAccount};
+pub use self::problem::{ObjectName, Place, Problem, Severity, did_you_mean};
+pub use self::rbac::{Role, RoleBinding};
+pub use self::tiers::{TierMapping, TierSpec};
+
+use self::reader::{Field, Report};
+use self::tree::{Node, Position, Value};
+
+/// What a folder says, and what is wrong with it.
+#[derive(Debug, Default)]
+pub struct Manifests {
+    pub gateways: Vec<Gateway>,
+    pub routes: Vec<HttpRoute>,
+    pub auth_policies: Vec<AuthPolicy>,
+    pub limit_policies: Vec<LimitPolicy>,
+    /// Tier mappings by `namespace/name` of their ConfigMap.
+    pub tier_mappings: Vec<TierMapping>,
+    pub roles: Vec<Role>,
+    pub role_bindings: Vec<RoleBinding>,
+    pub service_accounts: Vec<ServiceAccount>,
+    pub models: Vec<Model>,
+    pub problems: Vec<Problem>,
+    /// Files that are not YAML: nothing of them is known.
+    pub unparsable: Vec<Arc<str>>,
+    /// How many objects were read, and how many are of kinds that tiergate has no use for.
+    pub read: usize,
+    pub ignored: usize,
+}
+
+/// The header of an object.
+#[derive(Clone, Debug)]
+pub struct Meta {
+    pub object: ObjectName,
+    pub place: Place,
+    pub annotations: Vec<(String, String, Place)>,
+    pub uid: Option<String>,
+}
+
+/// What a policy is attached to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Target {
+    Gateway { namespace: Arc<str>, name: Arc<str> },
+    HttpRoute { namespace: Arc<str>, name: Arc<str> },
+    /// The target could not be read, so the policy could have been for anything.
+    Unknown,
+}
+
+/// A kind of object that is read, with the API versions whose shape it has.
+struct Kind {
+    name: &'static str,
+    group: &'static str,
+    versions: &'static [&'static str],
+    namespaced: bool,
+}
+
+const KINDS: &[Kind] = &[
+    Kind { name: "ConfigMap", group: "", versions: &["v1"], namespaced: true },
+    Kind { name: "ServiceAccount", group: "", versions: &["v1"], namespaced: true },
+    Kind { name: "AuthPolicy", group: "kuadrant.io", versions: &["v1"], namespaced: true },
+    Kind { name: "RateLimitPolicy", group: "kuadrant.io", versions: &["v1", "v1beta3", "v1beta2"], namespaced: true },
+    Kind { name: "TokenRateLimitPolicy", group: "kuadrant.io", versions: &["v1", "v1alpha1"], namespaced: true },
+    Kind { name: "Role", group: "rbac.authorization.k8s.io", versions: &["v1"], namespaced: true },
+    Kind { name: "ClusterRole", group: "rbac.authorization.k8s.io", versions: &["v1"], namespaced: false },
+    Kind { name: "RoleBinding", group: "rbac.authorization.k8s.io", versions: &["v1"], namespaced: true },
+    Kind { name: "ClusterRoleBinding", group: "rbac.authorization.k8s.io", versions: &["v1"], namespaced: false },
+    Kind { name: "Gateway", group: "gateway.networking.k8s.io", versions: &["v1", "v1beta1"], namespaced: true },
+    Kind { name: "HTTPRoute", group: "gateway.networking.k8s.io", versions: &["v1", "v1beta1"], namespaced: true },
+    Kind {
+        name: "LLMInferenceService",
+        group: "serving.kserve.io",
+        versions: &["v1alpha1", "v1alpha2", "v1beta1", "v1"],
+        namespaced: true,
+    },
+];
+
+// === impl Manifests ===
+
+impl Manifests {
+    /// Reads `files`, pairs of a name for messages and a text.
+    pub fn read<'f>(files: impl IntoIterator<Item = (&'f str, &'f str)>) -> Self {
+        let mut manifests = Manifests::default();
+        let mut seen = HashMap::new();
+        for (file, text) in files {
+            manifests.read_file(&file.into(), text, &mut seen);
+        }
+        manifests
+    }
+
+    fn read_file(&mut self, file: &Arc<str>, text: &str, seen: &mut HashMap<ObjectName, Place>) {
+        let report = Report::new(file);
+        match tree::parse(text) {
+            Ok(documents) => {
+                for document in &documents {
+                    self.read_document(document, text, &report, seen);
+                }
+            }
+            Err(fault) => {
+                let problem = report.problem(Severity::Error, fault.at, "", format!("is not YAML: {}", fault.message));
+                report.add(problem.remedy("mend the syntax; nothing of this file is used until then"));
+                self.unparsable.push(Arc::clone(file));
+            }
+        }
+        self.problems.append(&mut report.into_problems());
+    }
+
+    fn read_document(&mut self, node: &Node, text: &str, report: &Report, seen: &mut HashMap<ObjectName, Place>) {
+        report.name(None);
+        let root = Field::root(node, report);
+        let Some(mut fields) = root.fields() else { return };
+        let kind = fields.require("kind", "the kind of a Kubernetes object");
+        let version = fields.require("apiVersion", "the API version of a Kubernetes object");
+        let (Some(kind), Some(version)) = (kind, version) else { return };
+        let (Some(kind_name), Some(version_text)) = (kind.text(), version.text()) else { return };
+        if kind_name.ends_with("List") && KINDS.iter().all(|known| known.name != kind_name) {
+            let items = fields.take("items").and_then(|items| items.items());
+            for item in items.unwrap_or_default() {
+                self.read_document(item.node, text, report, seen);
+            }
+            return;
+        }
+        let (group, version_name) = version_text.rsplit_once('/').unwrap_or(("", version_text));
+        let Some(known) = KINDS.iter().find(|known| known.name == kind_name && known.group == group) else {
+            self.ignored += 1;
+            misspelt_kind(&kind, kind_name, group);
+            return;
+        };
+        self.read += 1;
+        let Some(meta) = read_meta(&mut fields, known, report) else { return };
+        report.name(Some(meta.object.clone()));
+        if !known.versions.contains(&version_name) {
+            let message = format!("version `{version_name}` of {} is not supported", known.name);
+            let expected = known.versions.iter().map(|v| api_version(known.group, v)).collect::<Vec<_>>().join(" or ");
+            report.add(version.error(message).expected(expected));
+            // Fall through: the object may still say what it targets, and what it targets must stay shut.
+        }
+        if let Some(first) = seen.get(&meta.object) {
+            let problem = root.error(format!("is defined a second time; the first is at {first}"));
+            report.add(problem.remedy("remove one of them; the first is used"));
+            return;
+        }
+        seen.insert(meta.object.clone(), meta.place.clone());
+        self.read_kind(known.name, meta, fields, text, report);
+    }
+
+    fn read_kind(&mut self, kind: &str, meta: Meta, fields: reader::Fields<'_>, text: &str, report: &Report) {
+        match kind {
+            "ConfigMap" => self.tier_mappings.extend(tiers::read(meta, fields, text, report)),
+            "ServiceAccount" => self.service_accounts.push(model::read_service_account(meta, fields)),
+            "AuthPolicy" => self.auth_policies.push(auth_policy::read(meta, fields, report)),
+            "RateLimitPolicy" | "TokenRateLimitPolicy" => {
+                self.limit_policies.push(limit_policy::read(meta, fields, report));
+            }
+            "Role" | "ClusterRole" => self.roles.extend(rbac::read_role(meta, fields, report)),
+            "RoleBinding" | "ClusterRoleBinding" => {
+                self.role_bindings.extend(rbac::read_binding(meta, fields, report));
+            }
+            "Gateway" => self.gateways.extend(gateway::read_gateway(meta, fields, report)),
+            "HTTPRoute" => self.routes.extend(gateway::read_route(meta, fields, report)),
+            _ => self.models.push(model::read_model(meta, fields, report)),
+        }
+    }
+}
+
+fn api_version(group: &str, version: &str) -> String {
+    if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
+}
+
+/// A kind that is nearly one we read is a typing error; any other kind is somebody else's object.
+fn misspelt_kind(kind: &Field<'_>, name: &str, group: &str) {
+    let candidates = KINDS.iter().filter(|known| known.group == group || known.name == name);
+    let meant = if KINDS.iter().any(|known| known.name == name) {
+        candidates.clone().find(|known| known.name == name)
+    } else {
+        let meant = did_you_mean(name, candidates.clone().map(|known| known.name));
+        candidates.clone().find(|known| Some(known.name) == meant)
+    };
+    // A ConfigMap-like name in a foreign group is no slip of ours; a policy kind in a wrong group is.
+    let Some(meant) = meant.filter(|meant| meant.group == group || group.is_empty()) else { return };
+    let message = format!("`{name}` of `{group}` is not a kind that is known here, so the object is not used");
+    let meant = format!("{} of {}", meant.name, api_version(meant.group, meant.versions.first().unwrap_or(&"v1")));
+    kind.report(kind.warning(message).remedy(format!("did you mean {meant}?")));
+}
+
+fn read_meta(fields: &mut reader::Fields<'_>, kind: &Kind, report: &Report) -> Option<Meta> {
+    let metadata = fields.require("metadata", "name, and namespace where the kind has one")?;
+    let place = metadata.place();
+    let mut meta = metadata.fields()?;
+    let name = meta.require("name", "the object's name")?.non_empty_text()?;
+    let namespace = meta.take("namespace").and_then(|field| field.non_empty_text());
+    // What kubectl would do without a context.
+    let namespace = if kind.namespaced { namespace.unwrap_or("default") } else { "" };
+    let object = ObjectName::new(kind.name, namespace, name);
+    report.name(Some(object.clone()));
+    let uid = meta.take("uid").and_then(|field| field.non_empty_text()).map(str::to_owned);
+    let mut annotations = Vec::new();
+    if let Some(entries) = meta.take("annotations").and_then(|field| field.entries()) {
+        for (key, value) in entries {
+            if let Some(text) = value.text() {
+                annotations.push((key.name.clone(), text.to_owned(), value.place()));
+            }
+        }
+    }
+    meta.ignore(&[
+        "labels", "creationTimestamp", "resourceVersion", "generation", "generateName", "managedFields",
+        "ownerReferences", "finalizers", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds",
+    ]);
+    meta.done(Severity::Warning);
+    fields.ignore(&["status"]);
+    Some(Meta { object, place, annotations, uid })
+}
+
+// === impl Meta ===
+
+impl Meta {
+    #[must_use]
+    pub fn namespace(&self) -> &Arc<str> {
+        &self.object.namespace
+    }
+
+    #[must_use]
+    pub fn name(&self) -> &Arc<str> {
+        &self.object.name
+    }
+
+    #[must_use]
+    pub fn annotation(&self, name: &str) -> Option<&(String, String, Place)> {
+        self.annotations.iter().find(|(key, _, _)| key == name)
+    }
+}
+
+/// Reads the `targetRef` of a policy. What cannot be read is [`Target::Unknown`].
+fn read_target(field: Option<Field<'_>>, meta: &Meta) -> Target {
+    target(field, meta).unwrap_or(Target::Unknown)
+}
+
+fn target(field: Option<Field<'_>>, meta: &Meta) -> Option<Target> {
+    let mut fields = field?.fields()?;
+    let group = fields.require("group", "gateway.networking.k8s.io")?;
+    let kind = fields.require("kind", "Gateway or HTTPRoute")?;
+    let name = fields.require("name", "the name of the Gateway or HTTPRoute")?.non_empty_text()?;
+    let (group_text, kind_text) = (group.text()?, kind.text()?);
+    if group_text != "gateway.networking.k8s.io" {
+        let problem = group.error(format!("`{group_text}` has nothing that a policy can target"));
+        group.report(problem.expected("gateway.networking.k8s.io"));
+        return None;
+    }
+    if let Some(section) = fields.take("sectionName") {
+        section.unsupported("targeting one section", "target the whole Gateway or HTTPRoute");
+    }
+    fields.done(Severity::Error);
+    let (namespace, name) = (Arc::clone(meta.namespace()), name.into());
+    match kind_text {
+        "Gateway" => Some(Target::Gateway { namespace, name }),
+        "HTTPRoute" => Some(Target::HttpRoute { namespace, name }),
+        _ => {
+            let problem = kind.error(format!("a policy cannot target `{kind_text}`"));
+            kind.report(problem.expected("Gateway or HTTPRoute"));
+            None
+        }
+    }
+}
+
+/// The block of rules of a policy: at the top of `spec`, or under `defaults` with the strategy `atomic`, which means
+/// the same.
+fn read_rules<'a>(spec: &mut reader::Fields<'a>, name: &'static str, remedy: &str) -> Option<Field<'a>> {
+    if let Some(overrides) = spec.take("overrides") {
+        overrides.unsupported("`overrides`", remedy);
+    }
+    let direct = spec.take(name);
+    let Some(defaults) = spec.take("defaults") else { return direct };
+    let mut inner = defaults.fields()?;
+    if let Some(strategy) = inner.take("strategy") {
+        if strategy.text().is_some_and(|text| text != "atomic") {
+            strategy.unsupported("a strategy other than `atomic`", remedy);
+        }
+    }
+    let rules = inner.take(name);
+    inner.done(Severity::Error);
+    if direct.is_some() {
+        let message = format!("`{name}` stands both in `spec` and in `spec.defaults`");
+        defaults.report(defaults.error(message).remedy("keep one of them"));
+    }
+    rules
+}
+
+impl ObjectName {
+    /// `namespace/name`
+    #[must_use]
+    pub fn path(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+}
+
+/// The position in the file of a position inside a block scalar (`|`) that starts at `start`; positions inside other
+/// scalars cannot be told from their text, so they are the scalar's.
+fn inside_block(text: &str, start: Position, inner: Position) -> Position {
+    let header = text.lines().nth((start.line as usize).saturating_sub(2)).unwrap_or_default();
+    let header = header.split(" #").next().unwrap_or_default().trim_end();
+    let literal = ["|", "|-", "|+"].iter().any(|mark| header.ends_with(mark));
+    if !literal || inner.line == 0 {
+        return start;
+    }
+    Position { line: start.line + inner.line - 1, column: start.column + inner.column - 1 }
+}
+
+/// Moves every position of `node` from the inside of a block scalar to the file.
+fn shift(node: &mut Node, text: &str, start: Position) {
+    node.at = inside_block(text, start, node.at);
+    match &mut node.value {
+        Value::List(items) => items.iter_mut().for_each(|item| shift(item, text, start)),
+        Value::Map(entries) => {
+            for (key, value) in entries {
+                key.at = inside_block(text, start, key.at);
+                shift(value, text, start);
+            }
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,284 @@
+//! Gateway and HTTPRoute: the fields that decide which rule a request belongs to.
+//!
+//! Source: Gateway API v1, `HTTPRouteMatch` and `Listener`.
+
+use std::sync::Arc;
+
+use super::reader::{Field, Fields, Report};
+use super::{Meta, Severity};
+
+#[derive(Debug)]
+pub struct Gateway {
+    pub meta: Meta,
+    pub listeners: Vec<Listener>,
+}
+
+#[derive(Debug)]
+pub struct Listener {
+    pub name: String,
+    /// Lower case; `None` serves every host.
+    pub hostname: Option<String>,
+    pub from: NamespacesFrom,
+}
+
+/// From which namespaces routes may attach to a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NamespacesFrom {
+    Same,
+    All,
+    /// By labels of namespaces, which a folder does not have.
+    Selector,
+}
+
+#[derive(Debug)]
+pub struct HttpRoute {
+    pub meta: Meta,
+    pub parents: Vec<ParentRef>,
+    /// Lower case.
+    pub hostnames: Vec<String>,
+    pub rules: Vec<RouteRule>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParentRef {
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
+    /// The listener's name.
+    pub section: Option<String>,
+}
+
+#[derive(Debug)]
+pub struct RouteRule {
+    pub matches: Vec<Arc<Match>>,
+}
+
+#[derive(Debug)]
+pub struct Match {
+    pub path: PathMatch,
+    pub method: Option<String>,
+    pub headers: Vec<HeaderMatch>,
+    pub query: Vec<HeaderMatch>,
+}
+
+#[derive(Clone, Debug)]
+pub enum PathMatch {
+    Exact(String),
+    /// Whole path segments; without a trailing slash.
+    Prefix(String),
+    Regex(regex::Regex),
+}
+
+/// A match on a header or a query parameter.
+#[derive(Debug)]
+pub struct HeaderMatch {
+    pub name: String,
+    pub value: TextMatch,
+}
+
+#[derive(Debug)]
+pub enum TextMatch {
+    Exact(String),
+    Regex(regex::Regex),
+}
+
+pub(super) fn read_gateway(meta: Meta, mut fields: Fields<'_>, report: &Report) -> Option<Gateway> {
+    let errors = report.errors();
+    let spec = fields.require("spec", "gatewayClassName and listeners");
+    fields.done(Severity::Warning);
+    let mut spec = spec?.fields()?;
+    spec.ignore(&["gatewayClassName", "addresses", "infrastructure", "backendTLS", "allowedListeners", "tls"]);
+    let items = spec.require("listeners", "at least one listener").and_then(|field| field.items());
+    spec.done(Severity::Warning);
+    let listeners = items?.iter().filter_map(read_listener).collect();
+    (report.errors() == errors).then_some(Gateway { meta, listeners })
+}
+
+fn read_listener(item: &Field<'_>) -> Option<Listener> {
+    let mut fields = item.fields()?;
+    fields.ignore(&["port", "protocol", "tls"]);
+    let name = fields.require("name", "the listener's name")?.non_empty_text()?;
+    let hostname = fields.take("hostname").and_then(|field| read_hostname(&field));
+    let mut from = NamespacesFrom::Same;
+    if let Some(allowed) = fields.take("allowedRoutes") {
+        let mut allowed = allowed.fields()?;
+        allowed.ignore(&["kinds"]);
+        if let Some(namespaces) = allowed.take("namespaces") {
+            from = read_namespaces(&namespaces)?;
+        }
+        allowed.done(Severity::Warning);
+    }
+    fields.done(Severity::Warning);
+    Some(Listener { name: name.to_owned(), hostname, from })
+}
+
+fn read_namespaces(field: &Field<'_>) -> Option<NamespacesFrom> {
+    let mut fields = field.fields()?;
+    fields.ignore(&["selector"]);
+    let from = fields.take("from");
+    fields.done(Severity::Warning);
+    let Some(from) = from else { return Some(NamespacesFrom::Same) };
+    match from.text()? {
+        "Same" => Some(NamespacesFrom::Same),
+        "All" => Some(NamespacesFrom::All),
+        "Selector" => {
+            let problem = from.warning("labels of namespaces are not known, so no route of another namespace attaches");
+            from.report(problem.remedy("use `from: All`, or keep routes in the Gateway's namespace"));
+            Some(NamespacesFrom::Selector)
+        }
+        other => {
+            from.report(from.error(format!("`{other}` is not a choice")).expected("All, Same or Selector"));
+            None
+        }
+    }
+}
+
+/// A host name, or a wildcard `*.` followed by one.
+fn read_hostname(field: &Field<'_>) -> Option<String> {
+    let name = field.non_empty_text()?.to_ascii_lowercase();
+    let plain = name.strip_prefix("*.").unwrap_or(&name);
+    if !plain.split('.').all(crate::request::is_dns1123_label) {
+        let problem = field.error(format!("`{name}` is not a host name"));
+        field.report(problem.expected("a name such as models.example.com or *.example.com, without a port"));
+        return None;
+    }
+    Some(name)
+}
+
+pub(super) fn read_route(meta: Meta, mut fields: Fields<'_>, report: &Report) -> Option<HttpRoute> {
+    let errors = report.errors();
+    let spec = fields.require("spec", "parentRefs and rules");
+    fields.done(Severity::Warning);
+    let mut spec = spec?.fields()?;
+    spec.ignore(&["useDefaultGateways"]);
+    let mut route = HttpRoute { meta, parents: Vec::new(), hostnames: Vec::new(), rules: Vec::new() };
+    if let Some(items) = spec.require("parentRefs", "the Gateway of the route").and_then(|field| field.items()) {
+        route.parents.extend(items.iter().filter_map(|item| read_parent(item, &route.meta)));
+    }
+    if let Some(items) = spec.take("hostnames").and_then(|field| field.items()) {
+        route.hostnames.extend(items.iter().filter_map(read_hostname));
+    }
+    match spec.take("rules") {
+        Some(rules) => route.rules.extend(rules.items()?.iter().filter_map(read_rule)),
+        // Gateway API: a route without rules matches every path.
+        None => route.rules.push(RouteRule { matches: vec![Match::everything().into()] }),
+    }
+    spec.done(Severity::Warning);
+    (report.errors() == errors).then_some(route)
+}
+
+fn read_parent(item: &Field<'_>, meta: &Meta) -> Option<ParentRef> {
+    let mut fields = item.fields()?;
+    fields.ignore(&["group", "port"]);
+    let name = fields.require("name", "the Gateway's name")?.non_empty_text()?;
+    let namespace = fields.take("namespace").and_then(|field| field.non_empty_text());
+    let kind = fields.take("kind").and_then(|field| field.text()).unwrap_or("Gateway");
+    let section = fields.take("sectionName").and_then(|field| field.text()).map(str::to_owned);
+    fields.done(Severity::Warning);
+    // A route may have parents of other kinds (a Service, for a mesh); they are not ours.
+    (kind == "Gateway").then(|| ParentRef {
+        namespace: namespace.map_or_else(|| Arc::clone(meta.namespace()), Arc::from),
+        name: name.into(),
+        section,
+    })
+}
+
+fn read_rule(item: &Field<'_>) -> Option<RouteRule> {
+    let mut fields = item.fields()?;
+    fields.ignore(&["name", "filters", "backendRefs", "timeouts", "retry", "sessionPersistence"]);
+    let matches = fields.take("matches");
+    fields.done(Severity::Warning);
+    let matches = match matches {
+        Some(field) => field.items()?.iter().filter_map(read_match).map(Arc::new).collect(),
+        None => vec![Match::everything().into()],
+    };
+    Some(RouteRule { matches })
+}
+
+fn read_match(item: &Field<'_>) -> Option<Match> {
+    let mut fields = item.fields()?;
+    let path = fields.take("path");
+    let method = fields.take("method").and_then(|field| field.non_empty_text()).map(str::to_owned);
+    let headers = fields.take("headers");
+    let query = fields.take("queryParams");
+    fields.done(Severity::Warning);
+    let read_all = |field: Option<Field<'_>>, header: bool| -> Option<Vec<HeaderMatch>> {
+        let Some(field) = field else { return Some(Vec::new()) };
+        field.items()?.iter().map(|item| read_text_match(item, header)).collect()
+    };
+    Some(Match {
+        path: match path {
+            Some(field) => read_path(&field)?,
+            None => PathMatch::Prefix(String::new()),
+        },
+        method,
+        headers: read_all(headers, true)?,
+        query: read_all(query, false)?,
+    })
+}
+
+fn read_path(field: &Field<'_>) -> Option<PathMatch> {
+    let mut fields = field.fields()?;
+    let kind = fields.take("type");
+    let value = fields.take("value");
+    fields.done(Severity::Warning);
+    let kind_text = kind.as_ref().map_or(Some("PathPrefix"), |field| field.text())?;
+    let text = value.as_ref().map_or(Some("/"), |field| field.text())?;
+    let value = value.as_ref().unwrap_or(field);
+    if kind_text == "RegularExpression" {
+        return anchored(text, value).map(PathMatch::Regex);
+    }
+    if !text.starts_with('/') || crate::request::check_canonical(text).is_err() {
+        let problem = value.error(format!("`{text}` is not a canonical path"));
+        value.report(problem.expected("a path that starts with `/`, without empty or dot segments"));
+        return None;
+    }
+    match kind_text {
+        "Exact" => Some(PathMatch::Exact(text.to_owned())),
+        "PathPrefix" => Some(PathMatch::Prefix(text.trim_end_matches('/').to_owned())),
+        other => {
+            let problem = field.error(format!("`{other}` is not a type of path match"));
+            field.report(problem.expected("PathPrefix, Exact or RegularExpression"));
+            None
+        }
+    }
+}
+
+fn read_text_match(item: &Field<'_>, header: bool) -> Option<HeaderMatch> {
+    let mut fields = item.fields()?;
+    let name = fields.require("name", "the name to match")?.non_empty_text()?;
+    let value = fields.require("value", "the value to match")?;
+    let kind = fields.take("type").and_then(|field| field.text()).unwrap_or("Exact");
+    fields.done(Severity::Warning);
+    let text = value.text()?;
+    let value = match kind {
+        "Exact" => TextMatch::Exact(text.to_owned()),
+        "RegularExpression" => TextMatch::Regex(anchored(text, &value)?),
+        other => {
+            item.report(item.error(format!("`{other}` is not a type of match")).expected("Exact or RegularExpression"));
+            return None;
+        }
+    };
+    let name = if header { name.to_ascii_lowercase() } else { name.to_owned() };
+    Some(HeaderMatch { name, value })
+}
+
+/// Regular expressions match the whole value, as in Envoy.
+fn anchored(text: &str, field: &Field<'_>) -> Option<regex::Regex> {
+    match regex::Regex::new(&format!("^(?:{text})$")) {
+        Ok(regex) => Some(regex),
+        Err(_) => {
+            let problem = field.error(format!("`{text}` is not a regular expression"));
+            field.report(problem.expected("RE2 syntax"));
+            None
+        }
+    }
+}
+
+// === impl Match ===
+
+impl Match {
+    #[must_use]
+    pub fn everything() -> Self {
+        Match { path: PathMatch::Prefix(String::new()), method: None, headers: Vec::new(), query: Vec::new() }
+    }
+}

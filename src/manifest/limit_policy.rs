@@ -1,0 +1,208 @@
+//! RateLimitPolicy and TokenRateLimitPolicy.
+
+use std::sync::Arc;
+
+use super::reader::{Field, Fields, Report};
+use super::{Meta, Severity, Target, read_rules, read_target};
+use crate::limit::Quota;
+use crate::policy::{Expression, LimitKind};
+
+/// A policy of either kind. `limits` is `None` when it is in error.
+#[derive(Debug)]
+pub struct LimitPolicy {
+    pub meta: Meta,
+    pub kind: LimitKind,
+    pub target: Target,
+    pub limits: Option<Vec<LimitSpec>>,
+}
+
+/// One named limit.
+#[derive(Debug)]
+pub struct LimitSpec {
+    pub name: String,
+    pub place: super::Place,
+    pub rates: Vec<Quota>,
+    /// All must hold.
+    pub when: Vec<Predicate>,
+    pub counters: Vec<Arc<Expression>>,
+}
+
+/// A condition, and where it stands.
+#[derive(Clone, Debug)]
+pub struct Predicate {
+    pub expression: Arc<Expression>,
+    pub place: super::Place,
+    pub field: String,
+}
+
+const REMEDY: &str = "write the limits directly under `spec.limits`";
+
+pub(super) fn read(meta: Meta, mut fields: Fields<'_>, report: &Report) -> LimitPolicy {
+    let errors = report.errors();
+    let kind = if meta.object.kind.starts_with("Token") { LimitKind::Tokens } else { LimitKind::Requests };
+    let mut target = Target::Unknown;
+    let mut limits = None;
+    let spec = fields.require("spec", "targetRef and limits").and_then(|field| field.fields());
+    fields.done(Severity::Error);
+    if let Some(mut spec) = spec {
+        target = read_target(spec.require("targetRef", "the Gateway or HTTPRoute that is limited"), &meta);
+        let when = spec.take("when").map_or(Some(Vec::new()), |field| read_when(&field));
+        match read_rules(&mut spec, "limits", REMEDY) {
+            Some(field) => limits = read_limits(&field, when.as_deref().unwrap_or_default()),
+            None => {
+                let _ = spec.require("limits", "at least one named limit");
+            }
+        }
+        spec.done(Severity::Error);
+    }
+    let limits = limits.filter(|_| report.errors() == errors);
+    LimitPolicy { meta, kind, target, limits }
+}
+
+fn read_limits(field: &Field<'_>, common: &[Predicate]) -> Option<Vec<LimitSpec>> {
+    let entries = field.entries()?;
+    if entries.is_empty() {
+        field.report(field.warning("holds no limit").expected("at least one named limit"));
+    }
+    Some(entries.iter().filter_map(|(key, field)| read_limit(&key.name, field, common)).collect())
+}
+
+fn read_limit(name: &str, field: &Field<'_>, common: &[Predicate]) -> Option<LimitSpec> {
+    let mut fields = field.fields()?;
+    let rates = fields.require("rates", "at least one of limit and window").and_then(|field| read_rates(&field));
+    let when = fields.take("when").map_or(Some(Vec::new()), |field| read_when(&field));
+    let counters = fields.take("counters").map_or(Some(Vec::new()), |field| read_counters(&field));
+    fields.done(Severity::Error);
+    let when = common.iter().cloned().chain(when?).collect();
+    Some(LimitSpec { name: name.to_owned(), place: field.place(), rates: rates?, when, counters: counters? })
+}
+
+fn read_rates(field: &Field<'_>) -> Option<Vec<Quota>> {
+    let items = field.items()?;
+    if items.is_empty() {
+        field.report(field.error("is empty").expected("at least one of limit and window"));
+        return None;
+    }
+    let mut rates: Vec<Quota> = Vec::new();
+    for item in &items {
+        let mut fields = item.fields()?;
+        let limit = fields.require("limit", "how many are let through per window").and_then(|field| read_limit_value(&field));
+        let window = fields.require("window", "a duration such as 2m").and_then(|field| read_window(&field));
+        fields.done(Severity::Error);
+        let quota = Quota::new(limit?, window?);
+        if rates.iter().any(|other| other.window() == quota.window()) {
+            let problem = item.error("a second rate over the same window");
+            item.report(problem.remedy("keep the stricter one"));
+        }
+        rates.push(quota);
+    }
+    Some(rates)
+}
+
+fn read_limit_value(field: &Field<'_>) -> Option<u64> {
+    let value = field.integer()?;
+    match u64::try_from(value) {
+        Ok(value) if value <= Quota::MAX_LIMIT => Some(value),
+        _ => {
+            let problem = field.error(format!("{value} is out of range"));
+            field.report(problem.expected(format!("0 (never) to {}", Quota::MAX_LIMIT)));
+            None
+        }
+    }
+}
+
+const WINDOW: &str = "a Gateway API duration: up to four of hours, minutes, seconds and milliseconds, such as 2m or 1h30m";
+
+fn read_window(field: &Field<'_>) -> Option<std::time::Duration> {
+    let text = field.text()?;
+    match parse_duration(text) {
+        Some(window) if window.is_zero() => {
+            let problem = field.error(format!("`{text}` is no time at all, so nothing could ever be counted in it"));
+            field.report(problem.expected(WINDOW));
+            None
+        }
+        Some(window) => Some(window),
+        None => {
+            let mut problem = field.error(format!("`{text}` is not a duration")).expected(WINDOW);
+            if let Some(days) = text.strip_suffix('d').and_then(|days| days.parse::<u32>().ok()) {
+                problem = problem.remedy(format!("days are not a unit here; write {}h", u64::from(days) * 24));
+            }
+            field.report(problem);
+            None
+        }
+    }
+}
+
+/// GEP-2257: `^([0-9]{1,5}(h|m|s|ms)){1,4}$`.
+pub fn parse_duration(text: &str) -> Option<std::time::Duration> {
+    let mut rest = text;
+    let mut millis = 0_u64;
+    for _ in 0..4 {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        if digits == 0 || digits > 5 {
+            return None;
+        }
+        let (number, after) = rest.split_at_checked(digits)?;
+        let (unit, after) = [("ms", 1), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)]
+            .into_iter()
+            .find_map(|(name, millis)| Some((millis, after.strip_prefix(name)?)))?;
+        millis += number.parse::<u64>().ok()? * unit;
+        rest = after;
+        if rest.is_empty() {
+            return Some(std::time::Duration::from_millis(millis));
+        }
+    }
+    None
+}
+
+fn read_when(field: &Field<'_>) -> Option<Vec<Predicate>> {
+    let items = field.items()?;
+    let predicates: Vec<_> = items.iter().filter_map(read_predicate).collect();
+    (predicates.len() == items.len()).then_some(predicates)
+}
+
+fn read_predicate(item: &Field<'_>) -> Option<Predicate> {
+    let mut fields = item.fields()?;
+    for name in ["selector", "operator", "value"] {
+        if let Some(old) = fields.take(name) {
+            let problem = old.error("the condition form of v1beta2 is not supported");
+            old.report(problem.remedy("write a CEL `predicate`, such as auth.identity.tier == \"free\""));
+            return None;
+        }
+    }
+    let field = fields.require("predicate", "a CEL expression that yields a boolean")?;
+    fields.done(Severity::Error);
+    let expression = compile(&field, Expression::compile_predicate)?;
+    Some(Predicate { expression: expression.into(), place: field.place(), field: field.path.clone() })
+}
+
+fn read_counters(field: &Field<'_>) -> Option<Vec<Arc<Expression>>> {
+    let items = field.items()?;
+    let read = |item: &Field<'_>| {
+        let mut fields = item.fields()?;
+        let field = fields.require("expression", "a CEL expression such as auth.identity.userid")?;
+        fields.done(Severity::Error);
+        compile(&field, Expression::compile).map(Arc::new)
+    };
+    let counters: Vec<_> = items.iter().filter_map(read).collect();
+    (counters.len() == items.len()).then_some(counters)
+}
+
+/// Compiles the expression in `field`, reporting why where it does not compile.
+pub(super) fn compile(
+    field: &Field<'_>,
+    compiler: fn(&str) -> Result<Expression, crate::policy::CompileError>,
+) -> Option<Expression> {
+    let text = field.text()?;
+    match compiler(text) {
+        Ok(expression) => Some(expression),
+        Err(error) => {
+            let mut problem = field.error(format!("`{}` {error}", text.trim()));
+            if let Some(remedy) = error.remedy {
+                problem = problem.remedy(remedy);
+            }
+            field.report(problem);
+            None
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! ServiceAccounts and the models they call.
+
+use super::reader::{Fields, Report};
+use super::{Meta, Place, Problem, Severity};
+
+/// The annotation that grants a model to tiers.
+pub const TIERS_ANNOTATION: &str = "alpha.maas.opendatahub.io/tiers";
+
+/// A ServiceAccount: a caller.
+#[derive(Debug)]
+pub struct ServiceAccount {
+    pub meta: Meta,
+}
+
+/// An LLMInferenceService: what is called.
+#[derive(Debug)]
+pub struct Model {
+    pub meta: Meta,
+    pub grant: ModelGrant,
+}
+
+/// To whom the annotation grants a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ModelGrant {
+    /// No annotation, or one that could not be read.
+    Nobody,
+    /// An empty list: all configured tiers.
+    AllTiers,
+    Tiers(Vec<String>, Place),
+}
+
+pub(super) fn read_service_account(meta: Meta, mut fields: Fields<'_>) -> ServiceAccount {
+    fields.ignore(&["secrets", "imagePullSecrets", "automountServiceAccountToken"]);
+    fields.done(Severity::Warning);
+    ServiceAccount { meta }
+}
+
+pub(super) fn read_model(meta: Meta, mut fields: Fields<'_>, report: &Report) -> Model {
+    // The spec says how the model is run, which is no business of the gate.
+    fields.ignore(&["spec"]);
+    fields.done(Severity::Warning);
+    let grant = match meta.annotation(TIERS_ANNOTATION) {
+        None => ModelGrant::Nobody,
+        Some((_, text, _)) if text.trim().is_empty() => ModelGrant::Nobody,
+        Some((_, text, place)) => match serde_json::from_str::<Vec<String>>(text) {
+            Ok(tiers) if tiers.is_empty() => ModelGrant::AllTiers,
+            Ok(tiers) => ModelGrant::Tiers(tiers, place.clone()),
+            Err(error) => {
+                report.add(Problem {
+                    severity: Severity::Error,
+                    place: place.clone(),
+                    object: Some(meta.object.clone()),
+                    field: format!("metadata.annotations.{TIERS_ANNOTATION}"),
+                    message: format!("is not a JSON list of tier names: {error}"),
+                    expected: Some("'[\"premium\",\"enterprise\"]', or '[]' for all tiers".to_owned()),
+                    remedy: Some("no tier has access to the model until it is mended".to_owned()),
+                });
+                ModelGrant::Nobody
+            }
+        },
+    };
+    Model { meta, grant }
+}

@@ -1,0 +1,161 @@
+//! What is wrong with a configuration: where, why, and what to do about it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::tree::Position;
+
+/// How much a [`Problem`] weighs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// The object is not used as it stands; `tiergate check` fails.
+    Error,
+    /// The object is used, and probably not what was meant.
+    Warning,
+}
+
+/// A place in a file of the folder.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Place {
+    pub file: Arc<str>,
+    pub line: u32,
+    pub column: u32,
+}
+
+/// The name of a Kubernetes object.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct ObjectName {
+    pub kind: Arc<str>,
+    /// Empty for a cluster-wide object.
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
+}
+
+/// One error or warning about the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    pub severity: Severity,
+    pub place: Place,
+    pub object: Option<ObjectName>,
+    /// The field inside the object, such as `spec.limits.free.rates[0].window`; empty for the object itself.
+    pub field: String,
+    pub message: String,
+    /// What would have been right.
+    pub expected: Option<String>,
+    /// What to do.
+    pub remedy: Option<String>,
+}
+
+// === impl Place ===
+
+impl Place {
+    #[must_use]
+    pub fn new(file: &Arc<str>, at: Position) -> Self {
+        Place {
+            file: Arc::clone(file),
+            line: at.line,
+            column: at.column,
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.file, self.line, self.column)
+    }
+}
+
+// === impl ObjectName ===
+
+impl ObjectName {
+    #[must_use]
+    pub fn new(kind: &str, namespace: &str, name: &str) -> Self {
+        ObjectName {
+            kind: kind.into(),
+            namespace: namespace.into(),
+            name: name.into(),
+        }
+    }
+}
+
+impl fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            write!(f, "{} {}", self.kind, self.name)
+        } else {
+            write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
+        }
+    }
+}
+
+// === impl Problem ===
+
+impl Problem {
+    #[must_use]
+    pub fn is_error(&self) -> bool {
+        self.severity == Severity::Error
+    }
+
+    #[must_use]
+    pub fn expected(mut self, expected: impl Into<String>) -> Self {
+        self.expected = Some(expected.into());
+        self
+    }
+
+    #[must_use]
+    pub fn remedy(mut self, remedy: impl Into<String>) -> Self {
+        self.remedy = Some(remedy.into());
+        self
+    }
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        })
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}: ", self.place, self.severity)?;
+        if let Some(object) = &self.object {
+            write!(f, "{object}: ")?;
+        }
+        if !self.field.is_empty() {
+            write!(f, "{}: ", self.field)?;
+        }
+        write!(f, "{}", self.message)?;
+        if let Some(expected) = &self.expected {
+            write!(f, "\n    expected: {expected}")?;
+        }
+        if let Some(remedy) = &self.remedy {
+            write!(f, "\n    remedy:   {remedy}")?;
+        }
+        Ok(())
+    }
+}
+
+/// The candidate that `typed` was probably meant to be.
+#[must_use]
+pub fn did_you_mean<'a>(
+    typed: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
+    let bound = match typed.chars().count() {
+        0..=3 => 1,
+        4..=7 => 2,
+        _ => 3,
+    };
+    candidates
+        .into_iter()
+        .map(|candidate| (strsim::osa_distance(typed, candidate), candidate))
+        .filter(|(distance, _)| *distance > 0 && *distance <= bound)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}

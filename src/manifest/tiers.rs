@@ -1,0 +1,109 @@
+//! The tier ConfigMap (`tier-to-group-mapping`): a YAML list inside the key `tiers`.
+
+use super::reader::{Field, Fields, Report};
+use super::tree::{self, Node};
+use super::{Meta, Place, Severity, inside_block, shift};
+
+/// A ConfigMap with a key `tiers`. `tiers` is `None` when it is in error.
+#[derive(Debug)]
+pub struct TierMapping {
+    pub meta: Meta,
+    pub tiers: Option<Vec<TierSpec>>,
+}
+
+/// One tier as written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TierSpec {
+    pub name: String,
+    pub display_name: Option<String>,
+    /// Precedence: the highest level of a caller's groups wins.
+    pub level: i64,
+    pub groups: Vec<String>,
+    pub place: Place,
+}
+
+/// Reads a ConfigMap; one without `data.tiers` is somebody else's.
+pub(super) fn read(meta: Meta, mut fields: Fields<'_>, text: &str, report: &Report) -> Option<TierMapping> {
+    fields.ignore(&["binaryData", "immutable"]);
+    let data = fields.take("data");
+    let mut data = data?.fields()?;
+    let tiers = data.take("tiers")?;
+    let Some(inner) = tiers.text() else { return Some(TierMapping { meta, tiers: None }) };
+    let errors = report.errors();
+    let tiers = match tree::parse(inner) {
+        Ok(documents) => documents.into_iter().next().and_then(|mut node| {
+            shift(&mut node, text, tiers.node.at);
+            read_tiers(&node, &tiers.path, report)
+        }),
+        Err(fault) => {
+            let at = inside_block(text, tiers.node.at, fault.at);
+            let message = format!("the text is not YAML: {}", fault.message);
+            report.add(report.problem(Severity::Error, at, &tiers.path, message).expected("a list of tiers"));
+            None
+        }
+    };
+    if tiers.is_none() && report.errors() == errors {
+        let field = data.take("tiers")?;
+        field.report(field.error("holds no tiers").expected("a list of name, level and groups"));
+    }
+    let tiers = tiers.filter(|_| report.errors() == errors);
+    Some(TierMapping { meta, tiers })
+}
+
+fn read_tiers(node: &Node, path: &str, report: &Report) -> Option<Vec<TierSpec>> {
+    let mut root = Field::root(node, report);
+    root.path = path.to_owned();
+    let mut tiers: Vec<TierSpec> = Vec::new();
+    for item in root.items()? {
+        let Some(tier) = read_tier(&item, report) else { continue };
+        if let Some(first) = tiers.iter().find(|other| other.name == tier.name) {
+            let message = format!("tier `{}` is defined a second time; the first is at {}", tier.name, first.place);
+            item.report(item.error(message).remedy("remove one of them"));
+            continue;
+        }
+        if let Some(equal) = tiers.iter().find(|other| other.level == tier.level) {
+            let message = format!("tiers `{}` and `{}` have the same level {}", equal.name, tier.name, tier.level);
+            item.report(
+                item.warning(message)
+                    .expected("a level of its own for each tier")
+                    .remedy(format!("for a caller in both, `{}` wins because it stands first", equal.name)),
+            );
+        }
+        tiers.push(tier);
+    }
+    Some(tiers)
+}
+
+fn read_tier(item: &Field<'_>, report: &Report) -> Option<TierSpec> {
+    let mut fields = item.fields()?;
+    let name = fields.require("name", "the tier's name, lower case and alphanumeric").and_then(|field| {
+        let name = field.non_empty_text()?;
+        if !crate::request::is_dns1123_label(name) {
+            let problem = field.warning(format!("`{name}` cannot be part of a namespace's name"));
+            field.report(problem.expected("lower-case letters, digits and inner hyphens"));
+        }
+        Some(name.to_owned())
+    });
+    let display_name = fields.take("displayName").and_then(|field| {
+        let text = field.text()?;
+        if !text.is_empty() && text.trim().is_empty() {
+            field.report(field.error("is nothing but white space"));
+            return None;
+        }
+        (!text.is_empty()).then(|| text.to_owned())
+    });
+    let level = fields.require("level", "a whole number; higher wins").and_then(|field| field.integer());
+    let groups = fields.require("groups", "the Kubernetes groups of the tier").and_then(|field| {
+        for group in field.items()? {
+            if group.text().is_some_and(|text| text.starts_with("system:serviceaccounts:")) {
+                let problem = group.warning("service account groups belong to a tier without being listed");
+                group.report(problem.remedy("list only user groups; `<instance>-tier-<tier>` is added by itself"));
+            }
+        }
+        field.texts()
+    });
+    fields.ignore(&["description"]);
+    fields.done(Severity::Error);
+    let place = report.place(item.node.at);
+    Some(TierSpec { name: name?, display_name, level: level?, groups: groups?, place })
+}

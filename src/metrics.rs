@@ -1,0 +1,245 @@
+//! Metrics: every family of the process, in one struct.
+//!
+//! prometheus-client rather than prometheus: the latter has had no release since early 2025. Counters on the path of a
+//! request are looked up once, at the start.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+use crate::gate::{Code, Decision, IdentitySource, Stage};
+use crate::limit::Verdict;
+use crate::policy::{LimitKind, Policy};
+use crate::respond;
+use crate::usage::{Settlement, Usage};
+
+/// The process's metrics.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    allowed: Counter,
+    /// One for each [`Code`], in the order of [`Code::ALL`].
+    refused: Vec<Counter>,
+    duration: Histogram,
+    /// One for each [`Stage`], in the order of [`Stage::ALL`].
+    stages: Vec<Histogram>,
+    identity_hits: Counter,
+    identity_misses: Counter,
+    unlimited: Counter,
+    limit_decisions: Family<LimitLabels, Counter>,
+    reports: Family<ResultLabel, Counter>,
+    tokens: Family<TokenLabels, Counter>,
+    generation: Gauge,
+    objects: Gauge,
+    objects_in_error: Gauge,
+    problems: Family<SeverityLabel, Gauge>,
+    accounts: Gauge,
+    identities: Gauge,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct DecisionLabels {
+    outcome: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct StageLabel {
+    stage: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ResultLabel {
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct SeverityLabel {
+    severity: &'static str,
+}
+
+/// The tier is the one that was enforced, not the one that the token's namespace spells.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct LimitLabels {
+    tier: Arc<str>,
+    kind: &'static str,
+    verdict: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct TokenLabels {
+    tier: Arc<str>,
+    usage: &'static str,
+}
+
+// === impl Metrics ===
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    #[must_use]
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("tiergate");
+        let decisions = Family::<DecisionLabels, Counter>::default();
+        registry.register("decisions", "Decided requests, by outcome and reason code", decisions.clone());
+        let caches = Family::<ResultLabel, Counter>::default();
+        registry.register("identity_lookups", "Look-ups of a token's identity, by result", caches.clone());
+        let duration = Histogram::new(buckets());
+        registry.register("decision_duration_seconds", "Time to decide a request", duration.clone());
+        let stages = Family::<StageLabel, Histogram>::new_with_constructor(|| Histogram::new(buckets()));
+        registry.register("stage_duration_seconds", "Time of each stage, of one request in 16", stages.clone());
+        let counter = |labels| decisions.get_or_create_owned(&labels);
+        let outcome = |code| match respond::status(code).0 {
+            503 => "undecided",
+            _ => "refused",
+        };
+        let metrics = Metrics {
+            allowed: counter(DecisionLabels { outcome: "allowed", reason: "" }),
+            refused: (Code::ALL.iter())
+                .map(|code| counter(DecisionLabels { outcome: outcome(*code), reason: code.as_str() }))
+                .collect(),
+            duration,
+            stages: Stage::ALL.iter().map(|s| stages.get_or_create_owned(&StageLabel { stage: s.as_str() })).collect(),
+            identity_hits: caches.get_or_create_owned(&ResultLabel { result: "hit" }),
+            identity_misses: caches.get_or_create_owned(&ResultLabel { result: "miss" }),
+            unlimited: Counter::default(),
+            limit_decisions: Family::default(),
+            reports: Family::default(),
+            tokens: Family::default(),
+            generation: Gauge::default(),
+            objects: Gauge::default(),
+            objects_in_error: Gauge::default(),
+            problems: Family::default(),
+            accounts: Gauge::default(),
+            identities: Gauge::default(),
+            registry,
+        };
+        metrics.registered()
+    }
+
+    fn registered(mut self) -> Self {
+        let r = &mut self.registry;
+        r.register("requests_without_limit", "Requests whose caller matched no limit", self.unlimited.clone());
+        r.register("limit_decisions", "What limits said, by the tier that was enforced", self.limit_decisions.clone());
+        r.register("usage_reports", "Usage reports, by what became of them", self.reports.clone());
+        r.register("usage_tokens", "Tokens reported, by the tier that was enforced", self.tokens.clone());
+        r.register("policy_generation", "Number of the policy snapshot in use", self.generation.clone());
+        r.register("policy_objects", "Objects read into the policy", self.objects.clone());
+        r.register("policy_objects_in_error", "Objects that are in error", self.objects_in_error.clone());
+        r.register("policy_problems", "Problems of the configuration, by severity", self.problems.clone());
+        r.register("limit_accounts", "Accounts that limits keep", self.accounts.clone());
+        r.register("identities", "Identities that are remembered", self.identities.clone());
+        // Counters are there from the start, so that a rate over them has a beginning.
+        for settlement in
+            [Settlement::Settled(0), Settlement::NoUsage, Settlement::Duplicate, Settlement::Late, Settlement::Unknown]
+        {
+            drop(self.reports.get_or_create(&ResultLabel { result: settlement.as_str() }));
+        }
+        self
+    }
+
+    /// Counts a decision that took `elapsed`.
+    pub fn decided(&self, decision: &Decision, elapsed: Duration) {
+        self.duration.observe(elapsed.as_secs_f64());
+        let evidence = &decision.evidence;
+        match &decision.outcome {
+            Ok(_) => self.allowed.inc(),
+            Err(denial) => {
+                let at = Code::ALL.iter().position(|code| *code == denial.code);
+                at.and_then(|at| self.refused.get(at)).map_or(0, Counter::inc)
+            }
+        };
+        match evidence.identity_source {
+            Some(IdentitySource::Remembered) => self.identity_hits.inc(),
+            Some(IdentitySource::Reviewed) => self.identity_misses.inc(),
+            None => 0,
+        };
+        if evidence.unlimited {
+            self.unlimited.inc();
+        }
+        for limit in &evidence.limits {
+            let Some(standing) = &limit.standing else { continue };
+            let labels = LimitLabels {
+                tier: evidence.tier.clone().unwrap_or_default(),
+                kind: kind(limit.kind),
+                verdict: if standing.verdict == Verdict::Fits { "fits" } else { "exceeds" },
+            };
+            self.limit_decisions.get_or_create(&labels).inc();
+        }
+        for (stage, taken) in evidence.laps.iter().flat_map(|laps| &laps.taken) {
+            let at = Stage::ALL.iter().position(|known| known == stage);
+            if let Some(histogram) = at.and_then(|at| self.stages.get(at)) {
+                histogram.observe(taken.as_secs_f64());
+            }
+        }
+    }
+
+    /// Counts a usage report.
+    pub fn reported(&self, settlement: Settlement, usage: &Usage, tier: &Arc<str>) {
+        self.reports.get_or_create(&ResultLabel { result: settlement.as_str() }).inc();
+        if !matches!(settlement, Settlement::Settled(_)) {
+            return;
+        }
+        let numbers = [
+            ("total", usage.tokens()),
+            ("input", usage.input),
+            ("output", usage.output),
+            ("cached", usage.cached),
+            ("reasoning", usage.reasoning),
+        ];
+        for (name, number) in numbers {
+            if let Some(number) = number {
+                self.tokens.get_or_create(&TokenLabels { tier: Arc::clone(tier), usage: name }).inc_by(number);
+            }
+        }
+    }
+
+    /// Notes a snapshot that went into use.
+    pub fn published(&self, policy: &Policy) {
+        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.generation.set(i64::try_from(policy.generation).unwrap_or(i64::MAX));
+        self.objects.set(number(policy.objects));
+        self.objects_in_error.set(number(policy.objects_in_error()));
+        let errors = policy.problems.iter().filter(|problem| problem.is_error()).count();
+        let counts = [("error", errors), ("warning", policy.problems.len() - errors)];
+        for (severity, count) in counts {
+            self.problems.get_or_create(&SeverityLabel { severity }).set(number(count));
+        }
+    }
+
+    /// The page, in the OpenMetrics text format.
+    #[must_use]
+    pub fn page(&self, accounts: usize, identities: usize) -> String {
+        self.accounts.set(i64::try_from(accounts).unwrap_or(i64::MAX));
+        self.identities.set(i64::try_from(identities).unwrap_or(i64::MAX));
+        let mut page = String::new();
+        if text::encode(&mut page, &self.registry).is_err() {
+            // Writing to a string does not fail.
+            let _ = writeln!(page, "# EOF");
+        }
+        page
+    }
+}
+
+/// 1 µs to 2 s.
+fn buckets() -> impl Iterator<Item = f64> {
+    exponential_buckets(0.000_001, 2.0, 22)
+}
+
+fn kind(kind: LimitKind) -> &'static str {
+    match kind {
+        LimitKind::Requests => "requests",
+        LimitKind::Tokens => "tokens",
+    }
+}

@@ -1,0 +1,205 @@
+//! The policy: everything that decides requests, compiled from the manifests into one immutable snapshot.
+
+mod auth;
+mod compile;
+mod expression;
+mod limits;
+mod lint;
+mod route;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+pub use self::auth::{
+    AccessRule, AuthRules, Authentication, Caller, Filter, Permit, Presented, Properties, RequestHeader, Shape, TierLookup,
+    ValueSource,
+};
+pub use self::compile::{Options, compile, derived_uid};
+pub use self::expression::{
+    Attributes, CompileError, Direct, EvalError, Expression, Object, Path, Scope, Val,
+};
+pub use self::limits::{Limit, LimitKind, LimitSet, Matched};
+pub use self::route::RouteTable;
+
+use crate::access::Rbac;
+use crate::gate::{Code, Denial};
+use crate::manifest::{ObjectName, Problem};
+use crate::request::{self, Request};
+use crate::tier::TierTable;
+
+/// One snapshot. Requests read it; nothing changes it.
+#[derive(Debug, Default)]
+pub struct Policy {
+    /// Rises with every snapshot that is published.
+    pub generation: u64,
+    /// Why nothing can be decided at all, for instance a file that is not YAML at the start.
+    pub unready: Option<String>,
+    pub gateways: Vec<GatewayPlan>,
+    pub rbac: Rbac,
+    /// The uid of every ServiceAccount, by namespace and name.
+    pub service_accounts: HashMap<String, HashMap<String, String>>,
+    /// For `POST /v1/tiers/lookup`.
+    pub tiers: Tiers,
+    pub problems: Vec<Problem>,
+    /// How many objects went in.
+    pub objects: usize,
+}
+
+/// What the tier mapping is, if it is.
+#[derive(Clone, Debug, Default)]
+pub enum Tiers {
+    /// There is no ConfigMap of the configured name.
+    #[default]
+    Missing,
+    /// There is one, in error: the text names the fault.
+    Invalid(Arc<str>),
+    Known(Arc<TierTable>),
+}
+
+/// One Gateway, with its routes.
+#[derive(Debug)]
+pub struct GatewayPlan {
+    /// `namespace/name`
+    pub name: Arc<str>,
+    pub routes: RouteTable,
+}
+
+/// What applies to one HTTPRoute.
+#[derive(Debug)]
+pub struct RoutePlan {
+    /// `namespace/name`
+    pub name: Arc<str>,
+    pub auth: Attached<AuthPlan>,
+    /// RateLimitPolicy and TokenRateLimitPolicy, where there are any.
+    pub limits: Vec<Attached<LimitSet>>,
+}
+
+/// A policy that a route has, or should have.
+#[derive(Debug)]
+pub enum Attached<T> {
+    None,
+    Active(Arc<T>),
+    /// The policy is in error: its target stays shut.
+    Broken(ObjectName),
+}
+
+/// An AuthPolicy on a Gateway.
+#[derive(Debug)]
+pub struct AuthPlan {
+    pub policy: ObjectName,
+    pub rules: Arc<AuthRules>,
+    pub tiers: Tiers,
+}
+
+/// The current snapshot, for many readers and the one who publishes.
+#[derive(Debug, Default)]
+pub struct Policies {
+    current: ArcSwap<Policy>,
+}
+
+// === impl Attached ===
+
+impl<T> Clone for Attached<T> {
+    fn clone(&self) -> Self {
+        match self {
+            Attached::None => Attached::None,
+            Attached::Active(policy) => Attached::Active(Arc::clone(policy)),
+            Attached::Broken(name) => Attached::Broken(name.clone()),
+        }
+    }
+}
+
+// === impl Policies ===
+
+impl Policies {
+    #[must_use]
+    pub fn new(policy: Policy) -> Self {
+        let policies = Policies::default();
+        policies.publish(policy);
+        policies
+    }
+
+    #[must_use]
+    pub fn current(&self) -> arc_swap::Guard<Arc<Policy>> {
+        self.current.load()
+    }
+
+    /// Makes `policy` the current one, with the next generation. Only one thread may publish.
+    pub fn publish(&self, mut policy: Policy) {
+        policy.generation = self.current.load().generation + 1;
+        self.current.store(Arc::new(policy));
+    }
+}
+
+// === impl Policy ===
+
+impl Policy {
+    /// The route of `request`: `configured` names the Gateway where Envoy does not.
+    ///
+    /// # Errors
+    ///
+    /// The path has more than one reading, no route matches, or it cannot be told which Gateway is meant.
+    pub fn route(&self, configured: Option<&str>, request: &Request<'_>) -> Result<&RoutePlan, Denial> {
+        if let Err(fault) = request::check_canonical(request.path) {
+            return Err(Denial::new(Code::PathNotCanonical, fault.describe()));
+        }
+        let gateway = self.gateway(request.gateway.or(configured))?;
+        gateway.routes.find(request).ok_or_else(|| Denial::new(Code::RouteUnknown, "no route matches this request"))
+    }
+
+    fn gateway(&self, named: Option<&str>) -> Result<&GatewayPlan, Denial> {
+        let undecided = |why: String| {
+            Err(Denial::new(Code::UnavailableGateway, "the gateway of this request is not known").detail(why))
+        };
+        match (named, self.gateways.as_slice()) {
+            (Some(name), gateways) => match gateways.iter().find(|gateway| *gateway.name == *name) {
+                Some(gateway) => Ok(gateway),
+                None => undecided(format!("no Gateway `{name}` is configured")),
+            },
+            (None, [gateway]) => Ok(gateway),
+            (None, []) => undecided("no Gateway is configured".to_owned()),
+            (None, several) => {
+                let names: Vec<_> = several.iter().map(|gateway| &*gateway.name).collect();
+                undecided(format!(
+                    "{} Gateways are configured ({}); set --gateway, or context_extensions.gateway in Envoy",
+                    several.len(),
+                    names.join(", ")
+                ))
+            }
+        }
+    }
+
+    /// The uid of a ServiceAccount.
+    #[must_use]
+    pub fn service_account_uid(&self, namespace: &str, name: &str) -> Option<&str> {
+        self.service_accounts.get(namespace)?.get(name).map(String::as_str)
+    }
+
+    /// How many objects are in error.
+    #[must_use]
+    pub fn objects_in_error(&self) -> usize {
+        let errors = self.problems.iter().filter(|problem| problem.is_error());
+        let mut places: Vec<_> = errors.map(|problem| (&problem.object, &problem.place.file)).collect();
+        places.sort_unstable();
+        places.dedup();
+        places.len()
+    }
+}
+
+/// The denial of a target whose policy is in error.
+#[must_use]
+pub fn broken(policy: &ObjectName) -> Denial {
+    Denial::new(Code::PolicyInvalid, "the policy of this route is in error")
+        .detail(format!("{policy} is in error: see `tiergate check`, or /problems"))
+}
+
+/// The denial of an expression that has no value.
+#[must_use]
+pub fn undecided(what: &str, error: &EvalError) -> Denial {
+    Denial::new(Code::PolicyExpression, "a policy expression could not be evaluated").detail(format!("{what}: {error}"))
+}

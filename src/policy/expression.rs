@@ -1,0 +1,367 @@
+//! Expressions of policies: compiled once, evaluated on the attributes of a request.
+//!
+//! The forms that everyone writes (`auth.identity.tier == "free"`, `request.path.split("/")[1]`,
+//! `auth.identity.userid`) run as direct field access; everything else, and every value that the direct form is not
+//! sure about, goes to the CEL interpreter. Property tests hold the two equal.
+//!
+//! Source: the Common Expression Language specification; the roots are those of Authorino's and Kuadrant's documents.
+
+mod direct;
+mod general;
+#[cfg(test)]
+mod tests;
+
+use std::borrow::Cow;
+use std::sync::{Arc, LazyLock};
+
+use serde_json::Value;
+use smallvec::SmallVec;
+
+pub use direct::{Direct, Path};
+
+use crate::request::Headers;
+
+/// Longest expression that is accepted, in bytes.
+const MAX_LENGTH: usize = 8 * 1024;
+/// Deepest nesting of brackets that is accepted. The parser recurses, so this bounds its stack.
+const MAX_NESTING: usize = 32;
+/// Most operators, calls and selections that are accepted: they nest in the syntax tree without any bracket.
+const MAX_TERMS: usize = 400;
+/// Deepest syntax tree that is accepted: evaluation recurses, on the stack of a request.
+const MAX_DEPTH: usize = 64;
+
+/// A compiled expression.
+#[derive(Debug)]
+pub struct Expression {
+    source: Arc<str>,
+    direct: Option<Direct>,
+    program: cel::Program,
+}
+
+/// Why an expression cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct CompileError {
+    pub message: String,
+    pub remedy: Option<String>,
+}
+
+/// Why an expression has no value.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EvalError {
+    /// A key, attribute or list element that is not there.
+    #[error("{0} is not there")]
+    Missing(String),
+    /// Anything else: types that do not fit, a failing function.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// A value of an expression: text borrowed from the request where possible.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Val<'a> {
+    Text(Cow<'a, str>),
+    Json(Cow<'a, Value>),
+}
+
+/// An object made of a shared base and properties laid over it; the base wins, as `defaults` ask.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Object<'a> {
+    pub base: Option<&'a Value>,
+    pub extra: &'a [(Arc<str>, Val<'a>)],
+}
+
+/// What an expression can see.
+#[derive(Clone, Copy, Debug)]
+pub struct Scope<'a> {
+    /// `request.*`
+    pub request: Attributes<'a>,
+    /// `auth.identity`, if there is one.
+    pub identity: Option<Object<'a>>,
+    /// `auth.metadata`
+    pub metadata: &'a [(Arc<str>, &'a Value)],
+}
+
+/// The attributes of the request that expressions see, under the names of Authorino's "well-known attributes".
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Attributes<'a> {
+    pub method: &'a str,
+    pub host: &'a str,
+    pub scheme: &'a str,
+    /// Without the query, unlike Authorino's `request.path`.
+    pub path: &'a str,
+    pub query: Option<&'a str>,
+    pub headers: Option<&'a Headers<'a>>,
+}
+
+/// The one environment of all expressions: building one costs more than evaluating.
+static ENVIRONMENT: LazyLock<Arc<cel::Env>> = LazyLock::new(|| {
+    let mut env = cel::Env::stdlib();
+    // The extension cannot collide with the standard library it was written for.
+    let added = env.add_extension(cel::extensions::strings);
+    debug_assert!(added.is_ok(), "strings extension: {added:?}");
+    Arc::new(env)
+});
+
+/// Functions that expressions may call. The interpreter would find out about an unknown one only per request.
+const FUNCTIONS: &[&str] = &[
+    "_?_:_", "_&&_", "_||_", "!_", "_-_", "_+_", "_*_", "_/_", "_%_", "_==_", "_!=_", "_>=_", "_<=_", "_>_", "_<_",
+    "-_", "_[_]", "_[?_]", "_?._", "@in", "@not_strictly_false", "size", "contains", "startsWith", "endsWith",
+    "matches", "string", "int", "uint", "double", "bool", "bytes", "type", "dyn", "charAt", "indexOf", "lastIndexOf",
+    "join", "lowerAscii", "upperAscii", "replace", "split", "substring", "trim", "reverse", "format",
+    "strings.quote", "duration", "timestamp", "orValue", "hasValue", "optional.of", "optional.none", "value", "or",
+];
+
+/// Root variables, with what is documented about them.
+const ROOTS: &[&str] = &["auth", "request"];
+
+// === impl Expression ===
+
+impl Expression {
+    /// Compiles `source`.
+    ///
+    /// The parser recurses: call this on a thread with a large stack (see `source::on_large_stack`).
+    ///
+    /// # Errors
+    ///
+    /// The expression is too long or too deep, is not CEL, or names a function or root that does not exist.
+    pub fn compile(source: &str) -> Result<Self, CompileError> {
+        bound(source)?;
+        let program = ENVIRONMENT
+            .compile(source)
+            .map_err(|errors| CompileError::new(general::parse_error(&errors)))?;
+        let depth = general::depth(program.expression());
+        if depth > MAX_DEPTH {
+            let message = format!("is a tree {depth} levels deep; at most {MAX_DEPTH} are accepted");
+            return Err(CompileError::new(message));
+        }
+        known_names(&program)?;
+        Ok(Expression {
+            source: source.trim().into(),
+            direct: Direct::recognise(program.expression()),
+            program,
+        })
+    }
+
+    /// Compiles a predicate: an expression that can yield a boolean.
+    ///
+    /// # Errors
+    ///
+    /// As [`Expression::compile`]; or it can be seen that the result is never a boolean.
+    pub fn compile_predicate(source: &str) -> Result<Self, CompileError> {
+        let expression = Self::compile(source)?;
+        match general::surely_not_bool(expression.program.expression()) {
+            None => Ok(expression),
+            Some(what) => Err(CompileError {
+                message: format!("yields {what}, not a boolean"),
+                remedy: Some("compare it with something, as in `auth.identity.tier == \"free\"`".to_owned()),
+            }),
+        }
+    }
+
+    #[must_use]
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    #[must_use]
+    pub fn direct(&self) -> Option<&Direct> {
+        self.direct.as_ref()
+    }
+
+    /// The literals that the expression compares `path` with, for instance tier names.
+    #[must_use]
+    pub fn literals_compared_with(&self, path: &str) -> Vec<String> {
+        general::literals_compared_with(self.program.expression(), path)
+    }
+
+    /// Evaluates the expression.
+    ///
+    /// # Errors
+    ///
+    /// See [`EvalError`]; never panics.
+    pub fn eval<'a>(&'a self, scope: &Scope<'a>) -> Result<Val<'a>, EvalError> {
+        match self.direct.as_ref().and_then(|direct| direct.eval(scope)) {
+            Some(result) => result,
+            None => self.eval_general(scope),
+        }
+    }
+
+    /// Evaluates with the interpreter alone.
+    ///
+    /// # Errors
+    ///
+    /// See [`EvalError`].
+    pub fn eval_general<'a>(&self, scope: &Scope<'_>) -> Result<Val<'a>, EvalError> {
+        general::eval(&self.program, &ENVIRONMENT, scope)
+    }
+
+    /// Evaluates a predicate.
+    ///
+    /// # Errors
+    ///
+    /// See [`EvalError`]; a result that is not a boolean is [`EvalError::Failed`].
+    pub fn eval_bool(&self, scope: &Scope<'_>) -> Result<bool, EvalError> {
+        match self.eval(scope)? {
+            Val::Json(value) if value.is_boolean() => Ok(*value == Value::Bool(true)),
+            other => Err(EvalError::Failed(format!("`{}` yields {other}, not a boolean", self.source))),
+        }
+    }
+}
+
+// === impl CompileError ===
+
+impl CompileError {
+    fn new(message: impl Into<String>) -> Self {
+        CompileError {
+            message: message.into(),
+            remedy: None,
+        }
+    }
+}
+
+// === impl Val ===
+
+impl<'a> Val<'a> {
+    /// The text that a header, a counter or a resource attribute is made of; `None` for lists and mappings.
+    #[must_use]
+    pub fn into_text(self) -> Option<Cow<'a, str>> {
+        match self {
+            Val::Text(text) => Some(text),
+            Val::Json(Cow::Borrowed(Value::String(text))) => Some(Cow::Borrowed(text)),
+            Val::Json(value) => match value.into_owned() {
+                Value::String(text) => Some(Cow::Owned(text)),
+                Value::Bool(value) => Some(Cow::Owned(value.to_string())),
+                Value::Number(value) => Some(Cow::Owned(value.to_string())),
+                Value::Null | Value::Array(_) | Value::Object(_) => None,
+            },
+        }
+    }
+
+    /// The strings of a list of strings.
+    #[must_use]
+    pub fn as_texts(&self) -> Option<SmallVec<[&str; 4]>> {
+        match self {
+            Val::Json(value) => value.as_array()?.iter().map(Value::as_str).collect(),
+            Val::Text(_) => None,
+        }
+    }
+
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        match self {
+            Val::Text(text) => Value::String(text.to_string()),
+            Val::Json(value) => value.clone().into_owned(),
+        }
+    }
+}
+
+impl std::fmt::Display for Val<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Val::Text(text) => write!(f, "{text:?}"),
+            Val::Json(value) => write!(f, "{value}"),
+        }
+    }
+}
+
+// === impl Object ===
+
+impl<'a> Object<'a> {
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<Val<'a>> {
+        if let Some(value) = self.base.and_then(|base| base.get(name)) {
+            return Some(Val::Json(Cow::Borrowed(value)));
+        }
+        let extra = self.extra.iter().find(|(key, _)| **key == *name);
+        extra.map(|(_, value)| value.clone())
+    }
+
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let mut object = serde_json::Map::new();
+        for (name, value) in self.extra {
+            object.insert(name.to_string(), value.to_json());
+        }
+        if let Some(Value::Object(base)) = self.base {
+            object.extend(base.iter().map(|(k, v)| (k.clone(), v.clone())));
+        }
+        Value::Object(object)
+    }
+}
+
+// === impl Attributes ===
+
+impl<'a> Attributes<'a> {
+    /// A text attribute by name; empty ones are absent, as in Authorino.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&'a str> {
+        let value = match name {
+            "method" => self.method,
+            "host" => self.host,
+            "scheme" => self.scheme,
+            "path" | "url_path" => self.path,
+            "query" => self.query?,
+            _ => return None,
+        };
+        (!value.is_empty()).then_some(value)
+    }
+
+    /// Names that [`Attributes::get`] knows.
+    pub const NAMES: &'static [&'static str] = &["method", "host", "scheme", "path", "url_path", "query"];
+}
+
+/// Refuses what the recursive parser, evaluator or destructor could not bear.
+fn bound(source: &str) -> Result<(), CompileError> {
+    if source.trim().is_empty() {
+        return Err(CompileError::new("is empty"));
+    }
+    if source.len() > MAX_LENGTH {
+        let message = format!("is {} bytes long; at most {MAX_LENGTH} are accepted", source.len());
+        return Err(CompileError::new(message));
+    }
+    let (mut depth, mut deepest, mut terms) = (0_usize, 0_usize, 0_usize);
+    for byte in source.bytes() {
+        match byte {
+            b'(' | b'[' | b'{' => depth += 1,
+            b')' | b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        deepest = deepest.max(depth);
+        terms += usize::from(b"()[]{}.?:+-*/%<>=!&|,".contains(&byte));
+    }
+    if deepest > MAX_NESTING {
+        let message = format!("nests {deepest} brackets deep; at most {MAX_NESTING} are accepted");
+        return Err(CompileError::new(message));
+    }
+    if terms > MAX_TERMS {
+        let message = format!("has {terms} operators and separators; at most {MAX_TERMS} are accepted");
+        return Err(CompileError::new(message));
+    }
+    Ok(())
+}
+
+/// Refuses unknown functions and roots, which the interpreter would only meet while a request waits.
+fn known_names(program: &cel::Program) -> Result<(), CompileError> {
+    use crate::manifest::did_you_mean;
+    let references = program.references();
+    for name in references.functions() {
+        if !FUNCTIONS.contains(&name) {
+            return Err(CompileError {
+                message: format!("calls `{name}`, which is not a function"),
+                remedy: did_you_mean(name, FUNCTIONS.iter().copied())
+                    .map(|meant| format!("did you mean `{meant}`?")),
+            });
+        }
+    }
+    for name in references.variables() {
+        if !ROOTS.contains(&name) && !general::is_local(program.expression(), name) {
+            return Err(CompileError {
+                message: format!("names `{name}`, which is not known here; expressions see `auth` and `request`"),
+                remedy: did_you_mean(name, ROOTS.iter().copied())
+                    .map(|meant| format!("did you mean `{meant}`?")),
+            });
+        }
+    }
+    Ok(())
+}

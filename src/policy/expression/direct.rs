@@ -1,0 +1,222 @@
+//! Expressions that are plain field access, possibly split or compared.
+
+use std::borrow::Cow;
+
+use cel::IdedExpr;
+use cel::common::ast::{EntryExpr, Expr, LiteralValue, operators};
+use serde_json::Value;
+
+use super::{Attributes, EvalError, Scope, Val};
+
+/// An expression that needs no interpreter. `eval` answers `None` where it is not sure to agree with the
+/// interpreter; the interpreter is asked then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Direct {
+    /// `auth.identity.userid`, `auth.metadata.matchedTier["tier"]`
+    Path(Path),
+    /// `request.path.split("/")[1]`
+    Split { path: Path, separator: String, index: usize },
+    /// `{ "groups": auth.identity.user.groups }`: a mapping of one entry
+    Entry { key: String, path: Path },
+    /// `auth.identity.tier == "free"`, either way round
+    Equals { path: Path, literal: String },
+}
+
+/// A chain of fields from a root.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Path {
+    root: Root,
+    fields: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Root {
+    Identity,
+    Metadata,
+    Request,
+}
+
+static TRUE: Value = Value::Bool(true);
+static FALSE: Value = Value::Bool(false);
+
+// === impl Direct ===
+
+impl Direct {
+    pub(super) fn recognise(expression: &IdedExpr) -> Option<Self> {
+        if let Some(path) = Path::recognise(expression) {
+            return Some(Direct::Path(path));
+        }
+        if let Expr::Map(map) = &expression.expr {
+            let [entry] = map.entries.as_slice() else { return None };
+            let EntryExpr::MapEntry(entry) = &entry.expr else { return None };
+            let key = text_literal(&entry.key).filter(|_| !entry.optional)?;
+            return Some(Direct::Entry { key: key.to_owned(), path: Path::recognise(&entry.value)? });
+        }
+        let Expr::Call(call) = &expression.expr else { return None };
+        let [left, right] = call.args.as_slice() else { return None };
+        match call.func_name.as_str() {
+            operators::EQUALS => {
+                let (path, literal) = match (Path::recognise(left), Path::recognise(right)) {
+                    (Some(path), None) => (path, text_literal(right)?),
+                    (None, Some(path)) => (path, text_literal(left)?),
+                    _ => return None,
+                };
+                Some(Direct::Equals { path, literal: literal.to_owned() })
+            }
+            operators::INDEX => {
+                let Expr::Literal(LiteralValue::Int(index)) = &right.expr else { return None };
+                let Expr::Call(split) = &left.expr else { return None };
+                let [separator] = split.args.as_slice() else { return None };
+                let separator = text_literal(separator)?;
+                // An empty separator splits into characters; that is left to the interpreter.
+                if split.func_name != "split" || separator.is_empty() {
+                    return None;
+                }
+                Some(Direct::Split {
+                    path: Path::recognise(split.target.as_ref()?)?,
+                    separator: separator.to_owned(),
+                    index: usize::try_from(*index.inner()).ok()?,
+                })
+            }
+            _ => None,
+        }
+    }
+
+    pub(super) fn eval<'a>(&'a self, scope: &Scope<'a>) -> Option<Result<Val<'a>, EvalError>> {
+        match self {
+            Direct::Path(path) => path.eval(scope),
+            Direct::Entry { key, path } => Some(path.eval(scope)?.map(|value| {
+                let entry = serde_json::Map::from_iter([(key.clone(), value.to_json())]);
+                Val::Json(Cow::Owned(Value::Object(entry)))
+            })),
+            Direct::Equals { path, literal } => match path.eval(scope)? {
+                Ok(Val::Text(text)) => Some(Ok(boolean(text == *literal))),
+                Ok(Val::Json(value)) => match value.as_ref() {
+                    Value::String(text) => Some(Ok(boolean(text == literal))),
+                    // Values of different types are different: equality is heterogeneous.
+                    Value::Null | Value::Bool(_) | Value::Number(_) => Some(Ok(boolean(false))),
+                    Value::Array(_) | Value::Object(_) => None,
+                },
+                Err(error) => Some(Err(error)),
+            },
+            Direct::Split { path, separator, index } => match path.eval(scope)? {
+                Ok(Val::Text(Cow::Borrowed(text))) => Some(part(text, separator, *index)),
+                Ok(Val::Json(Cow::Borrowed(Value::String(text)))) => Some(part(text, separator, *index)),
+                Ok(_) => None,
+                Err(error) => Some(Err(error)),
+            },
+        }
+    }
+}
+
+fn boolean<'a>(value: bool) -> Val<'a> {
+    Val::Json(Cow::Borrowed(if value { &TRUE } else { &FALSE }))
+}
+
+fn part<'a>(text: &'a str, separator: &str, index: usize) -> Result<Val<'a>, EvalError> {
+    match text.split(separator).nth(index) {
+        Some(part) => Ok(Val::Text(Cow::Borrowed(part))),
+        None => Err(EvalError::Missing(format!("element {index}"))),
+    }
+}
+
+fn text_literal(expression: &IdedExpr) -> Option<&str> {
+    match &expression.expr {
+        Expr::Literal(LiteralValue::String(text)) => Some(text.inner()),
+        _ => None,
+    }
+}
+
+// === impl Path ===
+
+impl Path {
+    /// A path as people write it, `auth.identity.user.username`: the plain selectors of Authorino are such paths.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut names: Vec<String> = text.split('.').map(str::to_owned).collect();
+        if !names.iter().all(|name| is_plain(name)) {
+            return None;
+        }
+        names.reverse();
+        Self::from_reversed(names)
+    }
+
+    pub(super) fn recognise(expression: &IdedExpr) -> Option<Self> {
+        let mut reversed = Vec::new();
+        let mut current = expression;
+        loop {
+            match &current.expr {
+                Expr::Ident(name) => {
+                    reversed.push(name.clone());
+                    return Self::from_reversed(reversed);
+                }
+                Expr::Select(select) if !select.test => {
+                    reversed.push(select.field.clone());
+                    current = &select.operand;
+                }
+                Expr::Call(call) if call.func_name == operators::INDEX => {
+                    let [operand, key] = call.args.as_slice() else { return None };
+                    reversed.push(text_literal(key)?.to_owned());
+                    current = operand;
+                }
+                _ => return None,
+            }
+        }
+    }
+
+    fn from_reversed(mut reversed: Vec<String>) -> Option<Self> {
+        let root = reversed.pop()?;
+        let first = reversed.pop()?;
+        let root = match (root.as_str(), first.as_str()) {
+            ("auth", "identity") => Root::Identity,
+            ("auth", "metadata") => Root::Metadata,
+            ("request", _) => {
+                reversed.push(first);
+                Root::Request
+            }
+            _ => return None,
+        };
+        reversed.reverse();
+        // A bare root is an object to build: left to the interpreter.
+        (!reversed.is_empty()).then_some(Path { root, fields: reversed })
+    }
+
+    /// `None` where the interpreter has to be asked.
+    pub(crate) fn eval<'a>(&self, scope: &Scope<'a>) -> Option<Result<Val<'a>, EvalError>> {
+        let (first, rest) = self.fields.split_first()?;
+        let value = match self.root {
+            Root::Identity => match scope.identity {
+                Some(identity) => identity.get(first),
+                None => return Some(Err(EvalError::Missing("identity".to_owned()))),
+            },
+            Root::Metadata => match scope.metadata.iter().find(|(name, _)| **name == **first) {
+                Some((_, value)) => Some(Val::Json(Cow::Borrowed(*value))),
+                None => None,
+            },
+            // Headers and unknown attributes are the interpreter's.
+            Root::Request if !rest.is_empty() || !Attributes::NAMES.contains(&first.as_str()) => return None,
+            Root::Request => scope.request.get(first).map(|text| Val::Text(Cow::Borrowed(text))),
+        };
+        let Some(value) = value else {
+            return Some(Err(EvalError::Missing(first.clone())));
+        };
+        if rest.is_empty() {
+            return Some(Ok(value));
+        }
+        let Val::Json(Cow::Borrowed(mut current)) = value else { return None };
+        for field in rest {
+            // Selecting from anything but a mapping is a type error, which the interpreter words.
+            match current.as_object()?.get(field) {
+                Some(next) => current = next,
+                None => return Some(Err(EvalError::Missing(field.clone()))),
+            }
+        }
+        Some(Ok(Val::Json(Cow::Borrowed(current))))
+    }
+}
+
+fn is_plain(name: &str) -> bool {
+    let mut bytes = name.bytes();
+    bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
+        && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+}

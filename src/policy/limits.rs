@@ -1,0 +1,171 @@
+//! The limits of one RateLimitPolicy or TokenRateLimitPolicy, found by what their predicates compare.
+
+use std::collections::HashMap;
+use std::hash::Hasher;
+use std::sync::Arc;
+
+use siphasher::sip::SipHasher13;
+use smallvec::SmallVec;
+
+use super::expression::{Direct, EvalError, Expression, Path, Scope, Val};
+use super::undecided;
+use crate::gate::Denial;
+use crate::limit::{AccountKey, CellId, Quota};
+use crate::manifest::ObjectName;
+use crate::usage::KeyHasher;
+
+/// What a limit counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LimitKind {
+    Requests,
+    Tokens,
+}
+
+/// One named limit.
+#[derive(Debug)]
+pub struct Limit {
+    /// `namespace/policy/limit`
+    pub name: Arc<str>,
+    pub kind: LimitKind,
+    /// All must hold.
+    pub when: Vec<Arc<Expression>>,
+    pub counters: Vec<Arc<Expression>>,
+    pub rates: Vec<(CellId, Quota)>,
+}
+
+/// The limits of one policy.
+#[derive(Debug)]
+pub struct LimitSet {
+    pub policy: ObjectName,
+    limits: Vec<Limit>,
+    /// For each path that predicates compare with a text: which limits ask for which text. Cost does not grow with
+    /// the number of limits.
+    index: Vec<(Path, HashMap<String, Vec<usize>>)>,
+    /// Limits with no such predicate.
+    rest: Vec<usize>,
+}
+
+/// A limit that applies to a request, and the account that it counts in.
+#[derive(Clone, Copy, Debug)]
+pub struct Matched<'p> {
+    pub limit: &'p Limit,
+    pub account: AccountKey,
+}
+
+// === impl Limit ===
+
+impl Limit {
+    /// The identity of a rate's cell: the same after a restart and after the limit's number was changed.
+    #[must_use]
+    pub fn cell(policy: &ObjectName, limit: &str, scope: &str, window_ns: u128) -> CellId {
+        let mut hasher = SipHasher13::new();
+        for part in [&*policy.kind, &*policy.namespace, &*policy.name, limit, scope] {
+            hasher.write_usize(part.len());
+            hasher.write(part.as_bytes());
+        }
+        hasher.write_u128(window_ns);
+        CellId(hasher.finish())
+    }
+}
+
+// === impl LimitSet ===
+
+impl LimitSet {
+    #[must_use]
+    pub fn new(policy: ObjectName, limits: Vec<Limit>) -> Self {
+        let (mut index, mut rest): (Vec<(Path, HashMap<String, Vec<usize>>)>, _) = (Vec::new(), Vec::new());
+        for (at, limit) in limits.iter().enumerate() {
+            let compared = limit.when.iter().find_map(|expression| match expression.direct() {
+                Some(Direct::Equals { path, literal }) => Some((path, literal)),
+                _ => None,
+            });
+            let Some((path, literal)) = compared else {
+                rest.push(at);
+                continue;
+            };
+            let known = index.iter().position(|(other, _)| other == path);
+            let known = known.unwrap_or_else(|| {
+                index.push((path.clone(), HashMap::new()));
+                index.len() - 1
+            });
+            if let Some((_, by_text)) = index.get_mut(known) {
+                by_text.entry(literal.clone()).or_default().push(at);
+            }
+        }
+        LimitSet { policy, limits, index, rest }
+    }
+
+    #[must_use]
+    pub fn limits(&self) -> &[Limit] {
+        &self.limits
+    }
+
+    /// The limits that apply, in the order of the policy.
+    ///
+    /// # Errors
+    ///
+    /// A predicate or counter cannot be evaluated: skipping the limit would open the gate.
+    pub fn matching<'p>(
+        &'p self,
+        scope: &Scope<'_>,
+        keys: &KeyHasher,
+        matched: &mut SmallVec<[Matched<'p>; 4]>,
+    ) -> Result<(), Denial> {
+        let mut candidates: SmallVec<[usize; 8]> = SmallVec::from_slice(&self.rest);
+        for (path, by_text) in &self.index {
+            match path.eval(scope) {
+                Some(Ok(value)) => match text_of(&value) {
+                    Some(text) => candidates.extend(by_text.get(text).into_iter().flatten().copied()),
+                    // Anything but a text equals no text.
+                    None => {}
+                },
+                // A missing key does not match.
+                Some(Err(EvalError::Missing(_))) => {}
+                // The interpreter is asked, limit by limit.
+                Some(Err(EvalError::Failed(_))) | None => candidates.extend(by_text.values().flatten().copied()),
+            }
+        }
+        candidates.sort_unstable();
+        for limit in candidates.into_iter().filter_map(|at| self.limits.get(at)) {
+            if limit.applies(scope)? {
+                matched.push(Matched { limit, account: limit.account(scope, keys)? });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn text_of<'v>(value: &'v Val<'_>) -> Option<&'v str> {
+    match value {
+        Val::Text(text) => Some(text),
+        Val::Json(value) => value.as_str(),
+    }
+}
+
+impl Limit {
+    fn applies(&self, scope: &Scope<'_>) -> Result<bool, Denial> {
+        for predicate in &self.when {
+            match predicate.eval_bool(scope) {
+                Ok(true) => {}
+                Ok(false) | Err(EvalError::Missing(_)) => return Ok(false),
+                Err(error) => return Err(undecided(&format!("predicate of limit {}", self.name), &error)),
+            }
+        }
+        Ok(true)
+    }
+
+    fn account(&self, scope: &Scope<'_>, keys: &KeyHasher) -> Result<AccountKey, Denial> {
+        if self.counters.is_empty() {
+            // One account for everybody, of this limit alone: limits without counters share no lock.
+            return Ok(keys.key([&*self.name]));
+        }
+        let mut values: SmallVec<[_; 2]> = SmallVec::new();
+        for counter in &self.counters {
+            let failed = |error| undecided(&format!("counter of limit {}", self.name), &error);
+            let value = counter.eval(scope).map_err(failed)?;
+            let text = value.into_text();
+            values.push(text.ok_or_else(|| failed(EvalError::Failed("is not a text or number".to_owned())))?);
+        }
+        Ok(keys.key(values.iter().map(|value| &**value)))
+    }
+}

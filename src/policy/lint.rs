@@ -1,0 +1,207 @@
+//! What is wrong between objects: each is right by itself, and together they do not say what was meant.
+
+use std::collections::BTreeSet;
+
+use super::{Attached, LimitKind, Options, Policy};
+use crate::manifest::{
+    Manifests, Meta, ModelGrant, ObjectName, Place, Problem, Severity, Target, TierSpec, did_you_mean,
+};
+use std::sync::Arc;
+
+const TIER: &str = "auth.identity.tier";
+
+type Mapping<'m> = Option<Result<&'m [TierSpec], Arc<str>>>;
+
+fn warning(meta: &Meta, place: &Place, field: &str, message: String) -> Problem {
+    Problem {
+        severity: Severity::Warning,
+        place: place.clone(),
+        object: Some(meta.object.clone()),
+        field: field.to_owned(),
+        message,
+        expected: None,
+        remedy: None,
+    }
+}
+
+/// Warnings that need only the objects.
+pub(super) fn objects(manifests: &Manifests, options: &Options, problems: &mut Vec<Problem>) {
+    targets(manifests, problems);
+    parents(manifests, problems);
+    bindings(manifests, problems);
+    roles_without_models(manifests, problems);
+    for mapping in &manifests.tier_mappings {
+        if mapping.meta.object.path() != options.tier_mapping {
+            let message = format!("is not the tier mapping, which is {}", options.tier_mapping);
+            let problem = warning(&mapping.meta, &mapping.meta.place, "", message);
+            problems.push(problem.remedy("set --tier-mapping if this one is meant"));
+        }
+    }
+}
+
+fn targets(manifests: &Manifests, problems: &mut Vec<Problem>) {
+    let auth = manifests.auth_policies.iter().map(|policy| (&policy.meta, &policy.target));
+    let limits = manifests.limit_policies.iter().map(|policy| (&policy.meta, &policy.target));
+    for (meta, target) in auth.chain(limits) {
+        let (known, name): (Vec<&ObjectName>, _) = match target {
+            Target::Unknown => continue,
+            Target::Gateway { name, .. } => (manifests.gateways.iter().map(|g| &g.meta.object).collect(), name),
+            Target::HttpRoute { name, .. } => (manifests.routes.iter().map(|r| &r.meta.object).collect(), name),
+        };
+        if known.iter().any(|object| object.name == *name && object.namespace == *meta.namespace()) {
+            continue;
+        }
+        let message = format!("{target} is not there, so the policy has no effect");
+        let mut problem = warning(meta, &meta.place, "spec.targetRef", message);
+        if let Some(other) = known.iter().find(|object| object.name == *name) {
+            problem = problem.remedy(format!("a policy has to be in its target's namespace: {other}"));
+        } else if let Some(meant) = did_you_mean(name, known.iter().map(|object| &*object.name)) {
+            problem = problem.remedy(format!("did you mean `{meant}`?"));
+        }
+        problems.push(problem);
+    }
+}
+
+fn parents(manifests: &Manifests, problems: &mut Vec<Problem>) {
+    for route in &manifests.routes {
+        let attached = manifests.gateways.iter().any(|gateway| {
+            let parents = route.parents.iter().filter(|parent| parent.is(gateway));
+            parents.into_iter().any(|parent| {
+                gateway.listeners.iter().any(|listener| {
+                    listener.admits(gateway, route, parent)
+                        && !super::compile::common_hosts(listener.hostname.as_deref(), &route.hostnames).is_empty()
+                })
+            })
+        });
+        if !attached {
+            let message = "attaches to no listener of a known Gateway, so no request reaches it".to_owned();
+            let problem = warning(&route.meta, &route.meta.place, "spec.parentRefs", message);
+            problems.push(problem.remedy("check the parent's name and namespace, allowedRoutes and hostnames"));
+        }
+    }
+}
+
+fn bindings(manifests: &Manifests, problems: &mut Vec<Problem>) {
+    for binding in &manifests.role_bindings {
+        let namespace = if binding.cluster_role { "" } else { &**binding.meta.namespace() };
+        let found = manifests.roles.iter().any(|role| {
+            **role.meta.namespace() == *namespace && **role.meta.name() == *binding.role
+        });
+        // The ClusterRoles that every cluster has are seldom in a folder.
+        if !found {
+            let kind = if binding.cluster_role { "ClusterRole" } else { "Role" };
+            let message = format!("{kind} `{}` is not there, so the binding grants nothing", binding.role);
+            problems.push(warning(&binding.meta, &binding.meta.place, "roleRef", message));
+        }
+    }
+}
+
+/// Seed 002's "Role in wrong namespace": it grants models where none is.
+fn roles_without_models(manifests: &Manifests, problems: &mut Vec<Problem>) {
+    for role in manifests.roles.iter().filter(|role| !role.meta.namespace().is_empty()) {
+        let grants = role.rules.iter().any(|rule| rule.resources.iter().any(|name| name == "llminferenceservices"));
+        let models = || manifests.models.iter().map(|model| &model.meta.object);
+        if !grants || manifests.models.is_empty() || models().any(|model| model.namespace == *role.meta.namespace()) {
+            continue;
+        }
+        let namespaces: BTreeSet<&str> = models().map(|model| &*model.namespace).collect();
+        let namespaces: Vec<&str> = namespaces.into_iter().collect();
+        let message = "grants models in a namespace where none is".to_owned();
+        let problem = warning(&role.meta, &role.meta.place, "metadata.namespace", message);
+        problems.push(problem.remedy(format!("models are in {}", namespaces.join(", "))));
+    }
+}
+
+/// Warnings that need the compiled policy too.
+pub(super) fn policy(policy: &Policy, manifests: &Manifests, mapping: &Mapping<'_>, problems: &mut Vec<Problem>) {
+    if let Some(Ok(tiers)) = mapping {
+        predicates(manifests, tiers, problems);
+        annotations(manifests, tiers, problems);
+        tiers_without_limit(manifests, tiers, problems);
+    } else if mapping.is_none() {
+        missing_mapping(manifests, problems);
+    }
+    unprotected(policy, manifests, problems);
+}
+
+fn missing_mapping(manifests: &Manifests, problems: &mut Vec<Problem>) {
+    for auth in &manifests.auth_policies {
+        if auth.rules.as_ref().is_some_and(|rules| !rules.tier_lookups.is_empty()) {
+            let message = "looks tiers up, and there is no tier mapping, so every request is undecided".to_owned();
+            let problem = warning(&auth.meta, &auth.meta.place, "spec.rules.metadata", message);
+            problems.push(problem.remedy("add the ConfigMap tier-to-group-mapping, or set --tier-mapping"));
+        }
+    }
+}
+
+/// Seed 002's typing error: `premum` for `premium` matches nobody.
+fn predicates(manifests: &Manifests, tiers: &[TierSpec], problems: &mut Vec<Problem>) {
+    for policy in &manifests.limit_policies {
+        let predicates = policy.limits.iter().flatten().flat_map(|limit| &limit.when);
+        for predicate in predicates {
+            for name in predicate.expression.literals_compared_with(TIER) {
+                if tiers.iter().any(|tier| tier.name == name) {
+                    continue;
+                }
+                let message = format!("names tier `{name}`, which is not in the tier mapping");
+                let problem = warning(&policy.meta, &predicate.place, &predicate.field, message);
+                problems.push(unknown_tier(problem, &name, tiers));
+            }
+        }
+    }
+}
+
+fn annotations(manifests: &Manifests, tiers: &[TierSpec], problems: &mut Vec<Problem>) {
+    for model in &manifests.models {
+        let ModelGrant::Tiers(granted, place) = &model.grant else { continue };
+        for name in granted.iter().filter(|name| tiers.iter().all(|tier| tier.name != **name)) {
+            let message = format!("grants the model to tier `{name}`, which is not in the tier mapping");
+            let problem = warning(&model.meta, place, "metadata.annotations", message);
+            problems.push(unknown_tier(problem, name, tiers));
+        }
+    }
+}
+
+fn unknown_tier(problem: Problem, name: &str, tiers: &[TierSpec]) -> Problem {
+    let names: Vec<&str> = tiers.iter().map(|tier| tier.name.as_str()).collect();
+    let meant = did_you_mean(name, names.iter().copied());
+    let problem = problem.expected(format!("one of {}", names.join(", ")));
+    problem.remedy(match meant {
+        Some(meant) => format!("did you mean `{meant}`?"),
+        None => "add the tier to the mapping; until then this has no effect".to_owned(),
+    })
+}
+
+/// Seed 001's silence: a new tier without a limit is not limited at all.
+fn tiers_without_limit(manifests: &Manifests, tiers: &[TierSpec], problems: &mut Vec<Problem>) {
+    for policy in &manifests.limit_policies {
+        let Some(limits) = &policy.limits else { continue };
+        let names_tiers = |predicate: &crate::manifest::Predicate| predicate.expression.literals_compared_with(TIER);
+        let unconditional = limits.iter().any(|limit| limit.when.iter().all(|p| names_tiers(p).is_empty()));
+        if unconditional || limits.is_empty() {
+            continue;
+        }
+        let named: BTreeSet<String> = limits.iter().flat_map(|limit| &limit.when).flat_map(names_tiers).collect();
+        let without: Vec<&str> =
+            tiers.iter().map(|tier| tier.name.as_str()).filter(|name| !named.contains(*name)).collect();
+        if !without.is_empty() {
+            let what = if policy.kind == LimitKind::Tokens { "token" } else { "request" };
+            let message = format!("has no {what} limit for tier {}", without.join(", "));
+            let problem = warning(&policy.meta, &policy.meta.place, "spec.limits", message);
+            problems.push(problem.remedy("add a limit; --without-limit says what happens to callers who match none"));
+        }
+    }
+}
+
+fn unprotected(policy: &Policy, manifests: &Manifests, problems: &mut Vec<Problem>) {
+    for route in &manifests.routes {
+        let name = route.meta.object.path();
+        let plans = policy.gateways.iter().flat_map(|gateway| gateway.routes.plans());
+        let mut plans = plans.filter(|plan| *plan.name == *name);
+        if plans.any(|plan| matches!(plan.auth, Attached::None)) {
+            let message = "has no AuthPolicy, neither of its own nor of its Gateway".to_owned();
+            let problem = warning(&route.meta, &route.meta.place, "", message);
+            problems.push(problem.remedy("requests are refused; --without-policy allow lets everyone through"));
+        }
+    }
+}

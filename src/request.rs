@@ -1,0 +1,292 @@
+//! One request as the gate sees it: borrowed from the wire, knowing nothing of it.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use crate::gate::{Code, Denial};
+use crate::policy::Attributes;
+
+/// Longest bearer token that is looked at, in bytes. Kubernetes mints about 1 KiB; OIDC tokens with many groups reach 4.
+const MAX_TOKEN: usize = 8 * 1024;
+
+/// A request to decide.
+#[derive(Debug)]
+pub struct Request<'a> {
+    pub method: &'a str,
+    /// With the port, if the client sent one.
+    pub host: &'a str,
+    pub scheme: &'a str,
+    /// Percent-encoded as it was sent, without the query.
+    pub path: &'a str,
+    pub query: Option<&'a str>,
+    pub headers: Headers<'a>,
+    /// `namespace/name` of the Gateway, when Envoy's configuration says it (`context_extensions.gateway`).
+    pub gateway: Option<&'a str>,
+    /// `namespace/name` of the model, when the operator set it on the route instead of leaving it to the path.
+    pub model: OperatorModel<'a>,
+}
+
+/// What the operator says about the model of a route, in `context_extensions.model` or in the route's metadata
+/// (`tiergate.model`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OperatorModel<'a> {
+    Unset,
+    Named(&'a str),
+    /// Both are set, and differ.
+    Conflict,
+}
+
+/// Header names are lower case on HTTP/2 and in Envoy; lookups ignore case all the same.
+#[derive(Debug)]
+pub enum Headers<'a> {
+    /// `AttributeContext.HttpRequest.headers`: one value a name, duplicates joined by Envoy with a comma.
+    Map(&'a HashMap<String, String>),
+    /// `AttributeContext.HttpRequest.header_map`: raw values, duplicates visible.
+    List(Vec<(&'a str, &'a [u8])>),
+}
+
+/// The result of looking a header up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lookup<'a> {
+    Absent,
+    One(&'a str),
+    /// Sent more than once.
+    Several,
+    /// Not UTF-8.
+    Opaque,
+}
+
+/// A bearer token. Its `Debug` form hides it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct BearerToken<'a>(&'a str);
+
+/// Why a path is not canonical.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PathFault {
+    NotAbsolute,
+    EmptySegment,
+    DotSegment,
+    Character,
+    Encoding,
+}
+
+// === impl Request ===
+
+impl<'a> Request<'a> {
+    /// What expressions see of the request.
+    #[must_use]
+    pub fn attributes(&self) -> Attributes<'_> {
+        Attributes {
+            method: self.method,
+            host: self.host,
+            scheme: self.scheme,
+            path: self.path,
+            query: self.query,
+            headers: Some(&self.headers),
+        }
+    }
+
+    /// Splits Envoy's `path`, which is not decoded and carries the query.
+    #[must_use]
+    pub fn split_path(path: &str) -> (&str, Option<&str>) {
+        match path.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (path, None),
+        }
+    }
+
+    /// The bearer token of the `Authorization` header (RFC 6750, section 2.1).
+    ///
+    /// # Errors
+    ///
+    /// There is none, more than one, or one that cannot be a token: the API server would take `"good token x"` for the
+    /// good token, and blanks for an anonymous user, so white space is refused here.
+    pub fn bearer(&self) -> Result<BearerToken<'a>, Denial> {
+        let malformed = |why| Denial::new(Code::TokenMalformed, why);
+        let value = match self.headers.get("authorization") {
+            Lookup::Absent => return Err(Denial::new(Code::TokenMissing, "no bearer token was sent")),
+            Lookup::One(value) => value,
+            Lookup::Several => return Err(malformed("more than one Authorization header was sent")),
+            Lookup::Opaque => return Err(malformed("the Authorization header is not text")),
+        };
+        let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
+        if !scheme.eq_ignore_ascii_case("bearer") {
+            return Err(Denial::new(Code::TokenMissing, "the Authorization header holds no bearer token"));
+        }
+        if token.is_empty() {
+            return Err(Denial::new(Code::TokenMissing, "the bearer token is empty"));
+        }
+        if token.len() > MAX_TOKEN {
+            return Err(malformed("the bearer token is longer than 8 KiB"));
+        }
+        // RFC 6750's b64token; a comma would be two headers that a proxy joined.
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-._~+/=".contains(&b);
+        if !token.bytes().all(allowed) {
+            return Err(malformed("the bearer token holds characters that no token has"));
+        }
+        Ok(BearerToken(token))
+    }
+}
+
+// === impl Headers ===
+
+impl<'a> Headers<'a> {
+    /// Looks `name` (lower case) up.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Lookup<'a> {
+        match self {
+            Headers::Map(map) => match map.get(name) {
+                Some(value) => Lookup::One(value),
+                // Not what Envoy sends, but a filter in front could.
+                None => {
+                    let mut found = map.iter().filter(|(key, _)| key.eq_ignore_ascii_case(name));
+                    match (found.next(), found.next()) {
+                        (None, _) => Lookup::Absent,
+                        (Some((_, value)), None) => Lookup::One(value),
+                        (Some(_), Some(_)) => Lookup::Several,
+                    }
+                }
+            },
+            Headers::List(list) => {
+                let mut found = list.iter().filter(|(key, _)| key.eq_ignore_ascii_case(name));
+                match (found.next(), found.next()) {
+                    (None, _) => Lookup::Absent,
+                    (Some((_, value)), None) => str::from_utf8(value).map_or(Lookup::Opaque, Lookup::One),
+                    (Some(_), Some(_)) => Lookup::Several,
+                }
+            }
+        }
+    }
+
+    /// All values of `name` (lower case), joined by a comma as Envoy joins them; `None` if it was not sent.
+    #[must_use]
+    pub fn joined(&self, name: &str) -> Option<Cow<'a, str>> {
+        match self.get(name) {
+            Lookup::Absent => None,
+            Lookup::One(value) => Some(Cow::Borrowed(value)),
+            Lookup::Several | Lookup::Opaque => {
+                let values = self.iter().filter(|(key, _)| key.eq_ignore_ascii_case(name));
+                let values: Vec<_> = values.map(|(_, value)| value).collect();
+                Some(Cow::Owned(values.join(",")))
+            }
+        }
+    }
+
+    /// The names that were sent.
+    pub fn names(&self) -> impl Iterator<Item = &'a str> + '_ {
+        let (map, list) = self.parts();
+        map.into_iter().flat_map(|map| map.keys().map(String::as_str)).chain(list.iter().map(|(name, _)| *name))
+    }
+
+    /// Names and values; a value that is not UTF-8 has its bytes replaced.
+    pub fn iter(&self) -> impl Iterator<Item = (&'a str, Cow<'a, str>)> + '_ {
+        let (map, list) = self.parts();
+        let map = map.into_iter().flatten();
+        let map = map.map(|(name, value)| (name.as_str(), Cow::Borrowed(value.as_str())));
+        map.chain(list.iter().map(|(name, value)| (*name, String::from_utf8_lossy(value))))
+    }
+
+    fn parts(&self) -> (Option<&'a HashMap<String, String>>, &[(&'a str, &'a [u8])]) {
+        match self {
+            Headers::Map(map) => (Some(map), &[]),
+            Headers::List(list) => (None, list),
+        }
+    }
+}
+
+// === impl BearerToken ===
+
+impl<'a> BearerToken<'a> {
+    #[must_use]
+    pub fn new(token: &'a str) -> Self {
+        BearerToken(token)
+    }
+
+    /// The token itself, for verifying it: never for logs, metrics or answers.
+    #[must_use]
+    pub fn secret(&self) -> &'a str {
+        self.0
+    }
+}
+
+impl std::fmt::Debug for BearerToken<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "BearerToken({} bytes)", self.0.len())
+    }
+}
+
+// === the path rule ===
+
+/// Whether `path` (without query) has one reading only: see design.md, "Canonical or refused". Deriving a model from a
+/// path is an authorisation decision, and what a backend makes of `//`, `..;` or `%2f` is not known here.
+///
+/// # Errors
+///
+/// The first reason why it is not.
+pub fn check_canonical(path: &str) -> Result<(), PathFault> {
+    let Some(rest) = path.strip_prefix('/') else {
+        return Err(PathFault::NotAbsolute);
+    };
+    let bytes = path.as_bytes();
+    for (at, byte) in bytes.iter().enumerate() {
+        match byte {
+            b';' | b'\\' | 0x00..=0x1f | 0x7f => return Err(PathFault::Character),
+            b'%' if is_ambiguous_escape(bytes.get(at + 1..at + 3)) => return Err(PathFault::Encoding),
+            _ => {}
+        }
+    }
+    // One trailing slash may stand.
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    if path.len() > 1 {
+        for segment in rest.split('/') {
+            match segment {
+                "" => return Err(PathFault::EmptySegment),
+                "." | ".." => return Err(PathFault::DotSegment),
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Escapes of `.`, `/`, `\`, `%` and NUL: a decoding backend would see another path.
+fn is_ambiguous_escape(digits: Option<&[u8]>) -> bool {
+    let Some([high, low]) = digits else { return true };
+    matches!(
+        (high.to_ascii_lowercase(), low.to_ascii_lowercase()),
+        (b'2', b'e' | b'f' | b'5') | (b'5', b'c') | (b'0', b'0')
+    ) || !high.is_ascii_hexdigit()
+        || !low.is_ascii_hexdigit()
+}
+
+/// RFC 1123 label, as Kubernetes names namespaces: at most 63 lower-case letters, digits and inner hyphens.
+#[must_use]
+pub fn is_dns1123_label(name: &str) -> bool {
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let bytes = name.as_bytes();
+    let (Some(first), Some(last)) = (bytes.first(), bytes.last()) else { return false };
+    bytes.len() <= 63 && inner(*first) && inner(*last) && bytes.iter().all(|b| inner(*b) || *b == b'-')
+}
+
+/// RFC 1123 subdomain, as Kubernetes names most objects: labels joined by dots, at most 253 bytes.
+#[must_use]
+pub fn is_dns1123_subdomain(name: &str) -> bool {
+    name.len() <= 253 && name.split('.').all(is_dns1123_label)
+}
+
+impl PathFault {
+    /// The fault in words.
+    #[must_use]
+    pub fn describe(self) -> &'static str {
+        match self {
+            PathFault::NotAbsolute => "the path does not start with `/`",
+            PathFault::EmptySegment => "the path has an empty segment",
+            PathFault::DotSegment => "the path has a dot segment",
+            PathFault::Character => "the path holds `;`, `\\` or a control character",
+            PathFault::Encoding => "the path holds an escaped dot, slash, backslash, percent or NUL, or a broken escape",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

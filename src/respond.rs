@@ -1,0 +1,299 @@
+//! Decisions on the wire: the only place that chooses status, headers and body.
+//!
+//! Source: `envoy/service/auth/v3/external_auth.proto`; the header names are OpenAI's and Envoy's.
+
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
+use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
+use envoy_types::pb::envoy::r#type::v3::HttpStatus;
+use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
+use envoy_types::pb::envoy::service::auth::v3::{CheckResponse, DeniedHttpResponse, OkHttpResponse};
+use envoy_types::pb::google::protobuf::value::Kind;
+use envoy_types::pb::google::protobuf::{ListValue, Struct, Value};
+use envoy_types::pb::google::rpc::Status;
+use serde_json::json;
+use tonic::Code as GrpcCode;
+
+use crate::gate::{Code, Decision, Denial, Evidence, Grant};
+use crate::limit::{Standing, Verdict};
+use crate::policy::LimitKind;
+use crate::request::Headers;
+
+#[cfg(test)]
+mod tests;
+
+/// Headers of identity that a client has no business sending, removed whether they were sent or not.
+const IDENTITY_HEADERS: &[&str] =
+    &["authorization", "x-maas-username", "x-maas-group", "x-maas-key-id", "x-maas-subscription"];
+/// Any header that starts like this is one of identity.
+const IDENTITY_PREFIX: &str = "x-maas-";
+/// How long to wait before asking again when nothing could be decided.
+const UNDECIDED_RETRY: Duration = Duration::from_secs(1);
+
+/// What the answer's looks depend on.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Style {
+    /// Tell callers what is meant for operators.
+    pub verbose_refusals: bool,
+}
+
+/// HTTP status, gRPC code and the `type` of the error body, for each refusal.
+#[must_use]
+pub fn status(code: Code) -> (u16, GrpcCode, &'static str) {
+    match code {
+        Code::RequestInvalid | Code::PathNotCanonical => (400, GrpcCode::InvalidArgument, "invalid_request_error"),
+        Code::TokenMissing
+        | Code::TokenMalformed
+        | Code::TokenExpired
+        | Code::TokenNotYet
+        | Code::TokenAudience
+        | Code::TokenIssuer
+        | Code::TokenSignature
+        | Code::TokenSubjectGone
+        | Code::TokenRejected => (401, GrpcCode::Unauthenticated, "authentication_error"),
+        Code::AccessDenied | Code::TierNone | Code::RouteNoPolicy | Code::LimitNone => {
+            (403, GrpcCode::PermissionDenied, "permission_error")
+        }
+        Code::RouteUnknown => (404, GrpcCode::NotFound, "not_found_error"),
+        Code::LimitRequests | Code::LimitTokens => (429, GrpcCode::ResourceExhausted, "rate_limit_error"),
+        Code::UnavailableConfiguration
+        | Code::UnavailableGateway
+        | Code::UnavailableInternal
+        | Code::PolicyInvalid
+        | Code::PolicyTiers
+        | Code::PolicyExpression
+        | Code::PolicyModel => (503, GrpcCode::Unavailable, "service_unavailable_error"),
+    }
+}
+
+/// The answer to Envoy.
+#[must_use]
+pub fn check_response(decision: &Decision, sent: Option<&Headers<'_>>, style: Style) -> CheckResponse {
+    let evidence = &decision.evidence;
+    match &decision.outcome {
+        Ok(grant) => CheckResponse {
+            status: Some(Status { code: GrpcCode::Ok as i32, ..Status::default() }),
+            dynamic_metadata: Some(metadata(decision)),
+            http_response: Some(HttpResponse::OkResponse(ok(grant, evidence, sent))),
+        },
+        Err(denial) => {
+            let (_, code, _) = status(denial.code);
+            CheckResponse {
+                status: Some(Status { code: code as i32, message: denial.code.as_str().to_owned(), details: vec![] }),
+                dynamic_metadata: Some(metadata(decision)),
+                http_response: Some(HttpResponse::DeniedResponse(denied(denial, evidence, style))),
+            }
+        }
+    }
+}
+
+fn ok(grant: &Grant, evidence: &Evidence, sent: Option<&Headers<'_>>) -> OkHttpResponse {
+    // A header that we set is overwritten; one that we remove must not be among them, since Envoy removes last.
+    let is_set = |name: &str| grant.headers.iter().any(|(set, _)| set.eq_ignore_ascii_case(name));
+    let mut remove: Vec<String> =
+        IDENTITY_HEADERS.iter().filter(|name| !is_set(name)).map(|name| (*name).to_owned()).collect();
+    for name in sent.into_iter().flat_map(Headers::names) {
+        let is_identity = name.get(..IDENTITY_PREFIX.len()).is_some_and(|p| p.eq_ignore_ascii_case(IDENTITY_PREFIX));
+        if is_identity && !is_set(name) && !remove.iter().any(|other| other.eq_ignore_ascii_case(name)) {
+            remove.push(name.to_ascii_lowercase());
+        }
+    }
+    OkHttpResponse {
+        headers: grant.headers.iter().map(|(name, value)| overwrite(name, value.clone())).collect(),
+        headers_to_remove: remove,
+        response_headers_to_add: limit_headers(evidence, evidence.most_restrictive(LimitKind::Requests)),
+        ..OkHttpResponse::default()
+    }
+}
+
+fn denied(denial: &Denial, evidence: &Evidence, style: Style) -> DeniedHttpResponse {
+    let (status, _, kind) = status(denial.code);
+    let mut headers = vec![
+        overwrite("content-type", "application/json".to_owned()),
+        overwrite("x-ext-auth-reason", denial.code.as_str().to_owned()),
+    ];
+    if status == 401 {
+        headers.push(overwrite("www-authenticate", challenge(denial)));
+    }
+    if let Some(wait) = denial.retry_after.or((status == 503).then_some(UNDECIDED_RETRY)) {
+        headers.push(overwrite("retry-after", whole_seconds(wait).to_string()));
+    }
+    if status == 429 {
+        headers.extend(limit_headers(evidence, refusing(evidence)));
+    }
+    DeniedHttpResponse {
+        status: Some(HttpStatus { code: i32::from(status) }),
+        headers,
+        body: body(denial, kind, evidence, style),
+    }
+}
+
+/// RFC 6750, section 3: no error code where no token was sent.
+fn challenge(denial: &Denial) -> String {
+    match denial.code {
+        Code::TokenMissing => "Bearer realm=\"tiergate\"".to_owned(),
+        _ => format!(
+            "Bearer realm=\"tiergate\", error=\"invalid_token\", error_description=\"{}\"",
+            denial.message.replace(['"', '\\'], "'")
+        ),
+    }
+}
+
+/// The error object that OpenAI's clients read.
+fn body(denial: &Denial, kind: &str, evidence: &Evidence, style: Style) -> String {
+    let mut error = json!({
+        "message": denial.message,
+        "type": kind,
+        "code": denial.code.as_str(),
+        "decision_id": decision_id(evidence.id),
+        "time": crate::identity::timestamp(),
+    });
+    let mut add = |name: &str, value: serde_json::Value| {
+        if let Some(object) = error.as_object_mut() {
+            object.insert(name.to_owned(), value);
+        }
+    };
+    if let Some(model) = &evidence.permit.model {
+        add("model", json!(model));
+    }
+    if let Some(tier) = &evidence.tier {
+        add("tier", json!(&**tier));
+    }
+    if let Some(standing) = refusing(evidence).filter(|_| matches!(denial.code, Code::LimitRequests | Code::LimitTokens)) {
+        add("limit", json!(standing.quota.limit()));
+        add("window_seconds", json!(standing.quota.window().as_secs_f64()));
+    }
+    if let Some(wait) = denial.retry_after {
+        add("retry_after_seconds", json!(whole_seconds(wait)));
+    }
+    if let (true, Some(detail)) = (style.verbose_refusals, &denial.detail) {
+        add("detail", json!(detail));
+    }
+    json!({ "error": error }).to_string()
+}
+
+/// The standing of the limit that takes longest to let the request through.
+fn refusing(evidence: &Evidence) -> Option<&Standing> {
+    let standings = evidence.limits.iter().filter_map(|limit| limit.standing.as_ref());
+    let exceeded = standings.filter_map(|standing| match standing.verdict {
+        Verdict::Exceeds(wait) => Some((wait, standing)),
+        Verdict::Fits => None,
+    });
+    exceeded.max_by_key(|(wait, _)| (wait.is_none(), *wait)).map(|(_, standing)| standing)
+}
+
+/// Request and token limits are never compared with each other: each has its own three headers, and `classic` names
+/// the one that the plain three are about.
+fn limit_headers(evidence: &Evidence, classic: Option<&Standing>) -> Vec<HeaderValueOption> {
+    let mut headers = Vec::with_capacity(9);
+    let requests = evidence.most_restrictive(LimitKind::Requests);
+    let tokens = evidence.most_restrictive(LimitKind::Tokens);
+    for (standing, names) in [
+        (classic, ["x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"]),
+        (
+            requests,
+            ["x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"],
+        ),
+        (tokens, ["x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"]),
+    ] {
+        let Some(standing) = standing else { continue };
+        let values = [standing.quota.limit(), standing.remaining, whole_seconds(standing.reset)];
+        headers.extend(names.into_iter().zip(values).map(|(name, value)| overwrite(name, value.to_string())));
+    }
+    headers
+}
+
+/// Rounded up: a client that waits this long has waited long enough.
+fn whole_seconds(duration: Duration) -> u64 {
+    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
+}
+
+/// Overwrites, never appends: a value that the client sent must not stand beside ours.
+fn overwrite(name: &str, value: String) -> HeaderValueOption {
+    HeaderValueOption {
+        header: Some(HeaderValue { key: name.to_owned(), value, ..HeaderValue::default() }),
+        append_action: HeaderAppendAction::OverwriteIfExistsOrAdd as i32,
+        ..HeaderValueOption::default()
+    }
+}
+
+/// A decision's id as people see it.
+#[must_use]
+pub fn decision_id(id: u64) -> String {
+    format!("{:08x}-{id:08x}", *PROCESS)
+}
+
+/// Tells the decisions of one process from another's.
+static PROCESS: std::sync::LazyLock<u32> = std::sync::LazyLock::new(|| {
+    let mut bytes = [0; 4];
+    // Not a secret: without randomness two processes may share it, and nothing breaks.
+    let _ = aws_lc_rs::rand::fill(&mut bytes);
+    u32::from_be_bytes(bytes)
+});
+
+// === dynamic metadata ===
+
+/// What the policy declares, and under `tiergate` the decision itself. Envoy puts it into the namespace
+/// `envoy.filters.http.ext_authz`, of denials too.
+fn metadata(decision: &Decision) -> Struct {
+    let evidence = &decision.evidence;
+    let mut root = Struct::default();
+    let mut own = Struct::default();
+    let mut add = |name: &str, value: Kind| {
+        own.fields.insert(name.to_owned(), Value { kind: Some(value) });
+    };
+    add("decision_id", text(decision_id(evidence.id)));
+    add("generation", Kind::NumberValue(evidence.generation as f64));
+    match &decision.outcome {
+        Ok(grant) => {
+            add("decision", text("allowed"));
+            add("reservation", text(grant.reservation.as_str()));
+            for (name, value) in &grant.filters {
+                root.fields.insert(name.to_string(), to_value(value));
+            }
+        }
+        Err(denial) => {
+            add("decision", text(if status(denial.code).0 == 503 { "undecided" } else { "refused" }));
+            add("code", text(denial.code.as_str()));
+            if let Some(detail) = &denial.detail {
+                add("detail", text(detail.as_str()));
+            }
+        }
+    }
+    let optional = [
+        ("route", evidence.route.as_deref()),
+        ("user", evidence.user.as_deref()),
+        ("tier", evidence.tier.as_deref()),
+        ("model", evidence.permit.model.as_deref()),
+        ("granted_by", evidence.permit.grantor.as_ref().map(|grantor| &*grantor.name)),
+        ("identity", evidence.identity_source.map(crate::gate::IdentitySource::as_str)),
+    ];
+    for (name, value) in optional {
+        if let Some(value) = value {
+            add(name, text(value));
+        }
+    }
+    root.fields.insert("tiergate".to_owned(), Value { kind: Some(Kind::StructValue(own)) });
+    root
+}
+
+fn text(value: impl Into<String>) -> Kind {
+    Kind::StringValue(value.into())
+}
+
+fn to_value(value: &serde_json::Value) -> Value {
+    let kind = match value {
+        serde_json::Value::Null => Kind::NullValue(0),
+        serde_json::Value::Bool(value) => Kind::BoolValue(*value),
+        serde_json::Value::Number(value) => Kind::NumberValue(value.as_f64().unwrap_or_default()),
+        serde_json::Value::String(value) => Kind::StringValue(value.clone()),
+        serde_json::Value::Array(items) => {
+            Kind::ListValue(ListValue { values: items.iter().map(to_value).collect() })
+        }
+        serde_json::Value::Object(entries) => Kind::StructValue(Struct {
+            fields: entries.iter().map(|(name, value)| (name.clone(), to_value(value))).collect(),
+        }),
+    };
+    Value { kind: Some(kind) }
+}

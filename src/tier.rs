@@ -1,0 +1,79 @@
+//! Tiers: which one a caller's groups belong to.
+//!
+//! The algorithm is maas-api's: every tier has, beside the groups it lists, the group of its own namespace's service
+//! accounts; the highest level that shares a group with the caller wins; ties go to the one that stands first.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::manifest::TierSpec;
+
+#[cfg(test)]
+mod tests;
+
+/// One tier.
+#[derive(Debug, PartialEq)]
+pub struct Tier {
+    pub name: Arc<str>,
+    pub level: i64,
+    /// What a lookup answers: `{"tier": …, "displayName": …}`.
+    pub answer: Value,
+}
+
+/// The tiers of one instance (gateway), by group.
+#[derive(Debug, Default)]
+pub struct TierTable {
+    /// Best first.
+    tiers: Vec<Tier>,
+    /// The best tier of each group, as an index into `tiers`.
+    by_group: HashMap<String, usize>,
+}
+
+// === impl TierTable ===
+
+impl TierTable {
+    /// Builds the table of `specs` for `instances`, whose `<instance>-tier-<tier>` namespaces belong to the tiers.
+    #[must_use]
+    pub fn new<'i>(specs: &[TierSpec], instances: impl IntoIterator<Item = &'i str> + Clone) -> Self {
+        let mut order: Vec<&TierSpec> = specs.iter().collect();
+        // Stable: ties keep the order of the file.
+        order.sort_by_key(|spec| std::cmp::Reverse(spec.level));
+        let mut table = TierTable::default();
+        for (index, spec) in order.into_iter().enumerate() {
+            let own = instances.clone().into_iter().map(|instance| service_account_group(instance, &spec.name));
+            for group in spec.groups.iter().cloned().chain(own) {
+                table.by_group.entry(group).or_insert(index);
+            }
+            table.tiers.push(Tier {
+                name: spec.name.as_str().into(),
+                level: spec.level,
+                answer: json!({
+                    "tier": spec.name,
+                    "displayName": spec.display_name.as_ref().unwrap_or(&spec.name),
+                }),
+            });
+        }
+        table
+    }
+
+    /// The tier of a caller in `groups`.
+    #[must_use]
+    pub fn of<'g>(&self, groups: impl IntoIterator<Item = &'g str>) -> Option<&Tier> {
+        let best = groups.into_iter().filter_map(|group| self.by_group.get(group)).min()?;
+        self.tiers.get(*best)
+    }
+
+    /// All tiers, best first.
+    #[must_use]
+    pub fn tiers(&self) -> &[Tier] {
+        &self.tiers
+    }
+}
+
+/// The group of all service accounts in a tier's namespace.
+#[must_use]
+pub fn service_account_group(instance: &str, tier: &str) -> String {
+    format!("system:serviceaccounts:{instance}-tier-{tier}")
+}

@@ -1,0 +1,126 @@
+//! Usage: what a model's answer cost, reported after it, charged to the limits that let the request through.
+
+mod reservation;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashSet, VecDeque};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+pub use self::reservation::{Hold, KeyHasher, Reservation, Sealer};
+
+use crate::limit::{Limits, Nanos};
+
+/// The largest number that one report may carry: Envoy's own cap on `hits_addend` of a descriptor.
+pub const MAX_HITS: u64 = 1_000_000_000;
+
+/// How long after its Check a reservation can be settled. Settled ones are remembered this long, so that none is ever
+/// settled twice.
+pub const SETTLE_WITHIN: Duration = Duration::from_secs(3600);
+
+/// The numbers of one report. Each is there only if the gateway knew it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub total: Option<u64>,
+    pub input: Option<u64>,
+    pub output: Option<u64>,
+    pub cached: Option<u64>,
+    pub reasoning: Option<u64>,
+}
+
+/// What became of a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Settlement {
+    /// Charged this many tokens.
+    Settled(u64),
+    /// The report came, and the answer had no usage in it.
+    NoUsage,
+    /// This reservation was settled before.
+    Duplicate,
+    /// Its Check is longer ago than [`SETTLE_WITHIN`].
+    Late,
+    /// Not a reservation of ours.
+    Unknown,
+}
+
+/// Settles reservations, each once.
+#[derive(Debug, Default)]
+pub struct Settlements {
+    settled: Mutex<Settled>,
+}
+
+/// Serial numbers of settled reservations, by the minute of their Check.
+#[derive(Debug, Default)]
+struct Settled {
+    minutes: VecDeque<(u64, HashSet<u64>)>,
+}
+
+// === impl Usage ===
+
+impl Usage {
+    /// The tokens that a limit counts: the total, or what it is the sum of.
+    #[must_use]
+    pub fn tokens(&self) -> Option<u64> {
+        self.total.or_else(|| match (self.input, self.output) {
+            (None, None) => None,
+            (input, output) => Some(input.unwrap_or(0).saturating_add(output.unwrap_or(0))),
+        })
+    }
+}
+
+// === impl Settlements ===
+
+impl Settlements {
+    /// Charges `usage` to every token limit of `reservation`.
+    pub async fn settle(&self, limits: &Limits, reservation: &Reservation, usage: &Usage, now: Nanos) -> Settlement {
+        let Some(tokens) = usage.tokens() else { return Settlement::NoUsage };
+        if now.0.saturating_sub(reservation.minted.0) > Nanos::from(SETTLE_WITHIN).0 {
+            return Settlement::Late;
+        }
+        if !self.settled.lock().insert(reservation.minted, reservation.serial, now) {
+            return Settlement::Duplicate;
+        }
+        for hold in &reservation.holds {
+            limits.charge(hold.account, hold.cell, hold.quota, tokens, now).await;
+        }
+        Settlement::Settled(tokens)
+    }
+}
+
+// === impl Settled ===
+
+impl Settled {
+    /// Remembers a serial number; `false` if it was there.
+    fn insert(&mut self, minted: Nanos, serial: u64, now: Nanos) -> bool {
+        let minute = |time: u64| time / 60_000_000_000;
+        let oldest = minute(now.0.saturating_sub(Nanos::from(SETTLE_WITHIN).0));
+        while self.minutes.front().is_some_and(|(minute, _)| *minute < oldest) {
+            self.minutes.pop_front();
+        }
+        let minted = minute(minted.0);
+        let at = self.minutes.partition_point(|(minute, _)| *minute < minted);
+        if self.minutes.get(at).is_none_or(|(minute, _)| *minute != minted) {
+            self.minutes.insert(at, (minted, HashSet::new()));
+        }
+        self.minutes.get_mut(at).is_some_and(|(_, serials)| serials.insert(serial))
+    }
+}
+
+// === impl Settlement ===
+
+impl Settlement {
+    /// The metric label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Settlement::Settled(_) => "settled",
+            Settlement::NoUsage => "no_usage",
+            Settlement::Duplicate => "duplicate",
+            Settlement::Late => "late",
+            Settlement::Unknown => "unknown",
+        }
+    }
+}

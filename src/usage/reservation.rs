@@ -1,0 +1,190 @@
+//! Reservations: what Check promised, sealed so that nobody else can make or change one, and only who holds the key can
+//! read one.
+//!
+//! The sealed form is AES-256-GCM over a fixed layout, in URL-safe Base64. It travels through Envoy's dynamic metadata
+//! and comes back in the usage report.
+
+use std::hash::Hasher;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use siphasher::sip128::{Hasher128, SipHasher24};
+use smallvec::SmallVec;
+
+use crate::limit::{AccountKey, CellId, Nanos, Quota};
+
+/// The layout; another number is another layout.
+const VERSION: u8 = 1;
+/// Version, minting time, serial number, length of the tier's name; the name follows.
+const HEAD: usize = 1 + 8 + 8 + 1;
+/// A name that could be part of a namespace's is shorter. Longer ones are left out: they go to a metric only.
+const MAX_TIER: usize = 63;
+/// Account, cell, limit, window.
+const HOLD: usize = 16 + 8 + 8 + 8;
+/// More limits than that apply to no request.
+const MAX_HOLDS: usize = 64;
+
+/// What one Check admitted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reservation {
+    /// When, on this process's clock.
+    pub minted: Nanos,
+    /// Tells reservations apart.
+    pub serial: u64,
+    /// The tier that was enforced, for metrics; empty if there was none.
+    pub tier: Arc<str>,
+    pub holds: SmallVec<[Hold; 2]>,
+}
+
+/// One token limit that the usage will be charged to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hold {
+    pub account: AccountKey,
+    pub cell: CellId,
+    pub quota: Quota,
+}
+
+/// Seals and opens reservations.
+pub struct Sealer {
+    key: LessSafeKey,
+    /// Random for the process, so that two processes with one key never use one nonce.
+    prefix: [u8; 4],
+    next: AtomicU64,
+}
+
+/// Hashes counter values into account keys, under a random key of this process.
+pub struct KeyHasher([u8; 16]);
+
+// === impl Sealer ===
+
+impl Sealer {
+    /// A sealer with a random key.
+    ///
+    /// # Panics
+    ///
+    /// The operating system has no randomness.
+    #[must_use]
+    pub fn random() -> Self {
+        let (mut key, mut prefix) = ([0; 32], [0; 4]);
+        fill(&mut key);
+        fill(&mut prefix);
+        let unbound = UnboundKey::new(&AES_256_GCM, &key).ok();
+        let unbound = unbound.expect("a 32 byte key must fit AES-256");
+        Sealer { key: LessSafeKey::new(unbound), prefix, next: AtomicU64::new(0) }
+    }
+
+    /// Seals what `holds` say, minted `now`.
+    #[must_use]
+    pub fn seal(&self, holds: &[Hold], tier: &str, now: Nanos) -> String {
+        // INVARIANT: a nonce is used once. The counter cannot wrap in the life of a process.
+        let serial = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut nonce = [0; NONCE_LEN];
+        nonce[..4].copy_from_slice(&self.prefix);
+        nonce[4..].copy_from_slice(&serial.to_be_bytes());
+        let mut sealed: SmallVec<[u8; 160]> = SmallVec::new();
+        sealed.push(VERSION);
+        sealed.extend_from_slice(&now.0.to_be_bytes());
+        sealed.extend_from_slice(&serial.to_be_bytes());
+        let tier = if tier.len() > MAX_TIER { "" } else { tier }.as_bytes();
+        sealed.push(u8::try_from(tier.len()).unwrap_or(0));
+        sealed.extend_from_slice(tier);
+        for hold in holds.iter().take(MAX_HOLDS) {
+            sealed.extend_from_slice(&hold.account.0.to_be_bytes());
+            sealed.extend_from_slice(&hold.cell.0.to_be_bytes());
+            sealed.extend_from_slice(&hold.quota.limit().to_be_bytes());
+            sealed.extend_from_slice(&Nanos::from(hold.quota.window()).0.to_be_bytes());
+        }
+        let tag = self.key.seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::empty(), &mut sealed);
+        // Sealing fails only for texts of many gigabytes. An empty reservation settles nothing, which is safe.
+        let Ok(tag) = tag else { return String::new() };
+        sealed.extend_from_slice(tag.as_ref());
+        sealed.extend_from_slice(&nonce);
+        URL_SAFE_NO_PAD.encode(&sealed)
+    }
+
+    /// Opens what [`Sealer::seal`] made; anything else is `None`.
+    #[must_use]
+    pub fn open(&self, sealed: &str) -> Option<Reservation> {
+        let most = HEAD + MAX_TIER + MAX_HOLDS * HOLD + 16 + NONCE_LEN;
+        if sealed.len() > most * 4 / 3 + 4 {
+            return None;
+        }
+        let mut bytes = URL_SAFE_NO_PAD.decode(sealed).ok()?;
+        let nonce: [u8; NONCE_LEN] = bytes.split_off(bytes.len().checked_sub(NONCE_LEN)?).try_into().ok()?;
+        let plain = self.key.open_in_place(Nonce::assume_unique_for_key(nonce), Aad::empty(), &mut bytes).ok()?;
+        let (head, tail) = plain.split_at_checked(HEAD)?;
+        let (version, times) = head.split_first()?;
+        let (minted, rest) = times.split_at_checked(8)?;
+        let (serial, tier_length) = rest.split_at_checked(8)?;
+        let (tier, holds) = tail.split_at_checked(usize::from(*tier_length.first()?))?;
+        if *version != VERSION || holds.len() % HOLD != 0 {
+            return None;
+        }
+        Some(Reservation {
+            minted: Nanos(u64::from_be_bytes(minted.try_into().ok()?)),
+            serial: u64::from_be_bytes(serial.try_into().ok()?),
+            tier: str::from_utf8(tier).ok()?.into(),
+            holds: holds.chunks_exact(HOLD).map(Hold::decode).collect::<Option<_>>()?,
+        })
+    }
+}
+
+impl std::fmt::Debug for Sealer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Sealer")
+    }
+}
+
+// === impl Hold ===
+
+impl Hold {
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (account, rest) = bytes.split_at_checked(16)?;
+        let (cell, rest) = rest.split_at_checked(8)?;
+        let (limit, window) = rest.split_at_checked(8)?;
+        let window = Duration::from_nanos(u64::from_be_bytes(window.try_into().ok()?));
+        Some(Hold {
+            account: AccountKey(u128::from_be_bytes(account.try_into().ok()?)),
+            cell: CellId(u64::from_be_bytes(cell.try_into().ok()?)),
+            quota: Quota::new(u64::from_be_bytes(limit.try_into().ok()?), window),
+        })
+    }
+}
+
+// === impl KeyHasher ===
+
+impl KeyHasher {
+    #[must_use]
+    pub fn random() -> Self {
+        let mut key = [0; 16];
+        fill(&mut key);
+        KeyHasher(key)
+    }
+
+    /// The account of `values`. Each is hashed with its length, so that no two lists of values look alike.
+    #[must_use]
+    pub fn key<'v>(&self, values: impl IntoIterator<Item = &'v str>) -> AccountKey {
+        let mut hasher = SipHasher24::new_with_key(&self.0);
+        for value in values {
+            hasher.write_usize(value.len());
+            hasher.write(value.as_bytes());
+        }
+        AccountKey(hasher.finish128().as_u128())
+    }
+}
+
+impl std::fmt::Debug for KeyHasher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("KeyHasher")
+    }
+}
+
+fn fill(bytes: &mut [u8]) {
+    let filled = SystemRandom::new().fill(bytes);
+    assert!(filled.is_ok(), "the operating system has no randomness");
+}
