@@ -19,7 +19,7 @@ pub use self::evidence::{Decision, Evidence, Grant, IdentitySource, LimitEvidenc
 
 use crate::identity::{Identities, Identity, Review};
 use crate::limit::{Admission, Cost, Demand, Limits, Nanos, Verdict};
-use crate::policy::{self, Attached, LimitKind, Limit, Matched, Policies, Policy, Presented, RoutePlan, Scope};
+use crate::policy::{self, Attached, Limit, LimitKind, Matched, Policies, Policy, Presented, RoutePlan, Scope};
 use crate::request::{BearerToken, Request};
 use crate::usage::{Hold, KeyHasher, Sealer};
 
@@ -183,7 +183,11 @@ impl Gate {
         presented: &Presented<'_>,
         evidence: &mut Evidence,
     ) -> Result<Candidate, Denial> {
-        let scope = Scope { request: request.attributes(), identity: presented.identity(), metadata: &[] };
+        let scope = Scope {
+            request: request.attributes(),
+            identity: presented.identity(),
+            metadata: &[],
+        };
         let mut matched: SmallVec<[Matched<'_>; 4]> = SmallVec::new();
         for limits in &route.limits {
             match limits {
@@ -196,11 +200,23 @@ impl Gate {
         if matched.is_empty() && self.settings.without_limit == Otherwise::Refuse {
             return Err(Denial::new(Code::LimitNone, "no limit is configured for you"));
         }
-        let mut candidate = Candidate { grant: Grant::new(presented), ..Candidate::default() };
+        let mut candidate = Candidate {
+            grant: Grant::new(presented),
+            ..Candidate::default()
+        };
         for Matched { limit, account } in matched {
             for (cell, quota) in &limit.rates {
-                candidate.demands.push(Demand { account, cell: *cell, quota: *quota, cost: limit.cost() });
-                evidence.limits.push(LimitEvidence { name: Arc::clone(&limit.name), kind: limit.kind, standing: None });
+                candidate.demands.push(Demand {
+                    account,
+                    cell: *cell,
+                    quota: *quota,
+                    cost: limit.cost(),
+                });
+                evidence.limits.push(LimitEvidence {
+                    name: Arc::clone(&limit.name),
+                    kind: limit.kind,
+                    standing: None,
+                });
             }
         }
         Ok(candidate)
@@ -218,12 +234,20 @@ impl Gate {
             return evidence.refuse(denial);
         }
         let mut holds: SmallVec<[Hold; 4]> = SmallVec::new();
-        for Demand { account, cell, quota, cost } in demands {
+        for Demand {
+            account,
+            cell,
+            quota,
+            cost,
+        } in demands
+        {
             if cost == Cost::Positive {
                 holds.push(Hold { account, cell, quota });
             }
         }
-        grant.reservation = self.sealer.seal(&holds, evidence.tier.as_deref().unwrap_or_default(), now);
+        grant.reservation = self
+            .sealer
+            .seal(&holds, evidence.tier.as_deref().unwrap_or_default(), now);
         evidence.lap(Stage::Admission);
         evidence.allow(grant)
     }

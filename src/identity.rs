@@ -15,8 +15,8 @@ use quick_cache::sync::{Cache, DefaultLifecycle};
 use serde_json::Value;
 use siphasher::sip128::{Hasher128, SipHasher24};
 
-pub use self::authority::{Authority, AuthorityError, Claims, KubernetesClaims, ObjectClaims};
 pub(crate) use self::authority::unix_seconds;
+pub use self::authority::{Authority, AuthorityError, Claims, KubernetesClaims, ObjectClaims};
 
 use crate::gate::Denial;
 use crate::limit::Nanos;
@@ -64,9 +64,9 @@ pub struct Identities {
     key: TokenHasher,
     /// quick_cache rather than a plain map: bounded, and it keeps one review for all who wait for it. Its hits cost as
     /// much as dashmap's.
-    known: Cache<u128, Arc<Identity>, UnitWeighter, Unhashed, DefaultLifecycle<u128, Arc<Identity>>>,
+    known: Remembered<Arc<Identity>>,
     /// A cache of its own, so that a flood of junk tokens moves no identity out.
-    failed: Cache<u128, (Denial, Nanos), UnitWeighter, Unhashed, DefaultLifecycle<u128, (Denial, Nanos)>>,
+    failed: Remembered<(Denial, Nanos)>,
 }
 
 /// What is known about a token.
@@ -83,6 +83,7 @@ struct TokenHasher([u8; 16]);
 #[derive(Default)]
 pub struct PassThrough(u64);
 type Unhashed = BuildHasherDefault<PassThrough>;
+type Remembered<T> = Cache<u128, T, UnitWeighter, Unhashed, DefaultLifecycle<u128, T>>;
 
 /// Enough for a second of junk; each entry is small.
 const FAILURES: usize = 10_000;
@@ -95,14 +96,14 @@ impl Identities {
     /// The operating system has no randomness: nothing could be kept apart safely.
     #[must_use]
     pub fn new(authority: Authority, remember: Remember) -> Self {
-        let cache = |capacity: usize| {
-            (capacity.max(1), UnitWeighter, Unhashed::default())
-        };
-        let (capacity, weighter, hasher) = cache(remember.capacity);
-        let known = Cache::with(capacity, capacity as u64, weighter, hasher, DefaultLifecycle::default());
-        let (capacity, weighter, hasher) = cache(FAILURES);
-        let failed = Cache::with(capacity, capacity as u64, weighter, hasher, DefaultLifecycle::default());
-        Identities { authority, remember, key: TokenHasher::random(), known, failed }
+        let (known, failed) = (cache(remember.capacity), cache(FAILURES));
+        Identities {
+            authority,
+            remember,
+            key: TokenHasher::random(),
+            known,
+            failed,
+        }
     }
 
     /// What is remembered about `token`. Answers at once.
@@ -125,12 +126,16 @@ impl Identities {
         let review = async {
             let identity = self.authority.review(token, policy, now)?;
             let latest = now.saturating_add(self.remember.identities);
-            Ok::<_, Denial>(Arc::new(Identity { expires: identity.expires.min(latest), ..identity }))
+            Ok::<_, Denial>(Arc::new(Identity {
+                expires: identity.expires.min(latest),
+                ..identity
+            }))
         };
         match self.known.get_or_insert_async(&key, review).await {
             Ok(identity) => Review::Known(identity),
             Err(denial) => {
-                self.failed.insert(key, (denial.clone(), now.saturating_add(self.remember.failures)));
+                self.failed
+                    .insert(key, (denial.clone(), now.saturating_add(self.remember.failures)));
                 Review::Refused(denial)
             }
         }
@@ -156,8 +161,22 @@ impl Identities {
 
 impl Default for Remember {
     fn default() -> Self {
-        Remember { identities: Duration::from_secs(600), failures: Duration::from_secs(10), capacity: 100_000 }
+        Remember {
+            identities: Duration::from_secs(600),
+            failures: Duration::from_secs(10),
+            capacity: 100_000,
+        }
     }
+}
+
+fn cache<T: Clone>(capacity: usize) -> Remembered<T> {
+    Cache::with(
+        capacity,
+        capacity as u64,
+        UnitWeighter,
+        Unhashed::default(),
+        DefaultLifecycle::default(),
+    )
 }
 
 /// The time, for people (RFC 3339).

@@ -43,3 +43,6 @@ pub mod manifest;
 pub mod policy;
 
 pub mod metrics;
+
+#[cfg(test)]
+mod test_util;

@@ -35,7 +35,7 @@ const MAX_PENDING_RESETS: usize = 20;
 const MAX_LOCAL_RESETS: usize = 1024;
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
 /// Evaluating an expression recurses; debug builds need more than the 2 MiB that threads get.
-const STACK: usize = 8 * 1024 * 1024;
+pub const STACK: usize = 8 * 1024 * 1024;
 /// Connections that wait for a worker.
 const QUEUE: usize = 128;
 
@@ -164,8 +164,15 @@ impl Worker {
                 tracing::error!(%error, "a worker ended");
             }
         };
-        let thread = std::thread::Builder::new().name(format!("worker-{number}")).stack_size(STACK).spawn(serve)?;
-        Ok(Worker { runtime: handle, connections, thread })
+        let thread = std::thread::Builder::new()
+            .name(format!("worker-{number}"))
+            .stack_size(STACK)
+            .spawn(serve)?;
+        Ok(Worker {
+            runtime: handle,
+            connections,
+            thread,
+        })
     }
 }
 
@@ -174,7 +181,8 @@ async fn server(
     incoming: impl tokio_stream::Stream<Item = io::Result<TcpStream>>,
     stopped: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
-    let health = tonic_health::pb::health_server::HealthServer::new(HealthService::from_health_reporter(services.health));
+    let health =
+        tonic_health::pb::health_server::HealthServer::new(HealthService::from_health_reporter(services.health));
     let authorization = AuthorizationServer::from_arc(services.ext_authz).max_decoding_message_size(MAX_MESSAGE);
     let rate_limit = RateLimitServiceServer::from_arc(services.rate_limit).max_decoding_message_size(MAX_MESSAGE);
     tonic::transport::Server::builder()

@@ -16,13 +16,11 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 pub use self::auth::{
-    AccessRule, AuthRules, Authentication, Caller, Filter, Permit, Presented, Properties, RequestHeader, Shape, TierLookup,
-    ValueSource,
+    AccessRule, AuthRules, Authentication, Caller, Filter, Permit, Presented, Properties, RequestHeader, Shape,
+    TierLookup, ValueSource,
 };
 pub use self::compile::{Options, compile, derived_uid};
-pub use self::expression::{
-    Attributes, CompileError, Direct, EvalError, Expression, Object, Path, Scope, Val,
-};
+pub use self::expression::{Attributes, CompileError, Direct, EvalError, Expression, Object, Path, Scope, Val};
 pub use self::limits::{Limit, LimitKind, LimitSet, Matched};
 pub use self::route::RouteTable;
 
@@ -149,7 +147,10 @@ impl Policy {
             return Err(Denial::new(Code::PathNotCanonical, fault.describe()));
         }
         let gateway = self.gateway(request.gateway.or(configured))?;
-        gateway.routes.find(request).ok_or_else(|| Denial::new(Code::RouteUnknown, "no route matches this request"))
+        gateway
+            .routes
+            .find(request)
+            .ok_or_else(|| Denial::new(Code::RouteUnknown, "no route matches this request"))
     }
 
     fn gateway(&self, named: Option<&str>) -> Result<&GatewayPlan, Denial> {

@@ -42,8 +42,11 @@ pub enum Headers<'a> {
     /// `AttributeContext.HttpRequest.headers`: one value a name, duplicates joined by Envoy with a comma.
     Map(&'a HashMap<String, String>),
     /// `AttributeContext.HttpRequest.header_map`: raw values, duplicates visible.
-    List(Vec<(&'a str, &'a [u8])>),
+    List(Vec<RawHeader<'a>>),
 }
+
+/// A header's name, and the bytes of its value.
+pub type RawHeader<'a> = (&'a str, &'a [u8]);
 
 /// The result of looking a header up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,7 +114,10 @@ impl<'a> Request<'a> {
         };
         let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
         if !scheme.eq_ignore_ascii_case("bearer") {
-            return Err(Denial::new(Code::TokenMissing, "the Authorization header holds no bearer token"));
+            return Err(Denial::new(
+                Code::TokenMissing,
+                "the Authorization header holds no bearer token",
+            ));
         }
         if token.is_empty() {
             return Err(Denial::new(Code::TokenMissing, "the bearer token is empty"));
@@ -175,7 +181,9 @@ impl<'a> Headers<'a> {
     /// The names that were sent.
     pub fn names(&self) -> impl Iterator<Item = &'a str> + '_ {
         let (map, list) = self.parts();
-        map.into_iter().flat_map(|map| map.keys().map(String::as_str)).chain(list.iter().map(|(name, _)| *name))
+        map.into_iter()
+            .flat_map(|map| map.keys().map(String::as_str))
+            .chain(list.iter().map(|(name, _)| *name))
     }
 
     /// Names and values; a value that is not UTF-8 has its bytes replaced.
@@ -186,7 +194,7 @@ impl<'a> Headers<'a> {
         map.chain(list.iter().map(|(name, value)| (*name, String::from_utf8_lossy(value))))
     }
 
-    fn parts(&self) -> (Option<&'a HashMap<String, String>>, &[(&'a str, &'a [u8])]) {
+    fn parts(&self) -> (Option<&'a HashMap<String, String>>, &[RawHeader<'a>]) {
         match self {
             Headers::Map(map) => (Some(map), &[]),
             Headers::List(list) => (None, list),
@@ -264,7 +272,9 @@ fn is_ambiguous_escape(digits: Option<&[u8]>) -> bool {
 pub fn is_dns1123_label(name: &str) -> bool {
     let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let bytes = name.as_bytes();
-    let (Some(first), Some(last)) = (bytes.first(), bytes.last()) else { return false };
+    let (Some(first), Some(last)) = (bytes.first(), bytes.last()) else {
+        return false;
+    };
     bytes.len() <= 63 && inner(*first) && inner(*last) && bytes.iter().all(|b| inner(*b) || *b == b'-')
 }
 
@@ -283,7 +293,9 @@ impl PathFault {
             PathFault::EmptySegment => "the path has an empty segment",
             PathFault::DotSegment => "the path has a dot segment",
             PathFault::Character => "the path holds `;`, `\\` or a control character",
-            PathFault::Encoding => "the path holds an escaped dot, slash, backslash, percent or NUL, or a broken escape",
+            PathFault::Encoding => {
+                "the path holds an escaped dot, slash, backslash, percent or NUL, or a broken escape"
+            }
         }
     }
 }

@@ -42,7 +42,10 @@ impl TierTable {
         order.sort_by_key(|spec| std::cmp::Reverse(spec.level));
         let mut table = TierTable::default();
         for (index, spec) in order.into_iter().enumerate() {
-            let own = instances.clone().into_iter().map(|instance| service_account_group(instance, &spec.name));
+            let own = instances
+                .clone()
+                .into_iter()
+                .map(|instance| service_account_group(instance, &spec.name));
             for group in spec.groups.iter().cloned().chain(own) {
                 table.by_group.entry(group).or_insert(index);
             }

@@ -76,7 +76,9 @@ impl Usage {
 impl Settlements {
     /// Charges `usage` to every token limit of `reservation`.
     pub async fn settle(&self, limits: &Limits, reservation: &Reservation, usage: &Usage, now: Nanos) -> Settlement {
-        let Some(tokens) = usage.tokens() else { return Settlement::NoUsage };
+        let Some(tokens) = usage.tokens() else {
+            return Settlement::NoUsage;
+        };
         if now.0.saturating_sub(reservation.minted.0) > Nanos::from(SETTLE_WITHIN).0 {
             return Settlement::Late;
         }
@@ -105,7 +107,9 @@ impl Settled {
         if self.minutes.get(at).is_none_or(|(minute, _)| *minute != minted) {
             self.minutes.insert(at, (minted, HashSet::new()));
         }
-        self.minutes.get_mut(at).is_some_and(|(_, serials)| serials.insert(serial))
+        self.minutes
+            .get_mut(at)
+            .is_some_and(|(_, serials)| serials.insert(serial))
     }
 }
 

@@ -156,12 +156,8 @@ impl Mint<'_> {
 
 /// Makes a signing key; returns its file and that of its JWKS.
 fn make_keys(tiergate: &Path, folder: &Path) -> Result<(PathBuf, PathBuf)> {
-    fs::create_dir(folder)?;
     output(Command::new(tiergate).args(["token", "keys"]).arg(folder))?;
-    let mut files = fs::read_dir(folder)?.flatten().map(|entry| entry.path());
-    let key = files.find(|path| path.extension().is_some_and(|extension| extension == "pem"));
-    let key = key.ok_or("`tiergate token keys` made no .pem file")?;
-    Ok((key, folder.join("jwks.json")))
+    Ok((folder.join("signing-key.pem"), folder.join("jwks.json")))
 }
 
 /// A copy of the manifests from a time when one more user was there.

@@ -94,9 +94,9 @@ impl Response {
         self.text_at("/error/code")
     }
 
-    /// `error.message` of a refusal.
-    pub fn message(&self) -> Option<String> {
-        self.text_at("/error/message")
+    /// `error.detail` of a refusal, which tiergate adds under `--verbose-refusals`.
+    pub fn detail(&self) -> Option<String> {
+        self.text_at("/error/detail")
     }
 
     /// What the model said.

@@ -124,11 +124,8 @@ impl Row {
             why += &format!(", retry after {seconds} s");
         }
         widths.print(self.who, self.model, self.sent, &status, &why);
-        if let Some(text) = response
-            .message()
-            .or_else(|| response.content())
-            .filter(|_| self.quotes)
-        {
+        let text = response.detail().or_else(|| response.content());
+        if let Some(text) = text.filter(|_| self.quotes) {
             println!("    \"{text}\"");
         }
     }

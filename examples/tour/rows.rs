@@ -161,11 +161,11 @@ fn says_when_to_retry(response: &Response) -> Option<String> {
 }
 
 fn names_the_missing_grant(response: &Response) -> Option<String> {
-    let message = response.message().unwrap_or_default();
-    let missing = ["llminferenceservices", "qwen3"]
+    let detail = response.detail().unwrap_or_default();
+    let missing = ["RoleBinding", "llminferenceservices", "qwen3"]
         .into_iter()
-        .find(|word| !message.contains(word));
-    missing.map(|word| format!("the message does not name `{word}`"))
+        .find(|word| !detail.contains(word));
+    missing.map(|word| format!("the detail does not name `{word}`"))
 }
 
 fn usage_is_readable(response: &Response) -> Option<String> {

@@ -88,8 +88,14 @@ pub struct Laps {
 // === impl Stage ===
 
 impl Stage {
-    pub const ALL: &'static [Stage] =
-        &[Stage::Route, Stage::Identity, Stage::Facts, Stage::Access, Stage::Limits, Stage::Admission];
+    pub const ALL: &'static [Stage] = &[
+        Stage::Route,
+        Stage::Identity,
+        Stage::Facts,
+        Stage::Access,
+        Stage::Limits,
+        Stage::Admission,
+    ];
 
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -132,7 +138,10 @@ impl Evidence {
             permit: Permit::default(),
             limits: SmallVec::new(),
             unlimited: false,
-            laps: timed.then(|| Laps { last: Instant::now(), taken: SmallVec::new() }),
+            laps: timed.then(|| Laps {
+                last: Instant::now(),
+                taken: SmallVec::new(),
+            }),
         }
     }
 
@@ -159,12 +168,18 @@ impl Evidence {
 
     #[must_use]
     pub fn refuse(self, denial: Denial) -> Decision {
-        Decision { outcome: Err(denial), evidence: self }
+        Decision {
+            outcome: Err(denial),
+            evidence: self,
+        }
     }
 
     #[must_use]
     pub fn allow(self, grant: Grant) -> Decision {
-        Decision { outcome: Ok(grant), evidence: self }
+        Decision {
+            outcome: Ok(grant),
+            evidence: self,
+        }
     }
 
     /// The request (or token) limit with the least left.
@@ -180,7 +195,8 @@ impl Evidence {
 
 impl Grant {
     pub(super) fn new(presented: &Presented<'_>) -> Self {
-        let filter = |(name, properties): &(Arc<str>, crate::policy::Properties<'_>)| (Arc::clone(name), properties.to_json());
+        let filter =
+            |(name, properties): &(Arc<str>, crate::policy::Properties<'_>)| (Arc::clone(name), properties.to_json());
         Grant {
             filters: presented.filters.iter().map(filter).collect(),
             headers: presented.headers.clone(),

@@ -1,0 +1,306 @@
+use std::time::Duration;
+
+use super::*;
+use crate::test_util::{Call, compile_files, compile_text, demo, gate, options, settings, token};
+use crate::usage::{Settlement, Settlements, Usage};
+
+fn demo_gate() -> Gate {
+    gate(compile_files(&demo(), &options()), settings())
+}
+
+/// The first ServiceAccount of a tier in the demo's manifests.
+fn user(gate: &Gate, tier: &str, at: usize) -> String {
+    let policy = gate.policies.current();
+    let mut names: Vec<_> = policy.service_accounts[&format!("maas-default-gateway-tier-{tier}")]
+        .keys()
+        .cloned()
+        .collect();
+    names.sort();
+    names[at].clone()
+}
+
+async fn code(call: &Call, gate: &Gate) -> Option<Code> {
+    call.on(gate, Nanos(0)).await.outcome.err().map(|denial| denial.code)
+}
+
+#[tokio::test]
+async fn a_premium_user_may_call_a_premium_model() {
+    let gate = demo_gate();
+    let token = token("premium", &user(&gate, "premium", 0));
+    let decision = Call::chat("qwen3").bearer(&token).on(&gate, Nanos(0)).await;
+    let grant = decision.outcome.unwrap();
+    assert_eq!(grant.filters[0].0.as_ref(), "identity");
+    assert_eq!(grant.filters[0].1["tier"], "premium");
+    let evidence = &decision.evidence;
+    assert_eq!(evidence.tier.as_deref(), Some("premium"));
+    assert_eq!(evidence.permit.model.as_deref(), Some("llm/qwen3"));
+    assert_eq!(evidence.identity_source, Some(IdentitySource::Reviewed));
+    assert_eq!(evidence.limits.len(), 2);
+    let again = Call::chat("qwen3").bearer(&token).on(&gate, Nanos(0)).await;
+    assert_eq!(again.evidence.identity_source, Some(IdentitySource::Remembered));
+}
+
+#[tokio::test]
+async fn each_refusal_has_its_code() {
+    let gate = demo_gate();
+    let free = token("free", &user(&gate, "free", 0));
+    for (call, expected) in [
+        (Call::chat("qwen3"), Code::TokenMissing),
+        (Call::chat("qwen3").bearer("garbage"), Code::TokenMalformed),
+        (
+            Call::chat("qwen3").bearer(&token("free", "nobody")),
+            Code::TokenSubjectGone,
+        ),
+        (Call::chat("qwen3").bearer(&free), Code::AccessDenied),
+        (Call::chat("draft").bearer(&free), Code::AccessDenied),
+        (Call::path("/llm//m/v1").bearer(&free), Code::PathNotCanonical),
+        (Call::path("/llm/a%2Fb/v1").bearer(&free), Code::PathNotCanonical),
+        (Call::path("/llm/granite;x=1/v1").bearer(&free), Code::PathNotCanonical),
+        (Call::path("/nowhere/x").bearer(&free), Code::RouteUnknown),
+        (Call::path("/").bearer(&free), Code::RouteUnknown),
+    ] {
+        assert_eq!(code(&call, &gate).await, Some(expected), "{}", call.path);
+    }
+    assert_eq!(code(&Call::chat("granite").bearer(&free), &gate).await, None);
+}
+
+#[tokio::test]
+async fn the_sixth_request_of_a_free_user_is_refused_and_takes_nothing() {
+    let gate = demo_gate();
+    let (one, other) = (
+        token("free", &user(&gate, "free", 0)),
+        token("free", &user(&gate, "free", 1)),
+    );
+    for _ in 0..5 {
+        assert_eq!(code(&Call::chat("granite").bearer(&one), &gate).await, None);
+    }
+    let denial = Call::chat("granite")
+        .bearer(&one)
+        .on(&gate, Nanos(0))
+        .await
+        .outcome
+        .unwrap_err();
+    assert_eq!(denial.code, Code::LimitRequests);
+    assert_eq!(denial.retry_after, Some(Duration::from_secs(24)));
+    assert_eq!(code(&Call::chat("granite").bearer(&other), &gate).await, None);
+    // The query is no part of the path, and a refused path costs nothing.
+    assert_eq!(
+        code(&Call::path("/llm/granite;/v1").bearer(&other), &gate).await,
+        Some(Code::PathNotCanonical)
+    );
+    let fifth = Nanos::from(Duration::from_secs(24));
+    assert!(
+        Call::path("/llm/granite/v1/chat/completions?a=/llm/qwen3")
+            .bearer(&one)
+            .on(&gate, fifth)
+            .await
+            .outcome
+            .is_ok()
+    );
+}
+
+#[tokio::test]
+async fn usage_is_charged_once_to_the_limits_that_admitted() {
+    let gate = demo_gate();
+    let settlements = Settlements::default();
+    let token = token("free", &user(&gate, "free", 0));
+    let call = Call::chat("granite").bearer(&token);
+    let usage = Usage {
+        total: Some(60),
+        ..Usage::default()
+    };
+    for _ in 0..2 {
+        let grant = call.on(&gate, Nanos(0)).await.outcome.unwrap();
+        let reservation = gate.sealer.open(&grant.reservation).unwrap();
+        assert_eq!(&*reservation.tier, "free");
+        let settle = || settlements.settle(&gate.limits, &reservation, &usage, Nanos(0));
+        assert_eq!(settle().await, Settlement::Settled(60));
+        assert_eq!(settle().await, Settlement::Duplicate);
+    }
+    let decision = call.on(&gate, Nanos(0)).await;
+    let denial = decision.outcome.unwrap_err();
+    assert_eq!(denial.code, Code::LimitTokens);
+    // 120 of 100 are used; 21 have to come back at 100 a minute.
+    assert_eq!(denial.retry_after, Some(Duration::from_millis(12_600)));
+    let requests = decision
+        .evidence
+        .most_restrictive(crate::policy::LimitKind::Requests)
+        .unwrap();
+    assert_eq!(requests.remaining, 3, "a refusal by tokens takes no request");
+}
+
+#[tokio::test]
+async fn a_deleted_service_account_is_refused_at_once_though_it_is_remembered() {
+    let gate = demo_gate();
+    let name = user(&gate, "premium", 0);
+    let call = Call::chat("qwen3").bearer(&token("premium", &name));
+    assert_eq!(code(&call, &gate).await, None);
+    let mut policy = compile_files(&demo(), &options());
+    let accounts = policy
+        .service_accounts
+        .get_mut("maas-default-gateway-tier-premium")
+        .unwrap();
+    accounts.insert(name.clone(), "another-uid".to_owned());
+    gate.policies.publish(policy);
+    assert_eq!(code(&call, &gate).await, Some(Code::TokenSubjectGone), "made anew");
+    let mut policy = compile_files(&demo(), &options());
+    policy
+        .service_accounts
+        .get_mut("maas-default-gateway-tier-premium")
+        .unwrap()
+        .remove(&name);
+    gate.policies.publish(policy);
+    assert_eq!(code(&call, &gate).await, Some(Code::TokenSubjectGone), "deleted");
+    gate.policies.publish(compile_files(&demo(), &options()));
+    assert_eq!(code(&call, &gate).await, None);
+    assert_eq!(gate.policies.current().generation, 4);
+}
+
+#[tokio::test]
+async fn an_operator_names_the_model_instead_of_the_path() {
+    let gate = demo_gate();
+    let free = token("free", &user(&gate, "free", 0));
+    let named = |model: &str| Call {
+        model: Some(model.to_owned()),
+        ..Call::chat("granite").bearer(&free)
+    };
+    assert_eq!(code(&named("llm/granite"), &gate).await, None);
+    assert_eq!(code(&named("llm/qwen3"), &gate).await, Some(Code::AccessDenied));
+    for wrong in ["llm", "llm/", "/granite", "llm/a/b", "LLM/granite"] {
+        assert_eq!(code(&named(wrong), &gate).await, Some(Code::PolicyModel), "{wrong}");
+    }
+}
+
+#[tokio::test]
+async fn without_a_policy_or_a_limit_the_flags_decide() {
+    const ROUTE: &str = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: g, namespace: a}
+spec: {gatewayClassName: x, listeners: [{name: http, port: 80, protocol: HTTP}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: r, namespace: a}
+spec: {parentRefs: [{name: g}]}
+";
+    let decide = async |settings: Settings| code(&Call::path("/x"), &gate(compile_text(ROUTE), settings)).await;
+    assert_eq!(decide(settings()).await, Some(Code::RouteNoPolicy));
+    let open = Settings {
+        without_policy: Otherwise::Allow,
+        ..settings()
+    };
+    assert_eq!(decide(open.clone()).await, None);
+    assert_eq!(
+        decide(Settings {
+            without_limit: Otherwise::Refuse,
+            ..open
+        })
+        .await,
+        Some(Code::LimitNone)
+    );
+}
+
+#[tokio::test]
+async fn what_cannot_be_decided_is_not_refused() {
+    let free = |gate: &Gate| token("free", &user(gate, "free", 0));
+    let broken = |file: &str, from: &str, to: &str| {
+        let mut files = demo();
+        let found = files.iter_mut().find(|(name, _)| name.ends_with(file)).unwrap();
+        assert!(found.1.contains(from), "{from} is in {file}");
+        found.1 = found.1.replace(from, to);
+        gate(compile_files(&files, &options()), settings())
+    };
+    for (file, from, to, expected) in [
+        // Two windows of one policy are wrong: the policy shuts its target.
+        ("limits.yaml", "window: 2m", "window: 2d", Code::PolicyInvalid),
+        (
+            "auth-policy.yaml",
+            "authorization:",
+            "callbacks: {}\n    authorization:",
+            Code::PolicyInvalid,
+        ),
+        ("tiers.yaml", "level: 1\n", "levle: 1\n", Code::PolicyTiers),
+        ("tiers.yaml", "tier-to-group-mapping", "another", Code::PolicyTiers),
+        ("tiers.yaml", "data:", "data: [", Code::UnavailableConfiguration),
+        (
+            "auth-policy.yaml",
+            "auth.identity.userid",
+            "1 / 0",
+            Code::PolicyExpression,
+        ),
+        (
+            "limits.yaml",
+            "expression: auth.identity.userid",
+            "expression: auth.identity.nothing",
+            Code::PolicyExpression,
+        ),
+        (
+            "limits.yaml",
+            "auth.identity.tier == \"free\"",
+            "auth.identity.tier + 1 == 2",
+            Code::PolicyExpression,
+        ),
+    ] {
+        let gate = broken(file, from, to);
+        let token = token("free", "alice-12345678");
+        let call = Call::chat("granite").bearer(&token);
+        let found = code(&call, &gate).await;
+        // Which caller it is does not matter, unless the gate got as far as knowing it.
+        let found = if found == Some(Code::TokenSubjectGone) {
+            code(&Call::chat("granite").bearer(&free(&gate)), &gate).await
+        } else {
+            found
+        };
+        assert_eq!(found, Some(expected), "{file}: {to}");
+    }
+}
+
+#[tokio::test]
+async fn a_caller_without_a_tier_is_refused_as_such() {
+    let mut files = demo();
+    for (_, text) in &mut files {
+        *text = text.replace("system:authenticated", "nobody-has-this-group");
+    }
+    // The group of its own namespace is a tier's too, so the account has to be elsewhere, with a grant of its own.
+    files.push((
+        "guest.yaml".to_owned(),
+        "
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: guest, namespace: elsewhere}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: guest, namespace: llm}
+rules: [{apiGroups: [serving.kserve.io], resources: [llminferenceservices], verbs: [post]}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: guest, namespace: llm}
+subjects: [{kind: ServiceAccount, name: guest, namespace: elsewhere}]
+roleRef: {kind: Role, name: guest, apiGroup: rbac.authorization.k8s.io}
+"
+        .to_owned(),
+    ));
+    let gate = gate(compile_files(&files, &options()), settings());
+    let token = crate::test_util::ES256.sign(&crate::test_util::claims("elsewhere", "guest"));
+    assert_eq!(
+        code(&Call::chat("granite").bearer(&token), &gate).await,
+        Some(Code::TierNone)
+    );
+}
+
+#[tokio::test]
+async fn one_token_is_reviewed_once_however_many_wait() {
+    let gate = Arc::new(demo_gate());
+    let call = Arc::new(Call::chat("granite").bearer(&token("free", &user(&gate, "free", 0))));
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..100 {
+        let (gate, call) = (Arc::clone(&gate), Arc::clone(&call));
+        tasks.spawn(async move { call.on(&gate, Nanos(0)).await.outcome.is_ok() });
+    }
+    let admitted = tasks.join_all().await.into_iter().filter(|admitted| *admitted).count();
+    assert_eq!(admitted, 5, "the request limit of a free user");
+    assert_eq!(gate.identities.len(), 1);
+}

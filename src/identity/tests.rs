@@ -1,0 +1,263 @@
+use serde_json::json;
+
+use super::*;
+use crate::gate::Code;
+use crate::test_util::{AUDIENCE, ES256, ISSUER, RS256, STRANGER, claims, compile_text};
+
+const ACCOUNT: &str = "
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: alice, namespace: tier-free}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: bob, namespace: tier-free, uid: 0b0b}
+";
+
+fn authority() -> Authority {
+    Authority::from_jwks(&ES256.jwks, ISSUER).unwrap()
+}
+
+fn review(authority: Authority, token: &str) -> Result<Arc<Identity>, Code> {
+    let identities = Identities::new(authority, Remember::default());
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let policy = compile_text(ACCOUNT);
+    let review = runtime.block_on(identities.review(&BearerToken::new(token), &policy, Nanos(0)));
+    let recalled = identities.recall(&BearerToken::new(token), Nanos(0));
+    match review {
+        Review::Known(identity) => {
+            let remembered = matches!(&recalled, Some(Review::Known(other)) if Arc::ptr_eq(&identity, other));
+            assert!(remembered || identity.expires == Nanos(0), "{recalled:?}");
+            Ok(identity)
+        }
+        Review::Refused(denial) => {
+            assert!(matches!(recalled, Some(Review::Refused(other)) if other == denial));
+            Err(denial.code)
+        }
+    }
+}
+
+fn refused(token: &str) -> Code {
+    review(authority(), token).unwrap_err()
+}
+
+#[test]
+fn a_service_account_is_named_as_the_api_server_names_it() {
+    let identity = review(authority(), &ES256.sign(&claims("tier-free", "alice"))).unwrap();
+    assert_eq!(&*identity.user, "system:serviceaccount:tier-free:alice");
+    assert_eq!(
+        identity.groups,
+        [
+            "system:serviceaccounts",
+            "system:serviceaccounts:tier-free",
+            "system:authenticated"
+        ]
+    );
+    assert_eq!(identity.audiences, [AUDIENCE]);
+    let user = &identity.object["user"];
+    assert_eq!(user["username"], "system:serviceaccount:tier-free:alice");
+    assert_eq!(
+        user["extra"],
+        json!({"authentication.kubernetes.io/credential-id": ["JTI=7c3d"]})
+    );
+    assert_eq!(identity.object["authenticated"], true);
+}
+
+#[test]
+fn rs256_and_es256_are_accepted_side_by_side() {
+    let mut set: Value = serde_json::from_str(&ES256.jwks).unwrap();
+    let other: Value = serde_json::from_str(&RS256.jwks).unwrap();
+    set["keys"]
+        .as_array_mut()
+        .unwrap()
+        .extend(other["keys"].as_array().unwrap().clone());
+    for key in [&*ES256, &*RS256] {
+        let authority = Authority::from_jwks(&set.to_string(), ISSUER).unwrap();
+        assert!(
+            review(authority, &key.sign(&claims("tier-free", "alice"))).is_ok(),
+            "{:?}",
+            key.algorithm
+        );
+    }
+}
+
+#[test]
+fn each_fault_of_a_token_has_its_code() {
+    let now = unix_seconds();
+    let with = |change: fn(&mut Claims, u64)| {
+        let mut claims = claims("tier-free", "alice");
+        change(&mut claims, now);
+        ES256.sign(&claims)
+    };
+    for (what, token, code) in [
+        ("expired", with(|c, now| c.exp = now - 60), Code::TokenExpired),
+        (
+            "expired beyond the leeway",
+            with(|c, now| c.exp = now - 7),
+            Code::TokenExpired,
+        ),
+        (
+            "not yet valid",
+            with(|c, now| c.nbf = Some(now + 60)),
+            Code::TokenNotYet,
+        ),
+        (
+            "another issuer",
+            with(|c, _| c.iss = "https://elsewhere".to_owned()),
+            Code::TokenIssuer,
+        ),
+        (
+            "no ServiceAccount",
+            with(|c, _| c.kubernetes = None),
+            Code::TokenRejected,
+        ),
+        (
+            "a subject of another name",
+            with(|c, _| c.sub = "system:serviceaccount:x:y".to_owned()),
+            Code::TokenRejected,
+        ),
+        (
+            "anonymous",
+            with(|c, _| c.sub = "system:anonymous".to_owned()),
+            Code::TokenRejected,
+        ),
+        (
+            "unknown account",
+            ES256.sign(&claims("tier-free", "carol")),
+            Code::TokenSubjectGone,
+        ),
+        (
+            "another uid",
+            ES256.sign(&claims("tier-free", "bob")),
+            Code::TokenSubjectGone,
+        ),
+        (
+            "a stranger's key",
+            STRANGER.sign(&claims("tier-free", "alice")),
+            Code::TokenSignature,
+        ),
+        ("one byte", "x".to_owned(), Code::TokenMalformed),
+        ("three empty parts", "..".to_owned(), Code::TokenMalformed),
+    ] {
+        assert_eq!(refused(&token), code, "{what}");
+    }
+    assert!(
+        review(authority(), &with(|c, now| c.exp = now - 2)).is_ok(),
+        "clocks differ by a little"
+    );
+}
+
+#[test]
+fn the_key_decides_the_algorithm_and_never_the_token() {
+    use base64::Engine;
+    let encode = |value: &Value| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(value.to_string());
+    let body = encode(&serde_json::to_value(claims("tier-free", "alice")).unwrap());
+    let none = encode(&json!({"alg": "none", "typ": "JWT"}));
+    for token in [
+        format!("{none}.{body}."),
+        format!("{none}.{body}"),
+        format!("{none}.{body}.AAAA"),
+    ] {
+        assert!(
+            matches!(refused(&token), Code::TokenRejected | Code::TokenMalformed),
+            "{token}"
+        );
+    }
+    // HMAC with the public key as its secret.
+    let header = jsonwebtoken::Header {
+        kid: Some(ES256.id.clone()),
+        ..Default::default()
+    };
+    let secret = jsonwebtoken::EncodingKey::from_secret(ES256.jwks.as_bytes());
+    let forged = jsonwebtoken::encode(&header, &claims("tier-free", "alice"), &secret).unwrap();
+    assert_eq!(refused(&forged), Code::TokenSignature);
+    // A good token with one byte of its signature changed, and with another payload.
+    let good = ES256.sign(&claims("tier-free", "alice"));
+    let (rest, signature) = good.rsplit_once('.').unwrap();
+    let other = if signature.starts_with('A') { 'B' } else { 'A' };
+    assert_eq!(
+        refused(&format!("{rest}.{other}{}", &signature[1..])),
+        Code::TokenSignature
+    );
+    let header = rest.split_once('.').unwrap().0;
+    let payload = encode(&serde_json::to_value(claims("tier-free", "bob")).unwrap());
+    assert_eq!(
+        refused(&format!("{header}.{payload}.{signature}")),
+        Code::TokenSignature
+    );
+    assert_eq!(refused(&ES256.sign(&json!({"deep": 1}))), Code::TokenMalformed);
+}
+
+#[test]
+fn a_key_set_without_a_usable_key_is_refused() {
+    for (jwks, message) in [
+        ("{}", "is not a JSON Web Key Set"),
+        ("{\"keys\": []}", "holds no key"),
+        ("{\"keys\": [{\"kty\": \"oct\", \"k\": \"AAAA\"}]}", "holds no key"),
+    ] {
+        let error = Authority::from_jwks(jwks, ISSUER).unwrap_err().to_string();
+        assert!(error.contains(message), "{jwks}: {error}");
+    }
+}
+
+#[test]
+fn an_identity_is_never_remembered_past_its_token() {
+    let identities = Identities::new(
+        authority(),
+        Remember {
+            identities: Duration::from_secs(600),
+            ..Remember::default()
+        },
+    );
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let policy = compile_text(ACCOUNT);
+    for (lifetime, kept) in [(30, 30), (3600, 600)] {
+        let mut claims = claims("tier-free", "alice");
+        claims.exp = unix_seconds() + lifetime;
+        let text = ES256.sign(&claims);
+        let token = BearerToken::new(&text);
+        let _ = runtime.block_on(identities.review(&token, &policy, Nanos(0)));
+        let after = |seconds: u64| identities.recall(&token, Nanos::from(Duration::from_secs(seconds)));
+        assert!(matches!(after(kept - 2), Some(Review::Known(_))), "{lifetime}");
+        assert!(after(kept + 1).is_none(), "{lifetime}");
+    }
+}
+
+#[test]
+fn tokens_that_differ_only_in_case_are_two_tokens() {
+    let identities = Identities::new(authority(), Remember::default());
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let good = ES256.sign(&claims("tier-free", "alice"));
+    let policy = compile_text(ACCOUNT);
+    let _ = runtime.block_on(identities.review(&BearerToken::new(&good), &policy, Nanos(0)));
+    assert!(identities.recall(&BearerToken::new(&good), Nanos(0)).is_some());
+    assert!(
+        identities
+            .recall(&BearerToken::new(&good.to_lowercase()), Nanos(0))
+            .is_none()
+    );
+}
+
+#[test]
+fn a_flood_of_junk_moves_no_identity_out() {
+    let identities = Identities::new(
+        authority(),
+        Remember {
+            capacity: 10,
+            ..Remember::default()
+        },
+    );
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let policy = compile_text(ACCOUNT);
+    let good = ES256.sign(&claims("tier-free", "alice"));
+    let _ = runtime.block_on(identities.review(&BearerToken::new(&good), &policy, Nanos(0)));
+    for n in 0..50_000 {
+        let junk = format!("junk{n}");
+        let _ = runtime.block_on(identities.review(&BearerToken::new(&junk), &policy, Nanos(0)));
+    }
+    assert!(matches!(
+        identities.recall(&BearerToken::new(&good), Nanos(0)),
+        Some(Review::Known(_))
+    ));
+    assert!(identities.failed.len() <= FAILURES);
+}

@@ -38,7 +38,9 @@ struct Unhashed(u64);
 
 impl Default for Memory {
     fn default() -> Self {
-        Memory { shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
+        Memory {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+        }
     }
 }
 
@@ -50,7 +52,10 @@ impl Memory {
         let mut admitted = true;
         // INVARIANT: nothing is written before everything was checked. Two demands on one cell see each other's cost.
         for (at, demand) in demands.iter().enumerate() {
-            let mut bucket = shards.find(demand).and_then(|account| account.bucket(demand.cell)).unwrap_or_default();
+            let mut bucket = shards
+                .find(demand)
+                .and_then(|account| account.bucket(demand.cell))
+                .unwrap_or_default();
             bucket.advance(&demand.quota, now);
             for earlier in demands.iter().take(at) {
                 if let (true, Cost::Take(hits)) = (earlier.is_same_cell(demand), earlier.cost) {
@@ -74,7 +79,12 @@ impl Memory {
 
     /// See [`super::Limits::charge`].
     pub fn charge(&self, account: AccountKey, cell: CellId, quota: Quota, hits: u64, now: Nanos) {
-        let demand = Demand { account, cell, quota, cost: Cost::Take(hits) };
+        let demand = Demand {
+            account,
+            cell,
+            quota,
+            cost: Cost::Take(hits),
+        };
         self.lock(std::slice::from_ref(&demand)).charge(&demand, hits, now);
     }
 
@@ -101,7 +111,10 @@ struct Locked<'m>(SmallVec<[(usize, MutexGuard<'m, Shard>); 2]>);
 impl Locked<'_> {
     fn shard(&mut self, demand: &Demand) -> Option<&mut Shard> {
         let wanted = demand.shard();
-        self.0.iter_mut().find(|(index, _)| *index == wanted).map(|(_, shard)| &mut **shard)
+        self.0
+            .iter_mut()
+            .find(|(index, _)| *index == wanted)
+            .map(|(_, shard)| &mut **shard)
     }
 
     fn find(&mut self, demand: &Demand) -> Option<&Account> {
@@ -114,10 +127,10 @@ impl Locked<'_> {
             debug_assert!(false, "the shard of a demand is not locked");
             return Bucket::default();
         };
-        let bucket = shard.account(demand.account, now).bucket_mut(demand.cell);
-        bucket.advance(&demand.quota, now);
-        bucket.charge(&demand.quota, hits);
-        *bucket
+        shard.account(demand.account, now).update(demand.cell, |bucket| {
+            bucket.advance(&demand.quota, now);
+            bucket.charge(&demand.quota, hits);
+        })
     }
 }
 
@@ -141,12 +154,16 @@ impl Account {
         self.cells.iter().find(|(id, _)| *id == cell).map(|(_, bucket)| *bucket)
     }
 
-    fn bucket_mut(&mut self, cell: CellId) -> &mut Bucket {
-        let index = self.cells.iter().position(|(id, _)| *id == cell).unwrap_or_else(|| {
-            self.cells.push((cell, Bucket::default()));
-            self.cells.len() - 1
-        });
-        &mut self.cells[index].1
+    /// Changes the bucket of `cell`, a full one if it is new, and returns it.
+    fn update(&mut self, cell: CellId, change: impl FnOnce(&mut Bucket)) -> Bucket {
+        if let Some((_, bucket)) = self.cells.iter_mut().find(|(id, _)| *id == cell) {
+            change(bucket);
+            return *bucket;
+        }
+        let mut bucket = Bucket::default();
+        change(&mut bucket);
+        self.cells.push((cell, bucket));
+        bucket
     }
 
     fn is_idle(&self, now: Nanos) -> bool {
@@ -171,7 +188,12 @@ impl Demand {
 
 impl Standing {
     fn of(bucket: &Bucket, quota: Quota, verdict: Verdict) -> Self {
-        Standing { quota, remaining: bucket.remaining(&quota), reset: bucket.reset(), verdict }
+        Standing {
+            quota,
+            remaining: bucket.remaining(&quota),
+            reset: bucket.reset(),
+            verdict,
+        }
     }
 }
 

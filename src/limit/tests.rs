@@ -1,0 +1,298 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn at(duration: Duration) -> Nanos {
+    Nanos::from(duration)
+}
+
+fn take(account: u128, cell: u64, quota: Quota) -> Demand {
+    Demand {
+        account: AccountKey(account),
+        cell: CellId(cell),
+        quota,
+        cost: Cost::Take(1),
+    }
+}
+
+fn admit(memory: &Memory, demand: Demand, now: Nanos) -> Admission {
+    memory.admit(&[demand], now)
+}
+
+#[test]
+fn a_bucket_of_five_per_two_minutes_admits_five_at_once_then_one_each_24_seconds() {
+    let (memory, quota) = (Memory::default(), Quota::new(5, 2 * MINUTE));
+    let demand = take(1, 1, quota);
+    for left in (0..5).rev() {
+        let admission = admit(&memory, demand, Nanos(0));
+        assert!(admission.admitted);
+        assert_eq!(admission.standings[0].remaining, left);
+    }
+    let refused = admit(&memory, demand, Nanos(0));
+    assert!(!refused.admitted);
+    assert_eq!(
+        refused.standings[0].verdict,
+        Verdict::Exceeds(Some(Duration::from_secs(24)))
+    );
+    assert_eq!(refused.standings[0].reset, 2 * MINUTE);
+    assert!(!admit(&memory, demand, Nanos(24_000_000_000 - 1)).admitted);
+    assert!(admit(&memory, demand, Nanos(24_000_000_000)).admitted);
+}
+
+#[test]
+fn a_limit_of_zero_refuses_for_ever() {
+    let quota = Quota::new(0, MINUTE);
+    for cost in [Cost::Take(1), Cost::Positive] {
+        let demand = Demand {
+            cost,
+            ..take(1, 1, quota)
+        };
+        let refused = admit(&Memory::default(), demand, at(100 * MINUTE));
+        assert_eq!(refused.standings[0].verdict, Verdict::Exceeds(None));
+        assert_eq!(refused.standings[0].remaining, 0);
+    }
+}
+
+#[test]
+fn a_charge_goes_into_debt_and_debt_is_paid_off_by_time() {
+    let (memory, quota) = (Memory::default(), Quota::new(100, MINUTE));
+    let positive = Demand {
+        cost: Cost::Positive,
+        ..take(1, 1, quota)
+    };
+    memory.charge(AccountKey(1), CellId(1), quota, 60, Nanos(0));
+    assert!(admit(&memory, positive, Nanos(0)).admitted);
+    memory.charge(AccountKey(1), CellId(1), quota, 60, Nanos(0));
+    let refused = admit(&memory, positive, Nanos(0));
+    // 21 tokens have to come back: 20 of debt and one to spend.
+    assert_eq!(
+        refused.standings[0].verdict,
+        Verdict::Exceeds(Some(Duration::from_millis(12_600)))
+    );
+    assert_eq!(refused.standings[0].remaining, 0);
+    assert!(admit(&memory, positive, at(Duration::from_millis(12_600))).admitted);
+}
+
+#[test]
+fn positive_takes_nothing() {
+    let (memory, quota) = (Memory::default(), Quota::new(1, MINUTE));
+    let positive = Demand {
+        cost: Cost::Positive,
+        ..take(1, 1, quota)
+    };
+    for _ in 0..10 {
+        assert_eq!(admit(&memory, positive, Nanos(0)).standings[0].remaining, 1);
+    }
+    assert_eq!(memory.accounts(), 0, "peeking keeps no account");
+}
+
+#[test]
+fn of_several_demands_all_are_taken_or_none() {
+    let memory = Memory::default();
+    let (wide, narrow) = (Quota::new(10, MINUTE), Quota::new(1, MINUTE));
+    // Once in one account, once across two.
+    for (account, other) in [(1, 1), (2, 3)] {
+        let demands = [take(account, 1, wide), take(other, 2, narrow)];
+        assert!(memory.admit(&demands, Nanos(0)).admitted);
+        let refused = memory.admit(&demands, Nanos(0));
+        assert!(!refused.admitted);
+        assert_eq!(
+            refused.standings[0].remaining, 9,
+            "nothing was taken from the limit that had some"
+        );
+        assert_eq!(refused.standings[0].verdict, Verdict::Fits);
+        assert_eq!(refused.standings[1].verdict, Verdict::Exceeds(Some(MINUTE)));
+    }
+}
+
+#[test]
+fn two_demands_on_one_cell_see_each_other() {
+    let memory = Memory::default();
+    let demand = take(1, 1, Quota::new(1, MINUTE));
+    assert!(!memory.admit(&[demand, demand], Nanos(0)).admitted);
+    assert!(admit(&memory, demand, Nanos(0)).admitted);
+}
+
+#[test]
+fn a_limit_that_changes_keeps_what_was_used() {
+    let memory = Memory::default();
+    for _ in 0..4 {
+        assert!(admit(&memory, take(1, 1, Quota::new(10, MINUTE)), Nanos(0)).admitted);
+    }
+    assert_eq!(
+        admit(&memory, take(1, 1, Quota::new(5, MINUTE)), Nanos(0)).standings[0].remaining,
+        0
+    );
+    assert!(!admit(&memory, take(1, 1, Quota::new(5, MINUTE)), Nanos(0)).admitted);
+}
+
+#[test]
+fn idle_accounts_leave_and_live_ones_stay() {
+    let (memory, quota) = (Memory::default(), Quota::new(1, MINUTE));
+    let account = |n: u64| (u128::from(n) << 64) | u128::from(n);
+    assert!(admit(&memory, take(account(7), 1, Quota::new(1, 1000 * MINUTE)), Nanos(0)).admitted);
+    for n in 0..200_000 {
+        let now = Nanos(n * 1_000_000);
+        let _ = admit(&memory, take(account(1000 + n), 1, quota), now);
+    }
+    // One account a millisecond, each live for a minute.
+    assert!(memory.accounts() < 150_000, "{} accounts", memory.accounts());
+    assert!(
+        !admit(
+            &memory,
+            take(account(7), 1, Quota::new(1, 1000 * MINUTE)),
+            at(3 * MINUTE)
+        )
+        .admitted
+    );
+}
+
+#[test]
+fn sixty_four_threads_on_one_limit_of_500_admit_exactly_500() {
+    let memory = Arc::new(Memory::default());
+    let demand = take(1, 1, Quota::new(500, Duration::from_secs(24 * 3600)));
+    let admitted = race(&memory, &[demand]);
+    assert_eq!(admitted, 500);
+}
+
+#[test]
+fn two_limits_of_one_account_are_never_taken_one_without_the_other() {
+    let memory = Arc::new(Memory::default());
+    let day = Duration::from_secs(24 * 3600);
+    let demands = [take(1, 1, Quota::new(500, day)), take(1, 2, Quota::new(700, day))];
+    assert_eq!(race(&memory, &demands), 500);
+    let [first, second] = demands.map(|demand| {
+        admit(
+            &memory,
+            Demand {
+                cost: Cost::Positive,
+                ..demand
+            },
+            Nanos(0),
+        )
+    });
+    assert_eq!((first.standings[0].remaining, second.standings[0].remaining), (0, 200));
+}
+
+#[test]
+fn several_accounts_in_opposite_orders_do_not_deadlock() {
+    let memory = Arc::new(Memory::default());
+    let quota = Quota::new(1_000_000, MINUTE);
+    let (a, b) = (take(1 << 64, 1, quota), take(2 << 64, 2, quota));
+    std::thread::scope(|scope| {
+        for demands in [[a, b], [b, a]] {
+            let memory = &memory;
+            scope.spawn(move || {
+                for _ in 0..20_000 {
+                    assert!(memory.admit(&demands, Nanos(0)).admitted);
+                }
+            });
+        }
+    });
+    assert_eq!(admit(&memory, a, Nanos(0)).standings[0].remaining, 1_000_000 - 40_001);
+}
+
+/// How many of 64 threads' 6,400 tries are admitted, all at the same time.
+fn race(memory: &Arc<Memory>, demands: &[Demand]) -> usize {
+    let start = std::sync::Barrier::new(64);
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..64)
+            .map(|_| {
+                scope.spawn(|| {
+                    start.wait();
+                    (0..100).filter(|_| memory.admit(demands, Nanos(0)).admitted).count()
+                })
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+    })
+}
+
+prop_compose! {
+    fn quotas()(limit in 0_u64..=1_000, window_ms in 1_u64..=120_000) -> Quota {
+        Quota::new(limit, Duration::from_millis(window_ms))
+    }
+}
+
+proptest! {
+    /// What is admitted up to any moment is at most the limit and what has come back by then.
+    #[test]
+    fn never_admits_more_than_the_limit_plus_refill(
+        quota in quotas(),
+        steps in prop::collection::vec((0_u64..3_000_000_000, 1_u64..20), 1..200),
+    ) {
+        let memory = Memory::default();
+        let (mut now, mut admitted) = (0_u64, 0_u128);
+        for (wait, hits) in steps {
+            now += wait;
+            let demand = Demand { cost: Cost::Take(hits), ..take(1, 1, quota) };
+            if memory.admit(&[demand], Nanos(now)).admitted {
+                admitted += u128::from(hits);
+            }
+            // admitted <= limit + limit * now / window, without rounding.
+            let window = quota.window().as_nanos();
+            prop_assert!(admitted * window <= u128::from(quota.limit()) * (window + u128::from(now)));
+        }
+    }
+
+    /// Refused just before, admitted at it.
+    #[test]
+    fn retry_after_is_exact(
+        quota in quotas(),
+        used in 0_u64..3_000,
+        hits in 1_u64..50,
+        later in 0_u64..10_000_000_000,
+    ) {
+        let memory = Memory::default();
+        memory.charge(AccountKey(1), CellId(1), quota, used, Nanos(0));
+        let demand = Demand { cost: Cost::Take(hits), ..take(1, 1, quota) };
+        let refused = memory.admit(&[demand], Nanos(later));
+        match refused.standings[0].verdict {
+            Verdict::Fits => prop_assert!(refused.admitted),
+            Verdict::Exceeds(None) => prop_assert!(hits > quota.limit()),
+            Verdict::Exceeds(Some(wait)) => {
+                prop_assert!(!refused.admitted);
+                prop_assert!(!wait.is_zero());
+                let ready = Nanos(later).saturating_add(wait);
+                prop_assert!(!memory.admit(&[demand], Nanos(ready.0 - 1)).admitted);
+                prop_assert!(memory.admit(&[demand], ready).admitted);
+            }
+        }
+    }
+
+    /// At `reset` the whole limit is there again, and not a nanosecond earlier.
+    #[test]
+    fn reset_is_when_the_cell_is_full(quota in quotas(), used in 1_u64..3_000) {
+        prop_assume!(quota.limit() > 0);
+        let mut bucket = Bucket::default();
+        bucket.advance(&quota, Nanos(0));
+        bucket.charge(&quota, used);
+        let reset = Nanos::from(bucket.reset());
+        prop_assert!(!bucket.is_idle(Nanos(reset.0 - 1)));
+        prop_assert!(bucket.is_idle(reset));
+        bucket.advance(&quota, reset);
+        prop_assert_eq!(bucket.remaining(&quota), quota.limit());
+    }
+
+    /// A clock of another thread that is a little behind changes nothing.
+    #[test]
+    fn time_never_runs_backwards(quota in quotas(), times in prop::collection::vec(0_u64..1_000_000_000, 1..50)) {
+        prop_assume!(quota.limit() > 0);
+        let mut bucket = Bucket::default();
+        let (mut latest, mut charged) = (0, 0_u128);
+        for time in times {
+            latest = latest.max(time);
+            bucket.advance(&quota, Nanos(time));
+            bucket.charge(&quota, 1);
+            charged += 1;
+        }
+        let back = u128::from(quota.limit()) * u128::from(latest);
+        let owed = (charged * quota.window().as_nanos()).saturating_sub(back);
+        prop_assert!(bucket.reset().as_nanos() >= owed / u128::from(quota.limit()));
+    }
+}

@@ -29,13 +29,21 @@ const TIER_LOOKUP: &str = "/v1/tiers/lookup";
 pub(super) fn read(meta: Meta, mut fields: Fields<'_>, report: &Report) -> AuthPolicy {
     let errors = report.errors();
     let (mut target, mut rules) = (Target::Unknown, None);
-    let spec = fields.require("spec", "targetRef and rules").and_then(|field| field.fields());
+    let spec = fields
+        .require("spec", "targetRef and rules")
+        .and_then(|field| field.fields());
     fields.done(Severity::Error);
     if let Some(mut spec) = spec {
-        target = read_target(spec.require("targetRef", "the Gateway or HTTPRoute that is protected"), &meta);
+        target = read_target(
+            spec.require("targetRef", "the Gateway or HTTPRoute that is protected"),
+            &meta,
+        );
         for name in ["when", "patterns"] {
             if let Some(field) = spec.take(name) {
-                field.unsupported(&format!("`{name}`"), "remove it, or keep the policy where it is supported");
+                field.unsupported(
+                    &format!("`{name}`"),
+                    "remove it, or keep the policy where it is supported",
+                );
             }
         }
         match read_rules(&mut spec, "rules", REMEDY) {
@@ -53,7 +61,10 @@ pub(super) fn read(meta: Meta, mut fields: Fields<'_>, report: &Report) -> AuthP
 /// The entries of a block of named rules, if it is there.
 fn named(field: Option<Field<'_>>) -> Vec<(String, Field<'_>)> {
     let entries = field.and_then(|field| field.entries()).unwrap_or_default();
-    entries.into_iter().map(|(key, field)| (key.name.clone(), field)).collect()
+    entries
+        .into_iter()
+        .map(|(key, field)| (key.name.clone(), field))
+        .collect()
 }
 
 fn read_auth_rules(field: &Field<'_>) -> Option<AuthRules> {
@@ -72,7 +83,11 @@ fn read_auth_rules(field: &Field<'_>) -> Option<AuthRules> {
         rules.authentication.extend(read_authentication(name, &field));
     }
     if let Some(field) = authentication_field.filter(|_| rules.authentication.is_empty()) {
-        field.report(field.error("nobody could be authenticated").expected("at least one kubernetesTokenReview"));
+        field.report(
+            field
+                .error("nobody could be authenticated")
+                .expected("at least one kubernetesTokenReview"),
+        );
     }
     for (name, field) in named(metadata) {
         rules.tier_lookups.extend(read_metadata(name, &field));
@@ -89,10 +104,14 @@ fn read_auth_rules(field: &Field<'_>) -> Option<AuthRules> {
 /// The fields that every evaluator has. `cache` only says how long a peer may remember; we remember by our own rules.
 fn read_common(fields: &mut Fields<'_>) {
     fields.ignore(&["metrics"]);
-    if let Some(priority) = fields.take("priority") {
-        if priority.integer().is_some_and(|value| value != 0) {
-            priority.unsupported("a `priority` other than 0", "remove it; the order of rules has no effect here");
-        }
+    if let Some(priority) = fields
+        .take("priority")
+        .filter(|field| field.integer().is_some_and(|n| n != 0))
+    {
+        priority.unsupported(
+            "a `priority` other than 0",
+            "remove it; the order of rules has no effect here",
+        );
     }
     if let Some(when) = fields.take("when") {
         when.unsupported("`when` of a rule", "remove the condition");
@@ -104,8 +123,12 @@ fn read_common(fields: &mut Fields<'_>) {
 
 fn read_cache(field: &Field<'_>) {
     let Some(mut fields) = field.fields() else { return };
-    let key = fields.require("key", "what tells entries apart").and_then(|field| field.fields());
-    let ttl = fields.take("ttl").and_then(|field| field.integer().map(|ttl| (field, ttl)));
+    let key = fields
+        .require("key", "what tells entries apart")
+        .and_then(|field| field.fields());
+    let ttl = fields
+        .take("ttl")
+        .and_then(|field| field.integer().map(|ttl| (field, ttl)));
     fields.done(Severity::Error);
     if let Some((field, ttl)) = ttl.filter(|(_, ttl)| *ttl < 0) {
         field.report(field.error(format!("{ttl} is negative")).expected("seconds"));
@@ -135,7 +158,9 @@ fn read_authentication(name: String, field: &Field<'_>) -> Option<Authentication
     if let Some(overrides) = fields.take("overrides") {
         overrides.unsupported("`overrides` of an identity", "use `defaults`");
     }
-    let defaults = fields.take("defaults").map_or(Some(Vec::new()), |field| read_properties(&field));
+    let defaults = fields
+        .take("defaults")
+        .map_or(Some(Vec::new()), |field| read_properties(&field));
     let review = fields.require("kubernetesTokenReview", "the audiences to accept");
     fields.done(Severity::Error);
     let mut review = review?.fields()?;
@@ -143,7 +168,11 @@ fn read_authentication(name: String, field: &Field<'_>) -> Option<Authentication
     let audiences = review.take("audiences");
     review.done(Severity::Error);
     let audiences = audiences.map_or(Some(Vec::new()), |field| field.texts())?;
-    Some(Authentication { name, audiences, defaults: defaults? })
+    Some(Authentication {
+        name,
+        audiences,
+        defaults: defaults?,
+    })
 }
 
 fn read_credentials(field: &Field<'_>) {
@@ -154,10 +183,11 @@ fn read_credentials(field: &Field<'_>) {
         }
     }
     if let Some(mut header) = fields.take("authorizationHeader").and_then(|field| field.fields()) {
-        if let Some(prefix) = header.take("prefix") {
-            if prefix.text().is_some_and(|text| text != "Bearer") {
-                prefix.unsupported("a prefix other than `Bearer`", "remove it");
-            }
+        if let Some(prefix) = header
+            .take("prefix")
+            .filter(|field| field.text().is_some_and(|text| text != "Bearer"))
+        {
+            prefix.unsupported("a prefix other than `Bearer`", "remove it");
         }
         header.done(Severity::Error);
     }
@@ -185,12 +215,18 @@ fn read_metadata(name: String, field: &Field<'_>) -> Option<TierLookup> {
     }
     fields.done(Severity::Error);
     let (url, body) = (url?, body?);
-    let path = url.text()?.split_once("://").map_or("", |(_, rest)| rest.find('/').map_or("", |at| &rest[at..]));
-    if path != TIER_LOOKUP {
+    let path = url
+        .text()?
+        .split_once("://")
+        .and_then(|(_, rest)| rest.find('/').and_then(|at| rest.get(at..)));
+    if path != Some(TIER_LOOKUP) {
         let remedy = format!("only `{TIER_LOOKUP}` is answered, from the tier ConfigMap");
         url.unsupported("metadata from another endpoint", &remedy);
     }
-    Some(TierLookup { name: name.into(), body: read_value(&body)? })
+    Some(TierLookup {
+        name: name.into(),
+        body: read_value(&body)?,
+    })
 }
 
 fn read_authorization(name: String, field: &Field<'_>) -> Option<AccessRule> {
@@ -198,14 +234,19 @@ fn read_authorization(name: String, field: &Field<'_>) -> Option<AccessRule> {
     read_common(&mut fields);
     for other in ["patternMatching", "opa", "spicedb"] {
         if let Some(field) = fields.take(other) {
-            field.unsupported(&format!("authorization by `{other}`"), "use kubernetesSubjectAccessReview");
+            field.unsupported(
+                &format!("authorization by `{other}`"),
+                "use kubernetesSubjectAccessReview",
+            );
         }
     }
     let review = fields.require("kubernetesSubjectAccessReview", "who asks for which resource");
     fields.done(Severity::Error);
     let mut fields = review?.fields()?;
     fields.ignore(&["timeout"]);
-    let user = fields.require("user", "expression: auth.identity.user.username").and_then(|field| read_value(&field));
+    let user = fields
+        .require("user", "expression: auth.identity.user.username")
+        .and_then(|field| read_value(&field));
     if let Some(groups) = fields.take("groups") {
         groups.unsupported("the static `groups`", "use `authorizationGroups`");
     }
@@ -213,12 +254,24 @@ fn read_authorization(name: String, field: &Field<'_>) -> Option<AccessRule> {
     let attributes = fields.require("resourceAttributes", "the resource that is asked for");
     fields.done(Severity::Error);
     let mut fields = attributes?.fields()?;
-    let mut attribute = |name| fields.take(name).map_or(Some(None), |field| read_value(&field).map(Some));
-    let (group, resource, subresource, verb) =
-        (attribute("group"), attribute("resource"), attribute("subresource"), attribute("verb"));
-    let namespace = fields.require("namespace", "the model's namespace").and_then(|field| read_value(&field));
+    let mut attribute = |name| {
+        fields
+            .take(name)
+            .map_or(Some(None), |field| read_value(&field).map(Some))
+    };
+    let (group, resource, subresource, verb) = (
+        attribute("group"),
+        attribute("resource"),
+        attribute("subresource"),
+        attribute("verb"),
+    );
+    let namespace = fields
+        .require("namespace", "the model's namespace")
+        .and_then(|field| read_value(&field));
     // An empty name would ask for every model at once.
-    let model = fields.require("name", "the model's name").and_then(|field| read_value(&field));
+    let model = fields
+        .require("name", "the model's name")
+        .and_then(|field| read_value(&field));
     fields.done(Severity::Error);
     let groups = match groups {
         None => None,
@@ -249,12 +302,23 @@ fn read_response(field: &Field<'_>, rules: &mut AuthRules) {
     let success = fields.take("success").and_then(|field| field.fields());
     fields.done(Severity::Error);
     let Some(mut success) = success else { return };
-    for (name, field) in success.take("filters").and_then(|field| field.entries()).unwrap_or_default() {
+    for (name, field) in success
+        .take("filters")
+        .and_then(|field| field.entries())
+        .unwrap_or_default()
+    {
         if let Some((key, shape)) = read_item(&field) {
-            rules.filters.push(Filter { name: key.unwrap_or_else(|| name.name.clone()).into(), shape });
+            rules.filters.push(Filter {
+                name: key.unwrap_or_else(|| name.name.clone()).into(),
+                shape,
+            });
         }
     }
-    for (name, field) in success.take("headers").and_then(|field| field.entries()).unwrap_or_default() {
+    for (name, field) in success
+        .take("headers")
+        .and_then(|field| field.entries())
+        .unwrap_or_default()
+    {
         if let Some((key, shape)) = read_item(&field) {
             let name = key.unwrap_or_else(|| name.name.clone()).to_ascii_lowercase();
             rules.headers.push(RequestHeader { name, shape });
@@ -269,7 +333,10 @@ fn read_item(field: &Field<'_>) -> Option<(Option<String>, Shape)> {
     if let Some(wristband) = fields.take("wristband") {
         wristband.unsupported("`wristband`", "remove it");
     }
-    let key = fields.take("key").and_then(|field| field.non_empty_text()).map(str::to_owned);
+    let key = fields
+        .take("key")
+        .and_then(|field| field.non_empty_text())
+        .map(str::to_owned);
     let json = fields.take("json");
     let plain = fields.take("plain");
     fields.done(Severity::Error);
@@ -283,7 +350,11 @@ fn read_item(field: &Field<'_>) -> Option<(Option<String>, Shape)> {
         }
         (None, Some(plain)) => Some((key, Shape::Plain(read_value(&plain)?))),
         _ => {
-            field.report(field.error("says no value, or two").expected("either `json` or `plain`"));
+            field.report(
+                field
+                    .error("says no value, or two")
+                    .expected("either `json` or `plain`"),
+            );
             None
         }
     }
@@ -291,8 +362,10 @@ fn read_item(field: &Field<'_>) -> Option<(Option<String>, Shape)> {
 
 fn read_properties(field: &Field<'_>) -> Option<Vec<(Arc<str>, ValueSource)>> {
     let entries = field.entries()?;
-    let read: Vec<_> =
-        entries.iter().filter_map(|(key, field)| Some((key.name.as_str().into(), read_value(field)?))).collect();
+    let read: Vec<_> = entries
+        .iter()
+        .filter_map(|(key, field)| Some((key.name.as_str().into(), read_value(field)?)))
+        .collect();
     (read.len() == entries.len()).then_some(read)
 }
 
@@ -306,7 +379,11 @@ fn read_value(field: &Field<'_>) -> Option<ValueSource> {
         (None, Some(selector), None) => read_selector(&selector).map(ValueSource::Expression),
         (None, None, Some(expression)) => compile(&expression, Expression::compile).map(ValueSource::Expression),
         _ => {
-            field.report(field.error("says no value, or more than one").expected("value, selector or expression"));
+            field.report(
+                field
+                    .error("says no value, or more than one")
+                    .expected("value, selector or expression"),
+            );
             None
         }
     }
@@ -316,17 +393,24 @@ fn read_value(field: &Field<'_>) -> Option<ValueSource> {
 fn read_selector(field: &Field<'_>) -> Option<Expression> {
     let text = field.text()?;
     if text.contains("@case:lower") && text.contains("authorization") {
-        let problem = field.error(format!("`{text}` would take two tokens that differ only in case for one"));
-        field.report(problem.remedy(
-            "remove the `cache`: tiergate remembers identities by the whole token, never past its expiry",
+        let problem = field.error(format!(
+            "`{text}` would take two tokens that differ only in case for one"
         ));
+        field.report(
+            problem
+                .remedy("remove the `cache`: tiergate remembers identities by the whole token, never past its expiry"),
+        );
         return None;
     }
     if Path::parse(text).is_none() {
-        let problem = field.error(format!("`{text}` is not a plain path; modifiers and templates are not supported"));
-        field.report(problem.expected("a path such as auth.identity.user.username").remedy(
-            "write a CEL `expression`; a `cache` can be removed, tiergate needs none",
+        let problem = field.error(format!(
+            "`{text}` is not a plain path; modifiers and templates are not supported"
         ));
+        field.report(
+            problem
+                .expected("a path such as auth.identity.user.username")
+                .remedy("write a CEL `expression`; a `cache` can be removed, tiergate needs none"),
+        );
         return None;
     }
     compile(field, Expression::compile)
@@ -341,6 +425,9 @@ fn to_json(node: &Node) -> Json {
         Value::Float(value) => Json::from(*value),
         Value::Text(text) => Json::String(text.clone()),
         Value::List(items) => items.iter().map(to_json).collect(),
-        Value::Map(entries) => entries.iter().map(|(key, node)| (key.name.clone(), to_json(node))).collect(),
+        Value::Map(entries) => entries
+            .iter()
+            .map(|(key, node)| (key.name.clone(), to_json(node)))
+            .collect(),
     }
 }

@@ -143,10 +143,7 @@ impl fmt::Display for Problem {
 
 /// The candidate that `typed` was probably meant to be.
 #[must_use]
-pub fn did_you_mean<'a>(
-    typed: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub fn did_you_mean<'a>(typed: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let bound = match typed.chars().count() {
         0..=3 => 1,
         4..=7 => 2,

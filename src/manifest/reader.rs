@@ -73,13 +73,7 @@ impl Report {
     }
 
     #[must_use]
-    pub fn problem(
-        &self,
-        severity: Severity,
-        at: Position,
-        field: &str,
-        message: impl Into<String>,
-    ) -> Problem {
+    pub fn problem(&self, severity: Severity, at: Position, field: &str, message: impl Into<String>) -> Problem {
         Problem {
             severity,
             place: self.place(at),
@@ -121,8 +115,7 @@ impl<'a> Field<'a> {
 
     #[must_use]
     pub fn problem(&self, severity: Severity, message: impl Into<String>) -> Problem {
-        self.report
-            .problem(severity, self.node.at, &self.path, message)
+        self.report.problem(severity, self.node.at, &self.path, message)
     }
 
     pub fn report(&self, problem: Problem) {
@@ -244,9 +237,7 @@ impl<'a> Fields<'a> {
         let field = self.take(name);
         if field.is_none() {
             let message = format!("`{name}` is missing");
-            let problem = self
-                .report
-                .problem(Severity::Error, self.at, &self.path, message);
+            let problem = self.report.problem(Severity::Error, self.at, &self.path, message);
             self.report.add(problem.expected(expected));
         }
         field
@@ -268,9 +259,9 @@ impl<'a> Fields<'a> {
             } else {
                 format!("{}.{}", self.path, key.name)
             };
-            let mut problem =
-                self.report
-                    .problem(severity, key.at, &field, "is not a field that is known here");
+            let mut problem = self
+                .report
+                .problem(severity, key.at, &field, "is not a field that is known here");
             problem = problem.expected(format!("one of {}", self.asked.join(", ")));
             if let Some(meant) = did_you_mean(&key.name, self.asked.iter().copied()) {
                 problem = problem.remedy(format!("did you mean `{meant}`?"));

@@ -54,11 +54,10 @@ pub struct ParseFault {
 /// The first place at which the text is not YAML, holds a key twice, or passes the parser's budget (nesting, aliases
 /// that expand).
 pub fn parse(text: &str) -> Result<Vec<Node>, ParseFault> {
-    let documents: Vec<Spanned<Tree>> =
-        serde_saphyr::from_multiple(text).map_err(|error| ParseFault {
-            at: error.location().map(|l| at(&l)).unwrap_or_default(),
-            message: reason(&error),
-        })?;
+    let documents: Vec<Spanned<Tree>> = serde_saphyr::from_multiple(text).map_err(|error| ParseFault {
+        at: error.location().map(|l| at(&l)).unwrap_or_default(),
+        message: reason(&error),
+    })?;
     Ok(documents
         .into_iter()
         .map(Node::from)
@@ -70,7 +69,7 @@ pub fn parse(text: &str) -> Result<Vec<Node>, ParseFault> {
 fn reason(error: &serde_saphyr::Error) -> String {
     let text = error.without_snippet().to_string();
     match text.rfind(" at line ") {
-        Some(end) => text[..end].to_owned(),
+        Some(end) => text.get(..end).unwrap_or(&text).to_owned(),
         None => text,
     }
 }

@@ -105,11 +105,61 @@ static ENVIRONMENT: LazyLock<Arc<cel::Env>> = LazyLock::new(|| {
 
 /// Functions that expressions may call. The interpreter would find out about an unknown one only per request.
 const FUNCTIONS: &[&str] = &[
-    "_?_:_", "_&&_", "_||_", "!_", "_-_", "_+_", "_*_", "_/_", "_%_", "_==_", "_!=_", "_>=_", "_<=_", "_>_", "_<_",
-    "-_", "_[_]", "_[?_]", "_?._", "@in", "@not_strictly_false", "size", "contains", "startsWith", "endsWith",
-    "matches", "string", "int", "uint", "double", "bool", "bytes", "type", "dyn", "charAt", "indexOf", "lastIndexOf",
-    "join", "lowerAscii", "upperAscii", "replace", "split", "substring", "trim", "reverse", "format",
-    "strings.quote", "duration", "timestamp", "orValue", "hasValue", "optional.of", "optional.none", "value", "or",
+    "_?_:_",
+    "_&&_",
+    "_||_",
+    "!_",
+    "_-_",
+    "_+_",
+    "_*_",
+    "_/_",
+    "_%_",
+    "_==_",
+    "_!=_",
+    "_>=_",
+    "_<=_",
+    "_>_",
+    "_<_",
+    "-_",
+    "_[_]",
+    "_[?_]",
+    "_?._",
+    "@in",
+    "@not_strictly_false",
+    "size",
+    "contains",
+    "startsWith",
+    "endsWith",
+    "matches",
+    "string",
+    "int",
+    "uint",
+    "double",
+    "bool",
+    "bytes",
+    "type",
+    "dyn",
+    "charAt",
+    "indexOf",
+    "lastIndexOf",
+    "join",
+    "lowerAscii",
+    "upperAscii",
+    "replace",
+    "split",
+    "substring",
+    "trim",
+    "reverse",
+    "format",
+    "strings.quote",
+    "duration",
+    "timestamp",
+    "orValue",
+    "hasValue",
+    "optional.of",
+    "optional.none",
+    "value",
+    "or",
 ];
 
 /// Root variables, with what is documented about them.
@@ -204,7 +254,10 @@ impl Expression {
     pub fn eval_bool(&self, scope: &Scope<'_>) -> Result<bool, EvalError> {
         match self.eval(scope)? {
             Val::Json(value) if value.is_boolean() => Ok(*value == Value::Bool(true)),
-            other => Err(EvalError::Failed(format!("`{}` yields {other}, not a boolean", self.source))),
+            other => Err(EvalError::Failed(format!(
+                "`{}` yields {other}, not a boolean",
+                self.source
+            ))),
         }
     }
 }
@@ -349,8 +402,7 @@ fn known_names(program: &cel::Program) -> Result<(), CompileError> {
         if !FUNCTIONS.contains(&name) {
             return Err(CompileError {
                 message: format!("calls `{name}`, which is not a function"),
-                remedy: did_you_mean(name, FUNCTIONS.iter().copied())
-                    .map(|meant| format!("did you mean `{meant}`?")),
+                remedy: did_you_mean(name, FUNCTIONS.iter().copied()).map(|meant| format!("did you mean `{meant}`?")),
             });
         }
     }
@@ -358,8 +410,7 @@ fn known_names(program: &cel::Program) -> Result<(), CompileError> {
         if !ROOTS.contains(&name) && !general::is_local(program.expression(), name) {
             return Err(CompileError {
                 message: format!("names `{name}`, which is not known here; expressions see `auth` and `request`"),
-                remedy: did_you_mean(name, ROOTS.iter().copied())
-                    .map(|meant| format!("did you mean `{meant}`?")),
+                remedy: did_you_mean(name, ROOTS.iter().copied()).map(|meant| format!("did you mean `{meant}`?")),
             });
         }
     }

@@ -40,10 +40,13 @@ pub struct LimitSet {
     limits: Vec<Limit>,
     /// For each path that predicates compare with a text: which limits ask for which text. Cost does not grow with
     /// the number of limits.
-    index: Vec<(Path, HashMap<String, Vec<usize>>)>,
+    index: Vec<(Path, ByText)>,
     /// Limits with no such predicate.
     rest: Vec<usize>,
 }
+
+/// Limits, as positions, by the text that they ask for.
+type ByText = HashMap<String, Vec<usize>>;
 
 /// A limit that applies to a request, and the account that it counts in.
 #[derive(Clone, Copy, Debug)]
@@ -73,7 +76,8 @@ impl Limit {
 impl LimitSet {
     #[must_use]
     pub fn new(policy: ObjectName, limits: Vec<Limit>) -> Self {
-        let (mut index, mut rest): (Vec<(Path, HashMap<String, Vec<usize>>)>, _) = (Vec::new(), Vec::new());
+        let mut index: Vec<(Path, ByText)> = Vec::new();
+        let mut rest = Vec::new();
         for (at, limit) in limits.iter().enumerate() {
             let compared = limit.when.iter().find_map(|expression| match expression.direct() {
                 Some(Direct::Equals { path, literal }) => Some((path, literal)),
@@ -92,7 +96,12 @@ impl LimitSet {
                 by_text.entry(literal.clone()).or_default().push(at);
             }
         }
-        LimitSet { policy, limits, index, rest }
+        LimitSet {
+            policy,
+            limits,
+            index,
+            rest,
+        }
     }
 
     #[must_use]
@@ -114,11 +123,16 @@ impl LimitSet {
         let mut candidates: SmallVec<[usize; 8]> = SmallVec::from_slice(&self.rest);
         for (path, by_text) in &self.index {
             match path.eval(scope) {
-                Some(Ok(value)) => match text_of(&value) {
-                    Some(text) => candidates.extend(by_text.get(text).into_iter().flatten().copied()),
-                    // Anything but a text equals no text.
-                    None => {}
-                },
+                // Anything but a text equals no text.
+                Some(Ok(value)) => {
+                    candidates.extend(
+                        text_of(&value)
+                            .and_then(|text| by_text.get(text))
+                            .into_iter()
+                            .flatten()
+                            .copied(),
+                    );
+                }
                 // A missing key does not match.
                 Some(Err(EvalError::Missing(_))) => {}
                 // The interpreter is asked, limit by limit.
@@ -128,7 +142,10 @@ impl LimitSet {
         candidates.sort_unstable();
         for limit in candidates.into_iter().filter_map(|at| self.limits.get(at)) {
             if limit.applies(scope)? {
-                matched.push(Matched { limit, account: limit.account(scope, keys)? });
+                matched.push(Matched {
+                    limit,
+                    account: limit.account(scope, keys)?,
+                });
             }
         }
         Ok(())

@@ -51,7 +51,11 @@ impl RouteTable {
                 None => self.exact.entry(host.to_owned()).or_default(),
             },
         };
-        let candidate = Candidate { rule: Arc::clone(rule), plan: Arc::clone(plan), order };
+        let candidate = Candidate {
+            rule: Arc::clone(rule),
+            plan: Arc::clone(plan),
+            order,
+        };
         match &rule.path {
             PathMatch::Exact(path) => routes.exact.entry(path.clone()).or_default().push(candidate),
             PathMatch::Prefix(path) => routes.prefixes.entry(path.clone()).or_default().push(candidate),
@@ -72,10 +76,16 @@ impl RouteTable {
 
     /// Every plan, as often as a match leads to it.
     pub fn plans(&self) -> impl Iterator<Item = &RoutePlan> {
-        let hosts = self.exact.values().chain(self.wildcard.values()).chain(std::iter::once(&self.any));
+        let hosts = self
+            .exact
+            .values()
+            .chain(self.wildcard.values())
+            .chain(std::iter::once(&self.any));
         hosts.flat_map(|host| {
             let by_path = host.exact.values().chain(host.prefixes.values()).flatten();
-            by_path.chain(host.regexes.iter().map(|(_, candidate)| candidate)).map(|candidate| &*candidate.plan)
+            by_path
+                .chain(host.regexes.iter().map(|(_, candidate)| candidate))
+                .map(|candidate| &*candidate.plan)
         })
     }
 
@@ -137,9 +147,8 @@ impl HostRoutes {
             }
         }
         // Where regular expressions stand is left to implementations; here they come last.
-        let fits = |(regex, candidate): &&(regex::Regex, Candidate)| {
-            regex.is_match(request.path) && candidate.fits(request)
-        };
+        let fits =
+            |(regex, candidate): &&(regex::Regex, Candidate)| regex.is_match(request.path) && candidate.fits(request);
         self.regexes.iter().find(fits).map(|(_, candidate)| &*candidate.plan)
     }
 }
@@ -162,9 +171,15 @@ impl Candidate {
         let rule = &self.rule;
         rule.method.as_ref().is_none_or(|method| method == request.method)
             && rule.headers.iter().all(|wanted| {
-                request.headers.joined(&wanted.name).is_some_and(|value| wanted.value.fits(&value))
+                request
+                    .headers
+                    .joined(&wanted.name)
+                    .is_some_and(|value| wanted.value.fits(&value))
             })
-            && rule.query.iter().all(|wanted| query_fits(wanted, request.query.unwrap_or_default()))
+            && rule
+                .query
+                .iter()
+                .all(|wanted| query_fits(wanted, request.query.unwrap_or_default()))
     }
 }
 

@@ -15,7 +15,11 @@ pub enum Direct {
     /// `auth.identity.userid`, `auth.metadata.matchedTier["tier"]`
     Path(Path),
     /// `request.path.split("/")[1]`
-    Split { path: Path, separator: String, index: usize },
+    Split {
+        path: Path,
+        separator: String,
+        index: usize,
+    },
     /// `{ "groups": auth.identity.user.groups }`: a mapping of one entry
     Entry { key: String, path: Path },
     /// `auth.identity.tier == "free"`, either way round
@@ -48,12 +52,21 @@ impl Direct {
         }
         if let Expr::Map(map) = &expression.expr {
             let [entry] = map.entries.as_slice() else { return None };
-            let EntryExpr::MapEntry(entry) = &entry.expr else { return None };
+            let EntryExpr::MapEntry(entry) = &entry.expr else {
+                return None;
+            };
             let key = text_literal(&entry.key).filter(|_| !entry.optional)?;
-            return Some(Direct::Entry { key: key.to_owned(), path: Path::recognise(&entry.value)? });
+            return Some(Direct::Entry {
+                key: key.to_owned(),
+                path: Path::recognise(&entry.value)?,
+            });
         }
-        let Expr::Call(call) = &expression.expr else { return None };
-        let [left, right] = call.args.as_slice() else { return None };
+        let Expr::Call(call) = &expression.expr else {
+            return None;
+        };
+        let [left, right] = call.args.as_slice() else {
+            return None;
+        };
         match call.func_name.as_str() {
             operators::EQUALS => {
                 let (path, literal) = match (Path::recognise(left), Path::recognise(right)) {
@@ -61,12 +74,19 @@ impl Direct {
                     (None, Some(path)) => (path, text_literal(left)?),
                     _ => return None,
                 };
-                Some(Direct::Equals { path, literal: literal.to_owned() })
+                Some(Direct::Equals {
+                    path,
+                    literal: literal.to_owned(),
+                })
             }
             operators::INDEX => {
-                let Expr::Literal(LiteralValue::Int(index)) = &right.expr else { return None };
+                let Expr::Literal(LiteralValue::Int(index)) = &right.expr else {
+                    return None;
+                };
                 let Expr::Call(split) = &left.expr else { return None };
-                let [separator] = split.args.as_slice() else { return None };
+                let [separator] = split.args.as_slice() else {
+                    return None;
+                };
                 let separator = text_literal(separator)?;
                 // An empty separator splits into characters; that is left to the interpreter.
                 if split.func_name != "split" || separator.is_empty() {
@@ -155,7 +175,9 @@ impl Path {
                     current = &select.operand;
                 }
                 Expr::Call(call) if call.func_name == operators::INDEX => {
-                    let [operand, key] = call.args.as_slice() else { return None };
+                    let [operand, key] = call.args.as_slice() else {
+                        return None;
+                    };
                     reversed.push(text_literal(key)?.to_owned());
                     current = operand;
                 }
@@ -189,10 +211,10 @@ impl Path {
                 Some(identity) => identity.get(first),
                 None => return Some(Err(EvalError::Missing("identity".to_owned()))),
             },
-            Root::Metadata => match scope.metadata.iter().find(|(name, _)| **name == **first) {
-                Some((_, value)) => Some(Val::Json(Cow::Borrowed(*value))),
-                None => None,
-            },
+            Root::Metadata => {
+                let found = scope.metadata.iter().find(|(name, _)| **name == **first);
+                found.map(|(_, value)| Val::Json(Cow::Borrowed(*value)))
+            }
             // Headers and unknown attributes are the interpreter's.
             Root::Request if !rest.is_empty() || !Attributes::NAMES.contains(&first.as_str()) => return None,
             Root::Request => scope.request.get(first).map(|text| Val::Text(Cow::Borrowed(text))),
@@ -203,7 +225,9 @@ impl Path {
         if rest.is_empty() {
             return Some(Ok(value));
         }
-        let Val::Json(Cow::Borrowed(mut current)) = value else { return None };
+        let Val::Json(Cow::Borrowed(mut current)) = value else {
+            return None;
+        };
         for field in rest {
             // Selecting from anything but a mapping is a type error, which the interpreter words.
             match current.as_object()?.get(field) {

@@ -1,0 +1,368 @@
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::request::Headers;
+
+/// A world for expressions to look at.
+#[derive(Debug)]
+struct World {
+    identity: Option<Value>,
+    extra: Vec<(Arc<str>, Value)>,
+    metadata: Vec<(Arc<str>, Value)>,
+    path: String,
+    headers: HashMap<String, String>,
+}
+
+impl World {
+    fn new(identity: Value) -> Self {
+        World {
+            identity: Some(identity),
+            extra: Vec::new(),
+            metadata: Vec::new(),
+            path: "/llm/qwen3/v1/chat/completions".to_owned(),
+            headers: HashMap::new(),
+        }
+    }
+
+    /// What `expression` yields: the fast way, and by the interpreter alone.
+    fn both(&self, expression: &Expression) -> [Result<Value, EvalError>; 2] {
+        let extra: Vec<(Arc<str>, Val<'_>)> = self
+            .extra
+            .iter()
+            .map(|(name, value)| (Arc::clone(name), Val::Json(Cow::Borrowed(value))))
+            .collect();
+        let metadata: Vec<(Arc<str>, &Value)> = self.metadata.iter().map(|(n, value)| (Arc::clone(n), value)).collect();
+        let headers = Headers::Map(&self.headers);
+        let scope = Scope {
+            request: Attributes {
+                method: "POST",
+                host: "models.example.com",
+                scheme: "https",
+                path: &self.path,
+                query: None,
+                headers: Some(&headers),
+            },
+            identity: self.identity.as_ref().map(|base| Object {
+                base: Some(base),
+                extra: &extra,
+            }),
+            metadata: &metadata,
+        };
+        let json = |value: Val<'_>| value.to_json();
+        [
+            expression.eval(&scope).map(json),
+            expression.eval_general(&scope).map(json),
+        ]
+    }
+
+    fn eval(&self, source: &str) -> Result<Value, EvalError> {
+        let expression = Expression::compile(source).unwrap();
+        let [fast, general] = self.both(&expression);
+        assert_eq!(fast, general, "{source}");
+        fast
+    }
+}
+
+fn fails_to_compile(source: &str) -> CompileError {
+    match Expression::compile(source) {
+        Ok(_) => panic!("`{source}` compiles"),
+        Err(error) => error,
+    }
+}
+
+#[test]
+fn the_forms_that_everyone_writes_run_directly() {
+    for source in [
+        "auth.identity.userid",
+        "auth.identity.tier == \"free\"",
+        "'free' == auth.identity.tier",
+        "auth.identity[\"tier\"] == 'free'",
+        "auth.metadata.matchedTier[\"tier\"]",
+        "auth.identity.user.username.split(\":\")[3]\n",
+        "request.path.split(\"/\")[1]",
+        "{ \"groups\": auth.identity.user.groups }",
+    ] {
+        assert!(Expression::compile(source).unwrap().direct().is_some(), "{source}");
+    }
+    for source in [
+        "request.headers[\"x-team\"]",
+        "has(auth.identity.tier)",
+        "auth.identity.tier != 'free'",
+    ] {
+        // `request.headers` is a path, but its value is the interpreter's.
+        let world = World::new(json!({"tier": "premium"}));
+        let _ = world.eval(source);
+    }
+}
+
+#[test]
+fn values_of_the_seed_policies() {
+    let mut world = World::new(json!({
+        "user": {"username": "system:serviceaccount:maas-default-gateway-tier-free:alice", "groups": ["a", "b"]}
+    }));
+    world.metadata.push(("matchedTier".into(), json!({"tier": "free"})));
+    world.extra.push(("userid".into(), json!("alice")));
+    for (source, value) in [
+        ("auth.identity.user.username.split(\":\")[3]", json!("alice")),
+        ("auth.identity.userid", json!("alice")),
+        ("auth.metadata.matchedTier[\"tier\"]", json!("free")),
+        ("request.path.split(\"/\")[1]", json!("llm")),
+        ("request.path.split(\"/\")[2]", json!("qwen3")),
+        (
+            "{ \"groups\": auth.identity.user.groups }",
+            json!({"groups": ["a", "b"]}),
+        ),
+        (
+            "auth.identity.user.groups.join(\",\").split(\",\").exists(g, g == \"b\")",
+            json!(true),
+        ),
+        ("!request.path.endsWith(\"/v1/models\")", json!(true)),
+        (
+            "request.host.lowerAscii().replace(\"models\", \"m\")",
+            json!("m.example.com"),
+        ),
+    ] {
+        assert_eq!(world.eval(source), Ok(value), "{source}");
+    }
+}
+
+#[test]
+fn a_missing_key_is_told_from_a_failure() {
+    let world = World::new(json!({"tier": "free", "none": null, "list": [1], "number": 3}));
+    for source in [
+        "auth.identity.absent",
+        "auth.identity.absent == \"free\"",
+        "auth.metadata.absent.tier",
+        "request.query",
+        "request.path.split(\"/\")[99]",
+        "request.headers[\"absent\"]",
+    ] {
+        assert!(
+            matches!(world.eval(source), Err(EvalError::Missing(_))),
+            "{source}: {:?}",
+            world.eval(source)
+        );
+    }
+    for source in [
+        "auth.identity.tier.x",
+        "auth.identity.none.x == \"a\"",
+        "auth.identity.list.x",
+        "1 / 0",
+        "auth.identity.number.split(\",\")[0]",
+    ] {
+        assert!(
+            matches!(world.eval(source), Err(EvalError::Failed(_))),
+            "{source}: {:?}",
+            world.eval(source)
+        );
+    }
+    let nobody = World {
+        identity: None,
+        ..World::new(json!({}))
+    };
+    assert!(matches!(
+        nobody.eval("auth.identity.tier == \"free\""),
+        Err(EvalError::Missing(_))
+    ));
+}
+
+#[test]
+fn nothing_equals_a_text_but_that_text() {
+    let world = World::new(json!({"none": null, "list": ["free"], "number": 3, "map": {"a": "free"}, "yes": true}));
+    for name in ["none", "list", "number", "map", "yes"] {
+        assert_eq!(
+            world.eval(&format!("auth.identity.{name} == \"free\"")),
+            Ok(json!(false)),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn unknown_names_do_not_compile() {
+    for (source, message, remedy) in [
+        ("auth.identity.tier.splitt(\",\")", "`splitt`", Some("`split`")),
+        ("foo(1)", "`foo`", None),
+        ("atuh.identity.tier == \"free\"", "`atuh`", Some("`auth`")),
+        ("context.request.http.path", "`context`", None),
+    ] {
+        let error = fails_to_compile(source);
+        assert!(error.message.contains(message), "{source}: {error}");
+        match remedy {
+            Some(remedy) => assert!(error.remedy.unwrap().contains(remedy), "{source}"),
+            None => assert_eq!(error.remedy, None, "{source}"),
+        }
+    }
+    assert!(
+        Expression::compile("[1, 2].all(x, x > 0) && [1].map(y, y + 1).size() == 1").is_ok(),
+        "locals are known"
+    );
+}
+
+#[test]
+fn errors_say_where_in_the_expression() {
+    let error = fails_to_compile("auth.identity. == 3");
+    assert!(error.message.contains("at 1:16 of the expression"), "{error}");
+    assert_eq!(fails_to_compile("  ").message, "is empty");
+}
+
+#[test]
+fn predicates_that_can_never_be_boolean_do_not_compile() {
+    for source in [
+        "\"free\"",
+        "1",
+        "null",
+        "[true]",
+        "{\"a\": true}",
+        "auth.identity.a + 1",
+        "size(auth.identity.l)",
+        "true ? 1 : 2",
+    ] {
+        assert!(Expression::compile_predicate(source).is_err(), "{source}");
+    }
+    for source in [
+        "true",
+        "auth.identity.flag",
+        "auth.identity.a == 1",
+        "\"a\" in auth.identity.l",
+        "has(auth.identity.a)",
+    ] {
+        assert!(Expression::compile_predicate(source).is_ok(), "{source}");
+    }
+}
+
+#[test]
+fn bombs_are_refused_before_they_are_parsed() {
+    for (what, source) in [
+        ("nesting", format!("{}1{}", "(".repeat(5_000), ")".repeat(5_000))),
+        ("terms", vec!["auth.identity.a"; 5_000].join(" + ")),
+        ("negations", format!("{}true", "!".repeat(3_000))),
+        ("length", format!("\"{}\"", "a".repeat(100_000))),
+        ("selections", format!("auth{}", ".a".repeat(1_000))),
+        ("conditionals", format!("{}1", "true ? 1 : ".repeat(500))),
+        ("lists", format!("{}{}", "[".repeat(200), "]".repeat(200))),
+    ] {
+        assert!(Expression::compile(&source).is_err(), "{what}");
+    }
+}
+
+#[test]
+fn the_largest_accepted_expressions_evaluate_on_half_a_workers_stack() {
+    let sources = [
+        format!("{}1{}", "(".repeat(MAX_NESTING), ")".repeat(MAX_NESTING)),
+        vec!["1"; MAX_DEPTH - 1].join(" + "),
+        format!("auth.identity{}", ".a".repeat(MAX_DEPTH - 4)),
+    ];
+    let compiled: Vec<Result<Expression, String>> = crate::source::on_large_stack(|| {
+        sources
+            .iter()
+            .map(|source| Expression::compile(source).map_err(|error| format!("{source}: {error}")))
+            .collect()
+    })
+    .unwrap();
+    let evaluate = move || {
+        for expression in compiled {
+            let _ = World::new(json!({})).both(&expression.unwrap());
+        }
+    };
+    std::thread::Builder::new().stack_size(crate::listen::STACK / 2).spawn(evaluate).unwrap().join().unwrap();
+}
+
+#[test]
+fn literals_compared_with_a_path_are_found() {
+    let find = |source| {
+        Expression::compile(source)
+            .unwrap()
+            .literals_compared_with("auth.identity.tier")
+    };
+    assert_eq!(
+        find("auth.identity.tier == \"free\" && auth.identity.userid == \"x\""),
+        ["free"]
+    );
+    assert_eq!(find("auth.identity.tier in [\"a\", \"b\"]"), ["a", "b"]);
+    assert_eq!(find("auth.identity.userid == \"x\""), Vec::<String>::new());
+}
+
+fn leaves() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        (-3_i64..3).prop_map(Value::from),
+        Just(json!(1.5)),
+        "[ab:/]{0,4}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(3, 12, 3, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
+            prop::collection::hash_map("[abc]", inner, 0..3).prop_map(|map| json!(map)),
+        ]
+    })
+}
+
+fn worlds() -> impl Strategy<Value = World> {
+    let objects = || prop::collection::hash_map("[abc]", leaves(), 0..4).prop_map(|map| json!(map));
+    let named = || prop::collection::vec(("[abc]", leaves()), 0..2);
+    (prop::option::of(objects()), named(), named(), "/[ab/:]{0,6}").prop_map(|(identity, extra, metadata, path)| {
+        let arc = |list: Vec<(String, Value)>| -> Vec<(Arc<str>, Value)> {
+            let mut seen = std::collections::HashSet::new();
+            list.into_iter()
+                .filter(|(name, _)| seen.insert(name.clone()))
+                .map(|(n, v)| (n.into(), v))
+                .collect()
+        };
+        World {
+            identity,
+            extra: arc(extra),
+            metadata: arc(metadata),
+            path,
+            headers: HashMap::new(),
+        }
+    })
+}
+
+fn paths() -> impl Strategy<Value = String> {
+    let fields = prop::collection::vec(
+        prop_oneof![
+            "[abc]".prop_map(|f| format!(".{f}")),
+            "[abc]".prop_map(|f| format!("[\"{f}\"]"))
+        ],
+        0..4,
+    );
+    let roots = prop_oneof![
+        Just("auth.identity"),
+        Just("auth.metadata"),
+        Just("request.path"),
+        Just("request.method"),
+        Just("request.query"),
+        Just("request"),
+        Just("auth"),
+    ];
+    (roots, fields).prop_map(|(root, fields)| format!("{root}{}", fields.concat()))
+}
+
+fn expressions() -> impl Strategy<Value = String> {
+    prop_oneof![
+        paths(),
+        (paths(), "[ab]{0,2}").prop_map(|(path, text)| format!("{path} == \"{text}\"")),
+        (paths(), "[ab]{0,2}").prop_map(|(path, text)| format!("\"{text}\" == {path}")),
+        (paths(), "[:/a]{0,1}", 0_usize..4).prop_map(|(path, by, at)| format!("{path}.split(\"{by}\")[{at}]")),
+        (paths(), "[ab]").prop_map(|(path, key)| format!("{{\"{key}\": {path}}}")),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+
+    /// The direct way yields what the interpreter yields: absent roots and leaves, null, numbers and lists included.
+    #[test]
+    fn direct_access_equals_the_interpreter(world in worlds(), source in expressions()) {
+        let expression = Expression::compile(&source).unwrap();
+        let [fast, general] = world.both(&expression);
+        prop_assert_eq!(fast, general, "{}", source);
+    }
+}
