@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, EncodingKey};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::Result;
 
@@ -140,10 +140,10 @@ impl Mint<'_> {
         let token = self.token(name, tier, AUDIENCE)?;
         let header = jsonwebtoken::decode_header(&token)?;
         let claims = token.split('.').nth(1).ok_or("a token without claims")?;
-        let mut claims: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims)?)?;
+        let mut claims: Map<String, Value> = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims)?)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
         for (claim, ago) in [("iat", 7200), ("nbf", 7200), ("exp", 3600)] {
-            claims[claim] = json!(now - ago);
+            claims.insert(claim.to_owned(), json!(now - ago));
         }
         let key = fs::read(&self.key)?;
         let key = match header.alg {

@@ -154,10 +154,10 @@ fn challenges(response: &Response) -> Option<String> {
 }
 
 fn says_when_to_retry(response: &Response) -> Option<String> {
-    let seconds = response
-        .header("retry-after")
-        .and_then(|value| value.parse::<u32>().ok());
-    (!seconds.is_some_and(|seconds| seconds > 0)).then(|| "no Retry-After".to_owned())
+    match response.header("retry-after").map(str::parse::<u32>) {
+        Some(Ok(1..)) => None,
+        _ => Some("no Retry-After in seconds".to_owned()),
+    }
 }
 
 fn names_the_missing_grant(response: &Response) -> Option<String> {

@@ -1,1 +1,378 @@
+use std::collections::HashMap;
 
+use super::*;
+
+fn request(headers: Headers<'_>) -> Request<'_> {
+    Request {
+        method: "POST",
+        host: "models.example.com",
+        scheme: "https",
+        path: "/llm/qwen3/v1/chat/completions",
+        query: None,
+        headers,
+        gateway: None,
+        model: OperatorModel::Unset,
+    }
+}
+
+fn map(pairs: &[(&str, &str)]) -> HashMap<String, String> {
+    pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+}
+
+/// The token, or why there is none.
+fn token(headers: Headers<'_>) -> Result<String, Code> {
+    let bearer = request(headers).bearer();
+    bearer
+        .map(|token| token.secret().to_owned())
+        .map_err(|denial| denial.code)
+}
+
+/// The outcome for one `Authorization` header, which has to be the same in both forms.
+fn token_of(value: &str) -> Result<String, Code> {
+    let map = map(&[("authorization", value)]);
+    let in_map = token(Headers::Map(&map));
+    let in_list = token(Headers::List(vec![("authorization", value.as_bytes())]));
+    assert_eq!(in_map, in_list, "{value:?}");
+    in_map
+}
+
+// === the path rule ===
+
+#[test]
+fn canonical_paths_pass() {
+    for path in [
+        "/",
+        "/llm",
+        "/llm/",
+        "/llm/qwen3/v1/chat/completions",
+        "/llm/qwen3/",
+        "/LLM/M1",
+        "/v1.5/model.name/...",
+        "/..a/a../.a/a.",
+        "/a:b@c!$&'()*+,=~_-",
+        // Escapes that decode to nothing which would shift a segment.
+        "/llm/m%31/v1",
+        "/llm/m%20x",
+        "/llm/m%3Fx",
+        // Not in the list, and no namespace or name can hold them.
+        "/llm/m1%c0%af",
+        "/llm/m1#frag",
+        "/llm/%c3%a9",
+        "/llm/%C3%A9",
+        "/llm/é",
+        "/*",
+    ] {
+        assert_eq!(check_canonical(path), Ok(()), "{path:?}");
+    }
+}
+
+#[test]
+fn paths_with_a_second_reading_are_refused() {
+    use PathFault::{Character, DotSegment, EmptySegment, Encoding, NotAbsolute};
+    for (path, fault) in [
+        // reference/ecosystem.md 3.2: what gets past even a strict Envoy.
+        ("/llm//m1/v1", EmptySegment),
+        ("/llm/m1/../m2/v1", DotSegment),
+        ("/llm/m1/..%2fm2/v1", Encoding),
+        ("/llm/m1%2Fx/v1", Encoding),
+        ("/llm/m1%5Cx/v1", Encoding),
+        ("/llm/m1;a=b/v1", Character),
+        ("/llm/m1/..;/m2/v1", Character),
+        ("/llm/m1%252Fx", Encoding),
+        ("/llm/m1%00", Encoding),
+        ("*", NotAbsolute),
+        // Segments.
+        ("", NotAbsolute),
+        ("llm/m1", NotAbsolute),
+        ("http://models.example.com/llm/m1", NotAbsolute),
+        (" /llm", NotAbsolute),
+        ("//", EmptySegment),
+        ("///", EmptySegment),
+        ("//llm/m1", EmptySegment),
+        ("/llm/m1//", EmptySegment),
+        ("/llm///m1", EmptySegment),
+        ("/.", DotSegment),
+        ("/..", DotSegment),
+        ("/./", DotSegment),
+        ("/../", DotSegment),
+        ("/llm/./m1", DotSegment),
+        ("/llm/m1/.", DotSegment),
+        ("/llm/m1/..", DotSegment),
+        ("/llm/m1/../", DotSegment),
+        ("/../../etc/passwd", DotSegment),
+        // Characters.
+        (";", NotAbsolute),
+        ("/;", Character),
+        ("/llm/m1;", Character),
+        ("/llm\\m1", Character),
+        ("/llm/..\\m1", Character),
+        ("/llm/m1\0", Character),
+        ("/llm/m1\n", Character),
+        ("/llm/\rm1", Character),
+        ("/llm/\tm1", Character),
+        ("/llm/\u{1f}m1", Character),
+        ("/llm/m1\u{7f}", Character),
+        // Escapes, in any case.
+        ("/llm/%2e/m1", Encoding),
+        ("/llm/%2E%2E/m1", Encoding),
+        ("/llm/%2e%2e/m1", Encoding),
+        ("/llm/.%2e/m1", Encoding),
+        ("/llm/m%2e1", Encoding),
+        ("/llm%2fm1", Encoding),
+        ("/llm%2Fm1", Encoding),
+        ("/llm%5cm1", Encoding),
+        ("/llm%5Cm1", Encoding),
+        ("/llm/m1%25", Encoding),
+        ("/llm/m1%2500", Encoding),
+        ("/llm/%00m1", Encoding),
+        // Broken ones: each decoder makes something else of them.
+        ("/llm/m1%", Encoding),
+        ("/llm/m1%2", Encoding),
+        ("/llm/m1%zz", Encoding),
+        ("/llm/m1%2g", Encoding),
+        ("/llm/m1%g2", Encoding),
+        ("/llm/m1% 2", Encoding),
+        ("/llm/m1%%", Encoding),
+        ("/llm/m1%u002f", Encoding),
+        ("/llm/m1%é", Encoding),
+        ("/%", Encoding),
+    ] {
+        assert_eq!(check_canonical(path), Err(fault), "{path:?}");
+        assert!(!fault.describe().is_empty());
+    }
+}
+
+#[test]
+fn every_control_byte_is_refused() {
+    for byte in (0..=0x1f_u8).chain([0x7f]) {
+        let path = format!("/llm/a{}b", char::from(byte));
+        assert_eq!(check_canonical(&path), Err(PathFault::Character), "{byte:#04x}");
+    }
+}
+
+#[test]
+fn query_is_cut_at_the_first_question_mark() {
+    for (sent, path, query) in [
+        ("/llm/m1", "/llm/m1", None),
+        ("/llm/m1?", "/llm/m1", Some("")),
+        ("/llm/m1?x=/llm/m2", "/llm/m1", Some("x=/llm/m2")),
+        ("/llm/m1?a?b", "/llm/m1", Some("a?b")),
+        ("?", "", Some("")),
+        ("", "", None),
+    ] {
+        assert_eq!(Request::split_path(sent), (path, query), "{sent:?}");
+    }
+}
+
+// === names ===
+
+#[test]
+fn labels_are_rfc_1123() {
+    let (longest, too_long) = ("a".repeat(63), "a".repeat(64));
+    for name in ["a", "0", "llm", "a-b", "a--b", "1st", "model-2", &longest] {
+        assert!(is_dns1123_label(name), "{name:?}");
+    }
+    for name in [
+        "", "-", "-a", "a-", "A", "aB", "a_b", "a.b", "a b", " a", "a\n", "é", "ａ", "*", "a/b", "%61", "a\0",
+        &too_long,
+    ] {
+        assert!(!is_dns1123_label(name), "{name:?}");
+    }
+}
+
+#[test]
+fn subdomains_are_labels_joined_by_dots() {
+    let label = "a".repeat(63);
+    let longest = format!("{label}.{label}.{label}.{}", "a".repeat(61));
+    assert_eq!(longest.len(), 253);
+    for name in ["a", "qwen2.5", "model.v1-2", "a.b.c", &longest] {
+        assert!(is_dns1123_subdomain(name), "{name:?}");
+    }
+    let too_long = format!("{longest}a");
+    for name in [
+        "", ".", "..", ".a", "a.", "a..b", "a.-b", "A.b", "a/b", "a b", &too_long,
+    ] {
+        assert!(!is_dns1123_subdomain(name), "{name:?}");
+    }
+}
+
+// === the bearer token ===
+
+#[test]
+fn bearer_token_is_taken_in_either_form() {
+    for (value, expected) in [
+        ("Bearer abc", "abc"),
+        ("bearer abc", "abc"),
+        ("BEARER abc", "abc"),
+        ("Bearer x", "x"),
+        (
+            "Bearer eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJhIn0.c2ln-_",
+            "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJhIn0.c2ln-_",
+        ),
+        ("Bearer a~b+c/d==", "a~b+c/d=="),
+    ] {
+        assert_eq!(token_of(value), Ok(expected.to_owned()), "{value:?}");
+    }
+}
+
+#[test]
+fn no_bearer_token_is_a_missing_one() {
+    let empty = HashMap::new();
+    assert_eq!(token(Headers::Map(&empty)), Err(Code::TokenMissing));
+    assert_eq!(token(Headers::List(vec![])), Err(Code::TokenMissing));
+    let other = map(&[("x-authorization", "Bearer abc"), ("cookie", "authorization=abc")]);
+    assert_eq!(token(Headers::Map(&other)), Err(Code::TokenMissing));
+    for value in [
+        "",
+        " ",
+        "Bearer",
+        "Bearer ",
+        "Basic YTpi",
+        "APIKEY abc",
+        "abc",
+        "Bearerabc",
+        "Bearer\tabc",
+        "NotBearer abc",
+        " Bearer abc",
+    ] {
+        assert_eq!(token_of(value), Err(Code::TokenMissing), "{value:?}");
+    }
+}
+
+#[test]
+fn what_cannot_be_a_token_is_malformed() {
+    for value in [
+        "Bearer  ",
+        "Bearer  abc",
+        "Bearer abc ",
+        "Bearer abc def",
+        "Bearer abc\tdef",
+        "Bearer abc\n",
+        "Bearer \t",
+        "Bearer \u{a0}",
+        // Two headers that a proxy joined.
+        "Bearer abc,Bearer def",
+        "Bearer abc, Bearer def",
+        "Bearer ,",
+        "Bearer a\"b",
+        "Bearer a;b",
+        "Bearer a\\b",
+        "Bearer a:b",
+        "Bearer a\0b",
+        "Bearer clé",
+    ] {
+        assert_eq!(token_of(value), Err(Code::TokenMalformed), "{value:?}");
+    }
+}
+
+#[test]
+fn tokens_are_bounded_in_length() {
+    let sized = |bytes: usize| token_of(&format!("Bearer {}", "a".repeat(bytes)));
+    for bytes in [1, 1024, 8 * 1024] {
+        assert_eq!(sized(bytes), Ok("a".repeat(bytes)), "{bytes} bytes");
+    }
+    for bytes in [8 * 1024 + 1, 64 * 1024, 1024 * 1024] {
+        assert_eq!(sized(bytes), Err(Code::TokenMalformed), "{bytes} bytes");
+    }
+}
+
+#[test]
+fn two_authorization_headers_are_refused() {
+    let list = |pairs: &[(&'static str, &'static str)]| {
+        let raw = pairs.iter().map(|(name, value)| (*name, value.as_bytes()));
+        token(Headers::List(raw.collect()))
+    };
+    let twice = Err(Code::TokenMalformed);
+    assert_eq!(
+        list(&[("authorization", "Bearer a"), ("authorization", "Bearer b")]),
+        twice
+    );
+    assert_eq!(
+        list(&[("authorization", "Bearer a"), ("authorization", "Bearer a")]),
+        twice
+    );
+    assert_eq!(
+        list(&[("Authorization", "Bearer a"), ("authorization", "Basic x")]),
+        twice
+    );
+    let differing = map(&[("AUTHORIZATION", "Bearer a"), ("Authorization", "Bearer b")]);
+    assert_eq!(token(Headers::Map(&differing)), twice);
+}
+
+#[test]
+fn authorization_that_is_not_utf8_is_malformed() {
+    let raw = |value: &'static [u8]| token(Headers::List(vec![("authorization", value)]));
+    assert_eq!(raw(b"Bearer a\xff"), Err(Code::TokenMalformed));
+    assert_eq!(raw(b"\xff\xfe"), Err(Code::TokenMalformed));
+    // What Envoy's map form makes of such bytes.
+    assert_eq!(token_of("Bearer a!"), Err(Code::TokenMalformed));
+}
+
+#[test]
+fn header_names_ignore_case() {
+    for name in ["authorization", "Authorization", "AUTHORIZATION", "aUTHORIZATION"] {
+        let map = map(&[("x-other", "1"), (name, "Bearer abc")]);
+        assert_eq!(token(Headers::Map(&map)), Ok("abc".to_owned()), "{name}");
+        let list = Headers::List(vec![("x-other", b"1"), (name, b"Bearer abc")]);
+        assert_eq!(token(list), Ok("abc".to_owned()), "{name}");
+    }
+}
+
+#[test]
+fn debug_of_a_token_hides_it() {
+    let token = BearerToken::new("s3cret");
+    assert_eq!(format!("{token:?}"), "BearerToken(6 bytes)");
+    assert_eq!(format!("{token:#?}"), "BearerToken(6 bytes)");
+    assert_eq!(token.secret(), "s3cret");
+}
+
+#[test]
+fn refusal_of_a_token_does_not_repeat_it() {
+    for value in ["Bearer s3cret token", "s3cret", "Bearer s3cret,s3cret"] {
+        let map = map(&[("authorization", value)]);
+        let denial = request(Headers::Map(&map)).bearer().unwrap_err();
+        assert!(!format!("{denial:?}").contains("s3cret"), "{denial:?}");
+    }
+}
+
+// === headers ===
+
+#[test]
+fn lookup_tells_absent_one_several_and_opaque_apart() {
+    let list = Headers::List(vec![
+        ("x-one", b"1"),
+        ("X-Two", b"a"),
+        ("x-two", b"b"),
+        ("x-raw", b"\xff"),
+        ("x-empty", b""),
+    ]);
+    for (name, expected, joined) in [
+        ("x-none", Lookup::Absent, None),
+        ("x-one", Lookup::One("1"), Some("1")),
+        ("x-two", Lookup::Several, Some("a,b")),
+        ("x-raw", Lookup::Opaque, Some("\u{fffd}")),
+        ("x-empty", Lookup::One(""), Some("")),
+    ] {
+        assert_eq!(list.get(name), expected, "{name}");
+        assert_eq!(list.joined(name).as_deref(), joined, "{name}");
+    }
+    let names: Vec<_> = list.names().collect();
+    assert_eq!(names, ["x-one", "X-Two", "x-two", "x-raw", "x-empty"]);
+}
+
+#[test]
+fn both_forms_show_the_same_names_and_values() {
+    let map = map(&[("a", "1"), ("b", "2,3")]);
+    let (in_map, in_list) = (Headers::Map(&map), Headers::List(vec![("a", b"1"), ("b", b"2,3")]));
+    let sorted = |headers: &Headers<'_>| {
+        let mut pairs: Vec<_> = headers
+            .iter()
+            .map(|(name, value)| (name.to_owned(), value.into_owned()))
+            .collect();
+        pairs.sort();
+        pairs
+    };
+    assert_eq!(sorted(&in_map), sorted(&in_list));
+    assert_eq!(in_map.names().count(), 2);
+    assert_eq!(in_map.joined("b").as_deref(), Some("2,3"));
+}

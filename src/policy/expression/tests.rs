@@ -270,7 +270,12 @@ fn the_largest_accepted_expressions_evaluate_on_half_a_workers_stack() {
             let _ = World::new(json!({})).both(&expression.unwrap());
         }
     };
-    std::thread::Builder::new().stack_size(crate::listen::STACK / 2).spawn(evaluate).unwrap().join().unwrap();
+    std::thread::Builder::new()
+        .stack_size(crate::listen::STACK / 2)
+        .spawn(evaluate)
+        .unwrap()
+        .join()
+        .unwrap();
 }
 
 #[test]

@@ -1,0 +1,159 @@
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::*;
+use crate::access::Grantor;
+use crate::policy::Permit;
+
+/// The headers of identity that are removed whether they were sent or not.
+const ALWAYS: [&str; 5] = [
+    "authorization",
+    "x-maas-group",
+    "x-maas-key-id",
+    "x-maas-subscription",
+    "x-maas-username",
+];
+
+fn sorted(mut names: Vec<String>) -> Vec<String> {
+    names.sort();
+    names
+}
+
+#[test]
+fn credential_and_identity_never_reach_the_model() {
+    let sent = HashMap::from(
+        [
+            ("authorization", "Bearer abc"),
+            ("x-maas-username", "mallory"),
+            ("X-MaaS-Role", "admin"),
+            ("x-maas-", "short"),
+            ("x-maas", "not one of them"),
+            ("x-request-id", "1"),
+            ("x-mäas-x", "2"),
+            ("é", "3"),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned())),
+    );
+    let list: Vec<(&str, &[u8])> = sent.iter().map(|(name, value)| (&**name, value.as_bytes())).collect();
+    let mut expected: Vec<String> = ALWAYS.map(str::to_owned).to_vec();
+    expected.extend(["x-maas-role".to_owned(), "x-maas-".to_owned()]);
+    for form in [Headers::Map(&sent), Headers::List(list)] {
+        let (ok, _) = admit(Grant::default(), evidence(), Some(&form));
+        assert_eq!(sorted(ok.headers_to_remove), sorted(expected.clone()), "{form:?}");
+    }
+    let (ok, _) = admit(Grant::default(), evidence(), None);
+    assert_eq!(sorted(ok.headers_to_remove), ALWAYS);
+}
+
+#[test]
+fn header_sent_twice_is_removed_once() {
+    let sent = Headers::List(vec![("x-maas-a", b"1"), ("X-Maas-A", b"2"), ("X-MAAS-GROUP", b"3")]);
+    let (ok, _) = admit(Grant::default(), evidence(), Some(&sent));
+    let mut expected = ALWAYS.map(str::to_owned).to_vec();
+    expected.push("x-maas-a".to_owned());
+    assert_eq!(sorted(ok.headers_to_remove), sorted(expected));
+}
+
+/// Envoy removes last: a header that is set and removed would be gone.
+#[test]
+fn header_that_is_set_is_overwritten_and_not_removed() {
+    let set = |pairs: &[(&str, &str)]| Grant {
+        headers: pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+        ..Grant::default()
+    };
+    let sent = Headers::List(vec![("X-MaaS-Team", b"forged"), ("X-MaaS-Username", b"forged")]);
+    let grant = set(&[("x-maas-username", "alice"), ("x-maas-team", "red"), ("x-other", "1")]);
+    let (ok, _) = admit(grant, evidence(), Some(&sent));
+    assert_eq!(
+        headers(&ok.headers),
+        map(&[("x-maas-username", "alice"), ("x-maas-team", "red"), ("x-other", "1")])
+    );
+    assert_eq!(
+        sorted(ok.headers_to_remove),
+        ["authorization", "x-maas-group", "x-maas-key-id", "x-maas-subscription"]
+    );
+    // A policy that hands the model a credential of its own.
+    let (ok, _) = admit(set(&[("authorization", "Bearer model-key")]), evidence(), None);
+    assert_eq!(headers(&ok.headers), map(&[("authorization", "Bearer model-key")]));
+    assert_eq!(sorted(ok.headers_to_remove), ALWAYS[1..]);
+}
+
+#[test]
+fn metadata_carries_the_filters_and_the_decision() {
+    let mut evidence = evidence();
+    evidence.route = Some("llm/qwen3-route".into());
+    evidence.user = Some("system:serviceaccount:maas-tier-free:alice".into());
+    evidence.identity_source = Some(crate::gate::IdentitySource::Remembered);
+    evidence.tier = Some("free".into());
+    evidence.permit = Permit {
+        model: Some("llm/qwen3".to_owned()),
+        grantor: Some(Grantor {
+            name: "RoleBinding llm/access".into(),
+        }),
+    };
+    let filter = json!({
+        "userid": "alice", "level": 1, "half": 0.5, "yes": true, "nothing": null,
+        "groups": ["a", ["b"]], "nested": { "tier": "free" },
+    });
+    let grant = Grant {
+        filters: vec![
+            (Arc::from("identity"), filter.clone()),
+            (Arc::from("plain"), json!("text")),
+        ],
+        reservation: "sealed".to_owned(),
+        ..Grant::default()
+    };
+    let (_, response) = admit(grant, evidence, None);
+    assert_eq!(response.status.as_ref().unwrap().code, GrpcCode::Ok as i32);
+    let mut filter = filter;
+    filter["level"] = json!(1.0);
+    let expected = json!({
+        "identity": filter,
+        "plain": "text",
+        "tiergate": {
+            "decision": "allowed",
+            "decision_id": decision_id(7),
+            "generation": 3.0,
+            "reservation": "sealed",
+            "route": "llm/qwen3-route",
+            "user": "system:serviceaccount:maas-tier-free:alice",
+            "tier": "free",
+            "model": "llm/qwen3",
+            "granted_by": "RoleBinding llm/access",
+            "identity": "remembered",
+        },
+    });
+    assert_eq!(metadata_of(&response), expected);
+}
+
+#[test]
+fn filter_called_tiergate_does_not_displace_the_decision() {
+    let grant = Grant {
+        filters: vec![(
+            Arc::from("tiergate"),
+            json!({ "reservation": "forged", "decision": "refused" }),
+        )],
+        reservation: "sealed".to_owned(),
+        ..Grant::default()
+    };
+    let (_, response) = admit(grant, evidence(), None);
+    let metadata = metadata_of(&response);
+    assert_eq!(metadata["tiergate"]["reservation"], "sealed");
+    assert_eq!(metadata["tiergate"]["decision"], "allowed");
+}
+
+#[test]
+fn refusal_tells_no_filter_and_no_reservation() {
+    let answer = refuse(Denial::new(Code::LimitNone, "no"), evidence(), TERSE);
+    let metadata = metadata_of(&answer.response);
+    assert_eq!(metadata.as_object().unwrap().len(), 1);
+    assert_eq!(metadata["tiergate"].get("reservation"), None);
+}
+
+#[test]
+fn decision_ids_differ_and_share_the_process() {
+    let (first, second) = (decision_id(1), decision_id(2));
+    assert_ne!(first, second);
+    assert_eq!(first.split('-').next(), second.split('-').next());
+    assert_eq!(first, decision_id(1));
+}
