@@ -66,19 +66,9 @@ fn policies() -> (Policies, String) {
         files.push((path.display().to_string(), raised.collect::<String>()));
     }
     let manifests = Manifests::read(files.iter().map(|(name, text)| (name.as_str(), text.as_str())));
-    let policy = compile(
-        manifests,
-        &Options {
-            grant_from_annotation: true,
-            ..Options::default()
-        },
-    );
+    let policy = compile(manifests, &Options { grant_from_annotation: true, ..Options::default() });
     assert_eq!(policy.problems.iter().filter(|problem| problem.is_error()).count(), 0);
-    let name = policy.service_accounts[NAMESPACE]
-        .keys()
-        .min()
-        .expect("a premium user")
-        .clone();
+    let name = policy.service_accounts[NAMESPACE].keys().min().expect("a premium user").clone();
     (Policies::new(policy), name)
 }
 
@@ -86,26 +76,15 @@ fn policies() -> (Policies, String) {
 fn gate(request: &CheckRequest) -> Arc<Gate> {
     let (policies, name) = policies();
     let authority = Authority::from_jwks(JWKS, "https://kubernetes.default.svc").expect("a key set");
-    let remember = Remember {
-        identities: std::time::Duration::from_secs(86_400),
-        ..Remember::default()
-    };
+    let remember = Remember { identities: std::time::Duration::from_secs(86_400), ..Remember::default() };
     let gate = Gate::new(
         Arc::new(policies),
         Identities::new(authority, remember),
         Arc::new(Limits::Memory(Memory::default())),
-        Settings {
-            gateway: None,
-            without_policy: Otherwise::Refuse,
-            without_limit: Otherwise::Refuse,
-        },
+        Settings { gateway: None, without_policy: Otherwise::Refuse, without_limit: Otherwise::Refuse },
     );
     let uid = derived_uid(NAMESPACE, &name);
-    let account = ServiceAccountRef {
-        namespace: NAMESPACE.to_owned(),
-        name,
-        uid: uid.clone(),
-    };
+    let account = ServiceAccountRef { namespace: NAMESPACE.to_owned(), name, uid: uid.clone() };
     let (user, groups) = (account.user(), account.groups());
     let identity = Identity {
         object: json!({
@@ -121,11 +100,8 @@ fn gate(request: &CheckRequest) -> Arc<Gate> {
         expires: Nanos(u64::MAX),
     };
     let http = to_request(request).expect("HTTP attributes");
-    let Lookup::One(header) = http.headers.get("authorization") else {
-        panic!("the captured request has a token")
-    };
-    gate.identities
-        .insert(&BearerToken::new(header.trim_start_matches("Bearer ")), identity);
+    let Lookup::One(header) = http.headers.get("authorization") else { panic!("the captured request has a token") };
+    gate.identities.insert(&BearerToken::new(header.trim_start_matches("Bearer ")), identity);
     Arc::new(gate)
 }
 
@@ -156,16 +132,10 @@ fn check(c: &mut Criterion) {
     });
     let decision = now(gate.check(&http, clock.now()));
     group.bench_function("answer of a decision", |b| {
-        b.iter(|| {
-            check_response(black_box(&decision), Some(&http.headers), Style::default())
-                .status
-                .is_some()
-        });
+        b.iter(|| check_response(black_box(&decision), Some(&http.headers), Style::default()).status.is_some());
     });
     let response: CheckResponse = check_response(&decision, Some(&http.headers), Style::default());
-    group.bench_function("prost encodes the answer", |b| {
-        b.iter(|| black_box(&response).encode_to_vec().len())
-    });
+    group.bench_function("prost encodes the answer", |b| b.iter(|| black_box(&response).encode_to_vec().len()));
     group.bench_function("decided, answered and counted", |b| {
         b.iter(|| now(authz.decide(black_box(&request))).status.is_some());
     });
@@ -173,12 +143,7 @@ fn check(c: &mut Criterion) {
 }
 
 fn ext_authz(gate: &Arc<Gate>, clock: Clock) -> ExtAuthz {
-    ExtAuthz {
-        gate: Arc::clone(gate),
-        metrics: Arc::new(Metrics::new()),
-        clock,
-        style: Style::default(),
-    }
+    ExtAuthz { gate: Arc::clone(gate), metrics: Arc::new(Metrics::new()), clock, style: Style::default() }
 }
 
 /// A served gate, and what keeps it alive.
@@ -192,11 +157,7 @@ fn serve(runtime: &tokio::runtime::Runtime, gate: &Arc<Gate>) -> (SocketAddr, to
         metrics: Arc::new(Metrics::new()),
         clock,
     };
-    let services = Services {
-        ext_authz: Arc::new(ext_authz(gate, clock)),
-        rate_limit: Arc::new(rate_limit),
-        health,
-    };
+    let services = Services { ext_authz: Arc::new(ext_authz(gate, clock)), rate_limit: Arc::new(rate_limit), health };
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let workers = Workers::start(1, &services, &stopped).expect("a worker");
     let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port");
@@ -208,15 +169,10 @@ fn serve(runtime: &tokio::runtime::Runtime, gate: &Arc<Gate>) -> (SocketAddr, to
 fn grpc(c: &mut Criterion) {
     let request = CheckRequest::decode(captured().as_slice()).expect("a CheckRequest");
     let gate = gate(&request);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     let (address, stop) = serve(&runtime, &gate);
-    let client = runtime
-        .block_on(AuthorizationClient::connect(format!("http://{address}")))
-        .expect("a connection");
+    let client = runtime.block_on(AuthorizationClient::connect(format!("http://{address}"))).expect("a connection");
 
     let mut group = c.benchmark_group("grpc");
     group.sample_size(20);

@@ -29,10 +29,7 @@ fn demand(account: u128) -> Demand {
 
 /// A cheap permutation of numbers into keys that look random, as hashed keys do.
 fn key(n: u64) -> u128 {
-    let mixed = n
-        .wrapping_mul(0x9e37_79b9_7f4a_7c15)
-        .rotate_left(31)
-        .wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = n.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     (u128::from(mixed) << 64) | u128::from(mixed.rotate_left(17))
 }
 
@@ -46,13 +43,7 @@ fn limits(c: &mut Criterion) {
             memory.admit(black_box(&[demand(1)]), Nanos(now)).admitted
         });
     });
-    let two = [
-        demand(1),
-        Demand {
-            cell: CellId(2),
-            ..demand(1)
-        },
-    ];
+    let two = [demand(1), Demand { cell: CellId(2), ..demand(1) }];
     group.bench_function("one key, two limits", |b| {
         b.iter(|| {
             now += 1;
@@ -64,23 +55,13 @@ fn limits(c: &mut Criterion) {
     let memory = Memory::default();
     for n in 0..KEYS {
         // Long ago enough not to be idle: the quota is regained in a minute.
-        memory.charge(
-            AccountKey(key(n)),
-            CellId(1),
-            demand(0).quota,
-            900_000_000_000,
-            Nanos(now),
-        );
+        memory.charge(AccountKey(key(n)), CellId(1), demand(0).quota, 900_000_000_000, Nanos(now));
     }
     let mut n = 1_u64;
     group.bench_function("a million keys at random", |b| {
         b.iter(|| {
-            n = n
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            memory
-                .admit(black_box(&[demand(key((n >> 33) % KEYS))]), Nanos(now))
-                .admitted
+            n = n.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            memory.admit(black_box(&[demand(key((n >> 33) % KEYS))]), Nanos(now)).admitted
         });
     });
 

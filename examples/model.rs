@@ -94,10 +94,7 @@ async fn serve(method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Res
         (Some(prefix), _, Method::POST) => chat(prefix, &headers, &body),
         (_, Some(prefix), Method::GET) => models(prefix),
         (None, None, _) => refuse(StatusCode::NOT_FOUND, format!("no such path: `{path}`")),
-        (.., method) => refuse(
-            StatusCode::METHOD_NOT_ALLOWED,
-            format!("`{method}` is not allowed here"),
-        ),
+        (.., method) => refuse(StatusCode::METHOD_NOT_ALLOWED, format!("`{method}` is not allowed here")),
     }
 }
 
@@ -107,10 +104,7 @@ fn chat(prefix: &str, headers: &HeaderMap, body: &[u8]) -> Response {
         Err(error) => return refuse(StatusCode::BAD_REQUEST, format!("not a chat request: {error}")),
     };
     if request.stream_options.is_some() && !request.stream {
-        return refuse(
-            StatusCode::BAD_REQUEST,
-            "`stream_options` is only for requests with `stream: true`".into(),
-        );
+        return refuse(StatusCode::BAD_REQUEST, "`stream_options` is only for requests with `stream: true`".into());
     }
     let answer = Answer::to(&request, prefix, headers);
     if request.stream {
@@ -154,9 +148,7 @@ impl Answer {
         let prompt = prompt as u64;
         Self {
             model: request.model.clone().unwrap_or_else(|| model_name(prefix).to_owned()),
-            created: SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .map_or(0, |age| age.as_secs()),
+            created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs()),
             content: format!("headers received: {}", names_of(headers)),
             usage: json!({
                 "prompt_tokens": prompt,
@@ -176,18 +168,11 @@ impl Answer {
 
     /// One event per word, as a model writes; then the usage, if asked, in an event without choices.
     fn stream(&self, with_usage: bool) -> Response {
-        let words = self
-            .content
-            .split_inclusive(' ')
-            .map(|word| self.chunk(json!({"content": word}), Value::Null));
+        let words = self.content.split_inclusive(' ').map(|word| self.chunk(json!({"content": word}), Value::Null));
         let mut events: Vec<String> = words.collect();
         events.push(self.chunk(json!({}), json!("stop")));
         if with_usage {
-            events.push(event(&self.object(
-                "chat.completion.chunk",
-                json!([]),
-                Some(&self.usage),
-            )));
+            events.push(event(&self.object("chat.completion.chunk", json!([]), Some(&self.usage))));
         }
         events.push("data: [DONE]\n\n".to_owned());
         let frames = tokio_stream::iter(events.into_iter().map(Ok::<_, Infallible>));

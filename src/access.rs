@@ -3,9 +3,10 @@
 //! Agrees with the API server's RBAC authorizer (`plugin/pkg/auth/authorizer/rbac` and `pkg/apis/rbac/v1/evaluation_helpers.go`):
 //! rules only grant, a binding whose role is missing grants nothing.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
+
+use hashbrown::HashMap;
 
 #[cfg(test)]
 mod tests;
@@ -80,10 +81,7 @@ impl Rbac {
             "" => &mut self.cluster,
             _ => self.namespaces.entry(namespace.to_owned()).or_default(),
         };
-        let binding = Binding {
-            grantor: Grantor { name: name.into() },
-            rules: Arc::clone(rules),
-        };
+        let binding = Binding { grantor: Grantor { name: name.into() }, rules: Arc::clone(rules) };
         for subject in subjects {
             let (map, key) = match subject {
                 Subject::User(name) => (&mut bindings.users, name),
@@ -97,18 +95,10 @@ impl Rbac {
     #[must_use]
     pub fn authorize(&self, query: &Query<'_>) -> Option<Grantor> {
         if query.groups.contains(&SUPERUSERS) {
-            return Some(Grantor {
-                name: SUPERUSERS.into(),
-            });
+            return Some(Grantor { name: SUPERUSERS.into() });
         }
-        let namespaced = self
-            .namespaces
-            .get(query.namespace)
-            .filter(|_| !query.namespace.is_empty());
-        [Some(&self.cluster), namespaced]
-            .into_iter()
-            .flatten()
-            .find_map(|bindings| bindings.authorize(query))
+        let namespaced = self.namespaces.get(query.namespace).filter(|_| !query.namespace.is_empty());
+        [Some(&self.cluster), namespaced].into_iter().flatten().find_map(|bindings| bindings.authorize(query))
     }
 }
 
@@ -119,10 +109,7 @@ impl Bindings {
         let user = self.users.get(query.user).into_iter();
         let groups = query.groups.iter().filter_map(|group| self.groups.get(*group));
         let grants = |binding: &&Binding| binding.rules.iter().any(|rule| rule.grants(query));
-        user.chain(groups)
-            .flatten()
-            .find(grants)
-            .map(|binding| binding.grantor.clone())
+        user.chain(groups).flatten().find(grants).map(|binding| binding.grantor.clone())
     }
 }
 

@@ -57,47 +57,35 @@ pub fn serve(args: &Serve) -> Result<(), StartError> {
         log_problem(problem);
     }
     let policies = Arc::new(Policies::new(policy));
-    let jwks = std::fs::read_to_string(&args.jwks).map_err(|error| StartError::Jwks {
-        path: args.jwks.clone(),
-        error,
-    })?;
-    let authority = Authority::from_jwks(&jwks, &args.issuer).map_err(|error| StartError::Authority {
-        path: args.jwks.clone(),
-        error,
-    })?;
-    let remember = Remember {
-        identities: args.identity_ttl,
-        ..Remember::default()
-    };
+    let jwks =
+        std::fs::read_to_string(&args.jwks).map_err(|error| StartError::Jwks { path: args.jwks.clone(), error })?;
+    let authority = Authority::from_jwks(&jwks, &args.issuer)
+        .map_err(|error| StartError::Authority { path: args.jwks.clone(), error })?;
+    let remember = Remember { identities: args.identity_ttl, ..Remember::default() };
     let limits = Arc::new(Limits::Memory(Memory::default()));
     let settings = Settings {
         gateway: args.gateway.clone(),
         without_policy: args.without_policy,
         without_limit: args.without_limit,
     };
-    let gate = Arc::new(Gate::new(
-        policies,
-        Identities::new(authority, remember),
-        limits,
-        settings,
-    ));
+    let gate = Arc::new(Gate::new(policies, Identities::new(authority, remember), limits, settings));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(run(args, gate))
 }
 
 async fn run(args: &Serve, gate: Arc<Gate>) -> Result<(), StartError> {
+    let signalled = stop_signal()?;
     let metrics = Arc::new(Metrics::new());
     metrics.published(&gate.policies.current());
     let clock = Clock::start();
     let (health, _) = tonic_health::server::health_reporter();
+    set_health(&health, false).await;
     let services = Services {
         ext_authz: Arc::new(ExtAuthz {
             gate: Arc::clone(&gate),
             metrics: Arc::clone(&metrics),
             clock,
-            style: Style {
-                verbose_refusals: args.verbose_refusals,
-            },
+            style: Style { verbose_refusals: args.verbose_refusals },
         }),
         rate_limit: Arc::new(RateLimit {
             limits: Arc::clone(&gate.limits),
@@ -113,21 +101,17 @@ async fn run(args: &Serve, gate: Arc<Gate>) -> Result<(), StartError> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = Workers::start(args.workers.unwrap_or(cores), &services, &stopped)?;
     let serving = Arc::new(AtomicBool::new(false));
-    let pages = Pages {
-        gate: Arc::clone(&gate),
-        metrics,
-        serving: Arc::clone(&serving),
-    };
+    let pages = Pages { gate: Arc::clone(&gate), metrics, serving: Arc::clone(&serving) };
     let http = tokio::net::TcpListener::from_std(http)?;
-    let pages = tokio::spawn(async move { axum::serve(http, router(pages)).await });
     tracing::info!(
-        listen.grpc = %args.listen_grpc, listen.http = %args.listen_http,
+        listen.grpc = %grpc.local_addr()?, listen.http = %http.local_addr()?,
         policy.generation = gate.policies.current().generation, "serving"
     );
+    let pages = tokio::spawn(async move { axum::serve(http, router(pages)).await });
     tokio::select! {
         accepted = workers.accept(grpc, stopped) => accepted?,
         () = probe(&workers, &gate, &health, &serving) => {}
-        signal = stop_signal() => tracing::info!(signal = signal?, "stopping"),
+        signal = signalled => tracing::info!(signal, "stopping"),
     }
     serving.store(false, Ordering::Relaxed);
     set_health(&health, false).await;
@@ -161,25 +145,20 @@ async fn probe(workers: &Workers, gate: &Gate, health: &HealthReporter, serving:
 }
 
 async fn set_health(health: &HealthReporter, serving: bool) {
-    let status = if serving {
-        ServingStatus::Serving
-    } else {
-        ServingStatus::NotServing
-    };
-    for service in [
-        "",
-        "envoy.service.auth.v3.Authorization",
-        "envoy.service.ratelimit.v3.RateLimitService",
-    ] {
+    let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+    for service in ["", "envoy.service.auth.v3.Authorization", "envoy.service.ratelimit.v3.RateLimitService"] {
         health.set_service_status(service, status).await;
     }
 }
 
-async fn stop_signal() -> io::Result<&'static str> {
+/// Waits for a signal to stop. The handlers are installed at once: a signal that comes early is not lost.
+fn stop_signal() -> io::Result<impl Future<Output = &'static str>> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    Ok(tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        }
     })
 }
 
@@ -197,9 +176,7 @@ fn log_problem(problem: &Problem) {
 
 fn start_logging(args: &LogArgs) -> Result<(), tracing_subscriber::filter::ParseError> {
     let filter = tracing_subscriber::EnvFilter::try_new(&args.log)?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     match args.log_format {
         LogFormat::Json => builder.json().flatten_event(true).init(),
         LogFormat::Text => builder.init(),

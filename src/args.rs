@@ -59,20 +59,10 @@ pub struct Serve {
     #[arg(long, env = "TIERGATE_ISSUER", value_name = "URL", default_value = DEFAULT_ISSUER)]
     pub issuer: String,
     /// Where Envoy's gRPC calls are answered
-    #[arg(
-        long,
-        env = "TIERGATE_LISTEN_GRPC",
-        value_name = "ADDR",
-        default_value = "127.0.0.1:50051"
-    )]
+    #[arg(long, env = "TIERGATE_LISTEN_GRPC", value_name = "ADDR", default_value = "127.0.0.1:50051")]
     pub listen_grpc: SocketAddr,
     /// Where /livez, /readyz, /metrics, /problems and /v1/tiers/lookup are answered
-    #[arg(
-        long,
-        env = "TIERGATE_LISTEN_HTTP",
-        value_name = "ADDR",
-        default_value = "127.0.0.1:8080"
-    )]
+    #[arg(long, env = "TIERGATE_LISTEN_HTTP", value_name = "ADDR", default_value = "127.0.0.1:8080")]
     pub listen_http: SocketAddr,
     /// The Gateway of requests, as namespace/name, where Envoy's context_extensions do not name it
     #[arg(long, env = "TIERGATE_GATEWAY", value_parser = namespaced)]

@@ -18,11 +18,7 @@ pub fn run(args: Check, out: &mut impl Write) -> Result<bool, FolderError> {
     let errors = policy.problems.iter().filter(|problem| problem.is_error()).count();
     let printed = match args.output {
         Output::Text => text(&policy.problems, policy.objects, errors, out),
-        Output::Json => writeln!(
-            out,
-            "{:#}",
-            json!({ "problems": policy.problems, "objects": policy.objects })
-        ),
+        Output::Json => writeln!(out, "{:#}", json!({ "problems": policy.problems, "objects": policy.objects })),
     };
     // A closed pipe, as of `| head`, is no reason to fail: the exit code says what was found.
     drop(printed);
@@ -35,11 +31,5 @@ fn text(problems: &[Problem], objects: usize, errors: usize, out: &mut impl Writ
     }
     let warnings = problems.len() - errors;
     let plural = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
-    writeln!(
-        out,
-        "{}: {}, {}",
-        plural(objects, "object"),
-        plural(errors, "error"),
-        plural(warnings, "warning")
-    )
+    writeln!(out, "{}: {}, {}", plural(objects, "object"), plural(errors, "error"), plural(warnings, "warning"))
 }

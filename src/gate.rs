@@ -126,7 +126,7 @@ impl Gate {
             Attached::Active(auth) => auth,
             Attached::Broken(name) => return Err(policy::broken(name).into()),
             Attached::None if self.settings.without_policy == Otherwise::Allow => {
-                return Ok(self.demand(route, request, &Presented::default(), evidence)?);
+                return Ok(self.demand(route, request, Presented::default(), evidence)?);
             }
             Attached::None => return Err(Denial::new(Code::RouteNoPolicy, "this route has no policy").into()),
         };
@@ -140,7 +140,7 @@ impl Gate {
         evidence.permit(auth.rules.permit(&caller, &policy.rbac, request.model)?);
         evidence.lap(Stage::Access);
         let presented = auth.rules.present(&caller)?;
-        let candidate = self.demand(route, request, &presented, evidence)?;
+        let candidate = self.demand(route, request, presented, evidence)?;
         evidence.lap(Stage::Limits);
         Ok(candidate)
     }
@@ -180,14 +180,10 @@ impl Gate {
         &self,
         route: &RoutePlan,
         request: &Request<'_>,
-        presented: &Presented<'_>,
+        presented: Presented<'_>,
         evidence: &mut Evidence,
     ) -> Result<Candidate, Denial> {
-        let scope = Scope {
-            request: request.attributes(),
-            identity: presented.identity(),
-            metadata: &[],
-        };
+        let scope = Scope { request: request.attributes(), identity: presented.identity(), metadata: &[] };
         let mut matched: SmallVec<[Matched<'_>; 4]> = SmallVec::new();
         for limits in &route.limits {
             match limits {
@@ -200,25 +196,14 @@ impl Gate {
         if matched.is_empty() && self.settings.without_limit == Otherwise::Refuse {
             return Err(Denial::new(Code::LimitNone, "no limit is configured for you"));
         }
-        let mut candidate = Candidate {
-            grant: Grant::new(presented),
-            ..Candidate::default()
-        };
+        let mut candidate = Candidate::default();
         for Matched { limit, account } in matched {
             for (cell, quota) in &limit.rates {
-                candidate.demands.push(Demand {
-                    account,
-                    cell: *cell,
-                    quota: *quota,
-                    cost: limit.cost(),
-                });
-                evidence.limits.push(LimitEvidence {
-                    name: Arc::clone(&limit.name),
-                    kind: limit.kind,
-                    standing: None,
-                });
+                candidate.demands.push(Demand { account, cell: *cell, quota: *quota, cost: limit.cost() });
+                evidence.limits.push(LimitEvidence { name: Arc::clone(&limit.name), kind: limit.kind, standing: None });
             }
         }
+        candidate.grant = Grant::new(presented);
         Ok(candidate)
     }
 
@@ -234,20 +219,12 @@ impl Gate {
             return evidence.refuse(denial);
         }
         let mut holds: SmallVec<[Hold; 4]> = SmallVec::new();
-        for Demand {
-            account,
-            cell,
-            quota,
-            cost,
-        } in demands
-        {
+        for Demand { account, cell, quota, cost } in demands {
             if cost == Cost::Positive {
                 holds.push(Hold { account, cell, quota });
             }
         }
-        grant.reservation = self
-            .sealer
-            .seal(&holds, evidence.tier.as_deref().unwrap_or_default(), now);
+        grant.reservation = self.sealer.seal(&holds, evidence.tier.as_deref().unwrap_or_default(), now);
         evidence.lap(Stage::Admission);
         evidence.allow(grant)
     }

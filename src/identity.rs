@@ -97,13 +97,7 @@ impl Identities {
     #[must_use]
     pub fn new(authority: Authority, remember: Remember) -> Self {
         let (known, failed) = (cache(remember.capacity), cache(FAILURES));
-        Identities {
-            authority,
-            remember,
-            key: TokenHasher::random(),
-            known,
-            failed,
-        }
+        Identities { authority, remember, key: TokenHasher::random(), known, failed }
     }
 
     /// What is remembered about `token`. Answers at once.
@@ -126,16 +120,12 @@ impl Identities {
         let review = async {
             let identity = self.authority.review(token, policy, now)?;
             let latest = now.saturating_add(self.remember.identities);
-            Ok::<_, Denial>(Arc::new(Identity {
-                expires: identity.expires.min(latest),
-                ..identity
-            }))
+            Ok::<_, Denial>(Arc::new(Identity { expires: identity.expires.min(latest), ..identity }))
         };
         match self.known.get_or_insert_async(&key, review).await {
             Ok(identity) => Review::Known(identity),
             Err(denial) => {
-                self.failed
-                    .insert(key, (denial.clone(), now.saturating_add(self.remember.failures)));
+                self.failed.insert(key, (denial.clone(), now.saturating_add(self.remember.failures)));
                 Review::Refused(denial)
             }
         }
@@ -161,22 +151,12 @@ impl Identities {
 
 impl Default for Remember {
     fn default() -> Self {
-        Remember {
-            identities: Duration::from_secs(600),
-            failures: Duration::from_secs(10),
-            capacity: 100_000,
-        }
+        Remember { identities: Duration::from_secs(600), failures: Duration::from_secs(10), capacity: 100_000 }
     }
 }
 
 fn cache<T: Clone>(capacity: usize) -> Remembered<T> {
-    Cache::with(
-        capacity,
-        capacity as u64,
-        UnitWeighter,
-        Unhashed::default(),
-        DefaultLifecycle::default(),
-    )
+    Cache::with(capacity, capacity as u64, UnitWeighter, Unhashed::default(), DefaultLifecycle::default())
 }
 
 /// The time, for people (RFC 3339).

@@ -164,15 +164,8 @@ impl Worker {
                 tracing::error!(%error, "a worker ended");
             }
         };
-        let thread = std::thread::Builder::new()
-            .name(format!("worker-{number}"))
-            .stack_size(STACK)
-            .spawn(serve)?;
-        Ok(Worker {
-            runtime: handle,
-            connections,
-            thread,
-        })
+        let thread = std::thread::Builder::new().name(format!("worker-{number}")).stack_size(STACK).spawn(serve)?;
+        Ok(Worker { runtime: handle, connections, thread })
     }
 }
 

@@ -87,72 +87,17 @@ struct Kind {
 }
 
 const KINDS: &[Kind] = &[
-    Kind {
-        name: "ConfigMap",
-        group: "",
-        versions: &["v1"],
-        namespaced: true,
-    },
-    Kind {
-        name: "ServiceAccount",
-        group: "",
-        versions: &["v1"],
-        namespaced: true,
-    },
-    Kind {
-        name: "AuthPolicy",
-        group: "kuadrant.io",
-        versions: &["v1"],
-        namespaced: true,
-    },
-    Kind {
-        name: "RateLimitPolicy",
-        group: "kuadrant.io",
-        versions: &["v1", "v1beta3", "v1beta2"],
-        namespaced: true,
-    },
-    Kind {
-        name: "TokenRateLimitPolicy",
-        group: "kuadrant.io",
-        versions: &["v1", "v1alpha1"],
-        namespaced: true,
-    },
-    Kind {
-        name: "Role",
-        group: "rbac.authorization.k8s.io",
-        versions: &["v1"],
-        namespaced: true,
-    },
-    Kind {
-        name: "ClusterRole",
-        group: "rbac.authorization.k8s.io",
-        versions: &["v1"],
-        namespaced: false,
-    },
-    Kind {
-        name: "RoleBinding",
-        group: "rbac.authorization.k8s.io",
-        versions: &["v1"],
-        namespaced: true,
-    },
-    Kind {
-        name: "ClusterRoleBinding",
-        group: "rbac.authorization.k8s.io",
-        versions: &["v1"],
-        namespaced: false,
-    },
-    Kind {
-        name: "Gateway",
-        group: "gateway.networking.k8s.io",
-        versions: &["v1", "v1beta1"],
-        namespaced: true,
-    },
-    Kind {
-        name: "HTTPRoute",
-        group: "gateway.networking.k8s.io",
-        versions: &["v1", "v1beta1"],
-        namespaced: true,
-    },
+    Kind { name: "ConfigMap", group: "", versions: &["v1"], namespaced: true },
+    Kind { name: "ServiceAccount", group: "", versions: &["v1"], namespaced: true },
+    Kind { name: "AuthPolicy", group: "kuadrant.io", versions: &["v1"], namespaced: true },
+    Kind { name: "RateLimitPolicy", group: "kuadrant.io", versions: &["v1", "v1beta3", "v1beta2"], namespaced: true },
+    Kind { name: "TokenRateLimitPolicy", group: "kuadrant.io", versions: &["v1", "v1alpha1"], namespaced: true },
+    Kind { name: "Role", group: "rbac.authorization.k8s.io", versions: &["v1"], namespaced: true },
+    Kind { name: "ClusterRole", group: "rbac.authorization.k8s.io", versions: &["v1"], namespaced: false },
+    Kind { name: "RoleBinding", group: "rbac.authorization.k8s.io", versions: &["v1"], namespaced: true },
+    Kind { name: "ClusterRoleBinding", group: "rbac.authorization.k8s.io", versions: &["v1"], namespaced: false },
+    Kind { name: "Gateway", group: "gateway.networking.k8s.io", versions: &["v1", "v1beta1"], namespaced: true },
+    Kind { name: "HTTPRoute", group: "gateway.networking.k8s.io", versions: &["v1", "v1beta1"], namespaced: true },
     Kind {
         name: "LLMInferenceService",
         group: "serving.kserve.io",
@@ -211,10 +156,7 @@ impl Manifests {
             return;
         }
         let (group, version_name) = version_text.rsplit_once('/').unwrap_or(("", version_text));
-        let Some(known) = KINDS
-            .iter()
-            .find(|known| known.name == kind_name && known.group == group)
-        else {
+        let Some(known) = KINDS.iter().find(|known| known.name == kind_name && known.group == group) else {
             self.ignored += 1;
             misspelt_kind(&kind, kind_name, group);
             return;
@@ -226,12 +168,7 @@ impl Manifests {
         report.name(Some(meta.object.clone()));
         if !known.versions.contains(&version_name) {
             let message = format!("version `{version_name}` of {} is not supported", known.name);
-            let expected = known
-                .versions
-                .iter()
-                .map(|v| api_version(known.group, v))
-                .collect::<Vec<_>>()
-                .join(" or ");
+            let expected = known.versions.iter().map(|v| api_version(known.group, v)).collect::<Vec<_>>().join(" or ");
             report.add(version.error(message).expected(expected));
             // Fall through: the object may still say what it targets, and what it targets must stay shut.
         }
@@ -264,11 +201,7 @@ impl Manifests {
 }
 
 fn api_version(group: &str, version: &str) -> String {
-    if group.is_empty() {
-        version.to_owned()
-    } else {
-        format!("{group}/{version}")
-    }
+    if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
 }
 
 /// A kind that is nearly one we read is a typing error; any other kind is somebody else's object.
@@ -285,11 +218,7 @@ fn misspelt_kind(kind: &Field<'_>, name: &str, group: &str) {
         return;
     };
     let message = format!("`{name}` of `{group}` is not a kind that is known here, so the object is not used");
-    let meant = format!(
-        "{} of {}",
-        meant.name,
-        api_version(meant.group, meant.versions.first().unwrap_or(&"v1"))
-    );
+    let meant = format!("{} of {}", meant.name, api_version(meant.group, meant.versions.first().unwrap_or(&"v1")));
     kind.report(kind.warning(message).remedy(format!("did you mean {meant}?")));
 }
 
@@ -300,17 +229,10 @@ fn read_meta(fields: &mut reader::Fields<'_>, kind: &Kind, report: &Report) -> O
     let name = meta.require("name", "the object's name")?.non_empty_text()?;
     let namespace = meta.take("namespace").and_then(|field| field.non_empty_text());
     // What kubectl would do without a context.
-    let namespace = if kind.namespaced {
-        namespace.unwrap_or("default")
-    } else {
-        ""
-    };
+    let namespace = if kind.namespaced { namespace.unwrap_or("default") } else { "" };
     let object = ObjectName::new(kind.name, namespace, name);
     report.name(Some(object.clone()));
-    let uid = meta
-        .take("uid")
-        .and_then(|field| field.non_empty_text())
-        .map(str::to_owned);
+    let uid = meta.take("uid").and_then(|field| field.non_empty_text()).map(str::to_owned);
     let mut annotations = Vec::new();
     if let Some(entries) = meta.take("annotations").and_then(|field| field.entries()) {
         for (key, value) in entries {
@@ -334,12 +256,7 @@ fn read_meta(fields: &mut reader::Fields<'_>, kind: &Kind, report: &Report) -> O
     ]);
     meta.done(Severity::Warning);
     fields.ignore(&["status"]);
-    Some(Meta {
-        object,
-        place,
-        annotations,
-        uid,
-    })
+    Some(Meta { object, place, annotations, uid })
 }
 
 // === impl Meta ===
@@ -361,18 +278,17 @@ impl Meta {
     }
 }
 
-/// Reads the `targetRef` of a policy. What cannot be read is [`Target::Unknown`].
-fn read_target(field: Option<Field<'_>>, meta: &Meta) -> Target {
-    target(field, meta).unwrap_or(Target::Unknown)
+/// Reads the `targetRef` of a policy, and says where it stands. What cannot be read is [`Target::Unknown`].
+fn read_target(field: Option<Field<'_>>, meta: &Meta) -> (Target, Place) {
+    let place = field.as_ref().map_or_else(|| meta.place.clone(), Field::place);
+    (target(field, meta).unwrap_or(Target::Unknown), place)
 }
 
 fn target(field: Option<Field<'_>>, meta: &Meta) -> Option<Target> {
     let mut fields = field?.fields()?;
     let group = fields.require("group", "gateway.networking.k8s.io")?;
     let kind = fields.require("kind", "Gateway or HTTPRoute")?;
-    let name = fields
-        .require("name", "the name of the Gateway or HTTPRoute")?
-        .non_empty_text()?;
+    let name = fields.require("name", "the name of the Gateway or HTTPRoute")?.non_empty_text()?;
     let (group_text, kind_text) = (group.text()?, kind.text()?);
     if group_text != "gateway.networking.k8s.io" {
         let problem = group.error(format!("`{group_text}` has nothing that a policy can target"));
@@ -406,10 +322,7 @@ fn read_rules<'a>(spec: &mut reader::Fields<'a>, name: &'static str, remedy: &st
         return direct;
     };
     let mut inner = defaults.fields()?;
-    if let Some(strategy) = inner
-        .take("strategy")
-        .filter(|field| field.text().is_some_and(|text| text != "atomic"))
-    {
+    if let Some(strategy) = inner.take("strategy").filter(|field| field.text().is_some_and(|text| text != "atomic")) {
         strategy.unsupported("a strategy other than `atomic`", remedy);
     }
     let rules = inner.take(name);
@@ -432,19 +345,13 @@ impl ObjectName {
 /// The position in the file of a position inside a block scalar (`|`) that starts at `start`; positions inside other
 /// scalars cannot be told from their text, so they are the scalar's.
 fn inside_block(text: &str, start: Position, inner: Position) -> Position {
-    let header = text
-        .lines()
-        .nth((start.line as usize).saturating_sub(2))
-        .unwrap_or_default();
+    let header = text.lines().nth((start.line as usize).saturating_sub(2)).unwrap_or_default();
     let header = header.split(" #").next().unwrap_or_default().trim_end();
     let literal = ["|", "|-", "|+"].iter().any(|mark| header.ends_with(mark));
     if !literal || inner.line == 0 {
         return start;
     }
-    Position {
-        line: start.line + inner.line - 1,
-        column: start.column + inner.column - 1,
-    }
+    Position { line: start.line + inner.line - 1, column: start.column + inner.column - 1 }
 }
 
 /// Moves every position of `node` from the inside of a block scalar to the file.

@@ -92,52 +92,25 @@ impl Metrics {
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("tiergate");
         let decisions = Family::<DecisionLabels, Counter>::default();
-        registry.register(
-            "decisions",
-            "Decided requests, by outcome and reason code",
-            decisions.clone(),
-        );
+        registry.register("decisions", "Decided requests, by outcome and reason code", decisions.clone());
         let caches = Family::<ResultLabel, Counter>::default();
-        registry.register(
-            "identity_lookups",
-            "Look-ups of a token's identity, by result",
-            caches.clone(),
-        );
+        registry.register("identity_lookups", "Look-ups of a token's identity, by result", caches.clone());
         let duration = Histogram::new(buckets());
-        registry.register(
-            "decision_duration_seconds",
-            "Time to decide a request",
-            duration.clone(),
-        );
+        registry.register("decision_duration_seconds", "Time to decide a request", duration.clone());
         let stages = Family::<StageLabel, Histogram>::new_with_constructor(|| Histogram::new(buckets()));
-        registry.register(
-            "stage_duration_seconds",
-            "Time of each stage, of one request in 16",
-            stages.clone(),
-        );
+        registry.register("stage_duration_seconds", "Time of each stage, of one request in 16", stages.clone());
         let counter = |labels| decisions.get_or_create_owned(&labels);
         let outcome = |code| match respond::status(code).0 {
             503 => "undecided",
             _ => "refused",
         };
         let metrics = Metrics {
-            allowed: counter(DecisionLabels {
-                outcome: "allowed",
-                reason: "",
-            }),
+            allowed: counter(DecisionLabels { outcome: "allowed", reason: "" }),
             refused: (Code::ALL.iter())
-                .map(|code| {
-                    counter(DecisionLabels {
-                        outcome: outcome(*code),
-                        reason: code.as_str(),
-                    })
-                })
+                .map(|code| counter(DecisionLabels { outcome: outcome(*code), reason: code.as_str() }))
                 .collect(),
             duration,
-            stages: Stage::ALL
-                .iter()
-                .map(|s| stages.get_or_create_owned(&StageLabel { stage: s.as_str() }))
-                .collect(),
+            stages: Stage::ALL.iter().map(|s| stages.get_or_create_owned(&StageLabel { stage: s.as_str() })).collect(),
             identity_hits: caches.get_or_create_owned(&ResultLabel { result: "hit" }),
             identity_misses: caches.get_or_create_owned(&ResultLabel { result: "miss" }),
             unlimited: Counter::default(),
@@ -157,55 +130,21 @@ impl Metrics {
 
     fn registered(mut self) -> Self {
         let r = &mut self.registry;
-        r.register(
-            "requests_without_limit",
-            "Requests whose caller matched no limit",
-            self.unlimited.clone(),
-        );
-        r.register(
-            "limit_decisions",
-            "What limits said, by the tier that was enforced",
-            self.limit_decisions.clone(),
-        );
-        r.register(
-            "usage_reports",
-            "Usage reports, by what became of them",
-            self.reports.clone(),
-        );
-        r.register(
-            "usage_tokens",
-            "Tokens reported, by the tier that was enforced",
-            self.tokens.clone(),
-        );
-        r.register(
-            "policy_generation",
-            "Number of the policy snapshot in use",
-            self.generation.clone(),
-        );
+        r.register("requests_without_limit", "Requests whose caller matched no limit", self.unlimited.clone());
+        r.register("limit_decisions", "What limits said, by the tier that was enforced", self.limit_decisions.clone());
+        r.register("usage_reports", "Usage reports, by what became of them", self.reports.clone());
+        r.register("usage_tokens", "Tokens reported, by the tier that was enforced", self.tokens.clone());
+        r.register("policy_generation", "Number of the policy snapshot in use", self.generation.clone());
         r.register("policy_objects", "Objects read into the policy", self.objects.clone());
-        r.register(
-            "policy_objects_in_error",
-            "Objects that are in error",
-            self.objects_in_error.clone(),
-        );
-        r.register(
-            "policy_problems",
-            "Problems of the configuration, by severity",
-            self.problems.clone(),
-        );
+        r.register("policy_objects_in_error", "Objects that are in error", self.objects_in_error.clone());
+        r.register("policy_problems", "Problems of the configuration, by severity", self.problems.clone());
         r.register("limit_accounts", "Accounts that limits keep", self.accounts.clone());
         r.register("identities", "Identities that are remembered", self.identities.clone());
         // Counters are there from the start, so that a rate over them has a beginning.
-        for settlement in [
-            Settlement::Settled(0),
-            Settlement::NoUsage,
-            Settlement::Duplicate,
-            Settlement::Late,
-            Settlement::Unknown,
-        ] {
-            drop(self.reports.get_or_create(&ResultLabel {
-                result: settlement.as_str(),
-            }));
+        for settlement in
+            [Settlement::Settled(0), Settlement::NoUsage, Settlement::Duplicate, Settlement::Late, Settlement::Unknown]
+        {
+            drop(self.reports.get_or_create(&ResultLabel { result: settlement.as_str() }));
         }
         self
     }
@@ -234,11 +173,7 @@ impl Metrics {
             let labels = LimitLabels {
                 tier: evidence.tier.clone().unwrap_or_default(),
                 kind: kind(limit.kind),
-                verdict: if standing.verdict == Verdict::Fits {
-                    "fits"
-                } else {
-                    "exceeds"
-                },
+                verdict: if standing.verdict == Verdict::Fits { "fits" } else { "exceeds" },
             };
             self.limit_decisions.get_or_create(&labels).inc();
         }
@@ -252,11 +187,7 @@ impl Metrics {
 
     /// Counts a usage report.
     pub fn reported(&self, settlement: Settlement, usage: &Usage, tier: &Arc<str>) {
-        self.reports
-            .get_or_create(&ResultLabel {
-                result: settlement.as_str(),
-            })
-            .inc();
+        self.reports.get_or_create(&ResultLabel { result: settlement.as_str() }).inc();
         if !matches!(settlement, Settlement::Settled(_)) {
             return;
         }
@@ -269,12 +200,7 @@ impl Metrics {
         ];
         for (name, number) in numbers {
             if let Some(number) = number {
-                self.tokens
-                    .get_or_create(&TokenLabels {
-                        tier: Arc::clone(tier),
-                        usage: name,
-                    })
-                    .inc_by(number);
+                self.tokens.get_or_create(&TokenLabels { tier: Arc::clone(tier), usage: name }).inc_by(number);
             }
         }
     }
@@ -282,16 +208,13 @@ impl Metrics {
     /// Notes a snapshot that went into use.
     pub fn published(&self, policy: &Policy) {
         let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-        self.generation
-            .set(i64::try_from(policy.generation).unwrap_or(i64::MAX));
+        self.generation.set(i64::try_from(policy.generation).unwrap_or(i64::MAX));
         self.objects.set(number(policy.objects));
         self.objects_in_error.set(number(policy.objects_in_error()));
         let errors = policy.problems.iter().filter(|problem| problem.is_error()).count();
         let counts = [("error", errors), ("warning", policy.problems.len() - errors)];
         for (severity, count) in counts {
-            self.problems
-                .get_or_create(&SeverityLabel { severity })
-                .set(number(count));
+            self.problems.get_or_create(&SeverityLabel { severity }).set(number(count));
         }
     }
 

@@ -10,10 +10,10 @@ mod route;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use hashbrown::HashMap;
 
 pub use self::auth::{
     AccessRule, AuthRules, Authentication, Caller, Filter, Permit, Presented, Properties, RequestHeader, Shape,
@@ -147,10 +147,7 @@ impl Policy {
             return Err(Denial::new(Code::PathNotCanonical, fault.describe()));
         }
         let gateway = self.gateway(request.gateway.or(configured))?;
-        gateway
-            .routes
-            .find(request)
-            .ok_or_else(|| Denial::new(Code::RouteUnknown, "no route matches this request"))
+        gateway.routes.find(request).ok_or_else(|| Denial::new(Code::RouteUnknown, "no route matches this request"))
     }
 
     fn gateway(&self, named: Option<&str>) -> Result<&GatewayPlan, Denial> {

@@ -114,10 +114,7 @@ impl<'a> Request<'a> {
         };
         let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
         if !scheme.eq_ignore_ascii_case("bearer") {
-            return Err(Denial::new(
-                Code::TokenMissing,
-                "the Authorization header holds no bearer token",
-            ));
+            return Err(Denial::new(Code::TokenMissing, "the Authorization header holds no bearer token"));
         }
         if token.is_empty() {
             return Err(Denial::new(Code::TokenMissing, "the bearer token is empty"));
@@ -125,9 +122,14 @@ impl<'a> Request<'a> {
         if token.len() > MAX_TOKEN {
             return Err(malformed("the bearer token is longer than 8 KiB"));
         }
-        // RFC 6750's b64token; a comma would be two headers that a proxy joined.
-        let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-._~+/=".contains(&b);
-        if !token.bytes().all(allowed) {
+        // RFC 6750's b64token; a comma would be two headers that a proxy joined. Every byte is looked at without a
+        // branch, so that the compiler can look at many at once: tokens are long.
+        let allowed = |b: u8| {
+            let letter = (b | 0x20).wrapping_sub(b'a') < 26;
+            let digit_or_dash_dot_slash = b.wrapping_sub(b'-') < 13;
+            letter | digit_or_dash_dot_slash | (b == b'_') | (b == b'~') | (b == b'+') | (b == b'=')
+        };
+        if !token.bytes().fold(true, |all, b| all & allowed(b)) {
             return Err(malformed("the bearer token holds characters that no token has"));
         }
         Ok(BearerToken(token))
@@ -181,9 +183,7 @@ impl<'a> Headers<'a> {
     /// The names that were sent.
     pub fn names(&self) -> impl Iterator<Item = &'a str> + '_ {
         let (map, list) = self.parts();
-        map.into_iter()
-            .flat_map(|map| map.keys().map(String::as_str))
-            .chain(list.iter().map(|(name, _)| *name))
+        map.into_iter().flat_map(|map| map.keys().map(String::as_str)).chain(list.iter().map(|(name, _)| *name))
     }
 
     /// Names and values; a value that is not UTF-8 has its bytes replaced.

@@ -17,20 +17,15 @@ use tonic::Code as GrpcCode;
 
 use crate::gate::{Code, Decision, Denial, Evidence, Grant};
 use crate::limit::{Standing, Verdict};
-use crate::policy::LimitKind;
+use crate::policy::{LimitKind, Properties, Val};
 use crate::request::Headers;
 
 #[cfg(test)]
 mod tests;
 
 /// Headers of identity that a client has no business sending, removed whether they were sent or not.
-const IDENTITY_HEADERS: &[&str] = &[
-    "authorization",
-    "x-maas-username",
-    "x-maas-group",
-    "x-maas-key-id",
-    "x-maas-subscription",
-];
+const IDENTITY_HEADERS: &[&str] =
+    &["authorization", "x-maas-username", "x-maas-group", "x-maas-key-id", "x-maas-subscription"];
 /// Any header that starts like this is one of identity.
 const IDENTITY_PREFIX: &str = "x-maas-";
 /// How long to wait before asking again when nothing could be decided.
@@ -78,21 +73,14 @@ pub fn check_response(decision: &Decision, sent: Option<&Headers<'_>>, style: St
     let evidence = &decision.evidence;
     match &decision.outcome {
         Ok(grant) => CheckResponse {
-            status: Some(Status {
-                code: GrpcCode::Ok as i32,
-                ..Status::default()
-            }),
+            status: Some(Status { code: GrpcCode::Ok as i32, ..Status::default() }),
             dynamic_metadata: Some(metadata(decision)),
             http_response: Some(HttpResponse::OkResponse(ok(grant, evidence, sent))),
         },
         Err(denial) => {
             let (_, code, _) = status(denial.code);
             CheckResponse {
-                status: Some(Status {
-                    code: code as i32,
-                    message: denial.code.as_str().to_owned(),
-                    details: vec![],
-                }),
+                status: Some(Status { code: code as i32, message: denial.code.as_str().to_owned(), details: vec![] }),
                 dynamic_metadata: Some(metadata(decision)),
                 http_response: Some(HttpResponse::DeniedResponse(denied(denial, evidence, style))),
             }
@@ -103,25 +91,16 @@ pub fn check_response(decision: &Decision, sent: Option<&Headers<'_>>, style: St
 fn ok(grant: &Grant, evidence: &Evidence, sent: Option<&Headers<'_>>) -> OkHttpResponse {
     // A header that we set is overwritten; one that we remove must not be among them, since Envoy removes last.
     let is_set = |name: &str| grant.headers.iter().any(|(set, _)| set.eq_ignore_ascii_case(name));
-    let mut remove: Vec<String> = IDENTITY_HEADERS
-        .iter()
-        .filter(|name| !is_set(name))
-        .map(|name| (*name).to_owned())
-        .collect();
+    let mut remove: Vec<String> =
+        IDENTITY_HEADERS.iter().filter(|name| !is_set(name)).map(|name| (*name).to_owned()).collect();
     for name in sent.into_iter().flat_map(Headers::names) {
-        let is_identity = name
-            .get(..IDENTITY_PREFIX.len())
-            .is_some_and(|p| p.eq_ignore_ascii_case(IDENTITY_PREFIX));
+        let is_identity = name.get(..IDENTITY_PREFIX.len()).is_some_and(|p| p.eq_ignore_ascii_case(IDENTITY_PREFIX));
         if is_identity && !is_set(name) && !remove.iter().any(|other| other.eq_ignore_ascii_case(name)) {
             remove.push(name.to_ascii_lowercase());
         }
     }
     OkHttpResponse {
-        headers: grant
-            .headers
-            .iter()
-            .map(|(name, value)| overwrite(name, value.clone()))
-            .collect(),
+        headers: grant.headers.iter().map(|(name, value)| overwrite(name, value.clone())).collect(),
         headers_to_remove: remove,
         response_headers_to_add: limit_headers(evidence, evidence.most_restrictive(LimitKind::Requests)),
         ..OkHttpResponse::default()
@@ -144,9 +123,7 @@ fn denied(denial: &Denial, evidence: &Evidence, style: Style) -> DeniedHttpRespo
         headers.extend(limit_headers(evidence, refusing(evidence)));
     }
     DeniedHttpResponse {
-        status: Some(HttpStatus {
-            code: i32::from(status),
-        }),
+        status: Some(HttpStatus { code: i32::from(status) }),
         headers,
         body: body(denial, kind, evidence, style),
     }
@@ -205,9 +182,7 @@ fn refusing(evidence: &Evidence) -> Option<&Standing> {
         Verdict::Exceeds(wait) => Some((wait, standing)),
         Verdict::Fits => None,
     });
-    exceeded
-        .max_by_key(|(wait, _)| (wait.is_none(), *wait))
-        .map(|(_, standing)| standing)
+    exceeded.max_by_key(|(wait, _)| (wait.is_none(), *wait)).map(|(_, standing)| standing)
 }
 
 /// Request and token limits are never compared with each other: each has its own three headers, and `classic` names
@@ -217,39 +192,13 @@ fn limit_headers(evidence: &Evidence, classic: Option<&Standing>) -> Vec<HeaderV
     let requests = evidence.most_restrictive(LimitKind::Requests);
     let tokens = evidence.most_restrictive(LimitKind::Tokens);
     for (standing, names) in [
-        (
-            classic,
-            ["x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"],
-        ),
-        (
-            requests,
-            [
-                "x-ratelimit-limit-requests",
-                "x-ratelimit-remaining-requests",
-                "x-ratelimit-reset-requests",
-            ],
-        ),
-        (
-            tokens,
-            [
-                "x-ratelimit-limit-tokens",
-                "x-ratelimit-remaining-tokens",
-                "x-ratelimit-reset-tokens",
-            ],
-        ),
+        (classic, ["x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"]),
+        (requests, ["x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"]),
+        (tokens, ["x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"]),
     ] {
         let Some(standing) = standing else { continue };
-        let values = [
-            standing.quota.limit(),
-            standing.remaining,
-            whole_seconds(standing.reset),
-        ];
-        headers.extend(
-            names
-                .into_iter()
-                .zip(values)
-                .map(|(name, value)| overwrite(name, value.to_string())),
-        );
+        let values = [standing.quota.limit(), standing.remaining, whole_seconds(standing.reset)];
+        headers.extend(names.into_iter().zip(values).map(|(name, value)| overwrite(name, value.to_string())));
     }
     headers
 }
@@ -262,11 +211,7 @@ fn whole_seconds(duration: Duration) -> u64 {
 /// Overwrites, never appends: a value that the client sent must not stand beside ours.
 fn overwrite(name: &str, value: String) -> HeaderValueOption {
     HeaderValueOption {
-        header: Some(HeaderValue {
-            key: name.to_owned(),
-            value,
-            ..HeaderValue::default()
-        }),
+        header: Some(HeaderValue { key: name.to_owned(), value, ..HeaderValue::default() }),
         append_action: HeaderAppendAction::OverwriteIfExistsOrAdd as i32,
         ..HeaderValueOption::default()
     }
@@ -304,18 +249,11 @@ fn metadata(decision: &Decision) -> Struct {
             add("decision", text("allowed"));
             add("reservation", text(grant.reservation.as_str()));
             for (name, value) in &grant.filters {
-                root.fields.insert(name.to_string(), to_value(value));
+                root.fields.insert(name.to_string(), properties(value));
             }
         }
         Err(denial) => {
-            add(
-                "decision",
-                text(if status(denial.code).0 == 503 {
-                    "undecided"
-                } else {
-                    "refused"
-                }),
-            );
+            add("decision", text(if status(denial.code).0 == 503 { "undecided" } else { "refused" }));
             add("code", text(denial.code.as_str()));
             if let Some(detail) = &denial.detail {
                 add("detail", text(detail.as_str()));
@@ -327,27 +265,32 @@ fn metadata(decision: &Decision) -> Struct {
         ("user", evidence.user.as_deref()),
         ("tier", evidence.tier.as_deref()),
         ("model", evidence.permit.model.as_deref()),
-        (
-            "granted_by",
-            evidence.permit.grantor.as_ref().map(|grantor| &*grantor.name),
-        ),
-        (
-            "identity",
-            evidence.identity_source.map(crate::gate::IdentitySource::as_str),
-        ),
+        ("granted_by", evidence.permit.grantor.as_ref().map(|grantor| &*grantor.name)),
+        ("identity", evidence.identity_source.map(crate::gate::IdentitySource::as_str)),
     ];
     for (name, value) in optional {
         if let Some(value) = value {
             add(name, text(value));
         }
     }
-    root.fields.insert(
-        "tiergate".to_owned(),
-        Value {
-            kind: Some(Kind::StructValue(own)),
-        },
-    );
+    root.fields.insert("tiergate".to_owned(), Value { kind: Some(Kind::StructValue(own)) });
     root
+}
+
+fn properties(properties: &Properties<'_>) -> Value {
+    match properties {
+        Properties::Object(properties) => {
+            let field = |(name, value): &(std::sync::Arc<str>, Val<'_>)| {
+                let value = match value {
+                    Val::Text(value) => Value { kind: Some(text(value.as_ref())) },
+                    Val::Json(value) => to_value(value),
+                };
+                (name.to_string(), value)
+            };
+            Value { kind: Some(Kind::StructValue(Struct { fields: properties.iter().map(field).collect() })) }
+        }
+        Properties::Value(value) => to_value(value),
+    }
 }
 
 fn text(value: impl Into<String>) -> Kind {
@@ -360,14 +303,9 @@ fn to_value(value: &serde_json::Value) -> Value {
         serde_json::Value::Bool(value) => Kind::BoolValue(*value),
         serde_json::Value::Number(value) => Kind::NumberValue(value.as_f64().unwrap_or_default()),
         serde_json::Value::String(value) => Kind::StringValue(value.clone()),
-        serde_json::Value::Array(items) => Kind::ListValue(ListValue {
-            values: items.iter().map(to_value).collect(),
-        }),
+        serde_json::Value::Array(items) => Kind::ListValue(ListValue { values: items.iter().map(to_value).collect() }),
         serde_json::Value::Object(entries) => Kind::StructValue(Struct {
-            fields: entries
-                .iter()
-                .map(|(name, value)| (name.clone(), to_value(value)))
-                .collect(),
+            fields: entries.iter().map(|(name, value)| (name.clone(), to_value(value))).collect(),
         }),
     };
     Value { kind: Some(kind) }

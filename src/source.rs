@@ -42,10 +42,7 @@ pub fn read_folder(dir: &Path) -> Result<Manifests, FolderError> {
 pub fn load(dir: &Path, options: &Options) -> Result<Policy, FolderError> {
     let files = read_files(dir)?;
     on_large_stack(|| {
-        compile(
-            Manifests::read(files.iter().map(|(name, text)| (name.as_str(), text.as_str()))),
-            options,
-        )
+        compile(Manifests::read(files.iter().map(|(name, text)| (name.as_str(), text.as_str()))), options)
     })
 }
 
@@ -57,27 +54,18 @@ pub fn load(dir: &Path, options: &Options) -> Result<Policy, FolderError> {
 pub fn on_large_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, FolderError> {
     std::thread::scope(|scope| {
         let builder = std::thread::Builder::new().name("compile".to_owned()).stack_size(STACK);
-        let thread = builder
-            .spawn_scoped(scope, work)
-            .map_err(|error| FolderError::Compiler(error.to_string()))?;
-        thread
-            .join()
-            .map_err(|_| FolderError::Compiler("it panicked".to_owned()))
+        let thread = builder.spawn_scoped(scope, work).map_err(|error| FolderError::Compiler(error.to_string()))?;
+        thread.join().map_err(|_| FolderError::Compiler("it panicked".to_owned()))
     })
 }
 
 fn read_files(dir: &Path) -> Result<Vec<(String, String)>, FolderError> {
-    let folder = |error| FolderError::Folder {
-        path: dir.to_owned(),
-        error,
-    };
+    let folder = |error| FolderError::Folder { path: dir.to_owned(), error };
     let mut paths: Vec<PathBuf> = Vec::new();
     for entry in fs::read_dir(dir).map_err(folder)? {
         let path = entry.map_err(folder)?.path();
         // `..data` and its like are how a mounted ConfigMap is swapped.
-        let hidden = path
-            .file_name()
-            .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
         let kind = path.extension().and_then(|extension| extension.to_str());
         if !hidden && matches!(kind, Some("yaml" | "yml" | "json")) && path.is_file() {
             paths.push(path);

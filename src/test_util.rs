@@ -31,11 +31,7 @@ pub(crate) static STRANGER: LazyLock<TestKey> = LazyLock::new(|| TestKey::new(cr
 impl TestKey {
     fn new(algorithm: crate::args::KeyAlgorithm) -> Self {
         let dir = std::env::temp_dir().join(format!("tiergate-test-{}", uuid::Uuid::new_v4()));
-        let args = crate::args::Keys {
-            dir: dir.clone(),
-            algorithm,
-            force: false,
-        };
+        let args = crate::args::Keys { dir: dir.clone(), algorithm, force: false };
         crate::token::keys(&args, &mut Vec::new()).unwrap();
         let read = |name: &str| std::fs::read_to_string(dir.join(name)).unwrap();
         let (pem, jwks) = (read("signing-key.pem"), read("jwks.json"));
@@ -60,10 +56,7 @@ impl TestKey {
     }
 
     pub(crate) fn sign(&self, claims: &impl serde::Serialize) -> String {
-        let header = Header {
-            kid: Some(self.id.clone()),
-            ..Header::new(self.algorithm)
-        };
+        let header = Header { kid: Some(self.id.clone()), ..Header::new(self.algorithm) };
         jsonwebtoken::encode(&header, claims, &self.encoding()).unwrap()
     }
 }
@@ -81,10 +74,7 @@ pub(crate) fn claims(namespace: &str, name: &str) -> Claims {
         jti: Some("7c3d".to_owned()),
         kubernetes: Some(KubernetesClaims {
             namespace: namespace.to_owned(),
-            serviceaccount: ObjectClaims {
-                name: name.to_owned(),
-                uid: derived_uid(namespace, name),
-            },
+            serviceaccount: ObjectClaims { name: name.to_owned(), uid: derived_uid(namespace, name) },
         }),
     }
 }
@@ -116,18 +106,11 @@ pub(crate) fn compile_files(files: &[(String, String)], options: &Options) -> Po
 }
 
 pub(crate) fn options() -> Options {
-    Options {
-        grant_from_annotation: true,
-        ..Options::default()
-    }
+    Options { grant_from_annotation: true, ..Options::default() }
 }
 
 pub(crate) fn settings() -> Settings {
-    Settings {
-        gateway: None,
-        without_policy: Otherwise::Refuse,
-        without_limit: Otherwise::Allow,
-    }
+    Settings { gateway: None, without_policy: Otherwise::Refuse, without_limit: Otherwise::Allow }
 }
 
 pub(crate) fn gate(policy: Policy, settings: Settings) -> Gate {
@@ -151,17 +134,11 @@ impl Call {
     }
 
     pub(crate) fn path(path: &str) -> Self {
-        Call {
-            path: path.to_owned(),
-            headers: HashMap::new(),
-            model: None,
-            gateway: None,
-        }
+        Call { path: path.to_owned(), headers: HashMap::new(), model: None, gateway: None }
     }
 
     pub(crate) fn bearer(mut self, token: &str) -> Self {
-        self.headers
-            .insert("authorization".to_owned(), format!("Bearer {token}"));
+        self.headers.insert("authorization".to_owned(), format!("Bearer {token}"));
         self
     }
 

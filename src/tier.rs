@@ -3,9 +3,9 @@
 //! The algorithm is maas-api's: every tier has, beside the groups it lists, the group of its own namespace's service
 //! accounts; the highest level that shares a group with the caller wins; ties go to the one that stands first.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
+use hashbrown::HashMap;
 use serde_json::{Value, json};
 
 use crate::manifest::TierSpec;
@@ -42,10 +42,7 @@ impl TierTable {
         order.sort_by_key(|spec| std::cmp::Reverse(spec.level));
         let mut table = TierTable::default();
         for (index, spec) in order.into_iter().enumerate() {
-            let own = instances
-                .clone()
-                .into_iter()
-                .map(|instance| service_account_group(instance, &spec.name));
+            let own = instances.clone().into_iter().map(|instance| service_account_group(instance, &spec.name));
             for group in spec.groups.iter().cloned().chain(own) {
                 table.by_group.entry(group).or_insert(index);
             }

@@ -30,12 +30,7 @@ pub enum TokenError {
     #[error("the token cannot be signed: {0}")]
     Sign(jsonwebtoken::errors::Error),
     #[error("ServiceAccount {namespace}/{name} is not in `{}`{}", dir.display(), hint.as_ref().map(|hint| format!("; did you mean {hint}?")).unwrap_or_default())]
-    NoAccount {
-        namespace: String,
-        name: String,
-        dir: PathBuf,
-        hint: Option<String>,
-    },
+    NoAccount { namespace: String, name: String, dir: PathBuf, hint: Option<String> },
     #[error(transparent)]
     Folder(#[from] FolderError),
 }
@@ -47,14 +42,8 @@ pub enum TokenError {
 /// There is a key already, or the files cannot be written.
 pub fn keys(args: &Keys, out: &mut impl Write) -> Result<(), TokenError> {
     let (key_path, jwks_path) = (args.dir.join("signing-key.pem"), args.dir.join("jwks.json"));
-    fs::create_dir_all(&args.dir).map_err(|error| TokenError::Io {
-        path: args.dir.clone(),
-        error,
-    })?;
-    if let Some(existing) = [&key_path, &jwks_path]
-        .into_iter()
-        .find(|path| path.exists() && !args.force)
-    {
+    fs::create_dir_all(&args.dir).map_err(|error| TokenError::Io { path: args.dir.clone(), error })?;
+    if let Some(existing) = [&key_path, &jwks_path].into_iter().find(|path| path.exists() && !args.force) {
         return Err(TokenError::Exists(existing.clone()));
     }
     let (der, algorithm) = match args.algorithm {
@@ -62,25 +51,17 @@ pub fn keys(args: &Keys, out: &mut impl Write) -> Result<(), TokenError> {
         KeyAlgorithm::Rs256 => (rs256()?, Algorithm::RS256),
     };
     let pem = pem::encode(&pem::Pem::new("PRIVATE KEY", der));
-    let jwk = jwk(
-        &encoding_key(pem.as_bytes(), algorithm).ok_or(TokenError::Generate)?,
-        algorithm,
-    )?;
+    let jwk = jwk(&encoding_key(pem.as_bytes(), algorithm).ok_or(TokenError::Generate)?, algorithm)?;
     let jwks = serde_json::to_string_pretty(&JwkSet { keys: vec![jwk] }).map_err(|_| TokenError::Generate)?;
     write_private(&key_path, pem.as_bytes(), args.force)?;
-    fs::write(&jwks_path, jwks + "\n").map_err(|error| TokenError::Io {
-        path: jwks_path.clone(),
-        error,
-    })?;
+    fs::write(&jwks_path, jwks + "\n").map_err(|error| TokenError::Io { path: jwks_path.clone(), error })?;
     let _ = writeln!(out, "{}\n{}", key_path.display(), jwks_path.display());
     Ok(())
 }
 
 fn es256() -> Result<Vec<u8>, TokenError> {
     let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new());
-    pkcs8
-        .map(|document| document.as_ref().to_vec())
-        .map_err(|_| TokenError::Generate)
+    pkcs8.map(|document| document.as_ref().to_vec()).map_err(|_| TokenError::Generate)
 }
 
 fn rs256() -> Result<Vec<u8>, TokenError> {
@@ -107,18 +88,11 @@ fn encoding_key(pem: &[u8], algorithm: Algorithm) -> Option<EncodingKey> {
 /// Writes a file that only its owner can read, from its first byte on.
 fn write_private(path: &Path, bytes: &[u8], replace: bool) -> Result<(), TokenError> {
     use std::os::unix::fs::OpenOptionsExt;
-    let failed = |error| TokenError::Io {
-        path: path.to_owned(),
-        error,
-    };
+    let failed = |error| TokenError::Io { path: path.to_owned(), error };
     if replace && path.exists() {
         fs::remove_file(path).map_err(failed)?;
     }
-    let file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path);
+    let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     file.and_then(|mut file| file.write_all(bytes)).map_err(failed)
 }
 
@@ -129,10 +103,7 @@ fn write_private(path: &Path, bytes: &[u8], replace: bool) -> Result<(), TokenEr
 /// The ServiceAccount is not in the folder, or the key cannot be used.
 pub fn create(args: &Create, out: &mut impl Write) -> Result<(), TokenError> {
     let account = find_account(args)?;
-    let pem = fs::read(&args.signing_key).map_err(|error| TokenError::Io {
-        path: args.signing_key.clone(),
-        error,
-    })?;
+    let pem = fs::read(&args.signing_key).map_err(|error| TokenError::Io { path: args.signing_key.clone(), error })?;
     let not_a_key = || TokenError::NotAKey(args.signing_key.clone());
     let (key, algorithm) = [Algorithm::ES256, Algorithm::RS256]
         .into_iter()
@@ -141,11 +112,7 @@ pub fn create(args: &Create, out: &mut impl Write) -> Result<(), TokenError> {
     let mut header = Header::new(algorithm);
     header.kid = jwk(&key, algorithm).map_err(|_| not_a_key())?.common.key_id;
     let now = unix_seconds();
-    let audiences = if args.audience.is_empty() {
-        vec![args.issuer.clone()]
-    } else {
-        args.audience.clone()
-    };
+    let audiences = if args.audience.is_empty() { vec![args.issuer.clone()] } else { args.audience.clone() };
     let claims = Claims {
         iss: args.issuer.clone(),
         sub: account.user(),
@@ -156,10 +123,7 @@ pub fn create(args: &Create, out: &mut impl Write) -> Result<(), TokenError> {
         jti: Some(uuid::Uuid::new_v4().to_string()),
         kubernetes: Some(KubernetesClaims {
             namespace: account.namespace,
-            serviceaccount: ObjectClaims {
-                name: account.name,
-                uid: account.uid,
-            },
+            serviceaccount: ObjectClaims { name: account.name, uid: account.uid },
         }),
     };
     let token = encode(&header, &claims, &key).map_err(TokenError::Sign)?;
@@ -175,18 +139,13 @@ fn find_account(args: &Create) -> Result<ServiceAccountRef, TokenError> {
         Some(meta) => Ok(ServiceAccountRef {
             namespace: args.namespace.clone(),
             name: args.name.clone(),
-            uid: meta
-                .uid
-                .clone()
-                .unwrap_or_else(|| derived_uid(&args.namespace, &args.name)),
+            uid: meta.uid.clone().unwrap_or_else(|| derived_uid(&args.namespace, &args.name)),
         }),
         None => Err(TokenError::NoAccount {
             namespace: args.namespace.clone(),
             name: args.name.clone(),
             dir: args.manifests.clone(),
-            hint: accounts()
-                .find(|meta| **meta.name() == *args.name)
-                .map(|meta| meta.object.path()),
+            hint: accounts().find(|meta| **meta.name() == *args.name).map(|meta| meta.object.path()),
         }),
     }
 }

@@ -107,9 +107,7 @@ impl Settled {
         if self.minutes.get(at).is_none_or(|(minute, _)| *minute != minted) {
             self.minutes.insert(at, (minted, HashSet::new()));
         }
-        self.minutes
-            .get_mut(at)
-            .is_some_and(|(_, serials)| serials.insert(serial))
+        self.minutes.get_mut(at).is_some_and(|(_, serials)| serials.insert(serial))
     }
 }
 

@@ -52,10 +52,7 @@ impl Scratch {
     pub fn create() -> Result<Self> {
         let path = std::env::temp_dir().join(format!("tiergate-tour-{}", std::process::id()));
         // Fails when it is there already: then it is not ours.
-        DirBuilder::new()
-            .mode(0o700)
-            .create(&path)
-            .map_err(|error| format!("{}: {error}", path.display()))?;
+        DirBuilder::new().mode(0o700).create(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         Ok(Self(path))
     }
 
@@ -77,16 +74,8 @@ impl Tokens {
     pub fn mint(tiergate: &Path, manifests: &Path, scratch: &Path) -> Result<(Self, PathBuf)> {
         let (key, jwks) = make_keys(tiergate, &scratch.join("keys"))?;
         let (foreign_key, _) = make_keys(tiergate, &scratch.join("foreign-keys"))?;
-        let ours = Mint {
-            tiergate,
-            key,
-            manifests: manifests.to_owned(),
-        };
-        let foreign = Mint {
-            tiergate,
-            key: foreign_key,
-            manifests: manifests.to_owned(),
-        };
+        let ours = Mint { tiergate, key, manifests: manifests.to_owned() };
+        let foreign = Mint { tiergate, key: foreign_key, manifests: manifests.to_owned() };
         let past = Mint {
             tiergate,
             key: ours.key.clone(),
@@ -119,19 +108,9 @@ impl Tokens {
 impl Mint<'_> {
     fn token(&self, name: &str, tier: &str, audience: &str) -> Result<String> {
         let mut command = Command::new(self.tiergate);
-        command.args([
-            "token",
-            "create",
-            name,
-            "--namespace",
-            &format!("{TIER_NAMESPACE}-{tier}"),
-        ]);
+        command.args(["token", "create", name, "--namespace", &format!("{TIER_NAMESPACE}-{tier}")]);
         command.args(["--audience", audience, "--duration", "1h"]);
-        command
-            .arg("--signing-key")
-            .arg(&self.key)
-            .arg("--manifests")
-            .arg(&self.manifests);
+        command.arg("--signing-key").arg(&self.key).arg("--manifests").arg(&self.manifests);
         Ok(output(&mut command)?.trim().to_owned())
     }
 

@@ -25,12 +25,7 @@ pub struct Response {
 
 impl Request {
     pub fn get(path: &str) -> Self {
-        Self {
-            method: "GET",
-            path: path.to_owned(),
-            headers: Vec::new(),
-            body: String::new(),
-        }
+        Self { method: "GET", path: path.to_owned(), headers: Vec::new(), body: String::new() }
     }
 
     pub fn send(&self, address: SocketAddr) -> io::Result<Response> {
@@ -45,11 +40,7 @@ impl Request {
 
     fn text(&self, address: SocketAddr) -> String {
         let Self { method, path, body, .. } = self;
-        let headers: String = self
-            .headers
-            .iter()
-            .map(|(name, value)| format!("{name}: {value}\r\n"))
-            .collect();
+        let headers: String = self.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         // The other end closes, so an answer is whatever came until then.
         let length = body.len();
         format!(
@@ -71,22 +62,13 @@ impl Response {
             .filter_map(|line| line.split_once(':'))
             .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
             .collect();
-        let chunked = headers
-            .iter()
-            .any(|(name, value)| name == "transfer-encoding" && value == "chunked");
+        let chunked = headers.iter().any(|(name, value)| name == "transfer-encoding" && value == "chunked");
         let body = if chunked { join_chunks(body)? } else { body.to_vec() };
-        Some(Self {
-            status,
-            headers,
-            body: String::from_utf8_lossy(&body).into_owned(),
-        })
+        Some(Self { status, headers, body: String::from_utf8_lossy(&body).into_owned() })
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|(found, _)| found == name)
-            .map(|(_, value)| value.as_str())
+        self.headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
     }
 
     /// `error.code` of a refusal.

@@ -27,11 +27,7 @@ struct Widths {
 
 /// Says whether every row was as it should be.
 pub fn play(gate: &Gate, rows: &[Row], processes: &Processes) -> Result<bool> {
-    let mut usage = Usage {
-        tiergate: gate.tiergate,
-        settled_before: settled(gate.tiergate)?,
-        admitted: 0,
-    };
+    let mut usage = Usage { tiergate: gate.tiergate, settled_before: settled(gate.tiergate)?, admitted: 0 };
     let widths = Widths::of(rows);
     widths.print("who", "model", "what was sent", "status", "why");
     let mut failed = 0;
@@ -40,11 +36,7 @@ pub fn play(gate: &Gate, rows: &[Row], processes: &Processes) -> Result<bool> {
         processes.check()?;
     }
     failed += u32::from(!as_it_should_be(&usage.all_reported()));
-    println!(
-        "\n{} rows, {failed} not as they should be; {} usage reports settled",
-        rows.len(),
-        usage.admitted
-    );
+    println!("\n{} rows, {failed} not as they should be; {} usage reports settled", rows.len(), usage.admitted);
     Ok(failed == 0)
 }
 
@@ -136,19 +128,11 @@ impl Row {
 impl Widths {
     fn of(rows: &[Row]) -> Self {
         let width = |column: fn(&Row) -> &str| rows.iter().map(|row| column(row).chars().count()).max().unwrap_or(0);
-        Self {
-            who: width(|row| row.who),
-            model: width(|row| row.model),
-            sent: width(|row| row.sent),
-        }
+        Self { who: width(|row| row.who), model: width(|row| row.model), sent: width(|row| row.sent) }
     }
 
     fn print(&self, who: &str, model: &str, sent: &str, status: &str, why: &str) {
-        let Self {
-            who: w,
-            model: m,
-            sent: s,
-        } = *self;
+        let Self { who: w, model: m, sent: s } = *self;
         println!("{who:w$}  {model:m$}  {sent:s$}  {status:6}  {why}");
     }
 }

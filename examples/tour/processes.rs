@@ -58,12 +58,7 @@ impl Processes {
             .spawn()
             .map_err(failed)?;
         let lifeline = shell.stdin.take();
-        self.lock().push(Process {
-            name,
-            shell,
-            lifeline,
-            log: log.to_owned(),
-        });
+        self.lock().push(Process { name, shell, lifeline, log: log.to_owned() });
         Ok(())
     }
 
@@ -120,9 +115,7 @@ impl Processes {
 
 /// The last lines of a log, indented.
 fn tail(log: &Path) -> String {
-    let text = fs::read(log)
-        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-        .unwrap_or_default();
+    let text = fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     let last = lines.get(lines.len().saturating_sub(12)..).unwrap_or_default();
     last.iter().map(|line| format!("  {line}\n")).collect()

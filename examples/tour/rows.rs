@@ -82,18 +82,7 @@ impl Row {
             body: body("hello", 1, false),
         };
         let (status, code, holds) = (200, None, Vec::new());
-        Self {
-            who,
-            model,
-            sent,
-            request,
-            times: 1,
-            status,
-            code,
-            holds,
-            after_usage: false,
-            quotes: false,
-        }
+        Self { who, model, sent, request, times: 1, status, code, holds, after_usage: false, quotes: false }
     }
 
     fn bearer(self, token: &str) -> Self {
@@ -147,10 +136,7 @@ fn body(content: &str, max_tokens: u32, stream: bool) -> String {
 }
 
 fn challenges(response: &Response) -> Option<String> {
-    response
-        .header("www-authenticate")
-        .is_none()
-        .then(|| "no WWW-Authenticate".to_owned())
+    response.header("www-authenticate").is_none().then(|| "no WWW-Authenticate".to_owned())
 }
 
 fn says_when_to_retry(response: &Response) -> Option<String> {
@@ -162,9 +148,7 @@ fn says_when_to_retry(response: &Response) -> Option<String> {
 
 fn names_the_missing_grant(response: &Response) -> Option<String> {
     let detail = response.detail().unwrap_or_default();
-    let missing = ["RoleBinding", "llminferenceservices", "qwen3"]
-        .into_iter()
-        .find(|word| !detail.contains(word));
+    let missing = ["RoleBinding", "llminferenceservices", "qwen3"].into_iter().find(|word| !detail.contains(word));
     missing.map(|word| format!("the detail does not name `{word}`"))
 }
 
@@ -182,8 +166,6 @@ fn model_saw_no_identity(response: &Response) -> Option<String> {
     if !response.body.contains("content-type") {
         return Some("the model did not name its headers".to_owned());
     }
-    let leaked = ["authorization", "x-maas-"]
-        .into_iter()
-        .find(|name| response.body.contains(name));
+    let leaked = ["authorization", "x-maas-"].into_iter().find(|name| response.body.contains(name));
     leaked.map(|name| format!("`{name}` reached the model"))
 }

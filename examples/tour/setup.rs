@@ -45,10 +45,7 @@ pub fn start(args: &Args, processes: &Processes, scratch: &Path) -> Result<(Gate
 
     println!("minting tokens");
     let (tokens, jwks) = Tokens::mint(&files.tiergate, &files.manifests, scratch)?;
-    println!(
-        "starting the model on {}, tiergate on {} and {}, Envoy on {}",
-        at.model, at.grpc, at.http, at.envoy
-    );
+    println!("starting the model on {}, tiergate on {} and {}, Envoy on {}", at.model, at.grpc, at.http, at.envoy);
     println!("their logs are in {}", files.logs.display());
 
     let mut model = Command::new(&files.model);
@@ -56,18 +53,8 @@ pub fn start(args: &Args, processes: &Processes, scratch: &Path) -> Result<(Gate
     processes.start("model", &model, &files.logs.join("model.log"))?;
 
     let mut tiergate = Command::new(&files.tiergate);
-    tiergate
-        .arg("serve")
-        .arg("--manifests")
-        .arg(&files.manifests)
-        .arg("--jwks")
-        .arg(jwks);
-    tiergate.args([
-        "--listen-grpc",
-        &at.grpc.to_string(),
-        "--listen-http",
-        &at.http.to_string(),
-    ]);
+    tiergate.arg("serve").arg("--manifests").arg(&files.manifests).arg("--jwks").arg(jwks);
+    tiergate.args(["--listen-grpc", &at.grpc.to_string(), "--listen-http", &at.http.to_string()]);
     tiergate.args(["--grant-from-annotation", "--verbose-refusals"]);
     processes.start("tiergate", &tiergate, &files.logs.join("tiergate.log"))?;
 
@@ -75,28 +62,13 @@ pub fn start(args: &Args, processes: &Processes, scratch: &Path) -> Result<(Gate
     fs::write(&config, at.written_into(&read(&files.envoy_config)?)?)?;
     let mut command = Command::new(envoy);
     // Hot restart shares memory by a number that another Envoy on this machine may use as well.
-    command
-        .args([
-            "--disable-hot-restart",
-            "--concurrency",
-            "2",
-            "--log-level",
-            "warning",
-            "-c",
-        ])
-        .arg(config);
+    command.args(["--disable-hot-restart", "--concurrency", "2", "--log-level", "warning", "-c"]).arg(config);
     processes.start("envoy", &command, &files.logs.join("envoy.log"))?;
 
     processes.await_ready("the model", || answers_ok(at.model, "/v1/models"))?;
     processes.await_ready("tiergate", || answers_ok(at.http, "/readyz"))?;
     processes.await_ready("Envoy", || answers_ok(at.admin, "/ready"))?;
-    Ok((
-        Gate {
-            envoy: at.envoy,
-            tiergate: at.http,
-        },
-        tokens,
-    ))
+    Ok((Gate { envoy: at.envoy, tiergate: at.http }, tokens))
 }
 
 fn read(file: &Path) -> Result<String> {
@@ -104,9 +76,7 @@ fn read(file: &Path) -> Result<String> {
 }
 
 fn answers_ok(address: SocketAddr, path: &str) -> bool {
-    Request::get(path)
-        .send(address)
-        .is_ok_and(|response| response.status == 200)
+    Request::get(path).send(address).is_ok_and(|response| response.status == 200)
 }
 
 /// The script shows its progress and ends with the path.
@@ -145,25 +115,16 @@ impl Addresses {
 
     /// The shipped configuration with these addresses in place of its own.
     fn written_into(&self, config: &str) -> Result<String> {
-        let shipped = [
-            (10000, self.envoy),
-            (9901, self.admin),
-            (50051, self.grpc),
-            (8000, self.model),
-        ];
+        let shipped = [(10000, self.envoy), (9901, self.admin), (50051, self.grpc), (8000, self.model)];
         let shipped = shipped.map(|(port, address)| (socket_address("127.0.0.1", port), address));
-        if let Some((missing, _)) = shipped
-            .iter()
-            .find(|(text, _)| config.matches(text.as_str()).count() != 1)
-        {
+        if let Some((missing, _)) = shipped.iter().find(|(text, _)| config.matches(text.as_str()).count() != 1) {
             return Err(format!("envoy/tiergate.yaml should have one `{missing}`").into());
         }
         // Line by line: a second pass over the text could find a port that the first has put there.
         let line = |line: &str| match shipped.iter().find(|(text, _)| line.contains(text.as_str())) {
-            Some((text, address)) => line.replace(
-                text.as_str(),
-                &socket_address(&address.ip().to_string(), address.port()),
-            ),
+            Some((text, address)) => {
+                line.replace(text.as_str(), &socket_address(&address.ip().to_string(), address.port()))
+            }
             None => line.to_owned(),
         };
         Ok(config.lines().map(|text| line(text) + "\n").collect())
@@ -179,10 +140,7 @@ fn socket_address(ip: &str, port: u16) -> String {
 impl Files {
     fn find() -> Result<Self> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let examples = std::env::current_exe()?
-            .parent()
-            .ok_or("no folder of examples")?
-            .to_owned();
+        let examples = std::env::current_exe()?.parent().ok_or("no folder of examples")?.to_owned();
         let built = examples.parent().ok_or("no folder of binaries")?;
         let logs = built.parent().unwrap_or(built).join("tour");
         let files = Self {

@@ -49,9 +49,7 @@ fn rbac<const N: usize>(bindings: [(&str, &str, Rule, Subject); N]) -> Rbac {
 
 /// Whether `rule`, bound to alice in the namespace of the query, grants it.
 fn grants(rule: Rule, query: &Query<'_>) -> bool {
-    rbac([("llm", "binding", rule, user("alice"))])
-        .authorize(query)
-        .is_some()
+    rbac([("llm", "binding", rule, user("alice"))]).authorize(query).is_some()
 }
 
 fn by(name: &str) -> Option<Grantor> {
@@ -67,10 +65,7 @@ fn nothing_is_granted_without_a_binding() {
 fn a_grant_names_the_binding() {
     let rbac = rbac([("llm", "RoleBinding llm/access", rule(), user("alice"))]);
     assert_eq!(rbac.authorize(&QUERY), by("RoleBinding llm/access"));
-    assert_eq!(
-        by("RoleBinding llm/access").unwrap().to_string(),
-        "RoleBinding llm/access"
-    );
+    assert_eq!(by("RoleBinding llm/access").unwrap().to_string(), "RoleBinding llm/access");
 }
 
 #[test]
@@ -109,18 +104,9 @@ fn a_service_account_is_the_user_it_authenticates_as() {
 fn one_subject_of_many_is_enough() {
     let mut rbac = Rbac::default();
     let rules: Arc<[Rule]> = Arc::new([rule()]);
-    rbac.bind(
-        "llm",
-        "binding",
-        &rules,
-        &[user("bob"), group("premium"), user("carol")],
-    );
+    rbac.bind("llm", "binding", &rules, &[user("bob"), group("premium"), user("carol")]);
     assert_eq!(rbac.authorize(&QUERY), by("binding"));
-    let nobody = Query {
-        user: "dave",
-        groups: &[],
-        ..QUERY
-    };
+    let nobody = Query { user: "dave", groups: &[], ..QUERY };
     assert_eq!(rbac.authorize(&nobody), None);
 }
 
@@ -155,11 +141,7 @@ fn role_in_another_namespace_grants_nothing() {
 fn cluster_wide_binding_grants_everywhere() {
     let rbac = rbac([("", "ClusterRoleBinding x", rule(), group("premium"))]);
     for namespace in ["llm", "other", ""] {
-        assert_eq!(
-            rbac.authorize(&Query { namespace, ..QUERY }),
-            by("ClusterRoleBinding x"),
-            "{namespace:?}"
-        );
+        assert_eq!(rbac.authorize(&Query { namespace, ..QUERY }), by("ClusterRoleBinding x"), "{namespace:?}");
     }
 }
 
@@ -173,16 +155,9 @@ fn question_about_the_whole_cluster_is_not_answered_by_a_namespace() {
 fn superusers_may_do_everything() {
     let rbac = Rbac::default();
     let ask = |groups| Query { groups, ..QUERY };
-    assert_eq!(
-        rbac.authorize(&ask(&["system:authenticated", "system:masters"])),
-        by("system:masters")
-    );
+    assert_eq!(rbac.authorize(&ask(&["system:authenticated", "system:masters"])), by("system:masters"));
     assert_eq!(rbac.authorize(&ask(&["system:masters2"])), None);
-    let named = Query {
-        user: "system:masters",
-        groups: &[],
-        ..QUERY
-    };
+    let named = Query { user: "system:masters", groups: &[], ..QUERY };
     assert_eq!(rbac.authorize(&named), None);
 }
 
@@ -270,14 +245,8 @@ fn resource_names_restrict_to_these_objects() {
 #[test]
 fn rules_only_grant_so_a_second_binding_takes_nothing_away() {
     let narrow = rule_of(&["serving.kserve.io"], &["llminferenceservices"], &["llama"], &["post"]);
-    let wide = rbac([
-        ("llm", "narrow", narrow.clone(), user("alice")),
-        ("llm", "wide", rule(), user("alice")),
-    ]);
+    let wide = rbac([("llm", "narrow", narrow.clone(), user("alice")), ("llm", "wide", rule(), user("alice"))]);
     assert_eq!(wide.authorize(&QUERY), by("wide"));
-    let elsewhere = rbac([
-        ("llm", "narrow", narrow, user("alice")),
-        ("", "cluster", rule(), group("premium")),
-    ]);
+    let elsewhere = rbac([("llm", "narrow", narrow, user("alice")), ("", "cluster", rule(), group("premium"))]);
     assert_eq!(elsewhere.authorize(&QUERY), by("cluster"));
 }

@@ -114,12 +114,7 @@ impl Code {
 impl Denial {
     #[must_use]
     pub fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
-        Denial {
-            code,
-            message: message.into(),
-            detail: None,
-            retry_after: None,
-        }
+        Denial { code, message: message.into(), detail: None, retry_after: None }
     }
 
     /// Adds what only the operator should read.

@@ -3,12 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
 use smallvec::SmallVec;
 
 use super::Denial;
 use crate::limit::Standing;
-use crate::policy::{LimitKind, Permit, Presented, RoutePlan};
+use crate::policy::{LimitKind, Permit, Presented, Properties, RoutePlan};
 use crate::tier::Tier;
 
 /// One request in this many has its stages timed: reading the clock for each would cost more than some stages.
@@ -25,7 +24,7 @@ pub struct Decision {
 #[derive(Debug, Default)]
 pub struct Grant {
     /// Dynamic metadata, as the policy declares it.
-    pub filters: Vec<(Arc<str>, Value)>,
+    pub filters: Vec<(Arc<str>, Properties<'static>)>,
     /// Headers that the model receives, as the policy declares them.
     pub headers: Vec<(String, String)>,
     /// Comes back with the usage report.
@@ -88,14 +87,8 @@ pub struct Laps {
 // === impl Stage ===
 
 impl Stage {
-    pub const ALL: &'static [Stage] = &[
-        Stage::Route,
-        Stage::Identity,
-        Stage::Facts,
-        Stage::Access,
-        Stage::Limits,
-        Stage::Admission,
-    ];
+    pub const ALL: &'static [Stage] =
+        &[Stage::Route, Stage::Identity, Stage::Facts, Stage::Access, Stage::Limits, Stage::Admission];
 
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -138,10 +131,7 @@ impl Evidence {
             permit: Permit::default(),
             limits: SmallVec::new(),
             unlimited: false,
-            laps: timed.then(|| Laps {
-                last: Instant::now(),
-                taken: SmallVec::new(),
-            }),
+            laps: timed.then(|| Laps { last: Instant::now(), taken: SmallVec::new() }),
         }
     }
 
@@ -168,18 +158,12 @@ impl Evidence {
 
     #[must_use]
     pub fn refuse(self, denial: Denial) -> Decision {
-        Decision {
-            outcome: Err(denial),
-            evidence: self,
-        }
+        Decision { outcome: Err(denial), evidence: self }
     }
 
     #[must_use]
     pub fn allow(self, grant: Grant) -> Decision {
-        Decision {
-            outcome: Ok(grant),
-            evidence: self,
-        }
+        Decision { outcome: Ok(grant), evidence: self }
     }
 
     /// The request (or token) limit with the least left.
@@ -194,12 +178,11 @@ impl Evidence {
 // === impl Grant ===
 
 impl Grant {
-    pub(super) fn new(presented: &Presented<'_>) -> Self {
-        let filter =
-            |(name, properties): &(Arc<str>, crate::policy::Properties<'_>)| (Arc::clone(name), properties.to_json());
+    pub(super) fn new(presented: Presented<'_>) -> Self {
+        let filter = |(name, properties): (Arc<str>, Properties<'_>)| (name, properties.into_owned());
         Grant {
-            filters: presented.filters.iter().map(filter).collect(),
-            headers: presented.headers.clone(),
+            filters: presented.filters.into_iter().map(filter).collect(),
+            headers: presented.headers,
             reservation: String::new(),
         }
     }

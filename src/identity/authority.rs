@@ -95,10 +95,7 @@ impl Authority {
         if keys.is_empty() {
             return Err(AuthorityError::NoKey);
         }
-        Ok(Authority {
-            issuer: issuer.to_owned(),
-            keys,
-        })
+        Ok(Authority { issuer: issuer.to_owned(), keys })
     }
 
     /// Verifies `token`: signature, issuer, times, and that its ServiceAccount exists with that uid. The audience is
@@ -165,10 +162,7 @@ impl Authority {
         let groups = account.groups();
         let mut extra = serde_json::Map::new();
         if let Some(jti) = claims.jti {
-            extra.insert(
-                "authentication.kubernetes.io/credential-id".to_owned(),
-                json!([format!("JTI={jti}")]),
-            );
+            extra.insert("authentication.kubernetes.io/credential-id".to_owned(), json!([format!("JTI={jti}")]));
         }
         let left = claims.exp.saturating_sub(unix_seconds());
         Ok(Identity {
@@ -214,11 +208,7 @@ impl ServiceAccountRef {
         match policy.service_account_uid(&self.namespace, &self.name) {
             Some(uid) if uid == self.uid => Ok(()),
             found => {
-                let what = if found.is_some() {
-                    "was made anew since"
-                } else {
-                    "does not exist"
-                };
+                let what = if found.is_some() { "was made anew since" } else { "does not exist" };
                 let detail = format!("ServiceAccount {}/{} {what}", self.namespace, self.name);
                 Err(Denial::new(Code::TokenSubjectGone, "the token's ServiceAccount is gone").detail(detail))
             }
@@ -264,24 +254,16 @@ fn refusal(error: &jsonwebtoken::errors::Error) -> Denial {
         ErrorKind::MissingRequiredClaim(claim) => {
             Denial::new(Code::TokenRejected, "the token lacks a claim").detail(format!("claim `{claim}` is missing"))
         }
-        _ => Denial::new(
-            Code::TokenMalformed,
-            "the token is not a JSON Web Token of a ServiceAccount",
-        ),
+        _ => Denial::new(Code::TokenMalformed, "the token is not a JSON Web Token of a ServiceAccount"),
     }
 }
 
 pub(crate) fn unix_seconds() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 impl std::fmt::Debug for Key {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Key")
-            .field("id", &self.id)
-            .field("algorithm", &self.algorithm)
-            .finish_non_exhaustive()
+        f.debug_struct("Key").field("id", &self.id).field("algorithm", &self.algorithm).finish_non_exhaustive()
     }
 }

@@ -36,10 +36,7 @@ impl Quota {
     /// Never: a limit above [`Quota::MAX_LIMIT`] is lowered to it, an empty window is raised to one nanosecond.
     #[must_use]
     pub fn new(limit: u64, window: Duration) -> Self {
-        Quota {
-            limit: limit.min(Self::MAX_LIMIT),
-            window: Nanos::from(window).0.max(1),
-        }
+        Quota { limit: limit.min(Self::MAX_LIMIT), window: Nanos::from(window).0.max(1) }
     }
 
     #[must_use]

@@ -38,9 +38,7 @@ struct Unhashed(u64);
 
 impl Default for Memory {
     fn default() -> Self {
-        Memory {
-            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-        }
+        Memory { shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
     }
 }
 
@@ -52,10 +50,7 @@ impl Memory {
         let mut admitted = true;
         // INVARIANT: nothing is written before everything was checked. Two demands on one cell see each other's cost.
         for (at, demand) in demands.iter().enumerate() {
-            let mut bucket = shards
-                .find(demand)
-                .and_then(|account| account.bucket(demand.cell))
-                .unwrap_or_default();
+            let mut bucket = shards.find(demand).and_then(|account| account.bucket(demand.cell)).unwrap_or_default();
             bucket.advance(&demand.quota, now);
             for earlier in demands.iter().take(at) {
                 if let (true, Cost::Take(hits)) = (earlier.is_same_cell(demand), earlier.cost) {
@@ -79,12 +74,7 @@ impl Memory {
 
     /// See [`super::Limits::charge`].
     pub fn charge(&self, account: AccountKey, cell: CellId, quota: Quota, hits: u64, now: Nanos) {
-        let demand = Demand {
-            account,
-            cell,
-            quota,
-            cost: Cost::Take(hits),
-        };
+        let demand = Demand { account, cell, quota, cost: Cost::Take(hits) };
         self.lock(std::slice::from_ref(&demand)).charge(&demand, hits, now);
     }
 
@@ -111,10 +101,7 @@ struct Locked<'m>(SmallVec<[(usize, MutexGuard<'m, Shard>); 2]>);
 impl Locked<'_> {
     fn shard(&mut self, demand: &Demand) -> Option<&mut Shard> {
         let wanted = demand.shard();
-        self.0
-            .iter_mut()
-            .find(|(index, _)| *index == wanted)
-            .map(|(_, shard)| &mut **shard)
+        self.0.iter_mut().find(|(index, _)| *index == wanted).map(|(_, shard)| &mut **shard)
     }
 
     fn find(&mut self, demand: &Demand) -> Option<&Account> {
@@ -188,12 +175,7 @@ impl Demand {
 
 impl Standing {
     fn of(bucket: &Bucket, quota: Quota, verdict: Verdict) -> Self {
-        Standing {
-            quota,
-            remaining: bucket.remaining(&quota),
-            reset: bucket.reset(),
-            verdict,
-        }
+        Standing { quota, remaining: bucket.remaining(&quota), reset: bucket.reset(), verdict }
     }
 }
 

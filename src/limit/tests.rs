@@ -12,12 +12,7 @@ fn at(duration: Duration) -> Nanos {
 }
 
 fn take(account: u128, cell: u64, quota: Quota) -> Demand {
-    Demand {
-        account: AccountKey(account),
-        cell: CellId(cell),
-        quota,
-        cost: Cost::Take(1),
-    }
+    Demand { account: AccountKey(account), cell: CellId(cell), quota, cost: Cost::Take(1) }
 }
 
 fn admit(memory: &Memory, demand: Demand, now: Nanos) -> Admission {
@@ -35,10 +30,7 @@ fn a_bucket_of_five_per_two_minutes_admits_five_at_once_then_one_each_24_seconds
     }
     let refused = admit(&memory, demand, Nanos(0));
     assert!(!refused.admitted);
-    assert_eq!(
-        refused.standings[0].verdict,
-        Verdict::Exceeds(Some(Duration::from_secs(24)))
-    );
+    assert_eq!(refused.standings[0].verdict, Verdict::Exceeds(Some(Duration::from_secs(24))));
     assert_eq!(refused.standings[0].reset, 2 * MINUTE);
     assert!(!admit(&memory, demand, Nanos(24_000_000_000 - 1)).admitted);
     assert!(admit(&memory, demand, Nanos(24_000_000_000)).admitted);
@@ -48,10 +40,7 @@ fn a_bucket_of_five_per_two_minutes_admits_five_at_once_then_one_each_24_seconds
 fn a_limit_of_zero_refuses_for_ever() {
     let quota = Quota::new(0, MINUTE);
     for cost in [Cost::Take(1), Cost::Positive] {
-        let demand = Demand {
-            cost,
-            ..take(1, 1, quota)
-        };
+        let demand = Demand { cost, ..take(1, 1, quota) };
         let refused = admit(&Memory::default(), demand, at(100 * MINUTE));
         assert_eq!(refused.standings[0].verdict, Verdict::Exceeds(None));
         assert_eq!(refused.standings[0].remaining, 0);
@@ -61,19 +50,13 @@ fn a_limit_of_zero_refuses_for_ever() {
 #[test]
 fn a_charge_goes_into_debt_and_debt_is_paid_off_by_time() {
     let (memory, quota) = (Memory::default(), Quota::new(100, MINUTE));
-    let positive = Demand {
-        cost: Cost::Positive,
-        ..take(1, 1, quota)
-    };
+    let positive = Demand { cost: Cost::Positive, ..take(1, 1, quota) };
     memory.charge(AccountKey(1), CellId(1), quota, 60, Nanos(0));
     assert!(admit(&memory, positive, Nanos(0)).admitted);
     memory.charge(AccountKey(1), CellId(1), quota, 60, Nanos(0));
     let refused = admit(&memory, positive, Nanos(0));
     // 21 tokens have to come back: 20 of debt and one to spend.
-    assert_eq!(
-        refused.standings[0].verdict,
-        Verdict::Exceeds(Some(Duration::from_millis(12_600)))
-    );
+    assert_eq!(refused.standings[0].verdict, Verdict::Exceeds(Some(Duration::from_millis(12_600))));
     assert_eq!(refused.standings[0].remaining, 0);
     assert!(admit(&memory, positive, at(Duration::from_millis(12_600))).admitted);
 }
@@ -81,10 +64,7 @@ fn a_charge_goes_into_debt_and_debt_is_paid_off_by_time() {
 #[test]
 fn positive_takes_nothing() {
     let (memory, quota) = (Memory::default(), Quota::new(1, MINUTE));
-    let positive = Demand {
-        cost: Cost::Positive,
-        ..take(1, 1, quota)
-    };
+    let positive = Demand { cost: Cost::Positive, ..take(1, 1, quota) };
     for _ in 0..10 {
         assert_eq!(admit(&memory, positive, Nanos(0)).standings[0].remaining, 1);
     }
@@ -101,10 +81,7 @@ fn of_several_demands_all_are_taken_or_none() {
         assert!(memory.admit(&demands, Nanos(0)).admitted);
         let refused = memory.admit(&demands, Nanos(0));
         assert!(!refused.admitted);
-        assert_eq!(
-            refused.standings[0].remaining, 9,
-            "nothing was taken from the limit that had some"
-        );
+        assert_eq!(refused.standings[0].remaining, 9, "nothing was taken from the limit that had some");
         assert_eq!(refused.standings[0].verdict, Verdict::Fits);
         assert_eq!(refused.standings[1].verdict, Verdict::Exceeds(Some(MINUTE)));
     }
@@ -124,10 +101,7 @@ fn a_limit_that_changes_keeps_what_was_used() {
     for _ in 0..4 {
         assert!(admit(&memory, take(1, 1, Quota::new(10, MINUTE)), Nanos(0)).admitted);
     }
-    assert_eq!(
-        admit(&memory, take(1, 1, Quota::new(5, MINUTE)), Nanos(0)).standings[0].remaining,
-        0
-    );
+    assert_eq!(admit(&memory, take(1, 1, Quota::new(5, MINUTE)), Nanos(0)).standings[0].remaining, 0);
     assert!(!admit(&memory, take(1, 1, Quota::new(5, MINUTE)), Nanos(0)).admitted);
 }
 
@@ -142,14 +116,7 @@ fn idle_accounts_leave_and_live_ones_stay() {
     }
     // One account a millisecond, each live for a minute.
     assert!(memory.accounts() < 150_000, "{} accounts", memory.accounts());
-    assert!(
-        !admit(
-            &memory,
-            take(account(7), 1, Quota::new(1, 1000 * MINUTE)),
-            at(3 * MINUTE)
-        )
-        .admitted
-    );
+    assert!(!admit(&memory, take(account(7), 1, Quota::new(1, 1000 * MINUTE)), at(3 * MINUTE)).admitted);
 }
 
 #[test]
@@ -166,16 +133,7 @@ fn two_limits_of_one_account_are_never_taken_one_without_the_other() {
     let day = Duration::from_secs(24 * 3600);
     let demands = [take(1, 1, Quota::new(500, day)), take(1, 2, Quota::new(700, day))];
     assert_eq!(race(&memory, &demands), 500);
-    let [first, second] = demands.map(|demand| {
-        admit(
-            &memory,
-            Demand {
-                cost: Cost::Positive,
-                ..demand
-            },
-            Nanos(0),
-        )
-    });
+    let [first, second] = demands.map(|demand| admit(&memory, Demand { cost: Cost::Positive, ..demand }, Nanos(0)));
     assert_eq!((first.standings[0].remaining, second.standings[0].remaining), (0, 200));
 }
 

@@ -109,11 +109,7 @@ fn headers<'a>(http: &'a HttpRequest) -> Headers<'a> {
     match &http.header_map {
         Some(map) if !map.headers.is_empty() => {
             let pair = |header: &'a HeaderValue| -> (&'a str, &'a [u8]) {
-                let raw = if header.raw_value.is_empty() {
-                    header.value.as_bytes()
-                } else {
-                    &header.raw_value
-                };
+                let raw = if header.raw_value.is_empty() { header.value.as_bytes() } else { &header.raw_value };
                 (&header.key, raw)
             };
             Headers::List(map.headers.iter().map(pair).collect())

@@ -52,9 +52,7 @@ async fn readyz(State(pages): State<Pages>) -> Response {
 }
 
 async fn metrics(State(pages): State<Pages>) -> Response {
-    let page = pages
-        .metrics
-        .page(pages.gate.limits.accounts(), pages.gate.identities.len());
+    let page = pages.metrics.page(pages.gate.limits.accounts(), pages.gate.identities.len());
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], page).into_response()
 }
@@ -72,24 +70,14 @@ struct LookupRequest {
 
 /// `POST /v1/tiers/lookup`, as maas-api answers it.
 async fn lookup(State(pages): State<Pages>, body: Bytes) -> Response {
-    let bad = |why: &str| {
-        answer(
-            StatusCode::BAD_REQUEST,
-            "bad_request",
-            &format!("invalid request body: {why}"),
-        )
-    };
+    let bad = |why: &str| answer(StatusCode::BAD_REQUEST, "bad_request", &format!("invalid request body: {why}"));
     let request = match serde_json::from_slice::<LookupRequest>(&body) {
         Ok(request) if request.groups.is_empty() => return bad("groups is required"),
         Ok(request) => request,
         Err(error) => return bad(&error.to_string()),
     };
     let failed = |why: &str| {
-        answer(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "internal_error",
-            &format!("failed to lookup tier: {why}"),
-        )
+        answer(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", &format!("failed to lookup tier: {why}"))
     };
     match &pages.gate.policies.current().tiers {
         Tiers::Missing => failed("tier mapping not found, provide configuration in tier-to-group-mapping"),

@@ -62,20 +62,12 @@ impl RateLimit {
 
     async fn report(&self, request: &RateLimitRequest) -> Result<RateLimitResponse, Status> {
         if request.descriptors.len() > MAX_DESCRIPTORS {
-            return Err(Status::invalid_argument(format!(
-                "more than {MAX_DESCRIPTORS} descriptors"
-            )));
+            return Err(Status::invalid_argument(format!("more than {MAX_DESCRIPTORS} descriptors")));
         }
         let mut sealed = None;
         let mut usage = Usage::default();
         for descriptor in &request.descriptors {
-            let entry = |key| {
-                descriptor
-                    .entries
-                    .iter()
-                    .find(|entry| entry.key == key)
-                    .map(|entry| &entry.value)
-            };
+            let entry = |key| descriptor.entries.iter().find(|entry| entry.key == key).map(|entry| &entry.value);
             match (sealed, entry(RESERVATION)) {
                 (_, None) => return Err(Status::invalid_argument(format!("a descriptor has no `{RESERVATION}`"))),
                 (Some(first), Some(other)) if first != other => {
@@ -103,23 +95,15 @@ impl RateLimit {
             tracing::warn!("a usage report carries a reservation that this process did not make");
         }
         // Nobody waits for the answer: it is sent when the response is over.
-        Ok(RateLimitResponse {
-            overall_code: Code::Ok as i32,
-            ..RateLimitResponse::default()
-        })
+        Ok(RateLimitResponse { overall_code: Code::Ok as i32, ..RateLimitResponse::default() })
     }
 }
 
 /// The descriptor's number, else the request's. Absent, it would be one; a report always says.
 fn hits(descriptor: &RateLimitDescriptor, request: &RateLimitRequest) -> Result<u64, Status> {
-    let hits = descriptor
-        .hits_addend
-        .as_ref()
-        .map_or(u64::from(request.hits_addend), |hits| hits.value);
+    let hits = descriptor.hits_addend.as_ref().map_or(u64::from(request.hits_addend), |hits| hits.value);
     if hits > MAX_HITS || descriptor.is_negative_hits {
-        return Err(Status::invalid_argument(format!(
-            "hits_addend has to be 0 to {MAX_HITS}"
-        )));
+        return Err(Status::invalid_argument(format!("hits_addend has to be 0 to {MAX_HITS}")));
     }
     Ok(hits)
 }

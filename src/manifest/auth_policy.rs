@@ -9,7 +9,7 @@ use serde_json::Value as Json;
 use super::limit_policy::compile;
 use super::reader::{Field, Fields, Report};
 use super::tree::{Node, Value};
-use super::{Meta, Severity, Target, read_rules, read_target};
+use super::{Meta, Place, Severity, Target, read_rules, read_target};
 use crate::policy::{
     AccessRule, AuthRules, Authentication, Expression, Filter, Path, RequestHeader, Shape, TierLookup, ValueSource,
 };
@@ -19,6 +19,8 @@ use crate::policy::{
 pub struct AuthPolicy {
     pub meta: Meta,
     pub target: Target,
+    /// Where the target is named.
+    pub target_place: Place,
     pub rules: Option<Arc<AuthRules>>,
 }
 
@@ -28,22 +30,15 @@ const TIER_LOOKUP: &str = "/v1/tiers/lookup";
 
 pub(super) fn read(meta: Meta, mut fields: Fields<'_>, report: &Report) -> AuthPolicy {
     let errors = report.errors();
-    let (mut target, mut rules) = (Target::Unknown, None);
-    let spec = fields
-        .require("spec", "targetRef and rules")
-        .and_then(|field| field.fields());
+    let (mut target, mut target_place, mut rules) = (Target::Unknown, meta.place.clone(), None);
+    let spec = fields.require("spec", "targetRef and rules").and_then(|field| field.fields());
     fields.done(Severity::Error);
     if let Some(mut spec) = spec {
-        target = read_target(
-            spec.require("targetRef", "the Gateway or HTTPRoute that is protected"),
-            &meta,
-        );
+        (target, target_place) =
+            read_target(spec.require("targetRef", "the Gateway or HTTPRoute that is protected"), &meta);
         for name in ["when", "patterns"] {
             if let Some(field) = spec.take(name) {
-                field.unsupported(
-                    &format!("`{name}`"),
-                    "remove it, or keep the policy where it is supported",
-                );
+                field.unsupported(&format!("`{name}`"), "remove it, or keep the policy where it is supported");
             }
         }
         match read_rules(&mut spec, "rules", REMEDY) {
@@ -55,16 +50,13 @@ pub(super) fn read(meta: Meta, mut fields: Fields<'_>, report: &Report) -> AuthP
         spec.done(Severity::Error);
     }
     let rules = rules.filter(|_| report.errors() == errors).map(Arc::new);
-    AuthPolicy { meta, target, rules }
+    AuthPolicy { meta, target, target_place, rules }
 }
 
 /// The entries of a block of named rules, if it is there.
 fn named(field: Option<Field<'_>>) -> Vec<(String, Field<'_>)> {
     let entries = field.and_then(|field| field.entries()).unwrap_or_default();
-    entries
-        .into_iter()
-        .map(|(key, field)| (key.name.clone(), field))
-        .collect()
+    entries.into_iter().map(|(key, field)| (key.name.clone(), field)).collect()
 }
 
 fn read_auth_rules(field: &Field<'_>) -> Option<AuthRules> {
@@ -83,11 +75,7 @@ fn read_auth_rules(field: &Field<'_>) -> Option<AuthRules> {
         rules.authentication.extend(read_authentication(name, &field));
     }
     if let Some(field) = authentication_field.filter(|_| rules.authentication.is_empty()) {
-        field.report(
-            field
-                .error("nobody could be authenticated")
-                .expected("at least one kubernetesTokenReview"),
-        );
+        field.report(field.error("nobody could be authenticated").expected("at least one kubernetesTokenReview"));
     }
     for (name, field) in named(metadata) {
         rules.tier_lookups.extend(read_metadata(name, &field));
@@ -104,14 +92,8 @@ fn read_auth_rules(field: &Field<'_>) -> Option<AuthRules> {
 /// The fields that every evaluator has. `cache` only says how long a peer may remember; we remember by our own rules.
 fn read_common(fields: &mut Fields<'_>) {
     fields.ignore(&["metrics"]);
-    if let Some(priority) = fields
-        .take("priority")
-        .filter(|field| field.integer().is_some_and(|n| n != 0))
-    {
-        priority.unsupported(
-            "a `priority` other than 0",
-            "remove it; the order of rules has no effect here",
-        );
+    if let Some(priority) = fields.take("priority").filter(|field| field.integer().is_some_and(|n| n != 0)) {
+        priority.unsupported("a `priority` other than 0", "remove it; the order of rules has no effect here");
     }
     if let Some(when) = fields.take("when") {
         when.unsupported("`when` of a rule", "remove the condition");
@@ -123,12 +105,8 @@ fn read_common(fields: &mut Fields<'_>) {
 
 fn read_cache(field: &Field<'_>) {
     let Some(mut fields) = field.fields() else { return };
-    let key = fields
-        .require("key", "what tells entries apart")
-        .and_then(|field| field.fields());
-    let ttl = fields
-        .take("ttl")
-        .and_then(|field| field.integer().map(|ttl| (field, ttl)));
+    let key = fields.require("key", "what tells entries apart").and_then(|field| field.fields());
+    let ttl = fields.take("ttl").and_then(|field| field.integer().map(|ttl| (field, ttl)));
     fields.done(Severity::Error);
     if let Some((field, ttl)) = ttl.filter(|(_, ttl)| *ttl < 0) {
         field.report(field.error(format!("{ttl} is negative")).expected("seconds"));
@@ -158,9 +136,7 @@ fn read_authentication(name: String, field: &Field<'_>) -> Option<Authentication
     if let Some(overrides) = fields.take("overrides") {
         overrides.unsupported("`overrides` of an identity", "use `defaults`");
     }
-    let defaults = fields
-        .take("defaults")
-        .map_or(Some(Vec::new()), |field| read_properties(&field));
+    let defaults = fields.take("defaults").map_or(Some(Vec::new()), |field| read_properties(&field));
     let review = fields.require("kubernetesTokenReview", "the audiences to accept");
     fields.done(Severity::Error);
     let mut review = review?.fields()?;
@@ -168,11 +144,7 @@ fn read_authentication(name: String, field: &Field<'_>) -> Option<Authentication
     let audiences = review.take("audiences");
     review.done(Severity::Error);
     let audiences = audiences.map_or(Some(Vec::new()), |field| field.texts())?;
-    Some(Authentication {
-        name,
-        audiences,
-        defaults: defaults?,
-    })
+    Some(Authentication { name, audiences, defaults: defaults? })
 }
 
 fn read_credentials(field: &Field<'_>) {
@@ -183,10 +155,7 @@ fn read_credentials(field: &Field<'_>) {
         }
     }
     if let Some(mut header) = fields.take("authorizationHeader").and_then(|field| field.fields()) {
-        if let Some(prefix) = header
-            .take("prefix")
-            .filter(|field| field.text().is_some_and(|text| text != "Bearer"))
-        {
+        if let Some(prefix) = header.take("prefix").filter(|field| field.text().is_some_and(|text| text != "Bearer")) {
             prefix.unsupported("a prefix other than `Bearer`", "remove it");
         }
         header.done(Severity::Error);
@@ -215,18 +184,12 @@ fn read_metadata(name: String, field: &Field<'_>) -> Option<TierLookup> {
     }
     fields.done(Severity::Error);
     let (url, body) = (url?, body?);
-    let path = url
-        .text()?
-        .split_once("://")
-        .and_then(|(_, rest)| rest.find('/').and_then(|at| rest.get(at..)));
+    let path = url.text()?.split_once("://").and_then(|(_, rest)| rest.find('/').and_then(|at| rest.get(at..)));
     if path != Some(TIER_LOOKUP) {
         let remedy = format!("only `{TIER_LOOKUP}` is answered, from the tier ConfigMap");
         url.unsupported("metadata from another endpoint", &remedy);
     }
-    Some(TierLookup {
-        name: name.into(),
-        body: read_value(&body)?,
-    })
+    Some(TierLookup { name: name.into(), body: read_value(&body)? })
 }
 
 fn read_authorization(name: String, field: &Field<'_>) -> Option<AccessRule> {
@@ -234,19 +197,14 @@ fn read_authorization(name: String, field: &Field<'_>) -> Option<AccessRule> {
     read_common(&mut fields);
     for other in ["patternMatching", "opa", "spicedb"] {
         if let Some(field) = fields.take(other) {
-            field.unsupported(
-                &format!("authorization by `{other}`"),
-                "use kubernetesSubjectAccessReview",
-            );
+            field.unsupported(&format!("authorization by `{other}`"), "use kubernetesSubjectAccessReview");
         }
     }
     let review = fields.require("kubernetesSubjectAccessReview", "who asks for which resource");
     fields.done(Severity::Error);
     let mut fields = review?.fields()?;
     fields.ignore(&["timeout"]);
-    let user = fields
-        .require("user", "expression: auth.identity.user.username")
-        .and_then(|field| read_value(&field));
+    let user = fields.require("user", "expression: auth.identity.user.username").and_then(|field| read_value(&field));
     if let Some(groups) = fields.take("groups") {
         groups.unsupported("the static `groups`", "use `authorizationGroups`");
     }
@@ -254,24 +212,12 @@ fn read_authorization(name: String, field: &Field<'_>) -> Option<AccessRule> {
     let attributes = fields.require("resourceAttributes", "the resource that is asked for");
     fields.done(Severity::Error);
     let mut fields = attributes?.fields()?;
-    let mut attribute = |name| {
-        fields
-            .take(name)
-            .map_or(Some(None), |field| read_value(&field).map(Some))
-    };
-    let (group, resource, subresource, verb) = (
-        attribute("group"),
-        attribute("resource"),
-        attribute("subresource"),
-        attribute("verb"),
-    );
-    let namespace = fields
-        .require("namespace", "the model's namespace")
-        .and_then(|field| read_value(&field));
+    let mut attribute = |name| fields.take(name).map_or(Some(None), |field| read_value(&field).map(Some));
+    let (group, resource, subresource, verb) =
+        (attribute("group"), attribute("resource"), attribute("subresource"), attribute("verb"));
+    let namespace = fields.require("namespace", "the model's namespace").and_then(|field| read_value(&field));
     // An empty name would ask for every model at once.
-    let model = fields
-        .require("name", "the model's name")
-        .and_then(|field| read_value(&field));
+    let model = fields.require("name", "the model's name").and_then(|field| read_value(&field));
     fields.done(Severity::Error);
     let groups = match groups {
         None => None,
@@ -302,23 +248,12 @@ fn read_response(field: &Field<'_>, rules: &mut AuthRules) {
     let success = fields.take("success").and_then(|field| field.fields());
     fields.done(Severity::Error);
     let Some(mut success) = success else { return };
-    for (name, field) in success
-        .take("filters")
-        .and_then(|field| field.entries())
-        .unwrap_or_default()
-    {
+    for (name, field) in success.take("filters").and_then(|field| field.entries()).unwrap_or_default() {
         if let Some((key, shape)) = read_item(&field) {
-            rules.filters.push(Filter {
-                name: key.unwrap_or_else(|| name.name.clone()).into(),
-                shape,
-            });
+            rules.filters.push(Filter { name: key.unwrap_or_else(|| name.name.clone()).into(), shape });
         }
     }
-    for (name, field) in success
-        .take("headers")
-        .and_then(|field| field.entries())
-        .unwrap_or_default()
-    {
+    for (name, field) in success.take("headers").and_then(|field| field.entries()).unwrap_or_default() {
         if let Some((key, shape)) = read_item(&field) {
             let name = key.unwrap_or_else(|| name.name.clone()).to_ascii_lowercase();
             rules.headers.push(RequestHeader { name, shape });
@@ -333,10 +268,7 @@ fn read_item(field: &Field<'_>) -> Option<(Option<String>, Shape)> {
     if let Some(wristband) = fields.take("wristband") {
         wristband.unsupported("`wristband`", "remove it");
     }
-    let key = fields
-        .take("key")
-        .and_then(|field| field.non_empty_text())
-        .map(str::to_owned);
+    let key = fields.take("key").and_then(|field| field.non_empty_text()).map(str::to_owned);
     let json = fields.take("json");
     let plain = fields.take("plain");
     fields.done(Severity::Error);
@@ -350,11 +282,7 @@ fn read_item(field: &Field<'_>) -> Option<(Option<String>, Shape)> {
         }
         (None, Some(plain)) => Some((key, Shape::Plain(read_value(&plain)?))),
         _ => {
-            field.report(
-                field
-                    .error("says no value, or two")
-                    .expected("either `json` or `plain`"),
-            );
+            field.report(field.error("says no value, or two").expected("either `json` or `plain`"));
             None
         }
     }
@@ -362,10 +290,8 @@ fn read_item(field: &Field<'_>) -> Option<(Option<String>, Shape)> {
 
 fn read_properties(field: &Field<'_>) -> Option<Vec<(Arc<str>, ValueSource)>> {
     let entries = field.entries()?;
-    let read: Vec<_> = entries
-        .iter()
-        .filter_map(|(key, field)| Some((key.name.as_str().into(), read_value(field)?)))
-        .collect();
+    let read: Vec<_> =
+        entries.iter().filter_map(|(key, field)| Some((key.name.as_str().into(), read_value(field)?))).collect();
     (read.len() == entries.len()).then_some(read)
 }
 
@@ -379,11 +305,7 @@ fn read_value(field: &Field<'_>) -> Option<ValueSource> {
         (None, Some(selector), None) => read_selector(&selector).map(ValueSource::Expression),
         (None, None, Some(expression)) => compile(&expression, Expression::compile).map(ValueSource::Expression),
         _ => {
-            field.report(
-                field
-                    .error("says no value, or more than one")
-                    .expected("value, selector or expression"),
-            );
+            field.report(field.error("says no value, or more than one").expected("value, selector or expression"));
             None
         }
     }
@@ -393,9 +315,7 @@ fn read_value(field: &Field<'_>) -> Option<ValueSource> {
 fn read_selector(field: &Field<'_>) -> Option<Expression> {
     let text = field.text()?;
     if text.contains("@case:lower") && text.contains("authorization") {
-        let problem = field.error(format!(
-            "`{text}` would take two tokens that differ only in case for one"
-        ));
+        let problem = field.error(format!("`{text}` would take two tokens that differ only in case for one"));
         field.report(
             problem
                 .remedy("remove the `cache`: tiergate remembers identities by the whole token, never past its expiry"),
@@ -403,9 +323,7 @@ fn read_selector(field: &Field<'_>) -> Option<Expression> {
         return None;
     }
     if Path::parse(text).is_none() {
-        let problem = field.error(format!(
-            "`{text}` is not a plain path; modifiers and templates are not supported"
-        ));
+        let problem = field.error(format!("`{text}` is not a plain path; modifiers and templates are not supported"));
         field.report(
             problem
                 .expected("a path such as auth.identity.user.username")
@@ -425,9 +343,6 @@ fn to_json(node: &Node) -> Json {
         Value::Float(value) => Json::from(*value),
         Value::Text(text) => Json::String(text.clone()),
         Value::List(items) => items.iter().map(to_json).collect(),
-        Value::Map(entries) => entries
-            .iter()
-            .map(|(key, node)| (key.name.clone(), to_json(node)))
-            .collect(),
+        Value::Map(entries) => entries.iter().map(|(key, node)| (key.name.clone(), to_json(node))).collect(),
     }
 }

@@ -86,17 +86,8 @@ pub(super) fn read_gateway(meta: Meta, mut fields: Fields<'_>, report: &Report) 
     let spec = fields.require("spec", "gatewayClassName and listeners");
     fields.done(Severity::Warning);
     let mut spec = spec?.fields()?;
-    spec.ignore(&[
-        "gatewayClassName",
-        "addresses",
-        "infrastructure",
-        "backendTLS",
-        "allowedListeners",
-        "tls",
-    ]);
-    let items = spec
-        .require("listeners", "at least one listener")
-        .and_then(|field| field.items());
+    spec.ignore(&["gatewayClassName", "addresses", "infrastructure", "backendTLS", "allowedListeners", "tls"]);
+    let items = spec.require("listeners", "at least one listener").and_then(|field| field.items());
     spec.done(Severity::Warning);
     let listeners = items?.iter().filter_map(read_listener).collect();
     (report.errors() == errors).then_some(Gateway { meta, listeners })
@@ -117,11 +108,7 @@ fn read_listener(item: &Field<'_>) -> Option<Listener> {
         allowed.done(Severity::Warning);
     }
     fields.done(Severity::Warning);
-    Some(Listener {
-        name: name.to_owned(),
-        hostname,
-        from,
-    })
+    Some(Listener { name: name.to_owned(), hostname, from })
 }
 
 fn read_namespaces(field: &Field<'_>) -> Option<NamespacesFrom> {
@@ -141,10 +128,7 @@ fn read_namespaces(field: &Field<'_>) -> Option<NamespacesFrom> {
             Some(NamespacesFrom::Selector)
         }
         other => {
-            from.report(
-                from.error(format!("`{other}` is not a choice"))
-                    .expected("All, Same or Selector"),
-            );
+            from.report(from.error(format!("`{other}` is not a choice")).expected("All, Same or Selector"));
             None
         }
     }
@@ -168,19 +152,9 @@ pub(super) fn read_route(meta: Meta, mut fields: Fields<'_>, report: &Report) ->
     fields.done(Severity::Warning);
     let mut spec = spec?.fields()?;
     spec.ignore(&["useDefaultGateways"]);
-    let mut route = HttpRoute {
-        meta,
-        parents: Vec::new(),
-        hostnames: Vec::new(),
-        rules: Vec::new(),
-    };
-    if let Some(items) = spec
-        .require("parentRefs", "the Gateway of the route")
-        .and_then(|field| field.items())
-    {
-        route
-            .parents
-            .extend(items.iter().filter_map(|item| read_parent(item, &route.meta)));
+    let mut route = HttpRoute { meta, parents: Vec::new(), hostnames: Vec::new(), rules: Vec::new() };
+    if let Some(items) = spec.require("parentRefs", "the Gateway of the route").and_then(|field| field.items()) {
+        route.parents.extend(items.iter().filter_map(|item| read_parent(item, &route.meta)));
     }
     if let Some(items) = spec.take("hostnames").and_then(|field| field.items()) {
         route.hostnames.extend(items.iter().filter_map(read_hostname));
@@ -188,9 +162,7 @@ pub(super) fn read_route(meta: Meta, mut fields: Fields<'_>, report: &Report) ->
     match spec.take("rules") {
         Some(rules) => route.rules.extend(rules.items()?.iter().filter_map(read_rule)),
         // Gateway API: a route without rules matches every path.
-        None => route.rules.push(RouteRule {
-            matches: vec![Match::everything().into()],
-        }),
+        None => route.rules.push(RouteRule { matches: vec![Match::everything().into()] }),
     }
     spec.done(Severity::Warning);
     (report.errors() == errors).then_some(route)
@@ -202,10 +174,7 @@ fn read_parent(item: &Field<'_>, meta: &Meta) -> Option<ParentRef> {
     let name = fields.require("name", "the Gateway's name")?.non_empty_text()?;
     let namespace = fields.take("namespace").and_then(|field| field.non_empty_text());
     let kind = fields.take("kind").and_then(|field| field.text()).unwrap_or("Gateway");
-    let section = fields
-        .take("sectionName")
-        .and_then(|field| field.text())
-        .map(str::to_owned);
+    let section = fields.take("sectionName").and_then(|field| field.text()).map(str::to_owned);
     fields.done(Severity::Warning);
     // A route may have parents of other kinds (a Service, for a mesh); they are not ours.
     (kind == "Gateway").then(|| ParentRef {
@@ -217,14 +186,7 @@ fn read_parent(item: &Field<'_>, meta: &Meta) -> Option<ParentRef> {
 
 fn read_rule(item: &Field<'_>) -> Option<RouteRule> {
     let mut fields = item.fields()?;
-    fields.ignore(&[
-        "name",
-        "filters",
-        "backendRefs",
-        "timeouts",
-        "retry",
-        "sessionPersistence",
-    ]);
+    fields.ignore(&["name", "filters", "backendRefs", "timeouts", "retry", "sessionPersistence"]);
     let matches = fields.take("matches");
     fields.done(Severity::Warning);
     let matches = match matches {
@@ -237,20 +199,13 @@ fn read_rule(item: &Field<'_>) -> Option<RouteRule> {
 fn read_match(item: &Field<'_>) -> Option<Match> {
     let mut fields = item.fields()?;
     let path = fields.take("path");
-    let method = fields
-        .take("method")
-        .and_then(|field| field.non_empty_text())
-        .map(str::to_owned);
+    let method = fields.take("method").and_then(|field| field.non_empty_text()).map(str::to_owned);
     let headers = fields.take("headers");
     let query = fields.take("queryParams");
     fields.done(Severity::Warning);
     let read_all = |field: Option<Field<'_>>, header: bool| -> Option<Vec<HeaderMatch>> {
         let Some(field) = field else { return Some(Vec::new()) };
-        field
-            .items()?
-            .iter()
-            .map(|item| read_text_match(item, header))
-            .collect()
+        field.items()?.iter().map(|item| read_text_match(item, header)).collect()
     };
     Some(Match {
         path: match path {
@@ -301,18 +256,11 @@ fn read_text_match(item: &Field<'_>, header: bool) -> Option<HeaderMatch> {
         "Exact" => TextMatch::Exact(text.to_owned()),
         "RegularExpression" => TextMatch::Regex(anchored(text, &value)?),
         other => {
-            item.report(
-                item.error(format!("`{other}` is not a type of match"))
-                    .expected("Exact or RegularExpression"),
-            );
+            item.report(item.error(format!("`{other}` is not a type of match")).expected("Exact or RegularExpression"));
             return None;
         }
     };
-    let name = if header {
-        name.to_ascii_lowercase()
-    } else {
-        name.to_owned()
-    };
+    let name = if header { name.to_ascii_lowercase() } else { name.to_owned() };
     Some(HeaderMatch { name, value })
 }
 
@@ -333,11 +281,6 @@ fn anchored(text: &str, field: &Field<'_>) -> Option<regex::Regex> {
 impl Match {
     #[must_use]
     pub fn everything() -> Self {
-        Match {
-            path: PathMatch::Prefix(String::new()),
-            method: None,
-            headers: Vec::new(),
-            query: Vec::new(),
-        }
+        Match { path: PathMatch::Prefix(String::new()), method: None, headers: Vec::new(), query: Vec::new() }
     }
 }

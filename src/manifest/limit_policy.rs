@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::reader::{Field, Fields, Report};
-use super::{Meta, Severity, Target, read_rules, read_target};
+use super::{Meta, Place, Severity, Target, read_rules, read_target};
 use crate::limit::Quota;
 use crate::policy::{Expression, LimitKind};
 
@@ -13,6 +13,8 @@ pub struct LimitPolicy {
     pub meta: Meta,
     pub kind: LimitKind,
     pub target: Target,
+    /// Where the target is named.
+    pub target_place: Place,
     pub limits: Option<Vec<LimitSpec>>,
 }
 
@@ -20,7 +22,7 @@ pub struct LimitPolicy {
 #[derive(Debug)]
 pub struct LimitSpec {
     pub name: String,
-    pub place: super::Place,
+    pub place: Place,
     pub rates: Vec<Quota>,
     /// All must hold.
     pub when: Vec<Predicate>,
@@ -31,7 +33,7 @@ pub struct LimitSpec {
 #[derive(Clone, Debug)]
 pub struct Predicate {
     pub expression: Arc<Expression>,
-    pub place: super::Place,
+    pub place: Place,
     pub field: String,
 }
 
@@ -39,22 +41,14 @@ const REMEDY: &str = "write the limits directly under `spec.limits`";
 
 pub(super) fn read(meta: Meta, mut fields: Fields<'_>, report: &Report) -> LimitPolicy {
     let errors = report.errors();
-    let kind = if meta.object.kind.starts_with("Token") {
-        LimitKind::Tokens
-    } else {
-        LimitKind::Requests
-    };
-    let mut target = Target::Unknown;
+    let kind = if meta.object.kind.starts_with("Token") { LimitKind::Tokens } else { LimitKind::Requests };
+    let (mut target, mut target_place) = (Target::Unknown, meta.place.clone());
     let mut limits = None;
-    let spec = fields
-        .require("spec", "targetRef and limits")
-        .and_then(|field| field.fields());
+    let spec = fields.require("spec", "targetRef and limits").and_then(|field| field.fields());
     fields.done(Severity::Error);
     if let Some(mut spec) = spec {
-        target = read_target(
-            spec.require("targetRef", "the Gateway or HTTPRoute that is limited"),
-            &meta,
-        );
+        (target, target_place) =
+            read_target(spec.require("targetRef", "the Gateway or HTTPRoute that is limited"), &meta);
         let when = spec.take("when").map_or(Some(Vec::new()), |field| read_when(&field));
         match read_rules(&mut spec, "limits", REMEDY) {
             Some(field) => limits = read_limits(&field, when.as_deref().unwrap_or_default()),
@@ -65,12 +59,7 @@ pub(super) fn read(meta: Meta, mut fields: Fields<'_>, report: &Report) -> Limit
         spec.done(Severity::Error);
     }
     let limits = limits.filter(|_| report.errors() == errors);
-    LimitPolicy {
-        meta,
-        kind,
-        target,
-        limits,
-    }
+    LimitPolicy { meta, kind, target, target_place, limits }
 }
 
 fn read_limits(field: &Field<'_>, common: &[Predicate]) -> Option<Vec<LimitSpec>> {
@@ -78,32 +67,17 @@ fn read_limits(field: &Field<'_>, common: &[Predicate]) -> Option<Vec<LimitSpec>
     if entries.is_empty() {
         field.report(field.warning("holds no limit").expected("at least one named limit"));
     }
-    Some(
-        entries
-            .iter()
-            .filter_map(|(key, field)| read_limit(&key.name, field, common))
-            .collect(),
-    )
+    Some(entries.iter().filter_map(|(key, field)| read_limit(&key.name, field, common)).collect())
 }
 
 fn read_limit(name: &str, field: &Field<'_>, common: &[Predicate]) -> Option<LimitSpec> {
     let mut fields = field.fields()?;
-    let rates = fields
-        .require("rates", "at least one of limit and window")
-        .and_then(|field| read_rates(&field));
+    let rates = fields.require("rates", "at least one of limit and window").and_then(|field| read_rates(&field));
     let when = fields.take("when").map_or(Some(Vec::new()), |field| read_when(&field));
-    let counters = fields
-        .take("counters")
-        .map_or(Some(Vec::new()), |field| read_counters(&field));
+    let counters = fields.take("counters").map_or(Some(Vec::new()), |field| read_counters(&field));
     fields.done(Severity::Error);
     let when = common.iter().cloned().chain(when?).collect();
-    Some(LimitSpec {
-        name: name.to_owned(),
-        place: field.place(),
-        rates: rates?,
-        when,
-        counters: counters?,
-    })
+    Some(LimitSpec { name: name.to_owned(), place: field.place(), rates: rates?, when, counters: counters? })
 }
 
 fn read_rates(field: &Field<'_>) -> Option<Vec<Quota>> {
@@ -115,12 +89,9 @@ fn read_rates(field: &Field<'_>) -> Option<Vec<Quota>> {
     let mut rates: Vec<Quota> = Vec::new();
     for item in &items {
         let mut fields = item.fields()?;
-        let limit = fields
-            .require("limit", "how many are let through per window")
-            .and_then(|field| read_limit_value(&field));
-        let window = fields
-            .require("window", "a duration such as 2m")
-            .and_then(|field| read_window(&field));
+        let limit =
+            fields.require("limit", "how many are let through per window").and_then(|field| read_limit_value(&field));
+        let window = fields.require("window", "a duration such as 2m").and_then(|field| read_window(&field));
         fields.done(Severity::Error);
         let quota = Quota::new(limit?, window?);
         if rates.iter().any(|other| other.window() == quota.window()) {
@@ -151,9 +122,7 @@ fn read_window(field: &Field<'_>) -> Option<std::time::Duration> {
     let text = field.text()?;
     match parse_duration(text) {
         Some(window) if window.is_zero() => {
-            let problem = field.error(format!(
-                "`{text}` is no time at all, so nothing could ever be counted in it"
-            ));
+            let problem = field.error(format!("`{text}` is no time at all, so nothing could ever be counted in it"));
             field.report(problem.expected(WINDOW));
             None
         }
@@ -209,11 +178,7 @@ fn read_predicate(item: &Field<'_>) -> Option<Predicate> {
     let field = fields.require("predicate", "a CEL expression that yields a boolean")?;
     fields.done(Severity::Error);
     let expression = compile(&field, Expression::compile_predicate)?;
-    Some(Predicate {
-        expression: expression.into(),
-        place: field.place(),
-        field: field.path.clone(),
-    })
+    Some(Predicate { expression: expression.into(), place: field.place(), field: field.path.clone() })
 }
 
 fn read_counters(field: &Field<'_>) -> Option<Vec<Arc<Expression>>> {

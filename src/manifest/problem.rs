@@ -54,11 +54,7 @@ pub struct Problem {
 impl Place {
     #[must_use]
     pub fn new(file: &Arc<str>, at: Position) -> Self {
-        Place {
-            file: Arc::clone(file),
-            line: at.line,
-            column: at.column,
-        }
+        Place { file: Arc::clone(file), line: at.line, column: at.column }
     }
 }
 
@@ -73,11 +69,7 @@ impl fmt::Display for Place {
 impl ObjectName {
     #[must_use]
     pub fn new(kind: &str, namespace: &str, name: &str) -> Self {
-        ObjectName {
-            kind: kind.into(),
-            namespace: namespace.into(),
-            name: name.into(),
-        }
+        ObjectName { kind: kind.into(), namespace: namespace.into(), name: name.into() }
     }
 }
 

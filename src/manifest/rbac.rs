@@ -43,24 +43,13 @@ fn read_rule(item: &Field<'_>) -> Option<Rule> {
     let (resource_names, verbs) = (texts("resourceNames"), texts("verbs"));
     let urls = texts("nonResourceURLs");
     fields.done(Severity::Warning);
-    let rule = Rule {
-        verbs: verbs?,
-        api_groups: api_groups?,
-        resources: resources?,
-        resource_names: resource_names?,
-    };
+    let rule = Rule { verbs: verbs?, api_groups: api_groups?, resources: resources?, resource_names: resource_names? };
     if rule.verbs.is_empty() {
-        item.report(
-            item.error("`verbs` is missing")
-                .expected("the verbs that the rule grants, such as post"),
-        );
+        item.report(item.error("`verbs` is missing").expected("the verbs that the rule grants, such as post"));
         return None;
     }
     if urls?.is_empty() && (rule.api_groups.is_empty() || rule.resources.is_empty()) {
-        item.report(
-            item.error("grants nothing")
-                .expected("apiGroups and resources, or nonResourceURLs"),
-        );
+        item.report(item.error("grants nothing").expected("apiGroups and resources, or nonResourceURLs"));
         return None;
     }
     Some(rule)
@@ -75,12 +64,7 @@ pub(super) fn read_binding(meta: Meta, mut fields: Fields<'_>, report: &Report) 
         subjects.extend(items.iter().filter_map(|item| read_subject(item, &meta)));
     }
     fields.done(Severity::Warning);
-    (report.errors() == errors).then_some(RoleBinding {
-        meta,
-        cluster_role,
-        role,
-        subjects,
-    })
+    (report.errors() == errors).then_some(RoleBinding { meta, cluster_role, role, subjects })
 }
 
 fn read_role_ref(field: &Field<'_>, meta: &Meta) -> Option<(bool, String)> {
@@ -94,11 +78,7 @@ fn read_role_ref(field: &Field<'_>, meta: &Meta) -> Option<(bool, String)> {
         "ClusterRole" => Some((true, name.to_owned())),
         "Role" if !cluster_wide => Some((false, name.to_owned())),
         other => {
-            let expected = if cluster_wide {
-                "ClusterRole"
-            } else {
-                "Role or ClusterRole"
-            };
+            let expected = if cluster_wide { "ClusterRole" } else { "Role or ClusterRole" };
             kind.report(kind.error(format!("cannot refer to `{other}`")).expected(expected));
             None
         }

@@ -39,11 +39,7 @@ pub struct Fields<'a> {
 impl Report {
     #[must_use]
     pub fn new(file: &Arc<str>) -> Self {
-        Report {
-            file: Arc::clone(file),
-            object: RefCell::new(None),
-            problems: RefCell::default(),
-        }
+        Report { file: Arc::clone(file), object: RefCell::new(None), problems: RefCell::default() }
     }
 
     /// From here on problems belong to `object`.
@@ -91,11 +87,7 @@ impl Report {
 impl<'a> Field<'a> {
     #[must_use]
     pub fn root(node: &'a Node, report: &'a Report) -> Self {
-        Field {
-            node,
-            path: String::new(),
-            report,
-        }
+        Field { node, path: String::new(), report }
     }
 
     #[must_use]
@@ -173,11 +165,7 @@ impl<'a> Field<'a> {
             self.wrong_type("a list");
             return None;
         };
-        let item = |(i, node)| Field {
-            node,
-            path: format!("{}[{i}]", self.path),
-            report: self.report,
-        };
+        let item = |(i, node)| Field { node, path: format!("{}[{i}]", self.path), report: self.report };
         Some(items.iter().enumerate().map(item).collect())
     }
 
@@ -195,13 +183,7 @@ impl<'a> Field<'a> {
             self.wrong_type("a mapping");
             return None;
         };
-        Some(Fields {
-            entries,
-            at: self.node.at,
-            path: self.path.clone(),
-            report: self.report,
-            asked: Vec::new(),
-        })
+        Some(Fields { entries, at: self.node.at, path: self.path.clone(), report: self.report, asked: Vec::new() })
     }
 
     /// The entries of a mapping whose keys the user chooses.
@@ -218,11 +200,7 @@ impl<'a> Field<'a> {
 impl<'a> Fields<'a> {
     fn field(&self, name: &str, node: &'a Node) -> Field<'a> {
         let separator = if self.path.is_empty() { "" } else { "." };
-        Field {
-            node,
-            path: format!("{}{separator}{name}", self.path),
-            report: self.report,
-        }
+        Field { node, path: format!("{}{separator}{name}", self.path), report: self.report }
     }
 
     /// The field `name`, if it is there and not null.
@@ -254,14 +232,8 @@ impl<'a> Fields<'a> {
             if self.asked.contains(&key.name.as_str()) {
                 continue;
             }
-            let field = if self.path.is_empty() {
-                key.name.clone()
-            } else {
-                format!("{}.{}", self.path, key.name)
-            };
-            let mut problem = self
-                .report
-                .problem(severity, key.at, &field, "is not a field that is known here");
+            let field = if self.path.is_empty() { key.name.clone() } else { format!("{}.{}", self.path, key.name) };
+            let mut problem = self.report.problem(severity, key.at, &field, "is not a field that is known here");
             problem = problem.expected(format!("one of {}", self.asked.join(", ")));
             if let Some(meant) = did_you_mean(&key.name, self.asked.iter().copied()) {
                 problem = problem.remedy(format!("did you mean `{meant}`?"));

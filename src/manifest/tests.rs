@@ -55,10 +55,7 @@ fn expect(marked: &str, rows: &[Row]) -> Manifests {
     // Those of one place in the order of their rows.
     problems.sort_by_key(|problem| {
         let place = (problem.place.line, problem.place.column);
-        let row = rows
-            .iter()
-            .zip(&marks)
-            .position(|(row, mark)| *mark == place && says(problem, row));
+        let row = rows.iter().zip(&marks).position(|(row, mark)| *mark == place && says(problem, row));
         (place, row)
     });
     let shown: Vec<String> = problems.iter().map(ToString::to_string).collect();
@@ -66,37 +63,24 @@ fn expect(marked: &str, rows: &[Row]) -> Manifests {
     assert_eq!(problems.len(), rows.len(), "for\n{marked}\nit said\n{shown}");
     for ((problem, row), mark) in problems.into_iter().zip(rows).zip(marks) {
         let at = (problem.place.line, problem.place.column);
-        assert!(
-            at == mark && says(problem, row),
-            "expected {row:?} at {mark:?} for\n{marked}\nit said\n{shown}"
-        );
+        assert!(at == mark && says(problem, row), "expected {row:?} at {mark:?} for\n{marked}\nit said\n{shown}");
         assert_eq!(&*problem.place.file, FILE);
     }
     manifests
 }
 
 fn says(problem: &Problem, (severity, field, phrase): &Row) -> bool {
-    let Problem {
-        message,
-        expected,
-        remedy,
-        ..
-    } = problem;
+    let Problem { message, expected, remedy, .. } = problem;
     let text = format!("{message}\n{expected:?}\n{remedy:?}").replace("\\\"", "\"");
     problem.severity == *severity && problem.field == *field && text.contains(phrase)
 }
 
 /// `text`, each line moved right.
 fn indent(text: &str, by: usize) -> String {
-    text.lines()
-        .map(|line| format!("{:by$}{line}\n", ""))
-        .collect::<String>()
+    text.lines().map(|line| format!("{:by$}{line}\n", "")).collect::<String>()
 }
 
 #[test]
 fn marks_name_lines_and_columns() {
-    assert_eq!(
-        unmark("a▸b\n▸é▸▸c\n"),
-        ("ab\néc\n".to_owned(), vec![(1, 2), (2, 1), (2, 2), (2, 2)])
-    );
+    assert_eq!(unmark("a▸b\n▸é▸▸c\n"), ("ab\néc\n".to_owned(), vec![(1, 2), (2, 1), (2, 2), (2, 2)]));
 }

@@ -40,21 +40,13 @@ pub(super) fn read(meta: Meta, mut fields: Fields<'_>, text: &str, report: &Repo
         Err(fault) => {
             let at = inside_block(text, tiers.node.at, fault.at);
             let message = format!("the text is not YAML: {}", fault.message);
-            report.add(
-                report
-                    .problem(Severity::Error, at, &tiers.path, message)
-                    .expected("a list of tiers"),
-            );
+            report.add(report.problem(Severity::Error, at, &tiers.path, message).expected("a list of tiers"));
             None
         }
     };
     if tiers.is_none() && report.errors() == errors {
         let field = data.take("tiers")?;
-        field.report(
-            field
-                .error("holds no tiers")
-                .expected("a list of name, level and groups"),
-        );
+        field.report(field.error("holds no tiers").expected("a list of name, level and groups"));
     }
     let tiers = tiers.filter(|_| report.errors() == errors);
     Some(TierMapping { meta, tiers })
@@ -67,25 +59,16 @@ fn read_tiers(node: &Node, path: &str, report: &Report) -> Option<Vec<TierSpec>>
     for item in root.items()? {
         let Some(tier) = read_tier(&item, report) else { continue };
         if let Some(first) = tiers.iter().find(|other| other.name == tier.name) {
-            let message = format!(
-                "tier `{}` is defined a second time; the first is at {}",
-                tier.name, first.place
-            );
+            let message = format!("tier `{}` is defined a second time; the first is at {}", tier.name, first.place);
             item.report(item.error(message).remedy("remove one of them"));
             continue;
         }
         if let Some(equal) = tiers.iter().find(|other| other.level == tier.level) {
-            let message = format!(
-                "tiers `{}` and `{}` have the same level {}",
-                equal.name, tier.name, tier.level
-            );
+            let message = format!("tiers `{}` and `{}` have the same level {}", equal.name, tier.name, tier.level);
             item.report(
                 item.warning(message)
                     .expected("a level of its own for each tier")
-                    .remedy(format!(
-                        "for a caller in both, `{}` wins because it stands first",
-                        equal.name
-                    )),
+                    .remedy(format!("for a caller in both, `{}` wins because it stands first", equal.name)),
             );
         }
         tiers.push(tier);
@@ -95,16 +78,14 @@ fn read_tiers(node: &Node, path: &str, report: &Report) -> Option<Vec<TierSpec>>
 
 fn read_tier(item: &Field<'_>, report: &Report) -> Option<TierSpec> {
     let mut fields = item.fields()?;
-    let name = fields
-        .require("name", "the tier's name, lower case and alphanumeric")
-        .and_then(|field| {
-            let name = field.non_empty_text()?;
-            if !crate::request::is_dns1123_label(name) {
-                let problem = field.warning(format!("`{name}` cannot be part of a namespace's name"));
-                field.report(problem.expected("lower-case letters, digits and inner hyphens"));
-            }
-            Some(name.to_owned())
-        });
+    let name = fields.require("name", "the tier's name, lower case and alphanumeric").and_then(|field| {
+        let name = field.non_empty_text()?;
+        if !crate::request::is_dns1123_label(name) {
+            let problem = field.warning(format!("`{name}` cannot be part of a namespace's name"));
+            field.report(problem.expected("lower-case letters, digits and inner hyphens"));
+        }
+        Some(name.to_owned())
+    });
     let display_name = fields.take("displayName").and_then(|field| {
         let text = field.text()?;
         if !text.is_empty() && text.trim().is_empty() {
@@ -113,31 +94,18 @@ fn read_tier(item: &Field<'_>, report: &Report) -> Option<TierSpec> {
         }
         (!text.is_empty()).then(|| text.to_owned())
     });
-    let level = fields
-        .require("level", "a whole number; higher wins")
-        .and_then(|field| field.integer());
-    let groups = fields
-        .require("groups", "the Kubernetes groups of the tier")
-        .and_then(|field| {
-            for group in field.items()? {
-                if group
-                    .text()
-                    .is_some_and(|text| text.starts_with("system:serviceaccounts:"))
-                {
-                    let problem = group.warning("service account groups belong to a tier without being listed");
-                    group.report(problem.remedy("list only user groups; `<instance>-tier-<tier>` is added by itself"));
-                }
+    let level = fields.require("level", "a whole number; higher wins").and_then(|field| field.integer());
+    let groups = fields.require("groups", "the Kubernetes groups of the tier").and_then(|field| {
+        for group in field.items()? {
+            if group.text().is_some_and(|text| text.starts_with("system:serviceaccounts:")) {
+                let problem = group.warning("service account groups belong to a tier without being listed");
+                group.report(problem.remedy("list only user groups; `<instance>-tier-<tier>` is added by itself"));
             }
-            field.texts()
-        });
+        }
+        field.texts()
+    });
     fields.ignore(&["description"]);
     fields.done(Severity::Error);
     let place = report.place(item.node.at);
-    Some(TierSpec {
-        name: name?,
-        display_name,
-        level: level?,
-        groups: groups?,
-        place,
-    })
+    Some(TierSpec { name: name?, display_name, level: level?, groups: groups?, place })
 }

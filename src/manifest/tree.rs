@@ -58,11 +58,7 @@ pub fn parse(text: &str) -> Result<Vec<Node>, ParseFault> {
         at: error.location().map(|l| at(&l)).unwrap_or_default(),
         message: reason(&error),
     })?;
-    Ok(documents
-        .into_iter()
-        .map(Node::from)
-        .filter(|node| node.value != Value::Null)
-        .collect())
+    Ok(documents.into_iter().map(Node::from).filter(|node| node.value != Value::Null).collect())
 }
 
 /// The parser's message without the position, which the caller prints as a position.
@@ -101,10 +97,7 @@ impl Node {
 
 impl From<Spanned<Tree>> for Node {
     fn from(tree: Spanned<Tree>) -> Self {
-        Node {
-            at: at(&tree.referenced),
-            value: tree.value.0,
-        }
+        Node { at: at(&tree.referenced), value: tree.value.0 }
     }
 }
 
@@ -178,10 +171,7 @@ impl<'de> Visitor<'de> for TreeVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
         let mut map = Vec::new();
         while let Some((key, value)) = entries.next_entry::<Spanned<String>, Spanned<Tree>>()? {
-            let key = Key {
-                at: at(&key.referenced),
-                name: key.value,
-            };
+            let key = Key { at: at(&key.referenced), name: key.value };
             map.push((key, value.into()));
         }
         Ok(Value::Map(map))

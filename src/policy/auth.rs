@@ -135,43 +135,18 @@ impl AuthRules {
         let accepted = self.authentication.iter().find(|authentication| {
             let audiences = &authentication.audiences;
             let is_for = |audience: &str| identity.audiences.iter().any(|own| own == audience);
-            if audiences.is_empty() {
-                is_for(request.host)
-            } else {
-                audiences.iter().any(|a| is_for(a))
-            }
+            if audiences.is_empty() { is_for(request.host) } else { audiences.iter().any(|a| is_for(a)) }
         });
         let Some(accepted) = accepted else {
-            let wanted: Vec<_> = self
-                .authentication
-                .iter()
-                .flat_map(|a| &a.audiences)
-                .map(String::as_str)
-                .collect();
-            let detail = format!(
-                "the token is for {}, the policy wants {}",
-                identity.audiences.join(", "),
-                wanted.join(", ")
-            );
+            let wanted: Vec<_> = self.authentication.iter().flat_map(|a| &a.audiences).map(String::as_str).collect();
+            let detail =
+                format!("the token is for {}, the policy wants {}", identity.audiences.join(", "), wanted.join(", "));
             return Err(Denial::new(Code::TokenAudience, "the token is for another audience").detail(detail));
         };
         // Defaults see the reviewed user, not each other: their order would be chance.
-        let reviewed = Object {
-            base: Some(&identity.object),
-            extra: &[],
-        };
-        let scope = Scope {
-            request,
-            identity: Some(reviewed),
-            metadata: &[],
-        };
-        let mut caller = Caller {
-            identity,
-            defaults: Vec::new(),
-            metadata: SmallVec::new(),
-            tier: None,
-            request,
-        };
+        let reviewed = Object { base: Some(&identity.object), extra: &[] };
+        let scope = Scope { request, identity: Some(reviewed), metadata: &[] };
+        let mut caller = Caller { identity, defaults: Vec::new(), metadata: SmallVec::new(), tier: None, request };
         for (name, source) in &accepted.defaults {
             // `defaults` only fill in what is not there.
             if identity.object.get(&**name).is_some() {
@@ -182,7 +157,7 @@ impl AuthRules {
                 Err(EvalError::Missing(_)) => {
                     let detail = format!("defaults.{name} has no value for user `{}`", identity.user);
                     return Err(
-                        Denial::new(Code::TokenRejected, "the token is not of a known kind of user").detail(detail),
+                        Denial::new(Code::TokenRejected, "the token is not of a known kind of user").detail(detail)
                     );
                 }
                 Err(error) => return Err(undecided(&format!("defaults.{name}"), &error)),
@@ -211,9 +186,7 @@ impl AuthRules {
                 }
             };
             let tier = lookup.with_groups(&caller.scope(), |groups| table.of(groups.iter().copied()))?;
-            caller
-                .metadata
-                .push((Arc::clone(&lookup.name), tier.map_or(&NO_TIER, |tier| &tier.answer)));
+            caller.metadata.push((Arc::clone(&lookup.name), tier.map_or(&NO_TIER, |tier| &tier.answer)));
             caller.tier = caller.tier.or(tier);
         }
         Ok(())
@@ -231,19 +204,12 @@ impl AuthRules {
             let (namespace, model) = rule.model(&scope, operator)?;
             let user = rule.attribute("user", &rule.user, &scope)?;
             let groups = match &rule.groups {
-                Some(source) => Some(
-                    source
-                        .eval(&scope)
-                        .map_err(|error| undecided("authorizationGroups", &error))?,
-                ),
+                Some(source) => Some(source.eval(&scope).map_err(|error| undecided("authorizationGroups", &error))?),
                 None => None,
             };
             let groups: SmallVec<[&str; 4]> = match &groups {
                 Some(value) => value.as_texts().ok_or_else(|| {
-                    undecided(
-                        "authorizationGroups",
-                        &EvalError::Failed("not a list of strings".to_owned()),
-                    )
+                    undecided("authorizationGroups", &EvalError::Failed("not a list of strings".to_owned()))
                 })?,
                 None => SmallVec::new(),
             };
@@ -291,20 +257,14 @@ impl AuthRules {
                     };
                     Properties::Object(properties.iter().map(eval).collect::<Result<_, _>>()?)
                 }
-                Shape::Plain(source) => Properties::Value(
-                    source
-                        .eval(&scope)
-                        .map_err(|error| no_value(&filter.name, &error))?
-                        .to_json(),
-                ),
+                Shape::Plain(source) => {
+                    Properties::Value(source.eval(&scope).map_err(|error| no_value(&filter.name, &error))?.to_json())
+                }
             };
             presented.filters.push((Arc::clone(&filter.name), properties));
         }
         for header in &self.headers {
-            let value = header
-                .shape
-                .to_header(&scope)
-                .map_err(|error| no_value(&header.name, &error))?;
+            let value = header.shape.to_header(&scope).map_err(|error| no_value(&header.name, &error))?;
             presented.headers.push((header.name.clone(), value));
         }
         Ok(presented)
@@ -313,19 +273,9 @@ impl AuthRules {
 
 /// The refusal of a model. "Does not exist" and "not granted" look the same to the caller.
 fn missing_grant(query: &Query<'_>) -> Denial {
-    let Query {
-        user,
-        verb,
-        group,
-        resource,
-        namespace,
-        name,
-        ..
-    } = query;
+    let Query { user, verb, group, resource, namespace, name, .. } = query;
     let subject = query.groups.iter().find(|group| {
-        group
-            .strip_prefix("system:serviceaccounts:")
-            .is_some_and(|namespace| namespace.contains("-tier-"))
+        group.strip_prefix("system:serviceaccounts:").is_some_and(|namespace| namespace.contains("-tier-"))
     });
     let whom = subject.map_or_else(|| format!("User {user}"), |group| format!("Group {group}"));
     let detail = format!(
@@ -343,10 +293,7 @@ impl<'a> Caller<'a> {
     fn scope(&self) -> Scope<'_> {
         Scope {
             request: self.request,
-            identity: Some(Object {
-                base: Some(&self.identity.object),
-                extra: &self.defaults,
-            }),
+            identity: Some(Object { base: Some(&self.identity.object), extra: &self.defaults }),
             metadata: &self.metadata,
         }
     }
@@ -399,10 +346,9 @@ impl AccessRule {
                 let detail = "context_extensions.model and the route's metadata name different models";
                 return Err(Denial::new(Code::PolicyModel, "the model of this route is named twice").detail(detail));
             }
-            OperatorModel::Unset => (
-                self.derived("namespace", &self.namespace, scope)?,
-                self.derived("name", &self.model, scope)?,
-            ),
+            OperatorModel::Unset => {
+                (self.derived("namespace", &self.namespace, scope)?, self.derived("name", &self.model, scope)?)
+            }
         };
         if request::is_dns1123_label(&namespace) && request::is_dns1123_subdomain(&model) {
             return Ok((namespace, model));
@@ -422,9 +368,7 @@ impl AccessRule {
     }
 
     fn attribute<'s>(&self, what: &str, source: &'s ValueSource, scope: &Scope<'s>) -> Result<Cow<'s, str>, Denial> {
-        let value = source
-            .eval(scope)
-            .map_err(|error| undecided(&format!("{}.{what}", self.name), &error))?;
+        let value = source.eval(scope).map_err(|error| undecided(&format!("{}.{what}", self.name), &error))?;
         value.into_text().ok_or_else(|| not_text(what))
     }
 }
@@ -481,15 +425,23 @@ impl<'a> Presented<'a> {
         let (_, properties) = self.filters.iter().find(|(name, _)| &**name == "identity")?;
         Some(match properties {
             Properties::Object(extra) => Object { base: None, extra },
-            Properties::Value(value) => Object {
-                base: Some(value),
-                extra: &[],
-            },
+            Properties::Value(value) => Object { base: Some(value), extra: &[] },
         })
     }
 }
 
 impl Properties<'_> {
+    /// The same, borrowing nothing.
+    #[must_use]
+    pub fn into_owned(self) -> Properties<'static> {
+        match self {
+            Properties::Object(properties) => {
+                Properties::Object(properties.into_iter().map(|(name, value)| (name, value.into_owned())).collect())
+            }
+            Properties::Value(value) => Properties::Value(value),
+        }
+    }
+
     #[must_use]
     pub fn to_json(&self) -> Value {
         match self {

@@ -47,45 +47,25 @@ pub fn compile(mut manifests: Manifests, options: &Options) -> Policy {
     let mapping = mapping(&manifests, options, &problems);
     let instances: Vec<&str> = match &options.instance {
         Some(instance) => vec![instance],
-        None => manifests
-            .gateways
-            .iter()
-            .map(|gateway| &**gateway.meta.name())
-            .collect(),
+        None => manifests.gateways.iter().map(|gateway| &**gateway.meta.name()).collect(),
     };
     let mut policy = Policy {
         unready: unready(&manifests),
         rbac: rbac(&manifests, options, &instances),
         // Over HTTP nobody says which gateway is meant, so an instance has to be the only one.
-        tiers: tiers(
-            &mapping,
-            if let [only] = instances.as_slice() {
-                vec![only]
-            } else {
-                Vec::new()
-            },
-        ),
+        tiers: tiers(&mapping, if let [only] = instances.as_slice() { vec![only] } else { Vec::new() }),
         objects: manifests.read,
         ..Policy::default()
     };
     for account in &manifests.service_accounts {
         let meta = &account.meta;
-        let uid = meta
-            .uid
-            .clone()
-            .unwrap_or_else(|| derived_uid(meta.namespace(), meta.name()));
+        let uid = meta.uid.clone().unwrap_or_else(|| derived_uid(meta.namespace(), meta.name()));
         let namespace = policy.service_accounts.entry(meta.namespace().to_string()).or_default();
         namespace.insert(meta.name().to_string(), uid);
     }
     let requests = attach_limits(&manifests, LimitKind::Requests, &mut problems);
     let tokens = attach_limits(&manifests, LimitKind::Tokens, &mut problems);
-    let auth = attach(
-        manifests
-            .auth_policies
-            .iter()
-            .map(|p| (&p.meta, &p.target, auth_state(p))),
-        &mut problems,
-    );
+    let auth = attach(manifests.auth_policies.iter().map(|p| (&p.meta, &p.target, auth_state(p))), &mut problems);
     for gateway in &manifests.gateways {
         let instance = options.instance.as_deref().unwrap_or(gateway.meta.name());
         let tiers = tiers(&mapping, vec![instance]);
@@ -100,15 +80,8 @@ pub fn compile(mut manifests: Manifests, options: &Options) -> Policy {
                     tiers: tiers.clone(),
                 })),
             };
-            let limits = limits
-                .into_iter()
-                .filter(|limits| !matches!(limits, Attached::None))
-                .collect();
-            Arc::new(RoutePlan {
-                name: route.meta.object.path().into(),
-                auth,
-                limits,
-            })
+            let limits = limits.into_iter().filter(|limits| !matches!(limits, Attached::None)).collect();
+            Arc::new(RoutePlan { name: route.meta.object.path().into(), auth, limits })
         };
         policy.gateways.push(GatewayPlan {
             name: gateway.meta.object.path().into(),
@@ -132,17 +105,11 @@ fn mapping<'m>(
     options: &Options,
     problems: &[Problem],
 ) -> Option<Result<&'m [crate::manifest::TierSpec], Arc<str>>> {
-    let mapping = manifests
-        .tier_mappings
-        .iter()
-        .find(|mapping| mapping.meta.object.path() == options.tier_mapping)?;
+    let mapping = manifests.tier_mappings.iter().find(|mapping| mapping.meta.object.path() == options.tier_mapping)?;
     Some(mapping.tiers.as_deref().ok_or_else(|| {
         let of_mapping = |p: &&Problem| p.is_error() && p.object.as_ref() == Some(&mapping.meta.object);
         let first = problems.iter().find(of_mapping);
-        first.map_or_else(
-            || "in error".into(),
-            |problem| format!("{}: {}", problem.field, problem.message).into(),
-        )
+        first.map_or_else(|| "in error".into(), |problem| format!("{}: {}", problem.field, problem.message).into())
     }))
 }
 
@@ -172,19 +139,10 @@ fn rbac(manifests: &Manifests, options: &Options, instances: &[&str]) -> Rbac {
     }
     let mut rbac = Rbac::default();
     for binding in &manifests.role_bindings {
-        let namespace = if binding.cluster_role {
-            ""
-        } else {
-            &**binding.meta.namespace()
-        };
+        let namespace = if binding.cluster_role { "" } else { &**binding.meta.namespace() };
         // A binding whose role is missing grants nothing; `lint` warns.
         if let Some(rules) = roles.get(&(namespace, binding.role.as_str())) {
-            rbac.bind(
-                binding.meta.namespace(),
-                binding.meta.object.to_string(),
-                rules,
-                &binding.subjects,
-            );
+            rbac.bind(binding.meta.namespace(), binding.meta.object.to_string(), rules, &binding.subjects);
         }
     }
     if options.grant_from_annotation {
@@ -207,9 +165,7 @@ fn grant_from_annotations(rbac: &mut Rbac, manifests: &Manifests, options: &Opti
         };
         let tiers = specs.iter().filter(|tier| granted(&tier.name));
         let groups = tiers.flat_map(|tier| {
-            instances
-                .iter()
-                .map(|instance| Subject::Group(service_account_group(instance, &tier.name)))
+            instances.iter().map(|instance| Subject::Group(service_account_group(instance, &tier.name)))
         });
         let rules: Arc<[Rule]> = Arc::new([Rule {
             verbs: vec!["post".to_owned()],
@@ -233,10 +189,7 @@ fn auth_state(policy: &AuthPolicy) -> Attached<(ObjectName, Arc<AuthRules>)> {
 
 fn attach_limits(manifests: &Manifests, kind: LimitKind, problems: &mut Vec<Problem>) -> Policies<LimitSet> {
     let of_kind = manifests.limit_policies.iter().filter(|policy| policy.kind == kind);
-    attach(
-        of_kind.map(|policy| (&policy.meta, &policy.target, limit_state(policy))),
-        problems,
-    )
+    attach(of_kind.map(|policy| (&policy.meta, &policy.target, limit_state(policy))), problems)
 }
 
 fn limit_state(policy: &LimitPolicy) -> Attached<LimitSet> {
@@ -249,11 +202,7 @@ fn limit_state(policy: &LimitPolicy) -> Attached<LimitSet> {
     let limit = |spec: &crate::manifest::LimitSpec| Limit {
         name: format!("{}/{}", name.path(), spec.name).into(),
         kind: policy.kind,
-        when: spec
-            .when
-            .iter()
-            .map(|predicate| Arc::clone(&predicate.expression))
-            .collect(),
+        when: spec.when.iter().map(|predicate| Arc::clone(&predicate.expression)).collect(),
         counters: spec.counters.iter().map(Arc::clone).collect(),
         rates: (spec.rates.iter())
             .map(|quota| (Limit::cell(name, &spec.name, &scope, quota.window().as_nanos()), *quota))
@@ -286,10 +235,7 @@ fn attach<'m, T: 'm>(
             }
         }
     }
-    attached
-        .into_iter()
-        .map(|(target, (state, _))| (target, state))
-        .collect()
+    attached.into_iter().map(|(target, (state, _))| (target, state)).collect()
 }
 
 /// The policy of a kind for `route`: its own, else the Gateway's; one whose target is unknown shuts everything.
@@ -297,20 +243,10 @@ fn effective<T>(policies: &Policies<T>, gateway: &Gateway, route: &HttpRoute) ->
     let (own, parent) = (&route.meta.object, &gateway.meta.object);
     let targets = [
         Target::Unknown,
-        Target::HttpRoute {
-            namespace: Arc::clone(&own.namespace),
-            name: Arc::clone(&own.name),
-        },
-        Target::Gateway {
-            namespace: Arc::clone(&parent.namespace),
-            name: Arc::clone(&parent.name),
-        },
+        Target::HttpRoute { namespace: Arc::clone(&own.namespace), name: Arc::clone(&own.name) },
+        Target::Gateway { namespace: Arc::clone(&parent.namespace), name: Arc::clone(&parent.name) },
     ];
-    targets
-        .iter()
-        .find_map(|target| policies.get(target))
-        .cloned()
-        .unwrap_or(Attached::None)
+    targets.iter().find_map(|target| policies.get(target)).cloned().unwrap_or(Attached::None)
 }
 
 // === routes ===
@@ -320,11 +256,7 @@ fn routes(gateway: &Gateway, routes: &[HttpRoute], plan: impl Fn(&HttpRoute) -> 
     for (at, route) in routes.iter().enumerate() {
         let mut hosts: Vec<Option<String>> = Vec::new();
         for parent in route.parents.iter().filter(|parent| parent.is(gateway)) {
-            for listener in gateway
-                .listeners
-                .iter()
-                .filter(|listener| listener.admits(gateway, route, parent))
-            {
+            for listener in gateway.listeners.iter().filter(|listener| listener.admits(gateway, route, parent)) {
                 hosts.extend(common_hosts(listener.hostname.as_deref(), &route.hostnames));
             }
         }
@@ -334,11 +266,7 @@ fn routes(gateway: &Gateway, routes: &[HttpRoute], plan: impl Fn(&HttpRoute) -> 
             continue;
         }
         let plan = plan(route);
-        let matches = route
-            .rules
-            .iter()
-            .enumerate()
-            .flat_map(|(i, rule)| rule.matches.iter().map(move |m| (i, m)));
+        let matches = route.rules.iter().enumerate().flat_map(|(i, rule)| rule.matches.iter().map(move |m| (i, m)));
         for (rule, found) in matches {
             for host in &hosts {
                 table.add(host.as_deref(), found, &plan, (at, rule));
@@ -354,20 +282,16 @@ pub(super) fn common_hosts(listener: Option<&str>, route: &[String]) -> Vec<Opti
     match (listener, route) {
         (listener, []) => vec![listener.map(str::to_owned)],
         (None, names) => names.iter().cloned().map(Some).collect(),
-        (Some(listener), names) => names
-            .iter()
-            .filter_map(|name| common_host(listener, name))
-            .map(|host| Some(host.to_owned()))
-            .collect(),
+        (Some(listener), names) => {
+            names.iter().filter_map(|name| common_host(listener, name)).map(|host| Some(host.to_owned())).collect()
+        }
     }
 }
 
 /// The more specific of two names of which one covers the other.
 fn common_host<'h>(a: &'h str, b: &'h str) -> Option<&'h str> {
     let covers = |wildcard: &str, name: &str| {
-        wildcard
-            .strip_prefix('*')
-            .is_some_and(|suffix| name.ends_with(suffix) && name.len() > suffix.len())
+        wildcard.strip_prefix('*').is_some_and(|suffix| name.ends_with(suffix) && name.len() > suffix.len())
     };
     if a == b || covers(a, b) {
         Some(b)

@@ -177,20 +177,14 @@ impl Expression {
     /// The expression is too long or too deep, is not CEL, or names a function or root that does not exist.
     pub fn compile(source: &str) -> Result<Self, CompileError> {
         bound(source)?;
-        let program = ENVIRONMENT
-            .compile(source)
-            .map_err(|errors| CompileError::new(general::parse_error(&errors)))?;
+        let program = ENVIRONMENT.compile(source).map_err(|errors| CompileError::new(general::parse_error(&errors)))?;
         let depth = general::depth(program.expression());
         if depth > MAX_DEPTH {
             let message = format!("is a tree {depth} levels deep; at most {MAX_DEPTH} are accepted");
             return Err(CompileError::new(message));
         }
         known_names(&program)?;
-        Ok(Expression {
-            source: source.trim().into(),
-            direct: Direct::recognise(program.expression()),
-            program,
-        })
+        Ok(Expression { source: source.trim().into(), direct: Direct::recognise(program.expression()), program })
     }
 
     /// Compiles a predicate: an expression that can yield a boolean.
@@ -254,10 +248,7 @@ impl Expression {
     pub fn eval_bool(&self, scope: &Scope<'_>) -> Result<bool, EvalError> {
         match self.eval(scope)? {
             Val::Json(value) if value.is_boolean() => Ok(*value == Value::Bool(true)),
-            other => Err(EvalError::Failed(format!(
-                "`{}` yields {other}, not a boolean",
-                self.source
-            ))),
+            other => Err(EvalError::Failed(format!("`{}` yields {other}, not a boolean", self.source))),
         }
     }
 }
@@ -266,10 +257,7 @@ impl Expression {
 
 impl CompileError {
     fn new(message: impl Into<String>) -> Self {
-        CompileError {
-            message: message.into(),
-            remedy: None,
-        }
+        CompileError { message: message.into(), remedy: None }
     }
 }
 
@@ -297,6 +285,15 @@ impl<'a> Val<'a> {
         match self {
             Val::Json(value) => value.as_array()?.iter().map(Value::as_str).collect(),
             Val::Text(_) => None,
+        }
+    }
+
+    /// The same, borrowing nothing.
+    #[must_use]
+    pub fn into_owned(self) -> Val<'static> {
+        match self {
+            Val::Text(text) => Val::Text(Cow::Owned(text.into_owned())),
+            Val::Json(value) => Val::Json(Cow::Owned(value.into_owned())),
         }
     }
 

@@ -1,9 +1,9 @@
 //! The limits of one RateLimitPolicy or TokenRateLimitPolicy, found by what their predicates compare.
 
-use std::collections::HashMap;
 use std::hash::Hasher;
 use std::sync::Arc;
 
+use hashbrown::HashMap;
 use siphasher::sip::SipHasher13;
 use smallvec::SmallVec;
 
@@ -96,12 +96,7 @@ impl LimitSet {
                 by_text.entry(literal.clone()).or_default().push(at);
             }
         }
-        LimitSet {
-            policy,
-            limits,
-            index,
-            rest,
-        }
+        LimitSet { policy, limits, index, rest }
     }
 
     #[must_use]
@@ -125,13 +120,8 @@ impl LimitSet {
             match path.eval(scope) {
                 // Anything but a text equals no text.
                 Some(Ok(value)) => {
-                    candidates.extend(
-                        text_of(&value)
-                            .and_then(|text| by_text.get(text))
-                            .into_iter()
-                            .flatten()
-                            .copied(),
-                    );
+                    candidates
+                        .extend(text_of(&value).and_then(|text| by_text.get(text)).into_iter().flatten().copied());
                 }
                 // A missing key does not match.
                 Some(Err(EvalError::Missing(_))) => {}
@@ -142,10 +132,7 @@ impl LimitSet {
         candidates.sort_unstable();
         for limit in candidates.into_iter().filter_map(|at| self.limits.get(at)) {
             if limit.applies(scope)? {
-                matched.push(Matched {
-                    limit,
-                    account: limit.account(scope, keys)?,
-                });
+                matched.push(Matched { limit, account: limit.account(scope, keys)? });
             }
         }
         Ok(())

@@ -40,28 +40,19 @@ pub(super) fn objects(manifests: &Manifests, options: &Options, problems: &mut V
 }
 
 fn targets(manifests: &Manifests, problems: &mut Vec<Problem>) {
-    let auth = manifests
-        .auth_policies
-        .iter()
-        .map(|policy| (&policy.meta, &policy.target));
-    let limits = manifests
-        .limit_policies
-        .iter()
-        .map(|policy| (&policy.meta, &policy.target));
-    for (meta, target) in auth.chain(limits) {
+    let auth = manifests.auth_policies.iter().map(|policy| (&policy.meta, &policy.target, &policy.target_place));
+    let limits = manifests.limit_policies.iter().map(|policy| (&policy.meta, &policy.target, &policy.target_place));
+    for (meta, target, place) in auth.chain(limits) {
         let (known, name): (Vec<&ObjectName>, _) = match target {
             Target::Unknown => continue,
             Target::Gateway { name, .. } => (manifests.gateways.iter().map(|g| &g.meta.object).collect(), name),
             Target::HttpRoute { name, .. } => (manifests.routes.iter().map(|r| &r.meta.object).collect(), name),
         };
-        if known
-            .iter()
-            .any(|object| object.name == *name && object.namespace == *meta.namespace())
-        {
+        if known.iter().any(|object| object.name == *name && object.namespace == *meta.namespace()) {
             continue;
         }
         let message = format!("{target} is not there, so the policy has no effect");
-        let mut problem = warning(meta, &meta.place, "spec.targetRef", message);
+        let mut problem = warning(meta, place, "spec.targetRef", message);
         if let Some(other) = known.iter().find(|object| object.name == *name) {
             problem = problem.remedy(format!("a policy has to be in its target's namespace: {other}"));
         } else if let Some(meant) = did_you_mean(name, known.iter().map(|object| &*object.name)) {
@@ -92,11 +83,7 @@ fn parents(manifests: &Manifests, problems: &mut Vec<Problem>) {
 
 fn bindings(manifests: &Manifests, problems: &mut Vec<Problem>) {
     for binding in &manifests.role_bindings {
-        let namespace = if binding.cluster_role {
-            ""
-        } else {
-            &**binding.meta.namespace()
-        };
+        let namespace = if binding.cluster_role { "" } else { &**binding.meta.namespace() };
         let found = manifests
             .roles
             .iter()
@@ -113,10 +100,7 @@ fn bindings(manifests: &Manifests, problems: &mut Vec<Problem>) {
 /// Seed 002's "Role in wrong namespace": it grants models where none is.
 fn roles_without_models(manifests: &Manifests, problems: &mut Vec<Problem>) {
     for role in manifests.roles.iter().filter(|role| !role.meta.namespace().is_empty()) {
-        let grants = role
-            .rules
-            .iter()
-            .any(|rule| rule.resources.iter().any(|name| name == "llminferenceservices"));
+        let grants = role.rules.iter().any(|rule| rule.resources.iter().any(|name| name == "llminferenceservices"));
         let models = || manifests.models.iter().map(|model| &model.meta.object);
         if !grants || manifests.models.is_empty() || models().any(|model| model.namespace == *role.meta.namespace()) {
             continue;
@@ -173,10 +157,7 @@ fn annotations(manifests: &Manifests, tiers: &[TierSpec], problems: &mut Vec<Pro
         let ModelGrant::Tiers(granted, place) = &model.grant else {
             continue;
         };
-        for name in granted
-            .iter()
-            .filter(|name| tiers.iter().all(|tier| tier.name != **name))
-        {
+        for name in granted.iter().filter(|name| tiers.iter().all(|tier| tier.name != **name)) {
             let message = format!("grants the model to tier `{name}`, which is not in the tier mapping");
             let problem = warning(&model.meta, place, "metadata.annotations", message);
             problems.push(unknown_tier(problem, name, tiers));
@@ -199,28 +180,15 @@ fn tiers_without_limit(manifests: &Manifests, tiers: &[TierSpec], problems: &mut
     for policy in &manifests.limit_policies {
         let Some(limits) = &policy.limits else { continue };
         let names_tiers = |predicate: &crate::manifest::Predicate| predicate.expression.literals_compared_with(TIER);
-        let unconditional = limits
-            .iter()
-            .any(|limit| limit.when.iter().all(|p| names_tiers(p).is_empty()));
+        let unconditional = limits.iter().any(|limit| limit.when.iter().all(|p| names_tiers(p).is_empty()));
         if unconditional || limits.is_empty() {
             continue;
         }
-        let named: BTreeSet<String> = limits
-            .iter()
-            .flat_map(|limit| &limit.when)
-            .flat_map(names_tiers)
-            .collect();
-        let without: Vec<&str> = tiers
-            .iter()
-            .map(|tier| tier.name.as_str())
-            .filter(|name| !named.contains(*name))
-            .collect();
+        let named: BTreeSet<String> = limits.iter().flat_map(|limit| &limit.when).flat_map(names_tiers).collect();
+        let without: Vec<&str> =
+            tiers.iter().map(|tier| tier.name.as_str()).filter(|name| !named.contains(*name)).collect();
         if !without.is_empty() {
-            let what = if policy.kind == LimitKind::Tokens {
-                "token"
-            } else {
-                "request"
-            };
+            let what = if policy.kind == LimitKind::Tokens { "token" } else { "request" };
             let message = format!("has no {what} limit for tier {}", without.join(", "));
             let problem = warning(&policy.meta, &policy.meta.place, "spec.limits", message);
             problems.push(problem.remedy("add a limit; --without-limit says what happens to callers who match none"));

@@ -5,8 +5,9 @@
 //! oldest route (in a folder, which has no ages, the first by namespace and name), then to the first rule.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::sync::Arc;
+
+use hashbrown::HashMap;
 
 use super::RoutePlan;
 use crate::manifest::{HeaderMatch, Match, PathMatch, TextMatch};
@@ -51,11 +52,7 @@ impl RouteTable {
                 None => self.exact.entry(host.to_owned()).or_default(),
             },
         };
-        let candidate = Candidate {
-            rule: Arc::clone(rule),
-            plan: Arc::clone(plan),
-            order,
-        };
+        let candidate = Candidate { rule: Arc::clone(rule), plan: Arc::clone(plan), order };
         match &rule.path {
             PathMatch::Exact(path) => routes.exact.entry(path.clone()).or_default().push(candidate),
             PathMatch::Prefix(path) => routes.prefixes.entry(path.clone()).or_default().push(candidate),
@@ -76,16 +73,10 @@ impl RouteTable {
 
     /// Every plan, as often as a match leads to it.
     pub fn plans(&self) -> impl Iterator<Item = &RoutePlan> {
-        let hosts = self
-            .exact
-            .values()
-            .chain(self.wildcard.values())
-            .chain(std::iter::once(&self.any));
+        let hosts = self.exact.values().chain(self.wildcard.values()).chain(std::iter::once(&self.any));
         hosts.flat_map(|host| {
             let by_path = host.exact.values().chain(host.prefixes.values()).flatten();
-            by_path
-                .chain(host.regexes.iter().map(|(_, candidate)| candidate))
-                .map(|candidate| &*candidate.plan)
+            by_path.chain(host.regexes.iter().map(|(_, candidate)| candidate)).map(|candidate| &*candidate.plan)
         })
     }
 
@@ -159,27 +150,17 @@ impl Candidate {
     fn precedence(&self) -> impl Ord + use<> {
         use std::cmp::Reverse;
         let rule = &self.rule;
-        (
-            Reverse(rule.method.is_some()),
-            Reverse(rule.headers.len()),
-            Reverse(rule.query.len()),
-            self.order,
-        )
+        (Reverse(rule.method.is_some()), Reverse(rule.headers.len()), Reverse(rule.query.len()), self.order)
     }
 
     fn fits(&self, request: &Request<'_>) -> bool {
         let rule = &self.rule;
         rule.method.as_ref().is_none_or(|method| method == request.method)
-            && rule.headers.iter().all(|wanted| {
-                request
-                    .headers
-                    .joined(&wanted.name)
-                    .is_some_and(|value| wanted.value.fits(&value))
-            })
             && rule
-                .query
+                .headers
                 .iter()
-                .all(|wanted| query_fits(wanted, request.query.unwrap_or_default()))
+                .all(|wanted| request.headers.joined(&wanted.name).is_some_and(|value| wanted.value.fits(&value)))
+            && rule.query.iter().all(|wanted| query_fits(wanted, request.query.unwrap_or_default()))
     }
 }
 

@@ -15,10 +15,7 @@ const ANSWERS: &[(i32, GrpcCode, &str, &[(Code, &str)])] = &[
         400,
         GrpcCode::InvalidArgument,
         "invalid_request_error",
-        &[
-            (Code::RequestInvalid, "TG-REQUEST-INVALID"),
-            (Code::PathNotCanonical, "TG-PATH-NOT-CANONICAL"),
-        ],
+        &[(Code::RequestInvalid, "TG-REQUEST-INVALID"), (Code::PathNotCanonical, "TG-PATH-NOT-CANONICAL")],
     ),
     (
         401,
@@ -47,20 +44,12 @@ const ANSWERS: &[(i32, GrpcCode, &str, &[(Code, &str)])] = &[
             (Code::LimitNone, "TG-LIMIT-NONE"),
         ],
     ),
-    (
-        404,
-        GrpcCode::NotFound,
-        "not_found_error",
-        &[(Code::RouteUnknown, "TG-ROUTE-UNKNOWN")],
-    ),
+    (404, GrpcCode::NotFound, "not_found_error", &[(Code::RouteUnknown, "TG-ROUTE-UNKNOWN")]),
     (
         429,
         GrpcCode::ResourceExhausted,
         "rate_limit_error",
-        &[
-            (Code::LimitRequests, "TG-LIMIT-REQUESTS"),
-            (Code::LimitTokens, "TG-LIMIT-TOKENS"),
-        ],
+        &[(Code::LimitRequests, "TG-LIMIT-REQUESTS"), (Code::LimitTokens, "TG-LIMIT-TOKENS")],
     ),
     (
         503,
@@ -79,16 +68,12 @@ const ANSWERS: &[(i32, GrpcCode, &str, &[(Code, &str)])] = &[
 ];
 
 const VERBOSE: Style = Style { verbose_refusals: true };
-const TERSE: Style = Style {
-    verbose_refusals: false,
-};
+const TERSE: Style = Style { verbose_refusals: false };
 
 /// One row for each code.
 fn answers() -> impl Iterator<Item = (Code, &'static str, i32, GrpcCode, &'static str)> {
     let row = |(status, grpc, kind, codes): &'static (i32, GrpcCode, &'static str, &'static [(Code, &'static str)])| {
-        codes
-            .iter()
-            .map(move |(code, name)| (*code, *name, *status, *grpc, *kind))
+        codes.iter().map(move |(code, name)| (*code, *name, *status, *grpc, *kind))
     };
     ANSWERS.iter().flat_map(row)
 }
@@ -106,12 +91,7 @@ fn limit(kind: LimitKind, limit: u64, remaining: u64, reset: Duration, verdict: 
     LimitEvidence {
         name: "ns/policy/limit".into(),
         kind,
-        standing: Some(Standing {
-            quota: Quota::new(limit, Duration::from_secs(60)),
-            remaining,
-            reset,
-            verdict,
-        }),
+        standing: Some(Standing { quota: Quota::new(limit, Duration::from_secs(60)), remaining, reset, verdict }),
     }
 }
 
@@ -156,19 +136,9 @@ fn headers(options: &[HeaderValueOption]) -> BTreeMap<String, String> {
     let mut map = BTreeMap::new();
     for option in options {
         let header = option.header.clone().unwrap();
-        assert_eq!(
-            option.append_action,
-            HeaderAppendAction::OverwriteIfExistsOrAdd as i32,
-            "{}",
-            header.key
-        );
+        assert_eq!(option.append_action, HeaderAppendAction::OverwriteIfExistsOrAdd as i32, "{}", header.key);
         assert_eq!(header.key, header.key.to_ascii_lowercase());
-        assert_eq!(
-            map.insert(header.key.clone(), header.value),
-            None,
-            "{} twice",
-            header.key
-        );
+        assert_eq!(map.insert(header.key.clone(), header.value), None, "{} twice", header.key);
     }
     map
 }
@@ -263,10 +233,7 @@ fn detail_is_for_operators_unless_asked_for() {
             let answer = refuse(denial.clone(), evidence(), style);
             assert_eq!(answer.error.get("detail"), in_body, "{code:?} {style:?}");
             let metadata = metadata_of(&answer.response);
-            assert_eq!(
-                metadata["tiergate"]["detail"], "grant it with kubectl",
-                "{code:?} {style:?}"
-            );
+            assert_eq!(metadata["tiergate"]["detail"], "grant it with kubectl", "{code:?} {style:?}");
             let shown = format!("{:?}{:?}", answer.headers, answer.response.status);
             assert!(!shown.contains("kubectl"), "{code:?}: {shown}");
         }

@@ -11,11 +11,7 @@ fn spec(name: &str, level: i64, groups: &[&str]) -> TierSpec {
         display_name: None,
         level,
         groups: groups.iter().map(|group| (*group).to_owned()).collect(),
-        place: Place {
-            file: Arc::from("tiers.yaml"),
-            line: 1,
-            column: 1,
-        },
+        place: Place { file: Arc::from("tiers.yaml"), line: 1, column: 1 },
     }
 }
 
@@ -40,14 +36,8 @@ fn highest_level_wins_whatever_the_order() {
         (&["system:authenticated"][..], Some("free")),
         (&["system:authenticated", "premium-users"], Some("premium")),
         (&["premium-users", "system:authenticated"], Some("premium")),
-        (
-            &["enterprise-users", "premium-users", "system:authenticated"],
-            Some("enterprise"),
-        ),
-        (
-            &["system:authenticated", "enterprise-users", "premium-users"],
-            Some("enterprise"),
-        ),
+        (&["enterprise-users", "premium-users", "system:authenticated"], Some("enterprise")),
+        (&["system:authenticated", "enterprise-users", "premium-users"], Some("enterprise")),
         (&["nobody-knows", "premium-users"], Some("premium")),
     ] {
         assert_eq!(tier_of(&table, groups), tier, "{groups:?}");
@@ -65,11 +55,7 @@ fn caller_in_no_listed_group_has_no_tier() {
 
 #[test]
 fn equal_levels_go_to_the_tier_that_stands_first() {
-    let first = [
-        spec("a", 5, &["x", "y"]),
-        spec("b", 5, &["x", "z"]),
-        spec("c", 1, &["x"]),
-    ];
+    let first = [spec("a", 5, &["x", "y"]), spec("b", 5, &["x", "z"]), spec("c", 1, &["x"])];
     let table = TierTable::new(&first, []);
     assert_eq!(tier_of(&table, &["x"]), Some("a"));
     assert_eq!(tier_of(&table, &["z", "y"]), Some("a"));
@@ -90,10 +76,7 @@ fn levels_may_be_negative_or_far_apart() {
     assert_eq!(tier_of(&table, &["x"]), Some("zero"));
     assert_eq!(tier_of(&table, &["y"]), Some("below"));
     let order: Vec<_> = table.tiers().iter().map(|tier| (&*tier.name, tier.level)).collect();
-    assert_eq!(
-        order,
-        [("most", i64::MAX), ("zero", 0), ("below", -1), ("least", i64::MIN)]
-    );
+    assert_eq!(order, [("most", i64::MAX), ("zero", 0), ("below", -1), ("least", i64::MIN)]);
 }
 
 #[test]
@@ -111,16 +94,9 @@ fn service_accounts_of_a_tiers_namespace_belong_to_it_without_being_listed() {
         assert_eq!(tier_of(&table, &[group]), tier, "{group}");
     }
     // What a ServiceAccount's token really carries.
-    let token = [
-        "system:serviceaccounts",
-        "system:serviceaccounts:maas-tier-premium",
-        "system:authenticated",
-    ];
+    let token = ["system:serviceaccounts", "system:serviceaccounts:maas-tier-premium", "system:authenticated"];
     assert_eq!(tier_of(&table, &token), Some("premium"));
-    assert_eq!(
-        service_account_group("maas", "premium"),
-        "system:serviceaccounts:maas-tier-premium"
-    );
+    assert_eq!(service_account_group("maas", "premium"), "system:serviceaccounts:maas-tier-premium");
 }
 
 #[test]
@@ -149,10 +125,7 @@ fn no_instance_means_no_implicit_group_and_several_mean_several() {
 #[test]
 fn answer_is_the_body_of_a_lookup() {
     let specs = [
-        TierSpec {
-            display_name: Some("Premium \"Plus\"".to_owned()),
-            ..spec("premium", 10, &["p"])
-        },
+        TierSpec { display_name: Some("Premium \"Plus\"".to_owned()), ..spec("premium", 10, &["p"]) },
         spec("free", 1, &["f"]),
     ];
     let table = TierTable::new(&specs, []);

@@ -74,16 +74,9 @@ impl Sealer {
         fill(&mut key);
         fill(&mut prefix);
         let unbound = UnboundKey::new(&AES_256_GCM, &key).ok();
-        #[expect(
-            clippy::expect_used,
-            reason = "the key's length is that of the algorithm, and this is start-up"
-        )]
+        #[expect(clippy::expect_used, reason = "the key's length is that of the algorithm, and this is start-up")]
         let unbound = unbound.expect("a 32 byte key must fit AES-256");
-        Sealer {
-            key: LessSafeKey::new(unbound),
-            prefix,
-            next: AtomicU64::new(0),
-        }
+        Sealer { key: LessSafeKey::new(unbound), prefix, next: AtomicU64::new(0) }
     }
 
     /// Seals what `holds` say, minted `now`.
@@ -107,9 +100,7 @@ impl Sealer {
             sealed.extend_from_slice(&hold.quota.limit().to_be_bytes());
             sealed.extend_from_slice(&Nanos::from(hold.quota.window()).0.to_be_bytes());
         }
-        let tag = self
-            .key
-            .seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::empty(), &mut sealed);
+        let tag = self.key.seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::empty(), &mut sealed);
         // Sealing fails only for texts of many gigabytes. An empty reservation settles nothing, which is safe.
         let Ok(tag) = tag else { return String::new() };
         sealed.extend_from_slice(tag.as_ref());
@@ -126,10 +117,7 @@ impl Sealer {
         }
         let mut bytes = URL_SAFE_NO_PAD.decode(sealed).ok()?;
         let nonce: [u8; NONCE_LEN] = bytes.split_off(bytes.len().checked_sub(NONCE_LEN)?).try_into().ok()?;
-        let plain = self
-            .key
-            .open_in_place(Nonce::assume_unique_for_key(nonce), Aad::empty(), &mut bytes)
-            .ok()?;
+        let plain = self.key.open_in_place(Nonce::assume_unique_for_key(nonce), Aad::empty(), &mut bytes).ok()?;
         let (head, tail) = plain.split_at_checked(HEAD)?;
         let (version, times) = head.split_first()?;
         let (minted, rest) = times.split_at_checked(8)?;

@@ -9,27 +9,13 @@ use crate::limit::{AccountKey, CellId, Cost, Demand, Memory, Quota, Verdict};
 const MINUTE: Duration = Duration::from_secs(60);
 
 fn hold(cell: u64) -> Hold {
-    Hold {
-        account: AccountKey(1),
-        cell: CellId(cell),
-        quota: Quota::new(100, MINUTE),
-    }
+    Hold { account: AccountKey(1), cell: CellId(cell), quota: Quota::new(100, MINUTE) }
 }
 
 fn used(limits: &Limits, cell: u64) -> u64 {
     let Limits::Memory(memory) = limits;
     let Hold { account, cell, quota } = hold(cell);
-    let standing = memory
-        .admit(
-            &[Demand {
-                account,
-                cell,
-                quota,
-                cost: Cost::Positive,
-            }],
-            Nanos(0),
-        )
-        .standings[0];
+    let standing = memory.admit(&[Demand { account, cell, quota, cost: Cost::Positive }], Nanos(0)).standings[0];
     assert!(standing.verdict == Verdict::Fits || standing.remaining == 0);
     100 - standing.remaining
 }
@@ -39,26 +25,11 @@ fn a_reservation_comes_back_as_it_was() {
     let sealer = Sealer::random();
     let sealed = sealer.seal(&[hold(1), hold(2)], "premium", Nanos(7));
     let reservation = sealer.open(&sealed).unwrap();
-    let expected = Reservation {
-        minted: Nanos(7),
-        serial: 0,
-        tier: Arc::from("premium"),
-        holds: smallvec![hold(1), hold(2)],
-    };
+    let expected =
+        Reservation { minted: Nanos(7), serial: 0, tier: Arc::from("premium"), holds: smallvec![hold(1), hold(2)] };
     assert_eq!(reservation, expected);
-    assert_ne!(
-        sealer.seal(&[hold(1)], "", Nanos(7)),
-        sealer.seal(&[hold(1)], "", Nanos(7)),
-        "no two are alike"
-    );
-    assert_eq!(
-        sealer
-            .open(&sealer.seal(&[], &"x".repeat(100), Nanos(0)))
-            .unwrap()
-            .tier
-            .as_ref(),
-        ""
-    );
+    assert_ne!(sealer.seal(&[hold(1)], "", Nanos(7)), sealer.seal(&[hold(1)], "", Nanos(7)), "no two are alike");
+    assert_eq!(sealer.open(&sealer.seal(&[], &"x".repeat(100), Nanos(0))).unwrap().tier.as_ref(), "");
 }
 
 #[test]
@@ -75,10 +46,7 @@ fn nobody_else_can_make_a_reservation() {
 async fn a_reservation_is_settled_once() {
     let (limits, settlements) = (Limits::Memory(Memory::default()), Settlements::default());
     let sealer = Sealer::random();
-    let usage = Usage {
-        total: Some(30),
-        ..Usage::default()
-    };
+    let usage = Usage { total: Some(30), ..Usage::default() };
     for (times, cell) in [(1, 1), (2, 1)] {
         let reservation = sealer.open(&sealer.seal(&[hold(cell), hold(2)], "", Nanos(0))).unwrap();
         let settle = || settlements.settle(&limits, &reservation, &usage, Nanos(0));
@@ -93,21 +61,9 @@ async fn a_report_without_usage_charges_nothing_and_leaves_the_reservation_open(
     let (limits, settlements) = (Limits::Memory(Memory::default()), Settlements::default());
     let sealer = Sealer::random();
     let reservation = sealer.open(&sealer.seal(&[hold(1)], "", Nanos(0))).unwrap();
-    assert_eq!(
-        settlements
-            .settle(&limits, &reservation, &Usage::default(), Nanos(0))
-            .await,
-        Settlement::NoUsage
-    );
-    let usage = Usage {
-        input: Some(3),
-        output: Some(4),
-        ..Usage::default()
-    };
-    assert_eq!(
-        settlements.settle(&limits, &reservation, &usage, Nanos(0)).await,
-        Settlement::Settled(7)
-    );
+    assert_eq!(settlements.settle(&limits, &reservation, &Usage::default(), Nanos(0)).await, Settlement::NoUsage);
+    let usage = Usage { input: Some(3), output: Some(4), ..Usage::default() };
+    assert_eq!(settlements.settle(&limits, &reservation, &usage, Nanos(0)).await, Settlement::Settled(7));
     assert_eq!(used(&limits, 1), 7);
 }
 
@@ -115,33 +71,17 @@ async fn a_report_without_usage_charges_nothing_and_leaves_the_reservation_open(
 async fn what_is_settled_is_remembered_as_long_as_it_could_be_settled_again() {
     let (limits, settlements) = (Limits::Memory(Memory::default()), Settlements::default());
     let sealer = Sealer::random();
-    let usage = Usage {
-        total: Some(1),
-        ..Usage::default()
-    };
+    let usage = Usage { total: Some(1), ..Usage::default() };
     let reservation = sealer.open(&sealer.seal(&[hold(1)], "", Nanos(0))).unwrap();
-    assert_eq!(
-        settlements.settle(&limits, &reservation, &usage, Nanos(0)).await,
-        Settlement::Settled(1)
-    );
+    assert_eq!(settlements.settle(&limits, &reservation, &usage, Nanos(0)).await, Settlement::Settled(1));
     for minute in (0..=120_u32).map(|minute| Nanos::from(MINUTE * minute)) {
         let other = sealer.open(&sealer.seal(&[], "", minute)).unwrap();
-        assert_eq!(
-            settlements.settle(&limits, &other, &usage, minute).await,
-            Settlement::Settled(1)
-        );
+        assert_eq!(settlements.settle(&limits, &other, &usage, minute).await, Settlement::Settled(1));
         let again = settlements.settle(&limits, &reservation, &usage, minute).await;
-        let expected = if minute <= Nanos::from(SETTLE_WITHIN) {
-            Settlement::Duplicate
-        } else {
-            Settlement::Late
-        };
+        let expected = if minute <= Nanos::from(SETTLE_WITHIN) { Settlement::Duplicate } else { Settlement::Late };
         assert_eq!(again, expected, "{minute:?}");
     }
-    assert!(
-        settlements.settled.lock().minutes.len() <= 62,
-        "old minutes are forgotten"
-    );
+    assert!(settlements.settled.lock().minutes.len() <= 62, "old minutes are forgotten");
 }
 
 #[test]

@@ -1,1 +1,304 @@
+mod auth;
+mod limits;
 
+use super::*;
+
+const TARGET: &str = "targetRef: {group: gateway.networking.k8s.io, kind: Gateway, name: gw}\n";
+const AUTHENTICATION: &str = "authentication: {sa: {kubernetesTokenReview: {audiences: [a]}}}\n";
+
+/// An object `p` of namespace `ns` with this spec.
+fn object(kind: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: kuadrant.io/v1\nkind: {kind}\nmetadata: {{name: p, namespace: ns}}\nspec:\n{}",
+        indent(spec, 2)
+    )
+}
+
+fn auth_policy(rules: &str) -> String {
+    object("AuthPolicy", &format!("{TARGET}rules:\n{}", indent(rules, 2)))
+}
+
+fn limit_policy(limits: &str) -> String {
+    object("RateLimitPolicy", &format!("{TARGET}limits:\n{}", indent(limits, 2)))
+}
+
+fn gateway() -> Target {
+    Target::Gateway { namespace: "ns".into(), name: "gw".into() }
+}
+
+/// Asserts that at the mark the rule is refused as one that is not carried out, that nothing of the policy is used, and
+/// that its target is known, so that only that one stays shut.
+#[track_caller]
+fn refused(marked: &str, field: &str, phrase: &str) {
+    let (text, marks) = unmark(marked);
+    let manifests = read(&text);
+    let shown: Vec<String> = manifests.problems.iter().map(ToString::to_string).collect();
+    let problem = manifests.problems.iter().find(|problem| problem.field == field);
+    let Some(problem) = problem else {
+        panic!("nothing about {field} in {shown:#?} of\n{text}");
+    };
+    assert_eq!((problem.place.line, problem.place.column), marks[0], "{marked}{problem}");
+    assert!(problem.is_error(), "{problem}");
+    assert!(problem.message.contains(phrase), "{problem}");
+    assert!(problem.message.contains("is not supported"), "{problem}");
+    assert!(problem.remedy.is_some(), "{problem}");
+    for policy in &manifests.auth_policies {
+        assert!(policy.rules.is_none(), "{marked}");
+        assert_eq!(policy.target, gateway(), "{marked}");
+    }
+    for policy in &manifests.limit_policies {
+        assert!(policy.limits.is_none(), "{marked}");
+        assert_eq!(policy.target, gateway(), "{marked}");
+    }
+    assert_eq!(manifests.auth_policies.len() + manifests.limit_policies.len(), 1);
+}
+
+/// The target that a policy with this `targetRef` has; it is in error.
+fn broken_target(targets: &[(&str, &[Row])], kind: &str, rest: &str) {
+    for (target, rows) in targets {
+        let manifests = expect(&object(kind, &format!("{target}\n{rest}")), rows);
+        let auth = manifests.auth_policies.iter().map(|p| (&p.target, p.rules.is_none()));
+        let limits = manifests.limit_policies.iter().map(|p| (&p.target, p.limits.is_none()));
+        let states: Vec<_> = auth.chain(limits).collect();
+        assert_eq!(states, [(&Target::Unknown, true)], "{target}");
+    }
+}
+
+#[test]
+fn what_holds_for_the_whole_policy_is_an_error_too() {
+    let rules = format!("rules:\n{}", indent(AUTHENTICATION, 2));
+    let limits = "limits: {a: {rates: [{limit: 1, window: 1m}]}}";
+    let section = TARGET.replace('}', ", sectionName: ▸http}");
+    for (kind, spec, field, phrase) in [
+        ("AuthPolicy", format!("{TARGET}{rules}when: ▸[{{predicate: 'true'}}]"), "spec.when", "`when`"),
+        ("AuthPolicy", format!("{TARGET}{rules}patterns: ▸{{}}"), "spec.patterns", "`patterns`"),
+        ("AuthPolicy", format!("{TARGET}overrides: ▸{{rules: {{}}}}"), "spec.overrides", "`overrides`"),
+        ("AuthPolicy", format!("{TARGET}{rules}overrides: ▸{{}}"), "spec.overrides", "`overrides`"),
+        (
+            "AuthPolicy",
+            format!("{TARGET}defaults:\n  strategy: ▸merge\n{}", indent(&rules, 2)),
+            "spec.defaults.strategy",
+            "strategy other than `atomic`",
+        ),
+        ("AuthPolicy", format!("{section}{rules}"), "spec.targetRef.sectionName", "targeting one section"),
+        ("RateLimitPolicy", format!("{section}{limits}"), "spec.targetRef.sectionName", "targeting one section"),
+        ("TokenRateLimitPolicy", format!("{TARGET}overrides: ▸{{{limits}}}"), "spec.overrides", "`overrides`"),
+        (
+            "RateLimitPolicy",
+            format!("{TARGET}defaults: {{strategy: ▸merge, {limits}}}"),
+            "spec.defaults.strategy",
+            "strategy other than `atomic`",
+        ),
+    ] {
+        refused(&object(kind, &spec), field, phrase);
+    }
+}
+
+#[test]
+fn policy_whose_target_is_unreadable_could_be_for_anything() {
+    let targets: &[(&str, &[Row])] = &[
+        ("targetRef: ▸text", &[(E, "spec.targetRef", "a mapping")]),
+        ("targetRef: ▸{kind: Gateway, name: gw}", &[(E, "spec.targetRef", "`group` is missing")]),
+        ("targetRef: ▸{group: gateway.networking.k8s.io, name: gw}", &[(E, "spec.targetRef", "`kind` is missing")]),
+        (
+            "targetRef: ▸{group: gateway.networking.k8s.io, kind: Gateway}",
+            &[(E, "spec.targetRef", "`name` is missing")],
+        ),
+        (
+            "targetRef: {group: gateway.networking.k8s.io, kind: Gateway, name: ▸''}",
+            &[(E, "spec.targetRef.name", "is empty")],
+        ),
+        (
+            "targetRef: {group: gateway.networking.k8s.io, kind: ▸Gatway, name: gw}",
+            &[(E, "spec.targetRef.kind", "Gateway or HTTPRoute")],
+        ),
+        (
+            "targetRef: {group: gateway.networking.k8s.io, kind: ▸Service, name: gw}",
+            &[(E, "spec.targetRef.kind", "cannot target `Service`")],
+        ),
+        (
+            "targetRef: {group: ▸networking.istio.io, kind: Gateway, name: gw}",
+            &[(E, "spec.targetRef.group", "gateway.networking.k8s.io")],
+        ),
+    ];
+    let rules = format!("rules:\n{}", indent(AUTHENTICATION, 2));
+    broken_target(targets, "AuthPolicy", &rules);
+    broken_target(
+        targets,
+        "RateLimitPolicy",
+        "limits: {}".replace("{}", "{a: {rates: [{limit: 1, window: 1m}]}}").as_str(),
+    );
+    for kind in ["AuthPolicy", "RateLimitPolicy", "TokenRateLimitPolicy"] {
+        for spec in ["", "spec: text\n", "spec: []\n", "spec: {}\n", "spec: {targetRef: null}\n"] {
+            let head = "apiVersion: kuadrant.io/v1\n";
+            let manifests = read(&format!("{head}kind: {kind}\nmetadata: {{name: p}}\n{spec}"));
+            let auth = manifests.auth_policies.iter().map(|p| (&p.target, p.rules.is_none()));
+            let limits = manifests.limit_policies.iter().map(|p| (&p.target, p.limits.is_none()));
+            let states: Vec<_> = auth.chain(limits).collect();
+            assert_eq!(states, [(&Target::Unknown, true)], "{kind} {spec}");
+            assert!(manifests.problems.iter().all(Problem::is_error), "{kind} {spec}");
+        }
+    }
+}
+
+#[test]
+fn policy_of_an_unsupported_version_is_not_used_and_keeps_its_target_shut() {
+    let rules = format!("{TARGET}rules:\n{}", indent(AUTHENTICATION, 2));
+    let limits = format!("{TARGET}limits: {{a: {{rates: [{{limit: 1, window: 1m}}]}}}}");
+    for (kind, spec, version) in [
+        ("AuthPolicy", &rules, "v1beta2"),
+        ("AuthPolicy", &rules, "v2"),
+        ("RateLimitPolicy", &limits, "v2"),
+        ("TokenRateLimitPolicy", &limits, "v1beta1"),
+    ] {
+        let text = object(kind, spec).replace("kuadrant.io/v1", &format!("▸kuadrant.io/{version}"));
+        let manifests = expect(&text, &[(E, "apiVersion", "kuadrant.io/v1")]);
+        let auth = manifests.auth_policies.iter().map(|p| (&p.target, p.rules.is_none()));
+        let limits = manifests.limit_policies.iter().map(|p| (&p.target, p.limits.is_none()));
+        let states: Vec<_> = auth.chain(limits).collect();
+        assert_eq!(states, [(&gateway(), true)], "{kind} {version}");
+    }
+}
+
+#[test]
+fn unknown_fields_of_policies_are_errors() {
+    let rates = "rates: [{limit: 1, window: 1m}]";
+    for (marked, field, phrase) in [
+        (limit_policy(&format!("a: {{{rates}, ▸wen: []}}")), "spec.limits.a.wen", "did you mean `when`?"),
+        (limit_policy(&format!("a: {{{rates}, ▸countrs: []}}")), "spec.limits.a.countrs", "did you mean `counters`?"),
+        (
+            limit_policy("a: {rates: [{limit: 1, window: 1m, ▸unit: s}]}"),
+            "spec.limits.a.rates[0].unit",
+            "one of limit, window",
+        ),
+        (
+            limit_policy(&format!("a: {{{rates}, ▸routeSelectors: []}}")),
+            "spec.limits.a.routeSelectors",
+            "is not a field that is known here",
+        ),
+        (
+            object("RateLimitPolicy", &format!("{TARGET}limits: {{a: {{{rates}}}}}\n▸limit: {{}}")),
+            "spec.limit",
+            "did you mean `limits`?",
+        ),
+        (
+            auth_policy(&format!("{AUTHENTICATION}▸authorisation: {{}}")),
+            "spec.rules.authorisation",
+            "did you mean `authorization`?",
+        ),
+        (
+            auth_policy("authentication: {sa: {kubernetesTokenReview: {audiences: [a], ▸audience: b}}}"),
+            "spec.rules.authentication.sa.kubernetesTokenReview.audience",
+            "did you mean `audiences`?",
+        ),
+        (
+            auth_policy(&format!("{AUTHENTICATION}response: {{success: {{▸filter: {{}}}}}}")),
+            "spec.rules.response.success.filter",
+            "did you mean `filters`?",
+        ),
+        (
+            object(
+                "AuthPolicy",
+                &format!("{}rules: {{{}}}", TARGET.replace('}', ", ▸nmae: x}"), AUTHENTICATION.trim()),
+            ),
+            "spec.targetRef.nmae",
+            "did you mean `name`?",
+        ),
+    ] {
+        let manifests = expect(&marked, &[(E, field, phrase)]);
+        let unused = manifests.auth_policies.iter().all(|policy| policy.rules.is_none())
+            && manifests.limit_policies.iter().all(|policy| policy.limits.is_none());
+        assert!(unused, "{marked}");
+    }
+    // Outside of the spec, too: a rule could have slipped out of it.
+    let text = object("RateLimitPolicy", &format!("{TARGET}limits: {{a: {{{rates}}}}}"));
+    let manifests = expect(&format!("{text}▸limits: {{}}\n"), &[(E, "limits", "is not a field that is known here")]);
+    assert!(manifests.limit_policies[0].limits.is_none());
+}
+
+#[test]
+fn every_place_for_an_expression_is_compiled() {
+    let access = |attributes: &str| {
+        auth_policy(&format!(
+            "{AUTHENTICATION}authorization:\n  x:\n    kubernetesSubjectAccessReview:\n      user: {{value: u}}\n      \
+             authorizationGroups: {{value: []}}\n      resourceAttributes: {{namespace: {{value: n}}, name: {{value: n}}}}\n"
+        ))
+        .replace("user: {value: u}", attributes)
+    };
+    for (marked, field) in [
+        (
+            limit_policy("a: {rates: [{limit: 1, window: 1m}], counters: [{expression: ▸auth.}]}"),
+            "limits.a.counters[0].expression",
+        ),
+        (
+            object(
+                "RateLimitPolicy",
+                &format!("{TARGET}when: [{{predicate: ▸auth.}}]\nlimits: {{a: {{rates: [{{limit: 1, window: 1m}}]}}}}"),
+            ),
+            "when[0].predicate",
+        ),
+        (
+            auth_policy(
+                "authentication: {b: {kubernetesTokenReview: {}}, sa: {kubernetesTokenReview: {}, defaults: {userid: {expression: ▸auth.}}}}",
+            ),
+            "rules.authentication.sa.defaults.userid.expression",
+        ),
+        (
+            auth_policy("authentication: {sa: {kubernetesTokenReview: {}, cache: {key: {expression: ▸auth.}}}}"),
+            "rules.authentication.sa.cache.key.expression",
+        ),
+        (
+            auth_policy(&format!(
+                "{AUTHENTICATION}metadata: {{t: {{http: {{url: 'http://h/v1/tiers/lookup', body: {{expression: ▸auth.}}}}}}}}"
+            )),
+            "rules.metadata.t.http.body.expression",
+        ),
+        (access("user: {expression: ▸auth.}"), "rules.authorization.x.kubernetesSubjectAccessReview.user.expression"),
+        (
+            auth_policy(&format!(
+                "{AUTHENTICATION}response: {{success: {{filters: {{i: {{json: {{properties: {{t: {{expression: ▸auth.}}}}}}}}}}}}}}"
+            )),
+            "rules.response.success.filters.i.json.properties.t.expression",
+        ),
+        (
+            auth_policy(&format!(
+                "{AUTHENTICATION}response: {{success: {{headers: {{h: {{plain: {{expression: ▸auth.}}}}}}}}}}"
+            )),
+            "rules.response.success.headers.h.plain.expression",
+        ),
+    ] {
+        let field = format!("spec.{field}").leak();
+        expect(&marked, &[(E, field, "does not compile")]);
+    }
+}
+
+#[test]
+fn old_forms_say_what_to_write_now() {
+    expect(
+        &limit_policy(
+            "a: {rates: [{limit: 1, window: 1m}], when: [{selector: ▸auth.identity.tier, operator: eq, value: free}]}",
+        ),
+        &[(E, "spec.limits.a.when[0].selector", "write a CEL `predicate`")],
+    );
+    expect(
+        &limit_policy("a: {rates: [{limit: 1, window: 1m}], counters: [▸auth.identity.userid]}"),
+        &[(E, "spec.limits.a.counters[0]", "a mapping")],
+    );
+    expect(
+        &auth_policy(
+            "authentication: {sa: {kubernetesTokenReview: {}, cache: {key: {selector: ▸'auth.identity.user.@tostr'}}}}",
+        ),
+        &[(E, "spec.rules.authentication.sa.cache.key.selector", "write a CEL `expression`")],
+    );
+}
+
+#[test]
+fn policy_that_lets_nobody_in_or_limits_nothing_is_noticed() {
+    expect(&auth_policy("authentication: ▸{}"), &[(E, "spec.rules.authentication", "nobody could be authenticated")]);
+    expect(&auth_policy("▸metadata: {}"), &[(E, "spec.rules", "`authentication` is missing")]);
+    expect(&object("AuthPolicy", &format!("▸{TARGET}")), &[(E, "spec", "`rules` is missing")]);
+    expect(&object("RateLimitPolicy", &format!("▸{TARGET}")), &[(E, "spec", "`limits` is missing")]);
+    let manifests =
+        expect(&object("RateLimitPolicy", &format!("{TARGET}limits: ▸{{}}")), &[(W, "spec.limits", "holds no limit")]);
+    assert_eq!(manifests.limit_policies[0].limits.as_ref().map(Vec::len), Some(0));
+}

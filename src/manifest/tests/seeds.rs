@@ -1,1 +1,181 @@
+//! The manifests of the seeds, each alone and all together.
 
+use super::*;
+use crate::policy::{Options, compile};
+
+const SEEDS: &[(&str, &str)] = &[
+    ("added.yaml", include_str!("../../../tests/data/manifests/added.yaml")),
+    ("seed-001-002-tiers.yaml", include_str!("../../../tests/data/manifests/seed-001-002-tiers.yaml")),
+    ("seed-001-rbac.yaml", include_str!("../../../tests/data/manifests/seed-001-rbac.yaml")),
+    ("seed-002-authpolicy.yaml", include_str!("../../../tests/data/manifests/seed-002-authpolicy.yaml")),
+    ("seed-002-ratelimit.yaml", include_str!("../../../tests/data/manifests/seed-002-ratelimit.yaml")),
+    ("seed-002-rbac.yaml", include_str!("../../../tests/data/manifests/seed-002-rbac.yaml")),
+];
+
+const DEPLOYED: (&str, &str) = ("deployed.yaml", include_str!("../../../tests/data/manifests/deployed.yaml"));
+
+/// What is wrong with a folder of these files: where (file and line), and a phrase of what.
+fn problems(files: &[(&str, &str)]) -> Vec<Problem> {
+    on_large_stack(|| compile(Manifests::read(files.iter().copied()), &Options::default()).problems).unwrap()
+}
+
+/// Asserts file, line, object, field and a phrase of every problem, in the order in which they are printed.
+#[track_caller]
+fn expect_all(problems: &[Problem], severity: Severity, rows: &[(&str, u32, &str, &str, &str)]) {
+    let shown: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    let shown = shown.join("\n");
+    assert_eq!(problems.len(), rows.len(), "{shown}");
+    for (problem, (file, line, object, field, phrase)) in problems.iter().zip(rows) {
+        let place = (&*problem.place.file, problem.place.line);
+        let of = problem.object.as_ref().map(ToString::to_string).unwrap_or_default();
+        assert_eq!(problem.severity, severity, "{problem}");
+        assert_eq!((place, &*of, &*problem.field), ((*file, *line), *object, *field), "{shown}");
+        assert!(problem.to_string().contains(phrase), "{phrase}: {problem}");
+    }
+}
+
+const ROUTE_UNPROTECTED: (&str, u32, &str, &str, &str) =
+    ("added.yaml", 19, "HTTPRoute llm/qwen3-route", "", "has no AuthPolicy, neither of its own nor of its Gateway");
+const NO_GATEWAY: (&str, u32, &str, &str, &str) = (
+    "seed-002-authpolicy.yaml",
+    8,
+    "AuthPolicy openshift-ingress/gateway-auth-policy",
+    "spec.targetRef",
+    "Gateway openshift-ingress/openshift-ai-inference is not there",
+);
+const NO_ROUTE: (&str, u32, &str, &str, &str) = (
+    "seed-002-ratelimit.yaml",
+    8,
+    "RateLimitPolicy model-serving/model-rate-limits",
+    "spec.targetRef",
+    "HTTPRoute model-serving/model-route is not there",
+);
+
+#[test]
+fn every_file_that_users_start_from_is_there() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/manifests");
+    let mut names: Vec<String> =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    let mut listed: Vec<&str> = SEEDS.iter().chain([&DEPLOYED]).map(|(name, _)| *name).collect();
+    listed.sort_unstable();
+    assert_eq!(names, listed);
+}
+
+#[test]
+fn each_seed_alone_loads_with_the_warnings_that_are_due() {
+    let no_mapping = (NO_GATEWAY.0, 11, NO_GATEWAY.2, "spec.rules.metadata", "add the ConfigMap tier-to-group-mapping");
+    for (name, text) in SEEDS {
+        let rows: &[_] = match *name {
+            "added.yaml" => &[ROUTE_UNPROTECTED],
+            "seed-002-authpolicy.yaml" => &[NO_GATEWAY, no_mapping],
+            "seed-002-ratelimit.yaml" => &[NO_ROUTE],
+            _ => &[],
+        };
+        let mut problems = problems(&[(name, text)]);
+        problems.sort_by_key(|problem| problem.place.line);
+        expect_all(&problems, W, rows);
+    }
+}
+
+#[test]
+fn all_seeds_together_load_with_the_warnings_that_are_due() {
+    let tokens = "TokenRateLimitPolicy openshift-ingress/gateway-token-rate-limits";
+    let mut problems = problems(SEEDS);
+    problems.sort_by(|a, b| (&a.place, &a.field).cmp(&(&b.place, &b.field)));
+    expect_all(
+        &problems,
+        W,
+        &[
+            ROUTE_UNPROTECTED,
+            (
+                "added.yaml",
+                33,
+                "LLMInferenceService llm/qwen3",
+                "metadata.annotations",
+                "tier `stier`, which is not in the tier mapping",
+            ),
+            ("added.yaml", 54, tokens, "spec.limits", "has no token limit for tier enterprise"),
+            (
+                "added.yaml",
+                64,
+                tokens,
+                "spec.limits.stier-user-tokens.when[0].predicate",
+                "one of free, premium, enterprise",
+            ),
+            NO_GATEWAY,
+            NO_ROUTE,
+            (NO_ROUTE.0, 12, NO_ROUTE.2, "spec.limits", "has no request limit for tier enterprise"),
+            (
+                "seed-002-rbac.yaml",
+                4,
+                "Role model-serving/model-post-access",
+                "metadata.namespace",
+                "models are in llm",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn policy_that_was_really_deployed_is_refused_with_the_reason() {
+    let policy = "AuthPolicy openshift-ingress/gateway-auth-policy";
+    let rules = "spec.rules";
+    let rows = [
+        (
+            DEPLOYED.0,
+            20,
+            policy,
+            &*format!("{rules}.authentication.service-accounts.cache.key.selector"),
+            "would take two tokens that differ only in case for one",
+        ),
+        (
+            DEPLOYED.0,
+            23,
+            policy,
+            &*format!("{rules}.authorization.tier-access.cache.key.selector"),
+            "modifiers and templates are not supported",
+        ),
+    ];
+    let mut beside: Vec<(&str, &str)> = SEEDS.to_vec();
+    beside.retain(|(name, _)| *name != "seed-002-authpolicy.yaml");
+    beside.push(DEPLOYED);
+    for files in [&[DEPLOYED][..], &beside] {
+        let errors: Vec<Problem> = problems(files).into_iter().filter(Problem::is_error).collect();
+        expect_all(&errors, E, &rows);
+        assert!(errors.iter().all(|error| error.remedy.is_some()), "{errors:?}");
+    }
+}
+
+#[test]
+fn seeds_say_what_they_were_written_to_say() {
+    let manifests = read_all(SEEDS);
+    let tiers: Vec<_> = manifests.tier_mappings[0]
+        .tiers
+        .iter()
+        .flatten()
+        .map(|tier| (&*tier.name, tier.level, tier.groups.join(",")))
+        .collect();
+    let owned = str::to_owned;
+    assert_eq!(
+        tiers,
+        [
+            ("free", 1, owned("system:authenticated")),
+            ("premium", 10, owned("premium-users")),
+            ("enterprise", 20, owned("enterprise-users")),
+        ]
+    );
+    let limits: Vec<String> = manifests
+        .limit_policies
+        .iter()
+        .flat_map(|policy| policy.limits.iter().flatten())
+        .map(|limit| format!("{} {:?}", limit.name, limit.rates[0].limit()))
+        .collect();
+    assert_eq!(
+        limits,
+        ["free-user-tokens 100", "premium-user-tokens 50000", "stier-user-tokens 999", "free 5", "premium 20"]
+    );
+    let rules = manifests.auth_policies[0].rules.as_ref().unwrap();
+    assert_eq!(rules.authentication[0].audiences, ["openshift-ai-inference-sa"]);
+    assert_eq!((manifests.read, manifests.ignored), (13, 0));
+}

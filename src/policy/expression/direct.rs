@@ -15,11 +15,7 @@ pub enum Direct {
     /// `auth.identity.userid`, `auth.metadata.matchedTier["tier"]`
     Path(Path),
     /// `request.path.split("/")[1]`
-    Split {
-        path: Path,
-        separator: String,
-        index: usize,
-    },
+    Split { path: Path, separator: String, index: usize },
     /// `{ "groups": auth.identity.user.groups }`: a mapping of one entry
     Entry { key: String, path: Path },
     /// `auth.identity.tier == "free"`, either way round
@@ -56,10 +52,7 @@ impl Direct {
                 return None;
             };
             let key = text_literal(&entry.key).filter(|_| !entry.optional)?;
-            return Some(Direct::Entry {
-                key: key.to_owned(),
-                path: Path::recognise(&entry.value)?,
-            });
+            return Some(Direct::Entry { key: key.to_owned(), path: Path::recognise(&entry.value)? });
         }
         let Expr::Call(call) = &expression.expr else {
             return None;
@@ -74,10 +67,7 @@ impl Direct {
                     (None, Some(path)) => (path, text_literal(left)?),
                     _ => return None,
                 };
-                Some(Direct::Equals {
-                    path,
-                    literal: literal.to_owned(),
-                })
+                Some(Direct::Equals { path, literal: literal.to_owned() })
             }
             operators::INDEX => {
                 let Expr::Literal(LiteralValue::Int(index)) = &right.expr else {

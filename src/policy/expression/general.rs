@@ -29,10 +29,7 @@ fn auth(scope: &Scope<'_>) -> Value {
     if let Some(identity) = scope.identity {
         auth.insert("identity".to_owned(), identity.to_json());
     }
-    let metadata = scope
-        .metadata
-        .iter()
-        .map(|(name, value)| (name.to_string(), (*value).clone()));
+    let metadata = scope.metadata.iter().map(|(name, value)| (name.to_string(), (*value).clone()));
     auth.insert("metadata".to_owned(), Value::Object(metadata.collect()));
     Value::Object(auth)
 }
@@ -208,14 +205,9 @@ fn children<'e>(expression: &'e IdedExpr, visit: &mut impl FnMut(&'e IdedExpr)) 
         Expr::Select(select) => visit(&select.operand),
         Expr::List(list) => list.elements.iter().for_each(visit),
         Expr::Map(map) => map.entries.iter().for_each(|entry| entry_children(&entry.expr, visit)),
-        Expr::Struct(object) => object
-            .entries
-            .iter()
-            .for_each(|entry| entry_children(&entry.expr, visit)),
+        Expr::Struct(object) => object.entries.iter().for_each(|entry| entry_children(&entry.expr, visit)),
         Expr::Comprehension(c) => {
-            [&c.iter_range, &c.accu_init, &c.loop_cond, &c.loop_step, &c.result]
-                .into_iter()
-                .for_each(visit);
+            [&c.iter_range, &c.accu_init, &c.loop_cond, &c.loop_step, &c.result].into_iter().for_each(visit);
         }
         Expr::Unspecified | Expr::Ident(_) | Expr::Literal(_) => {}
     }

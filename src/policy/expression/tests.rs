@@ -31,11 +31,8 @@ impl World {
 
     /// What `expression` yields: the fast way, and by the interpreter alone.
     fn both(&self, expression: &Expression) -> [Result<Value, EvalError>; 2] {
-        let extra: Vec<(Arc<str>, Val<'_>)> = self
-            .extra
-            .iter()
-            .map(|(name, value)| (Arc::clone(name), Val::Json(Cow::Borrowed(value))))
-            .collect();
+        let extra: Vec<(Arc<str>, Val<'_>)> =
+            self.extra.iter().map(|(name, value)| (Arc::clone(name), Val::Json(Cow::Borrowed(value)))).collect();
         let metadata: Vec<(Arc<str>, &Value)> = self.metadata.iter().map(|(n, value)| (Arc::clone(n), value)).collect();
         let headers = Headers::Map(&self.headers);
         let scope = Scope {
@@ -47,17 +44,11 @@ impl World {
                 query: None,
                 headers: Some(&headers),
             },
-            identity: self.identity.as_ref().map(|base| Object {
-                base: Some(base),
-                extra: &extra,
-            }),
+            identity: self.identity.as_ref().map(|base| Object { base: Some(base), extra: &extra }),
             metadata: &metadata,
         };
         let json = |value: Val<'_>| value.to_json();
-        [
-            expression.eval(&scope).map(json),
-            expression.eval_general(&scope).map(json),
-        ]
+        [expression.eval(&scope).map(json), expression.eval_general(&scope).map(json)]
     }
 
     fn eval(&self, source: &str) -> Result<Value, EvalError> {
@@ -89,11 +80,7 @@ fn the_forms_that_everyone_writes_run_directly() {
     ] {
         assert!(Expression::compile(source).unwrap().direct().is_some(), "{source}");
     }
-    for source in [
-        "request.headers[\"x-team\"]",
-        "has(auth.identity.tier)",
-        "auth.identity.tier != 'free'",
-    ] {
+    for source in ["request.headers[\"x-team\"]", "has(auth.identity.tier)", "auth.identity.tier != 'free'"] {
         // `request.headers` is a path, but its value is the interpreter's.
         let world = World::new(json!({"tier": "premium"}));
         let _ = world.eval(source);
@@ -113,19 +100,10 @@ fn values_of_the_seed_policies() {
         ("auth.metadata.matchedTier[\"tier\"]", json!("free")),
         ("request.path.split(\"/\")[1]", json!("llm")),
         ("request.path.split(\"/\")[2]", json!("qwen3")),
-        (
-            "{ \"groups\": auth.identity.user.groups }",
-            json!({"groups": ["a", "b"]}),
-        ),
-        (
-            "auth.identity.user.groups.join(\",\").split(\",\").exists(g, g == \"b\")",
-            json!(true),
-        ),
+        ("{ \"groups\": auth.identity.user.groups }", json!({"groups": ["a", "b"]})),
+        ("auth.identity.user.groups.join(\",\").split(\",\").exists(g, g == \"b\")", json!(true)),
         ("!request.path.endsWith(\"/v1/models\")", json!(true)),
-        (
-            "request.host.lowerAscii().replace(\"models\", \"m\")",
-            json!("m.example.com"),
-        ),
+        ("request.host.lowerAscii().replace(\"models\", \"m\")", json!("m.example.com")),
     ] {
         assert_eq!(world.eval(source), Ok(value), "{source}");
     }
@@ -142,11 +120,7 @@ fn a_missing_key_is_told_from_a_failure() {
         "request.path.split(\"/\")[99]",
         "request.headers[\"absent\"]",
     ] {
-        assert!(
-            matches!(world.eval(source), Err(EvalError::Missing(_))),
-            "{source}: {:?}",
-            world.eval(source)
-        );
+        assert!(matches!(world.eval(source), Err(EvalError::Missing(_))), "{source}: {:?}", world.eval(source));
     }
     for source in [
         "auth.identity.tier.x",
@@ -155,31 +129,17 @@ fn a_missing_key_is_told_from_a_failure() {
         "1 / 0",
         "auth.identity.number.split(\",\")[0]",
     ] {
-        assert!(
-            matches!(world.eval(source), Err(EvalError::Failed(_))),
-            "{source}: {:?}",
-            world.eval(source)
-        );
+        assert!(matches!(world.eval(source), Err(EvalError::Failed(_))), "{source}: {:?}", world.eval(source));
     }
-    let nobody = World {
-        identity: None,
-        ..World::new(json!({}))
-    };
-    assert!(matches!(
-        nobody.eval("auth.identity.tier == \"free\""),
-        Err(EvalError::Missing(_))
-    ));
+    let nobody = World { identity: None, ..World::new(json!({})) };
+    assert!(matches!(nobody.eval("auth.identity.tier == \"free\""), Err(EvalError::Missing(_))));
 }
 
 #[test]
 fn nothing_equals_a_text_but_that_text() {
     let world = World::new(json!({"none": null, "list": ["free"], "number": 3, "map": {"a": "free"}, "yes": true}));
     for name in ["none", "list", "number", "map", "yes"] {
-        assert_eq!(
-            world.eval(&format!("auth.identity.{name} == \"free\"")),
-            Ok(json!(false)),
-            "{name}"
-        );
+        assert_eq!(world.eval(&format!("auth.identity.{name} == \"free\"")), Ok(json!(false)), "{name}");
     }
 }
 
@@ -198,10 +158,7 @@ fn unknown_names_do_not_compile() {
             None => assert_eq!(error.remedy, None, "{source}"),
         }
     }
-    assert!(
-        Expression::compile("[1, 2].all(x, x > 0) && [1].map(y, y + 1).size() == 1").is_ok(),
-        "locals are known"
-    );
+    assert!(Expression::compile("[1, 2].all(x, x > 0) && [1].map(y, y + 1).size() == 1").is_ok(), "locals are known");
 }
 
 #[test]
@@ -225,13 +182,9 @@ fn predicates_that_can_never_be_boolean_do_not_compile() {
     ] {
         assert!(Expression::compile_predicate(source).is_err(), "{source}");
     }
-    for source in [
-        "true",
-        "auth.identity.flag",
-        "auth.identity.a == 1",
-        "\"a\" in auth.identity.l",
-        "has(auth.identity.a)",
-    ] {
+    for source in
+        ["true", "auth.identity.flag", "auth.identity.a == 1", "\"a\" in auth.identity.l", "has(auth.identity.a)"]
+    {
         assert!(Expression::compile_predicate(source).is_ok(), "{source}");
     }
 }
@@ -259,10 +212,7 @@ fn the_largest_accepted_expressions_evaluate_on_half_a_workers_stack() {
         format!("auth.identity{}", ".a".repeat(MAX_DEPTH - 4)),
     ];
     let compiled: Vec<Result<Expression, String>> = crate::source::on_large_stack(|| {
-        sources
-            .iter()
-            .map(|source| Expression::compile(source).map_err(|error| format!("{source}: {error}")))
-            .collect()
+        sources.iter().map(|source| Expression::compile(source).map_err(|error| format!("{source}: {error}"))).collect()
     })
     .unwrap();
     let evaluate = move || {
@@ -270,25 +220,13 @@ fn the_largest_accepted_expressions_evaluate_on_half_a_workers_stack() {
             let _ = World::new(json!({})).both(&expression.unwrap());
         }
     };
-    std::thread::Builder::new()
-        .stack_size(crate::listen::STACK / 2)
-        .spawn(evaluate)
-        .unwrap()
-        .join()
-        .unwrap();
+    std::thread::Builder::new().stack_size(crate::listen::STACK / 2).spawn(evaluate).unwrap().join().unwrap();
 }
 
 #[test]
 fn literals_compared_with_a_path_are_found() {
-    let find = |source| {
-        Expression::compile(source)
-            .unwrap()
-            .literals_compared_with("auth.identity.tier")
-    };
-    assert_eq!(
-        find("auth.identity.tier == \"free\" && auth.identity.userid == \"x\""),
-        ["free"]
-    );
+    let find = |source| Expression::compile(source).unwrap().literals_compared_with("auth.identity.tier");
+    assert_eq!(find("auth.identity.tier == \"free\" && auth.identity.userid == \"x\""), ["free"]);
     assert_eq!(find("auth.identity.tier in [\"a\", \"b\"]"), ["a", "b"]);
     assert_eq!(find("auth.identity.userid == \"x\""), Vec::<String>::new());
 }
@@ -315,27 +253,15 @@ fn worlds() -> impl Strategy<Value = World> {
     (prop::option::of(objects()), named(), named(), "/[ab/:]{0,6}").prop_map(|(identity, extra, metadata, path)| {
         let arc = |list: Vec<(String, Value)>| -> Vec<(Arc<str>, Value)> {
             let mut seen = std::collections::HashSet::new();
-            list.into_iter()
-                .filter(|(name, _)| seen.insert(name.clone()))
-                .map(|(n, v)| (n.into(), v))
-                .collect()
+            list.into_iter().filter(|(name, _)| seen.insert(name.clone())).map(|(n, v)| (n.into(), v)).collect()
         };
-        World {
-            identity,
-            extra: arc(extra),
-            metadata: arc(metadata),
-            path,
-            headers: HashMap::new(),
-        }
+        World { identity, extra: arc(extra), metadata: arc(metadata), path, headers: HashMap::new() }
     })
 }
 
 fn paths() -> impl Strategy<Value = String> {
     let fields = prop::collection::vec(
-        prop_oneof![
-            "[abc]".prop_map(|f| format!(".{f}")),
-            "[abc]".prop_map(|f| format!("[\"{f}\"]"))
-        ],
+        prop_oneof!["[abc]".prop_map(|f| format!(".{f}")), "[abc]".prop_map(|f| format!("[\"{f}\"]"))],
         0..4,
     );
     let roots = prop_oneof![

@@ -3,16 +3,10 @@ use std::sync::Arc;
 
 use super::*;
 use crate::access::Grantor;
-use crate::policy::Permit;
+use crate::policy::{Permit, Properties, Val};
 
 /// The headers of identity that are removed whether they were sent or not.
-const ALWAYS: [&str; 5] = [
-    "authorization",
-    "x-maas-group",
-    "x-maas-key-id",
-    "x-maas-subscription",
-    "x-maas-username",
-];
+const ALWAYS: [&str; 5] = ["authorization", "x-maas-group", "x-maas-key-id", "x-maas-subscription", "x-maas-username"];
 
 fn sorted(mut names: Vec<String>) -> Vec<String> {
     names.sort();
@@ -64,14 +58,8 @@ fn header_that_is_set_is_overwritten_and_not_removed() {
     let sent = Headers::List(vec![("X-MaaS-Team", b"forged"), ("X-MaaS-Username", b"forged")]);
     let grant = set(&[("x-maas-username", "alice"), ("x-maas-team", "red"), ("x-other", "1")]);
     let (ok, _) = admit(grant, evidence(), Some(&sent));
-    assert_eq!(
-        headers(&ok.headers),
-        map(&[("x-maas-username", "alice"), ("x-maas-team", "red"), ("x-other", "1")])
-    );
-    assert_eq!(
-        sorted(ok.headers_to_remove),
-        ["authorization", "x-maas-group", "x-maas-key-id", "x-maas-subscription"]
-    );
+    assert_eq!(headers(&ok.headers), map(&[("x-maas-username", "alice"), ("x-maas-team", "red"), ("x-other", "1")]));
+    assert_eq!(sorted(ok.headers_to_remove), ["authorization", "x-maas-group", "x-maas-key-id", "x-maas-subscription"]);
     // A policy that hands the model a credential of its own.
     let (ok, _) = admit(set(&[("authorization", "Bearer model-key")]), evidence(), None);
     assert_eq!(headers(&ok.headers), map(&[("authorization", "Bearer model-key")]));
@@ -87,18 +75,21 @@ fn metadata_carries_the_filters_and_the_decision() {
     evidence.tier = Some("free".into());
     evidence.permit = Permit {
         model: Some("llm/qwen3".to_owned()),
-        grantor: Some(Grantor {
-            name: "RoleBinding llm/access".into(),
-        }),
+        grantor: Some(Grantor { name: "RoleBinding llm/access".into() }),
     };
     let filter = json!({
         "userid": "alice", "level": 1, "half": 0.5, "yes": true, "nothing": null,
         "groups": ["a", ["b"]], "nested": { "tier": "free" },
     });
+    let evaluated = Properties::Object(vec![
+        (Arc::from("tier"), Val::Text("free".into())),
+        (Arc::from("groups"), Val::Json(std::borrow::Cow::Owned(json!(["a", 2])))),
+    ]);
     let grant = Grant {
         filters: vec![
-            (Arc::from("identity"), filter.clone()),
-            (Arc::from("plain"), json!("text")),
+            (Arc::from("identity"), Properties::Value(filter.clone())),
+            (Arc::from("plain"), Properties::Value(json!("text"))),
+            (Arc::from("evaluated"), evaluated),
         ],
         reservation: "sealed".to_owned(),
         ..Grant::default()
@@ -110,6 +101,7 @@ fn metadata_carries_the_filters_and_the_decision() {
     let expected = json!({
         "identity": filter,
         "plain": "text",
+        "evaluated": { "tier": "free", "groups": ["a", 2.0] },
         "tiergate": {
             "decision": "allowed",
             "decision_id": decision_id(7),
@@ -131,7 +123,7 @@ fn filter_called_tiergate_does_not_displace_the_decision() {
     let grant = Grant {
         filters: vec![(
             Arc::from("tiergate"),
-            json!({ "reservation": "forged", "decision": "refused" }),
+            Properties::Value(json!({ "reservation": "forged", "decision": "refused" })),
         )],
         reservation: "sealed".to_owned(),
         ..Grant::default()

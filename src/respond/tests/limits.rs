@@ -3,13 +3,7 @@ use super::*;
 #[test]
 fn exceeded_limit_says_when_to_retry_and_where_the_limits_stand() {
     let evidence = with_limits([
-        limit(
-            LimitKind::Requests,
-            5,
-            0,
-            seconds(59.000_000_001),
-            Verdict::Exceeds(Some(seconds(11.2))),
-        ),
+        limit(LimitKind::Requests, 5, 0, seconds(59.000_000_001), Verdict::Exceeds(Some(seconds(11.2)))),
         limit(LimitKind::Tokens, 100, 40, seconds(36.0), Verdict::Fits),
     ]);
     let mut denial = Denial::new(Code::LimitRequests, "you have used your 5 requests per 60s");
@@ -60,13 +54,7 @@ fn classic_headers_name_the_refusing_limit() {
     // The request limit has less left, but it is the token limit that refuses.
     let evidence = with_limits([
         limit(LimitKind::Requests, 5, 0, seconds(48.0), Verdict::Fits),
-        limit(
-            LimitKind::Tokens,
-            100,
-            0,
-            seconds(72.0),
-            Verdict::Exceeds(Some(seconds(12.6))),
-        ),
+        limit(LimitKind::Tokens, 100, 0, seconds(72.0), Verdict::Exceeds(Some(seconds(12.6)))),
     ]);
     let mut denial = Denial::new(Code::LimitTokens, "no");
     denial.retry_after = Some(seconds(12.6));
@@ -82,13 +70,7 @@ fn classic_headers_name_the_refusing_limit() {
 fn of_several_refusing_limits_the_longest_wait_is_named() {
     let refusing = |limit_number, wait: Option<f64>| {
         let wait = wait.map(seconds);
-        limit(
-            LimitKind::Requests,
-            limit_number,
-            0,
-            seconds(90.0),
-            Verdict::Exceeds(wait),
-        )
+        limit(LimitKind::Requests, limit_number, 0, seconds(90.0), Verdict::Exceeds(wait))
     };
     for (limits, named) in [
         (vec![refusing(1, Some(3.0)), refusing(2, Some(60.0))], "2"),
@@ -159,15 +141,8 @@ fn without_a_request_limit_the_classic_headers_are_absent() {
 
 #[test]
 fn limits_that_were_not_asked_say_nothing() {
-    let unasked = LimitEvidence {
-        standing: None,
-        ..limit(LimitKind::Requests, 5, 5, Duration::ZERO, Verdict::Fits)
-    };
-    let answer = refuse(
-        Denial::new(Code::AccessDenied, "no"),
-        with_limits([unasked.clone()]),
-        TERSE,
-    );
+    let unasked = LimitEvidence { standing: None, ..limit(LimitKind::Requests, 5, 5, Duration::ZERO, Verdict::Fits) };
+    let answer = refuse(Denial::new(Code::AccessDenied, "no"), with_limits([unasked.clone()]), TERSE);
     assert!(!answer.headers.keys().any(|name| name.starts_with("x-ratelimit")));
     let (ok, _) = admit(Grant::default(), with_limits([unasked]), None);
     assert_eq!(ok.response_headers_to_add, vec![]);

@@ -1,0 +1,176 @@
+use super::*;
+use crate::policy::{Shape, ValueSource};
+
+#[test]
+fn rules_that_are_not_carried_out_are_errors_and_nothing_of_the_policy_is_used() {
+    for (rules, field, phrase) in [
+        ("callbacks: ▸{x: {http: {url: 'http://x'}}}", "callbacks", "`callbacks`"),
+        ("response: {unauthenticated: ▸{code: 302}}", "response.unauthenticated", "custom `unauthenticated` answer"),
+        ("response: {unauthorized: ▸{code: 302}}", "response.unauthorized", "custom `unauthorized` answer"),
+        (
+            "response: {success: {headers: {x: {wristband: ▸{issuer: x}}}}}",
+            "response.success.headers.x.wristband",
+            "`wristband`",
+        ),
+        (
+            "response: {success: {filters: {x: {json: {properties: {}}, when: ▸[{predicate: 'true'}]}}}}",
+            "response.success.filters.x.when",
+            "`when` of a rule",
+        ),
+        ("authorization: {x: {opa: ▸{rego: allow = true}}}", "authorization.x.opa", "`opa`"),
+        (
+            "authorization: {x: {patternMatching: ▸{patterns: []}}}",
+            "authorization.x.patternMatching",
+            "`patternMatching`",
+        ),
+        ("authorization: {x: {spicedb: ▸{endpoint: x}}}", "authorization.x.spicedb", "`spicedb`"),
+        (
+            "authorization: {x: {kubernetesSubjectAccessReview: {groups: ▸[a]}}}",
+            "authorization.x.kubernetesSubjectAccessReview.groups",
+            "static `groups`",
+        ),
+        ("authorization: {x: {when: ▸[{predicate: 'false'}]}}", "authorization.x.when", "`when` of a rule"),
+        ("authorization: {x: {priority: ▸1}}", "authorization.x.priority", "`priority` other than 0"),
+        ("metadata: {x: {uma: ▸{endpoint: x}}}", "metadata.x.uma", "`uma`"),
+        ("metadata: {x: {userInfo: ▸{identitySource: x}}}", "metadata.x.userInfo", "`userInfo`"),
+        (
+            "metadata: {x: {http: {url: ▸'http://maas-api:8080/v1/other', body: {value: {}}}}}",
+            "metadata.x.http.url",
+            "another endpoint",
+        ),
+        (
+            "metadata: {x: {http: {url: ▸'http://maas-api:8080', body: {value: {}}}}}",
+            "metadata.x.http.url",
+            "another endpoint",
+        ),
+        (
+            "metadata: {x: {http: {url: ▸'http://h/v1/tiers/lookup?a=b', body: {value: {}}}}}",
+            "metadata.x.http.url",
+            "another endpoint",
+        ),
+        (
+            "metadata: {x: {http: {url: 'http://h/v1/tiers/lookup', body: {value: {}}, sharedSecretRef: ▸{name: x}}}}",
+            "metadata.x.http.sharedSecretRef",
+            "`sharedSecretRef`",
+        ),
+    ] {
+        let marked = auth_policy(&format!("{AUTHENTICATION}{rules}"));
+        refused(&marked, &format!("spec.rules.{field}"), phrase);
+    }
+}
+
+#[test]
+fn other_ways_to_authenticate_are_errors() {
+    for (rule, field, phrase) in [
+        ("jwt: ▸{issuerUrl: 'https://x'}", "jwt", "`jwt`"),
+        ("apiKey: ▸{selector: {}}", "apiKey", "`apiKey`"),
+        ("x509: ▸{selector: {}}", "x509", "`x509`"),
+        ("oauth2Introspection: ▸{endpoint: x}", "oauth2Introspection", "`oauth2Introspection`"),
+        ("plain: ▸{selector: x}", "plain", "`plain`"),
+        ("anonymous: ▸{}", "anonymous", "`anonymous`"),
+        ("overrides: ▸{x: {value: y}}", "overrides", "`overrides` of an identity"),
+        ("when: ▸[{predicate: 'true'}]", "when", "`when` of a rule"),
+        ("priority: ▸2", "priority", "`priority`"),
+        ("credentials: {cookie: ▸{name: x}}", "credentials.cookie", "`cookie`"),
+        ("credentials: {queryString: ▸{name: x}}", "credentials.queryString", "`queryString`"),
+        ("credentials: {customHeader: ▸{name: x}}", "credentials.customHeader", "`customHeader`"),
+        (
+            "credentials: {authorizationHeader: {prefix: ▸APIKEY}}",
+            "credentials.authorizationHeader.prefix",
+            "other than `Bearer`",
+        ),
+    ] {
+        // With and without a rule beside it that could be carried out.
+        for beside in ["", ", kubernetesTokenReview: {audiences: [a]}"] {
+            let marked = auth_policy(&format!("authentication: {{sa: {{{rule}{beside}}}}}"));
+            refused(&marked, &format!("spec.rules.authentication.sa.{field}"), phrase);
+        }
+    }
+}
+
+/// A rule that is there, and in error, is not also missing.
+#[test]
+fn one_fault_is_reported_once() {
+    expect(
+        &auth_policy("authentication: {sa: {kubernetesTokenReview: {}, defaults: {u: {expression: ▸auth.}}}}"),
+        &[(E, "spec.rules.authentication.sa.defaults.u.expression", "does not compile")],
+    );
+    expect(
+        &auth_policy("authentication: {sa: {kubernetesTokenReview: {audiences: ▸a}}}"),
+        &[(E, "spec.rules.authentication.sa.kubernetesTokenReview.audiences", "a list")],
+    );
+}
+
+#[test]
+fn auth_policy_is_read_as_written() {
+    let rules = "authentication:
+  sa:
+    kubernetesTokenReview: {audiences: [a, b], timeout: 1}
+    credentials: {authorizationHeader: {prefix: Bearer}}
+    defaults: {userid: {expression: 'auth.identity.user.username'}, kind: {value: sa}}
+    cache: {key: {selector: auth.identity.user.username}, ttl: 300}
+    metrics: true
+    priority: 0
+metadata:
+  tier:
+    http: {url: 'https://maas-api/v1/tiers/lookup', method: POST, contentType: application/json, body: {expression: '{\"groups\": []}'}}
+authorization:
+  access:
+    kubernetesSubjectAccessReview:
+      user: {selector: auth.identity.user.username}
+      authorizationGroups: {expression: auth.identity.user.groups}
+      resourceAttributes: {group: {value: g}, resource: {value: r}, verb: {value: post}, namespace: {value: n}, name: {value: m}}
+response:
+  success:
+    filters: {identity: {json: {properties: {tier: {expression: 'auth.metadata.tier.tier'}}}}, other: {key: renamed, plain: {value: 1}}}
+    headers: {X-Team: {plain: {value: red}}, y: {key: X-Other, json: {properties: {}}}}
+";
+    let manifests = expect(&auth_policy(rules), &[]);
+    let rules = manifests.auth_policies[0].rules.as_ref().unwrap();
+    let [authentication] = rules.authentication.as_slice() else { panic!("{rules:?}") };
+    assert_eq!((&*authentication.name, &*authentication.audiences), ("sa", &["a".to_owned(), "b".to_owned()][..]));
+    let defaults: Vec<&str> = authentication.defaults.iter().map(|(name, _)| &**name).collect();
+    assert_eq!(defaults, ["userid", "kind"]);
+    assert!(matches!(&authentication.defaults[1].1, ValueSource::Constant(value) if value == "sa"));
+    assert_eq!(rules.tier_lookups.iter().map(|l| &*l.name).collect::<Vec<_>>(), ["tier"]);
+    assert_eq!(rules.access.iter().map(|a| &*a.name).collect::<Vec<_>>(), ["access"]);
+    assert!(matches!(&rules.access[0].subresource, ValueSource::Constant(value) if value == ""));
+    let filters: Vec<(&str, bool)> =
+        rules.filters.iter().map(|f| (&*f.name, matches!(f.shape, Shape::Object(_)))).collect();
+    assert_eq!(filters, [("identity", true), ("renamed", false)]);
+    let headers: Vec<(&str, bool)> =
+        rules.headers.iter().map(|h| (&*h.name, matches!(h.shape, Shape::Object(_)))).collect();
+    assert_eq!(headers, [("x-team", false), ("x-other", true)]);
+}
+
+/// To RBAC an empty name is every name, and an empty namespace the whole cluster.
+#[test]
+fn access_rule_has_to_say_which_model() {
+    let rule = |attributes: &str| {
+        auth_policy(&format!(
+            "{AUTHENTICATION}authorization:\n  x:\n    kubernetesSubjectAccessReview:\n      user: {{value: u}}\n      \
+             resourceAttributes: ▸{{{attributes}}}\n"
+        ))
+    };
+    let field = "spec.rules.authorization.x.kubernetesSubjectAccessReview.resourceAttributes";
+    expect(&rule("namespace: {value: n}"), &[(E, field, "`name` is missing")]);
+    expect(&rule("name: {value: n}"), &[(E, field, "`namespace` is missing")]);
+}
+
+#[test]
+fn value_is_said_once() {
+    for (value, phrase) in [
+        ("{}", "says no value, or more than one"),
+        ("{value: a, expression: auth.identity}", "says no value, or more than one"),
+        ("text", "a mapping"),
+    ] {
+        let marked = auth_policy(&format!(
+            "authentication: {{b: {{kubernetesTokenReview: {{}}}}, sa: {{kubernetesTokenReview: {{}}, defaults: {{u: ▸{value}}}}}}}"
+        ));
+        expect(&marked, &[(E, "spec.rules.authentication.sa.defaults.u", phrase)]);
+    }
+    for item in ["{}", "{json: {properties: {}}, plain: {value: a}}"] {
+        let marked = auth_policy(&format!("{AUTHENTICATION}response: {{success: {{filters: {{i: ▸{item}}}}}}}"));
+        expect(&marked, &[(E, "spec.rules.response.success.filters.i", "either `json` or `plain`")]);
+    }
+}

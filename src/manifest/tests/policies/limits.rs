@@ -1,0 +1,160 @@
+use std::time::Duration;
+
+use super::*;
+use crate::limit::Quota;
+use crate::policy::LimitKind;
+
+#[test]
+fn rates_that_mean_nothing_are_errors() {
+    for (limit, rows) in [
+        ("{rates: [{limit: 1, window: ▸0s}]}", &[(E, ".rates[0].window", "no time at all")][..]),
+        ("{rates: [{limit: 1, window: ▸0h0m}]}", &[(E, ".rates[0].window", "no time at all")]),
+        ("{rates: [{limit: 1, window: ▸1d}]}", &[(E, ".rates[0].window", "write 24h")]),
+        ("{rates: [{limit: 1, window: ▸7d}]}", &[(E, ".rates[0].window", "write 168h")]),
+        ("{rates: [{limit: 1, window: ▸1.5m}]}", &[(E, ".rates[0].window", "such as 2m or 1h30m")]),
+        ("{rates: [{limit: 1, window: ▸''}]}", &[(E, ".rates[0].window", "`` is not a duration")]),
+        ("{rates: [{limit: 1, window: ▸60}]}", &[(E, ".rates[0].window", "is an integer")]),
+        ("{rates: [▸{limit: 1}]}", &[(E, ".rates[0]", "`window` is missing")]),
+        ("{rates: [▸{limit: 1, window: null}]}", &[(E, ".rates[0]", "`window` is missing")]),
+        ("{rates: [{limit: ▸-1, window: 1m}]}", &[(E, ".rates[0].limit", "-1 is out of range")]),
+        ("{rates: [{limit: ▸1000000000001, window: 1m}]}", &[(E, ".rates[0].limit", "0 (never) to 1000000000000")]),
+        ("{rates: [{limit: ▸18446744073709551615, window: 1m}]}", &[(E, ".rates[0].limit", "a whole number")]),
+        ("{rates: [{limit: ▸1.5, window: 1m}]}", &[(E, ".rates[0].limit", "a whole number")]),
+        ("{rates: [{limit: ▸'5', window: 1m}]}", &[(E, ".rates[0].limit", "a whole number")]),
+        ("{rates: [▸{window: 1m}]}", &[(E, ".rates[0]", "`limit` is missing")]),
+        ("{rates: ▸[]}", &[(E, ".rates", "is empty")]),
+        ("{rates: ▸{limit: 1, window: 1m}}", &[(E, ".rates", "a list")]),
+        ("▸{when: []}", &[(E, "", "`rates` is missing")]),
+        ("▸text", &[(E, "", "a mapping")]),
+        (
+            "{rates: [{limit: 1, window: 60s}, ▸{limit: 2, window: 1m}]}",
+            &[(E, ".rates[1]", "a second rate over the same window")],
+        ),
+        ("{rates: [{limit: ▸-5, window: ▸0s}]}", &[(E, ".rates[0].limit", "-5"), (E, ".rates[0].window", "no time")]),
+    ] {
+        let rows: Vec<(Severity, String, &str)> = rows
+            .iter()
+            .map(|(severity, field, phrase)| (*severity, format!("spec.limits.a{field}"), *phrase))
+            .collect();
+        let rows: Vec<Row> = rows.into_iter().map(|(s, field, phrase)| (s, &*field.leak(), phrase)).collect();
+        let manifests = expect(&limit_policy(&format!("a: {limit}")), &rows);
+        assert!(manifests.limit_policies[0].limits.is_none(), "{limit}");
+        assert_eq!(manifests.limit_policies[0].target, gateway());
+    }
+}
+
+#[test]
+fn durations_are_gep_2257() {
+    let ms = Duration::from_millis;
+    for (text, expected) in [
+        ("1ms", ms(1)),
+        ("2m", ms(120_000)),
+        ("1h30m", ms(5_400_000)),
+        ("1h2m3s4ms", ms(3_723_004)),
+        ("30s2m", ms(150_000)),
+        ("1m1m", ms(120_000)),
+        ("99999h", ms(99_999 * 3_600_000)),
+        ("00001s", ms(1_000)),
+        ("0s", ms(0)),
+    ] {
+        assert_eq!(parse_duration(text), Some(expected), "{text}");
+    }
+    for text in [
+        "",
+        "1",
+        "s",
+        "-1s",
+        "+1s",
+        "1.5m",
+        "1,5m",
+        "1d",
+        "1w",
+        "1us",
+        "1H",
+        "1M",
+        "1 s",
+        " 1s",
+        "1s ",
+        "100000s",
+        "1m1m1m1m1m",
+        "１m",
+        "1min",
+        "1h30",
+        "0x1s",
+        "99999999999999999999h",
+    ] {
+        assert_eq!(parse_duration(text), None, "{text:?}");
+    }
+}
+
+#[test]
+fn expressions_that_cannot_be_used_are_errors_at_their_place() {
+    for (expression, phrase) in [
+        ("auth.identity.tier == ", "does not compile"),
+        ("auth.identity.tier = \"free\"", "does not compile"),
+        ("auth.identity.tier == \"free", "does not compile"),
+        ("auth..tier == \"free\"", "does not compile"),
+        ("(true", "does not compile"),
+        ("", "is empty"),
+        ("  ", "is empty"),
+        ("auth.identity.tier.splt(\",\")[0] == \"a\"", "did you mean `split`?"),
+        ("tierOf(auth.identity.userid) == \"a\"", "calls `tierOf`, which is not a function"),
+        ("autn.identity.tier == \"free\"", "did you mean `auth`?"),
+        ("tier == \"free\"", "names `tier`"),
+        ("context.request.http.path == \"/\"", "names `context`"),
+        ("\"free\"", "yields a string, not a boolean"),
+        ("1", "yields a number, not a boolean"),
+        ("null", "yields null, not a boolean"),
+        ("size(auth.identity.groups)", "yields a number, not a boolean"),
+        ("auth.identity.userid.split(\":\")", "yields a list, not a boolean"),
+        ("[true]", "yields a list, not a boolean"),
+        ("{\"a\": true}", "yields a mapping, not a boolean"),
+        ("auth.identity.tier + \"x\"", "yields a sum, not a boolean"),
+        ("true ? \"a\" : \"b\"", "yields a string, not a boolean"),
+    ] {
+        let marked = limit_policy(&format!(
+            "a:\n  rates: [{{limit: 1, window: 1m}}]\n  when:\n    - predicate: 'true'\n    - predicate: ▸'{expression}'\n"
+        ));
+        let manifests = expect(&marked, &[(E, "spec.limits.a.when[1].predicate", phrase)]);
+        assert!(manifests.limit_policies[0].limits.is_none(), "{expression}");
+    }
+}
+
+#[test]
+fn limits_are_read_in_both_places_and_all_versions() {
+    let limits = "limits: {a: {rates: [{limit: 5, window: 2m}, {limit: 0, window: 1h}], when: [{predicate: 'true'}], \
+                  counters: [{expression: auth.identity.userid}]}, b: {rates: [{limit: 1, window: 1s}]}}";
+    for (kind, version, spec) in [
+        ("RateLimitPolicy", "v1", format!("{TARGET}{limits}")),
+        ("RateLimitPolicy", "v1beta3", format!("{TARGET}{limits}")),
+        ("RateLimitPolicy", "v1beta2", format!("{TARGET}{limits}")),
+        ("TokenRateLimitPolicy", "v1", format!("{TARGET}{limits}")),
+        ("TokenRateLimitPolicy", "v1alpha1", format!("{TARGET}{limits}")),
+        ("RateLimitPolicy", "v1", format!("{TARGET}defaults: {{{limits}}}")),
+        ("RateLimitPolicy", "v1", format!("{TARGET}defaults: {{strategy: atomic, {limits}}}")),
+    ] {
+        let text = object(kind, &spec).replace("kuadrant.io/v1\n", &format!("kuadrant.io/{version}\n"));
+        let manifests = expect(&text, &[]);
+        let [policy] = manifests.limit_policies.as_slice() else {
+            panic!("{text}");
+        };
+        let kind = if kind.starts_with("Token") { LimitKind::Tokens } else { LimitKind::Requests };
+        assert_eq!((policy.kind, &policy.target), (kind, &gateway()));
+        let read: Vec<_> = policy
+            .limits
+            .as_ref()
+            .unwrap()
+            .iter()
+            .map(|l| (&*l.name, l.rates.clone(), l.when.len(), l.counters.len()))
+            .collect();
+        let quota = |limit, seconds| Quota::new(limit, Duration::from_secs(seconds));
+        assert_eq!(read, [("a", vec![quota(5, 120), quota(0, 3600)], 1, 1), ("b", vec![quota(1, 1)], 0, 0)], "{text}");
+    }
+    let both = format!("{TARGET}limits: {{a: {{rates: [{{limit: 1, window: 1m}}]}}}}\ndefaults: ▸{{{limits}}}");
+    expect(&object("RateLimitPolicy", &both), &[(E, "spec.defaults", "both in `spec` and in `spec.defaults`")]);
+    // A condition of the policy is one of each of its limits.
+    let common = format!("{TARGET}when: [{{predicate: 'true'}}]\n{limits}");
+    let manifests = expect(&object("RateLimitPolicy", &common), &[]);
+    let counts = manifests.limit_policies[0].limits.as_ref().unwrap().iter().map(|limit| limit.when.len());
+    assert_eq!(counts.collect::<Vec<_>>(), [2, 1]);
+}

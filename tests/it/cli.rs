@@ -1,0 +1,176 @@
+//! The command line.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use crate::support::{Folder, KEYS, PATIENCE, TIERGATE, Tiergate, root};
+
+fn tiergate(args: &[&str]) -> Command {
+    let mut command = Command::new(TIERGATE);
+    command.args(args);
+    command
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+fn check(dir: &Path, flags: &[&str]) -> (Option<i32>, String) {
+    let output = tiergate(&["check"]).arg(dir).args(flags).output().unwrap();
+    (output.status.code(), out(&output))
+}
+
+#[test]
+fn the_seeds_manifests_load_and_the_deployed_policy_is_refused_with_the_reason() {
+    let mut all = Folder::new();
+    for entry in std::fs::read_dir(root("tests/data/manifests")).unwrap() {
+        let path = entry.unwrap().path();
+        let (name, text) = (path.file_name().unwrap().to_str().unwrap(), std::fs::read_to_string(&path).unwrap());
+        let alone = Folder::new();
+        alone.file(name, &text);
+        let (code, printed) = check(&alone.0, &[]);
+        if name == "deployed.yaml" {
+            assert_eq!(code, Some(1), "{printed}");
+            assert!(printed.contains("deployed.yaml:20:33: error"), "{printed}");
+            assert!(printed.contains("tokens that differ only in case"), "{printed}");
+        } else {
+            assert_eq!(code, Some(0), "{name}: {printed}");
+            all.file(name, &text);
+        }
+    }
+    let (code, printed) = check(&all.0, &[]);
+    assert_eq!(code, Some(0), "{printed}");
+    assert!(printed.contains("tier `stier`, which is not in the tier mapping"), "{printed}");
+    all = Folder::new();
+    let (code, printed) = check(&all.0, &[]);
+    assert_eq!(code, Some(64), "{printed}");
+    assert!(printed.contains("holds no manifest"), "{printed}");
+}
+
+#[test]
+fn check_prints_every_problem_with_its_place_and_remedy() {
+    let folder = Folder::new();
+    folder.file("one.yaml", "a: [1\n");
+    folder.file(
+        "two.yaml",
+        "apiVersion: kuadrant.io/v1
+kind: RateLimitPolicy
+metadata: {name: a, namespace: b}
+spec:
+  targetRef: {group: gateway.networking.k8s.io, kind: Gateway, name: g}
+  limits:
+    free:
+      rates:
+        - limit: 5
+          window: 1d
+      when:
+        - predicate: auth.identity.tier.splitt(',')
+      countres: []
+",
+    );
+    let (code, printed) = check(&folder.0, &[]);
+    assert_eq!(code, Some(1));
+    for expected in [
+        "one.yaml:1:4: error: is not YAML",
+        "two.yaml:10:19: error: RateLimitPolicy b/a: spec.limits.free.rates[0].window: `1d` is not a duration",
+        "days are not a unit here; write 24h",
+        "two.yaml:12:22: error: RateLimitPolicy b/a: spec.limits.free.when[0].predicate",
+        "did you mean `split`?",
+        "two.yaml:13:7: error: RateLimitPolicy b/a: spec.limits.free.countres: is not a field that is known here",
+        "did you mean `counters`?",
+    ] {
+        assert!(printed.contains(expected), "{expected}\n{printed}");
+    }
+    let (_, json) = check(&folder.0, &["--output", "json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert!(json["problems"].as_array().unwrap().len() >= 4, "{json}");
+}
+
+#[test]
+fn keys_are_private_and_not_overwritten() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = Folder::new();
+    let keys = |flags: &[&str]| tiergate(&["token", "keys"]).arg(&folder.0).args(flags).output().unwrap();
+    for algorithm in ["es256", "rs256"] {
+        assert!(keys(&["--algorithm", algorithm, "--force"]).status.success());
+        let mode = std::fs::metadata(folder.0.join("signing-key.pem")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let jwks = std::fs::read_to_string(folder.0.join("jwks.json")).unwrap();
+        assert!(jwks.contains(&algorithm.to_uppercase()) && !jwks.contains("\"d\""), "{jwks}");
+    }
+    let again = keys(&[]);
+    assert_eq!(again.status.code(), Some(64));
+    assert!(out(&again).contains("--force"), "{}", out(&again));
+}
+
+#[test]
+fn a_token_is_only_made_for_an_account_that_is_there() {
+    let create = |name: &str, namespace: &str, key: &Path| {
+        let mut command = tiergate(&["token", "create", name, "-n", namespace]);
+        command.arg("--signing-key").arg(key).arg("--manifests").arg(root("examples/manifests"));
+        command.output().unwrap()
+    };
+    let key = KEYS.0.join("signing-key.pem");
+    let made = create("alice-12345678", "maas-default-gateway-tier-free", &key);
+    assert!(made.status.success(), "{}", out(&made));
+    assert_eq!(out(&made).trim().split('.').count(), 3);
+    let elsewhere = create("alice-12345678", "default", &key);
+    assert_eq!(elsewhere.status.code(), Some(64));
+    assert!(
+        out(&elsewhere).contains("did you mean maas-default-gateway-tier-free/alice-12345678?"),
+        "{}",
+        out(&elsewhere)
+    );
+    let no_key = create("alice-12345678", "maas-default-gateway-tier-free", &KEYS.0.join("jwks.json"));
+    assert!(out(&no_key).contains("is not a private key"), "{}", out(&no_key));
+}
+
+#[test]
+fn flags_have_environment_variables_and_wrong_ones_are_explained() {
+    let output = tiergate(&["check"]).env("TIERGATE_MANIFESTS", root("examples/manifests")).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", out(&output));
+    for command in
+        [&["serve", "--help"][..], &["check", "--help"], &["token", "keys", "--help"], &["token", "create", "--help"]]
+    {
+        let help = out(&tiergate(command).output().unwrap());
+        let flags = help.lines().filter(|line| line.trim_start().starts_with('-') && line.contains("--"));
+        let own = flags.filter(|line| !line.contains("--help")).count();
+        assert!(help.matches("TIERGATE_").count() >= own, "every flag has a variable:\n{help}");
+    }
+    let wrong = tiergate(&["check", "x", "--tier-mapping", "no-slash"]).output().unwrap();
+    assert!(out(&wrong).contains("namespace/name"), "{}", out(&wrong));
+}
+
+#[test]
+fn what_serve_needs_is_named_when_it_is_missing() {
+    let serve = |manifests: &Path, jwks: &Path| {
+        let mut command = tiergate(&["serve", "--listen-grpc", "127.0.0.1:0", "--listen-http", "127.0.0.1:0"]);
+        let output = command.arg("--manifests").arg(manifests).arg("--jwks").arg(jwks).output().unwrap();
+        (output.status.code(), out(&output))
+    };
+    let (jwks, manifests) = (KEYS.0.join("jwks.json"), root("examples/manifests"));
+    for (result, name) in [
+        (serve(Path::new("/nonexistent"), &jwks), "/nonexistent"),
+        (serve(&manifests, Path::new("/nonexistent.json")), "/nonexistent.json"),
+        (serve(&manifests, &root("Cargo.toml")), "is not a JSON Web Key Set"),
+    ] {
+        assert_eq!(result.0, Some(64), "{}", result.1);
+        assert!(result.1.contains(name), "{}", result.1);
+    }
+}
+
+#[test]
+fn a_stop_signal_ends_the_process_cleanly() {
+    for signal in ["TERM", "INT"] {
+        let mut running = Tiergate::start(&root("examples/manifests"), &[]);
+        let child = &mut running.process.0;
+        let sent = Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+        let (send, ended) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            scope.spawn(|| send.send(child.wait().unwrap()).unwrap());
+            let status = ended.recv_timeout(PATIENCE).expect("it ends");
+            assert!(status.success(), "{signal}: {status}");
+        });
+    }
+}

@@ -1,0 +1,162 @@
+//! Behind a real Envoy, with the configuration that is shipped.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use crate::support::{Connection, Folder, Process, Tiergate, example, free_port, generous_manifests, get, root, token};
+
+/// Envoy in front of a model and tiergate.
+struct Gateway {
+    address: SocketAddr,
+    _processes: Vec<Process>,
+    _folder: Folder,
+}
+
+fn envoy() -> PathBuf {
+    if let Some(path) = std::env::var_os("TIERGATE_ENVOY") {
+        return path.into();
+    }
+    let output = Command::new(root("scripts/envoy.sh")).stderr(Stdio::inherit()).output().unwrap();
+    assert!(output.status.success(), "scripts/envoy.sh installs Envoy");
+    String::from_utf8(output.stdout).unwrap().lines().last().unwrap().into()
+}
+
+async fn gateway(grpc: SocketAddr) -> Gateway {
+    let [listen, admin, model] = std::array::from_fn(|_| free_port());
+    let mut config = std::fs::read_to_string(root("envoy/tiergate.yaml")).unwrap();
+    for (shipped, ours) in [(10000, listen), (9901, admin), (50051, grpc.port()), (8000, model)] {
+        let from = format!("port_value: {shipped}");
+        assert!(config.contains(&from), "the shipped configuration uses port {shipped}");
+        config = config.replace(&from, &format!("port_value:  {ours}"));
+    }
+    let folder = Folder::new();
+    let file = folder.file("envoy.yaml", &config);
+    let mut command = Command::new(example("model"));
+    let model_process =
+        command.args(["--listen", &format!("127.0.0.1:{model}")]).stderr(Stdio::null()).spawn().unwrap();
+    let mut command = Command::new(envoy());
+    command.args(["--disable-hot-restart", "--concurrency", "2", "--log-level", "error", "-c"]).arg(file);
+    let envoy = command.spawn().unwrap();
+    let processes = vec![Process(model_process), Process(envoy)];
+    let admin = SocketAddr::from(([127, 0, 0, 1], admin));
+    // Envoy answers /ready with 503 until its listeners are up.
+    while get(admin, "/ready").await.status != 200 {
+        tokio::task::yield_now().await;
+    }
+    let _ = Connection::open(SocketAddr::from(([127, 0, 0, 1], model))).await;
+    Gateway { address: SocketAddr::from(([127, 0, 0, 1], listen)), _processes: processes, _folder: folder }
+}
+
+const BODY: &str = r#"{"messages":[{"role":"user","content":"one two three"}],"max_tokens":5}"#;
+
+fn headers(token: &str) -> [(&'static str, String); 2] {
+    [("authorization", format!("Bearer {token}")), ("content-type", "application/json".to_owned())]
+}
+
+async fn chat(connection: &mut Connection, path: &str, token: &str) -> crate::support::Answer {
+    let headers = headers(token);
+    let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    connection.send("POST", path, &headers, BODY).await
+}
+
+#[test]
+fn the_shipped_configuration_is_valid() {
+    let output = Command::new(envoy())
+        .args(["--mode", "validate", "--log-level", "warning", "-c"])
+        .arg(root("envoy/tiergate.yaml"))
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}");
+    assert!(!text.to_lowercase().contains("deprecated"), "{text}");
+}
+
+/// `make run ONCE=1`, on ports of its own: every row of the tour.
+#[test]
+fn the_tour_is_as_it_should_be() {
+    let mut command = Command::new(example("tour"));
+    command.arg("--once").env("TIERGATE_ENVOY", envoy());
+    for flag in ["--listen", "--listen-admin", "--listen-grpc", "--listen-http", "--listen-model"] {
+        command.args([flag, "127.0.0.1:0"]);
+    }
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("0 not as they should be"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sixty_four_connections_and_20_000_requests_get_nothing_but_200() {
+    const CONNECTIONS: usize = 64;
+    const REQUESTS: usize = 20_000;
+    let manifests = generous_manifests();
+    let tiergate = Tiergate::start(&manifests.0, &["--log", "warn,tiergate=info"]);
+    let gateway = gateway(tiergate.grpc).await;
+    let token = token("maas-default-gateway-tier-premium", "jland-78028f6d", &manifests.0);
+    let before = tiergate.metric("tiergate_decisions_total", "allowed").await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..CONNECTIONS {
+        let (token, address) = (token.clone(), gateway.address);
+        tasks.spawn(async move {
+            let mut connection = Connection::open(address).await;
+            let share = REQUESTS / CONNECTIONS + usize::from(number < REQUESTS % CONNECTIONS);
+            for at in 0..share {
+                let answer = chat(&mut connection, "/llm/qwen3/v1/chat/completions", &token).await;
+                assert_eq!(answer.status, 200, "{}", answer.body);
+                if at % 50 == 0 {
+                    let junk = chat(&mut connection, "/llm/qwen3/v1/chat/completions", "garbage").await;
+                    assert_eq!(junk.status, 401, "{}", junk.body);
+                }
+            }
+            share
+        });
+    }
+    let sent: usize = tasks.join_all().await.into_iter().sum();
+    assert_eq!(sent, REQUESTS);
+    let after = tiergate.metric("tiergate_decisions_total", "allowed").await;
+    assert_eq!(after - before, REQUESTS as u64);
+    assert_eq!(tiergate.metric("tiergate_identities", "").await, 1);
+    let undecided = tiergate.metric("tiergate_decisions_total", "undecided").await;
+    assert_eq!(undecided, 0);
+}
+
+#[tokio::test]
+async fn a_dead_tiergate_is_503_and_nothing_passes() {
+    let manifests = generous_manifests();
+    let tiergate = Tiergate::start(&manifests.0, &[]);
+    let gateway = gateway(tiergate.grpc).await;
+    let token = token("maas-default-gateway-tier-premium", "jland-78028f6d", &manifests.0);
+    let mut connection = Connection::open(gateway.address).await;
+    assert_eq!(chat(&mut connection, "/llm/qwen3/v1/chat/completions", &token).await.status, 200);
+    drop(tiergate);
+    let refused = chat(&mut connection, "/llm/qwen3/v1/chat/completions", &token).await;
+    assert_eq!(refused.status, 503, "{}", refused.body);
+}
+
+#[tokio::test]
+async fn limits_are_told_on_200_and_on_429_and_nothing_is_appended() {
+    let tiergate = Tiergate::start(&root("examples/manifests"), &[]);
+    let gateway = gateway(tiergate.grpc).await;
+    let token = token("maas-default-gateway-tier-free", "alice-12345678", &root("examples/manifests"));
+    let mut connection = Connection::open(gateway.address).await;
+    for left in (0..5).rev() {
+        let answer = chat(&mut connection, "/llm/granite/v1/chat/completions", &token).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        assert_eq!(answer.header("x-ratelimit-limit-requests"), Some("5"));
+        assert_eq!(answer.header("x-ratelimit-remaining-requests"), Some(left.to_string().as_str()));
+        assert_eq!(answer.header("x-ratelimit-remaining"), answer.header("x-ratelimit-remaining-requests"));
+        assert_eq!(answer.header("x-ratelimit-limit-tokens"), Some("100"));
+    }
+    let refused = chat(&mut connection, "/llm/granite/v1/chat/completions", &token).await;
+    assert_eq!(refused.status, 429);
+    assert_eq!(refused.header("x-ratelimit-limit"), Some("5"));
+    assert_eq!(refused.header("x-ratelimit-remaining"), Some("0"));
+    assert_eq!(refused.header("x-ext-auth-reason"), Some("TG-LIMIT-REQUESTS"));
+    let wait: u64 = refused.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=24).contains(&wait), "{wait}");
+    let error = &refused.json()["error"];
+    assert_eq!((error["code"].as_str(), error["tier"].as_str()), (Some("TG-LIMIT-REQUESTS"), Some("free")));
+    assert_eq!(error["model"], "llm/granite");
+    assert!(error["detail"].is_null(), "operators' detail is not for callers");
+}

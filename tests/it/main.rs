@@ -1,0 +1,15 @@
+//! tiergate as a process: on the wire, behind a real Envoy, on the command line.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that panics has failed, which is what it is for"
+)]
+
+mod cli;
+mod envoy;
+mod http;
+mod support;
+mod wire;

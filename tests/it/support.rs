@@ -1,0 +1,261 @@
+//! Processes for tests: each ends with the test that started it.
+
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{LazyLock, mpsc};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// Long enough for a loaded machine; nothing waits this long when all is well.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) const TIERGATE: &str = env!("CARGO_BIN_EXE_tiergate");
+
+/// A process that ends when this is dropped.
+pub(crate) struct Process(pub(crate) Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+pub(crate) fn root(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// A program of `examples/`, which `cargo test` builds beside the binary.
+pub(crate) fn example(name: &str) -> PathBuf {
+    Path::new(TIERGATE).parent().unwrap().join("examples").join(name)
+}
+
+/// A folder that is removed when this is dropped.
+pub(crate) struct Folder(pub(crate) PathBuf);
+
+impl Folder {
+    pub(crate) fn new() -> Self {
+        let path = std::env::temp_dir().join(format!("tiergate-it-{}", uuid::Uuid::new_v4()));
+        std::fs::create_dir(&path).unwrap();
+        Folder(path)
+    }
+
+    pub(crate) fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// One pair of keys for all tests.
+pub(crate) static KEYS: LazyLock<Folder> = LazyLock::new(|| {
+    let folder = Folder::new();
+    let status = Command::new(TIERGATE).args(["token", "keys"]).arg(&folder.0).stdout(Stdio::null()).status().unwrap();
+    assert!(status.success());
+    folder
+});
+
+pub(crate) fn token(namespace: &str, name: &str, manifests: &Path) -> String {
+    let mut command = Command::new(TIERGATE);
+    command.args(["token", "create", name, "-n", namespace, "--audience", "maas-default-gateway-sa"]);
+    command.arg("--signing-key").arg(KEYS.0.join("signing-key.pem")).arg("--manifests").arg(manifests);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// The tour's manifests, with every limit raised to what a test cannot reach.
+pub(crate) fn generous_manifests() -> Folder {
+    let folder = Folder::new();
+    for entry in std::fs::read_dir(root("examples/manifests")).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let raised: String = text
+            .lines()
+            .map(|line| match line.split_once("limit: ") {
+                Some((before, after)) => {
+                    format!("{before}limit: 1000000000{}\n", after.trim_start_matches(|c: char| c.is_ascii_digit()))
+                }
+                None => format!("{line}\n"),
+            })
+            .collect();
+        folder.file(path.file_name().unwrap().to_str().unwrap(), &raised);
+    }
+    folder
+}
+
+/// A serving tiergate, ready.
+pub(crate) struct Tiergate {
+    pub(crate) process: Process,
+    pub(crate) grpc: SocketAddr,
+    pub(crate) http: SocketAddr,
+    pub(crate) log: mpsc::Receiver<String>,
+}
+
+impl Tiergate {
+    pub(crate) fn start(manifests: &Path, flags: &[&str]) -> Self {
+        let mut command = Command::new(TIERGATE);
+        command.arg("serve").arg("--manifests").arg(manifests).arg("--jwks").arg(KEYS.0.join("jwks.json"));
+        command.args(["--listen-grpc", "127.0.0.1:0", "--listen-http", "127.0.0.1:0", "--grant-from-annotation"]);
+        let mut child = command.args(flags).stderr(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let (send, log) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                // The test may be over.
+                let _ = send.send(line);
+            }
+        });
+        let process = Process(child);
+        loop {
+            let line = log.recv_timeout(PATIENCE).expect("tiergate says that it serves");
+            let Ok(line) = serde_json::from_str::<serde_json::Value>(&line) else { panic!("not JSON: {line}") };
+            if line["message"] == "serving" {
+                let address = |name: &str| line[name].as_str().unwrap().parse().unwrap();
+                return Tiergate { process, grpc: address("listen.grpc"), http: address("listen.http"), log };
+            }
+        }
+    }
+
+    /// The log lines so far.
+    pub(crate) fn logged(&self) -> Vec<serde_json::Value> {
+        self.log.try_iter().map(|line| serde_json::from_str(&line).unwrap()).collect()
+    }
+
+    /// The sum of a metric's series whose labels hold `labels`.
+    pub(crate) async fn metric(&self, name: &str, labels: &str) -> u64 {
+        let page = get(self.http, "/metrics").await;
+        assert_eq!(page.status, 200);
+        let of_name = page.body.lines().filter(|line| line.starts_with(name) && line.contains(labels));
+        of_name.map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()).sum()
+    }
+}
+
+/// A port that nobody listens on.
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// An HTTP answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    /// The header lines, as they came.
+    pub(crate) head: String,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let lines = self.head.lines().filter_map(|line| line.split_once(": "));
+        lines.into_iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("not JSON: {}", self.body))
+    }
+}
+
+pub(crate) async fn get(address: SocketAddr, path: &str) -> Answer {
+    Connection::open(address).await.send("GET", path, &[], "").await
+}
+
+pub(crate) async fn post(address: SocketAddr, path: &str, body: &str) -> Answer {
+    Connection::open(address).await.send("POST", path, &[("content-type", "application/json")], body).await
+}
+
+/// One HTTP/1.1 connection, kept alive. It sends paths as they are, which HTTP libraries do not.
+pub(crate) struct Connection {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+impl Connection {
+    pub(crate) async fn open(address: SocketAddr) -> Self {
+        let started = Instant::now();
+        loop {
+            match TcpStream::connect(address).await {
+                Ok(stream) => {
+                    stream.set_nodelay(true).unwrap();
+                    return Connection { stream, buffer: Vec::new() };
+                }
+                Err(error) if started.elapsed() > PATIENCE => panic!("{address}: {error}"),
+                // Nothing tells when another process listens; its port does not answer before.
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    }
+
+    pub(crate) async fn send(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+        let mut request = format!("{method} {path} HTTP/1.1\r\nhost: models.example.com\r\n");
+        for (name, value) in headers {
+            request.push_str(&format!("{name}: {value}\r\n"));
+        }
+        request.push_str(&format!("content-length: {}\r\n\r\n{body}", body.len()));
+        self.stream.write_all(request.as_bytes()).await.unwrap();
+        tokio::time::timeout(PATIENCE, self.receive()).await.expect("an answer in time")
+    }
+
+    async fn receive(&mut self) -> Answer {
+        let head = loop {
+            if let Some(end) = find(&self.buffer, b"\r\n\r\n") {
+                let head: Vec<u8> = self.buffer.drain(..end + 4).collect();
+                break String::from_utf8(head).unwrap();
+            }
+            self.more().await;
+        };
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        let length = head.lines().find_map(|line| {
+            let (name, value) = line.split_once(": ")?;
+            name.eq_ignore_ascii_case("content-length").then(|| value.parse::<usize>().unwrap())
+        });
+        let body = match length {
+            Some(length) => {
+                while self.buffer.len() < length {
+                    self.more().await;
+                }
+                self.buffer.drain(..length).collect()
+            }
+            None => self.chunks().await,
+        };
+        Answer { status, head, body: String::from_utf8_lossy(&body).into_owned() }
+    }
+
+    async fn chunks(&mut self) -> Vec<u8> {
+        let mut body = Vec::new();
+        loop {
+            while find(&self.buffer, b"\r\n").is_none() {
+                self.more().await;
+            }
+            let end = find(&self.buffer, b"\r\n").unwrap();
+            let size = usize::from_str_radix(str::from_utf8(&self.buffer[..end]).unwrap(), 16).unwrap();
+            while self.buffer.len() < end + 2 + size + 2 {
+                self.more().await;
+            }
+            body.extend_from_slice(&self.buffer[end + 2..end + 2 + size]);
+            self.buffer.drain(..end + 2 + size + 2);
+            if size == 0 {
+                return body;
+            }
+        }
+    }
+
+    async fn more(&mut self) {
+        let read = self.stream.read_buf(&mut self.buffer).await.unwrap();
+        assert!(read > 0, "the connection was closed: {:?}", String::from_utf8_lossy(&self.buffer));
+    }
+}
+
+fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
+    bytes.windows(wanted.len()).position(|window| window == wanted)
+}
