@@ -198,5 +198,9 @@ fn grpc(c: &mut Criterion) {
     let _ = stop.send(true);
 }
 
+/// As in the binary.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 criterion_group!(benches, check, grpc);
 criterion_main!(benches);

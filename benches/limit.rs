@@ -81,5 +81,9 @@ fn limits(c: &mut Criterion) {
     group.finish();
 }
 
+/// As in the binary.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 criterion_group!(benches, limits);
 criterion_main!(benches);

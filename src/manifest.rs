@@ -22,7 +22,8 @@ use std::sync::Arc;
 
 pub use self::auth_policy::AuthPolicy;
 pub use self::gateway::{
-    Gateway, HeaderMatch, HttpRoute, Listener, Match, NamespacesFrom, ParentRef, PathMatch, RouteRule, TextMatch,
+    Gateway, HeaderMatch, HttpRoute, Listener, Match, NamespacesFrom, ParentRef, PathMatch, RouteFault, RouteRule,
+    TextMatch,
 };
 pub use self::limit_policy::{LimitPolicy, LimitSpec, Predicate, parse_duration};
 pub use self::model::{Model, ModelGrant, ServiceAccount};
@@ -59,8 +60,11 @@ pub struct Manifests {
 pub struct Meta {
     pub object: ObjectName,
     pub place: Place,
+    pub namespace_place: Place,
     pub annotations: Vec<(String, String, Place)>,
     pub uid: Option<String>,
+    /// Whether the object can be used: its API version is known, and no other object has its name.
+    pub supported: bool,
 }
 
 /// What a policy is attached to.
@@ -162,7 +166,11 @@ impl Manifests {
             return;
         };
         self.read += 1;
-        let Some(meta) = read_meta(&mut fields, known, report) else {
+        let is_policy = known.name.ends_with("Policy");
+        let Some(mut meta) = read_meta(&mut fields, known, report) else {
+            if is_policy {
+                self.shut(known.name, report.place(node.at));
+            }
             return;
         };
         report.name(Some(meta.object.clone()));
@@ -170,15 +178,37 @@ impl Manifests {
             let message = format!("version `{version_name}` of {} is not supported", known.name);
             let expected = known.versions.iter().map(|v| api_version(known.group, v)).collect::<Vec<_>>().join(" or ");
             report.add(version.error(message).expected(expected));
-            // Fall through: the object may still say what it targets, and what it targets must stay shut.
+            // A policy may still say what it targets, and that must stay shut. Other objects are not used.
+            meta.supported = false;
+            if !is_policy {
+                return;
+            }
         }
         if let Some(first) = seen.get(&meta.object) {
             let problem = root.error(format!("is defined a second time; the first is at {first}"));
             report.add(problem.remedy("remove one of them; the first is used"));
-            return;
+            meta.supported = false;
+            if !is_policy {
+                return;
+            }
+        } else {
+            seen.insert(meta.object.clone(), meta.place.clone());
         }
-        seen.insert(meta.object.clone(), meta.place.clone());
         self.read_kind(known.name, meta, fields, text, report);
+    }
+
+    /// A policy without a name could have been for anything, so everything stays shut.
+    fn shut(&mut self, kind: &str, place: Place) {
+        let object = ObjectName::new(kind, "", "(without a name)");
+        let (namespace_place, target_place) = (place.clone(), place.clone());
+        let meta = Meta { object, place, namespace_place, annotations: Vec::new(), uid: None, supported: false };
+        let target = Target::Unknown;
+        if kind == "AuthPolicy" {
+            self.auth_policies.push(AuthPolicy { meta, target, target_place, rules: None });
+        } else {
+            let (kind, limits_place) = (limit_policy::kind_of(kind), target_place.clone());
+            self.limit_policies.push(LimitPolicy { meta, kind, target, target_place, limits: None, limits_place });
+        }
     }
 
     fn read_kind(&mut self, kind: &str, meta: Meta, fields: reader::Fields<'_>, text: &str, report: &Report) {
@@ -193,8 +223,8 @@ impl Manifests {
             "RoleBinding" | "ClusterRoleBinding" => {
                 self.role_bindings.extend(rbac::read_binding(meta, fields, report));
             }
-            "Gateway" => self.gateways.extend(gateway::read_gateway(meta, fields, report)),
-            "HTTPRoute" => self.routes.extend(gateway::read_route(meta, fields, report)),
+            "Gateway" => self.gateways.push(gateway::read_gateway(meta, fields, report)),
+            "HTTPRoute" => self.routes.push(gateway::read_route(meta, fields, report)),
             _ => self.models.push(model::read_model(meta, fields, report)),
         }
     }
@@ -204,19 +234,20 @@ fn api_version(group: &str, version: &str) -> String {
     if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
 }
 
-/// A kind that is nearly one we read is a typing error; any other kind is somebody else's object.
+/// A kind or group that is nearly one of ours is a typing error; any other is somebody else's object.
 fn misspelt_kind(kind: &Field<'_>, name: &str, group: &str) {
-    let candidates = KINDS.iter().filter(|known| known.group == group || known.name == name);
-    let meant = if KINDS.iter().any(|known| known.name == name) {
-        candidates.clone().find(|known| known.name == name)
-    } else {
-        let meant = did_you_mean(name, candidates.clone().map(|known| known.name));
-        candidates.clone().find(|known| Some(known.name) == meant)
+    let of_group = || KINDS.iter().filter(|known| known.group == group);
+    let same_name = KINDS.iter().find(|known| known.name == name);
+    let meant = match same_name {
+        Some(known) if group.is_empty() || did_you_mean(group, [known.group]).is_some() => Some(known),
+        Some(_) => None,
+        None => {
+            let meant = did_you_mean(name, of_group().map(|known| known.name));
+            // KServe's `InferenceService` is a kind of its own.
+            of_group().find(|known| Some(known.name) == meant && !known.name.ends_with(name))
+        }
     };
-    // A ConfigMap-like name in a foreign group is no slip of ours; a policy kind in a wrong group is.
-    let Some(meant) = meant.filter(|meant| meant.group == group || group.is_empty()) else {
-        return;
-    };
+    let Some(meant) = meant else { return };
     let message = format!("`{name}` of `{group}` is not a kind that is known here, so the object is not used");
     let meant = format!("{} of {}", meant.name, api_version(meant.group, meant.versions.first().unwrap_or(&"v1")));
     kind.report(kind.warning(message).remedy(format!("did you mean {meant}?")));
@@ -227,7 +258,9 @@ fn read_meta(fields: &mut reader::Fields<'_>, kind: &Kind, report: &Report) -> O
     let place = metadata.place();
     let mut meta = metadata.fields()?;
     let name = meta.require("name", "the object's name")?.non_empty_text()?;
-    let namespace = meta.take("namespace").and_then(|field| field.non_empty_text());
+    let namespace = meta.take("namespace");
+    let namespace_place = namespace.as_ref().map_or_else(|| place.clone(), Field::place);
+    let namespace = namespace.and_then(|field| field.non_empty_text());
     // What kubectl would do without a context.
     let namespace = if kind.namespaced { namespace.unwrap_or("default") } else { "" };
     let object = ObjectName::new(kind.name, namespace, name);
@@ -256,7 +289,7 @@ fn read_meta(fields: &mut reader::Fields<'_>, kind: &Kind, report: &Report) -> O
     ]);
     meta.done(Severity::Warning);
     fields.ignore(&["status"]);
-    Some(Meta { object, place, annotations, uid })
+    Some(Meta { object, place, namespace_place, annotations, uid, supported: true })
 }
 
 // === impl Meta ===
@@ -342,16 +375,29 @@ impl ObjectName {
     }
 }
 
-/// The position in the file of a position inside a block scalar (`|`) that starts at `start`; positions inside other
-/// scalars cannot be told from their text, so they are the scalar's.
+/// The position in the file of a position inside a block scalar (`|`) whose first content stands at `start`; positions
+/// inside other scalars cannot be told from their text, so they are the scalar's.
 fn inside_block(text: &str, start: Position, inner: Position) -> Position {
-    let header = text.lines().nth((start.line as usize).saturating_sub(2)).unwrap_or_default();
-    let header = header.split(" #").next().unwrap_or_default().trim_end();
-    let literal = ["|", "|-", "|+"].iter().any(|mark| header.ends_with(mark));
-    if !literal || inner.line == 0 {
+    let Some(header) = block_header(text, start) else { return start };
+    if inner.line == 0 {
         return start;
     }
-    Position { line: start.line + inner.line - 1, column: start.column + inner.column - 1 }
+    Position { line: header + inner.line, column: start.column + inner.column - 1 }
+}
+
+/// The line of the `|` of the block scalar whose first content stands at `start`, if it is in one.
+fn block_header(text: &str, start: Position) -> Option<u32> {
+    let before: Vec<&str> = text.lines().take(start.line as usize).collect();
+    let (first, above) = before.split_last()?;
+    // A block's content has nothing but its indentation before it.
+    if !first.chars().take((start.column as usize).saturating_sub(1)).all(|c| c == ' ') {
+        return None;
+    }
+    let at = above.iter().rposition(|line| !line.trim().is_empty())?;
+    let header = above.get(at)?.split(" #").next()?.trim_end();
+    let marks = header.trim_end_matches(|c: char| c.is_ascii_digit() || c == '-' || c == '+');
+    let is_block = marks.ends_with('|') && header.len() - marks.len() <= 2;
+    is_block.then(|| u32::try_from(at + 1).unwrap_or(u32::MAX))
 }
 
 /// Moves every position of `node` from the inside of a block scalar to the file.

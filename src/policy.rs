@@ -65,6 +65,8 @@ pub struct GatewayPlan {
     /// `namespace/name`
     pub name: Arc<str>,
     pub routes: RouteTable,
+    /// The Gateway is in error, so its requests cannot be decided.
+    pub broken: bool,
 }
 
 /// What applies to one HTTPRoute.
@@ -150,16 +152,20 @@ impl Policy {
         gateway.routes.find(request).ok_or_else(|| Denial::new(Code::RouteUnknown, "no route matches this request"))
     }
 
-    fn gateway(&self, named: Option<&str>) -> Result<&GatewayPlan, Denial> {
+    fn gateway<'p>(&'p self, named: Option<&str>) -> Result<&'p GatewayPlan, Denial> {
         let undecided = |why: String| {
             Err(Denial::new(Code::UnavailableGateway, "the gateway of this request is not known").detail(why))
         };
+        let usable = |gateway: &'p GatewayPlan| match gateway.broken {
+            true => undecided(format!("Gateway {} is in error: see `tiergate check`, or /problems", gateway.name)),
+            false => Ok(gateway),
+        };
         match (named, self.gateways.as_slice()) {
             (Some(name), gateways) => match gateways.iter().find(|gateway| *gateway.name == *name) {
-                Some(gateway) => Ok(gateway),
+                Some(gateway) => usable(gateway),
                 None => undecided(format!("no Gateway `{name}` is configured")),
             },
-            (None, [gateway]) => Ok(gateway),
+            (None, [gateway]) => usable(gateway),
             (None, []) => undecided("no Gateway is configured".to_owned()),
             (None, several) => {
                 let names: Vec<_> = several.iter().map(|gateway| &*gateway.name).collect();

@@ -85,6 +85,7 @@ fn each_fault_of_a_token_has_its_code() {
         ("a stranger's key", STRANGER.sign(&claims("tier-free", "alice")), Code::TokenSignature),
         ("one byte", "x".to_owned(), Code::TokenMalformed),
         ("three empty parts", "..".to_owned(), Code::TokenMalformed),
+        ("characters that no token has", "a\"b;c.d\\e:f.g".to_owned(), Code::TokenMalformed),
     ] {
         assert_eq!(refused(&token), code, "{what}");
     }

@@ -49,7 +49,7 @@ pub(super) fn read(meta: Meta, mut fields: Fields<'_>, report: &Report) -> AuthP
         }
         spec.done(Severity::Error);
     }
-    let rules = rules.filter(|_| report.errors() == errors).map(Arc::new);
+    let rules = rules.filter(|_| meta.supported && report.errors() == errors).map(Arc::new);
     AuthPolicy { meta, target, target_place, rules }
 }
 
@@ -70,15 +70,17 @@ fn read_auth_rules(field: &Field<'_>) -> Option<AuthRules> {
     }
     fields.done(Severity::Error);
     let mut rules = AuthRules::default();
-    let authentication_field = authentication.clone();
-    for (name, field) in named(authentication) {
-        rules.authentication.extend(read_authentication(name, &field));
+    if let Some(field) = authentication {
+        let entries = named(Some(field.clone()));
+        if entries.is_empty() {
+            field.report(field.error("nobody could be authenticated").expected("at least one kubernetesTokenReview"));
+        }
+        rules.authentication.extend(entries.into_iter().filter_map(|(name, field)| read_authentication(name, &field)));
     }
-    if let Some(field) = authentication_field.filter(|_| rules.authentication.is_empty()) {
-        field.report(field.error("nobody could be authenticated").expected("at least one kubernetesTokenReview"));
-    }
-    for (name, field) in named(metadata) {
-        rules.tier_lookups.extend(read_metadata(name, &field));
+    if let Some(field) = metadata {
+        rules.metadata_place = Some(field.place());
+        let entries = named(Some(field)).into_iter();
+        rules.tier_lookups.extend(entries.filter_map(|(name, field)| read_metadata(name, &field)));
     }
     for (name, field) in named(authorization) {
         rules.access.extend(read_authorization(name, &field));

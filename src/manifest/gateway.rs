@@ -11,6 +11,8 @@ use super::{Meta, Severity};
 pub struct Gateway {
     pub meta: Meta,
     pub listeners: Vec<Listener>,
+    /// In error: its requests cannot be decided.
+    pub broken: bool,
 }
 
 #[derive(Debug)]
@@ -37,6 +39,19 @@ pub struct HttpRoute {
     /// Lower case.
     pub hostnames: Vec<String>,
     pub rules: Vec<RouteRule>,
+    pub fault: RouteFault,
+}
+
+/// What of a route could not be read. What it was for stays shut: a request must not be decided by a broader route's
+/// policies because the narrower one has a typing error.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RouteFault {
+    /// Something; the route has no policy but this.
+    pub any: bool,
+    /// It could be attached to any Gateway.
+    pub parents: bool,
+    /// It could match any path of its hosts.
+    pub matches: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,16 +96,18 @@ pub enum TextMatch {
     Regex(regex::Regex),
 }
 
-pub(super) fn read_gateway(meta: Meta, mut fields: Fields<'_>, report: &Report) -> Option<Gateway> {
+pub(super) fn read_gateway(meta: Meta, mut fields: Fields<'_>, report: &Report) -> Gateway {
     let errors = report.errors();
-    let spec = fields.require("spec", "gatewayClassName and listeners");
+    let spec = fields.require("spec", "gatewayClassName and listeners").and_then(|field| field.fields());
     fields.done(Severity::Warning);
-    let mut spec = spec?.fields()?;
-    spec.ignore(&["gatewayClassName", "addresses", "infrastructure", "backendTLS", "allowedListeners", "tls"]);
-    let items = spec.require("listeners", "at least one listener").and_then(|field| field.items());
-    spec.done(Severity::Warning);
-    let listeners = items?.iter().filter_map(read_listener).collect();
-    (report.errors() == errors).then_some(Gateway { meta, listeners })
+    let mut listeners = Vec::new();
+    if let Some(mut spec) = spec {
+        spec.ignore(&["gatewayClassName", "addresses", "infrastructure", "backendTLS", "allowedListeners", "tls"]);
+        let items = spec.require("listeners", "at least one listener").and_then(|field| field.items());
+        spec.done(Severity::Warning);
+        listeners.extend(items.unwrap_or_default().iter().filter_map(read_listener));
+    }
+    Gateway { meta, listeners, broken: report.errors() > errors }
 }
 
 fn read_listener(item: &Field<'_>) -> Option<Listener> {
@@ -146,26 +163,40 @@ fn read_hostname(field: &Field<'_>) -> Option<String> {
     Some(name)
 }
 
-pub(super) fn read_route(meta: Meta, mut fields: Fields<'_>, report: &Report) -> Option<HttpRoute> {
-    let errors = report.errors();
-    let spec = fields.require("spec", "parentRefs and rules");
+pub(super) fn read_route(meta: Meta, mut fields: Fields<'_>, report: &Report) -> HttpRoute {
+    let before = report.errors();
+    let spec = fields.require("spec", "parentRefs and rules").and_then(|field| field.fields());
     fields.done(Severity::Warning);
-    let mut spec = spec?.fields()?;
+    let (parents, hostnames, rules) = (Vec::new(), Vec::new(), Vec::new());
+    let mut route = HttpRoute { meta, parents, hostnames, rules, fault: RouteFault::default() };
+    let Some(mut spec) = spec else {
+        route.fault = RouteFault { any: true, parents: true, matches: true };
+        return route;
+    };
     spec.ignore(&["useDefaultGateways"]);
-    let mut route = HttpRoute { meta, parents: Vec::new(), hostnames: Vec::new(), rules: Vec::new() };
+    let errors = report.errors();
     if let Some(items) = spec.require("parentRefs", "the Gateway of the route").and_then(|field| field.items()) {
         route.parents.extend(items.iter().filter_map(|item| read_parent(item, &route.meta)));
     }
+    route.fault.parents = report.errors() > errors;
+    let errors = report.errors();
     if let Some(items) = spec.take("hostnames").and_then(|field| field.items()) {
         route.hostnames.extend(items.iter().filter_map(read_hostname));
     }
+    if report.errors() > errors {
+        // It could be any host.
+        route.hostnames.clear();
+    }
+    let errors = report.errors();
     match spec.take("rules") {
-        Some(rules) => route.rules.extend(rules.items()?.iter().filter_map(read_rule)),
+        Some(rules) => route.rules.extend(rules.items().unwrap_or_default().iter().filter_map(read_rule)),
         // Gateway API: a route without rules matches every path.
         None => route.rules.push(RouteRule { matches: vec![Match::everything().into()] }),
     }
+    route.fault.matches = report.errors() > errors;
     spec.done(Severity::Warning);
-    (report.errors() == errors).then_some(route)
+    route.fault.any = report.errors() > before;
+    route
 }
 
 fn read_parent(item: &Field<'_>, meta: &Meta) -> Option<ParentRef> {

@@ -16,6 +16,8 @@ pub struct LimitPolicy {
     /// Where the target is named.
     pub target_place: Place,
     pub limits: Option<Vec<LimitSpec>>,
+    /// Where the limits are written.
+    pub limits_place: Place,
 }
 
 /// One named limit.
@@ -41,9 +43,10 @@ const REMEDY: &str = "write the limits directly under `spec.limits`";
 
 pub(super) fn read(meta: Meta, mut fields: Fields<'_>, report: &Report) -> LimitPolicy {
     let errors = report.errors();
-    let kind = if meta.object.kind.starts_with("Token") { LimitKind::Tokens } else { LimitKind::Requests };
+    let kind = kind_of(&meta.object.kind);
     let (mut target, mut target_place) = (Target::Unknown, meta.place.clone());
     let mut limits = None;
+    let mut limits_place = meta.place.clone();
     let spec = fields.require("spec", "targetRef and limits").and_then(|field| field.fields());
     fields.done(Severity::Error);
     if let Some(mut spec) = spec {
@@ -51,15 +54,23 @@ pub(super) fn read(meta: Meta, mut fields: Fields<'_>, report: &Report) -> Limit
             read_target(spec.require("targetRef", "the Gateway or HTTPRoute that is limited"), &meta);
         let when = spec.take("when").map_or(Some(Vec::new()), |field| read_when(&field));
         match read_rules(&mut spec, "limits", REMEDY) {
-            Some(field) => limits = read_limits(&field, when.as_deref().unwrap_or_default()),
+            Some(field) => {
+                limits_place = field.place();
+                limits = read_limits(&field, when.as_deref().unwrap_or_default());
+            }
             None => {
                 let _ = spec.require("limits", "at least one named limit");
             }
         }
         spec.done(Severity::Error);
     }
-    let limits = limits.filter(|_| report.errors() == errors);
-    LimitPolicy { meta, kind, target, target_place, limits }
+    let limits = limits.filter(|_| meta.supported && report.errors() == errors);
+    LimitPolicy { meta, kind, target, target_place, limits, limits_place }
+}
+
+/// What the limits of a policy of kind `kind` count.
+pub(super) fn kind_of(kind: &str) -> LimitKind {
+    if kind.starts_with("Token") { LimitKind::Tokens } else { LimitKind::Requests }
 }
 
 fn read_limits(field: &Field<'_>, common: &[Predicate]) -> Option<Vec<LimitSpec>> {
@@ -193,6 +204,15 @@ fn read_counters(field: &Field<'_>) -> Option<Vec<Arc<Expression>>> {
     (counters.len() == items.len()).then_some(counters)
 }
 
+/// What of an expression a message shows.
+fn excerpt(text: &str) -> std::borrow::Cow<'_, str> {
+    const LONGEST: usize = 120;
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()).into(),
+        None => text.into(),
+    }
+}
+
 /// Compiles the expression in `field`, reporting why where it does not compile.
 pub(super) fn compile(
     field: &Field<'_>,
@@ -202,7 +222,7 @@ pub(super) fn compile(
     match compiler(text) {
         Ok(expression) => Some(expression),
         Err(error) => {
-            let mut problem = field.error(format!("`{}` {error}", text.trim()));
+            let mut problem = field.error(format!("`{}` {error}", excerpt(text.trim())));
             if let Some(remedy) = error.remedy {
                 problem = problem.remedy(remedy);
             }

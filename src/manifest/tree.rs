@@ -54,16 +54,34 @@ pub struct ParseFault {
 /// The first place at which the text is not YAML, holds a key twice, or passes the parser's budget (nesting, aliases
 /// that expand).
 pub fn parse(text: &str) -> Result<Vec<Node>, ParseFault> {
-    let documents: Vec<Spanned<Tree>> = serde_saphyr::from_multiple(text).map_err(|error| ParseFault {
-        at: error.location().map(|l| at(&l)).unwrap_or_default(),
-        message: reason(&error),
+    let documents: Vec<Spanned<Tree>> = serde_saphyr::from_multiple_with_options(text, options()).map_err(|error| {
+        ParseFault { at: error.location().map(|l| at(&l)).unwrap_or_default(), message: reason(&error) }
     })?;
     Ok(documents.into_iter().map(Node::from).filter(|node| node.value != Value::Null).collect())
+}
+
+/// A file may hold many thousands of objects; what explodes (aliases, nesting) stays bounded as the parser bounds it.
+fn options() -> serde_saphyr::Options {
+    serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_documents: 1_000_000,
+            max_events: 20_000_000,
+            max_nodes: 10_000_000,
+            max_depth: 64,
+        },
+    }
 }
 
 /// The parser's message without the position, which the caller prints as a position.
 fn reason(error: &serde_saphyr::Error) -> String {
     let text = error.without_snippet().to_string();
+    if let Some(key) = text.strip_prefix("duplicate mapping key: ") {
+        let key = key.split(',').next().unwrap_or(key);
+        return format!("key `{key}` stands a second time");
+    }
+    if text.contains("deserialize") {
+        return "a key of a mapping is not a text".to_owned();
+    }
     match text.rfind(" at line ") {
         Some(end) => text.get(..end).unwrap_or(&text).to_owned(),
         None => text,

@@ -14,6 +14,7 @@ use super::{Tiers, undecided};
 use crate::access::{Grantor, Query, Rbac};
 use crate::gate::{Code, Denial};
 use crate::identity::Identity;
+use crate::manifest::Place;
 use crate::request::{self, OperatorModel};
 use crate::tier::Tier;
 
@@ -22,6 +23,8 @@ use crate::tier::Tier;
 pub struct AuthRules {
     pub authentication: Vec<Authentication>,
     pub tier_lookups: Vec<TierLookup>,
+    /// Where the lookups are written.
+    pub metadata_place: Option<Place>,
     pub access: Vec<AccessRule>,
     /// Dynamic metadata of an admitted request.
     pub filters: Vec<Filter>,

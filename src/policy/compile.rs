@@ -70,6 +70,14 @@ pub fn compile(mut manifests: Manifests, options: &Options) -> Policy {
         let instance = options.instance.as_deref().unwrap_or(gateway.meta.name());
         let tiers = tiers(&mapping, vec![instance]);
         let plan = |route: &HttpRoute| {
+            let name = route.meta.object.path().into();
+            if route.fault.any {
+                return Arc::new(RoutePlan {
+                    name,
+                    auth: Attached::Broken(route.meta.object.clone()),
+                    limits: Vec::new(),
+                });
+            }
             let limits = [&requests, &tokens].map(|policies| effective(policies, gateway, route));
             let auth = match effective(&auth, gateway, route) {
                 Attached::None => Attached::None,
@@ -81,11 +89,12 @@ pub fn compile(mut manifests: Manifests, options: &Options) -> Policy {
                 })),
             };
             let limits = limits.into_iter().filter(|limits| !matches!(limits, Attached::None)).collect();
-            Arc::new(RoutePlan { name: route.meta.object.path().into(), auth, limits })
+            Arc::new(RoutePlan { name, auth, limits })
         };
         policy.gateways.push(GatewayPlan {
             name: gateway.meta.object.path().into(),
             routes: routes(gateway, &manifests.routes, plan),
+            broken: gateway.broken,
         });
     }
     lint::policy(&policy, &manifests, &mapping, &mut problems);
@@ -221,7 +230,8 @@ fn attach<'m, T: 'm>(
     let mut attached: HashMap<Target, (Attached<T>, &ObjectName)> = HashMap::new();
     for (meta, target, state) in policies {
         match attached.get(target) {
-            Some((_, winner)) if *target != Target::Unknown => problems.push(Problem {
+            // One object that is there twice was reported as such.
+            Some((_, winner)) if *target != Target::Unknown && **winner != meta.object => problems.push(Problem {
                 severity: Severity::Warning,
                 place: meta.place.clone(),
                 object: Some(meta.object.clone()),
@@ -230,6 +240,7 @@ fn attach<'m, T: 'm>(
                 expected: None,
                 remedy: Some("keep one policy of a kind per target".to_owned()),
             }),
+            Some(_) if *target != Target::Unknown => {}
             _ => {
                 attached.insert(target.clone(), (state, &meta.object));
             }
@@ -254,12 +265,7 @@ fn effective<T>(policies: &Policies<T>, gateway: &Gateway, route: &HttpRoute) ->
 fn routes(gateway: &Gateway, routes: &[HttpRoute], plan: impl Fn(&HttpRoute) -> Arc<RoutePlan>) -> RouteTable {
     let mut table = RouteTable::default();
     for (at, route) in routes.iter().enumerate() {
-        let mut hosts: Vec<Option<String>> = Vec::new();
-        for parent in route.parents.iter().filter(|parent| parent.is(gateway)) {
-            for listener in gateway.listeners.iter().filter(|listener| listener.admits(gateway, route, parent)) {
-                hosts.extend(common_hosts(listener.hostname.as_deref(), &route.hostnames));
-            }
-        }
+        let mut hosts = route.hosts_on(gateway);
         hosts.sort_unstable();
         hosts.dedup();
         if hosts.is_empty() {
@@ -272,13 +278,29 @@ fn routes(gateway: &Gateway, routes: &[HttpRoute], plan: impl Fn(&HttpRoute) -> 
                 table.add(host.as_deref(), found, &plan, (at, rule));
             }
         }
+        if route.fault.matches {
+            for host in &hosts {
+                table.shut(host.as_deref(), &plan);
+            }
+        }
     }
     table.finish();
     table
 }
 
+impl HttpRoute {
+    /// The hosts at which `gateway` serves the route; none if it is not attached.
+    pub(super) fn hosts_on(&self, gateway: &Gateway) -> Vec<Option<String>> {
+        let listeners = gateway.listeners.iter().filter(|listener| {
+            let mut parents = self.parents.iter().filter(|parent| parent.is(gateway));
+            self.fault.parents || parents.any(|parent| listener.admits(gateway, self, parent))
+        });
+        listeners.flat_map(|listener| common_hosts(listener.hostname.as_deref(), &self.hostnames)).collect()
+    }
+}
+
 /// Host names that both a listener and a route serve.
-pub(super) fn common_hosts(listener: Option<&str>, route: &[String]) -> Vec<Option<String>> {
+fn common_hosts(listener: Option<&str>, route: &[String]) -> Vec<Option<String>> {
     match (listener, route) {
         (listener, []) => vec![listener.map(str::to_owned)],
         (None, names) => names.iter().cloned().map(Some).collect(),
@@ -303,13 +325,13 @@ fn common_host<'h>(a: &'h str, b: &'h str) -> Option<&'h str> {
 }
 
 impl ParentRef {
-    pub(super) fn is(&self, gateway: &Gateway) -> bool {
+    fn is(&self, gateway: &Gateway) -> bool {
         self.name == *gateway.meta.name() && self.namespace == *gateway.meta.namespace()
     }
 }
 
 impl Listener {
-    pub(super) fn admits(&self, gateway: &Gateway, route: &HttpRoute, parent: &ParentRef) -> bool {
+    fn admits(&self, gateway: &Gateway, route: &HttpRoute, parent: &ParentRef) -> bool {
         let same = gateway.meta.namespace() == route.meta.namespace();
         let from = self.from == NamespacesFrom::All || same;
         from && parent.section.as_ref().is_none_or(|section| *section == self.name)

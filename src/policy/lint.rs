@@ -1,12 +1,14 @@
 //! What is wrong between objects: each is right by itself, and together they do not say what was meant.
 
 use std::collections::BTreeSet;
-
-use super::{Attached, LimitKind, Options, Policy};
-use crate::manifest::{
-    Manifests, Meta, ModelGrant, ObjectName, Place, Problem, Severity, Target, TierSpec, did_you_mean,
-};
 use std::sync::Arc;
+
+use serde_json::json;
+
+use super::{Attached, Attributes, LimitKind, Object, Options, Policy, Scope};
+use crate::manifest::{
+    LimitSpec, Manifests, Meta, ModelGrant, ObjectName, Place, Problem, Severity, Target, TierSpec, did_you_mean,
+};
 
 const TIER: &str = "auth.identity.tier";
 
@@ -64,15 +66,7 @@ fn targets(manifests: &Manifests, problems: &mut Vec<Problem>) {
 
 fn parents(manifests: &Manifests, problems: &mut Vec<Problem>) {
     for route in &manifests.routes {
-        let attached = manifests.gateways.iter().any(|gateway| {
-            let parents = route.parents.iter().filter(|parent| parent.is(gateway));
-            parents.into_iter().any(|parent| {
-                gateway.listeners.iter().any(|listener| {
-                    listener.admits(gateway, route, parent)
-                        && !super::compile::common_hosts(listener.hostname.as_deref(), &route.hostnames).is_empty()
-                })
-            })
-        });
+        let attached = manifests.gateways.iter().any(|gateway| !route.hosts_on(gateway).is_empty());
         if !attached {
             let message = "attaches to no listener of a known Gateway, so no request reaches it".to_owned();
             let problem = warning(&route.meta, &route.meta.place, "spec.parentRefs", message);
@@ -108,7 +102,7 @@ fn roles_without_models(manifests: &Manifests, problems: &mut Vec<Problem>) {
         let namespaces: BTreeSet<&str> = models().map(|model| &*model.namespace).collect();
         let namespaces: Vec<&str> = namespaces.into_iter().collect();
         let message = "grants models in a namespace where none is".to_owned();
-        let problem = warning(&role.meta, &role.meta.place, "metadata.namespace", message);
+        let problem = warning(&role.meta, &role.meta.namespace_place, "metadata.namespace", message);
         problems.push(problem.remedy(format!("models are in {}", namespaces.join(", "))));
     }
 }
@@ -127,9 +121,10 @@ pub(super) fn policy(policy: &Policy, manifests: &Manifests, mapping: &Mapping<'
 
 fn missing_mapping(manifests: &Manifests, problems: &mut Vec<Problem>) {
     for auth in &manifests.auth_policies {
-        if auth.rules.as_ref().is_some_and(|rules| !rules.tier_lookups.is_empty()) {
+        let place = auth.rules.as_ref().filter(|rules| !rules.tier_lookups.is_empty());
+        if let Some(place) = place.and_then(|rules| rules.metadata_place.as_ref()) {
             let message = "looks tiers up, and there is no tier mapping, so every request is undecided".to_owned();
-            let problem = warning(&auth.meta, &auth.meta.place, "spec.rules.metadata", message);
+            let problem = warning(&auth.meta, place, "spec.rules.metadata", message);
             problems.push(problem.remedy("add the ConfigMap tier-to-group-mapping, or set --tier-mapping"));
         }
     }
@@ -179,21 +174,29 @@ fn unknown_tier(problem: Problem, name: &str, tiers: &[TierSpec]) -> Problem {
 fn tiers_without_limit(manifests: &Manifests, tiers: &[TierSpec], problems: &mut Vec<Problem>) {
     for policy in &manifests.limit_policies {
         let Some(limits) = &policy.limits else { continue };
-        let names_tiers = |predicate: &crate::manifest::Predicate| predicate.expression.literals_compared_with(TIER);
-        let unconditional = limits.iter().any(|limit| limit.when.iter().all(|p| names_tiers(p).is_empty()));
-        if unconditional || limits.is_empty() {
+        if limits.is_empty() {
             continue;
         }
-        let named: BTreeSet<String> = limits.iter().flat_map(|limit| &limit.when).flat_map(names_tiers).collect();
-        let without: Vec<&str> =
-            tiers.iter().map(|tier| tier.name.as_str()).filter(|name| !named.contains(*name)).collect();
+        let names = tiers.iter().map(|tier| tier.name.as_str());
+        let without: Vec<&str> = names.filter(|tier| !limits.iter().any(|limit| may_apply(limit, tier))).collect();
         if !without.is_empty() {
             let what = if policy.kind == LimitKind::Tokens { "token" } else { "request" };
             let message = format!("has no {what} limit for tier {}", without.join(", "));
-            let problem = warning(&policy.meta, &policy.meta.place, "spec.limits", message);
+            let problem = warning(&policy.meta, &policy.limits_place, "spec.limits", message);
             problems.push(problem.remedy("add a limit; --without-limit says what happens to callers who match none"));
         }
     }
+}
+
+/// Whether a limit may apply to a caller of `tier`: what depends on more than the tier may.
+fn may_apply(limit: &LimitSpec, tier: &str) -> bool {
+    let identity = json!({ "tier": tier });
+    let scope = Scope {
+        request: Attributes::default(),
+        identity: Some(Object { base: Some(&identity), extra: &[] }),
+        metadata: &[],
+    };
+    limit.when.iter().all(|predicate| predicate.expression.eval_bool(&scope) != Ok(false))
 }
 
 fn unprotected(policy: &Policy, manifests: &Manifests, problems: &mut Vec<Problem>) {

@@ -29,6 +29,8 @@ struct HostRoutes {
     /// By prefix, without the trailing slash.
     prefixes: HashMap<String, Vec<Candidate>>,
     regexes: Vec<(regex::Regex, Candidate)>,
+    /// A route whose matches could not be read: it could be for any path of the host.
+    shut: Option<Arc<RoutePlan>>,
 }
 
 /// A match whose host and path fit already.
@@ -45,18 +47,27 @@ struct Candidate {
 impl RouteTable {
     /// Adds a match of rule `order` under `host` (lower case; `*.` starts a wildcard, `None` is every host).
     pub fn add(&mut self, host: Option<&str>, rule: &Arc<Match>, plan: &Arc<RoutePlan>, order: (usize, usize)) {
-        let routes = match host {
-            None => &mut self.any,
-            Some(host) => match host.strip_prefix('*') {
-                Some(suffix) => self.wildcard.entry(suffix.to_owned()).or_default(),
-                None => self.exact.entry(host.to_owned()).or_default(),
-            },
-        };
+        let routes = self.host(host);
         let candidate = Candidate { rule: Arc::clone(rule), plan: Arc::clone(plan), order };
         match &rule.path {
             PathMatch::Exact(path) => routes.exact.entry(path.clone()).or_default().push(candidate),
             PathMatch::Prefix(path) => routes.prefixes.entry(path.clone()).or_default().push(candidate),
             PathMatch::Regex(regex) => routes.regexes.push((regex.clone(), candidate)),
+        }
+    }
+
+    /// Sends every request of `host` to `plan`.
+    pub fn shut(&mut self, host: Option<&str>, plan: &Arc<RoutePlan>) {
+        self.host(host).shut = Some(Arc::clone(plan));
+    }
+
+    fn host(&mut self, host: Option<&str>) -> &mut HostRoutes {
+        match host {
+            None => &mut self.any,
+            Some(host) => match host.strip_prefix('*') {
+                Some(suffix) => self.wildcard.entry(suffix.to_owned()).or_default(),
+                None => self.exact.entry(host.to_owned()).or_default(),
+            },
         }
     }
 
@@ -117,6 +128,9 @@ fn host_name(host: &str) -> Cow<'_, str> {
 
 impl HostRoutes {
     fn find(&self, request: &Request<'_>) -> Option<&RoutePlan> {
+        if let Some(plan) = &self.shut {
+            return Some(plan);
+        }
         let pick = |candidates: &'_ Vec<Candidate>| -> Option<usize> {
             candidates.iter().position(|candidate| candidate.fits(request))
         };

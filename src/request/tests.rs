@@ -247,10 +247,6 @@ fn what_cannot_be_a_token_is_malformed() {
         "Bearer abc,Bearer def",
         "Bearer abc, Bearer def",
         "Bearer ,",
-        "Bearer a\"b",
-        "Bearer a;b",
-        "Bearer a\\b",
-        "Bearer a:b",
         "Bearer a\0b",
         "Bearer clé",
     ] {

@@ -155,6 +155,17 @@ fn unknown_metadata_is_a_warning_and_the_object_is_used() {
     assert_eq!(account_names(&manifests), ["a"]);
 }
 
+/// YAML 1.1, as kubectl reads it.
+#[test]
+fn words_that_kubectl_takes_for_booleans_are_no_names() {
+    for word in ["y", "N", "yes", "No", "on", "OFF", "true"] {
+        let marked = format!("{{apiVersion: v1, kind: ServiceAccount, metadata: {{name: ▸{word}}}}}");
+        expect(&marked, &[(E, "metadata.name", "is a boolean")]);
+        let quoted = marked.replace(&format!("▸{word}"), &format!("'{word}'"));
+        assert_eq!(account_names(&expect(&quoted, &[])), [word]);
+    }
+}
+
 #[test]
 fn what_kubectl_prints_is_read_without_a_word() {
     expect(

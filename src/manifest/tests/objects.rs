@@ -44,7 +44,7 @@ fn roles_are_read_as_written() {
     let manifests = expect(
         &rbac(
             "Role",
-            "rules:\n- {apiGroups: [g], resources: [r, r/s], resourceNames: [n], verbs: [post, get]}\n\
+            "rules:\n- {apiGroups: [g], resources: [r, r/s], resourceNames: [m], verbs: [post, get]}\n\
              - {nonResourceURLs: [/healthz], verbs: [get]}\n",
         ),
         &[],
@@ -56,7 +56,7 @@ fn roles_are_read_as_written() {
         Rule {
             api_groups: strings(&["g"]),
             resources: strings(&["r", "r/s"]),
-            resource_names: strings(&["n"]),
+            resource_names: strings(&["m"]),
             verbs: strings(&["post", "get"]),
         },
         Rule { verbs: strings(&["get"]), ..Rule::default() },
@@ -229,7 +229,7 @@ rules:
 - matches:
   - path: {type: Exact, value: /a/b/}
     method: POST
-    headers: [{name: X-Team, value: red}, {type: RegularExpression, name: y, value: '[0-9]+'}]
+    headers: [{name: X-Team, value: red}, {type: RegularExpression, name: x, value: '[0-9]+'}]
     queryParams: [{name: Q, value: v}]
   - path: {value: /llm/}
   - {}
@@ -254,7 +254,7 @@ rules:
     assert_eq!(first.method.as_deref(), Some("POST"));
     // Header names ignore case, names of query parameters do not.
     let names: Vec<&str> = first.headers.iter().chain(&first.query).map(|m| &*m.name).collect();
-    assert_eq!(names, ["x-team", "y", "Q"]);
+    assert_eq!(names, ["x-team", "x", "Q"]);
 }
 
 #[test]

@@ -124,7 +124,12 @@ fn boolean<'a>(value: bool) -> Val<'a> {
 }
 
 fn part<'a>(text: &'a str, separator: &str, index: usize) -> Result<Val<'a>, EvalError> {
-    match text.split(separator).nth(index) {
+    // Most separators are one byte, and searching for a byte is several times as fast.
+    let part = match separator.as_bytes() {
+        [byte] if byte.is_ascii() => text.split(char::from(*byte)).nth(index),
+        _ => text.split(separator).nth(index),
+    };
+    match part {
         Some(part) => Ok(Val::Text(Cow::Borrowed(part))),
         None => Err(EvalError::Missing(format!("element {index}"))),
     }

@@ -1,0 +1,218 @@
+use super::*;
+
+/// Asserts that compiling gives exactly these warnings, of object, field and a phrase; in the order of the file.
+#[track_caller]
+fn expect(world: &World, rows: &[(&str, &str, &str)]) {
+    let policy = world.compile();
+    let all = shown(&policy.problems);
+    assert_eq!(policy.problems.len(), rows.len(), "{all}of\n{}", world.text);
+    for (problem, (object, field, phrase)) in policy.problems.iter().zip(rows) {
+        assert_eq!(problem.severity, Severity::Warning, "{all}");
+        let of = problem.object.as_ref().map(ToString::to_string).unwrap_or_default();
+        assert_eq!((&*of, &*problem.field), (*object, *field), "{all}");
+        assert!(problem.to_string().contains(phrase), "{phrase} in\n{all}");
+    }
+}
+
+/// A world without a warning.
+fn quiet() -> World {
+    World::new().tiers(TIERS).route("ns/r", "").auth_with_tiers("ns/auth", "Gateway gw")
+}
+
+const LIMITS: &str = "RateLimitPolicy ns/limits";
+const FREE: &str = "auth.identity.tier == \"free\"";
+const PREMIUM: &str = "auth.identity.tier == \"premium\"";
+const ENTERPRISE: &str = "auth.identity.tier == \"enterprise\"";
+
+#[test]
+fn sound_world_gives_no_warning() {
+    expect(&quiet(), &[]);
+    expect(&quiet().limits_when(&[FREE, PREMIUM, ENTERPRISE]), &[]);
+}
+
+#[test]
+fn predicate_that_names_an_unknown_tier_is_warned_about() {
+    let premum = "auth.identity.tier == \"premum\"";
+    let field = "spec.limits.l3.when[0].predicate";
+    for (predicate, phrase) in [
+        (premum, "did you mean `premium`?"),
+        ("\"premum\" == auth.identity.tier", "names tier `premum`, which is not in the tier mapping"),
+        ("auth.identity.tier in [\"free\", \"premum\"]", "did you mean `premium`?"),
+        ("request.path == \"/\" && auth.identity.tier == \"premum\"", "did you mean `premium`?"),
+        ("auth.identity[\"tier\"] == \"premum\"", "did you mean `premium`?"),
+        ("auth.identity.tier == \"stier\"", "add the tier to the mapping"),
+        ("auth.identity.tier == \"stier\"", "one of free, premium, enterprise"),
+    ] {
+        expect(&quiet().limits_when(&[FREE, PREMIUM, ENTERPRISE, predicate]), &[(LIMITS, field, phrase)]);
+    }
+    // Another field may hold any text.
+    expect(&quiet().limits_when(&[FREE, PREMIUM, ENTERPRISE, "auth.identity.team == \"premum\""]), &[]);
+}
+
+#[test]
+fn place_of_an_unknown_tier_is_the_predicates() {
+    let world = quiet();
+    let before = world.text.lines().count();
+    let policy = world.limits_when(&["true", "auth.identity.tier == \"premum\""]).compile();
+    let place = &policy.problems.last().unwrap().place;
+    // apiVersion, kind, metadata, and the spec on one line.
+    assert_eq!(place.line as usize, before + 5, "{}", shown(&policy.problems));
+    assert!(place.column > 100, "{place}");
+}
+
+#[test]
+fn tier_without_a_limit_is_warned_about() {
+    let row = |phrase| [(LIMITS, "spec.limits", phrase)];
+    for (predicates, phrase) in [
+        (&[FREE, PREMIUM][..], "has no request limit for tier enterprise"),
+        (&[FREE], "has no request limit for tier premium, enterprise"),
+        (&["auth.identity.tier in [\"free\", \"premium\"]"], "has no request limit for tier enterprise"),
+        (
+            &["auth.identity.tier == \"free\" || auth.identity.tier == \"premium\""],
+            "has no request limit for tier enterprise",
+        ),
+        (&[FREE], "--without-limit"),
+    ] {
+        expect(&quiet().limits_when(predicates), &row(phrase));
+    }
+    let tokens = format!("limits: {{a: {{rates: [{{limit: 1, window: 1m}}], when: [{{predicate: '{FREE}'}}]}}}}");
+    expect(
+        &quiet().policy("TokenRateLimitPolicy", "ns/tokens", "Gateway gw", &tokens),
+        &[("TokenRateLimitPolicy ns/tokens", "spec.limits", "has no token limit for tier premium, enterprise")],
+    );
+}
+
+#[test]
+fn limit_for_everybody_is_a_limit_for_every_tier() {
+    for predicates in [&["true"][..], &[FREE, "true"], &[FREE, "request.path.startsWith(\"/\")"]] {
+        expect(&quiet().limits_when(predicates), &[]);
+    }
+    expect(&quiet().requests("ns/limits", "Gateway gw"), &[]);
+}
+
+/// A limit for all but one tier is one for the others.
+#[test]
+fn limit_that_excludes_a_tier_is_none_for_it() {
+    for predicate in ["auth.identity.tier != \"free\"", "!(auth.identity.tier == \"free\")"] {
+        expect(&quiet().limits_when(&[predicate]), &[(LIMITS, "spec.limits", "has no request limit for tier free\n")]);
+        expect(&quiet().limits_when(&[FREE, predicate]), &[]);
+    }
+}
+
+#[test]
+fn annotation_that_names_an_unknown_tier_is_warned_about() {
+    let field = "metadata.annotations";
+    for (tiers, phrase) in [
+        ("[\"premum\"]", "did you mean `premium`?"),
+        ("[\"free\",\"stier\"]", "tier `stier`, which is not in the tier mapping"),
+    ] {
+        expect(&quiet().model("llm/m", Some(tiers)), &[("LLMInferenceService llm/m", field, phrase)]);
+    }
+    for tiers in [None, Some("[]"), Some("[\"free\",\"premium\"]")] {
+        expect(&quiet().model("llm/m", tiers), &[]);
+    }
+}
+
+#[test]
+fn role_where_no_model_is_is_warned_about() {
+    let rules =
+        |resource: &str| format!("rules: [{{apiGroups: [serving.kserve.io], resources: [{resource}], verbs: [post]}}]");
+    let (models, others) = (rules("llminferenceservices"), rules("inferenceservices"));
+    let world = || quiet().model("llm/m", None).model("llm2/m", None);
+    expect(
+        &world().rbac("Role", "elsewhere/access", &models),
+        &[("Role elsewhere/access", "metadata.namespace", "models are in llm, llm2")],
+    );
+    expect(&world().rbac("Role", "llm/access", &models), &[]);
+    expect(&world().rbac("Role", "elsewhere/access", &others), &[]);
+    expect(&world().rbac("ClusterRole", "x/access", &models), &[]);
+    // Without any model in the folder nothing can be said.
+    expect(&quiet().rbac("Role", "elsewhere/access", &models), &[]);
+}
+
+#[test]
+fn policy_whose_target_is_not_there_is_warned_about() {
+    for (target, phrase) in [
+        ("Gateway gone", "Gateway ns/gone is not there, so the policy has no effect"),
+        ("HTTPRoute gone", "HTTPRoute ns/gone is not there, so the policy has no effect"),
+        ("Gateway gww", "did you mean `gw`?"),
+        // The name of an object of the other kind.
+        ("HTTPRoute gw", "HTTPRoute ns/gw is not there"),
+        ("Gateway r", "Gateway ns/r is not there"),
+    ] {
+        let field = "spec.targetRef";
+        expect(&quiet().auth("ns/late", target), &[("AuthPolicy ns/late", field, phrase)]);
+        expect(&quiet().requests("ns/late", target), &[("RateLimitPolicy ns/late", field, phrase)]);
+        expect(&quiet().tokens("ns/late", target), &[("TokenRateLimitPolicy ns/late", field, phrase)]);
+    }
+    expect(
+        &quiet().auth("other/late", "Gateway gw"),
+        &[("AuthPolicy other/late", "spec.targetRef", "in its target's namespace: Gateway ns/gw")],
+    );
+}
+
+#[test]
+fn lookup_without_a_mapping_is_warned_about() {
+    let world = || World::new().route("ns/r", "");
+    let row =
+        ("AuthPolicy ns/auth", "spec.rules.metadata", "add the ConfigMap tier-to-group-mapping, or set --tier-mapping");
+    expect(&world().auth_with_tiers("ns/auth", "Gateway gw"), &[row]);
+    expect(&world().auth("ns/auth", "Gateway gw"), &[]);
+    let elsewhere = world().auth_with_tiers("ns/auth", "Gateway gw").tiers_at("tenant/tier-to-group-mapping", TIERS);
+    let other = (
+        "ConfigMap tenant/tier-to-group-mapping",
+        "",
+        "is not the tier mapping, which is maas-api/tier-to-group-mapping",
+    );
+    expect(&elsewhere, &[row, other]);
+    let options = Options { tier_mapping: "tenant/tier-to-group-mapping".to_owned(), ..Options::default() };
+    expect(&elsewhere.options(options), &[]);
+}
+
+#[test]
+fn binding_of_a_missing_role_is_warned_about() {
+    let role_ref = |kind: &str| format!("roleRef: {{kind: {kind}, name: gone}}");
+    for (binding, path, shown, kind) in [
+        ("RoleBinding", "llm/b", "RoleBinding llm/b", "Role"),
+        ("RoleBinding", "llm/b", "RoleBinding llm/b", "ClusterRole"),
+        ("ClusterRoleBinding", "x/b", "ClusterRoleBinding b", "ClusterRole"),
+    ] {
+        let phrase = format!("{kind} `gone` is not there, so the binding grants nothing");
+        expect(&quiet().rbac(binding, path, &role_ref(kind)), &[(shown, "roleRef", &phrase)]);
+    }
+    let elsewhere = quiet().rbac("Role", "other/gone", "rules: []").rbac("RoleBinding", "llm/b", &role_ref("Role"));
+    expect(&elsewhere, &[("RoleBinding llm/b", "roleRef", "Role `gone` is not there")]);
+    let there = quiet().rbac("Role", "llm/gone", "rules: []").rbac("RoleBinding", "llm/b", &role_ref("Role"));
+    expect(&there, &[]);
+}
+
+#[test]
+fn route_that_nobody_protects_is_warned_about() {
+    let row = ("HTTPRoute ns/r", "", "has no AuthPolicy, neither of its own nor of its Gateway");
+    expect(&World::new().route("ns/r", ""), &[row]);
+    expect(&World::new().route("ns/r", "").requests("ns/l", "HTTPRoute r"), &[row]);
+    expect(&World::new().route("ns/r", "").auth("ns/a", "HTTPRoute r"), &[]);
+    expect(&World::new().route("ns/r", "").auth("ns/a", "Gateway gw"), &[]);
+}
+
+#[test]
+fn route_that_attaches_nowhere_is_warned_about() {
+    let row =
+        ("HTTPRoute ns/r", "spec.parentRefs", "check the parent's name and namespace, allowedRoutes and hostnames");
+    expect(&World::new().route_to("{name: gone}", "ns/r", ""), &[row]);
+}
+
+#[test]
+fn problems_come_in_the_order_of_the_files() {
+    let limits = "limits: {a: {rates: [{limit: 1, window: 0s}], when: [{predicate: 'auth.identity.tier == \"x\"'}]}}";
+    let world = World::new()
+        .policy("RateLimitPolicy", "ns/a", "Gateway gone", limits)
+        .route("ns/r", "")
+        .policy("AuthPolicy", "ns/b", "Gateway gone", "rules: {}")
+        .rbac("Role", "x/c", "rulez: []");
+    let places: Vec<_> = world.compile().problems.iter().map(|problem| problem.place.clone()).collect();
+    let mut sorted = places.clone();
+    sorted.sort();
+    assert_eq!(places, sorted);
+    assert!(places.len() >= 5, "{places:?}");
+}
