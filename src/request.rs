@@ -221,7 +221,7 @@ impl std::fmt::Debug for BearerToken<'_> {
 
 // === the path rule ===
 
-/// Whether `path` (without query) has one reading only: see design.md, "Canonical or refused". Deriving a model from a
+/// Whether `path` (without query) has one reading only. Deriving a model from a
 /// path is an authorisation decision, and what a backend makes of `//`, `..;` or `%2f` is not known here.
 ///
 /// # Errors

@@ -91,7 +91,7 @@ fn bindings(manifests: &Manifests, problems: &mut Vec<Problem>) {
     }
 }
 
-/// Seed 002's "Role in wrong namespace": it grants models where none is.
+/// A role in the wrong namespace, a common mistake: it grants models where none is.
 fn roles_without_models(manifests: &Manifests, problems: &mut Vec<Problem>) {
     for role in manifests.roles.iter().filter(|role| !role.meta.namespace().is_empty()) {
         let grants = role.rules.iter().any(|rule| rule.resources.iter().any(|name| name == "llminferenceservices"));
@@ -130,7 +130,7 @@ fn missing_mapping(manifests: &Manifests, problems: &mut Vec<Problem>) {
     }
 }
 
-/// Seed 002's typing error: `premum` for `premium` matches nobody.
+/// A typing error of many guides: `premum` for `premium` matches nobody.
 fn predicates(manifests: &Manifests, tiers: &[TierSpec], problems: &mut Vec<Problem>) {
     for policy in &manifests.limit_policies {
         let predicates = policy.limits.iter().flatten().flat_map(|limit| &limit.when);
@@ -170,7 +170,7 @@ fn unknown_tier(problem: Problem, name: &str, tiers: &[TierSpec]) -> Problem {
     })
 }
 
-/// Seed 001's silence: a new tier without a limit is not limited at all.
+/// Silence that surprises: a new tier without a limit is not limited at all.
 fn tiers_without_limit(manifests: &Manifests, tiers: &[TierSpec], problems: &mut Vec<Problem>) {
     for policy in &manifests.limit_policies {
         let Some(limits) = &policy.limits else { continue };

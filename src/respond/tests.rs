@@ -9,8 +9,10 @@ use super::*;
 use crate::gate::LimitEvidence;
 use crate::limit::Quota;
 
-/// What `design.md` 7 says: HTTP status, gRPC code, `type` of the error, and the codes that are answered so.
-const ANSWERS: &[(i32, GrpcCode, &str, &[(Code, &str)])] = &[
+type AnswerRow = (i32, GrpcCode, &'static str, &'static [(Code, &'static str)]);
+
+/// For each code that is not `allowed`: HTTP status, gRPC code, `type` of the error, and the codes that are answered so.
+const ANSWERS: &[AnswerRow] = &[
     (
         400,
         GrpcCode::InvalidArgument,

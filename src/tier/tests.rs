@@ -15,7 +15,7 @@ fn spec(name: &str, level: i64, groups: &[&str]) -> TierSpec {
     }
 }
 
-/// The mapping of seed 001, as one instance sees it.
+/// The mapping of the platform's guide, as one instance sees it.
 fn seed() -> TierTable {
     let specs = [
         spec("free", 1, &["system:authenticated"]),
@@ -101,7 +101,7 @@ fn service_accounts_of_a_tiers_namespace_belong_to_it_without_being_listed() {
 
 #[test]
 fn implicit_group_counts_as_much_as_a_listed_one() {
-    // Seed 002's mistake: another tier lists a tier's own group. The level decides, as for every group.
+    // A common mistake: another tier lists a tier's own group. The level decides, as for every group.
     let own = "system:serviceaccounts:maas-tier-low";
     let table = TierTable::new(&[spec("low", 1, &[]), spec("high", 2, &[own])], ["maas"]);
     assert_eq!(tier_of(&table, &[own]), Some("high"));

@@ -216,7 +216,7 @@ fn gateway_faults_say_what_is_right() {
         (gateway("{listeners: ▸{}}"), (E, "spec.listeners", "a list"), false),
         (gateway("▸text"), (E, "spec", "a mapping"), false),
     ] {
-        assert_eq!(expect(&marked, &[row]).gateways.len(), usize::from(used), "{marked}");
+        assert_eq!(expect(&marked, &[row]).gateways[0].broken, !used, "{marked}");
     }
 }
 
@@ -307,14 +307,14 @@ fn route_faults_say_what_is_right() {
         ),
         (matching("{method: ▸''}"), (E, "spec.rules[0].matches[0].method", "is empty"), false),
     ] {
-        assert_eq!(expect(&marked, &[row]).routes.len(), usize::from(used), "{marked}");
+        assert_eq!(expect(&marked, &[row]).routes[0].fault.any, !used, "{marked}");
     }
     let (text, _) = unmark(&matching("{path: {type: Prefix, value: /a}}"));
     let manifests = read(&text);
-    assert_eq!((manifests.routes.len(), manifests.problems.len()), (0, 1));
+    assert_eq!((manifests.routes[0].fault.matches, manifests.problems.len()), (true, 1));
     assert!(manifests.problems[0].to_string().contains("PathPrefix, Exact or RegularExpression"));
     let orphan = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r}\nspec: ▸{rules: []}\n";
-    assert_eq!(expect(orphan, &[(E, "spec", "`parentRefs` is missing")]).routes.len(), 0);
+    assert!(expect(orphan, &[(E, "spec", "`parentRefs` is missing")]).routes[0].fault.parents);
 }
 
 // === callers and models ===

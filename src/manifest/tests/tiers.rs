@@ -94,7 +94,7 @@ fn misspelt_level_is_named_and_its_absence_too() {
     assert_eq!(manifests.problems[1].remedy.as_deref(), Some("did you mean `level`?"));
 }
 
-/// maas-api reads past a field that it does not know: design.md 3, "unknown fields … warnings elsewhere".
+/// maas-api reads past a field that it does not know.
 #[test]
 fn unknown_field_of_a_tier_is_a_warning() {
     let manifests = expect(
