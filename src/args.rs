@@ -39,7 +39,7 @@ pub struct PolicyArgs {
     /// The ConfigMap that maps groups to tiers, as namespace/name
     #[arg(long, env = "TIERGATE_TIER_MAPPING", default_value = "maas-api/tier-to-group-mapping", value_parser = namespaced)]
     pub tier_mapping: String,
-    /// The instance whose <instance>-tier-<tier> namespaces belong to the tiers [default: the Gateway's name]
+    /// The instance whose `<instance>-tier-<tier>` namespaces belong to the tiers [default: the Gateway's name]
     #[arg(long, env = "TIERGATE_INSTANCE")]
     pub instance: Option<String>,
     /// Grant models to the tiers of their annotation, without RoleBindings

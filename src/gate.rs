@@ -11,6 +11,7 @@ mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use smallvec::SmallVec;
 
@@ -22,6 +23,9 @@ use crate::limit::{Admission, Cost, Demand, Limits, Nanos, Verdict};
 use crate::policy::{self, Attached, Limit, LimitKind, Matched, Policies, Policy, Presented, RoutePlan, Scope};
 use crate::request::{BearerToken, Request};
 use crate::usage::{Hold, KeyHasher, Sealer};
+
+/// How long a request waits for what is not known. Gateways give up after 200 to 250 ms, and then the reason is lost.
+const DEADLINE: Duration = Duration::from_millis(150);
 
 /// What happens to requests that no policy, or no limit, says anything about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -100,9 +104,21 @@ impl Gate {
             match self.decide(&policy, request, &mut known, now, &mut evidence) {
                 Ok(candidate) => return self.admit(candidate, now, evidence).await,
                 Err(Step::Refuse(denial)) => return evidence.refuse(denial),
-                Err(Step::Need(Fact::Identity(token))) => {
-                    known.identity = Some(self.identities.review(&token, &policy, now).await);
-                }
+                Err(Step::Need(fact)) => self.fetch(fact, &policy, &mut known, now).await,
+            }
+        }
+    }
+
+    /// Finds out what was not known. That it could not be found out in time is an answer too.
+    async fn fetch(&self, fact: Fact<'_>, policy: &Policy, known: &mut Known, now: Nanos) {
+        match fact {
+            Fact::Identity(token) => {
+                let review = self.identities.review(&token, policy, now);
+                let review = tokio::time::timeout(DEADLINE, review).await;
+                known.identity = Some(review.unwrap_or_else(|_| {
+                    let late = Denial::new(Code::UnavailableDeadline, "the token could not be reviewed in time");
+                    Review::Refused(late)
+                }));
             }
         }
     }
@@ -243,7 +259,7 @@ fn exceeded(evidence: &Evidence) -> Denial {
         return Denial::new(Code::UnavailableInternal, "the limits gave no reason");
     };
     let quota = limit.standing.map(|standing| standing.quota);
-    let (number, window) = quota.map_or((0, std::time::Duration::ZERO), |quota| (quota.limit(), quota.window()));
+    let (number, window) = quota.map_or((0, Duration::ZERO), |quota| (quota.limit(), quota.window()));
     let (code, what) = match limit.kind {
         LimitKind::Requests => (Code::LimitRequests, "requests"),
         LimitKind::Tokens => (Code::LimitTokens, "tokens"),

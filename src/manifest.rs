@@ -248,7 +248,8 @@ fn misspelt_kind(kind: &Field<'_>, name: &str, group: &str) {
         }
     };
     let Some(meant) = meant else { return };
-    let message = format!("`{name}` of `{group}` is not a kind that is known here, so the object is not used");
+    let of = if group.is_empty() { "the core group".to_owned() } else { format!("`{group}`") };
+    let message = format!("`{name}` of {of} is not a kind that is known here, so the object is not used");
     let meant = format!("{} of {}", meant.name, api_version(meant.group, meant.versions.first().unwrap_or(&"v1")));
     kind.report(kind.warning(message).remedy(format!("did you mean {meant}?")));
 }
@@ -375,14 +376,15 @@ impl ObjectName {
     }
 }
 
-/// The position in the file of a position inside a block scalar (`|`) whose first content stands at `start`; positions
-/// inside other scalars cannot be told from their text, so they are the scalar's.
-fn inside_block(text: &str, start: Position, inner: Position) -> Position {
-    let Some(header) = block_header(text, start) else { return start };
-    if inner.line == 0 {
-        return start;
+/// The position in the file of a position inside a block scalar (`|`) with its `header` on that line and its first content
+/// at `start`; positions inside other scalars cannot be told from their text, so they are the scalar's.
+fn inside_block(header: Option<u32>, start: Position, inner: Position) -> Position {
+    match header {
+        Some(line) if inner.line > 0 => {
+            Position { line: line + inner.line, column: start.column + inner.column.saturating_sub(1) }
+        }
+        _ => start,
     }
-    Position { line: header + inner.line, column: start.column + inner.column - 1 }
 }
 
 /// The line of the `|` of the block scalar whose first content stands at `start`, if it is in one.
@@ -401,14 +403,14 @@ fn block_header(text: &str, start: Position) -> Option<u32> {
 }
 
 /// Moves every position of `node` from the inside of a block scalar to the file.
-fn shift(node: &mut Node, text: &str, start: Position) {
-    node.at = inside_block(text, start, node.at);
+fn shift(node: &mut Node, header: Option<u32>, start: Position) {
+    node.at = inside_block(header, start, node.at);
     match &mut node.value {
-        Value::List(items) => items.iter_mut().for_each(|item| shift(item, text, start)),
+        Value::List(items) => items.iter_mut().for_each(|item| shift(item, header, start)),
         Value::Map(entries) => {
             for (key, value) in entries {
-                key.at = inside_block(text, start, key.at);
-                shift(value, text, start);
+                key.at = inside_block(header, start, key.at);
+                shift(value, header, start);
             }
         }
         _ => {}

@@ -123,8 +123,8 @@ impl<'a> Request<'a> {
             return Err(malformed("the bearer token is longer than 8 KiB"));
         }
         // White space is no part of a token, a comma would be two headers that a proxy joined, and `!` is what Envoy makes
-        // of bytes that are not UTF-8; the review refuses what
-        // else a token cannot hold. Every byte is looked at without a branch, so that many are looked at at once.
+        // of bytes that are not UTF-8. The review refuses what else a token cannot hold. Every byte is looked at without a
+        // branch, so that many are looked at at once: tokens are long.
         if token.bytes().fold(false, |found, b| found | (b <= b'!') | (b >= 0x7f) | (b == b',')) {
             return Err(malformed("the bearer token holds characters that no token has"));
         }

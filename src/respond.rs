@@ -59,6 +59,7 @@ pub fn status(code: Code) -> (u16, GrpcCode, &'static str) {
         Code::LimitRequests | Code::LimitTokens => (429, GrpcCode::ResourceExhausted, "rate_limit_error"),
         Code::UnavailableConfiguration
         | Code::UnavailableGateway
+        | Code::UnavailableDeadline
         | Code::UnavailableInternal
         | Code::PolicyInvalid
         | Code::PolicyTiers

@@ -258,10 +258,20 @@ fn read_response(field: &Field<'_>, rules: &mut AuthRules) {
     for (name, field) in success.take("headers").and_then(|field| field.entries()).unwrap_or_default() {
         if let Some((key, shape)) = read_item(&field) {
             let name = key.unwrap_or_else(|| name.name.clone()).to_ascii_lowercase();
+            if !is_header_name(&name) {
+                field
+                    .report(field.error(format!("`{name}` cannot be the name of a header")).expected("such as x-user"));
+                continue;
+            }
             rules.headers.push(RequestHeader { name, shape });
         }
     }
     success.done(Severity::Error);
+}
+
+/// RFC 9110, section 5.1: a token.
+fn is_header_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
 }
 
 fn read_item(field: &Field<'_>) -> Option<(Option<String>, Shape)> {

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::reader::{Field, Fields, Report};
-use super::{Meta, Severity};
+use super::{Meta, Place, Severity};
 
 #[derive(Debug)]
 pub struct Gateway {
@@ -36,6 +36,8 @@ pub enum NamespacesFrom {
 pub struct HttpRoute {
     pub meta: Meta,
     pub parents: Vec<ParentRef>,
+    /// Where the parents are named.
+    pub parents_place: Place,
     /// Lower case.
     pub hostnames: Vec<String>,
     pub rules: Vec<RouteRule>,
@@ -50,6 +52,8 @@ pub struct RouteFault {
     pub any: bool,
     /// It could be attached to any Gateway.
     pub parents: bool,
+    /// It could be for any host.
+    pub hosts: bool,
     /// It could match any path of its hosts.
     pub matches: bool,
 }
@@ -168,14 +172,17 @@ pub(super) fn read_route(meta: Meta, mut fields: Fields<'_>, report: &Report) ->
     let spec = fields.require("spec", "parentRefs and rules").and_then(|field| field.fields());
     fields.done(Severity::Warning);
     let (parents, hostnames, rules) = (Vec::new(), Vec::new(), Vec::new());
-    let mut route = HttpRoute { meta, parents, hostnames, rules, fault: RouteFault::default() };
+    let (parents_place, fault) = (meta.place.clone(), RouteFault::default());
+    let mut route = HttpRoute { meta, parents, parents_place, hostnames, rules, fault };
     let Some(mut spec) = spec else {
-        route.fault = RouteFault { any: true, parents: true, matches: true };
+        route.fault = RouteFault { any: true, parents: true, hosts: true, matches: true };
         return route;
     };
     spec.ignore(&["useDefaultGateways"]);
     let errors = report.errors();
-    if let Some(items) = spec.require("parentRefs", "the Gateway of the route").and_then(|field| field.items()) {
+    let parents = spec.require("parentRefs", "the Gateway of the route");
+    route.parents_place = parents.as_ref().map_or(route.parents_place, Field::place);
+    if let Some(items) = parents.and_then(|field| field.items()) {
         route.parents.extend(items.iter().filter_map(|item| read_parent(item, &route.meta)));
     }
     route.fault.parents = report.errors() > errors;
@@ -184,8 +191,8 @@ pub(super) fn read_route(meta: Meta, mut fields: Fields<'_>, report: &Report) ->
         route.hostnames.extend(items.iter().filter_map(read_hostname));
     }
     if report.errors() > errors {
-        // It could be any host.
         route.hostnames.clear();
+        route.fault.hosts = true;
     }
     let errors = report.errors();
     match spec.take("rules") {
@@ -201,12 +208,17 @@ pub(super) fn read_route(meta: Meta, mut fields: Fields<'_>, report: &Report) ->
 
 fn read_parent(item: &Field<'_>, meta: &Meta) -> Option<ParentRef> {
     let mut fields = item.fields()?;
-    fields.ignore(&["group", "port"]);
+    fields.ignore(&["group"]);
+    let port = fields.take("port");
     let name = fields.require("name", "the Gateway's name")?.non_empty_text()?;
     let namespace = fields.take("namespace").and_then(|field| field.non_empty_text());
     let kind = fields.take("kind").and_then(|field| field.text()).unwrap_or("Gateway");
     let section = fields.take("sectionName").and_then(|field| field.text()).map(str::to_owned);
     fields.done(Severity::Warning);
+    if let Some(port) = port.filter(|_| section.is_none()) {
+        let problem = port.warning("ports are not told apart, so the route attaches to listeners of every port");
+        port.report(problem.remedy("name the listener with `sectionName`"));
+    }
     // A route may have parents of other kinds (a Service, for a mesh); they are not ours.
     (kind == "Gateway").then(|| ParentRef {
         namespace: namespace.map_or_else(|| Arc::clone(meta.namespace()), Arc::from),
@@ -220,9 +232,11 @@ fn read_rule(item: &Field<'_>) -> Option<RouteRule> {
     fields.ignore(&["name", "filters", "backendRefs", "timeouts", "retry", "sessionPersistence"]);
     let matches = fields.take("matches");
     fields.done(Severity::Warning);
-    let matches = match matches {
-        Some(field) => field.items()?.iter().filter_map(read_match).map(Arc::new).collect(),
-        None => vec![Match::everything().into()],
+    let matches = match matches.map(|field| field.items()) {
+        Some(None) => return None,
+        Some(Some(items)) if !items.is_empty() => items.iter().filter_map(read_match).map(Arc::new).collect(),
+        // Gateway API: without a match, a rule is for every path.
+        _ => vec![Match::everything().into()],
     };
     Some(RouteRule { matches })
 }
@@ -260,8 +274,15 @@ fn read_path(field: &Field<'_>) -> Option<PathMatch> {
     if kind_text == "RegularExpression" {
         return anchored(text, value).map(PathMatch::Regex);
     }
-    if !text.starts_with('/') || crate::request::check_canonical(text).is_err() {
-        let problem = value.error(format!("`{text}` is not a canonical path"));
+    if let Err(fault) = crate::request::check_canonical(text) {
+        use crate::request::PathFault;
+        let problem = match fault {
+            // A path that the Gateway API allows, and that no request which passes the path rule can match.
+            PathFault::Character | PathFault::Encoding => {
+                value.warning(format!("`{text}` is not a canonical path, so no request matches it"))
+            }
+            _ => value.error(format!("`{text}` is not a canonical path")),
+        };
         value.report(problem.expected("a path that starts with `/`, without empty or dot segments"));
         return None;
     }

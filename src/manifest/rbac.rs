@@ -1,7 +1,7 @@
 //! Role, ClusterRole and their bindings.
 
 use super::reader::{Field, Fields, Report};
-use super::{Meta, Severity};
+use super::{Meta, Place, Severity};
 use crate::access::{Rule, Subject};
 
 /// A Role or ClusterRole.
@@ -18,6 +18,8 @@ pub struct RoleBinding {
     /// Whether the role is a ClusterRole.
     pub cluster_role: bool,
     pub role: String,
+    /// Where the role is named.
+    pub role_place: Place,
     pub subjects: Vec<Subject>,
 }
 
@@ -58,13 +60,14 @@ fn read_rule(item: &Field<'_>) -> Option<Rule> {
 pub(super) fn read_binding(meta: Meta, mut fields: Fields<'_>, report: &Report) -> Option<RoleBinding> {
     let errors = report.errors();
     let role = fields.require("roleRef", "the Role or ClusterRole that is granted");
+    let role_place = role.as_ref().map_or_else(|| meta.place.clone(), Field::place);
     let (cluster_role, role) = role.and_then(|field| read_role_ref(&field, &meta))?;
     let mut subjects = Vec::new();
     if let Some(items) = fields.take("subjects").and_then(|field| field.items()) {
         subjects.extend(items.iter().filter_map(|item| read_subject(item, &meta)));
     }
     fields.done(Severity::Warning);
-    (report.errors() == errors).then_some(RoleBinding { meta, cluster_role, role, subjects })
+    (report.errors() == errors).then_some(RoleBinding { meta, cluster_role, role, role_place, subjects })
 }
 
 fn read_role_ref(field: &Field<'_>, meta: &Meta) -> Option<(bool, String)> {

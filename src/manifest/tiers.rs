@@ -2,7 +2,7 @@
 
 use super::reader::{Field, Fields, Report};
 use super::tree::{self, Node};
-use super::{Meta, Place, Severity, inside_block, shift};
+use super::{Meta, Place, Severity, block_header, inside_block, shift};
 
 /// A ConfigMap with a key `tiers`. `tiers` is `None` when it is in error.
 #[derive(Debug)]
@@ -32,13 +32,14 @@ pub(super) fn read(meta: Meta, mut fields: Fields<'_>, text: &str, report: &Repo
         return Some(TierMapping { meta, tiers: None });
     };
     let errors = report.errors();
+    let header = block_header(text, tiers.node.at);
     let tiers = match tree::parse(inner) {
         Ok(documents) => documents.into_iter().next().and_then(|mut node| {
-            shift(&mut node, text, tiers.node.at);
+            shift(&mut node, header, tiers.node.at);
             read_tiers(&node, &tiers.path, report)
         }),
         Err(fault) => {
-            let at = inside_block(text, tiers.node.at, fault.at);
+            let at = inside_block(header, tiers.node.at, fault.at);
             let message = format!("the text is not YAML: {}", fault.message);
             report.add(report.problem(Severity::Error, at, &tiers.path, message).expected("a list of tiers"));
             None

@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::route::Host;
 use super::{
     Attached, AuthPlan, AuthRules, GatewayPlan, Limit, LimitKind, LimitSet, Policy, RoutePlan, RouteTable, Tiers, lint,
 };
 use crate::access::{Rbac, Rule, Subject};
 use crate::manifest::{
     AuthPolicy, Gateway, HttpRoute, LimitPolicy, Listener, Manifests, Meta, ModelGrant, NamespacesFrom, ObjectName,
-    ParentRef, Problem, Severity, Target,
+    ParentRef, Problem, Severity, Target, TierMapping,
 };
 use crate::tier::{TierTable, service_account_group};
 
@@ -43,6 +44,10 @@ pub fn compile(mut manifests: Manifests, options: &Options) -> Policy {
     let mut problems = std::mem::take(&mut manifests.problems);
     // Without ages, namespace and name decide between routes.
     manifests.routes.sort_by(|a, b| a.meta.object.cmp(&b.meta.object));
+    // A ConfigMap that only happens to have a key `tiers` is somebody else's.
+    let foreign = |mapping: &&TierMapping| mapping.meta.object.path() != options.tier_mapping;
+    let foreign: Vec<_> = manifests.tier_mappings.iter().filter(foreign).map(|mapping| &mapping.meta.object).collect();
+    problems.retain(|problem| problem.object.as_ref().is_none_or(|object| !foreign.contains(&object)));
     lint::objects(&manifests, options, &mut problems);
     let mapping = mapping(&manifests, options, &problems);
     let instances: Vec<&str> = match &options.instance {
@@ -275,12 +280,12 @@ fn routes(gateway: &Gateway, routes: &[HttpRoute], plan: impl Fn(&HttpRoute) -> 
         let matches = route.rules.iter().enumerate().flat_map(|(i, rule)| rule.matches.iter().map(move |m| (i, m)));
         for (rule, found) in matches {
             for host in &hosts {
-                table.add(host.as_deref(), found, &plan, (at, rule));
+                table.add(host, found, &plan, (at, rule));
             }
         }
         if route.fault.matches {
             for host in &hosts {
-                table.shut(host.as_deref(), &plan);
+                table.shut(host, &plan);
             }
         }
     }
@@ -290,23 +295,27 @@ fn routes(gateway: &Gateway, routes: &[HttpRoute], plan: impl Fn(&HttpRoute) -> 
 
 impl HttpRoute {
     /// The hosts at which `gateway` serves the route; none if it is not attached.
-    pub(super) fn hosts_on(&self, gateway: &Gateway) -> Vec<Option<String>> {
+    pub(super) fn hosts_on(&self, gateway: &Gateway) -> Vec<Host> {
         let listeners = gateway.listeners.iter().filter(|listener| {
             let mut parents = self.parents.iter().filter(|parent| parent.is(gateway));
             self.fault.parents || parents.any(|parent| listener.admits(gateway, self, parent))
         });
-        listeners.flat_map(|listener| common_hosts(listener.hostname.as_deref(), &self.hostnames)).collect()
+        let hosts = listeners.flat_map(|listener| match self.fault.hosts {
+            true => vec![Host::Unknown],
+            false => common_hosts(listener.hostname.as_deref(), &self.hostnames),
+        });
+        hosts.collect()
     }
 }
 
 /// Host names that both a listener and a route serve.
-fn common_hosts(listener: Option<&str>, route: &[String]) -> Vec<Option<String>> {
+fn common_hosts(listener: Option<&str>, route: &[String]) -> Vec<Host> {
+    let named = |name: &str| Host::Named(name.to_owned());
     match (listener, route) {
-        (listener, []) => vec![listener.map(str::to_owned)],
-        (None, names) => names.iter().cloned().map(Some).collect(),
-        (Some(listener), names) => {
-            names.iter().filter_map(|name| common_host(listener, name)).map(|host| Some(host.to_owned())).collect()
-        }
+        (None, []) => vec![Host::Every],
+        (Some(listener), []) => vec![named(listener)],
+        (None, names) => names.iter().map(|name| named(name)).collect(),
+        (Some(listener), names) => names.iter().filter_map(|name| common_host(listener, name)).map(named).collect(),
     }
 }
 

@@ -33,7 +33,8 @@ pub(super) fn objects(manifests: &Manifests, options: &Options, problems: &mut V
     bindings(manifests, problems);
     roles_without_models(manifests, problems);
     for mapping in &manifests.tier_mappings {
-        if mapping.meta.object.path() != options.tier_mapping {
+        let reads_as_tiers = mapping.tiers.as_ref().is_some_and(|tiers| !tiers.is_empty());
+        if reads_as_tiers && mapping.meta.object.path() != options.tier_mapping {
             let message = format!("is not the tier mapping, which is {}", options.tier_mapping);
             let problem = warning(&mapping.meta, &mapping.meta.place, "", message);
             problems.push(problem.remedy("set --tier-mapping if this one is meant"));
@@ -69,7 +70,7 @@ fn parents(manifests: &Manifests, problems: &mut Vec<Problem>) {
         let attached = manifests.gateways.iter().any(|gateway| !route.hosts_on(gateway).is_empty());
         if !attached {
             let message = "attaches to no listener of a known Gateway, so no request reaches it".to_owned();
-            let problem = warning(&route.meta, &route.meta.place, "spec.parentRefs", message);
+            let problem = warning(&route.meta, &route.parents_place, "spec.parentRefs", message);
             problems.push(problem.remedy("check the parent's name and namespace, allowedRoutes and hostnames"));
         }
     }
@@ -86,7 +87,7 @@ fn bindings(manifests: &Manifests, problems: &mut Vec<Problem>) {
         if !found {
             let kind = if binding.cluster_role { "ClusterRole" } else { "Role" };
             let message = format!("{kind} `{}` is not there, so the binding grants nothing", binding.role);
-            problems.push(warning(&binding.meta, &binding.meta.place, "roleRef", message));
+            problems.push(warning(&binding.meta, &binding.role_place, "roleRef", message));
         }
     }
 }

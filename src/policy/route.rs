@@ -20,6 +20,18 @@ pub struct RouteTable {
     /// By what follows the `*`, such as `.example.com`.
     wildcard: HashMap<String, HostRoutes>,
     any: HostRoutes,
+    /// Of routes whose hosts could not be read: they could be for any, so they are asked before all others.
+    unknown: HostRoutes,
+}
+
+/// The host of a rule.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Host {
+    Every,
+    /// It could not be read.
+    Unknown,
+    /// Lower case; `*.` starts a wildcard.
+    Named(String),
 }
 
 /// The rules of one host name.
@@ -45,8 +57,8 @@ struct Candidate {
 // === impl RouteTable ===
 
 impl RouteTable {
-    /// Adds a match of rule `order` under `host` (lower case; `*.` starts a wildcard, `None` is every host).
-    pub fn add(&mut self, host: Option<&str>, rule: &Arc<Match>, plan: &Arc<RoutePlan>, order: (usize, usize)) {
+    /// Adds a match of rule `order` under `host`.
+    pub fn add(&mut self, host: &Host, rule: &Arc<Match>, plan: &Arc<RoutePlan>, order: (usize, usize)) {
         let routes = self.host(host);
         let candidate = Candidate { rule: Arc::clone(rule), plan: Arc::clone(plan), order };
         match &rule.path {
@@ -57,16 +69,17 @@ impl RouteTable {
     }
 
     /// Sends every request of `host` to `plan`.
-    pub fn shut(&mut self, host: Option<&str>, plan: &Arc<RoutePlan>) {
+    pub fn shut(&mut self, host: &Host, plan: &Arc<RoutePlan>) {
         self.host(host).shut = Some(Arc::clone(plan));
     }
 
-    fn host(&mut self, host: Option<&str>) -> &mut HostRoutes {
+    fn host(&mut self, host: &Host) -> &mut HostRoutes {
         match host {
-            None => &mut self.any,
-            Some(host) => match host.strip_prefix('*') {
+            Host::Every => &mut self.any,
+            Host::Unknown => &mut self.unknown,
+            Host::Named(name) => match name.strip_prefix('*') {
                 Some(suffix) => self.wildcard.entry(suffix.to_owned()).or_default(),
-                None => self.exact.entry(host.to_owned()).or_default(),
+                None => self.exact.entry(name.clone()).or_default(),
             },
         }
     }
@@ -74,7 +87,7 @@ impl RouteTable {
     /// Sorts by precedence; call it once after the last [`RouteTable::add`].
     pub fn finish(&mut self) {
         let hosts = self.exact.values_mut().chain(self.wildcard.values_mut());
-        for host in hosts.chain(std::iter::once(&mut self.any)) {
+        for host in hosts.chain([&mut self.any, &mut self.unknown]) {
             for candidates in host.exact.values_mut().chain(host.prefixes.values_mut()) {
                 candidates.sort_by_key(Candidate::precedence);
             }
@@ -84,7 +97,7 @@ impl RouteTable {
 
     /// Every plan, as often as a match leads to it.
     pub fn plans(&self) -> impl Iterator<Item = &RoutePlan> {
-        let hosts = self.exact.values().chain(self.wildcard.values()).chain(std::iter::once(&self.any));
+        let hosts = self.exact.values().chain(self.wildcard.values()).chain([&self.any, &self.unknown]);
         hosts.flat_map(|host| {
             let by_path = host.exact.values().chain(host.prefixes.values()).flatten();
             by_path.chain(host.regexes.iter().map(|(_, candidate)| candidate)).map(|candidate| &*candidate.plan)
@@ -94,6 +107,9 @@ impl RouteTable {
     /// The route of `request`, whose path is canonical.
     #[must_use]
     pub fn find(&self, request: &Request<'_>) -> Option<&RoutePlan> {
+        if let Some(found) = self.unknown.find(request) {
+            return Some(found);
+        }
         let host = host_name(request.host);
         if let Some(found) = self.exact.get(&*host).and_then(|routes| routes.find(request)) {
             return Some(found);

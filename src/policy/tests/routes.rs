@@ -322,19 +322,97 @@ fn route_attaches_where_listener_and_parent_agree() {
     }
 }
 
-/// Envoy would still send the request where the route says, under the policies of another one.
+/// Gateway API: "If no matches are specified, the default is a prefix path match on /".
 #[test]
-fn route_in_error_is_not_passed_over_for_a_broader_one() {
-    let policy = World::new()
-        .auth("ns/auth", "Gateway gw")
-        .matching("ns/broad", "path: {value: /}")
-        .route("ns/narrow", "hostnames: ['not a host'], rules: [{matches: [{path: {value: /llm}}]}]")
-        .compile();
-    let decided = policy.route(None, &request("h", "/llm/x"));
-    let shut = match &decided {
+fn rule_with_an_empty_list_of_matches_matches_everything() {
+    let policy = World::new().route("ns/r", "rules: [{matches: []}]").sound();
+    assert_eq!(found(&policy, &request("h", "/anything")), Ok("ns/r"));
+}
+
+// === routes in error ===
+
+/// Whether a request is answered 503: because its route is in error, or because its Gateway is.
+fn is_shut(policy: &Policy, request: &Request<'_>) -> bool {
+    match policy.route(None, request) {
         Err(denial) => crate::respond::status(denial.code).0 == 503,
         Ok(plan) => matches!(plan.auth, Attached::Broken(_)),
-    };
-    assert!(shut, "{decided:?}");
-    assert!(matches!(&policy.route(None, &request("h", "/other")).unwrap().auth, Attached::Active(_)));
+    }
+}
+
+/// Envoy would still send the request where the route says, and not under the policies of a broader one.
+#[test]
+fn route_in_error_is_not_passed_over_for_a_broader_one() {
+    let rules = "rules: [{matches: [{path: {value: /llm}}]}]";
+    for (fault, narrow) in [
+        ("its host name", format!("hostnames: ['not a host'], {rules}")),
+        ("one of its host names", format!("hostnames: [other.example.com, 'a:80'], {rules}")),
+        ("the type of its host names", format!("hostnames: text, {rules}")),
+        ("another field of its match", "hostnames: [h.example.com], rules: [{matches: [{path: {value: /llm}, headers: [{name: x}]}]}]".to_owned()),
+        ("its path", "hostnames: [h.example.com], rules: [{matches: [{path: {value: llm}}]}]".to_owned()),
+        (
+            "one of its paths",
+            "hostnames: [h.example.com], rules: [{matches: [{path: {value: /x}}, {path: {type: Prefix, value: /llm}}]}]".to_owned(),
+        ),
+        ("one of its rules", "hostnames: [h.example.com], rules: [{matches: [{path: {value: /x}}]}, text]".to_owned()),
+        ("the type of its matches", "hostnames: [h.example.com], rules: [{matches: text}]".to_owned()),
+        ("the type of its rules", "hostnames: [h.example.com], rules: text".to_owned()),
+    ] {
+        for broad in ["", "hostnames: [h.example.com]", "hostnames: ['*.example.com']"] {
+            let policy = World::new()
+                .auth("ns/auth", "Gateway gw")
+                .route("ns/broad", broad)
+                .route("ns/narrow", &narrow)
+                .compile();
+            assert!(policy.problems.iter().any(Problem::is_error), "{fault}");
+            assert!(
+                is_shut(&policy, &request("h.example.com", "/llm/x")),
+                "a route with an error in {fault} is passed over for one with `{broad}`"
+            );
+        }
+    }
+}
+
+#[test]
+fn route_in_error_shuts_no_more_than_it_could_be_for() {
+    let broad = || World::new().auth("ns/auth", "Gateway gw").route("ns/broad", "");
+    let rules = "rules: [{matches: [{path: {value: /llm}}]}]";
+    // Its paths are known, so that other paths are not its.
+    let policy = broad().route("ns/narrow", &format!("hostnames: ['not a host'], {rules}")).compile();
+    assert_eq!(found(&policy, &request("h", "/other")), Ok("ns/broad"));
+    assert!(!is_shut(&policy, &request("h", "/other")));
+    // Its hosts are known, so that other hosts are not its.
+    let policy =
+        broad().route("ns/narrow", "hostnames: [a.example.com], rules: [{matches: [{path: {value: llm}}]}]").compile();
+    assert!(is_shut(&policy, &request("a.example.com", "/any")));
+    assert!(!is_shut(&policy, &request("b.example.com", "/any")));
+    // Its Gateway is known.
+    let two = broad().gateway("ns/gw2", "{name: http}").route_to("{name: gw2}", "ns/narrow", "rules: text").compile();
+    assert!(!is_shut(&two, &Request { gateway: Some("ns/gw"), ..request("h", "/") }));
+    assert!(is_shut(&two, &Request { gateway: Some("ns/gw2"), ..request("h", "/") }));
+}
+
+#[test]
+fn route_whose_parents_are_in_error_could_be_of_any_gateway() {
+    for parents in ["{namespace: ns}", "text", "{name: ''}"] {
+        let policy = World::new()
+            .auth("ns/auth", "Gateway gw")
+            .route("ns/broad", "")
+            .route_to(parents, "ns/narrow", "rules: [{matches: [{path: {value: /llm}}]}]")
+            .compile();
+        assert!(is_shut(&policy, &request("h", "/llm/x")), "{parents}");
+        assert!(!is_shut(&policy, &request("h", "/other")), "{parents}");
+    }
+}
+
+#[test]
+fn gateway_in_error_shuts_its_routes_alone() {
+    let policy = World::new()
+        .gateway("ns/bad", "{name: http, hostname: 'not a host'}")
+        .route("ns/r", "")
+        .route_to("{name: bad}", "ns/r2", "")
+        .compile();
+    assert!(!is_shut(&policy, &Request { gateway: Some("ns/gw"), ..request("h", "/") }));
+    assert!(is_shut(&policy, &Request { gateway: Some("ns/bad"), ..request("h", "/") }));
+    let alone = World::default().gateway("ns/bad", "{name: http, hostname: 'not a host'}").compile();
+    assert!(is_shut(&alone, &request("h", "/")));
 }

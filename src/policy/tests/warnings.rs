@@ -187,6 +187,24 @@ fn binding_of_a_missing_role_is_warned_about() {
 }
 
 #[test]
+fn warning_stands_at_the_field_that_it_names() {
+    let role_ref = "subjects: []\nroleRef: {kind: Role, name: gone}";
+    for (world, field, text) in [
+        (quiet().rbac("RoleBinding", "llm/b", role_ref), "roleRef", "roleRef: "),
+        (World::new().route_to("{name: gone}", "ns/r", ""), "spec.parentRefs", "spec: {parentRefs: "),
+        (quiet().auth("ns/late", "Gateway gone"), "spec.targetRef", "spec: {targetRef: "),
+    ] {
+        let policy = world.compile();
+        let [problem] = policy.problems.as_slice() else { panic!("{}", shown(&policy.problems)) };
+        let lines = || world.text.lines().enumerate();
+        let (line, _) = lines().filter(|(_, line)| line.starts_with(text)).last().unwrap();
+        assert_eq!(problem.field, field);
+        let place = (problem.place.line as usize, problem.place.column as usize);
+        assert_eq!(place, (line + 1, text.len() + 1), "{problem}");
+    }
+}
+
+#[test]
 fn route_that_nobody_protects_is_warned_about() {
     let row = ("HTTPRoute ns/r", "", "has no AuthPolicy, neither of its own nor of its Gateway");
     expect(&World::new().route("ns/r", ""), &[row]);
