@@ -21,9 +21,9 @@ use crate::listen::rate_limit::RateLimit;
 use crate::listen::{Services, Workers, bind};
 use crate::manifest::Problem;
 use crate::metrics::Metrics;
-use crate::policy::Policies;
+use crate::policy::{Policies, Policy};
 use crate::respond::Style;
-use crate::source::{FolderError, load};
+use crate::source::{Folder, FolderError};
 use crate::usage::Settlements;
 
 /// How often the workers are asked whether they answer, and how long they have for it.
@@ -52,10 +52,9 @@ pub enum StartError {
 /// Something that it needs is not there.
 pub fn serve(args: &Serve) -> Result<(), StartError> {
     start_logging(&args.log)?;
-    let policy = load(&args.manifests, &args.policy.clone().into())?;
-    for problem in &policy.problems {
-        log_problem(problem);
-    }
+    let mut folder = Folder::new(&args.manifests, args.policy.clone().into());
+    let policy = folder.load()?.unwrap_or_default();
+    policy.problems.iter().for_each(log_problem);
     let policies = Arc::new(Policies::new(policy));
     let jwks =
         std::fs::read_to_string(&args.jwks).map_err(|error| StartError::Jwks { path: args.jwks.clone(), error })?;
@@ -70,13 +69,14 @@ pub fn serve(args: &Serve) -> Result<(), StartError> {
     };
     let gate = Arc::new(Gate::new(policies, Identities::new(authority, remember), limits, settings));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(run(args, gate))
+    runtime.block_on(run(args, gate, folder))
 }
 
-async fn run(args: &Serve, gate: Arc<Gate>) -> Result<(), StartError> {
+async fn run(args: &Serve, gate: Arc<Gate>, folder: Folder) -> Result<(), StartError> {
     let signalled = stop_signal()?;
     let metrics = Arc::new(Metrics::new());
     metrics.published(&gate.policies.current());
+    watch(folder, Arc::clone(&gate), Arc::clone(&metrics))?;
     let clock = Clock::start();
     let (health, _) = tonic_health::server::health_reporter();
     set_health(&health, false).await;
@@ -120,6 +120,29 @@ async fn run(args: &Serve, gate: Arc<Gate>) -> Result<(), StartError> {
     drain(workers, args.drain_timeout).await;
     pages.abort();
     Ok(())
+}
+
+/// Publishes what the folder becomes, from a thread that ends with the process.
+fn watch(folder: Folder, gate: Arc<Gate>, metrics: Arc<Metrics>) -> io::Result<()> {
+    let changed = move |loaded: Result<Policy, FolderError>| {
+        metrics.reloaded(loaded.is_ok());
+        match loaded {
+            Ok(policy) => {
+                policy.problems.iter().for_each(log_problem);
+                gate.policies.publish(policy);
+                let policy = gate.policies.current();
+                metrics.published(&policy);
+                tracing::info!(policy.generation = policy.generation, objects = policy.objects, "policy published");
+            }
+            Err(error) => tracing::error!(%error, "the folder is not read; the policy stays as it is"),
+        }
+    };
+    let watch = move || {
+        if let Err(error) = folder.watch(changed) {
+            tracing::error!(%error, "the folder is not watched; a change needs a restart");
+        }
+    };
+    std::thread::Builder::new().name("source".to_owned()).spawn(watch).map(drop)
 }
 
 /// Waits for the workers, but not for ever: a stream that never ends must not keep the process.

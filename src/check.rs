@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::args::{Check, Output};
 use crate::manifest::Problem;
-use crate::source::{FolderError, load};
+use crate::source::{Folder, FolderError};
 
 /// Prints the problems of a folder; `true` if none is an error.
 ///
@@ -14,7 +14,8 @@ use crate::source::{FolderError, load};
 ///
 /// The folder cannot be read.
 pub fn run(args: Check, out: &mut impl Write) -> Result<bool, FolderError> {
-    let policy = load(&args.manifests, &args.policy.into())?;
+    // What was never read before has changed.
+    let policy = Folder::new(&args.manifests, args.policy.into()).load()?.unwrap_or_default();
     let errors = policy.problems.iter().filter(|problem| problem.is_error()).count();
     let printed = match args.output {
         Output::Text => text(&policy.problems, policy.objects, errors, out),

@@ -6,6 +6,7 @@
 
 mod auth_policy;
 mod gateway;
+mod last_good;
 mod limit_policy;
 mod model;
 mod problem;
@@ -35,7 +36,7 @@ use self::reader::{Field, Report};
 use self::tree::{Node, Position, Value};
 
 /// What a folder says, and what is wrong with it.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Manifests {
     pub gateways: Vec<Gateway>,
     pub routes: Vec<HttpRoute>,
@@ -48,7 +49,9 @@ pub struct Manifests {
     pub service_accounts: Vec<ServiceAccount>,
     pub models: Vec<Model>,
     pub problems: Vec<Problem>,
-    /// Files that are not YAML: nothing of them is known.
+    /// Files that were read.
+    pub files: Vec<Arc<str>>,
+    /// Files that are not YAML, or could not be read: nothing of them is known.
     pub unparsable: Vec<Arc<str>>,
     /// How many objects were read, and how many are of kinds that tiergate has no use for.
     pub read: usize,
@@ -62,6 +65,8 @@ pub struct Meta {
     pub place: Place,
     pub namespace_place: Place,
     pub annotations: Vec<(String, String, Place)>,
+    /// Whether an annotation is no text.
+    pub unreadable_annotation: bool,
     pub uid: Option<String>,
     /// Whether the object can be used: its API version is known, and no other object has its name.
     pub supported: bool,
@@ -115,6 +120,11 @@ const KINDS: &[Kind] = &[
 impl Manifests {
     /// Reads `files`, pairs of a name for messages and a text.
     pub fn read<'f>(files: impl IntoIterator<Item = (&'f str, &'f str)>) -> Self {
+        Self::read_files(files.into_iter().map(|(name, text)| (name, Ok(text))))
+    }
+
+    /// Reads `files`, some of which could not be read: then the reason stands in place of the text.
+    pub fn read_files<'f>(files: impl IntoIterator<Item = (&'f str, Result<&'f str, &'f str>)>) -> Self {
         let mut manifests = Manifests::default();
         let mut seen = HashMap::new();
         for (file, text) in files {
@@ -123,17 +133,25 @@ impl Manifests {
         manifests
     }
 
-    fn read_file(&mut self, file: &Arc<str>, text: &str, seen: &mut HashMap<ObjectName, Place>) {
+    fn read_file(&mut self, file: &Arc<str>, text: Result<&str, &str>, seen: &mut HashMap<ObjectName, Place>) {
         let report = Report::new(file);
-        match tree::parse(text) {
-            Ok(documents) => {
+        let unusable = |at, message: String, remedy: &str| {
+            let problem = report.problem(Severity::Error, at, "", message);
+            report.add(problem.remedy(format!("{remedy}; nothing of this file is used until then")));
+        };
+        match text.map(tree::parse) {
+            Ok(Ok(documents)) => {
+                self.files.push(Arc::clone(file));
                 for document in &documents {
-                    self.read_document(document, text, &report, seen);
+                    self.read_document(document, text.unwrap_or_default(), &report, seen);
                 }
             }
-            Err(fault) => {
-                let problem = report.problem(Severity::Error, fault.at, "", format!("is not YAML: {}", fault.message));
-                report.add(problem.remedy("mend the syntax; nothing of this file is used until then"));
+            Ok(Err(fault)) => {
+                unusable(fault.at, format!("is not YAML: {}", fault.message), "mend the syntax");
+                self.unparsable.push(Arc::clone(file));
+            }
+            Err(reason) => {
+                unusable(Position { line: 1, column: 1 }, format!("cannot be read: {reason}"), "make it readable");
                 self.unparsable.push(Arc::clone(file));
             }
         }
@@ -201,7 +219,15 @@ impl Manifests {
     fn shut(&mut self, kind: &str, place: Place) {
         let object = ObjectName::new(kind, "", "(without a name)");
         let (namespace_place, target_place) = (place.clone(), place.clone());
-        let meta = Meta { object, place, namespace_place, annotations: Vec::new(), uid: None, supported: false };
+        let meta = Meta {
+            object,
+            place,
+            namespace_place,
+            annotations: Vec::new(),
+            unreadable_annotation: false,
+            uid: None,
+            supported: false,
+        };
         let target = Target::Unknown;
         if kind == "AuthPolicy" {
             self.auth_policies.push(AuthPolicy { meta, target, target_place, rules: None });
@@ -267,11 +293,12 @@ fn read_meta(fields: &mut reader::Fields<'_>, kind: &Kind, report: &Report) -> O
     let object = ObjectName::new(kind.name, namespace, name);
     report.name(Some(object.clone()));
     let uid = meta.take("uid").and_then(|field| field.non_empty_text()).map(str::to_owned);
-    let mut annotations = Vec::new();
+    let (mut annotations, mut unreadable_annotation) = (Vec::new(), false);
     if let Some(entries) = meta.take("annotations").and_then(|field| field.entries()) {
         for (key, value) in entries {
-            if let Some(text) = value.text() {
-                annotations.push((key.name.clone(), text.to_owned(), value.place()));
+            match value.text() {
+                Some(text) => annotations.push((key.name.clone(), text.to_owned(), value.place())),
+                None => unreadable_annotation = true,
             }
         }
     }
@@ -290,7 +317,7 @@ fn read_meta(fields: &mut reader::Fields<'_>, kind: &Kind, report: &Report) -> O
     ]);
     meta.done(Severity::Warning);
     fields.ignore(&["status"]);
-    Some(Meta { object, place, namespace_place, annotations, uid, supported: true })
+    Some(Meta { object, place, namespace_place, annotations, unreadable_annotation, uid, supported: true })
 }
 
 // === impl Meta ===

@@ -37,6 +37,7 @@ pub struct Metrics {
     reports: Family<ResultLabel, Counter>,
     tokens: Family<TokenLabels, Counter>,
     generation: Gauge,
+    last_reload_successful: Gauge,
     objects: Gauge,
     objects_in_error: Gauge,
     problems: Family<SeverityLabel, Gauge>,
@@ -118,6 +119,7 @@ impl Metrics {
             reports: Family::default(),
             tokens: Family::default(),
             generation: Gauge::default(),
+            last_reload_successful: Gauge::default(),
             objects: Gauge::default(),
             objects_in_error: Gauge::default(),
             problems: Family::default(),
@@ -135,6 +137,9 @@ impl Metrics {
         r.register("usage_reports", "Usage reports, by what became of them", self.reports.clone());
         r.register("usage_tokens", "Tokens reported, by the tier that was enforced", self.tokens.clone());
         r.register("policy_generation", "Number of the policy snapshot in use", self.generation.clone());
+        let name = "policy_last_reload_successful";
+        r.register(name, "Whether the folder could be read the last time", self.last_reload_successful.clone());
+        self.last_reload_successful.set(1);
         r.register("policy_objects", "Objects read into the policy", self.objects.clone());
         r.register("policy_objects_in_error", "Objects that are in error", self.objects_in_error.clone());
         r.register("policy_problems", "Problems of the configuration, by severity", self.problems.clone());
@@ -216,6 +221,11 @@ impl Metrics {
         for (severity, count) in counts {
             self.problems.get_or_create(&SeverityLabel { severity }).set(number(count));
         }
+    }
+
+    /// Notes whether the folder could be read.
+    pub fn reloaded(&self, successful: bool) {
+        self.last_reload_successful.set(i64::from(successful));
     }
 
     /// The page, in the OpenMetrics text format.

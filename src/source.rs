@@ -1,26 +1,144 @@
-//! Where the policy comes from: a folder of manifests.
+//! Where the policy comes from: a folder of manifests, read at the start and whenever it changes.
 
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use notify::{RecursiveMode, Watcher};
 
 use crate::manifest::Manifests;
 use crate::policy::{Options, Policy, compile};
 
 /// Parsers of YAML and CEL recurse, on input that is not ours.
 const STACK: usize = 256 * 1024 * 1024;
+/// A change is looked at when nothing has changed for this long: editors and `kubectl` write in several steps.
+const QUIET: Duration = Duration::from_millis(100);
+/// And at the latest this long after its first step.
+const LATEST: Duration = Duration::from_secs(1);
+/// How often the folder is looked at without being told: some file systems tell nothing.
+const POLL: Duration = Duration::from_secs(10);
+
+/// A folder of manifests, with what was last good in it.
+#[derive(Debug)]
+pub struct Folder {
+    dir: PathBuf,
+    options: Options,
+    last_good: Option<Manifests>,
+    /// Of what was read last: a change that changes nothing is none.
+    fingerprint: Option<u64>,
+}
 
 /// Why a folder cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
     #[error("cannot read folder `{}`: {error}", path.display())]
     Folder { path: PathBuf, error: io::Error },
-    #[error("cannot read `{}`: {error}", path.display())]
-    File { path: PathBuf, error: io::Error },
     #[error("`{}` holds no manifest: no *.yaml, *.yml or *.json", path.display())]
     Empty { path: PathBuf },
     #[error("the compiler ended unexpectedly: {0}")]
     Compiler(String),
+    #[error("cannot watch folder `{}`: {error}", path.display())]
+    Watch { path: PathBuf, error: notify::Error },
+}
+
+/// A file's name for messages, and its text or why there is none.
+type File = (String, Result<String, String>);
+
+// === impl Folder ===
+
+impl Folder {
+    #[must_use]
+    pub fn new(dir: &Path, options: Options) -> Self {
+        Folder { dir: dir.to_owned(), options, last_good: None, fingerprint: None }
+    }
+
+    /// Reads and compiles the folder, if anything in it changed since the last time. An object in error keeps its own last
+    /// good version.
+    ///
+    /// # Errors
+    ///
+    /// The folder cannot be read. What stands in its files is no error here: see [`Policy::problems`].
+    pub fn load(&mut self) -> Result<Option<Policy>, FolderError> {
+        let files = read_files(&self.dir)?;
+        let mut hasher = DefaultHasher::new();
+        files.hash(&mut hasher);
+        let fingerprint = Some(hasher.finish());
+        if fingerprint == self.fingerprint {
+            return Ok(None);
+        }
+        let (last_good, options) = (&self.last_good, &self.options);
+        let (manifests, policy) = on_large_stack(|| {
+            let mut manifests = parse(&files);
+            if let Some(last) = last_good {
+                manifests.keep_last_good(last);
+            }
+            let policy = compile(manifests.clone(), options);
+            (manifests, policy)
+        })?;
+        self.last_good = Some(manifests);
+        self.fingerprint = fingerprint;
+        Ok(Some(policy))
+    }
+
+    /// Watches the folder for ever, and passes on what it becomes: a new policy, or why there is none.
+    ///
+    /// # Errors
+    ///
+    /// The operating system does not let it be watched.
+    pub fn watch(mut self, mut changed: impl FnMut(Result<Policy, FolderError>)) -> Result<(), FolderError> {
+        let failed = |error| FolderError::Watch { path: self.dir.clone(), error };
+        let (send, events) = channel();
+        // Each event says only that there is something to look at.
+        let tell = move |_: notify::Result<notify::Event>| {
+            // Nobody listens any more only when the process ends.
+            let _ = send.send(());
+        };
+        let mut watcher = notify::recommended_watcher(tell).map_err(failed)?;
+        watcher.watch(&self.dir, RecursiveMode::NonRecursive).map_err(failed)?;
+        let mut failing = false;
+        loop {
+            // The first time for what changed between the start and the watch.
+            match self.load() {
+                Ok(None) => {}
+                Ok(Some(policy)) => {
+                    failing = false;
+                    changed(Ok(policy));
+                }
+                // Told once, however often it is tried.
+                Err(error) if !failing => {
+                    failing = true;
+                    changed(Err(error));
+                }
+                Err(_) => {}
+            }
+            // A folder that was removed and made anew is another one to the operating system.
+            let _ = watcher.watch(&self.dir, RecursiveMode::NonRecursive);
+            if !settle(&events) {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Waits for events, and until they pause; `false` when there will be none any more.
+fn settle(events: &Receiver<()>) -> bool {
+    match events.recv_timeout(POLL) {
+        Err(RecvTimeoutError::Timeout) => return true,
+        Err(RecvTimeoutError::Disconnected) => return false,
+        Ok(()) => {}
+    }
+    let first = Instant::now();
+    while first.elapsed() < LATEST {
+        match events.recv_timeout(QUIET) {
+            Ok(()) => {}
+            Err(RecvTimeoutError::Timeout) => break,
+            Err(RecvTimeoutError::Disconnected) => return false,
+        }
+    }
+    true
 }
 
 /// Reads the manifests of `dir`, files in the order of their names. Folders inside are not entered, as `kubectl apply -f`
@@ -28,22 +146,15 @@ pub enum FolderError {
 ///
 /// # Errors
 ///
-/// The folder or one of its files cannot be read. What stands in them is no error here: see [`Manifests::problems`].
+/// The folder cannot be read. What stands in it is no error here: see [`Manifests::problems`].
 pub fn read_folder(dir: &Path) -> Result<Manifests, FolderError> {
     let files = read_files(dir)?;
-    on_large_stack(|| Manifests::read(files.iter().map(|(name, text)| (name.as_str(), text.as_str()))))
+    on_large_stack(|| parse(&files))
 }
 
-/// Reads and compiles `dir`.
-///
-/// # Errors
-///
-/// As [`read_folder`].
-pub fn load(dir: &Path, options: &Options) -> Result<Policy, FolderError> {
-    let files = read_files(dir)?;
-    on_large_stack(|| {
-        compile(Manifests::read(files.iter().map(|(name, text)| (name.as_str(), text.as_str()))), options)
-    })
+fn parse(files: &[File]) -> Manifests {
+    let files = files.iter().map(|(name, text)| (name.as_str(), text.as_deref().map_err(String::as_str)));
+    Manifests::read_files(files)
 }
 
 /// Runs `work` on a thread whose stack bears every input that passes the parsers' bounds.
@@ -59,7 +170,7 @@ pub fn on_large_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, Fol
     })
 }
 
-fn read_files(dir: &Path) -> Result<Vec<(String, String)>, FolderError> {
+fn read_files(dir: &Path) -> Result<Vec<File>, FolderError> {
     let folder = |error| FolderError::Folder { path: dir.to_owned(), error };
     let mut paths: Vec<PathBuf> = Vec::new();
     for entry in fs::read_dir(dir).map_err(folder)? {
@@ -67,7 +178,7 @@ fn read_files(dir: &Path) -> Result<Vec<(String, String)>, FolderError> {
         // `..data` and its like are how a mounted ConfigMap is swapped.
         let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
         let kind = path.extension().and_then(|extension| extension.to_str());
-        if !hidden && matches!(kind, Some("yaml" | "yml" | "json")) && path.is_file() {
+        if !hidden && matches!(kind, Some("yaml" | "yml" | "json")) && !path.is_dir() {
             paths.push(path);
         }
     }
@@ -77,8 +188,8 @@ fn read_files(dir: &Path) -> Result<Vec<(String, String)>, FolderError> {
     paths.sort_unstable();
     let read = |path: PathBuf| match fs::read(&path) {
         // A byte that is not UTF-8 becomes a replacement character: the YAML parser names its line.
-        Ok(bytes) => Ok((path.display().to_string(), String::from_utf8_lossy(&bytes).into_owned())),
-        Err(error) => Err(FolderError::File { path, error }),
+        Ok(bytes) => (path.display().to_string(), Ok(String::from_utf8_lossy(&bytes).into_owned())),
+        Err(error) => (path.display().to_string(), Err(error.to_string())),
     };
-    paths.into_iter().map(read).collect()
+    Ok(paths.into_iter().map(read).collect())
 }

@@ -15,7 +15,7 @@ use crate::policy::{
 };
 
 /// An AuthPolicy. `rules` is `None` when it is in error.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct AuthPolicy {
     pub meta: Meta,
     pub target: Target,

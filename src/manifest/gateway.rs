@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::reader::{Field, Fields, Report};
 use super::{Meta, Place, Severity};
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Gateway {
     pub meta: Meta,
     pub listeners: Vec<Listener>,
@@ -15,7 +15,7 @@ pub struct Gateway {
     pub broken: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Listener {
     pub name: String,
     /// Lower case; `None` serves every host.
@@ -32,7 +32,7 @@ pub enum NamespacesFrom {
     Selector,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct HttpRoute {
     pub meta: Meta,
     pub parents: Vec<ParentRef>,
@@ -66,7 +66,7 @@ pub struct ParentRef {
     pub section: Option<String>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct RouteRule {
     pub matches: Vec<Arc<Match>>,
 }
@@ -107,9 +107,14 @@ pub(super) fn read_gateway(meta: Meta, mut fields: Fields<'_>, report: &Report) 
     let mut listeners = Vec::new();
     if let Some(mut spec) = spec {
         spec.ignore(&["gatewayClassName", "addresses", "infrastructure", "backendTLS", "allowedListeners", "tls"]);
-        let items = spec.require("listeners", "at least one listener").and_then(|field| field.items());
+        if let Some(field) = spec.require("listeners", "at least one listener") {
+            let items = field.items();
+            if items.as_ref().is_some_and(Vec::is_empty) {
+                field.report(field.error("is empty").expected("at least one listener"));
+            }
+            listeners.extend(items.unwrap_or_default().iter().filter_map(read_listener));
+        }
         spec.done(Severity::Warning);
-        listeners.extend(items.unwrap_or_default().iter().filter_map(read_listener));
     }
     Gateway { meta, listeners, broken: report.errors() > errors }
 }

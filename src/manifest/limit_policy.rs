@@ -8,7 +8,7 @@ use crate::limit::Quota;
 use crate::policy::{Expression, LimitKind};
 
 /// A policy of either kind. `limits` is `None` when it is in error.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct LimitPolicy {
     pub meta: Meta,
     pub kind: LimitKind,
@@ -21,7 +21,7 @@ pub struct LimitPolicy {
 }
 
 /// One named limit.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct LimitSpec {
     pub name: String,
     pub place: Place,

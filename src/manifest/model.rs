@@ -7,13 +7,13 @@ use super::{Meta, Place, Problem, Severity};
 pub const TIERS_ANNOTATION: &str = "alpha.maas.opendatahub.io/tiers";
 
 /// A ServiceAccount: a caller.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ServiceAccount {
     pub meta: Meta,
 }
 
 /// An LLMInferenceService: what is called.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Model {
     pub meta: Meta,
     pub grant: ModelGrant,
@@ -22,11 +22,13 @@ pub struct Model {
 /// To whom the annotation grants a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ModelGrant {
-    /// No annotation, or one that could not be read.
+    /// No annotation.
     Nobody,
     /// An empty list: all configured tiers.
     AllTiers,
     Tiers(Vec<String>, Place),
+    /// The annotation could not be read: nobody is granted anything by it.
+    Unreadable,
 }
 
 pub(super) fn read_service_account(meta: Meta, mut fields: Fields<'_>) -> ServiceAccount {
@@ -40,6 +42,7 @@ pub(super) fn read_model(meta: Meta, mut fields: Fields<'_>, report: &Report) ->
     fields.ignore(&["spec"]);
     fields.done(Severity::Warning);
     let grant = match meta.annotation(TIERS_ANNOTATION) {
+        None if meta.unreadable_annotation => ModelGrant::Unreadable,
         None => ModelGrant::Nobody,
         Some((_, text, _)) if text.trim().is_empty() => ModelGrant::Nobody,
         Some((_, text, place)) => match serde_json::from_str::<Vec<String>>(text) {
@@ -55,7 +58,7 @@ pub(super) fn read_model(meta: Meta, mut fields: Fields<'_>, report: &Report) ->
                     expected: Some("'[\"premium\",\"enterprise\"]', or '[]' for all tiers".to_owned()),
                     remedy: Some("no tier has access to the model until it is mended".to_owned()),
                 });
-                ModelGrant::Nobody
+                ModelGrant::Unreadable
             }
         },
     };

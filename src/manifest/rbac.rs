@@ -5,14 +5,14 @@ use super::{Meta, Place, Severity};
 use crate::access::{Rule, Subject};
 
 /// A Role or ClusterRole.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Role {
     pub meta: Meta,
     pub rules: Vec<Rule>,
 }
 
 /// A RoleBinding or ClusterRoleBinding.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct RoleBinding {
     pub meta: Meta,
     /// Whether the role is a ClusterRole.

@@ -5,7 +5,7 @@ use super::tree::{self, Node};
 use super::{Meta, Place, Severity, block_header, inside_block, shift};
 
 /// A ConfigMap with a key `tiers`. `tiers` is `None` when it is in error.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct TierMapping {
     pub meta: Meta,
     pub tiers: Option<Vec<TierSpec>>,

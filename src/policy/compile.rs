@@ -173,7 +173,7 @@ fn grant_from_annotations(rbac: &mut Rbac, manifests: &Manifests, options: &Opti
     let Some(Ok(specs)) = mapping else { return };
     for model in &manifests.models {
         let granted = |tier: &str| match &model.grant {
-            ModelGrant::Nobody => false,
+            ModelGrant::Nobody | ModelGrant::Unreadable => false,
             ModelGrant::AllTiers => true,
             ModelGrant::Tiers(tiers, _) => tiers.iter().any(|granted| granted == tier),
         };

@@ -11,5 +11,6 @@
 mod cli;
 mod envoy;
 mod http;
+mod reload;
 mod support;
 mod wire;

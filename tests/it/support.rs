@@ -127,6 +127,17 @@ impl Tiergate {
         }
     }
 
+    /// Waits for a log line with this message.
+    pub(crate) fn await_log(&self, message: &str) -> serde_json::Value {
+        loop {
+            let line = self.log.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("tiergate says `{message}`"));
+            let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+            if line["message"].as_str().is_some_and(|text| text.contains(message)) {
+                return line;
+            }
+        }
+    }
+
     /// The log lines so far.
     pub(crate) fn logged(&self) -> Vec<serde_json::Value> {
         self.log.try_iter().map(|line| serde_json::from_str(&line).unwrap()).collect()

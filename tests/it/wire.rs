@@ -32,7 +32,7 @@ fn premium() -> String {
     token("maas-default-gateway-tier-premium", "jland-78028f6d", &root("examples/manifests"))
 }
 
-fn http(path: &str, authorization: Option<&str>) -> HttpRequest {
+pub(crate) fn http(path: &str, authorization: Option<&str>) -> HttpRequest {
     let mut headers = HashMap::new();
     if let Some(value) = authorization {
         headers.insert("authorization".to_owned(), value.to_owned());
@@ -40,7 +40,7 @@ fn http(path: &str, authorization: Option<&str>) -> HttpRequest {
     HttpRequest { method: "POST".into(), path: path.into(), host: "models".into(), headers, ..HttpRequest::default() }
 }
 
-fn check_request(http: HttpRequest) -> CheckRequest {
+pub(crate) fn check_request(http: HttpRequest) -> CheckRequest {
     CheckRequest {
         attributes: Some(AttributeContext {
             request: Some(Request { http: Some(http), ..Request::default() }),
@@ -54,7 +54,7 @@ async fn check(channel: &Channel, request: CheckRequest) -> CheckResponse {
 }
 
 /// HTTP status (200 for allowed) and reason code.
-fn outcome(response: &CheckResponse) -> (i32, &str) {
+pub(crate) fn outcome(response: &CheckResponse) -> (i32, &str) {
     match response.http_response.as_ref().unwrap() {
         HttpResponse::DeniedResponse(denied) => {
             (denied.status.as_ref().unwrap().code, response.status.as_ref().unwrap().message.as_str())

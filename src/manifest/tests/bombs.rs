@@ -127,7 +127,7 @@ fn annotation_bomb_is_refused() {
     );
     let manifests = read(&text);
     assert_eq!(manifests.problems.len(), 1);
-    assert_eq!(manifests.models[0].grant, ModelGrant::Nobody);
+    assert_eq!(manifests.models[0].grant, ModelGrant::Unreadable);
 }
 
 #[test]

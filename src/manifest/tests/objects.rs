@@ -192,7 +192,7 @@ fn listeners_are_read_with_their_defaults() {
 fn gateway_faults_say_what_is_right() {
     for (marked, row, used) in [
         (
-            gateway("{gatewayClassName: c, listeners: [], ▸lisners: []}"),
+            gateway("{gatewayClassName: c, listeners: [{name: http, port: 80, protocol: HTTP}], ▸lisners: []}"),
             (W, "spec.lisners", "did you mean `listeners`?"),
             true,
         ),
@@ -214,6 +214,7 @@ fn gateway_faults_say_what_is_right() {
         (gateway("▸{gatewayClassName: c}"), (E, "spec", "`listeners` is missing"), false),
         (gateway("{listeners: [▸{port: 80}]}"), (E, "spec.listeners[0]", "`name` is missing"), false),
         (gateway("{listeners: ▸{}}"), (E, "spec.listeners", "a list"), false),
+        (gateway("{listeners: ▸[]}"), (E, "spec.listeners", "at least one listener"), false),
         (gateway("▸text"), (E, "spec", "a mapping"), false),
     ] {
         assert_eq!(expect(&marked, &[row]).gateways[0].broken, !used, "{marked}");
@@ -360,7 +361,7 @@ fn malformed_annotation_is_an_error_and_grants_nobody() {
     ] {
         let marked = model(&format!("  annotations:\n    alpha.maas.opendatahub.io/tiers: {value}\n"));
         let manifests = expect(&marked, &[(E, field, phrase)]);
-        assert_eq!(manifests.models[0].grant, ModelGrant::Nobody, "{value}");
+        assert_eq!(manifests.models[0].grant, ModelGrant::Unreadable, "{value}");
     }
 }
 
