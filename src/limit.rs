@@ -4,14 +4,20 @@
 //! one account is checked together and then written, under one lock: all of it or nothing.
 
 mod bucket;
+mod cell;
 mod memory;
+mod quota;
+mod window;
 
 use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
-pub use self::bucket::{Bucket, Quota};
+pub use self::bucket::Bucket;
+pub use self::cell::Cell;
 pub use self::memory::Memory;
+pub use self::quota::{Algorithm, Quota};
+pub use self::window::Window;
 
 /// Nanoseconds on a monotonic clock that starts with the process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -105,6 +111,19 @@ impl Limits {
     pub fn accounts(&self) -> usize {
         match self {
             Limits::Memory(memory) => memory.accounts(),
+        }
+    }
+}
+
+// === impl Cost ===
+
+impl Cost {
+    /// How many hits have to be left.
+    #[must_use]
+    pub fn hits(self) -> u64 {
+        match self {
+            Cost::Take(hits) => hits,
+            Cost::Positive => 1,
         }
     }
 }

@@ -233,7 +233,15 @@ impl Manifests {
             self.auth_policies.push(AuthPolicy { meta, target, target_place, rules: None });
         } else {
             let (kind, limits_place) = (limit_policy::kind_of(kind), target_place.clone());
-            self.limit_policies.push(LimitPolicy { meta, kind, target, target_place, limits: None, limits_place });
+            self.limit_policies.push(LimitPolicy {
+                meta,
+                kind,
+                target,
+                target_place,
+                limits: None,
+                limits_place,
+                per_route: false,
+            });
         }
     }
 

@@ -239,3 +239,59 @@ async fn one_token_is_reviewed_once_however_many_wait() {
     assert_eq!(admitted, 5, "the request limit of a free user");
     assert_eq!(gate.identities.len(), 1);
 }
+
+/// The demo with an annotation on one of its policies.
+fn annotated(policy: &str, annotation: &str) -> Gate {
+    let mut files = demo();
+    let found = files.iter_mut().find(|(_, text)| text.contains(policy)).unwrap();
+    found.1 =
+        found.1.replace(&format!("name: {policy}\n"), &format!("name: {policy}\n  annotations: {{{annotation}}}\n"));
+    gate(compile_files(&files, &options()), settings())
+}
+
+#[tokio::test]
+async fn a_gateway_policy_counts_for_the_gateway_or_for_each_route() {
+    for (scope, second) in [("gateway", Some(Code::LimitRequests)), ("route", None)] {
+        let gate = annotated("gateway-rate-limits", &format!("tiergate.io/counter-scope: {scope}"));
+        let token = token("enterprise", &user(&gate, "enterprise", 0));
+        for _ in 0..50 {
+            assert_eq!(code(&Call::chat("granite").bearer(&token), &gate).await, None, "{scope}");
+        }
+        assert_eq!(code(&Call::chat("granite").bearer(&token), &gate).await, Some(Code::LimitRequests), "{scope}");
+        assert_eq!(code(&Call::chat("qwen3").bearer(&token), &gate).await, second, "{scope}");
+    }
+}
+
+#[tokio::test]
+async fn a_fixed_window_gives_everything_back_at_once() {
+    let gate = annotated("gateway-rate-limits", "tiergate.io/algorithm: fixed-window");
+    let token = token("free", &user(&gate, "free", 0));
+    let call = Call::chat("granite").bearer(&token);
+    for round in 0..2 {
+        let now = Nanos::from(Duration::from_secs(120 * round));
+        for _ in 0..5 {
+            assert!(call.on(&gate, now).await.outcome.is_ok());
+        }
+        let denial = call.on(&gate, now).await.outcome.unwrap_err();
+        assert_eq!(denial.retry_after, Some(Duration::from_secs(120)));
+    }
+}
+
+#[tokio::test]
+async fn an_annotation_of_ours_that_is_wrong_is_not_passed_over() {
+    for (annotation, severity, shut) in [
+        ("tiergate.io/algorithm: sliding", "error", true),
+        ("tiergate.io/counter-scope: user", "error", true),
+        ("tiergate.io/algoritm: fixed-window", "warning", false),
+        ("example.com/algorithm: x", "", false),
+    ] {
+        let gate = annotated("gateway-rate-limits", annotation);
+        let problems: Vec<_> =
+            gate.policies.current().problems.iter().map(|problem| problem.severity.to_string()).collect();
+        let expected: Vec<String> = Some(severity.to_owned()).filter(|text| !text.is_empty()).into_iter().collect();
+        assert_eq!(problems, expected, "{annotation}");
+        let token = token("free", &user(&gate, "free", 0));
+        let found = code(&Call::chat("granite").bearer(&token), &gate).await;
+        assert_eq!(found, shut.then_some(Code::PolicyInvalid), "{annotation}");
+    }
+}

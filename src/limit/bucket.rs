@@ -5,14 +5,7 @@
 
 use std::time::Duration;
 
-use super::{Cost, Nanos, Verdict};
-
-/// So many hits per window: a bucket that holds `limit` and regains all of it in one `window`, evenly.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Quota {
-    limit: u64,
-    window: u64,
-}
+use super::{Cost, Nanos, Quota, Verdict};
 
 /// The state of one bucket. A fresh one is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,39 +16,6 @@ pub struct Bucket {
     at: Nanos,
     /// How much of `spent` comes back each nanosecond: the limit, which can change while the bucket is in use.
     refill: u64,
-}
-
-// === impl Quota ===
-
-impl Quota {
-    /// The largest limit: far above any real one, and small enough for the arithmetic never to overflow.
-    pub const MAX_LIMIT: u64 = 1_000_000_000_000;
-
-    /// # Panics
-    ///
-    /// Never: a limit above [`Quota::MAX_LIMIT`] is lowered to it, an empty window is raised to one nanosecond.
-    #[must_use]
-    pub fn new(limit: u64, window: Duration) -> Self {
-        Quota { limit: limit.min(Self::MAX_LIMIT), window: Nanos::from(window).0.max(1) }
-    }
-
-    #[must_use]
-    pub fn limit(&self) -> u64 {
-        self.limit
-    }
-
-    #[must_use]
-    pub fn window(&self) -> Duration {
-        Duration::from_nanos(self.window)
-    }
-
-    fn capacity(&self) -> u128 {
-        self.price(self.limit)
-    }
-
-    fn price(&self, hits: u64) -> u128 {
-        u128::from(hits) * u128::from(self.window)
-    }
 }
 
 // === impl Bucket ===
@@ -74,10 +34,7 @@ impl Bucket {
     /// Whether `cost` fits, at the time of the last [`Bucket::advance`].
     #[must_use]
     pub fn peek(&self, quota: &Quota, cost: Cost) -> Verdict {
-        let hits = match cost {
-            Cost::Take(hits) => hits,
-            Cost::Positive => 1,
-        };
+        let hits = cost.hits();
         let wanted = self.spent.saturating_add(quota.price(hits));
         match wanted.checked_sub(quota.capacity()) {
             None | Some(0) => Verdict::Fits,
@@ -89,6 +46,12 @@ impl Bucket {
     /// Adds `hits`, into debt if need be.
     pub fn charge(&mut self, quota: &Quota, hits: u64) {
         self.spent = self.spent.saturating_add(quota.price(hits));
+    }
+
+    /// Whole hits that are used, a begun one included.
+    #[must_use]
+    pub fn used(&self, quota: &Quota) -> u64 {
+        u64::try_from(self.spent.div_ceil(u128::from(quota.window))).unwrap_or(u64::MAX)
     }
 
     /// Whole hits that are left.

@@ -6,7 +6,7 @@ use hashbrown::HashMap;
 use parking_lot::{Mutex, MutexGuard};
 use smallvec::SmallVec;
 
-use super::{AccountKey, Admission, Bucket, CellId, Cost, Demand, Nanos, Quota, Standing, Verdict};
+use super::{AccountKey, Admission, Cell, CellId, Cost, Demand, Nanos, Quota, Standing, Verdict};
 
 /// More than there are threads to contend, so that two callers seldom meet.
 const SHARDS: usize = 256;
@@ -27,7 +27,7 @@ struct Shard {
 /// The cells of one counter key. Most callers have a request limit and a token limit.
 #[derive(Debug, Default)]
 struct Account {
-    cells: SmallVec<[(CellId, Bucket); 2]>,
+    cells: SmallVec<[(CellId, Cell); 2]>,
 }
 
 /// Account keys are hashes already.
@@ -50,22 +50,23 @@ impl Memory {
         let mut admitted = true;
         // INVARIANT: nothing is written before everything was checked. Two demands on one cell see each other's cost.
         for (at, demand) in demands.iter().enumerate() {
-            let mut bucket = shards.find(demand).and_then(|account| account.bucket(demand.cell)).unwrap_or_default();
-            bucket.advance(&demand.quota, now);
+            let known = shards.find(demand).and_then(|account| account.cell(demand.cell));
+            let mut cell = known.unwrap_or_else(|| Cell::fresh(&demand.quota));
+            cell.advance(&demand.quota, now);
             for earlier in demands.iter().take(at) {
                 if let (true, Cost::Take(hits)) = (earlier.is_same_cell(demand), earlier.cost) {
-                    bucket.charge(&demand.quota, hits);
+                    cell.charge(&demand.quota, hits);
                 }
             }
-            let verdict = bucket.peek(&demand.quota, demand.cost);
+            let verdict = cell.peek(&demand.quota, demand.cost);
             admitted &= verdict == Verdict::Fits;
-            standings.push(Standing::of(&bucket, demand.quota, verdict));
+            standings.push(Standing::of(&cell, demand.quota, verdict));
         }
         if admitted {
             for (demand, standing) in demands.iter().zip(&mut standings) {
                 if let Cost::Take(hits) = demand.cost {
-                    let bucket = shards.charge(demand, hits, now);
-                    *standing = Standing::of(&bucket, demand.quota, Verdict::Fits);
+                    let cell = shards.charge(demand, hits, now);
+                    *standing = Standing::of(&cell, demand.quota, Verdict::Fits);
                 }
             }
         }
@@ -108,16 +109,13 @@ impl Locked<'_> {
         self.shard(demand)?.accounts.get(&demand.account)
     }
 
-    fn charge(&mut self, demand: &Demand, hits: u64, now: Nanos) -> Bucket {
+    fn charge(&mut self, demand: &Demand, hits: u64, now: Nanos) -> Cell {
         let Some(shard) = self.shard(demand) else {
             // Every demand's shard was locked at the start.
             debug_assert!(false, "the shard of a demand is not locked");
-            return Bucket::default();
+            return Cell::fresh(&demand.quota);
         };
-        shard.account(demand.account, now).update(demand.cell, |bucket| {
-            bucket.advance(&demand.quota, now);
-            bucket.charge(&demand.quota, hits);
-        })
+        shard.account(demand.account, now).charge(demand, hits, now)
     }
 }
 
@@ -137,24 +135,27 @@ impl Shard {
 // === impl Account ===
 
 impl Account {
-    fn bucket(&self, cell: CellId) -> Option<Bucket> {
-        self.cells.iter().find(|(id, _)| *id == cell).map(|(_, bucket)| *bucket)
+    fn cell(&self, wanted: CellId) -> Option<Cell> {
+        self.cells.iter().find(|(id, _)| *id == wanted).map(|(_, cell)| *cell)
     }
 
-    /// Changes the bucket of `cell`, a full one if it is new, and returns it.
-    fn update(&mut self, cell: CellId, change: impl FnOnce(&mut Bucket)) -> Bucket {
-        if let Some((_, bucket)) = self.cells.iter_mut().find(|(id, _)| *id == cell) {
-            change(bucket);
-            return *bucket;
+    /// Charges a cell, a fresh one if it is new, and returns it.
+    fn charge(&mut self, demand: &Demand, hits: u64, now: Nanos) -> Cell {
+        let add = |cell: &mut Cell| {
+            cell.advance(&demand.quota, now);
+            cell.charge(&demand.quota, hits);
+            *cell
+        };
+        if let Some((_, cell)) = self.cells.iter_mut().find(|(id, _)| *id == demand.cell) {
+            return add(cell);
         }
-        let mut bucket = Bucket::default();
-        change(&mut bucket);
-        self.cells.push((cell, bucket));
-        bucket
+        let charged = add(&mut Cell::fresh(&demand.quota));
+        self.cells.push((demand.cell, charged));
+        charged
     }
 
     fn is_idle(&self, now: Nanos) -> bool {
-        self.cells.iter().all(|(_, bucket)| bucket.is_idle(now))
+        self.cells.iter().all(|(_, cell)| cell.is_idle(now))
     }
 }
 
@@ -174,8 +175,8 @@ impl Demand {
 // === impl Standing ===
 
 impl Standing {
-    fn of(bucket: &Bucket, quota: Quota, verdict: Verdict) -> Self {
-        Standing { quota, remaining: bucket.remaining(&quota), reset: bucket.reset(), verdict }
+    fn of(cell: &Cell, quota: Quota, verdict: Verdict) -> Self {
+        Standing { quota, remaining: cell.remaining(&quota), reset: cell.reset(), verdict }
     }
 }
 

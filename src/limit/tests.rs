@@ -1,3 +1,5 @@
+mod window;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::reader::{Field, Fields, Report};
-use super::{Meta, Place, Severity, Target, read_rules, read_target};
-use crate::limit::Quota;
+use super::{Meta, Place, Severity, Target, did_you_mean, read_rules, read_target};
+use crate::limit::{Algorithm, Quota};
 use crate::policy::{Expression, LimitKind};
 
 /// A policy of either kind. `limits` is `None` when it is in error.
@@ -18,6 +18,8 @@ pub struct LimitPolicy {
     pub limits: Option<Vec<LimitSpec>>,
     /// Where the limits are written.
     pub limits_place: Place,
+    /// Whether a policy on a Gateway counts for each route by itself.
+    pub per_route: bool,
 }
 
 /// One named limit.
@@ -64,8 +66,50 @@ pub(super) fn read(meta: Meta, mut fields: Fields<'_>, report: &Report) -> Limit
         }
         spec.done(Severity::Error);
     }
+    let algorithm = read_choice(&meta, report, ALGORITHM, &ALGORITHMS).unwrap_or_default();
+    let per_route = read_choice(&meta, report, SCOPE, &SCOPES).unwrap_or_default();
+    unknown_annotations(&meta, report);
+    for rate in limits.iter_mut().flatten().flat_map(|limit: &mut LimitSpec| &mut limit.rates) {
+        *rate = rate.by(algorithm);
+    }
     let limits = limits.filter(|_| meta.supported && report.errors() == errors);
-    LimitPolicy { meta, kind, target, target_place, limits, limits_place }
+    LimitPolicy { meta, kind, target, target_place, limits, limits_place, per_route }
+}
+
+/// How a policy's limits count.
+const ALGORITHM: &str = "tiergate.io/algorithm";
+const ALGORITHMS: [(&str, Algorithm); 2] =
+    [("token-bucket", Algorithm::TokenBucket), ("fixed-window", Algorithm::FixedWindow)];
+/// What a policy on a Gateway counts for: the Gateway, or each of its routes as Kuadrant does.
+const SCOPE: &str = "tiergate.io/counter-scope";
+const SCOPES: [(&str, bool); 2] = [("gateway", false), ("route", true)];
+
+/// The value of an annotation that has to be one of `choices`.
+fn read_choice<T: Copy>(meta: &Meta, report: &Report, name: &str, choices: &[(&str, T)]) -> Option<T> {
+    let (_, text, place) = meta.annotation(name)?;
+    let chosen = choices.iter().find(|(choice, _)| choice == text);
+    if chosen.is_none() {
+        let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+        let field = format!("metadata.annotations.{name}");
+        let problem = report.problem_at(Severity::Error, place, &field, format!("`{text}` is not a choice"));
+        report.add(problem.expected(names.join(" or ")));
+    }
+    chosen.map(|(_, value)| *value)
+}
+
+fn unknown_annotations(meta: &Meta, report: &Report) {
+    for (name, _, place) in &meta.annotations {
+        if !name.starts_with("tiergate.io/") || [ALGORITHM, SCOPE].contains(&name.as_str()) {
+            continue;
+        }
+        let field = format!("metadata.annotations.{name}");
+        let problem = report.problem_at(Severity::Warning, place, &field, "is not an annotation that is known here");
+        let meant = did_you_mean(name, [ALGORITHM, SCOPE]).map(|meant| format!("did you mean `{meant}`?"));
+        report.add(match meant {
+            Some(meant) => problem.remedy(meant),
+            None => problem.expected(format!("{ALGORITHM} or {SCOPE}")),
+        });
+    }
 }
 
 /// What the limits of a policy of kind `kind` count.

@@ -69,6 +69,12 @@ impl Report {
     }
 
     #[must_use]
+    pub fn problem_at(&self, severity: Severity, place: &Place, field: &str, message: impl Into<String>) -> Problem {
+        let at = Position { line: place.line, column: place.column };
+        self.problem(severity, at, field, message)
+    }
+
+    #[must_use]
     pub fn problem(&self, severity: Severity, at: Position, field: &str, message: impl Into<String>) -> Problem {
         Problem {
             severity,

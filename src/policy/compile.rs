@@ -83,7 +83,8 @@ pub fn compile(mut manifests: Manifests, options: &Options) -> Policy {
                     limits: Vec::new(),
                 });
             }
-            let limits = [&requests, &tokens].map(|policies| effective(policies, gateway, route));
+            let limits =
+                [&requests, &tokens].map(|policies| per_route(effective(policies, gateway, route), &manifests, route));
             let auth = match effective(&auth, gateway, route) {
                 Attached::None => Attached::None,
                 Attached::Broken(policy) => Attached::Broken(policy),
@@ -203,16 +204,17 @@ fn auth_state(policy: &AuthPolicy) -> Attached<(ObjectName, Arc<AuthRules>)> {
 
 fn attach_limits(manifests: &Manifests, kind: LimitKind, problems: &mut Vec<Problem>) -> Policies<LimitSet> {
     let of_kind = manifests.limit_policies.iter().filter(|policy| policy.kind == kind);
-    attach(of_kind.map(|policy| (&policy.meta, &policy.target, limit_state(policy))), problems)
+    attach(of_kind.map(|policy| (&policy.meta, &policy.target, limit_state(policy, &policy.target))), problems)
 }
 
-fn limit_state(policy: &LimitPolicy) -> Attached<LimitSet> {
+/// The limits of a policy, counting for `scope`: on a Gateway once per user for that Gateway, on an HTTPRoute for that
+/// route.
+fn limit_state(policy: &LimitPolicy, scope: &Target) -> Attached<LimitSet> {
     let name = &policy.meta.object;
     let Some(specs) = &policy.limits else {
         return Attached::Broken(name.clone());
     };
-    // A policy on a Gateway counts once per user for that gateway, on an HTTPRoute for that route.
-    let scope = policy.target.to_string();
+    let scope = scope.to_string();
     let limit = |spec: &crate::manifest::LimitSpec| Limit {
         name: format!("{}/{}", name.path(), spec.name).into(),
         kind: policy.kind,
@@ -263,6 +265,15 @@ fn effective<T>(policies: &Policies<T>, gateway: &Gateway, route: &HttpRoute) ->
         Target::Gateway { namespace: Arc::clone(&parent.namespace), name: Arc::clone(&parent.name) },
     ];
     targets.iter().find_map(|target| policies.get(target)).cloned().unwrap_or(Attached::None)
+}
+
+/// A policy that counts for each route by itself, for this one.
+fn per_route(limits: Attached<LimitSet>, manifests: &Manifests, route: &HttpRoute) -> Attached<LimitSet> {
+    let Attached::Active(set) = &limits else { return limits };
+    let policy = manifests.limit_policies.iter().find(|policy| policy.per_route && policy.meta.object == set.policy);
+    let Some(policy) = policy else { return limits };
+    let object = &route.meta.object;
+    limit_state(policy, &Target::HttpRoute { namespace: object.namespace.clone(), name: object.name.clone() })
 }
 
 // === routes ===

@@ -16,7 +16,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use siphasher::sip128::{Hasher128, SipHasher24};
 use smallvec::SmallVec;
 
-use crate::limit::{AccountKey, CellId, Nanos, Quota};
+use crate::limit::{AccountKey, Algorithm, CellId, Nanos, Quota};
 
 /// The layout; another number is another layout.
 const VERSION: u8 = 1;
@@ -24,8 +24,8 @@ const VERSION: u8 = 1;
 const HEAD: usize = 1 + 8 + 8 + 1;
 /// A name that could be part of a namespace's is shorter. Longer ones are left out: they go to a metric only.
 const MAX_TIER: usize = 63;
-/// Account, cell, limit, window.
-const HOLD: usize = 16 + 8 + 8 + 8;
+/// Account, cell, limit, window, algorithm.
+const HOLD: usize = 16 + 8 + 8 + 8 + 1;
 /// More limits than that apply to no request.
 const MAX_HOLDS: usize = 64;
 
@@ -99,6 +99,7 @@ impl Sealer {
             sealed.extend_from_slice(&hold.cell.0.to_be_bytes());
             sealed.extend_from_slice(&hold.quota.limit().to_be_bytes());
             sealed.extend_from_slice(&Nanos::from(hold.quota.window()).0.to_be_bytes());
+            sealed.push(u8::from(hold.quota.algorithm() == Algorithm::FixedWindow));
         }
         let tag = self.key.seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::empty(), &mut sealed);
         // Sealing fails only for texts of many gigabytes. An empty reservation settles nothing, which is safe.
@@ -147,12 +148,18 @@ impl Hold {
     fn decode(bytes: &[u8]) -> Option<Self> {
         let (account, rest) = bytes.split_at_checked(16)?;
         let (cell, rest) = rest.split_at_checked(8)?;
-        let (limit, window) = rest.split_at_checked(8)?;
+        let (limit, rest) = rest.split_at_checked(8)?;
+        let (window, algorithm) = rest.split_at_checked(8)?;
+        let algorithm = match algorithm {
+            [0] => Algorithm::TokenBucket,
+            [1] => Algorithm::FixedWindow,
+            _ => return None,
+        };
         let window = Duration::from_nanos(u64::from_be_bytes(window.try_into().ok()?));
         Some(Hold {
             account: AccountKey(u128::from_be_bytes(account.try_into().ok()?)),
             cell: CellId(u64::from_be_bytes(cell.try_into().ok()?)),
-            quota: Quota::new(u64::from_be_bytes(limit.try_into().ok()?), window),
+            quota: Quota::new(u64::from_be_bytes(limit.try_into().ok()?), window).by(algorithm),
         })
     }
 }
