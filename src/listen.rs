@@ -3,6 +3,7 @@
 //! A current-thread runtime per worker costs 30-40 % less CPU than one multi-threaded runtime: answers of a connection
 //! are written together. Connections are handed to the workers in turn, so that a gateway's few are spread evenly.
 
+mod connection;
 pub mod ext_authz;
 pub mod http;
 pub mod rate_limit;
@@ -17,11 +18,13 @@ use envoy_types::pb::envoy::service::auth::v3::authorization_server::Authorizati
 use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_service_server::RateLimitServiceServer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Handle};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic_health::server::{HealthReporter, HealthService};
 
+use self::connection::Connection;
 use self::ext_authz::ExtAuthz;
 use self::rate_limit::RateLimit;
 
@@ -33,6 +36,12 @@ const MAX_HEADERS: u32 = 16 * 1024;
 /// hyper's guards against rapid reset (CVE-2023-44487); tonic would switch the second one off.
 const MAX_PENDING_RESETS: usize = 20;
 const MAX_LOCAL_RESETS: usize = 1024;
+/// A connection is closed, after what is in flight, when it is this old: so that gateways spread over new replicas. Each
+/// worker's age differs by up to a tenth, so that not all of them close at once.
+const MAX_AGE: Duration = Duration::from_secs(300);
+const AGE_GRACE: Duration = Duration::from_secs(30);
+/// Connections at one time. A gateway has a few for each of its threads; far more is an attack, and costs memory.
+const MAX_CONNECTIONS: usize = 4096;
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
 /// Evaluating an expression recurses; debug builds need more than the 2 MiB that threads get.
 pub const STACK: usize = 8 * 1024 * 1024;
@@ -47,10 +56,13 @@ pub struct Services {
     pub health: HealthReporter,
 }
 
+/// A connection on its way to a worker, with its place among the allowed ones.
+type Accepted = (StdStream, OwnedSemaphorePermit);
+
 /// One thread that answers gRPC.
 struct Worker {
     runtime: Handle,
-    connections: mpsc::Sender<StdStream>,
+    connections: mpsc::Sender<Accepted>,
     thread: JoinHandle<()>,
 }
 
@@ -89,6 +101,7 @@ impl Workers {
     /// The listener cannot be used by this runtime.
     pub async fn accept(&self, listener: StdListener, mut stop: watch::Receiver<bool>) -> io::Result<()> {
         let listener = TcpListener::from_std(listener)?;
+        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let mut turn = 0_usize;
         loop {
             let accepted = tokio::select! {
@@ -97,10 +110,14 @@ impl Workers {
             };
             match accepted.and_then(|(stream, _)| stream.into_std()) {
                 Ok(stream) => {
+                    let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+                        tracing::warn!(connections = MAX_CONNECTIONS, "a connection was refused: there are too many");
+                        continue;
+                    };
                     let worker = self.0.get(turn % self.0.len().max(1));
                     turn = turn.wrapping_add(1);
                     // A worker whose queue is full is stuck: the connection is closed, and the gateway tries again.
-                    if worker.is_none_or(|worker| worker.connections.try_send(stream).is_err()) {
+                    if worker.is_none_or(|worker| worker.connections.try_send((stream, place)).is_err()) {
                         tracing::warn!("a connection was refused: its worker does not accept any");
                     }
                 }
@@ -149,17 +166,19 @@ impl Worker {
     fn start(number: usize, services: Services, mut stop: watch::Receiver<bool>) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
-        let (connections, incoming) = mpsc::channel::<StdStream>(QUEUE);
+        let (connections, incoming) = mpsc::channel::<Accepted>(QUEUE);
         let serve = move || {
-            let incoming = ReceiverStream::new(incoming).map(|stream| {
+            let incoming = ReceiverStream::new(incoming).map(|(stream, place)| {
                 stream.set_nodelay(true)?;
-                TcpStream::from_std(stream)
+                Ok(Connection::new(TcpStream::from_std(stream)?, place))
             });
+            // Of 16 workers, each a different part of a tenth of the age.
+            let age = MAX_AGE + MAX_AGE / 160 * u32::try_from(number % 16).unwrap_or(0);
             let stopped = async move {
                 // An error means that the sender is gone, which is a stop too.
                 let _ = stop.changed().await;
             };
-            let ended = runtime.block_on(server(services, incoming, stopped));
+            let ended = runtime.block_on(server(services, incoming, age, stopped));
             if let Err(error) = ended {
                 tracing::error!(%error, "a worker ended");
             }
@@ -171,7 +190,8 @@ impl Worker {
 
 async fn server(
     services: Services,
-    incoming: impl tokio_stream::Stream<Item = io::Result<TcpStream>>,
+    incoming: impl tokio_stream::Stream<Item = io::Result<Connection>>,
+    age: Duration,
     stopped: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
     let health =
@@ -183,6 +203,8 @@ async fn server(
         .http2_max_header_list_size(MAX_HEADERS)
         .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
         .http2_max_local_error_reset_streams(Some(MAX_LOCAL_RESETS))
+        .max_connection_age(age)
+        .max_connection_age_grace(AGE_GRACE)
         .http2_keepalive_interval(Some(KEEPALIVE.0))
         .http2_keepalive_timeout(Some(KEEPALIVE.1))
         .add_service(health)

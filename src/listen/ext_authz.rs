@@ -1,13 +1,15 @@
 //! `envoy.service.auth.v3.Authorization/Check`: wire → [`Request`] → [`Gate`] → wire.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use envoy_types::pb::envoy::config::core::v3::HeaderValue;
 use envoy_types::pb::envoy::service::auth::v3::attribute_context::HttpRequest;
 use envoy_types::pb::envoy::service::auth::v3::authorization_server::Authorization;
 use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse};
 use envoy_types::pb::google::protobuf::value::Kind;
+use futures_util::FutureExt;
 use tonic::{Response, Status};
 
 use crate::gate::{Code, Decision, Denial, Evidence, Gate};
@@ -28,13 +30,28 @@ pub struct ExtAuthz {
 #[tonic::async_trait]
 impl Authorization for ExtAuthz {
     async fn check(&self, request: tonic::Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
-        Ok(Response::new(self.decide(request.get_ref()).await))
+        Ok(Response::new(self.survive(self.decide(request.get_ref())).await))
     }
 }
 
 // === impl ExtAuthz ===
 
 impl ExtAuthz {
+    /// A panic in one request is a fault of ours that no other request should feel: this one is undecided.
+    async fn survive(&self, deciding: impl Future<Output = CheckResponse>) -> CheckResponse {
+        // Locks are released as the stack unwinds, and no state is half written: a cell is changed by one assignment.
+        match AssertUnwindSafe(deciding).catch_unwind().await {
+            Ok(response) => response,
+            Err(_) => {
+                tracing::error!("a request panicked; it is answered as undecided");
+                let denial = Denial::new(Code::UnavailableInternal, "the gate failed on this request");
+                let decision = Evidence::new(0, 0).refuse(denial);
+                self.metrics.decided(&decision, Duration::ZERO);
+                respond::check_response(&decision, None, self.style)
+            }
+        }
+    }
+
     /// Decides one CheckRequest.
     pub async fn decide(&self, check: &CheckRequest) -> CheckResponse {
         let started = Instant::now();
@@ -115,5 +132,22 @@ fn headers<'a>(http: &'a HttpRequest) -> Headers<'a> {
             Headers::List(map.headers.iter().map(pair).collect())
         }
         _ => Headers::Map(&http.headers),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_util::{compile_files, demo, gate, options, settings};
+
+    #[tokio::test]
+    async fn a_panic_in_one_request_is_its_own_answer() {
+        let gate = Arc::new(gate(compile_files(&demo(), &options()), settings()));
+        let clock = Clock::start();
+        let authz = ExtAuthz { gate, metrics: Arc::new(Metrics::new()), clock, style: Style::default() };
+        let response = authz.survive(async { panic!("a fault of ours") }).await;
+        assert_eq!(response.status.unwrap().message, "TG-UNAVAILABLE-INTERNAL");
+        let page = authz.metrics.page(0, 0);
+        assert!(page.contains("tiergate_decisions_total{outcome=\"undecided\",reason=\"TG-UNAVAILABLE-INTERNAL\"} 1"));
     }
 }

@@ -269,3 +269,18 @@ async fn health_is_serving_only_with_a_configuration() {
     assert_eq!(ready.status, 503);
     assert!(ready.body.contains("broken.yaml"), "{}", ready.body);
 }
+
+#[tokio::test]
+async fn a_peer_that_says_nothing_is_closed_and_others_are_served() {
+    use tokio::io::AsyncReadExt;
+    let tiergate = demo(&[]);
+    let mut silent = tokio::net::TcpStream::connect(tiergate.grpc).await.unwrap();
+    let channel = channel(&tiergate).await;
+    let mut byte = [0; 1];
+    // The server says its settings first; then it waits for the client's, and ends the connection.
+    let closed = tokio::time::timeout(crate::support::PATIENCE, async {
+        while silent.read(&mut byte).await.is_ok_and(|read| read > 0) {}
+    });
+    assert!(closed.await.is_ok(), "a half-open connection is closed");
+    assert_eq!(outcome(&check(&channel, check_request(http("/x", None))).await).0, 404);
+}
