@@ -10,6 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 
 use crate::args::{LogArgs, LogFormat, Serve};
 use crate::gate::{Gate, Settings};
@@ -51,7 +52,7 @@ pub enum StartError {
 ///
 /// Something that it needs is not there.
 pub fn serve(args: &Serve) -> Result<(), StartError> {
-    start_logging(&args.log)?;
+    let _flushed_at_the_end = start_logging(&args.log)?;
     let mut folder = Folder::new(&args.manifests, args.policy.clone().into());
     let policy = folder.load()?.unwrap_or_default();
     policy.problems.iter().for_each(log_problem);
@@ -117,7 +118,13 @@ async fn run(args: &Serve, gate: Arc<Gate>, folder: Folder) -> Result<(), StartE
     set_health(&health, false).await;
     // The receivers live in the workers; when none is left, there is nothing to stop.
     let _ = stop.send(true);
-    drain(workers, args.drain_timeout).await;
+    tokio::select! {
+        () = drain(workers, args.drain_timeout) => {}
+        signal = stop_signal()? => {
+            tracing::warn!(signal, "stopping at once");
+            std::process::exit(1);
+        }
+    }
     pages.abort();
     Ok(())
 }
@@ -197,12 +204,19 @@ fn log_problem(problem: &Problem) {
     }
 }
 
-fn start_logging(args: &LogArgs) -> Result<(), tracing_subscriber::filter::ParseError> {
+/// Lines wait for the writer in a bounded queue, and are dropped when it is full: whoever reads the log too slowly, or not
+/// at all, must not make requests wait.
+const LOG_LINES: usize = 16_384;
+
+fn start_logging(args: &LogArgs) -> Result<WorkerGuard, tracing_subscriber::filter::ParseError> {
     let filter = tracing_subscriber::EnvFilter::try_new(&args.log)?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let queue = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LOG_LINES);
+    let (writer, guard) = queue.finish(io::stderr());
+    // A closed stderr is no reason to fail, and there is nobody to tell.
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).log_internal_errors(false);
     match args.log_format {
         LogFormat::Json => builder.json().flatten_event(true).init(),
-        LogFormat::Text => builder.init(),
+        LogFormat::Text => builder.with_ansi(false).init(),
     }
-    Ok(())
+    Ok(guard)
 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{FalseyValueParser, NonEmptyStringValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::gate::Otherwise;
@@ -40,10 +41,10 @@ pub struct PolicyArgs {
     #[arg(long, env = "TIERGATE_TIER_MAPPING", default_value = "maas-api/tier-to-group-mapping", value_parser = namespaced)]
     pub tier_mapping: String,
     /// The instance whose `<instance>-tier-<tier>` namespaces belong to the tiers [default: the Gateway's name]
-    #[arg(long, env = "TIERGATE_INSTANCE")]
+    #[arg(long, env = "TIERGATE_INSTANCE", value_parser = NonEmptyStringValueParser::new())]
     pub instance: Option<String>,
     /// Grant models to the tiers of their annotation, without RoleBindings
-    #[arg(long, env = "TIERGATE_GRANT_FROM_ANNOTATION")]
+    #[arg(long, env = "TIERGATE_GRANT_FROM_ANNOTATION", value_parser = FalseyValueParser::new())]
     pub grant_from_annotation: bool,
 }
 
@@ -76,7 +77,7 @@ pub struct Serve {
     #[arg(long, env = "TIERGATE_WITHOUT_LIMIT", value_enum, default_value = "allow")]
     pub without_limit: Otherwise,
     /// Tell callers what is meant for operators: which RoleBinding is missing, which limit refused
-    #[arg(long, env = "TIERGATE_VERBOSE_REFUSALS")]
+    #[arg(long, env = "TIERGATE_VERBOSE_REFUSALS", value_parser = FalseyValueParser::new())]
     pub verbose_refusals: bool,
     /// How long an identity is remembered; never past its token's expiry
     #[arg(long, env = "TIERGATE_IDENTITY_TTL", value_name = "DURATION", default_value = "10m", value_parser = duration)]
@@ -142,7 +143,7 @@ pub struct Keys {
     #[arg(long, env = "TIERGATE_ALGORITHM", value_enum, default_value = "es256")]
     pub algorithm: KeyAlgorithm,
     /// Replace a key that is there: tokens that it signed are refused from then on
-    #[arg(long, env = "TIERGATE_FORCE")]
+    #[arg(long, env = "TIERGATE_FORCE", value_parser = FalseyValueParser::new())]
     pub force: bool,
 }
 

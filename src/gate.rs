@@ -98,22 +98,32 @@ impl Gate {
     /// Decides one request at `now`.
     pub async fn check(&self, request: &Request<'_>, now: Nanos) -> Decision {
         let policy = self.policies.current();
-        let mut evidence = Evidence::new(self.decisions.fetch_add(1, Ordering::Relaxed), policy.generation);
+        let mut evidence = self.evidence(policy.generation);
         let mut known = Known::default();
         loop {
             match self.decide(&policy, request, &mut known, now, &mut evidence) {
                 Ok(candidate) => return self.admit(candidate, now, evidence).await,
                 Err(Step::Refuse(denial)) => return evidence.refuse(denial),
-                Err(Step::Need(fact)) => self.fetch(fact, &policy, &mut known, now).await,
+                Err(Step::Need(fact)) => self.fetch(fact, &mut known, now).await,
             }
         }
     }
 
+    /// The answer to what is not even a request.
+    #[must_use]
+    pub fn refuse(&self, denial: Denial) -> Decision {
+        self.evidence(self.policies.current().generation).refuse(denial)
+    }
+
+    fn evidence(&self, generation: u64) -> Evidence {
+        Evidence::new(self.decisions.fetch_add(1, Ordering::Relaxed), generation)
+    }
+
     /// Finds out what was not known. That it could not be found out in time is an answer too.
-    async fn fetch(&self, fact: Fact<'_>, policy: &Policy, known: &mut Known, now: Nanos) {
+    async fn fetch(&self, fact: Fact<'_>, known: &mut Known, now: Nanos) {
         match fact {
             Fact::Identity(token) => {
-                let review = self.identities.review(&token, policy, now);
+                let review = self.identities.review(&token, now);
                 let review = tokio::time::timeout(DEADLINE, review).await;
                 known.identity = Some(review.unwrap_or_else(|_| {
                     let late = Denial::new(Code::UnavailableDeadline, "the token could not be reviewed in time");

@@ -18,9 +18,8 @@ use siphasher::sip128::{Hasher128, SipHasher13};
 pub(crate) use self::authority::unix_seconds;
 pub use self::authority::{Authority, AuthorityError, Claims, KubernetesClaims, ObjectClaims};
 
-use crate::gate::Denial;
+use crate::gate::{Code, Denial};
 use crate::limit::Nanos;
-use crate::policy::Policy;
 use crate::request::BearerToken;
 
 /// A reviewed user.
@@ -116,16 +115,24 @@ impl Identities {
     }
 
     /// Reviews `token`, once however many requests wait for it, and remembers the answer.
-    pub async fn review(&self, token: &BearerToken<'_>, policy: &Policy, now: Nanos) -> Review {
+    pub async fn review(&self, token: &BearerToken<'_>, now: Nanos) -> Review {
         let key = self.key.hash(token);
         let review = async {
-            let identity = self.authority.review(token, policy, now)?;
+            // Another request may have waited for the same, and failed.
+            if let Some((denial, _)) = self.failed.get(&key).filter(|(_, until)| *until > now) {
+                return Err(denial);
+            }
+            let identity = self.authority.review(token, now)?;
             let latest = now.saturating_add(self.remember.identities);
             Ok::<_, Denial>(Arc::new(Identity { expires: identity.expires.min(latest), ..identity }))
         };
         match self.known.get_or_insert_async(&key, review).await {
             Ok(identity) => Review::Known(identity),
             Err(denial) => {
+                // A token that is not valid yet may be so in a moment.
+                if denial.code == Code::TokenNotYet {
+                    return Review::Refused(denial);
+                }
                 self.failed.insert(key, (denial.clone(), now.saturating_add(self.remember.failures)));
                 Review::Refused(denial)
             }

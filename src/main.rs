@@ -1,6 +1,6 @@
 //! The `tiergate` command.
 
-use std::io;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -29,7 +29,8 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("tiergate: {error}");
+            // A closed stderr changes nothing about the exit code.
+            let _ = writeln!(io::stderr(), "tiergate: {error}");
             ExitCode::from(USAGE)
         }
     }

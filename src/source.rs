@@ -186,10 +186,26 @@ fn read_files(dir: &Path) -> Result<Vec<File>, FolderError> {
         return Err(FolderError::Empty { path: dir.to_owned() });
     }
     paths.sort_unstable();
-    let read = |path: PathBuf| match fs::read(&path) {
-        // A byte that is not UTF-8 becomes a replacement character: the YAML parser names its line.
-        Ok(bytes) => (path.display().to_string(), Ok(String::from_utf8_lossy(&bytes).into_owned())),
-        Err(error) => (path.display().to_string(), Err(error.to_string())),
-    };
+    let read = |path: PathBuf| (path.display().to_string(), read_file(&path));
     Ok(paths.into_iter().map(read).collect())
+}
+
+/// Larger files are no manifests.
+const MAX_FILE: u64 = 64 * 1024 * 1024;
+
+/// The text of a file, or why there is none. A pipe or device would never end.
+fn read_file(path: &Path) -> Result<String, String> {
+    let about = fs::metadata(path).map_err(|error| error.to_string())?;
+    if !about.is_file() {
+        return Err("it is not a regular file".to_owned());
+    }
+    if about.len() > MAX_FILE {
+        return Err(format!("it is larger than {} MiB", MAX_FILE >> 20));
+    }
+    let bytes = fs::read(path).map_err(|error| error.to_string())?;
+    String::from_utf8(bytes).map_err(|error| {
+        let good = error.as_bytes().get(..error.utf8_error().valid_up_to()).unwrap_or_default();
+        let line = good.iter().filter(|byte| **byte == b'\n').count() + 1;
+        format!("line {line} is not UTF-8")
+    })
 }

@@ -31,6 +31,8 @@ pub enum TokenError {
     Sign(jsonwebtoken::errors::Error),
     #[error("ServiceAccount {namespace}/{name} is not in `{}`{}", dir.display(), hint.as_ref().map(|hint| format!("; did you mean {hint}?")).unwrap_or_default())]
     NoAccount { namespace: String, name: String, dir: PathBuf, hint: Option<String> },
+    #[error("cannot print: {0}")]
+    Output(io::Error),
     #[error(transparent)]
     Folder(#[from] FolderError),
 }
@@ -55,8 +57,7 @@ pub fn keys(args: &Keys, out: &mut impl Write) -> Result<(), TokenError> {
     let jwks = serde_json::to_string_pretty(&JwkSet { keys: vec![jwk] }).map_err(|_| TokenError::Generate)?;
     write_private(&key_path, pem.as_bytes(), args.force)?;
     fs::write(&jwks_path, jwks + "\n").map_err(|error| TokenError::Io { path: jwks_path.clone(), error })?;
-    let _ = writeln!(out, "{}\n{}", key_path.display(), jwks_path.display());
-    Ok(())
+    writeln!(out, "{}\n{}", key_path.display(), jwks_path.display()).map_err(TokenError::Output)
 }
 
 fn es256() -> Result<Vec<u8>, TokenError> {
@@ -127,8 +128,7 @@ pub fn create(args: &Create, out: &mut impl Write) -> Result<(), TokenError> {
         }),
     };
     let token = encode(&header, &claims, &key).map_err(TokenError::Sign)?;
-    let _ = writeln!(out, "{token}");
-    Ok(())
+    writeln!(out, "{token}").and_then(|()| out.flush()).map_err(TokenError::Output)
 }
 
 fn find_account(args: &Create) -> Result<ServiceAccountRef, TokenError> {

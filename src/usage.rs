@@ -5,7 +5,7 @@ mod reservation;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -17,9 +17,9 @@ use crate::limit::{Limits, Nanos};
 /// The largest number that one report may carry: Envoy's own cap on `hits_addend` of a descriptor.
 pub const MAX_HITS: u64 = 1_000_000_000;
 
-/// How long after its Check a reservation can be settled. Settled ones are remembered this long, so that none is ever
-/// settled twice.
-pub const SETTLE_WITHIN: Duration = Duration::from_secs(3600);
+/// How long after its Check a reservation can be settled: longer than any stream. Settled ones are remembered this long, so
+/// that none is ever settled twice.
+pub const SETTLE_WITHIN: Duration = Duration::from_secs(24 * 3600);
 
 /// The numbers of one report. Each is there only if the gateway knew it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,11 +52,22 @@ pub struct Settlements {
     settled: Mutex<Settled>,
 }
 
-/// Serial numbers of settled reservations, by the minute of their Check.
+/// Which serial numbers were settled. They are consecutive, so a bit for each is enough: a day of a thousand answers a second
+/// is 11 MB.
 #[derive(Debug, Default)]
 struct Settled {
-    minutes: VecDeque<(u64, HashSet<u64>)>,
+    pages: BTreeMap<u64, Page>,
 }
+
+/// The bits of [`PAGE`] consecutive serial numbers.
+#[derive(Debug)]
+struct Page {
+    /// When the last of them that was settled was minted.
+    newest: Nanos,
+    bits: Box<[u64]>,
+}
+
+const PAGE: u64 = 1 << 16;
 
 // === impl Usage ===
 
@@ -97,17 +108,19 @@ impl Settlements {
 impl Settled {
     /// Remembers a serial number; `false` if it was there.
     fn insert(&mut self, minted: Nanos, serial: u64, now: Nanos) -> bool {
-        let minute = |time: u64| time / 60_000_000_000;
-        let oldest = minute(now.0.saturating_sub(Nanos::from(SETTLE_WITHIN).0));
-        while self.minutes.front().is_some_and(|(minute, _)| *minute < oldest) {
-            self.minutes.pop_front();
+        let oldest = Nanos(now.0.saturating_sub(Nanos::from(SETTLE_WITHIN).0));
+        // Serial numbers rise with time, so the first page is the oldest.
+        while self.pages.first_key_value().is_some_and(|(_, page)| page.newest < oldest) {
+            self.pages.pop_first();
         }
-        let minted = minute(minted.0);
-        let at = self.minutes.partition_point(|(minute, _)| *minute < minted);
-        if self.minutes.get(at).is_none_or(|(minute, _)| *minute != minted) {
-            self.minutes.insert(at, (minted, HashSet::new()));
-        }
-        self.minutes.get_mut(at).is_some_and(|(_, serials)| serials.insert(serial))
+        let fresh = || Page { newest: minted, bits: vec![0; (PAGE / 64) as usize].into() };
+        let page = self.pages.entry(serial / PAGE).or_insert_with(fresh);
+        page.newest = page.newest.max(minted);
+        let (word, bit) = ((serial % PAGE / 64) as usize, 1 << (serial % 64));
+        let Some(word) = page.bits.get_mut(word) else { return false };
+        let new = *word & bit == 0;
+        *word |= bit;
+        new
     }
 }
 

@@ -98,9 +98,9 @@ impl Authority {
         Ok(Authority { issuer: issuer.to_owned(), keys })
     }
 
-    /// Verifies `token`: signature, issuer, times, and that its ServiceAccount exists with that uid. The audience is
-    /// the policy's to accept.
-    pub(super) fn review(&self, token: &BearerToken<'_>, policy: &Policy, now: Nanos) -> Result<Identity, Denial> {
+    /// Verifies `token`: signature, issuer, times. The audience is the policy's to accept; that the ServiceAccount is there is
+    /// looked at for every request, since it changes.
+    pub(super) fn review(&self, token: &BearerToken<'_>, now: Nanos) -> Result<Identity, Denial> {
         let malformed = || Denial::new(Code::TokenMalformed, "the token is not a JSON Web Token");
         let header = decode_header(token.secret()).map_err(|error| match error.kind() {
             ErrorKind::InvalidAlgorithmName => {
@@ -108,12 +108,16 @@ impl Authority {
             }
             _ => malformed(),
         })?;
+        // Extensions that must be understood (RFC 7515, section 4.1.11) are not.
+        if header.crit.is_some() {
+            return Err(Denial::new(Code::TokenRejected, "the token has an extension that is not understood"));
+        }
         // INVARIANT: the key decides the algorithm, never the token: no `none`, no HMAC with a public key.
         let fits = |key: &&Key| key.algorithm == header.alg && (header.kid.is_none() || key.id == header.kid);
         let mut denial = None;
         for key in self.keys.iter().filter(fits) {
             match self.verify(token, key) {
-                Ok(claims) => return self.identity(claims, policy, now),
+                Ok(claims) => return identity(claims, now),
                 Err(error) => denial = Some(refusal(&error)),
             }
         }
@@ -145,40 +149,40 @@ impl Authority {
             Err(_) => Denial::new(Code::TokenMalformed, "the token is not a JSON Web Token"),
         }
     }
+}
 
-    fn identity(&self, claims: Claims, policy: &Policy, now: Nanos) -> Result<Identity, Denial> {
-        let rejected = || Denial::new(Code::TokenRejected, "the token is not of a ServiceAccount");
-        let kubernetes = claims.kubernetes.ok_or_else(rejected)?;
-        let account = ServiceAccountRef {
-            namespace: kubernetes.namespace,
-            name: kubernetes.serviceaccount.name,
-            uid: kubernetes.serviceaccount.uid,
-        };
-        let user = account.user();
-        if claims.sub != user {
-            return Err(rejected());
-        }
-        account.check(policy)?;
-        let groups = account.groups();
-        let mut extra = serde_json::Map::new();
-        if let Some(jti) = claims.jti {
-            extra.insert("authentication.kubernetes.io/credential-id".to_owned(), json!([format!("JTI={jti}")]));
-        }
-        let left = claims.exp.saturating_sub(unix_seconds());
-        Ok(Identity {
-            object: json!({
-                "authenticated": true,
-                "audiences": claims.aud,
-                "user": { "username": user, "uid": account.uid, "groups": groups, "extra": Value::Object(extra) },
-            }),
-            user: user.into(),
-            uid: account.uid.clone(),
-            groups,
-            audiences: claims.aud,
-            service_account: Some(account),
-            expires: now.saturating_add(Duration::from_secs(left)),
-        })
+/// The user behind verified claims.
+fn identity(claims: Claims, now: Nanos) -> Result<Identity, Denial> {
+    let rejected = || Denial::new(Code::TokenRejected, "the token is not of a ServiceAccount");
+    let kubernetes = claims.kubernetes.ok_or_else(rejected)?;
+    let account = ServiceAccountRef {
+        namespace: kubernetes.namespace,
+        name: kubernetes.serviceaccount.name,
+        uid: kubernetes.serviceaccount.uid,
+    };
+    let user = account.user();
+    if claims.sub != user {
+        return Err(rejected());
     }
+    let groups = account.groups();
+    let mut extra = serde_json::Map::new();
+    if let Some(jti) = claims.jti {
+        extra.insert("authentication.kubernetes.io/credential-id".to_owned(), json!([format!("JTI={jti}")]));
+    }
+    let left = claims.exp.saturating_sub(unix_seconds());
+    Ok(Identity {
+        object: json!({
+            "authenticated": true,
+            "audiences": claims.aud,
+            "user": { "username": user, "uid": account.uid, "groups": groups, "extra": Value::Object(extra) },
+        }),
+        user: user.into(),
+        uid: account.uid.clone(),
+        groups,
+        audiences: claims.aud,
+        service_account: Some(account),
+        expires: now.saturating_add(Duration::from_secs(left)),
+    })
 }
 
 // === impl ServiceAccountRef ===

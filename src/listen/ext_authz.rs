@@ -12,7 +12,7 @@ use envoy_types::pb::google::protobuf::value::Kind;
 use futures_util::FutureExt;
 use tonic::{Response, Status};
 
-use crate::gate::{Code, Decision, Denial, Evidence, Gate};
+use crate::gate::{Code, Decision, Denial, Gate};
 use crate::limit::Clock;
 use crate::metrics::Metrics;
 use crate::request::{Headers, OperatorModel, Request};
@@ -45,7 +45,7 @@ impl ExtAuthz {
             Err(_) => {
                 tracing::error!("a request panicked; it is answered as undecided");
                 let denial = Denial::new(Code::UnavailableInternal, "the gate failed on this request");
-                let decision = Evidence::new(0, 0).refuse(denial);
+                let decision = self.gate.refuse(denial);
                 self.metrics.decided(&decision, Duration::ZERO);
                 respond::check_response(&decision, None, self.style)
             }
@@ -58,18 +58,13 @@ impl ExtAuthz {
         let request = to_request(check);
         let decision = match &request {
             Some(request) => self.gate.check(request, self.clock.now()).await,
-            None => no_http(),
+            None => self.gate.refuse(Denial::new(Code::RequestInvalid, "the request has no HTTP attributes")),
         };
         let response = respond::check_response(&decision, request.as_ref().map(|request| &request.headers), self.style);
         log(&decision);
         self.metrics.decided(&decision, started.elapsed());
         response
     }
-}
-
-fn no_http() -> Decision {
-    let denial = Denial::new(Code::RequestInvalid, "the request has no HTTP attributes");
-    Evidence::new(0, 0).refuse(denial)
 }
 
 /// One line per refusal; never a token.
@@ -99,12 +94,14 @@ pub fn to_request(check: &CheckRequest) -> Option<Request<'_>> {
     let (path, query) = Request::split_path(&http.path);
     let extension = |name| attributes.context_extensions.get(name).map(String::as_str);
     let metadata = attributes.route_metadata_context.as_ref().and_then(|metadata| {
-        let fields = &metadata.filter_metadata.get("tiergate")?.fields;
-        match fields.get("model")?.kind.as_ref()? {
-            Kind::StringValue(model) => Some(model.as_str()),
-            _ => None,
-        }
+        metadata.filter_metadata.get("tiergate")?.fields.get("model").map(|value| value.kind.as_ref())
     });
+    let metadata = match metadata {
+        None => Ok(None),
+        Some(Some(Kind::StringValue(model))) => Ok(Some(model.as_str())),
+        // The operator's word cannot be read: that is no reason to go by the path.
+        Some(_) => Err(()),
+    };
     Some(Request {
         method: &http.method,
         host: &http.host,
@@ -114,9 +111,10 @@ pub fn to_request(check: &CheckRequest) -> Option<Request<'_>> {
         headers: headers(http),
         gateway: extension("gateway"),
         model: match (extension("model"), metadata) {
-            (None, None) => OperatorModel::Unset,
-            (Some(one), Some(other)) if one != other => OperatorModel::Conflict,
-            (Some(model), _) | (None, Some(model)) => OperatorModel::Named(model),
+            (_, Err(())) => OperatorModel::Conflict,
+            (None, Ok(None)) => OperatorModel::Unset,
+            (Some(one), Ok(Some(other))) if one != other => OperatorModel::Conflict,
+            (Some(model), Ok(_)) | (None, Ok(Some(model))) => OperatorModel::Named(model),
         },
     })
 }

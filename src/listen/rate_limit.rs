@@ -75,8 +75,8 @@ impl RateLimit {
                 }
                 (_, found) => sealed = found,
             }
-            if let Some(name) = entry(USAGE) {
-                usage.add(name, hits(descriptor, request)?);
+            if let Some(field) = entry(USAGE).and_then(|name| usage.field(name)) {
+                *field = Some(hits(descriptor, request)?);
             }
         }
         let Some(sealed) = sealed else {
@@ -111,16 +111,15 @@ fn hits(descriptor: &RateLimitDescriptor, request: &RateLimitRequest) -> Result<
 // === impl Usage ===
 
 impl Usage {
-    /// Adds the number of one descriptor. Names that are not tokens (`status`, `bytes` …) are not counted here.
-    fn add(&mut self, name: &str, hits: u64) {
-        let field = match name {
+    /// The field of a number. Names that are not tokens (`status`, `bytes` …) have none.
+    fn field(&mut self, name: &str) -> Option<&mut Option<u64>> {
+        Some(match name {
             "total" => &mut self.total,
             "input" => &mut self.input,
             "output" => &mut self.output,
             "cached" => &mut self.cached,
             "reasoning" => &mut self.reasoning,
-            _ => return,
-        };
-        *field = Some(hits);
+            _ => return None,
+        })
     }
 }

@@ -346,7 +346,8 @@ impl AccessRule {
                 }
             },
             OperatorModel::Conflict => {
-                let detail = "context_extensions.model and the route's metadata name different models";
+                let detail =
+                    "context_extensions.model and the route's metadata name different models, or what is no text";
                 return Err(Denial::new(Code::PolicyModel, "the model of this route is named twice").detail(detail));
             }
             OperatorModel::Unset => {

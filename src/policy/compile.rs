@@ -35,8 +35,8 @@ impl Default for Options {
     }
 }
 
-/// The name of a policy kind, for `Attachments`.
-type Policies<T> = HashMap<Target, Attached<T>>;
+/// Policies of one kind.
+type ByTarget<T> = HashMap<Target, Attached<T>>;
 
 /// Compiles what was read. Problems of single objects are already in `manifests`; those between objects are added.
 #[must_use]
@@ -202,7 +202,7 @@ fn auth_state(policy: &AuthPolicy) -> Attached<(ObjectName, Arc<AuthRules>)> {
     }
 }
 
-fn attach_limits(manifests: &Manifests, kind: LimitKind, problems: &mut Vec<Problem>) -> Policies<LimitSet> {
+fn attach_limits(manifests: &Manifests, kind: LimitKind, problems: &mut Vec<Problem>) -> ByTarget<LimitSet> {
     let of_kind = manifests.limit_policies.iter().filter(|policy| policy.kind == kind);
     attach(of_kind.map(|policy| (&policy.meta, &policy.target, limit_state(policy, &policy.target))), problems)
 }
@@ -231,7 +231,7 @@ fn limit_state(policy: &LimitPolicy, scope: &Target) -> Attached<LimitSet> {
 fn attach<'m, T: 'm>(
     policies: impl Iterator<Item = (&'m Meta, &'m Target, Attached<T>)>,
     problems: &mut Vec<Problem>,
-) -> Policies<T> {
+) -> ByTarget<T> {
     let mut policies: Vec<_> = policies.collect();
     policies.sort_by(|(a, _, _), (b, _, _)| a.object.cmp(&b.object));
     let mut attached: HashMap<Target, (Attached<T>, &ObjectName)> = HashMap::new();
@@ -257,7 +257,7 @@ fn attach<'m, T: 'm>(
 }
 
 /// The policy of a kind for `route`: its own, else the Gateway's; one whose target is unknown shuts everything.
-fn effective<T>(policies: &Policies<T>, gateway: &Gateway, route: &HttpRoute) -> Attached<T> {
+fn effective<T>(policies: &ByTarget<T>, gateway: &Gateway, route: &HttpRoute) -> Attached<T> {
     let (own, parent) = (&route.meta.object, &gateway.meta.object);
     let targets = [
         Target::Unknown,

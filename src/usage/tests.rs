@@ -74,14 +74,14 @@ async fn what_is_settled_is_remembered_as_long_as_it_could_be_settled_again() {
     let usage = Usage { total: Some(1), ..Usage::default() };
     let reservation = sealer.open(&sealer.seal(&[hold(1)], "", Nanos(0))).unwrap();
     assert_eq!(settlements.settle(&limits, &reservation, &usage, Nanos(0)).await, Settlement::Settled(1));
-    for minute in (0..=120_u32).map(|minute| Nanos::from(MINUTE * minute)) {
+    for minute in (0..=30 * 60_u32).step_by(30).map(|minute| Nanos::from(MINUTE * minute)) {
         let other = sealer.open(&sealer.seal(&[], "", minute)).unwrap();
         assert_eq!(settlements.settle(&limits, &other, &usage, minute).await, Settlement::Settled(1));
         let again = settlements.settle(&limits, &reservation, &usage, minute).await;
         let expected = if minute <= Nanos::from(SETTLE_WITHIN) { Settlement::Duplicate } else { Settlement::Late };
         assert_eq!(again, expected, "{minute:?}");
     }
-    assert!(settlements.settled.lock().minutes.len() <= 62, "old minutes are forgotten");
+    assert_eq!(settlements.settled.lock().pages.len(), 1);
 }
 
 #[test]
@@ -111,4 +111,17 @@ proptest! {
     fn junk_opens_nothing(junk in ".{0,300}") {
         prop_assert_eq!(Sealer::random().open(&junk), None);
     }
+}
+
+#[test]
+fn pages_of_settled_reservations_are_forgotten_when_they_are_late() {
+    let mut settled = Settled::default();
+    for page in 0..100_u64 {
+        let minted = Nanos::from(MINUTE * u32::try_from(page).unwrap() * 60);
+        for serial in [page * PAGE, page * PAGE + 63, page * PAGE + 64, page * PAGE + PAGE - 1] {
+            assert!(settled.insert(minted, serial, minted));
+            assert!(!settled.insert(minted, serial, minted));
+        }
+    }
+    assert_eq!(settled.pages.len(), 25, "a day of them, one an hour");
 }

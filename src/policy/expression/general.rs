@@ -57,9 +57,9 @@ fn request(scope: &Scope<'_>) -> Value {
 
 fn eval_error(error: &ExecutionError) -> EvalError {
     match error {
-        ExecutionError::NoSuchKey(name) | ExecutionError::UndeclaredReference(name) => {
-            EvalError::Missing(name.to_string())
-        }
+        ExecutionError::NoSuchKey(name) => EvalError::Missing(name.to_string()),
+        // A variable of a macro, outside of it: a mistake of the policy, not something the caller lacks.
+        ExecutionError::UndeclaredReference(name) => EvalError::Failed(format!("`{name}` is not known here")),
         ExecutionError::IndexOutOfBounds(index) => EvalError::Missing(match index {
             cel::Value::Int(index) => format!("element {index}"),
             other => format!("element {other:?}"),
@@ -134,7 +134,11 @@ pub(super) fn surely_not_bool(expression: &IdedExpr) -> Option<&'static str> {
         Expr::Literal(_) => Some("a number"),
         Expr::List(_) => Some("a list"),
         Expr::Map(_) | Expr::Struct(_) => Some("a mapping"),
-        Expr::Comprehension(comprehension) => surely_not_bool(&comprehension.accu_init),
+        // `map` and `filter` gather a list; `exists_one` counts, and its result is a comparison.
+        Expr::Comprehension(c) => match c.accu_init.expr {
+            Expr::List(_) => Some("a list"),
+            _ => surely_not_bool(&c.result),
+        },
         Expr::Call(call) => match call.func_name.as_str() {
             operators::CONDITIONAL => call.args.iter().skip(1).find_map(surely_not_bool),
             operators::ADD => Some("a sum"),

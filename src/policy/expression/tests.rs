@@ -144,6 +144,13 @@ fn nothing_equals_a_text_but_that_text() {
 }
 
 #[test]
+fn a_variable_outside_its_macro_is_a_failure_and_not_a_missing_key() {
+    let world = World::new(json!({"tier": "free"}));
+    let source = "[\"free\"].exists(tier, tier == auth.identity.tier) && tier == \"free\"";
+    assert!(matches!(world.eval(source), Err(EvalError::Failed(_))), "{:?}", world.eval(source));
+}
+
+#[test]
 fn unknown_names_do_not_compile() {
     for (source, message, remedy) in [
         ("auth.identity.tier.splitt(\",\")", "`splitt`", Some("`split`")),
@@ -182,9 +189,15 @@ fn predicates_that_can_never_be_boolean_do_not_compile() {
     ] {
         assert!(Expression::compile_predicate(source).is_err(), "{source}");
     }
-    for source in
-        ["true", "auth.identity.flag", "auth.identity.a == 1", "\"a\" in auth.identity.l", "has(auth.identity.a)"]
-    {
+    for source in [
+        "true",
+        "auth.identity.flag",
+        "auth.identity.a == 1",
+        "\"a\" in auth.identity.l",
+        "has(auth.identity.a)",
+        "[1].exists_one(x, x == 1)",
+        "[1].all(x, x > 0)",
+    ] {
         assert!(Expression::compile_predicate(source).is_ok(), "{source}");
     }
 }
