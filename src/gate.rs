@@ -19,7 +19,7 @@ pub use self::denial::{Code, Denial};
 pub use self::evidence::{Decision, Evidence, Grant, IdentitySource, LimitEvidence, Stage};
 
 use crate::identity::{Identities, Identity, Review};
-use crate::limit::{Admission, Cost, Demand, Limits, Nanos, Verdict};
+use crate::limit::{Admission, Cost, Demand, Limits, Nanos};
 use crate::policy::{self, Attached, Limit, LimitKind, Matched, Policies, Policy, Presented, RoutePlan, Scope};
 use crate::request::{BearerToken, Request};
 use crate::usage::{Hold, KeyHasher, Sealer};
@@ -258,14 +258,7 @@ impl Gate {
 
 /// The refusal by the limit that takes longest to let this request through.
 fn exceeded(evidence: &Evidence) -> Denial {
-    let wait = |limit: &LimitEvidence| match limit.standing.map(|standing| standing.verdict) {
-        Some(Verdict::Exceeds(wait)) => Some(wait),
-        _ => None,
-    };
-    // Never is longer than any wait.
-    let longest = evidence.limits.iter().filter_map(|limit| Some((wait(limit)?, limit)));
-    let longest = longest.max_by_key(|(wait, _)| (wait.is_none(), *wait));
-    let Some((retry_after, limit)) = longest else {
+    let Some((retry_after, limit)) = evidence.refusing() else {
         return Denial::new(Code::UnavailableInternal, "the limits gave no reason");
     };
     let quota = limit.standing.map(|standing| standing.quota);

@@ -69,7 +69,7 @@ pub struct Meta {
     pub unreadable_annotation: bool,
     pub uid: Option<String>,
     /// Whether the object can be used: its API version is known, and no other object has its name.
-    pub supported: bool,
+    pub usable: bool,
 }
 
 /// What a policy is attached to.
@@ -115,6 +115,15 @@ const KINDS: &[Kind] = &[
     },
 ];
 
+// === impl Kind ===
+
+impl Kind {
+    /// Whether requests could pass that should not, if an object of this kind were not there.
+    fn guards(&self) -> bool {
+        self.name.ends_with("Policy") || matches!(self.name, "HTTPRoute" | "Gateway")
+    }
+}
+
 // === impl Manifests ===
 
 impl Manifests {
@@ -141,10 +150,13 @@ impl Manifests {
         };
         match text.map(tree::parse) {
             Ok(Ok(documents)) => {
-                self.files.push(Arc::clone(file));
+                let mut all_objects = true;
                 for document in &documents {
-                    self.read_document(document, text.unwrap_or_default(), &report, seen);
+                    all_objects &= self.read_document(document, text.unwrap_or_default(), &report, seen);
                 }
+                // What a document without a kind was meant to be cannot be told: it may be a limit.
+                let known = if all_objects { &mut self.files } else { &mut self.unparsable };
+                known.push(Arc::clone(file));
             }
             Ok(Err(fault)) => {
                 unusable(fault.at, format!("is not YAML: {}", fault.message), "mend the syntax");
@@ -158,55 +170,79 @@ impl Manifests {
         self.problems.append(&mut report.into_problems());
     }
 
-    fn read_document(&mut self, node: &Node, text: &str, report: &Report, seen: &mut HashMap<ObjectName, Place>) {
+    /// Reads one document; `false` if it is not an object at all.
+    fn read_document(
+        &mut self,
+        node: &Node,
+        text: &str,
+        report: &Report,
+        seen: &mut HashMap<ObjectName, Place>,
+    ) -> bool {
         report.name(None);
         let root = Field::root(node, report);
-        let Some(mut fields) = root.fields() else { return };
+        let Some(mut fields) = root.fields() else { return false };
         let kind = fields.require("kind", "the kind of a Kubernetes object");
         let version = fields.require("apiVersion", "the API version of a Kubernetes object");
-        let (Some(kind), Some(version)) = (kind, version) else {
-            return;
-        };
-        let (Some(kind_name), Some(version_text)) = (kind.text(), version.text()) else {
-            return;
-        };
+        let (Some(kind), Some(version)) = (kind, version) else { return false };
+        let (Some(kind_name), Some(version_text)) = (kind.text(), version.text()) else { return false };
         if kind_name.ends_with("List") && KINDS.iter().all(|known| known.name != kind_name) {
-            let items = fields.take("items").and_then(|items| items.items());
-            for item in items.unwrap_or_default() {
-                self.read_document(item.node, text, report, seen);
+            let items = fields.take("items").and_then(|items| items.items()).unwrap_or_default();
+            let mut all_objects = true;
+            for item in &items {
+                all_objects &= self.read_document(item.node, text, report, seen);
             }
-            return;
+            return all_objects;
         }
         let (group, version_name) = version_text.rsplit_once('/').unwrap_or(("", version_text));
-        let Some(known) = KINDS.iter().find(|known| known.name == kind_name && known.group == group) else {
-            self.ignored += 1;
-            misspelt_kind(&kind, kind_name, group);
-            return;
-        };
-        self.read += 1;
-        let is_policy = known.name.ends_with("Policy");
-        let Some(mut meta) = read_meta(&mut fields, known, report) else {
-            if is_policy {
-                self.shut(known.name, report.place(node.at));
+        match KINDS.iter().find(|known| known.name == kind_name && known.group == group) {
+            Some(known) => {
+                self.read_object(node, known, Some((&version, version_name)), fields, text, report, seen);
             }
+            None => match misspelt_kind(&kind, kind_name, group) {
+                Some(meant) if meant.guards() => self.read_object(node, meant, None, fields, text, report, seen),
+                _ => self.ignored += 1,
+            },
+        }
+        true
+    }
+
+    /// Reads an object of a known kind. Without a `version` its kind or group is misspelt, and it cannot be used.
+    #[expect(clippy::too_many_arguments, reason = "the second half of a function, split where it can be named")]
+    fn read_object(
+        &mut self,
+        node: &Node,
+        known: &Kind,
+        version: Option<(&Field<'_>, &str)>,
+        mut fields: reader::Fields<'_>,
+        text: &str,
+        report: &Report,
+        seen: &mut HashMap<ObjectName, Place>,
+    ) {
+        self.read += 1;
+        let Some(mut meta) = read_meta(&mut fields, known, report) else {
+            self.shut(known.name, report.place(node.at));
             return;
         };
         report.name(Some(meta.object.clone()));
-        if !known.versions.contains(&version_name) {
-            let message = format!("version `{version_name}` of {} is not supported", known.name);
-            let expected = known.versions.iter().map(|v| api_version(known.group, v)).collect::<Vec<_>>().join(" or ");
-            report.add(version.error(message).expected(expected));
-            // A policy may still say what it targets, and that must stay shut. Other objects are not used.
-            meta.supported = false;
-            if !is_policy {
-                return;
+        meta.usable = match version {
+            None => false,
+            Some((_, name)) if known.versions.contains(&name) => true,
+            Some((field, name)) => {
+                let message = format!("version `{name}` of {} is not supported", known.name);
+                let expected: Vec<_> = known.versions.iter().map(|v| api_version(known.group, v)).collect();
+                report.add(field.error(message).expected(expected.join(" or ")));
+                false
             }
+        };
+        // It may still say what it is for, and that must stay shut. Objects that shut nothing are not used.
+        if !meta.usable && !known.guards() {
+            return;
         }
         if let Some(first) = seen.get(&meta.object) {
-            let problem = root.error(format!("is defined a second time; the first is at {first}"));
+            let problem = Field::root(node, report).error(format!("is defined a second time; the first is at {first}"));
             report.add(problem.remedy("remove one of them; the first is used"));
-            meta.supported = false;
-            if !is_policy {
+            meta.usable = false;
+            if !known.guards() || known.name == "Gateway" {
                 return;
             }
         } else {
@@ -215,33 +251,24 @@ impl Manifests {
         self.read_kind(known.name, meta, fields, text, report);
     }
 
-    /// A policy without a name could have been for anything, so everything stays shut.
+    /// An object without a name could have been for anything, so everything stays shut.
     fn shut(&mut self, kind: &str, place: Place) {
-        let object = ObjectName::new(kind, "", "(without a name)");
-        let (namespace_place, target_place) = (place.clone(), place.clone());
-        let meta = Meta {
-            object,
-            place,
-            namespace_place,
-            annotations: Vec::new(),
-            unreadable_annotation: false,
-            uid: None,
-            supported: false,
-        };
+        let meta = Meta::nameless(kind, place.clone());
         let target = Target::Unknown;
-        if kind == "AuthPolicy" {
-            self.auth_policies.push(AuthPolicy { meta, target, target_place, rules: None });
-        } else {
-            let (kind, limits_place) = (limit_policy::kind_of(kind), target_place.clone());
-            self.limit_policies.push(LimitPolicy {
+        match kind {
+            "AuthPolicy" => self.auth_policies.push(AuthPolicy { meta, target, target_place: place, rules: None }),
+            "RateLimitPolicy" | "TokenRateLimitPolicy" => self.limit_policies.push(LimitPolicy {
                 meta,
-                kind,
+                kind: limit_policy::kind_of(kind),
                 target,
-                target_place,
+                target_place: place.clone(),
                 limits: None,
-                limits_place,
+                limits_place: place,
                 per_route: false,
-            });
+            }),
+            "HTTPRoute" => self.routes.push(HttpRoute::unreadable(meta, place)),
+            "Gateway" => self.gateways.push(Gateway { meta, listeners: Vec::new(), broken: true }),
+            _ => {}
         }
     }
 
@@ -269,23 +296,29 @@ fn api_version(group: &str, version: &str) -> String {
 }
 
 /// A kind or group that is nearly one of ours is a typing error; any other is somebody else's object.
-fn misspelt_kind(kind: &Field<'_>, name: &str, group: &str) {
+fn misspelt_kind(kind: &Field<'_>, name: &str, group: &str) -> Option<&'static Kind> {
     let of_group = || KINDS.iter().filter(|known| known.group == group);
     let same_name = KINDS.iter().find(|known| known.name == name);
+    let near = |known: &Kind| {
+        group.is_empty()
+            || did_you_mean(group, [known.group]).is_some()
+            || group.strip_suffix(known.group).is_some_and(|prefix| known.group.contains('.') && prefix.ends_with('.'))
+    };
     let meant = match same_name {
-        Some(known) if group.is_empty() || did_you_mean(group, [known.group]).is_some() => Some(known),
-        Some(_) => None,
+        Some(known) => Some(known).filter(|known| near(known)),
         None => {
             let meant = did_you_mean(name, of_group().map(|known| known.name));
             // KServe's `InferenceService` is a kind of its own.
             of_group().find(|known| Some(known.name) == meant && !known.name.ends_with(name))
         }
-    };
-    let Some(meant) = meant else { return };
+    }?;
     let of = if group.is_empty() { "the core group".to_owned() } else { format!("`{group}`") };
     let message = format!("`{name}` of {of} is not a kind that is known here, so the object is not used");
-    let meant = format!("{} of {}", meant.name, api_version(meant.group, meant.versions.first().unwrap_or(&"v1")));
-    kind.report(kind.warning(message).remedy(format!("did you mean {meant}?")));
+    // A policy that is silently not there opens what it should have limited.
+    let severity = if meant.guards() { Severity::Error } else { Severity::Warning };
+    let version = api_version(meant.group, meant.versions.first().unwrap_or(&"v1"));
+    kind.report(kind.problem(severity, message).remedy(format!("did you mean {} of {version}?", meant.name)));
+    Some(meant)
 }
 
 fn read_meta(fields: &mut reader::Fields<'_>, kind: &Kind, report: &Report) -> Option<Meta> {
@@ -325,12 +358,25 @@ fn read_meta(fields: &mut reader::Fields<'_>, kind: &Kind, report: &Report) -> O
     ]);
     meta.done(Severity::Warning);
     fields.ignore(&["status"]);
-    Some(Meta { object, place, namespace_place, annotations, unreadable_annotation, uid, supported: true })
+    Some(Meta { object, place, namespace_place, annotations, unreadable_annotation, uid, usable: true })
 }
 
 // === impl Meta ===
 
 impl Meta {
+    /// The header of an object that has none.
+    fn nameless(kind: &str, place: Place) -> Self {
+        Meta {
+            object: ObjectName::new(kind, "", "(without a name)"),
+            namespace_place: place.clone(),
+            place,
+            annotations: Vec::new(),
+            unreadable_annotation: false,
+            uid: None,
+            usable: false,
+        }
+    }
+
     #[must_use]
     pub fn namespace(&self) -> &Arc<str> {
         &self.object.namespace

@@ -16,7 +16,7 @@ use serde_json::json;
 use tonic::Code as GrpcCode;
 
 use crate::gate::{Code, Decision, Denial, Evidence, Grant};
-use crate::limit::{Standing, Verdict};
+use crate::limit::Standing;
 use crate::policy::{LimitKind, Properties, Val};
 use crate::request::Headers;
 
@@ -176,14 +176,9 @@ fn body(denial: &Denial, kind: &str, evidence: &Evidence, style: Style) -> Strin
     json!({ "error": error }).to_string()
 }
 
-/// The standing of the limit that takes longest to let the request through.
+/// The standing of the limit that refuses.
 fn refusing(evidence: &Evidence) -> Option<&Standing> {
-    let standings = evidence.limits.iter().filter_map(|limit| limit.standing.as_ref());
-    let exceeded = standings.filter_map(|standing| match standing.verdict {
-        Verdict::Exceeds(wait) => Some((wait, standing)),
-        Verdict::Fits => None,
-    });
-    exceeded.max_by_key(|(wait, _)| (wait.is_none(), *wait)).map(|(_, standing)| standing)
+    evidence.refusing()?.1.standing.as_ref()
 }
 
 /// Request and token limits are never compared with each other: each has its own three headers, and `classic` names

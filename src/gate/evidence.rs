@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use smallvec::SmallVec;
 
 use super::Denial;
-use crate::limit::Standing;
+use crate::limit::{Standing, Verdict};
 use crate::policy::{LimitKind, Permit, Presented, Properties, RoutePlan};
 use crate::tier::Tier;
 
@@ -164,6 +164,16 @@ impl Evidence {
     #[must_use]
     pub fn allow(self, grant: Grant) -> Decision {
         Decision { outcome: Ok(grant), evidence: self }
+    }
+
+    /// The limit that takes longest to let this request through, and how long that is; never is longer than any wait.
+    #[must_use]
+    pub fn refusing(&self) -> Option<(Option<Duration>, &LimitEvidence)> {
+        let exceeded = self.limits.iter().filter_map(|limit| match limit.standing.as_ref()?.verdict {
+            Verdict::Exceeds(wait) => Some((wait, limit)),
+            Verdict::Fits => None,
+        });
+        exceeded.max_by_key(|(wait, _)| (wait.is_none(), *wait))
     }
 
     /// The request (or token) limit with the least left.

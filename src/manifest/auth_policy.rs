@@ -49,7 +49,7 @@ pub(super) fn read(meta: Meta, mut fields: Fields<'_>, report: &Report) -> AuthP
         }
         spec.done(Severity::Error);
     }
-    let rules = rules.filter(|_| meta.supported && report.errors() == errors).map(Arc::new);
+    let rules = rules.filter(|_| meta.usable && report.errors() == errors).map(Arc::new);
     AuthPolicy { meta, target, target_place, rules }
 }
 

@@ -116,7 +116,8 @@ pub(super) fn read_gateway(meta: Meta, mut fields: Fields<'_>, report: &Report) 
         }
         spec.done(Severity::Warning);
     }
-    Gateway { meta, listeners, broken: report.errors() > errors }
+    let broken = !meta.usable || report.errors() > errors;
+    Gateway { meta, listeners, broken }
 }
 
 fn read_listener(item: &Field<'_>) -> Option<Listener> {
@@ -149,7 +150,7 @@ fn read_namespaces(field: &Field<'_>) -> Option<NamespacesFrom> {
         "Same" => Some(NamespacesFrom::Same),
         "All" => Some(NamespacesFrom::All),
         "Selector" => {
-            let problem = from.warning("labels of namespaces are not known, so no route of another namespace attaches");
+            let problem = from.warning("labels of namespaces are not known, so routes of other namespaces stay shut");
             from.report(problem.remedy("use `from: All`, or keep routes in the Gateway's namespace"));
             Some(NamespacesFrom::Selector)
         }
@@ -180,7 +181,7 @@ pub(super) fn read_route(meta: Meta, mut fields: Fields<'_>, report: &Report) ->
     let (parents_place, fault) = (meta.place.clone(), RouteFault::default());
     let mut route = HttpRoute { meta, parents, parents_place, hostnames, rules, fault };
     let Some(mut spec) = spec else {
-        route.fault = RouteFault { any: true, parents: true, hosts: true, matches: true };
+        route.fault = RouteFault::EVERYTHING;
         return route;
     };
     spec.ignore(&["useDefaultGateways"]);
@@ -207,7 +208,7 @@ pub(super) fn read_route(meta: Meta, mut fields: Fields<'_>, report: &Report) ->
     }
     route.fault.matches = report.errors() > errors;
     spec.done(Severity::Warning);
-    route.fault.any = report.errors() > before;
+    route.fault.any = !route.meta.usable || report.errors() > before;
     route
 }
 
@@ -331,6 +332,20 @@ fn anchored(text: &str, field: &Field<'_>) -> Option<regex::Regex> {
             None
         }
     }
+}
+
+// === impl HttpRoute ===
+
+impl HttpRoute {
+    /// A route of which nothing is known.
+    pub(super) fn unreadable(meta: Meta, place: Place) -> Self {
+        let (parents, hostnames, rules) = (Vec::new(), Vec::new(), Vec::new());
+        HttpRoute { meta, parents, parents_place: place, hostnames, rules, fault: RouteFault::EVERYTHING }
+    }
+}
+
+impl RouteFault {
+    const EVERYTHING: RouteFault = RouteFault { any: true, parents: true, hosts: true, matches: true };
 }
 
 // === impl Match ===

@@ -72,7 +72,7 @@ pub(super) fn read(meta: Meta, mut fields: Fields<'_>, report: &Report) -> Limit
     for rate in limits.iter_mut().flatten().flat_map(|limit: &mut LimitSpec| &mut limit.rates) {
         *rate = rate.by(algorithm);
     }
-    let limits = limits.filter(|_| meta.supported && report.errors() == errors);
+    let limits = limits.filter(|_| meta.usable && report.errors() == errors);
     LimitPolicy { meta, kind, target, target_place, limits, limits_place, per_route }
 }
 

@@ -76,7 +76,7 @@ pub fn compile(mut manifests: Manifests, options: &Options) -> Policy {
         let tiers = tiers(&mapping, vec![instance]);
         let plan = |route: &HttpRoute| {
             let name = route.meta.object.path().into();
-            if route.fault.any {
+            if route.fault.any || route.is_uncertain_on(gateway) {
                 return Arc::new(RoutePlan {
                     name,
                     auth: Attached::Broken(route.meta.object.clone()),
@@ -111,7 +111,8 @@ pub fn compile(mut manifests: Manifests, options: &Options) -> Policy {
 
 fn unready(manifests: &Manifests) -> Option<String> {
     let files: Vec<&str> = manifests.unparsable.iter().map(|file| &**file).collect();
-    (!files.is_empty()).then(|| format!("not YAML, so nothing of it is known: {}", files.join(", ")))
+    (!files.is_empty())
+        .then(|| format!("not YAML, or no Kubernetes object, so nothing of it is known: {}", files.join(", ")))
 }
 
 /// The tier mapping: absent, in error (with the first fault), or there.
@@ -305,6 +306,16 @@ fn routes(gateway: &Gateway, routes: &[HttpRoute], plan: impl Fn(&HttpRoute) -> 
 }
 
 impl HttpRoute {
+    /// Whether the route may be attached to `gateway`, by labels of its namespace that are not known. Envoy would send it
+    /// requests; under a broader route's policies they must not be decided.
+    fn is_uncertain_on(&self, gateway: &Gateway) -> bool {
+        let same = gateway.meta.namespace() == self.meta.namespace();
+        let parents = self.parents.iter().filter(|parent| parent.is(gateway));
+        let mut listeners =
+            parents.flat_map(|parent| gateway.listeners.iter().filter(|l| l.admits(gateway, self, parent)));
+        !same && listeners.all(|listener| listener.from == NamespacesFrom::Selector)
+    }
+
     /// The hosts at which `gateway` serves the route; none if it is not attached.
     pub(super) fn hosts_on(&self, gateway: &Gateway) -> Vec<Host> {
         let listeners = gateway.listeners.iter().filter(|listener| {
@@ -353,7 +364,7 @@ impl ParentRef {
 impl Listener {
     fn admits(&self, gateway: &Gateway, route: &HttpRoute, parent: &ParentRef) -> bool {
         let same = gateway.meta.namespace() == route.meta.namespace();
-        let from = self.from == NamespacesFrom::All || same;
+        let from = self.from != NamespacesFrom::Same || same;
         from && parent.section.as_ref().is_none_or(|section| *section == self.name)
     }
 }

@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 
 use super::*;
 use crate::gate::LimitEvidence;
-use crate::limit::Quota;
+use crate::limit::{Quota, Verdict};
 
 type AnswerRow = (i32, GrpcCode, &'static str, &'static [(Code, &'static str)]);
 

@@ -160,3 +160,28 @@ async fn limits_are_told_on_200_and_on_429_and_nothing_is_appended() {
     assert_eq!(error["model"], "llm/granite");
     assert!(error["detail"].is_null(), "operators' detail is not for callers");
 }
+
+/// A stream without usage is a stream that nobody counts, whatever its body is called.
+#[tokio::test]
+async fn a_stream_under_another_content_type_is_counted_or_refused() {
+    let manifests = generous_manifests();
+    let tiergate = Tiergate::start(&manifests.0, &[]);
+    let gateway = gateway(tiergate.grpc).await;
+    let token = token("maas-default-gateway-tier-premium", "jland-78028f6d", &manifests.0);
+    let bearer = format!("Bearer {token}");
+    let body = BODY.replacen('{', "{\"stream\":true,", 1);
+    for kind in
+        ["multipart/form-data; boundary=x", "audio/json", "application/grpc", "image/x", "application/octet-stream"]
+    {
+        let mut connection = Connection::open(gateway.address).await;
+        let headers = [("authorization", bearer.as_str()), ("content-type", kind)];
+        let answer = connection.send("POST", "/llm/qwen3/v1/chat/completions", &headers, &body).await;
+        if kind == "application/grpc" {
+            // To gRPC, Envoy says it in its own way: 200, and the refusal in `grpc-status`.
+            assert!(answer.body.is_empty() && answer.header("grpc-status").is_some_and(|status| status != "0"));
+            continue;
+        }
+        assert_eq!(answer.status, 400, "{kind}: {}", answer.body);
+        assert_eq!(answer.json()["error"]["code"], "TG-BODY-UNREADABLE", "{kind}");
+    }
+}

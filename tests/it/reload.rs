@@ -213,3 +213,56 @@ async fn a_folder_that_is_removed_changes_nothing_and_is_told() {
     assert_eq!(premium.asks(QWEN).await, ok());
     assert_eq!(tiergate.metric("tiergate_policy_last_reload_successful", "").await, 0);
 }
+
+/// A slip of one letter must not lift a limit.
+#[tokio::test]
+async fn a_misspelt_kind_or_version_lifts_nothing() {
+    let folder = copy();
+    let tiergate = Tiergate::start(&folder.0, &[]);
+    let mut free = Caller::of(&tiergate, "free", "alice-12345678").await;
+    for _ in 0..5 {
+        assert_eq!(free.asks(GRANITE).await, ok());
+    }
+    let limited = refused(429, "TG-LIMIT-REQUESTS");
+    assert_eq!(free.asks(GRANITE).await, limited);
+    for (file, from, to) in [
+        ("limits.yaml", "kind: RateLimitPolicy", "kind: RateLimitPolcy"),
+        ("limits.yaml", "kuadrant.io/v1\nkind: RateLimitPolicy", "ratelimit.kuadrant.io/v1\nkind: RateLimitPolicy"),
+        ("limits.yaml", "kind: RateLimitPolicy\n", ""),
+        ("gateway.yaml", "gateway.networking.k8s.io/v1\nkind: Gateway", "gateway.networking.k8s.io/v9\nkind: Gateway"),
+    ] {
+        let good = fs::read_to_string(folder.0.join(file)).unwrap();
+        replace(&folder.0, file, from, to);
+        tiergate.await_log("policy published");
+        assert_eq!(free.asks(GRANITE).await, limited, "{file}: {to}");
+        fs::write(folder.0.join(file), good).unwrap();
+        tiergate.await_log("policy published");
+    }
+}
+
+#[tokio::test]
+async fn a_service_account_that_is_added_is_accepted_at_once() {
+    let folder = copy();
+    let users = fs::read_to_string(folder.0.join("users.yaml")).unwrap();
+    fs::write(folder.0.join("users.yaml"), users.replace("jland-78028f6d", "jland-00000000")).unwrap();
+    let tiergate = Tiergate::start(&folder.0, &[]);
+    let mut premium = Caller::of(&tiergate, "premium", "jland-78028f6d").await;
+    assert_eq!(premium.asks(QWEN).await, refused(401, "TG-TOKEN-SUBJECT-GONE"));
+    fs::write(folder.0.join("users.yaml"), users).unwrap();
+    tiergate.await_log("policy published");
+    assert_eq!(premium.asks(QWEN).await, ok());
+}
+
+#[tokio::test]
+async fn a_pipe_named_like_a_manifest_stops_nothing() {
+    let folder = copy();
+    let tiergate = Tiergate::start(&folder.0, &[]);
+    let mut premium = Caller::of(&tiergate, "premium", "jland-78028f6d").await;
+    assert_eq!(premium.asks(QWEN).await, ok());
+    let made = std::process::Command::new("mkfifo").arg(folder.0.join("z.yaml")).status().unwrap();
+    assert!(made.success());
+    tiergate.await_log("policy published");
+    replace(&folder.0, "models.yaml", "[\"premium\",\"enterprise\"]", "[\"enterprise\"]");
+    tiergate.await_log("policy published");
+    assert_eq!(premium.asks(QWEN).await, refused(403, "TG-ACCESS-DENIED"));
+}

@@ -152,6 +152,22 @@ impl Tiergate {
     }
 }
 
+/// A serving tiergate whose log goes to `log`, and its gRPC and HTTP addresses.
+pub(crate) fn start_with_log(manifests: &Path, log: std::io::PipeWriter) -> (Process, (SocketAddr, SocketAddr)) {
+    let [grpc, http] = std::array::from_fn(|_| SocketAddr::from(([127, 0, 0, 1], free_port())));
+    let mut command = Command::new(TIERGATE);
+    command.arg("serve").arg("--manifests").arg(manifests).arg("--jwks").arg(KEYS.0.join("jwks.json"));
+    command.args(["--listen-grpc", &grpc.to_string(), "--listen-http", &http.to_string()]);
+    let process = Process(command.stderr(log).spawn().unwrap());
+    let started = Instant::now();
+    // Its log is not read, so its port has to tell.
+    while std::net::TcpStream::connect(grpc).is_err() {
+        assert!(started.elapsed() < PATIENCE, "it listens");
+        std::thread::yield_now();
+    }
+    (process, (grpc, http))
+}
+
 /// A port that nobody listens on.
 pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()

@@ -268,6 +268,26 @@ async fn health_is_serving_only_with_a_configuration() {
     let ready = get(broken.http, "/readyz").await;
     assert_eq!(ready.status, 503);
     assert!(ready.body.contains("broken.yaml"), "{}", ready.body);
+    let request = HealthCheckRequest { service: "envoy.service.auth.v3.Authorization".to_owned() };
+    let health = HealthClient::new(channel).check(request).await.unwrap().into_inner();
+    assert_ne!(health.status, serving);
+}
+
+/// Whoever reads the log too slowly, or not at all, makes no request wait.
+#[tokio::test]
+async fn a_log_that_nobody_reads_stops_nothing() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    let (tiergate, addresses) = crate::support::start_with_log(&root("examples/manifests"), writer);
+    let channel = Channel::from_shared(format!("http://{}", addresses.0)).unwrap().connect().await.unwrap();
+    let refuse = async || outcome(&check(&channel, check_request(http("/llm/qwen3/v1", None))).await).0;
+    for _ in 0..3_000 {
+        assert_eq!(refuse().await, 401);
+    }
+    drop(reader);
+    for _ in 0..100 {
+        assert_eq!(refuse().await, 401);
+    }
+    drop(tiergate);
 }
 
 #[tokio::test]

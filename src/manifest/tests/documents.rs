@@ -252,16 +252,11 @@ fn inference_service_is_no_misspelt_model() {
 }
 
 #[test]
-fn misspelt_kinds_are_warned_about() {
+fn misspelt_kinds_that_grant_are_warned_about() {
     for (marked, phrase) in [
-        ("{apiVersion: kuadrant.io/v1, kind: ▸AuthPolcy}", "did you mean AuthPolicy of kuadrant.io/v1?"),
-        ("{apiVersion: kuadrant.io/v1, kind: ▸RateLimitPolicies}", "RateLimitPolicy of kuadrant.io/v1?"),
-        ("{apiVersion: kuadrant.io/v1, kind: ▸TokenRatelimitPolicy}", "TokenRateLimitPolicy"),
         ("{apiVersion: v1, kind: ▸Configmap}", "ConfigMap of v1?"),
-        ("{apiVersion: v1, kind: ▸AuthPolicy}", "AuthPolicy of kuadrant.io/v1?"),
         ("{apiVersion: v1, kind: ▸Role}", "Role of rbac.authorization.k8s.io/v1?"),
         ("{apiVersion: rbac.authorization.k8s.io/v1, kind: ▸RoleBindng}", "RoleBinding"),
-        ("{apiVersion: gateway.networking.k8s.io/v1, kind: ▸HttpRoute}", "HTTPRoute"),
         ("{apiVersion: serving.kserve.io/v1alpha1, kind: ▸LLMInferenceServce}", "LLMInferenceService"),
     ] {
         let manifests = expect(marked, &[(W, "kind", phrase)]);
@@ -269,18 +264,53 @@ fn misspelt_kinds_are_warned_about() {
     }
 }
 
-/// A policy that silently is not there opens what it should have limited.
+/// A policy or route that silently is not there opens what it should have limited.
 #[test]
-fn policy_kind_of_a_misspelt_group_is_warned_about() {
-    for (group, kind) in
-        [("kuadrant.oi", "AuthPolicy"), ("kuadrant", "RateLimitPolicy"), ("kaudrant.io", "TokenRateLimitPolicy")]
-    {
-        let manifests = read(&format!("{{apiVersion: {group}/v1, kind: {kind}, metadata: {{name: a}}}}"));
-        let shown: Vec<String> = manifests.problems.iter().map(ToString::to_string).collect();
-        let [problem] = shown.as_slice() else {
-            panic!("{group} {kind}: {shown:?}");
-        };
-        assert!(problem.contains("warning") && problem.contains("kuadrant.io/v1"), "{problem}");
+fn misspelt_kinds_that_guard_are_errors_and_what_they_are_for_stays_shut() {
+    let target = "targetRef: {group: gateway.networking.k8s.io, kind: Gateway, name: gw}";
+    let limits = format!("{{{target}, limits: {{a: {{rates: [{{limit: 1, window: 1m}}]}}}}}}");
+    for (version, kind, phrase) in [
+        ("kuadrant.io/v1", "RateLimitPolcy", "did you mean RateLimitPolicy of kuadrant.io/v1?"),
+        ("kuadrant.io/v1", "RateLimitPolicies", "RateLimitPolicy of kuadrant.io/v1?"),
+        ("kuadrant.io/v1", "TokenRatelimitPolicy", "TokenRateLimitPolicy"),
+        ("v1", "RateLimitPolicy", "RateLimitPolicy of kuadrant.io/v1?"),
+        ("kuadrant.oi/v1", "RateLimitPolicy", "RateLimitPolicy of kuadrant.io/v1?"),
+        ("kuadrant/v1", "RateLimitPolicy", "RateLimitPolicy of kuadrant.io/v1?"),
+        ("ratelimit.kuadrant.io/v1", "RateLimitPolicy", "RateLimitPolicy of kuadrant.io/v1?"),
+    ] {
+        let marked =
+            format!("{{apiVersion: {version}, kind: ▸{kind}, metadata: {{name: a, namespace: ns}}, spec: {limits}}}");
+        let manifests = expect(&marked, &[(E, "kind", phrase)]);
+        let policy = &manifests.limit_policies[0];
+        assert!(policy.limits.is_none() && policy.target != Target::Unknown, "{marked}");
+    }
+    let route = "{apiVersion: gateway.networking.k8s.io/v1, kind: ▸HttpRoute, metadata: {name: a}, spec: {parentRefs: [{name: g}]}}";
+    assert!(expect(route, &[(E, "kind", "HTTPRoute")]).routes[0].fault.any);
+    let nameless = read("{apiVersion: kuadrant.io/v1, kind: AuthPolcy}");
+    assert_eq!(nameless.auth_policies[0].target, Target::Unknown);
+    for kind in ["HTTPRoute", "Gateway"] {
+        let nameless = read(&format!("{{apiVersion: gateway.networking.k8s.io/v1, kind: {kind}, spec: {{}}}}"));
+        let shut = nameless.routes.iter().map(|route| route.fault.hosts && route.fault.matches && route.fault.parents);
+        assert!(shut.chain(nameless.gateways.iter().map(|gateway| gateway.broken)).eq([true]), "{kind}");
+    }
+}
+
+/// What it was meant to be cannot be told: it may be a limit.
+#[test]
+fn document_that_is_no_object_leaves_its_file_unknown() {
+    let good = "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: a}\n---\n";
+    for bad in [
+        "metadata: {name: b}\n",
+        "kind: RateLimitPolicy\n",
+        "apiVersion: v1\n",
+        "text\n",
+        "- list\n",
+        "kind: [a]\napiVersion: v1\n",
+    ] {
+        let manifests = read(&format!("{good}{bad}"));
+        assert_eq!(manifests.unparsable, [FILE.into()], "{bad}");
+        assert!(manifests.files.is_empty() && manifests.problems.iter().any(Problem::is_error), "{bad}");
+        assert_eq!(manifests.service_accounts.len(), 1, "{bad}");
     }
 }
 
@@ -293,7 +323,7 @@ fn version_that_is_not_supported_is_an_error() {
             "rbac.authorization.k8s.io/v1",
         ),
         (
-            "{apiVersion: ▸gateway.networking.k8s.io/v1alpha2, kind: Gateway, metadata: {name: a}, spec: {listeners: []}}",
+            "{apiVersion: ▸gateway.networking.k8s.io/v1alpha2, kind: Gateway, metadata: {name: a}, spec: {listeners: [{name: a}]}}",
             "gateway.networking.k8s.io/v1 or gateway.networking.k8s.io/v1beta1",
         ),
     ] {
