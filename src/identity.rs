@@ -20,6 +20,7 @@ pub use self::authority::{Authority, AuthorityError, Claims, KubernetesClaims, O
 
 use crate::gate::{Code, Denial};
 use crate::limit::Nanos;
+use crate::prehashed::Prehashed;
 use crate::request::BearerToken;
 
 /// A reviewed user.
@@ -79,10 +80,7 @@ pub enum Review {
 /// half the rounds still leave no known way to a collision for who does not know the key.
 struct TokenHasher([u8; 16]);
 
-/// Cache keys are hashes already.
-#[derive(Default)]
-pub struct PassThrough(u64);
-type Unhashed = BuildHasherDefault<PassThrough>;
+type Unhashed = BuildHasherDefault<Prehashed>;
 type Remembered<T> = Cache<u128, T, UnitWeighter, Unhashed, DefaultLifecycle<u128, T>>;
 
 /// Enough for a second of junk; each entry is small.
@@ -193,23 +191,5 @@ impl TokenHasher {
 impl std::fmt::Debug for TokenHasher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("TokenHasher")
-    }
-}
-
-// === impl PassThrough ===
-
-impl Hasher for PassThrough {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
-        }
-    }
-
-    fn write_u128(&mut self, value: u128) {
-        self.0 = value as u64;
     }
 }

@@ -44,5 +44,7 @@ pub mod policy;
 
 pub mod metrics;
 
+pub mod prehashed;
+
 #[cfg(test)]
 mod test_util;

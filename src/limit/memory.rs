@@ -1,10 +1,12 @@
 //! Accounts in this process's memory, in shards of one lock each.
 
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::BuildHasherDefault;
 
 use hashbrown::HashMap;
 use parking_lot::{Mutex, MutexGuard};
 use smallvec::SmallVec;
+
+use crate::prehashed::Prehashed;
 
 use super::{AccountKey, Admission, Cell, CellId, Cost, Demand, Nanos, Quota, Standing, Verdict};
 
@@ -19,7 +21,7 @@ pub struct Memory {
 
 #[derive(Debug, Default)]
 struct Shard {
-    accounts: HashMap<AccountKey, Account, BuildHasherDefault<Unhashed>>,
+    accounts: HashMap<AccountKey, Account, BuildHasherDefault<Prehashed>>,
     /// At this size idle accounts are looked for and forgotten; then it is twice what is left.
     sweep_at: usize,
 }
@@ -29,10 +31,6 @@ struct Shard {
 struct Account {
     cells: SmallVec<[(CellId, Cell); 2]>,
 }
-
-/// Account keys are hashes already.
-#[derive(Default)]
-struct Unhashed(u64);
 
 // === impl Memory ===
 
@@ -177,24 +175,5 @@ impl Demand {
 impl Standing {
     fn of(cell: &Cell, quota: Quota, verdict: Verdict) -> Self {
         Standing { quota, remaining: cell.remaining(&quota), reset: cell.reset(), verdict }
-    }
-}
-
-// === impl Unhashed ===
-
-impl Hasher for Unhashed {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        // Only `u128` keys are hashed here; this keeps any other key correct, if slow.
-        for byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
-        }
-    }
-
-    fn write_u128(&mut self, value: u128) {
-        self.0 = value as u64;
     }
 }

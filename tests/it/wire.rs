@@ -304,3 +304,31 @@ async fn a_peer_that_says_nothing_is_closed_and_others_are_served() {
     assert!(closed.await.is_ok(), "a half-open connection is closed");
     assert_eq!(outcome(&check(&channel, check_request(http("/x", None))).await).0, 404);
 }
+
+/// At the most talkative level, in answers, metrics and pages.
+#[tokio::test]
+async fn a_token_is_in_no_output() {
+    let tiergate = demo(&["--log", "trace", "--verbose-refusals"]);
+    let channel = channel(&tiergate).await;
+    let good = premium();
+    let (rest, signature) = good.rsplit_once('.').unwrap();
+    let forged = format!("{rest}.{}", signature.chars().rev().collect::<String>());
+    let mut outputs = Vec::new();
+    for token in [good.as_str(), &forged, "canary-token"] {
+        for path in ["/llm/qwen3/v1", "/llm/draft/v1", "/llm//x", "/nowhere"] {
+            let request = check_request(http(path, Some(&format!("Bearer {token}"))));
+            outputs.push(format!("{:?}", check(&channel, request).await));
+        }
+    }
+    for page in ["/metrics", "/problems", "/readyz"] {
+        outputs.push(get(tiergate.http, page).await.body);
+    }
+    outputs.extend(tiergate.logged().iter().map(ToString::to_string));
+    assert!(outputs.len() > 30, "the log talks");
+    let payload = rest.rsplit_once('.').unwrap().1;
+    let reversed = forged.rsplit_once('.').unwrap().1;
+    for secret in [signature, reversed, payload, "canary-token"] {
+        let told = outputs.iter().find(|output| output.contains(secret));
+        assert!(told.is_none(), "{told:?}");
+    }
+}
