@@ -81,7 +81,12 @@ fn gate(request: &CheckRequest) -> Arc<Gate> {
         Arc::new(policies),
         Identities::new(authority, remember),
         Arc::new(Limits::Memory(Memory::default())),
-        Settings { gateway: None, without_policy: Otherwise::Refuse, without_limit: Otherwise::Refuse },
+        Settings {
+            gateway: None,
+            without_policy: Otherwise::Refuse,
+            without_limit: Otherwise::Refuse,
+            without_room: Otherwise::Refuse,
+        },
     );
     let uid = derived_uid(NAMESPACE, &name);
     let account = ServiceAccountRef { namespace: NAMESPACE.to_owned(), name, uid: uid.clone() };

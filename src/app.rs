@@ -62,11 +62,12 @@ pub fn serve(args: &Serve) -> Result<(), StartError> {
     let authority = Authority::from_jwks(&jwks, &args.issuer)
         .map_err(|error| StartError::Authority { path: args.jwks.clone(), error })?;
     let remember = Remember { identities: args.identity_ttl, ..Remember::default() };
-    let limits = Arc::new(Limits::Memory(Memory::default()));
+    let limits = Arc::new(Limits::Memory(Memory::bounded(args.max_accounts)));
     let settings = Settings {
         gateway: args.gateway.clone(),
         without_policy: args.without_policy,
         without_limit: args.without_limit,
+        without_room: args.without_room,
     };
     let gate = Arc::new(Gate::new(policies, Identities::new(authority, remember), limits, settings));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -8,6 +8,7 @@ use clap::builder::{FalseyValueParser, NonEmptyStringValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::gate::Otherwise;
+use crate::limit::Memory;
 use crate::manifest::parse_duration;
 use crate::policy::Options;
 
@@ -76,6 +77,12 @@ pub struct Serve {
     /// What happens to a caller whom no limit matches
     #[arg(long, env = "TIERGATE_WITHOUT_LIMIT", value_enum, default_value = "allow")]
     pub without_limit: Otherwise,
+    /// How many callers' accounts are kept at most; a live one is never forgotten
+    #[arg(long, env = "TIERGATE_MAX_ACCOUNTS", value_name = "N", default_value_t = Memory::ACCOUNTS)]
+    pub max_accounts: usize,
+    /// What happens to a new caller when there is no room for another account
+    #[arg(long, env = "TIERGATE_WITHOUT_ROOM", value_enum, default_value = "refuse")]
+    pub without_room: Otherwise,
     /// Tell callers what is meant for operators: which RoleBinding is missing, which limit refused
     #[arg(long, env = "TIERGATE_VERBOSE_REFUSALS", value_parser = FalseyValueParser::new())]
     pub verbose_refusals: bool,

@@ -41,6 +41,8 @@ pub struct Settings {
     pub gateway: Option<String>,
     pub without_policy: Otherwise,
     pub without_limit: Otherwise,
+    /// What happens to a new caller when there is no room for another account.
+    pub without_room: Otherwise,
 }
 
 /// Everything that a decision needs.
@@ -236,7 +238,15 @@ impl Gate {
     /// Takes what the request costs, all of it or nothing.
     async fn admit(&self, candidate: Candidate, now: Nanos, mut evidence: Evidence) -> Decision {
         let Candidate { mut grant, demands } = candidate;
-        let Admission { admitted, standings } = self.limits.admit(&demands, now).await;
+        let Admission { admitted, full, standings } = self.limits.admit(&demands, now).await;
+        evidence.no_room = full;
+        if full && self.settings.without_room == Otherwise::Allow {
+            return evidence.allow(grant);
+        }
+        if full {
+            let denial = Denial::new(Code::UnavailableAccounts, "there is no room to count another caller");
+            return evidence.refuse(denial.detail("see --max-accounts"));
+        }
         for (limit, standing) in evidence.limits.iter_mut().zip(standings) {
             limit.standing = Some(standing);
         }

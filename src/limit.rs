@@ -78,6 +78,8 @@ pub enum Verdict {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admission {
     pub admitted: bool,
+    /// There is no room for a new account, so nothing was taken and nothing can be said.
+    pub full: bool,
     pub standings: SmallVec<[Standing; 4]>,
 }
 

@@ -33,6 +33,7 @@ pub struct Metrics {
     identity_hits: Counter,
     identity_misses: Counter,
     unlimited: Counter,
+    no_room: Counter,
     limit_decisions: Family<LimitLabels, Counter>,
     reports: Family<ResultLabel, Counter>,
     tokens: Family<TokenLabels, Counter>,
@@ -115,6 +116,7 @@ impl Metrics {
             identity_hits: caches.get_or_create_owned(&ResultLabel { result: "hit" }),
             identity_misses: caches.get_or_create_owned(&ResultLabel { result: "miss" }),
             unlimited: Counter::default(),
+            no_room: Counter::default(),
             limit_decisions: Family::default(),
             reports: Family::default(),
             tokens: Family::default(),
@@ -133,6 +135,7 @@ impl Metrics {
     fn registered(mut self) -> Self {
         let r = &mut self.registry;
         r.register("requests_without_limit", "Requests whose caller matched no limit", self.unlimited.clone());
+        r.register("requests_without_room", "Requests for whose account there was no room", self.no_room.clone());
         r.register("limit_decisions", "What limits said, by the tier that was enforced", self.limit_decisions.clone());
         r.register("usage_reports", "Usage reports, by what became of them", self.reports.clone());
         r.register("usage_tokens", "Tokens reported, by the tier that was enforced", self.tokens.clone());
@@ -172,6 +175,9 @@ impl Metrics {
         };
         if evidence.unlimited {
             self.unlimited.inc();
+        }
+        if evidence.no_room {
+            self.no_room.inc();
         }
         for limit in &evidence.limits {
             let Some(standing) = &limit.standing else { continue };

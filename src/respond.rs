@@ -60,6 +60,7 @@ pub fn status(code: Code) -> (u16, GrpcCode, &'static str) {
         Code::UnavailableConfiguration
         | Code::UnavailableGateway
         | Code::UnavailableDeadline
+        | Code::UnavailableAccounts
         | Code::UnavailableInternal
         | Code::PolicyInvalid
         | Code::PolicyTiers

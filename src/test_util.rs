@@ -110,7 +110,12 @@ pub(crate) fn options() -> Options {
 }
 
 pub(crate) fn settings() -> Settings {
-    Settings { gateway: None, without_policy: Otherwise::Refuse, without_limit: Otherwise::Allow }
+    Settings {
+        gateway: None,
+        without_policy: Otherwise::Refuse,
+        without_limit: Otherwise::Allow,
+        without_room: Otherwise::Refuse,
+    }
 }
 
 pub(crate) fn gate(policy: Policy, settings: Settings) -> Gate {

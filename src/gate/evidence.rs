@@ -47,6 +47,8 @@ pub struct Evidence {
     pub limits: SmallVec<[LimitEvidence; 4]>,
     /// Whether no limit matched the caller.
     pub unlimited: bool,
+    /// Whether there was no room for the caller's account.
+    pub no_room: bool,
     pub laps: Option<Laps>,
 }
 
@@ -131,6 +133,7 @@ impl Evidence {
             permit: Permit::default(),
             limits: SmallVec::new(),
             unlimited: false,
+            no_room: false,
             laps: timed.then(|| Laps { last: Instant::now(), taken: SmallVec::new() }),
         }
     }

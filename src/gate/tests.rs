@@ -295,3 +295,15 @@ async fn an_annotation_of_ours_that_is_wrong_is_not_passed_over() {
         assert_eq!(found, shut.then_some(Code::PolicyInvalid), "{annotation}");
     }
 }
+
+#[tokio::test]
+async fn without_room_for_an_account_the_flag_decides() {
+    for (without_room, expected) in [(Otherwise::Refuse, Some(Code::UnavailableAccounts)), (Otherwise::Allow, None)] {
+        let mut gate = gate(compile_files(&demo(), &options()), Settings { without_room, ..settings() });
+        gate.limits = Arc::new(Limits::Memory(crate::limit::Memory::bounded(0)));
+        let call = Call::chat("granite").bearer(&token("free", &user(&gate, "free", 0)));
+        let decision = call.on(&gate, Nanos(0)).await;
+        assert!(decision.evidence.no_room);
+        assert_eq!(decision.outcome.err().map(|denial| denial.code), expected);
+    }
+}

@@ -12,11 +12,15 @@ use super::{AccountKey, Admission, Cell, CellId, Cost, Demand, Nanos, Quota, Sta
 
 /// More than there are threads to contend, so that two callers seldom meet.
 const SHARDS: usize = 256;
+/// In nanoseconds.
+const SWEEP_EVERY: u64 = 1_000_000_000;
 
 /// Accounts of this process.
 #[derive(Debug)]
 pub struct Memory {
     shards: Box<[Mutex<Shard>]>,
+    /// Accounts in one shard.
+    room: usize,
 }
 
 #[derive(Debug, Default)]
@@ -24,6 +28,8 @@ struct Shard {
     accounts: HashMap<AccountKey, Account, BuildHasherDefault<Prehashed>>,
     /// At this size idle accounts are looked for and forgotten; then it is twice what is left.
     sweep_at: usize,
+    /// When idle accounts were looked for because there was no room: that is not done for every request of a flood.
+    swept: Nanos,
 }
 
 /// The cells of one counter key. Most callers have a request limit and a token limit.
@@ -36,15 +42,28 @@ struct Account {
 
 impl Default for Memory {
     fn default() -> Self {
-        Memory { shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
+        Memory::bounded(Self::ACCOUNTS)
     }
 }
 
 impl Memory {
+    /// Accounts that are kept by default: about a gigabyte, if all of them are in use.
+    pub const ACCOUNTS: usize = 4_000_000;
+
+    /// Keeps about `accounts` at most. A live one is never forgotten: at the bound there is no room for new ones.
+    #[must_use]
+    pub fn bounded(accounts: usize) -> Self {
+        Memory { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), room: accounts.div_ceil(SHARDS) }
+    }
+
     /// See [`super::Limits::admit`].
     pub fn admit(&self, demands: &[Demand], now: Nanos) -> Admission {
         let mut shards = self.lock(demands);
         let mut standings: SmallVec<[Standing; 4]> = SmallVec::new();
+        // A token limit takes nothing now, and will want an account when the usage is charged.
+        if demands.iter().any(|demand| !shards.has_room(demand, self.room, now)) {
+            return Admission { admitted: false, full: true, standings };
+        }
         let mut admitted = true;
         // INVARIANT: nothing is written before everything was checked. Two demands on one cell see each other's cost.
         for (at, demand) in demands.iter().enumerate() {
@@ -68,7 +87,7 @@ impl Memory {
                 }
             }
         }
-        Admission { admitted, standings }
+        Admission { admitted, full: false, standings }
     }
 
     /// See [`super::Limits::charge`].
@@ -103,6 +122,10 @@ impl Locked<'_> {
         self.0.iter_mut().find(|(index, _)| *index == wanted).map(|(_, shard)| &mut **shard)
     }
 
+    fn has_room(&mut self, demand: &Demand, room: usize, now: Nanos) -> bool {
+        self.shard(demand).is_none_or(|shard| shard.has_room(demand.account, room, now))
+    }
+
     fn find(&mut self, demand: &Demand) -> Option<&Account> {
         self.shard(demand)?.accounts.get(&demand.account)
     }
@@ -120,11 +143,28 @@ impl Locked<'_> {
 // === impl Shard ===
 
 impl Shard {
+    /// Whether the account is there, or may be.
+    fn has_room(&mut self, key: AccountKey, room: usize, now: Nanos) -> bool {
+        if self.accounts.len() < room || self.accounts.contains_key(&key) {
+            return true;
+        }
+        if now.0.saturating_sub(self.swept.0) < SWEEP_EVERY {
+            return false;
+        }
+        self.swept = now;
+        self.sweep(now);
+        self.accounts.len() < room
+    }
+
+    fn sweep(&mut self, now: Nanos) {
+        self.accounts.retain(|_, account| !account.is_idle(now));
+        self.accounts.shrink_to(self.accounts.len() * 2);
+        self.sweep_at = (self.accounts.len() * 2).max(64);
+    }
+
     fn account(&mut self, key: AccountKey, now: Nanos) -> &mut Account {
         if self.accounts.len() >= self.sweep_at && !self.accounts.contains_key(&key) {
-            self.accounts.retain(|_, account| !account.is_idle(now));
-            self.accounts.shrink_to(self.accounts.len() * 2);
-            self.sweep_at = (self.accounts.len() * 2).max(64);
+            self.sweep(now);
         }
         self.accounts.entry(key).or_default()
     }

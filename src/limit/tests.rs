@@ -122,6 +122,28 @@ fn idle_accounts_leave_and_live_ones_stay() {
 }
 
 #[test]
+fn at_the_bound_there_is_room_for_those_who_are_there_and_for_nobody_else() {
+    const BOUND: usize = 1024;
+    let (memory, quota) = (Memory::bounded(BOUND), Quota::new(10, MINUTE));
+    let account = |n: u64| (u128::from(n) << 64) | u128::from(n);
+    for n in 0..BOUND as u64 {
+        assert!(admit(&memory, take(account(n), 1, quota), Nanos(0)).admitted, "{n}");
+    }
+    for n in 0..BOUND as u64 {
+        assert!(admit(&memory, take(account(n), 1, quota), Nanos(1)).admitted, "a live one is never forgotten");
+        for cost in [Cost::Take(1), Cost::Positive] {
+            let newcomer = Demand { cost, ..take(account(10_000 + n), 1, quota) };
+            let refused = admit(&memory, newcomer, Nanos(1));
+            assert_eq!((refused.admitted, refused.full), (false, true));
+        }
+    }
+    assert_eq!(memory.accounts(), BOUND);
+    // When they are idle, they leave.
+    assert!(admit(&memory, take(account(99_999), 1, quota), at(2 * MINUTE)).admitted);
+    assert!(memory.accounts() < BOUND);
+}
+
+#[test]
 fn sixty_four_threads_on_one_limit_of_500_admit_exactly_500() {
     let memory = Arc::new(Memory::default());
     let demand = take(1, 1, Quota::new(500, Duration::from_secs(24 * 3600)));

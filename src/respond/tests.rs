@@ -61,6 +61,7 @@ const ANSWERS: &[AnswerRow] = &[
             (Code::UnavailableConfiguration, "TG-UNAVAILABLE-CONFIGURATION"),
             (Code::UnavailableGateway, "TG-UNAVAILABLE-GATEWAY"),
             (Code::UnavailableDeadline, "TG-UNAVAILABLE-DEADLINE"),
+            (Code::UnavailableAccounts, "TG-UNAVAILABLE-ACCOUNTS"),
             (Code::UnavailableInternal, "TG-UNAVAILABLE-INTERNAL"),
             (Code::PolicyInvalid, "TG-POLICY-INVALID"),
             (Code::PolicyTiers, "TG-POLICY-TIERS"),
