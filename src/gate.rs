@@ -241,6 +241,8 @@ impl Gate {
         let Admission { admitted, full, standings } = self.limits.admit(&demands, now).await;
         evidence.no_room = full;
         if full && self.settings.without_room == Otherwise::Allow {
+            // Its usage report is taken, and charged to nothing.
+            grant.reservation = self.sealer.seal(&[], evidence.tier.as_deref().unwrap_or_default(), now);
             return evidence.allow(grant);
         }
         if full {

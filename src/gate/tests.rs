@@ -304,6 +304,9 @@ async fn without_room_for_an_account_the_flag_decides() {
         let call = Call::chat("granite").bearer(&token("free", &user(&gate, "free", 0)));
         let decision = call.on(&gate, Nanos(0)).await;
         assert!(decision.evidence.no_room);
+        if let Ok(grant) = &decision.outcome {
+            assert!(gate.sealer.open(&grant.reservation).is_some_and(|reservation| reservation.holds.is_empty()));
+        }
         assert_eq!(decision.outcome.err().map(|denial| denial.code), expected);
     }
 }

@@ -47,7 +47,7 @@ impl Default for Memory {
 }
 
 impl Memory {
-    /// Accounts that are kept by default: about a gigabyte, if all of them are in use.
+    /// Accounts that are kept by default: more callers than most gateways have in one window.
     pub const ACCOUNTS: usize = 4_000_000;
 
     /// Keeps about `accounts` at most. A live one is never forgotten: at the bound there is no room for new ones.
