@@ -13,110 +13,24 @@
 
 use std::hint::black_box;
 use std::net::SocketAddr;
-use std::path::Path;
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient;
 use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse};
 use prost::Message;
-use serde_json::json;
-use tiergate::gate::{Gate, Otherwise, Settings};
-use tiergate::identity::{Authority, Identities, Identity, Remember, ServiceAccountRef};
-use tiergate::limit::{Clock, Limits, Memory, Nanos};
-use tiergate::listen::ext_authz::{ExtAuthz, to_request};
+use tiergate::gate::Gate;
+use tiergate::limit::Clock;
+use tiergate::listen::ext_authz::to_request;
 use tiergate::listen::rate_limit::RateLimit;
 use tiergate::listen::{Services, Workers, bind};
-use tiergate::manifest::Manifests;
 use tiergate::metrics::Metrics;
-use tiergate::policy::{Options, Policies, compile, derived_uid};
-use tiergate::request::{BearerToken, Lookup};
 use tiergate::respond::{Style, check_response};
 use tiergate::usage::Settlements;
 
-const NAMESPACE: &str = "maas-default-gateway-tier-premium";
-/// A public key and nothing else: the bench verifies no token.
-const JWKS: &str = r#"{"keys":[{"kty":"EC","crv":"P-256","alg":"ES256","kid":"bench",
-    "x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}]}"#;
+mod support;
 
-fn root(path: &str) -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
-}
-
-fn captured() -> Vec<u8> {
-    std::fs::read(root("tests/data/check.bin")).expect("the captured request is in the repository")
-}
-
-/// The tour's manifests, with limits that are never reached.
-fn policies() -> (Policies, String) {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(root("examples/manifests")).expect("the tour's manifests") {
-        let path = entry.expect("a folder entry").path();
-        let text = std::fs::read_to_string(&path).expect("a manifest");
-        let raised = text.lines().map(|line| match line.find("limit: ") {
-            Some(at) => {
-                let (before, after) = line.split_at(at + "limit: ".len());
-                let rest = after.trim_start_matches(|c: char| c.is_ascii_digit());
-                format!("{before}1000000000000{rest}\n")
-            }
-            None => format!("{line}\n"),
-        });
-        files.push((path.display().to_string(), raised.collect::<String>()));
-    }
-    let manifests = Manifests::read(files.iter().map(|(name, text)| (name.as_str(), text.as_str())));
-    let policy = compile(manifests, &Options { grant_from_annotation: true, ..Options::default() });
-    assert_eq!(policy.problems.iter().filter(|problem| problem.is_error()).count(), 0);
-    let name = policy.service_accounts[NAMESPACE].keys().min().expect("a premium user").clone();
-    (Policies::new(policy), name)
-}
-
-/// The tour's gate, with the captured request's token remembered as a premium user's.
-fn gate(request: &CheckRequest) -> Arc<Gate> {
-    let (policies, name) = policies();
-    let authority = Authority::from_jwks(JWKS, "https://kubernetes.default.svc").expect("a key set");
-    let remember = Remember { identities: std::time::Duration::from_secs(86_400), ..Remember::default() };
-    let gate = Gate::new(
-        Arc::new(policies),
-        Identities::new(authority, remember),
-        Arc::new(Limits::Memory(Memory::default())),
-        Settings {
-            gateway: None,
-            without_policy: Otherwise::Refuse,
-            without_limit: Otherwise::Refuse,
-            without_room: Otherwise::Refuse,
-        },
-    );
-    let uid = derived_uid(NAMESPACE, &name);
-    let account = ServiceAccountRef { namespace: NAMESPACE.to_owned(), name, uid: uid.clone() };
-    let (user, groups) = (account.user(), account.groups());
-    let identity = Identity {
-        object: json!({
-            "authenticated": true,
-            "audiences": ["maas-default-gateway-sa"],
-            "user": {"username": user, "uid": uid, "groups": groups, "extra": {}},
-        }),
-        user: user.into(),
-        uid,
-        groups,
-        audiences: vec!["maas-default-gateway-sa".to_owned()],
-        service_account: Some(account),
-        expires: Nanos(u64::MAX),
-    };
-    let http = to_request(request).expect("HTTP attributes");
-    let Lookup::One(header) = http.headers.get("authorization") else { panic!("the captured request has a token") };
-    gate.identities.insert(&BearerToken::new(header.trim_start_matches("Bearer ")), identity);
-    Arc::new(gate)
-}
-
-/// Runs a future that is ready at once.
-fn now<T>(future: impl Future<Output = T>) -> T {
-    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(value) => value,
-        Poll::Pending => panic!("the warm path waits for nothing"),
-    }
-}
+use self::support::{captured, ext_authz, gate, now};
 
 fn check(c: &mut Criterion) {
     let bytes = captured();
@@ -145,10 +59,6 @@ fn check(c: &mut Criterion) {
         b.iter(|| now(authz.decide(black_box(&request))).status.is_some());
     });
     group.finish();
-}
-
-fn ext_authz(gate: &Arc<Gate>, clock: Clock) -> ExtAuthz {
-    ExtAuthz { gate: Arc::clone(gate), metrics: Arc::new(Metrics::new()), clock, style: Style::default() }
 }
 
 /// A served gate, and what keeps it alive.

@@ -18,11 +18,12 @@ use smallvec::SmallVec;
 pub use self::denial::{Code, Denial};
 pub use self::evidence::{Decision, Evidence, Grant, IdentitySource, LimitEvidence, Stage};
 
+use crate::hash::KeyedHasher;
 use crate::identity::{Identities, Identity, Review};
 use crate::limit::{Admission, Cost, Demand, Limits, Nanos};
 use crate::policy::{self, Attached, Limit, LimitKind, Matched, Policies, Policy, Presented, RoutePlan, Scope};
 use crate::request::{BearerToken, Request};
-use crate::usage::{Hold, KeyHasher, Sealer};
+use crate::usage::{Hold, Sealer};
 
 /// How long a request waits for what is not known. Gateways give up after 200 to 250 ms, and then the reason is lost.
 const DEADLINE: Duration = Duration::from_millis(150);
@@ -52,7 +53,7 @@ pub struct Gate {
     pub identities: Identities,
     pub limits: Arc<Limits>,
     pub sealer: Arc<Sealer>,
-    keys: KeyHasher,
+    keys: KeyedHasher,
     settings: Settings,
     decisions: AtomicU64,
 }
@@ -78,7 +79,7 @@ struct Known {
 #[derive(Debug, Default)]
 struct Candidate {
     grant: Grant,
-    demands: SmallVec<[Demand; 4]>,
+    demands: SmallVec<[Demand; 2]>,
 }
 
 // === impl Gate ===
@@ -91,7 +92,7 @@ impl Gate {
             identities,
             limits,
             sealer: Arc::new(Sealer::random()),
-            keys: KeyHasher::random(),
+            keys: KeyedHasher::random(),
             settings,
             decisions: AtomicU64::new(0),
         }
@@ -212,7 +213,7 @@ impl Gate {
         evidence: &mut Evidence,
     ) -> Result<Candidate, Denial> {
         let scope = Scope { request: request.attributes(), identity: presented.identity(), metadata: &[] };
-        let mut matched: SmallVec<[Matched<'_>; 4]> = SmallVec::new();
+        let mut matched: SmallVec<[Matched<'_>; 2]> = SmallVec::new();
         for limits in &route.limits {
             match limits {
                 Attached::Active(limits) => limits.matching(&scope, &self.keys, &mut matched)?,
@@ -256,7 +257,7 @@ impl Gate {
             let denial = exceeded(&evidence);
             return evidence.refuse(denial);
         }
-        let mut holds: SmallVec<[Hold; 4]> = SmallVec::new();
+        let mut holds: SmallVec<[Hold; 2]> = SmallVec::new();
         for Demand { account, cell, quota, cost } in demands {
             if cost == Cost::Positive {
                 holds.push(Hold { account, cell, quota });

@@ -5,22 +5,20 @@ mod authority;
 #[cfg(test)]
 mod tests;
 
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use quick_cache::UnitWeighter;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use serde_json::Value;
-use siphasher::sip128::{Hasher128, SipHasher13};
 
 pub(crate) use self::authority::unix_seconds;
 pub use self::authority::{Authority, AuthorityError, Claims, KubernetesClaims, ObjectClaims};
 
 use crate::gate::{Code, Denial};
+use crate::hash::{KeyedHasher, Prehashed};
 use crate::limit::Nanos;
-use crate::prehashed::Prehashed;
 use crate::request::BearerToken;
 
 /// A reviewed user.
@@ -61,7 +59,7 @@ pub struct Remember {
 pub struct Identities {
     authority: Authority,
     remember: Remember,
-    key: TokenHasher,
+    key: KeyedHasher,
     /// quick_cache rather than a plain map: bounded, and it keeps one review for all who wait for it. Its hits cost as
     /// much as dashmap's.
     known: Remembered<Arc<Identity>>,
@@ -75,10 +73,6 @@ pub enum Review {
     Known(Arc<Identity>),
     Refused(Denial),
 }
-
-/// Hashes whole tokens under a random key of this process, to 128 bits. SipHash-1-3 rather than 2-4: tokens are long, and
-/// half the rounds still leave no known way to a collision for who does not know the key.
-struct TokenHasher([u8; 16]);
 
 type Unhashed = BuildHasherDefault<Prehashed>;
 type Remembered<T> = Cache<u128, T, UnitWeighter, Unhashed, DefaultLifecycle<u128, T>>;
@@ -95,13 +89,13 @@ impl Identities {
     #[must_use]
     pub fn new(authority: Authority, remember: Remember) -> Self {
         let (known, failed) = (cache(remember.capacity), cache(FAILURES));
-        Identities { authority, remember, key: TokenHasher::random(), known, failed }
+        Identities { authority, remember, key: KeyedHasher::random(), known, failed }
     }
 
     /// What is remembered about `token`. Answers at once.
     #[must_use]
     pub fn recall(&self, token: &BearerToken<'_>, now: Nanos) -> Option<Review> {
-        let key = self.key.hash(token);
+        let key = self.hash(token);
         if let Some(identity) = self.known.get(&key) {
             if identity.expires > now {
                 return Some(Review::Known(identity));
@@ -114,7 +108,7 @@ impl Identities {
 
     /// Reviews `token`, once however many requests wait for it, and remembers the answer.
     pub async fn review(&self, token: &BearerToken<'_>, now: Nanos) -> Review {
-        let key = self.key.hash(token);
+        let key = self.hash(token);
         let review = async {
             // Another request may have waited for the same, and failed.
             if let Some((denial, _)) = self.failed.get(&key).filter(|(_, until)| *until > now) {
@@ -137,6 +131,11 @@ impl Identities {
         }
     }
 
+    /// Of the whole token.
+    fn hash(&self, token: &BearerToken<'_>) -> u128 {
+        self.key.hash([token.secret()])
+    }
+
     /// How many identities are remembered.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -151,7 +150,7 @@ impl Identities {
     /// Remembers `identity` for `token` without a review: for benches, whose tokens are of a foreign issuer.
     #[doc(hidden)]
     pub fn insert(&self, token: &BearerToken<'_>, identity: Identity) {
-        self.known.insert(self.key.hash(token), Arc::new(identity));
+        self.known.insert(self.hash(token), Arc::new(identity));
     }
 }
 
@@ -169,27 +168,4 @@ fn cache<T: Clone>(capacity: usize) -> Remembered<T> {
 #[must_use]
 pub fn timestamp() -> String {
     jiff::Timestamp::now().to_string()
-}
-
-// === impl TokenHasher ===
-
-impl TokenHasher {
-    fn random() -> Self {
-        let mut key = [0; 16];
-        let filled = SystemRandom::new().fill(&mut key);
-        assert!(filled.is_ok(), "the operating system has no randomness");
-        TokenHasher(key)
-    }
-
-    fn hash(&self, token: &BearerToken<'_>) -> u128 {
-        let mut hasher = SipHasher13::new_with_key(&self.0);
-        hasher.write(token.secret().as_bytes());
-        hasher.finish128().as_u128()
-    }
-}
-
-impl std::fmt::Debug for TokenHasher {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("TokenHasher")
-    }
 }

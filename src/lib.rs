@@ -44,7 +44,7 @@ pub mod policy;
 
 pub mod metrics;
 
-pub mod prehashed;
+pub mod hash;
 
 #[cfg(test)]
 mod test_util;

@@ -59,11 +59,9 @@ pub struct Demand {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
     pub quota: Quota,
-    /// Whole hits that are left.
-    pub remaining: u64,
-    /// Until the cell is full again.
-    pub reset: Duration,
     pub verdict: Verdict,
+    cell: Cell,
+    now: Nanos,
 }
 
 /// What one cell said to its demand.
@@ -80,7 +78,7 @@ pub struct Admission {
     pub admitted: bool,
     /// There is no room for a new account, so nothing was taken and nothing can be said.
     pub full: bool,
-    pub standings: SmallVec<[Standing; 4]>,
+    pub standings: SmallVec<[Standing; 2]>,
 }
 
 /// Where accounts are kept.
@@ -114,6 +112,28 @@ impl Limits {
         match self {
             Limits::Memory(memory) => memory.accounts(),
         }
+    }
+}
+
+// === impl Standing ===
+
+impl Standing {
+    /// Where `cell` stands at `now`.
+    #[must_use]
+    pub fn new(cell: Cell, quota: Quota, verdict: Verdict, now: Nanos) -> Self {
+        Standing { quota, verdict, cell, now }
+    }
+
+    /// Whole hits that are left.
+    #[must_use]
+    pub fn remaining(&self) -> u64 {
+        self.quota.limit.saturating_sub(self.cell.used(&self.quota, self.now))
+    }
+
+    /// Until the cell is full again.
+    #[must_use]
+    pub fn reset(&self) -> Duration {
+        self.cell.reset(self.now)
     }
 }
 

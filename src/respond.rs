@@ -194,7 +194,7 @@ fn limit_headers(evidence: &Evidence, classic: Option<&Standing>) -> Vec<HeaderV
         (tokens, ["x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"]),
     ] {
         let Some(standing) = standing else { continue };
-        let values = [standing.quota.limit(), standing.remaining, whole_seconds(standing.reset)];
+        let values = [standing.quota.limit(), standing.remaining(), whole_seconds(standing.reset())];
         headers.extend(names.into_iter().zip(values).map(|(name, value)| overwrite(name, value.to_string())));
     }
     headers

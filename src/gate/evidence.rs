@@ -44,12 +44,12 @@ pub struct Evidence {
     /// The tier that was enforced.
     pub tier: Option<Arc<str>>,
     pub permit: Permit,
-    pub limits: SmallVec<[LimitEvidence; 4]>,
+    pub limits: SmallVec<[LimitEvidence; 2]>,
     /// Whether no limit matched the caller.
     pub unlimited: bool,
     /// Whether there was no room for the caller's account.
     pub no_room: bool,
-    pub laps: Option<Laps>,
+    pub laps: Option<Box<Laps>>,
 }
 
 /// Where the identity came from.
@@ -134,7 +134,7 @@ impl Evidence {
             limits: SmallVec::new(),
             unlimited: false,
             no_room: false,
-            laps: timed.then(|| Laps { last: Instant::now(), taken: SmallVec::new() }),
+            laps: timed.then(|| Box::new(Laps { last: Instant::now(), taken: SmallVec::new() })),
         }
     }
 
@@ -184,7 +184,7 @@ impl Evidence {
     pub fn most_restrictive(&self, kind: LimitKind) -> Option<&Standing> {
         let of_kind = self.limits.iter().filter(|limit| limit.kind == kind);
         let standings = of_kind.filter_map(|limit| limit.standing.as_ref());
-        standings.min_by_key(|standing| (standing.remaining, std::cmp::Reverse(standing.reset)))
+        standings.min_by_key(|standing| (standing.remaining(), std::cmp::Reverse(standing.reset())))
     }
 }
 

@@ -1,7 +1,7 @@
 //! A token bucket that can be peeked, taken from, and charged into debt. Pure arithmetic: it knows no clock and no map.
 //!
-//! Its level is kept as GCRA keeps its theoretical arrival time, but as an exact integer in units of hits × nanoseconds
-//! of the window, so that neither a division nor rounding ever lets a fraction of a hit through.
+//! It is kept as GCRA keeps its theoretical arrival time: as the moment at which it is full again. That moment is exact, a
+//! nanosecond and a fraction of one, so that no rounding ever lets a part of a hit through; and taking needs no division.
 
 use std::time::Duration;
 
@@ -10,71 +10,95 @@ use super::{Cost, Nanos, Quota, Verdict};
 /// The state of one bucket. A fresh one is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Bucket {
-    /// What was used and has not come back, in hits × nanoseconds; above the quota's capacity it is debt.
-    spent: u128,
-    /// When `spent` was right.
-    at: Nanos,
-    /// How much of `spent` comes back each nanosecond: the limit, which can change while the bucket is in use.
+    /// When the bucket is full again, rounded down.
+    full: Nanos,
+    /// What was rounded off, in parts of `refill` of a nanosecond.
+    fraction: u64,
+    /// Hits that come back in one window: the limit, which can change while the bucket is in use. Zero when fresh.
     refill: u64,
 }
 
 // === impl Bucket ===
 
 impl Bucket {
-    /// Lets what has come back since the last look come back, and adopts `quota`.
+    /// Adopts `quota` at `now`. What was used stays used when the limit changed.
     pub fn advance(&mut self, quota: &Quota, now: Nanos) {
-        // Another thread may have been here with a later clock; time never runs backwards for a bucket.
-        let elapsed = now.0.saturating_sub(self.at.0);
-        let back = u128::from(elapsed) * u128::from(self.refill);
-        self.spent = self.spent.saturating_sub(back);
-        self.at = self.at.max(now);
-        self.refill = quota.limit;
+        if self.full < now {
+            // INVARIANT: less than one nanosecond of fraction, which is over too.
+            (self.full, self.fraction) = (now, 0);
+        }
+        let refill = quota.refill();
+        if self.refill != refill {
+            let spent = self.spent(now);
+            self.refill = refill;
+            (self.full, self.fraction) = (now, 0);
+            self.add(spent, quota);
+        }
     }
 
-    /// Whether `cost` fits, at the time of the last [`Bucket::advance`].
+    /// Whether `cost` fits at `now`, after [`Bucket::advance`].
     #[must_use]
-    pub fn peek(&self, quota: &Quota, cost: Cost) -> Verdict {
+    pub fn peek(&self, quota: &Quota, cost: Cost, now: Nanos) -> Verdict {
         let hits = cost.hits();
-        let wanted = self.spent.saturating_add(quota.price(hits));
-        match wanted.checked_sub(quota.capacity()) {
-            None | Some(0) => Verdict::Fits,
-            Some(_) if hits > quota.limit => Verdict::Exceeds(None),
-            Some(missing) => Verdict::Exceeds(Some(nanoseconds(missing.div_ceil(u128::from(quota.limit.max(1)))))),
+        if hits > quota.limit {
+            return Verdict::Exceeds(None);
         }
+        let mut after = *self;
+        after.charge(quota, hits);
+        let over = after.until_full(Nanos(now.0.saturating_add(quota.window)));
+        if over.is_zero() { Verdict::Fits } else { Verdict::Exceeds(Some(over)) }
     }
 
     /// Adds `hits`, into debt if need be.
     pub fn charge(&mut self, quota: &Quota, hits: u64) {
-        self.spent = self.spent.saturating_add(quota.price(hits));
+        if hits == 1 {
+            let fraction = self.fraction + quota.part;
+            let carry = u64::from(fraction >= self.refill);
+            self.fraction = fraction - carry * self.refill;
+            self.full = Nanos(self.full.0.saturating_add(quota.interval).saturating_add(carry));
+        } else {
+            self.add(quota.price(hits), quota);
+        }
     }
 
     /// Whole hits that are used, a begun one included.
     #[must_use]
-    pub fn used(&self, quota: &Quota) -> u64 {
-        u64::try_from(self.spent.div_ceil(u128::from(quota.window))).unwrap_or(u64::MAX)
-    }
-
-    /// Whole hits that are left.
-    #[must_use]
-    pub fn remaining(&self, quota: &Quota) -> u64 {
-        let left = quota.capacity().saturating_sub(self.spent) / u128::from(quota.window);
-        u64::try_from(left).unwrap_or(u64::MAX)
+    pub fn used(&self, quota: &Quota, now: Nanos) -> u64 {
+        let spent = self.spent(now);
+        let used = match u64::try_from(spent) {
+            Ok(spent) => u128::from(spent.div_ceil(quota.window)),
+            Err(_) => spent.div_ceil(u128::from(quota.window)),
+        };
+        u64::try_from(used).unwrap_or(u64::MAX)
     }
 
     /// Until the bucket is full again.
     #[must_use]
-    pub fn reset(&self) -> Duration {
-        nanoseconds(self.spent.div_ceil(u128::from(self.refill.max(1))))
+    pub fn until_full(&self, now: Nanos) -> Duration {
+        let whole = Duration::from_nanos(self.full.0.saturating_sub(now.0));
+        // A begun nanosecond has to end.
+        if self.full >= now { whole.saturating_add(Duration::from_nanos(u64::from(self.fraction > 0))) } else { whole }
     }
 
-    /// Whether the bucket will be full at `now`, so that forgetting it changes nothing.
+    /// Whether the bucket is full at `now`, so that forgetting it changes nothing.
     #[must_use]
     pub fn is_idle(&self, now: Nanos) -> bool {
-        let elapsed = now.0.saturating_sub(self.at.0);
-        self.spent <= u128::from(elapsed) * u128::from(self.refill)
+        self.until_full(now).is_zero()
     }
-}
 
-fn nanoseconds(value: u128) -> Duration {
-    Duration::from_nanos(u64::try_from(value).unwrap_or(u64::MAX))
+    /// What is used and has not come back, in hits × nanoseconds of the window.
+    fn spent(&self, now: Nanos) -> u128 {
+        let left = self.full.0.saturating_sub(now.0);
+        u128::from(left) * u128::from(self.refill) + u128::from(self.fraction)
+    }
+
+    /// Adds so many hits × nanoseconds of the window.
+    fn add(&mut self, spent: u128, quota: &Quota) {
+        let refill = u128::from(quota.refill());
+        let sum = spent.saturating_add(u128::from(self.fraction));
+        let nanoseconds = u64::try_from(sum / refill).unwrap_or(u64::MAX);
+        self.full = Nanos(self.full.0.saturating_add(nanoseconds));
+        // Less than `refill`, which is a `u64`.
+        self.fraction = (sum % refill) as u64;
+    }
 }

@@ -25,63 +25,54 @@ impl Cell {
 
     /// Lets time pass until `now`, and adopts `quota`. A cell whose limit changed its algorithm keeps what was used.
     pub fn advance(&mut self, quota: &Quota, now: Nanos) {
-        match (&self, quota.algorithm) {
-            (Cell::Bucket(bucket), Algorithm::FixedWindow) => {
-                let mut bucket = *bucket;
-                bucket.advance(quota, now);
-                let mut window = Window::default();
-                window.advance(quota, now);
-                window.charge(bucket.used(quota));
-                *self = Cell::Window(window);
-            }
-            (Cell::Window(window), Algorithm::TokenBucket) => {
-                let mut window = *window;
-                window.advance(quota, now);
-                let mut bucket = Bucket::default();
-                bucket.advance(quota, now);
-                bucket.charge(quota, window.used);
-                *self = Cell::Bucket(bucket);
-            }
-            _ => {}
-        }
         match self {
             Cell::Bucket(bucket) => bucket.advance(quota, now),
-            Cell::Window(window) => window.advance(quota, now),
+            Cell::Window(window) => window.advance(now),
+        }
+        let fits = match self {
+            Cell::Bucket(_) => quota.algorithm == Algorithm::TokenBucket,
+            Cell::Window(_) => quota.algorithm == Algorithm::FixedWindow,
+        };
+        if !fits {
+            let used = self.used(quota, now);
+            *self = Cell::fresh(quota);
+            self.advance(quota, now);
+            self.charge(quota, used, now);
         }
     }
 
-    /// Whether `cost` fits, at the time of the last [`Cell::advance`].
+    /// Whether `cost` fits at `now`, after [`Cell::advance`].
     #[must_use]
-    pub fn peek(&self, quota: &Quota, cost: Cost) -> Verdict {
+    pub fn peek(&self, quota: &Quota, cost: Cost, now: Nanos) -> Verdict {
         match self {
-            Cell::Bucket(bucket) => bucket.peek(quota, cost),
-            Cell::Window(window) => window.peek(quota, cost),
+            Cell::Bucket(bucket) => bucket.peek(quota, cost, now),
+            Cell::Window(window) => window.peek(quota, cost, now),
         }
     }
 
     /// Adds `hits`, into debt if need be.
-    pub fn charge(&mut self, quota: &Quota, hits: u64) {
+    pub fn charge(&mut self, quota: &Quota, hits: u64, now: Nanos) {
         match self {
             Cell::Bucket(bucket) => bucket.charge(quota, hits),
-            Cell::Window(window) => window.charge(hits),
+            Cell::Window(window) => window.charge(quota, hits, now),
         }
     }
 
-    /// Whole hits that are left.
+    /// Whole hits that are used, a begun one included.
     #[must_use]
-    pub fn remaining(&self, quota: &Quota) -> u64 {
+    pub fn used(&self, quota: &Quota, now: Nanos) -> u64 {
         match self {
-            Cell::Bucket(bucket) => bucket.remaining(quota),
-            Cell::Window(window) => window.remaining(quota),
+            Cell::Bucket(bucket) => bucket.used(quota, now),
+            Cell::Window(window) => window.used(),
         }
     }
 
     /// Until all of the limit is there again.
     #[must_use]
-    pub fn reset(&self) -> Duration {
+    pub fn reset(&self, now: Nanos) -> Duration {
         match self {
-            Cell::Bucket(bucket) => bucket.reset(),
-            Cell::Window(window) => window.reset(),
+            Cell::Bucket(bucket) => bucket.until_full(now),
+            Cell::Window(window) => window.until_new(now),
         }
     }
 

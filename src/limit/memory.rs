@@ -6,7 +6,7 @@ use hashbrown::HashMap;
 use parking_lot::{Mutex, MutexGuard};
 use smallvec::SmallVec;
 
-use crate::prehashed::Prehashed;
+use crate::hash::Prehashed;
 
 use super::{AccountKey, Admission, Cell, CellId, Cost, Demand, Nanos, Quota, Standing, Verdict};
 
@@ -32,10 +32,11 @@ struct Shard {
     swept: Nanos,
 }
 
-/// The cells of one counter key. Most callers have a request limit and a token limit.
+/// The cells of one counter key. They are few; a slice of their own keeps the map's empty slots small, and there are as many
+/// of those as accounts.
 #[derive(Debug, Default)]
 struct Account {
-    cells: SmallVec<[(CellId, Cell); 2]>,
+    cells: Box<[(CellId, Cell)]>,
 }
 
 // === impl Memory ===
@@ -59,7 +60,7 @@ impl Memory {
     /// See [`super::Limits::admit`].
     pub fn admit(&self, demands: &[Demand], now: Nanos) -> Admission {
         let mut shards = self.lock(demands);
-        let mut standings: SmallVec<[Standing; 4]> = SmallVec::new();
+        let mut standings: SmallVec<[Standing; 2]> = SmallVec::new();
         // A token limit takes nothing now, and will want an account when the usage is charged.
         if demands.iter().any(|demand| !shards.has_room(demand, self.room, now)) {
             return Admission { admitted: false, full: true, standings };
@@ -72,18 +73,18 @@ impl Memory {
             cell.advance(&demand.quota, now);
             for earlier in demands.iter().take(at) {
                 if let (true, Cost::Take(hits)) = (earlier.is_same_cell(demand), earlier.cost) {
-                    cell.charge(&demand.quota, hits);
+                    cell.charge(&demand.quota, hits, now);
                 }
             }
-            let verdict = cell.peek(&demand.quota, demand.cost);
+            let verdict = cell.peek(&demand.quota, demand.cost, now);
             admitted &= verdict == Verdict::Fits;
-            standings.push(Standing::of(&cell, demand.quota, verdict));
+            standings.push(Standing::new(cell, demand.quota, verdict, now));
         }
         if admitted {
             for (demand, standing) in demands.iter().zip(&mut standings) {
                 if let Cost::Take(hits) = demand.cost {
                     let cell = shards.charge(demand, hits, now);
-                    *standing = Standing::of(&cell, demand.quota, Verdict::Fits);
+                    *standing = Standing::new(cell, demand.quota, Verdict::Fits, now);
                 }
             }
         }
@@ -181,14 +182,17 @@ impl Account {
     fn charge(&mut self, demand: &Demand, hits: u64, now: Nanos) -> Cell {
         let add = |cell: &mut Cell| {
             cell.advance(&demand.quota, now);
-            cell.charge(&demand.quota, hits);
+            cell.charge(&demand.quota, hits, now);
             *cell
         };
         if let Some((_, cell)) = self.cells.iter_mut().find(|(id, _)| *id == demand.cell) {
             return add(cell);
         }
         let charged = add(&mut Cell::fresh(&demand.quota));
-        self.cells.push((demand.cell, charged));
+        let mut cells = std::mem::take(&mut self.cells).into_vec();
+        cells.reserve_exact(1);
+        cells.push((demand.cell, charged));
+        self.cells = cells.into_boxed_slice();
         charged
     }
 
@@ -207,13 +211,5 @@ impl Demand {
 
     fn is_same_cell(&self, other: &Demand) -> bool {
         self.cell == other.cell && self.account == other.account
-    }
-}
-
-// === impl Standing ===
-
-impl Standing {
-    fn of(cell: &Cell, quota: Quota, verdict: Verdict) -> Self {
-        Standing { quota, remaining: cell.remaining(&quota), reset: cell.reset(), verdict }
     }
 }

@@ -11,6 +11,9 @@ pub struct Quota {
     /// In nanoseconds.
     pub(super) window: u64,
     pub(super) algorithm: Algorithm,
+    /// Nanoseconds until one hit is back, rounded down; and what was rounded off, in parts of the limit.
+    pub(super) interval: u64,
+    pub(super) part: u64,
 }
 
 /// How hits come back.
@@ -32,11 +35,9 @@ impl Quota {
     /// A limit above [`Quota::MAX_LIMIT`] is lowered to it, an empty window is raised to one nanosecond.
     #[must_use]
     pub fn new(limit: u64, window: Duration) -> Self {
-        Quota {
-            limit: limit.min(Self::MAX_LIMIT),
-            window: Nanos::from(window).0.max(1),
-            algorithm: Algorithm::default(),
-        }
+        let (limit, window) = (limit.min(Self::MAX_LIMIT), Nanos::from(window).0.max(1));
+        let refill = limit.max(1);
+        Quota { limit, window, algorithm: Algorithm::default(), interval: window / refill, part: window % refill }
     }
 
     /// The same, counted by `algorithm`.
@@ -60,11 +61,12 @@ impl Quota {
         self.algorithm
     }
 
-    /// All of the limit, in hits × nanoseconds of the window.
-    pub(super) fn capacity(&self) -> u128 {
-        self.price(self.limit)
+    /// Hits that come back in one window. Of a limit of nothing one does, so that what was used ends some day.
+    pub(super) fn refill(&self) -> u64 {
+        self.limit.max(1)
     }
 
+    /// So many hits, in hits × nanoseconds of the window.
     pub(super) fn price(&self, hits: u64) -> u128 {
         u128::from(hits) * u128::from(self.window)
     }

@@ -28,12 +28,12 @@ fn a_bucket_of_five_per_two_minutes_admits_five_at_once_then_one_each_24_seconds
     for left in (0..5).rev() {
         let admission = admit(&memory, demand, Nanos(0));
         assert!(admission.admitted);
-        assert_eq!(admission.standings[0].remaining, left);
+        assert_eq!(admission.standings[0].remaining(), left);
     }
     let refused = admit(&memory, demand, Nanos(0));
     assert!(!refused.admitted);
     assert_eq!(refused.standings[0].verdict, Verdict::Exceeds(Some(Duration::from_secs(24))));
-    assert_eq!(refused.standings[0].reset, 2 * MINUTE);
+    assert_eq!(refused.standings[0].reset(), 2 * MINUTE);
     assert!(!admit(&memory, demand, Nanos(24_000_000_000 - 1)).admitted);
     assert!(admit(&memory, demand, Nanos(24_000_000_000)).admitted);
 }
@@ -45,7 +45,7 @@ fn a_limit_of_zero_refuses_for_ever() {
         let demand = Demand { cost, ..take(1, 1, quota) };
         let refused = admit(&Memory::default(), demand, at(100 * MINUTE));
         assert_eq!(refused.standings[0].verdict, Verdict::Exceeds(None));
-        assert_eq!(refused.standings[0].remaining, 0);
+        assert_eq!(refused.standings[0].remaining(), 0);
     }
 }
 
@@ -59,7 +59,7 @@ fn a_charge_goes_into_debt_and_debt_is_paid_off_by_time() {
     let refused = admit(&memory, positive, Nanos(0));
     // 21 tokens have to come back: 20 of debt and one to spend.
     assert_eq!(refused.standings[0].verdict, Verdict::Exceeds(Some(Duration::from_millis(12_600))));
-    assert_eq!(refused.standings[0].remaining, 0);
+    assert_eq!(refused.standings[0].remaining(), 0);
     assert!(admit(&memory, positive, at(Duration::from_millis(12_600))).admitted);
 }
 
@@ -68,7 +68,7 @@ fn positive_takes_nothing() {
     let (memory, quota) = (Memory::default(), Quota::new(1, MINUTE));
     let positive = Demand { cost: Cost::Positive, ..take(1, 1, quota) };
     for _ in 0..10 {
-        assert_eq!(admit(&memory, positive, Nanos(0)).standings[0].remaining, 1);
+        assert_eq!(admit(&memory, positive, Nanos(0)).standings[0].remaining(), 1);
     }
     assert_eq!(memory.accounts(), 0, "peeking keeps no account");
 }
@@ -83,7 +83,7 @@ fn of_several_demands_all_are_taken_or_none() {
         assert!(memory.admit(&demands, Nanos(0)).admitted);
         let refused = memory.admit(&demands, Nanos(0));
         assert!(!refused.admitted);
-        assert_eq!(refused.standings[0].remaining, 9, "nothing was taken from the limit that had some");
+        assert_eq!(refused.standings[0].remaining(), 9, "nothing was taken from the limit that had some");
         assert_eq!(refused.standings[0].verdict, Verdict::Fits);
         assert_eq!(refused.standings[1].verdict, Verdict::Exceeds(Some(MINUTE)));
     }
@@ -103,7 +103,7 @@ fn a_limit_that_changes_keeps_what_was_used() {
     for _ in 0..4 {
         assert!(admit(&memory, take(1, 1, Quota::new(10, MINUTE)), Nanos(0)).admitted);
     }
-    assert_eq!(admit(&memory, take(1, 1, Quota::new(5, MINUTE)), Nanos(0)).standings[0].remaining, 0);
+    assert_eq!(admit(&memory, take(1, 1, Quota::new(5, MINUTE)), Nanos(0)).standings[0].remaining(), 0);
     assert!(!admit(&memory, take(1, 1, Quota::new(5, MINUTE)), Nanos(0)).admitted);
 }
 
@@ -158,7 +158,7 @@ fn two_limits_of_one_account_are_never_taken_one_without_the_other() {
     let demands = [take(1, 1, Quota::new(500, day)), take(1, 2, Quota::new(700, day))];
     assert_eq!(race(&memory, &demands), 500);
     let [first, second] = demands.map(|demand| admit(&memory, Demand { cost: Cost::Positive, ..demand }, Nanos(0)));
-    assert_eq!((first.standings[0].remaining, second.standings[0].remaining), (0, 200));
+    assert_eq!((first.standings[0].remaining(), second.standings[0].remaining()), (0, 200));
 }
 
 #[test]
@@ -176,7 +176,7 @@ fn several_accounts_in_opposite_orders_do_not_deadlock() {
             });
         }
     });
-    assert_eq!(admit(&memory, a, Nanos(0)).standings[0].remaining, 1_000_000 - 40_001);
+    assert_eq!(admit(&memory, a, Nanos(0)).standings[0].remaining(), 1_000_000 - 40_001);
 }
 
 /// How many of 64 threads' 6,400 tries are admitted, all at the same time.
@@ -254,11 +254,11 @@ proptest! {
         let mut bucket = Bucket::default();
         bucket.advance(&quota, Nanos(0));
         bucket.charge(&quota, used);
-        let reset = Nanos::from(bucket.reset());
+        let reset = Nanos::from(bucket.until_full(Nanos(0)));
         prop_assert!(!bucket.is_idle(Nanos(reset.0 - 1)));
         prop_assert!(bucket.is_idle(reset));
         bucket.advance(&quota, reset);
-        prop_assert_eq!(bucket.remaining(&quota), quota.limit());
+        prop_assert_eq!(bucket.used(&quota, reset), 0);
     }
 
     /// A clock of another thread that is a little behind changes nothing.
@@ -275,6 +275,6 @@ proptest! {
         }
         let back = u128::from(quota.limit()) * u128::from(latest);
         let owed = (charged * quota.window().as_nanos()).saturating_sub(back);
-        prop_assert!(bucket.reset().as_nanos() >= owed / u128::from(quota.limit()));
+        prop_assert!(bucket.until_full(Nanos(latest)).as_nanos() >= owed / u128::from(quota.limit()));
     }
 }

@@ -9,65 +9,57 @@ use super::{Cost, Nanos, Quota, Verdict};
 /// The state of one window. A fresh one has not started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Window {
-    pub(super) used: u64,
-    pub(super) started: Nanos,
-    /// When it was last looked at.
-    pub(super) at: Nanos,
-    length: u64,
+    used: u64,
+    /// When the counter starts anew, if anything was used.
+    end: Nanos,
 }
 
 // === impl Window ===
 
 impl Window {
     /// Ends the window if its time is over.
-    pub fn advance(&mut self, quota: &Quota, now: Nanos) {
-        self.at = self.at.max(now);
-        self.length = quota.window;
-        if self.at >= self.end() {
+    pub fn advance(&mut self, now: Nanos) {
+        if now >= self.end {
             self.used = 0;
         }
     }
 
-    /// Whether `cost` fits, at the time of the last [`Window::advance`].
+    /// Whether `cost` fits at `now`, after [`Window::advance`].
     #[must_use]
-    pub fn peek(&self, quota: &Quota, cost: Cost) -> Verdict {
+    pub fn peek(&self, quota: &Quota, cost: Cost, now: Nanos) -> Verdict {
         let hits = cost.hits();
         match self.used.saturating_add(hits) <= quota.limit {
             true => Verdict::Fits,
             false if hits > quota.limit => Verdict::Exceeds(None),
-            false => Verdict::Exceeds(Some(self.reset())),
+            false => Verdict::Exceeds(Some(self.until_new(now))),
         }
     }
 
     /// Adds `hits`, into debt if need be: the end of the window forgives it. The first hit starts the window.
-    pub fn charge(&mut self, hits: u64) {
+    pub fn charge(&mut self, quota: &Quota, hits: u64, now: Nanos) {
         if self.used == 0 {
-            self.started = self.at;
+            self.end = Nanos(now.0.saturating_add(quota.window));
         }
         self.used = self.used.saturating_add(hits);
     }
 
     #[must_use]
-    pub fn remaining(&self, quota: &Quota) -> u64 {
-        quota.limit.saturating_sub(self.used)
+    pub fn used(&self) -> u64 {
+        self.used
     }
 
     /// Until the counter starts anew.
     #[must_use]
-    pub fn reset(&self) -> Duration {
+    pub fn until_new(&self, now: Nanos) -> Duration {
         match self.used {
             0 => Duration::ZERO,
-            _ => Duration::from_nanos(self.end().0.saturating_sub(self.at.0)),
+            _ => Duration::from_nanos(self.end.0.saturating_sub(now.0)),
         }
     }
 
     /// Whether nothing will count at `now`.
     #[must_use]
     pub fn is_idle(&self, now: Nanos) -> bool {
-        self.used == 0 || now >= self.end()
-    }
-
-    fn end(&self) -> Nanos {
-        Nanos(self.started.0.saturating_add(self.length))
+        self.used == 0 || now >= self.end
     }
 }

@@ -10,9 +10,9 @@ use smallvec::SmallVec;
 use super::expression::{Direct, EvalError, Expression, Path, Scope, Val};
 use super::undecided;
 use crate::gate::Denial;
+use crate::hash::KeyedHasher;
 use crate::limit::{AccountKey, CellId, Quota};
 use crate::manifest::ObjectName;
-use crate::usage::KeyHasher;
 
 /// What a limit counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -112,8 +112,8 @@ impl LimitSet {
     pub fn matching<'p>(
         &'p self,
         scope: &Scope<'_>,
-        keys: &KeyHasher,
-        matched: &mut SmallVec<[Matched<'p>; 4]>,
+        keys: &KeyedHasher,
+        matched: &mut SmallVec<[Matched<'p>; 2]>,
     ) -> Result<(), Denial> {
         let mut candidates: SmallVec<[usize; 8]> = SmallVec::from_slice(&self.rest);
         for (path, by_text) in &self.index {
@@ -158,10 +158,10 @@ impl Limit {
         Ok(true)
     }
 
-    fn account(&self, scope: &Scope<'_>, keys: &KeyHasher) -> Result<AccountKey, Denial> {
+    fn account(&self, scope: &Scope<'_>, keys: &KeyedHasher) -> Result<AccountKey, Denial> {
         if self.counters.is_empty() {
             // One account for everybody, of this limit alone: limits without counters share no lock.
-            return Ok(keys.key([&*self.name]));
+            return Ok(AccountKey(keys.hash([&*self.name])));
         }
         let mut values: SmallVec<[_; 2]> = SmallVec::new();
         for counter in &self.counters {
@@ -170,6 +170,6 @@ impl Limit {
             let text = value.into_text();
             values.push(text.ok_or_else(|| failed(EvalError::Failed("is not a text or number".to_owned())))?);
         }
-        Ok(keys.key(values.iter().map(|value| &**value)))
+        Ok(AccountKey(keys.hash(values.iter().map(|value| &**value))))
     }
 }

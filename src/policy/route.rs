@@ -40,6 +40,8 @@ struct HostRoutes {
     exact: HashMap<String, Vec<Candidate>>,
     /// By prefix, without the trailing slash.
     prefixes: HashMap<String, Vec<Candidate>>,
+    /// In bytes.
+    longest_prefix: usize,
     regexes: Vec<(regex::Regex, Candidate)>,
     /// A route whose matches could not be read: it could be for any path of the host.
     shut: Option<Arc<RoutePlan>>,
@@ -63,7 +65,10 @@ impl RouteTable {
         let candidate = Candidate { rule: Arc::clone(rule), plan: Arc::clone(plan), order };
         match &rule.path {
             PathMatch::Exact(path) => routes.exact.entry(path.clone()).or_default().push(candidate),
-            PathMatch::Prefix(path) => routes.prefixes.entry(path.clone()).or_default().push(candidate),
+            PathMatch::Prefix(path) => {
+                routes.longest_prefix = routes.longest_prefix.max(path.len());
+                routes.prefixes.entry(path.clone()).or_default().push(candidate);
+            }
             PathMatch::Regex(regex) => routes.regexes.push((regex.clone(), candidate)),
         }
     }
@@ -110,18 +115,23 @@ impl RouteTable {
         if let Some(found) = self.unknown.find(request) {
             return Some(found);
         }
+        if let Some(found) = self.find_by_host(request) {
+            return Some(found);
+        }
+        self.any.find(request)
+    }
+
+    fn find_by_host(&self, request: &Request<'_>) -> Option<&RoutePlan> {
+        if self.exact.is_empty() && self.wildcard.is_empty() {
+            return None;
+        }
         let host = host_name(request.host);
         if let Some(found) = self.exact.get(&*host).and_then(|routes| routes.find(request)) {
             return Some(found);
         }
         // The longest wildcard first; `*.example.com` does not match `example.com`.
-        for (at, _) in host.match_indices('.').filter(|(at, _)| *at > 0) {
-            let suffix = host.get(at..).unwrap_or_default();
-            if let Some(found) = self.wildcard.get(suffix).and_then(|routes| routes.find(request)) {
-                return Some(found);
-            }
-        }
-        self.any.find(request)
+        let mut suffixes = host.match_indices('.').filter(|(at, _)| *at > 0 && !self.wildcard.is_empty());
+        suffixes.find_map(|(at, _)| self.wildcard.get(host.get(at..)?)?.find(request))
     }
 }
 
@@ -156,13 +166,15 @@ impl HostRoutes {
             return candidates.get(at).map(|candidate| &*candidate.plan);
         }
         let mut prefix = request.path.strip_suffix('/').unwrap_or(request.path);
-        loop {
-            if let Some(candidates) = self.prefixes.get(prefix)
+        while !self.prefixes.is_empty() {
+            // A longer path than any prefix need not be looked up.
+            if prefix.len() <= self.longest_prefix
+                && let Some(candidates) = self.prefixes.get(prefix)
                 && let Some(at) = pick(candidates)
             {
                 return candidates.get(at).map(|candidate| &*candidate.plan);
             }
-            match prefix.rfind('/') {
+            match prefix.bytes().rposition(|byte| byte == b'/') {
                 Some(slash) => prefix = prefix.get(..slash).unwrap_or_default(),
                 None => break,
             }

@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 
 use super::*;
 use crate::gate::LimitEvidence;
-use crate::limit::{Quota, Verdict};
+use crate::limit::{Algorithm, Cell, Nanos, Quota, Verdict, Window};
 
 type AnswerRow = (i32, GrpcCode, &'static str, &'static [(Code, &'static str)]);
 
@@ -92,11 +92,12 @@ fn seconds(seconds: f64) -> Duration {
 
 /// A limit of `limit` per minute with `remaining` left.
 fn limit(kind: LimitKind, limit: u64, remaining: u64, reset: Duration, verdict: Verdict) -> LimitEvidence {
-    LimitEvidence {
-        name: "ns/policy/limit".into(),
-        kind,
-        standing: Some(Standing { quota: Quota::new(limit, Duration::from_secs(60)), remaining, reset, verdict }),
-    }
+    let quota = Quota::new(limit, reset).by(Algorithm::FixedWindow);
+    let mut window = Window::default();
+    window.charge(&quota, limit - remaining, Nanos(0));
+    let quota = Quota::new(limit, Duration::from_secs(60));
+    let standing = Some(Standing::new(Cell::Window(window), quota, verdict, Nanos(0)));
+    LimitEvidence { name: "ns/policy/limit".into(), kind, standing }
 }
 
 fn with_limits(limits: impl IntoIterator<Item = LimitEvidence>) -> Evidence {

@@ -4,7 +4,6 @@
 //! The sealed form is AES-256-GCM over a fixed layout, in URL-safe Base64. It travels through Envoy's dynamic metadata
 //! and comes back in the usage report.
 
-use std::hash::Hasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -13,7 +12,6 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKe
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use siphasher::sip128::{Hasher128, SipHasher24};
 use smallvec::SmallVec;
 
 use crate::limit::{AccountKey, Algorithm, CellId, Nanos, Quota};
@@ -56,9 +54,6 @@ pub struct Sealer {
     prefix: [u8; 4],
     next: AtomicU64,
 }
-
-/// Hashes counter values into account keys, under a random key of this process.
-pub struct KeyHasher([u8; 16]);
 
 // === impl Sealer ===
 
@@ -161,34 +156,6 @@ impl Hold {
             cell: CellId(u64::from_be_bytes(cell.try_into().ok()?)),
             quota: Quota::new(u64::from_be_bytes(limit.try_into().ok()?), window).by(algorithm),
         })
-    }
-}
-
-// === impl KeyHasher ===
-
-impl KeyHasher {
-    #[must_use]
-    pub fn random() -> Self {
-        let mut key = [0; 16];
-        fill(&mut key);
-        KeyHasher(key)
-    }
-
-    /// The account of `values`. Each is hashed with its length, so that no two lists of values look alike.
-    #[must_use]
-    pub fn key<'v>(&self, values: impl IntoIterator<Item = &'v str>) -> AccountKey {
-        let mut hasher = SipHasher24::new_with_key(&self.0);
-        for value in values {
-            hasher.write_usize(value.len());
-            hasher.write(value.as_bytes());
-        }
-        AccountKey(hasher.finish128().as_u128())
-    }
-}
-
-impl std::fmt::Debug for KeyHasher {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("KeyHasher")
     }
 }
 

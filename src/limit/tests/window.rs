@@ -14,14 +14,14 @@ fn the_first_hit_starts_the_window_and_its_end_forgives_everything() {
     for left in (0..3).rev() {
         let admission = admit(&memory, demand, start);
         assert!(admission.admitted);
-        assert_eq!(admission.standings[0].remaining, left);
-        assert_eq!(admission.standings[0].reset, MINUTE);
+        assert_eq!(admission.standings[0].remaining(), left);
+        assert_eq!(admission.standings[0].reset(), MINUTE);
     }
     let later = at(10 * MINUTE + MINUTE / 2);
     assert_eq!(admit(&memory, demand, later).standings[0].verdict, Verdict::Exceeds(Some(MINUTE / 2)));
     let end = at(11 * MINUTE);
     assert!(!admit(&memory, demand, Nanos(end.0 - 1)).admitted);
-    assert_eq!(admit(&memory, demand, end).standings[0].remaining, 2);
+    assert_eq!(admit(&memory, demand, end).standings[0].remaining(), 2);
 }
 
 #[test]
@@ -38,7 +38,7 @@ fn debt_of_a_window_ends_with_it() {
     let positive = Demand { cost: Cost::Positive, ..take(1, 1, quota) };
     memory.charge(AccountKey(1), CellId(1), quota, 250, Nanos(0));
     assert_eq!(admit(&memory, positive, Nanos(0)).standings[0].verdict, Verdict::Exceeds(Some(MINUTE)));
-    assert_eq!(admit(&memory, positive, at(MINUTE)).standings[0].remaining, 100);
+    assert_eq!(admit(&memory, positive, at(MINUTE)).standings[0].remaining(), 100);
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn use_is_kept_when_the_algorithm_changes() {
         for _ in 0..3 {
             assert!(admit(&memory, take(1, 1, quota.by(before)), Nanos(0)).admitted);
         }
-        let left = admit(&memory, take(1, 1, quota.by(after)), Nanos(0)).standings[0].remaining;
+        let left = admit(&memory, take(1, 1, quota.by(after)), Nanos(0)).standings[0].remaining();
         assert_eq!(left, 1, "{before:?} to {after:?}");
     }
 }

@@ -2,8 +2,8 @@ use serde_json::{Value, json};
 use smallvec::SmallVec;
 
 use super::*;
+use crate::hash::KeyedHasher;
 use crate::limit::AccountKey;
-use crate::usage::KeyHasher;
 
 /// The limits of a RateLimitPolicy: name, predicates and counters of each.
 fn set(limits: &[(&str, &[&str], &[&str])]) -> Arc<LimitSet> {
@@ -25,21 +25,21 @@ fn set(limits: &[(&str, &[&str], &[&str])]) -> Arc<LimitSet> {
 }
 
 /// The limits that match a caller with this identity, and the accounts they count in.
-fn matching(set: &LimitSet, keys: &KeyHasher, identity: &Value) -> Result<Vec<(String, AccountKey)>, Denial> {
+fn matching(set: &LimitSet, keys: &KeyedHasher, identity: &Value) -> Result<Vec<(String, AccountKey)>, Denial> {
     let request = request("models.example.com", "/llm/qwen3");
     let scope = Scope {
         request: request.attributes(),
         identity: Some(Object { base: Some(identity), extra: &[] }),
         metadata: &[],
     };
-    let mut matched: SmallVec<[Matched<'_>; 4]> = SmallVec::new();
+    let mut matched: SmallVec<[Matched<'_>; 2]> = SmallVec::new();
     set.matching(&scope, keys, &mut matched)?;
     Ok(matched.iter().map(|matched| (matched.limit.name.to_string(), matched.account)).collect())
 }
 
 /// The names alone, without the policy's; or the code of the refusal.
 fn names(set: &LimitSet, identity: &Value) -> Result<Vec<String>, Code> {
-    let found = matching(set, &KeyHasher::random(), identity).map_err(|denial| denial.code)?;
+    let found = matching(set, &KeyedHasher::random(), identity).map_err(|denial| denial.code)?;
     Ok(found.iter().map(|(name, _)| name.trim_start_matches("ns/p/").to_owned()).collect())
 }
 
@@ -111,13 +111,13 @@ fn counter_without_a_value_is_undecided_and_never_shared() {
     // Of a limit that does not apply, no counter is asked.
     let other = self::set(&[("a", &[FREE], &["auth.identity.userid"])]);
     assert_eq!(names(&other, &json!({ "tier": "premium" })), Ok(vec![]));
-    let denial = matching(&set, &KeyHasher::random(), &json!({})).unwrap_err();
+    let denial = matching(&set, &KeyedHasher::random(), &json!({})).unwrap_err();
     assert!(denial.detail.unwrap().contains("counter of limit ns/p/a"));
 }
 
 #[test]
 fn accounts_are_one_for_each_list_of_counter_values() {
-    let keys = KeyHasher::random();
+    let keys = KeyedHasher::random();
     let set = set(&[
         ("user", &[], &["auth.identity.userid"]),
         ("user-too", &[], &["auth.identity.userid"]),

@@ -1,0 +1,79 @@
+//! Hashes that callers cannot choose: of tokens and of counter values, to 128 bits under a random key.
+
+use std::hash::Hasher;
+
+use siphasher::sip128::{Hasher128, SipHasher13};
+
+/// Hashes under a random key of its own. SipHash-1-3 rather than 2-4: tokens are long, and half the rounds still leave no
+/// known way to a collision for who does not know the key.
+pub struct KeyedHasher([u8; 16]);
+
+/// A map's hasher for keys that are hashes already: it takes the low half of a `u128`. Hashing again would only cost.
+#[derive(Debug, Default)]
+pub struct Prehashed(u64);
+
+// === impl KeyedHasher ===
+
+impl KeyedHasher {
+    /// # Panics
+    ///
+    /// The operating system has no randomness: nothing could be kept apart safely.
+    #[must_use]
+    pub fn random() -> Self {
+        let mut key = [0; 16];
+        let filled = aws_lc_rs::rand::fill(&mut key);
+        assert!(filled.is_ok(), "the operating system has no randomness");
+        KeyedHasher(key)
+    }
+
+    /// The hash of `values`. Each is hashed with its length, so that no two lists of values look alike.
+    #[must_use]
+    pub fn hash<'v>(&self, values: impl IntoIterator<Item = &'v str>) -> u128 {
+        let mut hasher = SipHasher13::new_with_key(&self.0);
+        for value in values {
+            hasher.write_usize(value.len());
+            hasher.write(value.as_bytes());
+        }
+        hasher.finish128().as_u128()
+    }
+}
+
+/// The key is nobody's to see.
+impl std::fmt::Debug for KeyedHasher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("KeyedHasher")
+    }
+}
+
+// === impl Prehashed ===
+
+impl Hasher for Prehashed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        // Only `u128` keys are hashed here; this keeps any other key correct, if slow.
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u128(&mut self, value: u128) {
+        self.0 = value as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_told_apart_by_the_bounds_of_their_values() {
+        let keys = KeyedHasher::random();
+        assert_ne!(keys.hash(["ab", "c"]), keys.hash(["a", "bc"]));
+        assert_ne!(keys.hash(["a", ""]), keys.hash(["a"]));
+        assert_eq!(keys.hash(["a", "b"]), keys.hash(["a", "b"]));
+        assert_ne!(keys.hash(["a"]), KeyedHasher::random().hash(["a"]));
+    }
+}
