@@ -4,9 +4,13 @@ use std::hash::Hasher;
 
 use siphasher::sip128::{Hasher128, SipHasher13};
 
-/// Hashes under a random key of its own. SipHash-1-3 rather than 2-4: tokens are long, and half the rounds still leave no
+/// Hashes under random keys of its own. SipHash-1-3 rather than 2-4: tokens are long, and half the rounds still leave no
 /// known way to a collision for who does not know the key.
-pub struct KeyedHasher([u8; 16]);
+pub struct KeyedHasher {
+    one: [u8; 16],
+    /// Another key, so that no text is ever taken for a list.
+    list: [u8; 16],
+}
 
 /// A map's hasher for keys that are hashes already: it takes the low half of a `u128`. Hashing again would only cost.
 #[derive(Debug, Default)]
@@ -20,19 +24,25 @@ impl KeyedHasher {
     /// The operating system has no randomness: nothing could be kept apart safely.
     #[must_use]
     pub fn random() -> Self {
-        let mut key = [0; 16];
-        let filled = aws_lc_rs::rand::fill(&mut key);
+        let (mut one, mut list) = ([0; 16], [0; 16]);
+        let filled = aws_lc_rs::rand::fill(&mut one).and_then(|()| aws_lc_rs::rand::fill(&mut list));
         assert!(filled.is_ok(), "the operating system has no randomness");
-        KeyedHasher(key)
+        KeyedHasher { one, list }
     }
 
-    /// The hash of `values`. Each is hashed with its length, so that no two lists of values look alike.
+    /// The hash of one text.
     #[must_use]
-    pub fn hash<'v>(&self, values: impl IntoIterator<Item = &'v str>) -> u128 {
-        let mut hasher = SipHasher13::new_with_key(&self.0);
-        for value in values {
-            hasher.write_usize(value.len());
-            hasher.write(value.as_bytes());
+    pub fn hash(&self, text: &str) -> u128 {
+        SipHasher13::new_with_key(&self.one).hash(text.as_bytes()).as_u128()
+    }
+
+    /// The hash of a list of texts. Each is hashed with its length, so that no two lists look alike.
+    #[must_use]
+    pub fn hash_list<'v>(&self, texts: impl IntoIterator<Item = &'v str>) -> u128 {
+        let mut hasher = SipHasher13::new_with_key(&self.list);
+        for text in texts {
+            hasher.write_usize(text.len());
+            hasher.write(text.as_bytes());
         }
         hasher.finish128().as_u128()
     }
@@ -69,11 +79,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lists_are_told_apart_by_the_bounds_of_their_values() {
+    fn lists_are_told_apart_by_the_bounds_of_their_texts() {
         let keys = KeyedHasher::random();
-        assert_ne!(keys.hash(["ab", "c"]), keys.hash(["a", "bc"]));
-        assert_ne!(keys.hash(["a", ""]), keys.hash(["a"]));
-        assert_eq!(keys.hash(["a", "b"]), keys.hash(["a", "b"]));
-        assert_ne!(keys.hash(["a"]), KeyedHasher::random().hash(["a"]));
+        assert_ne!(keys.hash_list(["ab", "c"]), keys.hash_list(["a", "bc"]));
+        assert_ne!(keys.hash_list(["a", ""]), keys.hash_list(["a"]));
+        assert_eq!(keys.hash_list(["a", "b"]), keys.hash_list(["a", "b"]));
+        assert_ne!(keys.hash_list(["a"]), keys.hash("a"));
+        assert_ne!(keys.hash("a"), KeyedHasher::random().hash("a"));
     }
 }

@@ -133,7 +133,7 @@ impl Identities {
 
     /// Of the whole token.
     fn hash(&self, token: &BearerToken<'_>) -> u128 {
-        self.key.hash([token.secret()])
+        self.key.hash(token.secret())
     }
 
     /// How many identities are remembered.

@@ -115,6 +115,23 @@ impl Limits {
     }
 }
 
+// === impl Admission ===
+
+impl Admission {
+    fn full() -> Self {
+        Admission { admitted: false, full: true, standings: SmallVec::new() }
+    }
+}
+
+impl From<Standing> for Admission {
+    /// The answer to one demand.
+    fn from(standing: Standing) -> Self {
+        let mut standings = SmallVec::new();
+        standings.push(standing);
+        Admission { admitted: standing.verdict == Verdict::Fits, full: false, standings }
+    }
+}
+
 // === impl Standing ===
 
 impl Standing {

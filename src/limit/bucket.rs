@@ -45,8 +45,11 @@ impl Bucket {
         }
         let mut after = *self;
         after.charge(quota, hits);
-        let over = after.until_full(Nanos(now.0.saturating_add(quota.window)));
-        if over.is_zero() { Verdict::Fits } else { Verdict::Exceeds(Some(over)) }
+        let latest = Nanos(now.0.saturating_add(quota.window));
+        if (after.full, after.fraction) <= (latest, 0) {
+            return Verdict::Fits;
+        }
+        Verdict::Exceeds(Some(after.until_full(latest)))
     }
 
     /// Adds `hits`, into debt if need be.

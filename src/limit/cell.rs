@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Algorithm, Bucket, Cost, Nanos, Quota, Verdict, Window};
+use super::{Algorithm, Bucket, Cost, Demand, Nanos, Quota, Standing, Verdict, Window};
 
 /// What a cell counts by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +55,23 @@ impl Cell {
         match self {
             Cell::Bucket(bucket) => bucket.charge(quota, hits),
             Cell::Window(window) => window.charge(quota, hits, now),
+        }
+    }
+
+    /// Takes what a demand asks, if it fits.
+    pub fn admit(&mut self, demand: &Demand, now: Nanos) -> Standing {
+        self.advance(&demand.quota, now);
+        let verdict = self.peek(&demand.quota, demand.cost, now);
+        if verdict == Verdict::Fits {
+            self.take(&demand.quota, demand.cost, now);
+        }
+        Standing::new(*self, demand.quota, verdict, now)
+    }
+
+    /// Takes what a request costs before its answer is known.
+    pub fn take(&mut self, quota: &Quota, cost: Cost, now: Nanos) {
+        if let Cost::Take(hits) = cost {
+            self.charge(quota, hits, now);
         }
     }
 

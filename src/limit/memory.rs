@@ -59,42 +59,44 @@ impl Memory {
 
     /// See [`super::Limits::admit`].
     pub fn admit(&self, demands: &[Demand], now: Nanos) -> Admission {
+        match demands {
+            // What nearly every request asks: one lock, one look-up.
+            [first, rest @ ..] if rest.iter().all(|demand| demand.account == first.account) => {
+                let mut shards = self.shards.get(first.shard()).map(Mutex::lock);
+                let admit = |shard: &mut MutexGuard<'_, Shard>| shard.admit(first.account, demands, self.room, now);
+                shards.as_mut().map_or_else(Admission::full, admit)
+            }
+            _ => self.admit_several(demands, now),
+        }
+    }
+
+    /// Demands on several accounts: what each shard would do alone, with all of them locked.
+    fn admit_several(&self, demands: &[Demand], now: Nanos) -> Admission {
         let mut shards = self.lock(demands);
-        let mut standings: SmallVec<[Standing; 2]> = SmallVec::new();
         // A token limit takes nothing now, and will want an account when the usage is charged.
         if demands.iter().any(|demand| !shards.has_room(demand, self.room, now)) {
-            return Admission { admitted: false, full: true, standings };
+            return Admission::full();
         }
-        let mut admitted = true;
-        // INVARIANT: nothing is written before everything was checked. Two demands on one cell see each other's cost.
-        for (at, demand) in demands.iter().enumerate() {
-            let known = shards.find(demand).and_then(|account| account.cell(demand.cell));
-            let mut cell = known.unwrap_or_else(|| Cell::fresh(&demand.quota));
-            cell.advance(&demand.quota, now);
-            for earlier in demands.iter().take(at) {
-                if let (true, Cost::Take(hits)) = (earlier.is_same_cell(demand), earlier.cost) {
-                    cell.charge(&demand.quota, hits, now);
-                }
-            }
-            let verdict = cell.peek(&demand.quota, demand.cost, now);
-            admitted &= verdict == Verdict::Fits;
-            standings.push(Standing::new(cell, demand.quota, verdict, now));
-        }
-        if admitted {
-            for (demand, standing) in demands.iter().zip(&mut standings) {
-                if let Cost::Take(hits) = demand.cost {
-                    let cell = shards.charge(demand, hits, now);
-                    *standing = Standing::new(cell, demand.quota, Verdict::Fits, now);
+        let admission = check(demands, now, |demand| shards.find(demand)?.cell(demand.cell));
+        if admission.admitted {
+            for (demand, standing) in demands.iter().zip(&admission.standings) {
+                if let (Cost::Take(_), Some(shard)) = (demand.cost, shards.shard(demand)) {
+                    shard.account(demand.account, now).put(demand.cell, standing.cell);
                 }
             }
         }
-        Admission { admitted, full: false, standings }
+        admission
     }
 
     /// See [`super::Limits::charge`].
     pub fn charge(&self, account: AccountKey, cell: CellId, quota: Quota, hits: u64, now: Nanos) {
         let demand = Demand { account, cell, quota, cost: Cost::Take(hits) };
-        self.lock(std::slice::from_ref(&demand)).charge(&demand, hits, now);
+        let Some(mut shard) = self.shards.get(demand.shard()).map(Mutex::lock) else { return };
+        let account = shard.account(account, now);
+        let mut charged = account.cell(cell).unwrap_or_else(|| Cell::fresh(&quota));
+        charged.advance(&quota, now);
+        charged.charge(&quota, hits, now);
+        account.put(cell, charged);
     }
 
     #[must_use]
@@ -110,6 +112,29 @@ impl Memory {
         let guard = |index: usize| self.shards.get(index).map(|shard| (index, shard.lock()));
         Locked(indices.into_iter().filter_map(guard).collect())
     }
+}
+
+/// Whether all demands fit the cells that `find` finds, and where each cell stands once what it asks is taken.
+///
+/// INVARIANT: nothing is written before everything was checked. Two demands on one cell see each other's cost.
+fn check(demands: &[Demand], now: Nanos, mut find: impl FnMut(&Demand) -> Option<Cell>) -> Admission {
+    let mut admission = Admission { admitted: true, full: false, standings: SmallVec::new() };
+    for (at, demand) in demands.iter().enumerate() {
+        let mut cell = find(demand).unwrap_or_else(|| Cell::fresh(&demand.quota));
+        cell.advance(&demand.quota, now);
+        for earlier in demands.iter().take(at).filter(|earlier| earlier.is_same_cell(demand)) {
+            cell.take(&demand.quota, earlier.cost, now);
+        }
+        let verdict = cell.peek(&demand.quota, demand.cost, now);
+        admission.admitted &= verdict == Verdict::Fits;
+        admission.standings.push(Standing::new(cell, demand.quota, verdict, now));
+    }
+    if admission.admitted {
+        for (demand, standing) in demands.iter().zip(&mut admission.standings) {
+            standing.cell.take(&demand.quota, demand.cost, now);
+        }
+    }
+    admission
 }
 
 /// The shards of one request.
@@ -130,20 +155,37 @@ impl Locked<'_> {
     fn find(&mut self, demand: &Demand) -> Option<&Account> {
         self.shard(demand)?.accounts.get(&demand.account)
     }
-
-    fn charge(&mut self, demand: &Demand, hits: u64, now: Nanos) -> Cell {
-        let Some(shard) = self.shard(demand) else {
-            // Every demand's shard was locked at the start.
-            debug_assert!(false, "the shard of a demand is not locked");
-            return Cell::fresh(&demand.quota);
-        };
-        shard.account(demand.account, now).charge(demand, hits, now)
-    }
 }
 
 // === impl Shard ===
 
 impl Shard {
+    /// Demands on one account.
+    fn admit(&mut self, key: AccountKey, demands: &[Demand], room: usize, now: Nanos) -> Admission {
+        if let Some(account) = self.accounts.get_mut(&key) {
+            // What is asked most: in place, without a copy to check on.
+            if let [demand] = demands
+                && let Some(cell) = account.cell_mut(demand.cell)
+            {
+                return cell.admit(demand, now).into();
+            }
+            let admission = check(demands, now, |demand| account.cell(demand.cell));
+            if admission.admitted {
+                account.put_taken(demands, &admission);
+            }
+            return admission;
+        }
+        // A token limit takes nothing now, and will want an account when the usage is charged.
+        if !self.has_room(key, room, now) {
+            return Admission::full();
+        }
+        let admission = check(demands, now, |_| None);
+        if admission.admitted && demands.iter().any(|demand| matches!(demand.cost, Cost::Take(_))) {
+            self.account(key, now).put_taken(demands, &admission);
+        }
+        admission
+    }
+
     /// Whether the account is there, or may be.
     fn has_room(&mut self, key: AccountKey, room: usize, now: Nanos) -> bool {
         if self.accounts.len() < room || self.accounts.contains_key(&key) {
@@ -178,22 +220,29 @@ impl Account {
         self.cells.iter().find(|(id, _)| *id == wanted).map(|(_, cell)| *cell)
     }
 
-    /// Charges a cell, a fresh one if it is new, and returns it.
-    fn charge(&mut self, demand: &Demand, hits: u64, now: Nanos) -> Cell {
-        let add = |cell: &mut Cell| {
-            cell.advance(&demand.quota, now);
-            cell.charge(&demand.quota, hits, now);
-            *cell
-        };
-        if let Some((_, cell)) = self.cells.iter_mut().find(|(id, _)| *id == demand.cell) {
-            return add(cell);
+    fn cell_mut(&mut self, wanted: CellId) -> Option<&mut Cell> {
+        self.cells.iter_mut().find(|(id, _)| *id == wanted).map(|(_, cell)| cell)
+    }
+
+    fn put(&mut self, id: CellId, cell: Cell) {
+        match self.cell_mut(id) {
+            Some(known) => *known = cell,
+            None => {
+                let mut cells = std::mem::take(&mut self.cells).into_vec();
+                cells.reserve_exact(1);
+                cells.push((id, cell));
+                self.cells = cells.into_boxed_slice();
+            }
         }
-        let charged = add(&mut Cell::fresh(&demand.quota));
-        let mut cells = std::mem::take(&mut self.cells).into_vec();
-        cells.reserve_exact(1);
-        cells.push((demand.cell, charged));
-        self.cells = cells.into_boxed_slice();
-        charged
+    }
+
+    /// Writes what an admission took.
+    fn put_taken(&mut self, demands: &[Demand], admission: &Admission) {
+        for (demand, standing) in demands.iter().zip(&admission.standings) {
+            if let Cost::Take(_) = demand.cost {
+                self.put(demand.cell, standing.cell);
+            }
+        }
     }
 
     fn is_idle(&self, now: Nanos) -> bool {

@@ -161,7 +161,7 @@ impl Limit {
     fn account(&self, scope: &Scope<'_>, keys: &KeyedHasher) -> Result<AccountKey, Denial> {
         if self.counters.is_empty() {
             // One account for everybody, of this limit alone: limits without counters share no lock.
-            return Ok(AccountKey(keys.hash([&*self.name])));
+            return Ok(AccountKey(keys.hash(&self.name)));
         }
         let mut values: SmallVec<[_; 2]> = SmallVec::new();
         for counter in &self.counters {
@@ -170,6 +170,9 @@ impl Limit {
             let text = value.into_text();
             values.push(text.ok_or_else(|| failed(EvalError::Failed("is not a text or number".to_owned())))?);
         }
-        Ok(AccountKey(keys.hash(values.iter().map(|value| &**value))))
+        Ok(AccountKey(match values.as_slice() {
+            [only] => keys.hash(only),
+            several => keys.hash_list(several.iter().map(|value| &**value)),
+        }))
     }
 }

@@ -1,0 +1,245 @@
+//! What an expression may cost at most, told from its syntax tree before it is ever evaluated.
+//!
+//! The interpreter bounds nothing by itself, and a request waits for it. So the work of every node is estimated for the
+//! largest request that an expression may see (which [`fits`] holds true), and what could take too long does not compile.
+//! All functions are linear in each of their arguments, once texts that multiply (`replace` by something computed) are
+//! refused; so a macro's body may be estimated for the average element, and multiplied.
+
+use cel::IdedExpr;
+use cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, LiteralValue, operators};
+use serde_json::Value;
+
+/// What an expression may see of one request, in bytes: Envoy lets through headers of 60 KiB by default.
+const DATA: u64 = 64 * 1024;
+/// Elements of one list or mapping that it may see.
+const ELEMENTS: u64 = 1024;
+/// In units of about 10 ns: a fifth of a second for the largest request, and microseconds for an ordinary one.
+const MAX_WORK: u64 = 20_000_000;
+/// Of any value on the way, in bytes.
+const MAX_SIZE: u64 = 16 * 1024 * 1024;
+/// Texts are copied and compared this many bytes a unit.
+const BYTES: u64 = 16;
+/// Compiling a small regular expression, which the interpreter does for every match.
+const REGEX: u64 = 5_000;
+/// The compiled form of a regular expression, in bytes: a small one.
+const REGEX_SIZE: usize = 64 * 1024;
+/// A digit string longer than this after `%.` in a format would print that many zeros.
+const PRECISION_DIGITS: usize = 3;
+
+/// Bounds on one node of the syntax tree.
+#[derive(Clone, Copy, Debug, Default)]
+struct Bound {
+    work: u64,
+    /// In bytes.
+    size: u64,
+    /// Elements, of this value or of any inside it.
+    items: u64,
+}
+
+/// Variables of the macros around a node.
+type Locals<'e> = Vec<(&'e str, Bound)>;
+
+/// Refuses an expression that could cost too much.
+///
+/// # Errors
+///
+/// What it does too much of, for people.
+pub(super) fn check(expression: &IdedExpr) -> Result<(), String> {
+    bound(expression, &mut Vec::new(), 1).map(drop)
+}
+
+/// Whether `data` is no more than an expression may see.
+pub(super) fn fits(data: &Value) -> bool {
+    let (mut bytes, mut open) = (0, vec![data]);
+    while let Some(value) = open.pop() {
+        let elements = match value {
+            Value::String(text) => {
+                bytes += text.len() as u64;
+                0
+            }
+            Value::Array(items) => {
+                open.extend(items);
+                items.len()
+            }
+            Value::Object(entries) => {
+                bytes += entries.keys().map(|key| key.len() as u64).sum::<u64>();
+                open.extend(entries.values());
+                entries.len()
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+        };
+        if bytes > DATA || elements as u64 > ELEMENTS {
+            return false;
+        }
+    }
+    true
+}
+
+/// Bounds `expression`, which is evaluated `times` times.
+fn bound<'e>(expression: &'e IdedExpr, locals: &mut Locals<'e>, times: u64) -> Result<Bound, String> {
+    let found = match &expression.expr {
+        Expr::Literal(LiteralValue::String(text)) => Bound { size: text.inner().len() as u64, ..Bound::default() },
+        Expr::Literal(_) | Expr::Unspecified => Bound { size: 8, ..Bound::default() },
+        Expr::Ident(name) => match locals.iter().rfind(|(local, _)| local == name) {
+            Some((_, local)) => Bound { work: 0, ..*local },
+            None => Bound { work: 0, size: DATA, items: ELEMENTS },
+        },
+        Expr::Select(select) => bound(&select.operand, locals, times)?,
+        Expr::List(list) => gather(&list.elements.iter().collect::<Vec<_>>(), locals, times)?,
+        Expr::Map(map) => gather(&map.entries.iter().flat_map(|e| parts(&e.expr)).collect::<Vec<_>>(), locals, times)?,
+        Expr::Struct(object) => {
+            gather(&object.entries.iter().flat_map(|e| parts(&e.expr)).collect::<Vec<_>>(), locals, times)?
+        }
+        Expr::Call(call) => bound_call(call, locals, times)?,
+        Expr::Comprehension(comprehension) => bound_macro(comprehension, locals, times)?,
+    };
+    let found = Bound { work: found.work.saturating_add(1), ..found };
+    if found.work.saturating_mul(times) > MAX_WORK {
+        return Err("could keep a request waiting: it does too much for each element of too much".to_owned());
+    }
+    if found.size.saturating_mul(times) > MAX_SIZE {
+        return Err(format!("could make a value of more than {} MiB", MAX_SIZE >> 20));
+    }
+    Ok(found)
+}
+
+fn parts(entry: &EntryExpr) -> Vec<&IdedExpr> {
+    match entry {
+        EntryExpr::MapEntry(entry) => vec![&entry.key, &entry.value],
+        EntryExpr::StructField(field) => vec![&field.value],
+    }
+}
+
+/// A value made of others.
+fn gather<'e>(elements: &[&'e IdedExpr], locals: &mut Locals<'e>, times: u64) -> Result<Bound, String> {
+    let count = elements.len() as u64;
+    let mut whole = Bound { work: count, size: count * 8, items: count };
+    for element in elements {
+        whole = whole.and(bound(element, locals, times)?);
+    }
+    Ok(whole)
+}
+
+fn bound_call<'e>(call: &'e CallExpr, locals: &mut Locals<'e>, times: u64) -> Result<Bound, String> {
+    let target = call.target.as_deref();
+    let arguments: Vec<&IdedExpr> = target.into_iter().chain(&call.args).collect();
+    let mut all = Bound::default();
+    let mut bounds = Vec::new();
+    for argument in &arguments {
+        let argument = bound(argument, locals, times)?;
+        bounds.push(argument);
+        all = all.and(argument);
+    }
+    let size = |at: usize| bounds.get(at).map_or(0, |bound: &Bound| bound.size);
+    let literal = |at: usize| arguments.get(at).and_then(|argument| text_literal(argument));
+    let touched = |bytes: u64| bytes / BYTES;
+    Ok(match call.func_name.as_str() {
+        // Chosen or compared; nothing is copied.
+        operators::CONDITIONAL | operators::LOGICAL_AND | operators::LOGICAL_OR | operators::LOGICAL_NOT => all,
+        operators::INDEX | operators::OPT_INDEX => Bound { size: size(0), ..all },
+        operators::IN => all.working(touched(all.size).saturating_add(all.items)).sized(8),
+        "replace" => {
+            let Some(replacement) = literal(2) else {
+                return Err("replaces by something computed, which could grow without a bound: write it out".to_owned());
+            };
+            let grown = size(0).saturating_add(1).saturating_mul(replacement.len() as u64 + 1);
+            all.working(touched(grown)).sized(grown)
+        }
+        "split" => {
+            let pieces = size(0).saturating_add(1);
+            Bound { items: pieces, ..all.working(pieces).sized(size(0).saturating_add(pieces.saturating_mul(8))) }
+        }
+        "join" => {
+            let items = bounds.first().map_or(0, |list| list.items);
+            let grown = size(0).saturating_add(items.saturating_mul(size(1)));
+            all.working(touched(grown)).sized(grown)
+        }
+        "format" => {
+            let Some(template) = literal(0).filter(|template| is_short_format(template)) else {
+                return Err("formats by a text that is computed, or to more than 999 digits".to_owned());
+            };
+            let numbers = template.matches('%').count() as u64;
+            let grown = all.size.saturating_mul(2).saturating_add(numbers.saturating_mul(2_000));
+            all.working(touched(grown)).sized(grown)
+        }
+        "matches" => {
+            let Some(pattern) = literal(1) else {
+                return Err("matches a regular expression that is computed: write it out".to_owned());
+            };
+            if let Err(error) = regex::RegexBuilder::new(pattern).size_limit(REGEX_SIZE).build() {
+                let reason = error.to_string();
+                let reason = reason.lines().last().unwrap_or_default();
+                return Err(format!("holds a regular expression that cannot be used: {reason}"));
+            }
+            all.working(REGEX.saturating_add(size(0))).sized(8)
+        }
+        // The interpreter compares at every position.
+        "indexOf" | "lastIndexOf" => all.working(touched(size(0).saturating_mul(size(1).max(BYTES)))).sized(8),
+        // Characters, on the way.
+        "charAt" | "substring" | "reverse" | "strings.quote" => {
+            all.working(all.size / 4).sized(size(0).saturating_mul(2))
+        }
+        _ => all.working(touched(all.size)).sized(all.size.saturating_add(8)),
+    })
+}
+
+/// `exists`, `map`, `filter` and their like.
+fn bound_macro<'e>(c: &'e ComprehensionExpr, locals: &mut Locals<'e>, times: u64) -> Result<Bound, String> {
+    let range = bound(&c.iter_range, locals, times)?;
+    let (initial, rounds) = (bound(&c.accu_init, locals, times)?, range.items);
+    let element = Bound { work: 0, size: range.size / rounds.max(1), items: range.items };
+    let outside = locals.len();
+    locals.push((&c.iter_var, element));
+    if let Some(second) = &c.iter_var2 {
+        locals.push((second, element));
+    }
+    // The body sees what was gathered so far; what one round adds to it is told by a round that has gathered nothing.
+    locals.push((&c.accu_var, Bound { work: 0, ..initial }));
+    let inside = times.saturating_mul(rounds);
+    let body = bound(&c.loop_cond, locals, inside)?.and(bound(&c.loop_step, locals, inside)?);
+    let gathers = matches!(c.accu_init.expr, Expr::List(_) | Expr::Map(_));
+    let gathered = Bound {
+        work: 0,
+        size: if gathers { rounds.saturating_mul(body.size) } else { body.size },
+        items: if gathers { rounds.max(body.items) } else { body.items },
+    };
+    locals.truncate(outside);
+    locals.push((&c.accu_var, gathered));
+    let result = bound(&c.result, locals, times)?;
+    locals.truncate(outside);
+    // Every element is copied; what is gathered is not, the interpreter appends.
+    let work = rounds.saturating_mul(body.work.saturating_add(2)).saturating_add(range.size / BYTES);
+    Ok(Bound { work: work.saturating_add(range.work).saturating_add(initial.work).saturating_add(result.work), ..result })
+}
+
+fn text_literal(expression: &IdedExpr) -> Option<&str> {
+    match &expression.expr {
+        Expr::Literal(LiteralValue::String(text)) => Some(text.inner()),
+        _ => None,
+    }
+}
+
+fn is_short_format(template: &str) -> bool {
+    template.split("%.").skip(1).all(|rest| rest.bytes().take_while(u8::is_ascii_digit).count() <= PRECISION_DIGITS)
+}
+
+// === impl Bound ===
+
+impl Bound {
+    /// Both, one beside the other.
+    fn and(self, other: Bound) -> Self {
+        Bound {
+            work: self.work.saturating_add(other.work),
+            size: self.size.saturating_add(other.size),
+            items: self.items.max(other.items),
+        }
+    }
+
+    fn working(self, work: u64) -> Self {
+        Bound { work: self.work.saturating_add(work), ..self }
+    }
+
+    fn sized(self, size: u64) -> Self {
+        Bound { size, ..self }
+    }
+}
