@@ -1,7 +1,7 @@
-.PHONY: help run test bench
+.PHONY: help run test bench rbac-cases
 
 help: ## Show this
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## Play the tour through a real Envoy and stay until Ctrl-C; ONCE=1 exits after it, ARGS='--listen …' changes ports
 	./scripts/envoy.sh
@@ -13,3 +13,6 @@ test: ## Format, lints, tests and documentation; the last line counts them
 
 bench: ## Measure
 	cargo bench --locked
+
+rbac-cases: ## Record what a real API server answers to the RBAC cases, into tests/data/rbac.json
+	python3 ./scripts/record_rbac.py

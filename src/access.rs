@@ -125,18 +125,17 @@ impl Rule {
     }
 }
 
-/// `*` names everything, `resource/sub` one subresource, `*/sub` that subresource of everything.
+/// `*` names everything, `resource/sub` one subresource, `*/sub` that subresource of everything. As in the API server, a
+/// question for resource `a/b` and one for subresource `b` of `a` are the same to a rule for `a/b`, and not to `*/b`.
 fn names_resource(rule: &str, query: &Query<'_>) -> bool {
     if rule == "*" {
         return true;
     }
-    match (rule.split_once('/'), query.subresource) {
-        (None, "") => rule == query.resource,
-        (Some((resource, subresource)), wanted) if !wanted.is_empty() => {
-            subresource == wanted && (resource == "*" || resource == query.resource)
-        }
-        _ => false,
+    if query.subresource.is_empty() {
+        return rule == query.resource;
     }
+    let subresource_of = |resource: &str| rule.strip_prefix(resource).and_then(|rest| rest.strip_prefix('/'));
+    [query.resource, "*"].into_iter().filter_map(subresource_of).any(|subresource| subresource == query.subresource)
 }
 
 // === impl Grantor ===

@@ -12,6 +12,7 @@ mod model;
 mod problem;
 mod rbac;
 mod reader;
+mod selector;
 mod tiers;
 mod tree;
 
@@ -30,6 +31,7 @@ pub use self::limit_policy::{LimitPolicy, LimitSpec, Predicate, parse_duration};
 pub use self::model::{Model, ModelGrant, ServiceAccount};
 pub use self::problem::{ObjectName, Place, Problem, Severity, did_you_mean};
 pub use self::rbac::{Role, RoleBinding};
+pub use self::selector::{Aggregation, Labels, Selector};
 pub use self::tiers::{TierMapping, TierSpec};
 
 use self::reader::{Field, Report};

@@ -1,5 +1,6 @@
 //! The policy: everything that decides requests, compiled from the manifests into one immutable snapshot.
 
+mod aggregate;
 mod auth;
 mod compile;
 mod expression;

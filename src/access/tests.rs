@@ -202,6 +202,7 @@ fn resources_and_subresources_match_as_in_kubernetes() {
         ("inferenceservices/status", "status", false),
         // No other place for a star.
         ("*/*", "status", false),
+        ("*/*", "*", true),
         ("*/*", "", false),
         ("llminferenceservices/*", "status", false),
         ("llminferenceservices/*", "", false),
@@ -215,6 +216,18 @@ fn resources_and_subresources_match_as_in_kubernetes() {
         let query = Query { subresource, ..QUERY };
         let granted_now = grants(rule_of(&["serving.kserve.io"], &[rule], &[], &["post"]), &query);
         assert_eq!(granted_now, granted, "rule `{rule}`, subresource `{subresource}`");
+    }
+    for (rule, resource, subresource, granted) in [
+        ("pods/log", "pods/log", "", true),
+        ("a/b/c", "a/b", "c", true),
+        ("a/b/c", "a", "b/c", true),
+        ("*/log", "pods/log", "", false),
+        ("*/b/c", "a", "b/c", true),
+        ("*/c", "a/b", "c", true),
+    ] {
+        let query = Query { resource, subresource, ..QUERY };
+        let granted_now = grants(rule_of(&["serving.kserve.io"], &[rule], &[], &["post"]), &query);
+        assert_eq!(granted_now, granted, "rule `{rule}`, asked for `{resource}`, `{subresource}`");
     }
     let none = rule_of(&["serving.kserve.io"], &[], &[], &["post"]);
     assert!(!grants(none, &QUERY), "a rule without resources");

@@ -1,14 +1,21 @@
-//! Role, ClusterRole and their bindings.
+//! Role, ClusterRole and their bindings. What the API server refuses is an error here: it grants nothing there either.
 
 use super::reader::{Field, Fields, Report};
+use super::selector::{Aggregation, Labels, read_aggregation, read_labels};
 use super::{Meta, Place, Severity};
 use crate::access::{Rule, Subject};
+use crate::request::is_dns1123_subdomain;
+
+const GROUP: &str = "rbac.authorization.k8s.io";
 
 /// A Role or ClusterRole.
 #[derive(Clone, Debug)]
 pub struct Role {
     pub meta: Meta,
+    /// As written; of an aggregated ClusterRole, what they become is another matter.
     pub rules: Vec<Rule>,
+    pub labels: Labels,
+    pub aggregation: Option<Aggregation>,
 }
 
 /// A RoleBinding or ClusterRoleBinding.
@@ -25,20 +32,41 @@ pub struct RoleBinding {
 
 pub(super) fn read_role(meta: Meta, mut fields: Fields<'_>, report: &Report) -> Option<Role> {
     let errors = report.errors();
-    if let Some(aggregation) = fields.take("aggregationRule") {
-        let problem = aggregation.warning("aggregation is not carried out from a folder");
-        aggregation.report(problem.remedy("list the rules in the role itself"));
+    let labels = read_header(&meta, &mut fields, report);
+    let mut aggregation = None;
+    if is_cluster_wide(&meta) {
+        aggregation = fields.take("aggregationRule").and_then(|field| read_aggregation(&field));
     }
     let mut rules = Vec::new();
     if let Some(items) = fields.take("rules").and_then(|field| field.items()) {
-        rules.extend(items.iter().filter_map(read_rule));
+        rules.extend(items.iter().filter_map(|item| read_rule(item, is_cluster_wide(&meta))));
     }
     fields.done(Severity::Warning);
     // A role in error is not used: fewer grants, never more.
-    (report.errors() == errors).then_some(Role { meta, rules })
+    (report.errors() == errors).then_some(Role { meta, rules, labels, aggregation })
 }
 
-fn read_rule(item: &Field<'_>) -> Option<Rule> {
+fn is_cluster_wide(meta: &Meta) -> bool {
+    meta.object.kind.starts_with("Cluster")
+}
+
+/// Checks the name, and reads the labels.
+fn read_header(meta: &Meta, fields: &mut Fields<'_>, report: &Report) -> Labels {
+    if let Some(fault) = name_fault(meta.name()) {
+        report.add(report.problem_at(Severity::Error, &meta.place, "metadata.name", fault));
+    }
+    let metadata = fields.take("metadata").and_then(|field| field.fields());
+    let labels = metadata.and_then(|mut metadata| metadata.take("labels"));
+    labels.map(|field| read_labels(&field)).unwrap_or_default()
+}
+
+/// Why no role or binding can have this name: it is a segment of a path.
+fn name_fault(name: &str) -> Option<String> {
+    let fault = matches!(name, "." | "..") || name.contains(['/', '%']);
+    fault.then(|| format!("`{name}` cannot be a name: it is `.` or `..`, or has `/` or `%` in it"))
+}
+
+fn read_rule(item: &Field<'_>, cluster_wide: bool) -> Option<Rule> {
     let mut fields = item.fields()?;
     let mut texts = |name| fields.take(name).map_or(Some(Vec::new()), |field| field.texts());
     let (api_groups, resources) = (texts("apiGroups"), texts("resources"));
@@ -46,11 +74,20 @@ fn read_rule(item: &Field<'_>) -> Option<Rule> {
     let urls = texts("nonResourceURLs");
     fields.done(Severity::Warning);
     let rule = Rule { verbs: verbs?, api_groups: api_groups?, resources: resources?, resource_names: resource_names? };
+    let for_urls = !urls?.is_empty();
     if rule.verbs.is_empty() {
         item.report(item.error("`verbs` is missing").expected("the verbs that the rule grants, such as post"));
         return None;
     }
-    if urls?.is_empty() && (rule.api_groups.is_empty() || rule.resources.is_empty()) {
+    if for_urls && !cluster_wide {
+        item.report(item.error("a Role cannot grant URLs").remedy("grant `nonResourceURLs` in a ClusterRole"));
+        return None;
+    }
+    if for_urls && !(rule.api_groups.is_empty() && rule.resources.is_empty() && rule.resource_names.is_empty()) {
+        item.report(item.error("is both for resources and for URLs").remedy("make two rules of it"));
+        return None;
+    }
+    if !for_urls && (rule.api_groups.is_empty() || rule.resources.is_empty()) {
         item.report(item.error("grants nothing").expected("apiGroups and resources, or nonResourceURLs"));
         return None;
     }
@@ -59,6 +96,7 @@ fn read_rule(item: &Field<'_>) -> Option<Rule> {
 
 pub(super) fn read_binding(meta: Meta, mut fields: Fields<'_>, report: &Report) -> Option<RoleBinding> {
     let errors = report.errors();
+    read_header(&meta, &mut fields, report);
     let role = fields.require("roleRef", "the Role or ClusterRole that is granted");
     let role_place = role.as_ref().map_or_else(|| meta.place.clone(), Field::place);
     let (cluster_role, role) = role.and_then(|field| read_role_ref(&field, &meta))?;
@@ -73,10 +111,14 @@ pub(super) fn read_binding(meta: Meta, mut fields: Fields<'_>, report: &Report) 
 fn read_role_ref(field: &Field<'_>, meta: &Meta) -> Option<(bool, String)> {
     let mut fields = field.fields()?;
     let kind = fields.require("kind", "Role or ClusterRole")?;
-    let name = fields.require("name", "the role's name")?.non_empty_text()?;
-    fields.ignore(&["apiGroup"]);
+    let name_field = fields.require("name", "the role's name")?;
+    let name = name_field.non_empty_text()?;
+    if let Some(fault) = name_fault(name) {
+        name_field.report(name_field.error(fault));
+    }
+    check_group(&mut fields, GROUP);
     fields.done(Severity::Warning);
-    let cluster_wide = meta.object.kind.starts_with("Cluster");
+    let cluster_wide = is_cluster_wide(meta);
     match kind.text()? {
         "ClusterRole" => Some((true, name.to_owned())),
         "Role" if !cluster_wide => Some((false, name.to_owned())),
@@ -91,15 +133,21 @@ fn read_role_ref(field: &Field<'_>, meta: &Meta) -> Option<(bool, String)> {
 fn read_subject(item: &Field<'_>, meta: &Meta) -> Option<Subject> {
     let mut fields = item.fields()?;
     let kind = fields.require("kind", "User, Group or ServiceAccount")?;
-    let name = fields.require("name", "the subject's name")?.non_empty_text()?;
-    let namespace = fields.take("namespace").and_then(|field| field.non_empty_text());
-    fields.ignore(&["apiGroup"]);
+    let name_field = fields.require("name", "the subject's name")?;
+    let name = name_field.non_empty_text()?;
+    let namespace = fields.take("namespace").and_then(|field| field.text());
+    check_group(&mut fields, if kind.text()? == "ServiceAccount" { "" } else { GROUP });
     fields.done(Severity::Warning);
     match kind.text()? {
         "User" => Some(Subject::User(name.to_owned())),
         "Group" => Some(Subject::Group(name.to_owned())),
         "ServiceAccount" => {
-            let namespace = namespace.unwrap_or(meta.namespace());
+            if !is_dns1123_subdomain(name) {
+                let problem = name_field.error(format!("`{name}` is not the name of a ServiceAccount"));
+                name_field.report(problem.expected("lower-case letters, digits, inner `-` and `.`"));
+                return None;
+            }
+            let namespace = namespace.filter(|text| !text.is_empty()).unwrap_or(meta.namespace());
             if namespace.is_empty() {
                 let problem = item.error("a ServiceAccount subject of a ClusterRoleBinding needs its namespace");
                 item.report(problem.remedy("add `namespace`"));
@@ -113,4 +161,15 @@ fn read_subject(item: &Field<'_>, meta: &Meta) -> Option<Subject> {
             None
         }
     }
+}
+
+/// The API server fills in a group that is absent or empty, and refuses another one.
+fn check_group(fields: &mut Fields<'_>, expected: &str) {
+    let Some(field) = fields.take("apiGroup") else { return };
+    let Some(group) = field.text().filter(|group| !group.is_empty() && *group != expected) else { return };
+    let problem = field.error(format!("is `{group}`"));
+    field.report(match expected {
+        "" => problem.remedy("remove `apiGroup`: ServiceAccounts are of the core group"),
+        _ => problem.expected(expected),
+    });
 }

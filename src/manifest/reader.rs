@@ -211,7 +211,9 @@ impl<'a> Fields<'a> {
 
     /// The field `name`, if it is there and not null.
     pub fn take(&mut self, name: &'static str) -> Option<Field<'a>> {
-        self.asked.push(name);
+        if !self.asked.contains(&name) {
+            self.asked.push(name);
+        }
         let (_, node) = self.entries.iter().find(|(key, _)| key.name == name)?;
         (node.value != Value::Null).then(|| self.field(name, node))
     }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::route::Host;
 use super::{
-    Attached, AuthPlan, AuthRules, GatewayPlan, Limit, LimitKind, LimitSet, Policy, RoutePlan, RouteTable, Tiers, lint,
+    Attached, AuthPlan, AuthRules, GatewayPlan, Limit, LimitKind, LimitSet, Policy, RoutePlan, RouteTable, Tiers,
+    aggregate, lint,
 };
 use crate::access::{Rbac, Rule, Subject};
 use crate::manifest::{
@@ -149,9 +150,8 @@ pub fn derived_uid(namespace: &str, name: &str) -> String {
 
 fn rbac(manifests: &Manifests, options: &Options, instances: &[&str]) -> Rbac {
     let mut roles: HashMap<(&str, &str), Arc<[Rule]>> = HashMap::new();
-    for role in &manifests.roles {
-        let key = (&**role.meta.namespace(), &**role.meta.name());
-        roles.insert(key, role.rules.as_slice().into());
+    for (role, rules) in manifests.roles.iter().zip(aggregate::rules(&manifests.roles)) {
+        roles.insert((&**role.meta.namespace(), &**role.meta.name()), rules);
     }
     let mut rbac = Rbac::default();
     for binding in &manifests.role_bindings {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::{Attached, Attributes, LimitKind, Object, Options, Policy, Scope};
+use super::{Attached, Attributes, LimitKind, Object, Options, Policy, Scope, aggregate};
 use crate::manifest::{
     LimitSpec, Manifests, Meta, ModelGrant, ObjectName, Place, Problem, Severity, Target, TierSpec, did_you_mean,
 };
@@ -31,6 +31,7 @@ pub(super) fn objects(manifests: &Manifests, options: &Options, problems: &mut V
     targets(manifests, problems);
     parents(manifests, problems);
     bindings(manifests, problems);
+    aggregations(manifests, problems);
     roles_without_models(manifests, problems);
     for mapping in &manifests.tier_mappings {
         let reads_as_tiers = mapping.tiers.as_ref().is_some_and(|tiers| !tiers.is_empty());
@@ -89,6 +90,22 @@ fn bindings(manifests: &Manifests, problems: &mut Vec<Problem>) {
             let message = format!("{kind} `{}` is not there, so the binding grants nothing", binding.role);
             problems.push(warning(&binding.meta, &binding.role_place, "roleRef", message));
         }
+    }
+}
+
+/// Rules that do not come, and rules that are not used.
+fn aggregations(manifests: &Manifests, problems: &mut Vec<Problem>) {
+    let holders = aggregate::holders(&manifests.roles);
+    for (i, (role, holders)) in manifests.roles.iter().zip(holders).enumerate() {
+        let Some(aggregation) = &role.aggregation else { continue };
+        let (message, remedy) = if holders.iter().all(|holder| *holder == i) {
+            ("matches no ClusterRole of the folder that has rules", "add it to the folder, or check its labels")
+        } else if !role.rules.is_empty() {
+            ("replaces the role's own `rules`", "put them into a ClusterRole that is matched")
+        } else {
+            continue;
+        };
+        problems.push(warning(&role.meta, &aggregation.place, "aggregationRule", message.to_owned()).remedy(remedy));
     }
 }
 

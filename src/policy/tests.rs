@@ -2,6 +2,7 @@ mod attach;
 mod gateways;
 mod grants;
 mod limits;
+mod recorded;
 mod routes;
 mod warnings;
 

@@ -43,7 +43,7 @@ fn strings(texts: &[&str]) -> Vec<String> {
 fn roles_are_read_as_written() {
     let manifests = expect(
         &rbac(
-            "Role",
+            "ClusterRole",
             "rules:\n- {apiGroups: [g], resources: [r, r/s], resourceNames: [m], verbs: [post, get]}\n\
              - {nonResourceURLs: [/healthz], verbs: [get]}\n",
         ),
@@ -73,6 +73,7 @@ fn role_in_error_is_not_used_and_grants_nothing() {
         ("rules: [▸text]", (E, "rules[0]", "a mapping")),
         ("rules: [▸{apiGroups: [g], resources: [r]}]", (E, "rules[0]", "`verbs` is missing")),
         ("rules: [▸{verbs: [get]}]", (E, "rules[0]", "grants nothing")),
+        ("rules: [▸{nonResourceURLs: [/x], verbs: [get]}]", (E, "rules[0]", "in a ClusterRole")),
         ("rules: [▸{resources: [r], verbs: [get]}]", (E, "rules[0]", "apiGroups and resources")),
         ("rules: [{apiGroups: ▸g, resources: [r], verbs: [get]}]", (E, "rules[0].apiGroups", "a list")),
         ("rules: [{apiGroups: [g], resources: [▸1], verbs: [get]}]", (E, "rules[0].resources[0]", "a string")),
@@ -94,10 +95,70 @@ fn unknown_field_of_a_role_is_a_warning_and_the_role_is_used() {
 }
 
 #[test]
-fn aggregation_is_a_warning() {
-    let text = rbac("ClusterRole", "aggregationRule: ▸{clusterRoleSelectors: []}\nrules: []\n");
-    let manifests = expect(&text, &[(W, "aggregationRule", "list the rules in the role itself")]);
-    assert_eq!(manifests.roles.len(), 1);
+fn aggregation_is_read_as_written() {
+    let header = "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata: {name: p, labels: {tier: free, a.b/c: ''}}\n";
+    let manifests = expect(
+        &format!(
+            "{header}aggregationRule:\n  clusterRoleSelectors:\n  - matchLabels: {{tier: free}}\n    matchExpressions:\n    \
+             - {{key: stage, operator: NotIn, values: [beta]}}\n  - matchExpressions: [{{key: x, operator: Exists}}]\nrules: []\n"
+        ),
+        &[],
+    );
+    let role = &manifests.roles[0];
+    let labels =
+        |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect::<Labels>();
+    assert_eq!(role.labels, labels(&[("tier", "free"), ("a.b/c", "")]));
+    let aggregation = role.aggregation.as_ref().unwrap();
+    for (pairs, matched) in [
+        (&[("tier", "free")][..], true),
+        (&[("tier", "free"), ("stage", "ga")], true),
+        (&[("tier", "free"), ("stage", "beta")], false),
+        (&[("tier", "free"), ("stage", "beta"), ("x", "")], true),
+        (&[("tier", "Free")], false),
+        (&[], false),
+    ] {
+        assert_eq!(aggregation.matches(&labels(pairs)), matched, "{pairs:?}");
+    }
+    // A Role has none.
+    let role = expect(
+        &rbac("Role", "▸aggregationRule: {clusterRoleSelectors: [{}]}\nrules: []\n"),
+        &[(W, "aggregationRule", "is not a field that is known here")],
+    );
+    assert!(role.roles[0].aggregation.is_none());
+}
+
+#[test]
+fn role_whose_aggregation_is_in_error_is_not_used() {
+    for (rule, row) in [
+        ("▸{}", (E, "", "`clusterRoleSelectors` is missing")),
+        ("{clusterRoleSelectors: ▸[]}", (E, ".clusterRoleSelectors", "at least one label selector")),
+        ("{clusterRoleSelectors: [▸text]}", (E, ".clusterRoleSelectors[0]", "a mapping")),
+        (
+            "{clusterRoleSelectors: [{}, {matchExpressions: [{key: a, operator: ▸Like, values: [b]}]}]}",
+            (E, ".clusterRoleSelectors[1].matchExpressions[0].operator", "`Like` is not an operator"),
+        ),
+        (
+            "{clusterRoleSelectors: [{matchExpressions: [▸{key: a, operator: In}]}]}",
+            (E, ".clusterRoleSelectors[0].matchExpressions[0]", "list the values"),
+        ),
+        (
+            "{clusterRoleSelectors: [{matchExpressions: [▸{key: a, operator: Exists, values: [b]}]}]}",
+            (E, ".clusterRoleSelectors[0].matchExpressions[0]", "remove `values`"),
+        ),
+        (
+            "{clusterRoleSelectors: [{matchExpressions: [{key: ▸a b, operator: Exists}]}]}",
+            (E, ".clusterRoleSelectors[0].matchExpressions[0].key", "is not the key of a label"),
+        ),
+        (
+            "{clusterRoleSelectors: [{matchLabels: {a: ▸b c}}]}",
+            (E, ".clusterRoleSelectors[0].matchLabels.a", "is not the value of a label"),
+        ),
+    ] {
+        let field: &'static str = format!("aggregationRule{}", row.1).leak();
+        let manifests =
+            expect(&rbac("ClusterRole", &format!("aggregationRule: {rule}\nrules: []\n")), &[(row.0, field, row.2)]);
+        assert_eq!(manifests.roles.len(), 0, "{rule}");
+    }
 }
 
 #[test]
@@ -146,6 +207,27 @@ fn binding_in_error_is_not_used() {
             (E, "roleRef.kind", "cannot refer to `Role`"),
         ),
         ("RoleBinding", format!("{role_ref}\nsubjects: [▸{{kind: Group}}]"), (E, "subjects[0]", "`name` is missing")),
+        (
+            "RoleBinding",
+            "roleRef: {kind: Role, name: r, apiGroup: ▸rbac}".to_owned(),
+            (E, "roleRef.apiGroup", "rbac.authorization.k8s.io"),
+        ),
+        ("RoleBinding", "roleRef: {kind: Role, name: ▸a/b}".to_owned(), (E, "roleRef.name", "cannot be a name")),
+        (
+            "RoleBinding",
+            format!("{role_ref}\nsubjects: [{{kind: User, name: u, apiGroup: ▸x}}]"),
+            (E, "subjects[0].apiGroup", "rbac.authorization.k8s.io"),
+        ),
+        (
+            "RoleBinding",
+            format!("{role_ref}\nsubjects: [{{kind: ServiceAccount, name: u, apiGroup: ▸rbac.authorization.k8s.io}}]"),
+            (E, "subjects[0].apiGroup", "remove `apiGroup`"),
+        ),
+        (
+            "RoleBinding",
+            format!("{role_ref}\nsubjects: [{{kind: ServiceAccount, name: ▸Bot}}]"),
+            (E, "subjects[0].name", "is not the name of a ServiceAccount"),
+        ),
         (
             "RoleBinding",
             format!("{role_ref}\nsubjects: [{{kind: Group, name: g}}, {{kind: ▸Groop, name: g}}]"),

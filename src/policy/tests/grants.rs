@@ -182,3 +182,68 @@ fn role_or_binding_in_error_grants_nothing() {
         assert_eq!(granted(&policy, "gw", "free", "llm/m"), None, "{}", world.text);
     }
 }
+
+// === aggregation ===
+
+/// A ClusterRole that grants `models` by name, and has labels.
+fn labelled(name: &str, labels: &str, rest: &str) -> String {
+    format!(
+        "---\napiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata: {{name: {name}, labels: {labels}}}\n{rest}\n"
+    )
+}
+
+fn naming(model: &str) -> String {
+    RULES.replace("verbs:", &format!("resourceNames: [{model}], verbs:"))
+}
+
+const FREE: &str = "aggregationRule: {clusterRoleSelectors: [{matchLabels: {tier: free}}]}";
+
+/// Which of these models ClusterRole `all`, bound in namespace `llm`, grants.
+fn aggregated(world: &World) -> Vec<&'static str> {
+    let policy = world.clone().rbac("RoleBinding", "llm/b", &bound("ClusterRole", "all")).compile();
+    let mut models = vec!["own", "base", "other"];
+    models.retain(|model| granted(&policy, "gw", "free", &format!("llm/{model}")).is_some());
+    models
+}
+
+#[test]
+fn aggregated_role_has_the_rules_of_what_it_matches_in_place_of_its_own() {
+    let all = |own: &str| World::new().text(&labelled("all", "{}", &format!("{FREE}\n{own}")));
+    let base = labelled("base", "{tier: free}", &naming("base"));
+    let other = labelled("other", "{tier: premium}", &naming("other"));
+    assert_eq!(aggregated(&all("").text(&base).text(&other)), ["base"]);
+    assert_eq!(aggregated(&all(&naming("own")).text(&base)), ["base"]);
+    // Nothing to replace them with: the controller leaves them.
+    assert_eq!(aggregated(&all(&naming("own")).text(&other)), ["own"]);
+    // What is in error grants nothing, also through others.
+    assert_eq!(aggregated(&all("").text(&base.replace("[post]", "post"))), <[&str; 0]>::default());
+    let deep =
+        labelled("middle", "{tier: free}", "aggregationRule: {clusterRoleSelectors: [{matchLabels: {tier: premium}}]}");
+    assert_eq!(aggregated(&all("").text(&deep).text(&other)), ["other"]);
+}
+
+#[test]
+fn circle_of_aggregation_has_what_flows_into_it_and_no_own_rules() {
+    let all = labelled("all", "{tier: free}", &format!("{FREE}\n{}", naming("own")));
+    let back = labelled("back", "{tier: free}", &format!("{FREE}\n{}", naming("other")));
+    let base = labelled("base", "{tier: free}", &naming("base"));
+    let circle = World::new().text(&all).text(&back);
+    assert_eq!(aggregated(&circle), <[&str; 0]>::default());
+    assert_eq!(aggregated(&circle.text(&base)), ["base"]);
+    // It never takes from itself: alone it is no circle.
+    assert_eq!(aggregated(&World::new().text(&all)), ["own"]);
+}
+
+#[test]
+fn aggregation_that_brings_nothing_or_replaces_rules_is_a_warning() {
+    let all = format!("{FREE}\n{}", naming("own"));
+    let empty = World::new().text(&labelled("all", "{}", &all));
+    let full = empty.clone().text(&labelled("base", "{tier: free}", RULES));
+    let quiet = World::new().text(&labelled("all", "{}", FREE)).text(&labelled("base", "{tier: free}", RULES));
+    for (world, phrase) in [(empty, Some("matches no ClusterRole")), (full, Some("own `rules`")), (quiet, None)] {
+        let problems = world.compile().problems;
+        let found = problems.iter().find(|problem| problem.field == "aggregationRule");
+        assert_eq!(found.map(|problem| problem.severity), phrase.map(|_| Severity::Warning), "{}", world.text);
+        assert!(found.is_none_or(|problem| problem.message.contains(phrase.unwrap_or_default())), "{found:?}");
+    }
+}

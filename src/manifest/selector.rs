@@ -1,0 +1,173 @@
+//! Labels, and the selectors that match them.
+
+use std::collections::BTreeMap;
+
+use super::reader::Field;
+use super::{Place, Severity};
+use crate::request::is_dns1123_subdomain;
+
+pub type Labels = BTreeMap<String, String>;
+
+/// What labels have to be, all of it. An empty selector matches every object.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selector {
+    requirements: Vec<Requirement>,
+}
+
+/// Which ClusterRoles a ClusterRole takes its rules from: those that any selector matches.
+#[derive(Clone, Debug)]
+pub struct Aggregation {
+    pub selectors: Vec<Selector>,
+    pub place: Place,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Requirement {
+    key: String,
+    operator: Operator,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Operator {
+    In(Vec<String>),
+    /// Also without the label.
+    NotIn(Vec<String>),
+    Exists,
+    DoesNotExist,
+}
+
+// === impl Aggregation ===
+
+impl Aggregation {
+    #[must_use]
+    pub fn matches(&self, labels: &Labels) -> bool {
+        self.selectors.iter().any(|selector| selector.matches(labels))
+    }
+}
+
+// === impl Selector ===
+
+impl Selector {
+    #[must_use]
+    pub fn matches(&self, labels: &Labels) -> bool {
+        self.requirements.iter().all(|requirement| requirement.holds(labels.get(&requirement.key)))
+    }
+}
+
+// === impl Requirement ===
+
+impl Requirement {
+    fn holds(&self, value: Option<&String>) -> bool {
+        match &self.operator {
+            Operator::In(values) => value.is_some_and(|value| values.contains(value)),
+            Operator::NotIn(values) => value.is_none_or(|value| !values.contains(value)),
+            Operator::Exists => value.is_some(),
+            Operator::DoesNotExist => value.is_none(),
+        }
+    }
+}
+
+// === reading ===
+
+/// Reads `aggregationRule`. What is in error is reported, and the whole role with it.
+pub(super) fn read_aggregation(field: &Field<'_>) -> Option<Aggregation> {
+    let mut fields = field.fields()?;
+    let selectors = fields.require("clusterRoleSelectors", "at least one label selector")?;
+    fields.done(Severity::Warning);
+    let items = selectors.items()?;
+    if items.is_empty() {
+        selectors.report(selectors.error("is empty").expected("at least one label selector"));
+        return None;
+    }
+    let selectors = items.iter().filter_map(read_selector).collect();
+    Some(Aggregation { selectors, place: field.place() })
+}
+
+fn read_selector(field: &Field<'_>) -> Option<Selector> {
+    let mut fields = field.fields()?;
+    let mut requirements = Vec::new();
+    if let Some(labels) = fields.take("matchLabels") {
+        let equal = |(key, value)| Requirement { key, operator: Operator::In(vec![value]) };
+        requirements.extend(read_labels(&labels).into_iter().map(equal));
+    }
+    if let Some(items) = fields.take("matchExpressions").and_then(|field| field.items()) {
+        requirements.extend(items.iter().filter_map(read_requirement));
+    }
+    fields.done(Severity::Warning);
+    Some(Selector { requirements })
+}
+
+fn read_requirement(field: &Field<'_>) -> Option<Requirement> {
+    let mut fields = field.fields()?;
+    let key = fields.require("key", "the key of a label")?;
+    let operator = fields.require("operator", "In, NotIn, Exists or DoesNotExist")?;
+    let list = fields.take("values");
+    fields.done(Severity::Warning);
+    let values = match &list {
+        Some(list) => list.items()?.iter().filter_map(read_value).collect(),
+        None => Vec::new(),
+    };
+    let key = key.text().filter(|text| check_key(&key, text))?.to_owned();
+    let name = operator.text()?;
+    let read = match name {
+        "In" => Operator::In(values),
+        "NotIn" => Operator::NotIn(values),
+        "Exists" => Operator::Exists,
+        "DoesNotExist" => Operator::DoesNotExist,
+        other => {
+            let problem = operator.error(format!("`{other}` is not an operator"));
+            operator.report(problem.expected("In, NotIn, Exists or DoesNotExist"));
+            return None;
+        }
+    };
+    let written = list.as_ref().and_then(Field::items).is_some_and(|items| !items.is_empty());
+    match (&read, written) {
+        (Operator::In(_) | Operator::NotIn(_), false) => {
+            field.report(field.error(format!("`{name}` needs `values`")).remedy("list the values of the label"));
+        }
+        (Operator::Exists | Operator::DoesNotExist, true) => {
+            field.report(field.error(format!("`{name}` takes no `values`")).remedy("remove `values`"));
+        }
+        _ => {}
+    }
+    Some(Requirement { key, operator: read })
+}
+
+/// Reads labels as the API server takes them; it refuses an object with others.
+pub(super) fn read_labels(field: &Field<'_>) -> Labels {
+    let mut labels = Labels::new();
+    for (key, value) in field.entries().unwrap_or_default() {
+        if let Some(text) = read_value(&value).filter(|_| check_key(&value, &key.name)) {
+            labels.insert(key.name.clone(), text);
+        }
+    }
+    labels
+}
+
+fn read_value(field: &Field<'_>) -> Option<String> {
+    let text = field.text()?;
+    if !text.is_empty() && !is_label_name(text) {
+        let problem = field.error(format!("`{text}` is not the value of a label"));
+        field.report(problem.expected("at most 63 letters, digits, `-`, `_` and `.`, a letter or digit at both ends"));
+        return None;
+    }
+    Some(text.to_owned())
+}
+
+fn check_key(field: &Field<'_>, key: &str) -> bool {
+    let (prefix, name) = key.split_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
+    let sound = is_label_name(name) && prefix.is_none_or(is_dns1123_subdomain);
+    if !sound {
+        let problem = field.error(format!("`{key}` is not the key of a label"));
+        field.report(problem.expected("a name such as `tier`, or `example.com/tier`"));
+    }
+    sound
+}
+
+fn is_label_name(name: &str) -> bool {
+    let end = |char: Option<char>| char.is_some_and(|c| c.is_ascii_alphanumeric());
+    name.len() <= 63
+        && end(name.chars().next())
+        && end(name.chars().next_back())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+}
