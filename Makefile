@@ -1,4 +1,4 @@
-.PHONY: help run test bench
+.PHONY: help run test bench fuzz
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -13,3 +13,6 @@ test: ## Format, lints, tests and documentation; the last line counts them
 
 bench: ## Measure
 	cargo bench --locked
+
+fuzz: ## Look for faults with libFuzzer, each target for SECONDS_EACH=60; needs nightly Rust
+	./scripts/fuzz.sh
