@@ -1,4 +1,4 @@
-.PHONY: help run test bench rbac-cases
+.PHONY: help run test bench soak fuzz rbac-cases
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,3 +16,6 @@ bench: ## Measure
 
 rbac-cases: ## Record what a real API server answers to the RBAC cases, into tests/data/rbac.json
 	python3 ./scripts/record_rbac.py
+
+fuzz: ## Look for faults with libFuzzer, each target for SECONDS_EACH=60; needs nightly Rust
+	./scripts/fuzz.sh

@@ -22,6 +22,7 @@ pub struct Bucket {
 
 impl Bucket {
     /// Adopts `quota` at `now`. What was used stays used when the limit changed.
+    #[inline]
     pub fn advance(&mut self, quota: &Quota, now: Nanos) {
         if self.full < now {
             // INVARIANT: less than one nanosecond of fraction, which is over too.
@@ -38,6 +39,7 @@ impl Bucket {
 
     /// Whether `cost` fits at `now`, after [`Bucket::advance`].
     #[must_use]
+    #[inline]
     pub fn peek(&self, quota: &Quota, cost: Cost, now: Nanos) -> Verdict {
         let hits = cost.hits();
         if hits > quota.limit {
@@ -53,6 +55,7 @@ impl Bucket {
     }
 
     /// Adds `hits`, into debt if need be.
+    #[inline]
     pub fn charge(&mut self, quota: &Quota, hits: u64) {
         if hits == 1 {
             let fraction = self.fraction + quota.part;

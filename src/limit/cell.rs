@@ -16,6 +16,7 @@ pub enum Cell {
 impl Cell {
     /// A cell of which nothing was used.
     #[must_use]
+    #[inline]
     pub fn fresh(quota: &Quota) -> Self {
         match quota.algorithm {
             Algorithm::TokenBucket => Cell::Bucket(Bucket::default()),
@@ -24,6 +25,7 @@ impl Cell {
     }
 
     /// Lets time pass until `now`, and adopts `quota`. A cell whose limit changed its algorithm keeps what was used.
+    #[inline]
     pub fn advance(&mut self, quota: &Quota, now: Nanos) {
         match self {
             Cell::Bucket(bucket) => bucket.advance(quota, now),
@@ -43,6 +45,7 @@ impl Cell {
 
     /// Whether `cost` fits at `now`, after [`Cell::advance`].
     #[must_use]
+    #[inline]
     pub fn peek(&self, quota: &Quota, cost: Cost, now: Nanos) -> Verdict {
         match self {
             Cell::Bucket(bucket) => bucket.peek(quota, cost, now),
@@ -51,6 +54,7 @@ impl Cell {
     }
 
     /// Adds `hits`, into debt if need be.
+    #[inline]
     pub fn charge(&mut self, quota: &Quota, hits: u64, now: Nanos) {
         match self {
             Cell::Bucket(bucket) => bucket.charge(quota, hits),
@@ -59,6 +63,7 @@ impl Cell {
     }
 
     /// Takes what a demand asks, if it fits.
+    #[inline]
     pub fn admit(&mut self, demand: &Demand, now: Nanos) -> Standing {
         self.advance(&demand.quota, now);
         let verdict = self.peek(&demand.quota, demand.cost, now);
@@ -69,6 +74,7 @@ impl Cell {
     }
 
     /// Takes what a request costs before its answer is known.
+    #[inline]
     pub fn take(&mut self, quota: &Quota, cost: Cost, now: Nanos) {
         if let Cost::Take(hits) = cost {
             self.charge(quota, hits, now);

@@ -29,6 +29,8 @@ const MAX_NESTING: usize = 32;
 const MAX_TERMS: usize = 400;
 /// Deepest syntax tree that is accepted: evaluation recurses, on the stack of a request.
 const MAX_DEPTH: usize = 64;
+/// Most macros and growing functions inside or after each other: each may multiply the work, and a request waits for it.
+const MAX_GROWTH: usize = 4;
 
 /// A compiled expression.
 #[derive(Debug)]
@@ -183,6 +185,14 @@ impl Expression {
             let message = format!("is a tree {depth} levels deep; at most {MAX_DEPTH} are accepted");
             return Err(CompileError::new(message));
         }
+        let growth = general::growth(program.expression());
+        if growth > MAX_GROWTH {
+            let message = format!(
+                "has {growth} of `map`, `exists`, `replace`, `join` and their like inside each other; at most \
+                 {MAX_GROWTH} are accepted"
+            );
+            return Err(CompileError::new(message));
+        }
         known_names(&program)?;
         Ok(Expression { source: source.trim().into(), direct: Direct::recognise(program.expression()), program })
     }
@@ -248,7 +258,8 @@ impl Expression {
     pub fn eval_bool(&self, scope: &Scope<'_>) -> Result<bool, EvalError> {
         match self.eval(scope)? {
             Val::Json(value) if value.is_boolean() => Ok(*value == Value::Bool(true)),
-            other => Err(EvalError::Failed(format!("`{}` yields {other}, not a boolean", self.source))),
+            // Not the value, which may be a caller's header.
+            _ => Err(EvalError::Failed(format!("`{}` yields no boolean", self.source))),
         }
     }
 }

@@ -20,7 +20,7 @@ pub(super) fn eval<'a>(program: &cel::Program, env: &Arc<cel::Env>, scope: &Scop
             bound.map_err(|error| EvalError::Failed(error.to_string()))?;
         }
     }
-    let value = program.execute(&context).map_err(|error| eval_error(&error))?;
+    let value = program.execute(&context).map_err(|error| eval_error(program, &error))?;
     to_val(&value)
 }
 
@@ -55,14 +55,16 @@ fn request(scope: &Scope<'_>) -> Value {
     Value::Object(request)
 }
 
-fn eval_error(error: &ExecutionError) -> EvalError {
+fn eval_error(program: &cel::Program, error: &ExecutionError) -> EvalError {
     match error {
-        ExecutionError::NoSuchKey(name) => EvalError::Missing(name.to_string()),
+        ExecutionError::NoSuchKey(name) if spells(program.expression(), name) => EvalError::Missing(name.to_string()),
+        // It was computed, perhaps from a caller's header.
+        ExecutionError::NoSuchKey(_) => EvalError::Missing("a computed key".to_owned()),
         // A variable of a macro, outside of it: a mistake of the policy, not something the caller lacks.
         ExecutionError::UndeclaredReference(name) => EvalError::Failed(format!("`{name}` is not known here")),
         ExecutionError::IndexOutOfBounds(index) => EvalError::Missing(match index {
             cel::Value::Int(index) => format!("element {index}"),
-            other => format!("element {other:?}"),
+            _ => "an element".to_owned(),
         }),
         // The texts of most other errors hold the values at hand, which may be a caller's headers.
         ExecutionError::NoSuchOverload(overload) => EvalError::Failed(overload.to_string()),
@@ -73,6 +75,19 @@ fn eval_error(error: &ExecutionError) -> EvalError {
         ExecutionError::Overflow(..) => EvalError::Failed("arithmetic overflow".to_owned()),
         _ => EvalError::Failed("the values have types that do not fit".to_owned()),
     }
+}
+
+/// Whether `name` stands in the expression itself.
+fn spells(expression: &IdedExpr, name: &str) -> bool {
+    let mut found = false;
+    walk(expression, &mut |expression| {
+        found |= match &expression.expr {
+            Expr::Select(select) => select.field == name,
+            Expr::Literal(LiteralValue::String(text)) => text.inner() == name,
+            _ => false,
+        }
+    });
+    found
 }
 
 fn to_val<'a>(value: &cel::Value) -> Result<Val<'a>, EvalError> {
@@ -193,6 +208,23 @@ pub(super) fn depth(expression: &IdedExpr) -> usize {
         children(expression, &mut |child| open.push((child, depth + 1)));
     }
     deepest
+}
+
+/// How many macros and functions whose result may be a multiple of their arguments stand inside each other, found without
+/// recursion.
+pub(super) fn growth(expression: &IdedExpr) -> usize {
+    let (mut most, mut open) = (0, vec![(expression, 0)]);
+    while let Some((expression, outside)) = open.pop() {
+        let grows = match &expression.expr {
+            Expr::Comprehension(_) => true,
+            Expr::Call(call) => matches!(call.func_name.as_str(), "replace" | "join" | "format"),
+            _ => false,
+        };
+        let growth = outside + usize::from(grows);
+        most = most.max(growth);
+        children(expression, &mut |child| open.push((child, growth)));
+    }
+    most
 }
 
 fn walk(expression: &IdedExpr, visit: &mut impl FnMut(&IdedExpr)) {

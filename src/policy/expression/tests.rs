@@ -143,6 +143,30 @@ fn nothing_equals_a_text_but_that_text() {
     }
 }
 
+/// Found by the fuzz target `cel`: the reason of a refusal goes to the log, where no token belongs.
+#[test]
+fn no_error_repeats_a_header() {
+    let mut world = World::new(json!({"tier": "free"}));
+    world.headers.insert("authorization".to_owned(), "Bearer s3cret".to_owned());
+    for source in [
+        "auth.identity[request.headers[\"authorization\"]]",
+        "{\"a\": true}[request.headers[\"authorization\"].trim()]",
+        "[1][request.headers[\"authorization\"]]",
+    ] {
+        let error = world.eval(source).unwrap_err();
+        assert!(!error.to_string().contains("s3cret"), "{source}: {error}");
+    }
+    let predicate = Expression::compile_predicate("request.headers[\"authorization\"]").unwrap();
+    let headers = Headers::Map(&world.headers);
+    let scope = Scope {
+        request: Attributes { headers: Some(&headers), ..Attributes::default() },
+        identity: None,
+        metadata: &[],
+    };
+    let error = predicate.eval_bool(&scope).unwrap_err();
+    assert_eq!(error.to_string(), "`request.headers[\"authorization\"]` yields no boolean");
+}
+
 #[test]
 fn a_variable_outside_its_macro_is_a_failure_and_not_a_missing_key() {
     let world = World::new(json!({"tier": "free"}));
@@ -212,6 +236,10 @@ fn bombs_are_refused_before_they_are_parsed() {
         ("selections", format!("auth{}", ".a".repeat(1_000))),
         ("conditionals", format!("{}1", "true ? 1 : ".repeat(500))),
         ("lists", format!("{}{}", "[".repeat(200), "]".repeat(200))),
+        // Found by the fuzz target `cel`: short, flat enough, and without an end in sight once evaluated.
+        ("nested macros", format!("{}1{}", "request.path.split('').map(a, ".repeat(8), ")".repeat(8))),
+        ("doubled texts", format!("['a']{}", ".map(x, x + x)".repeat(20))),
+        ("multiplied texts", format!("'aaaaaaaa'{}", ".replace('a', 'aaaaaaaa')".repeat(20))),
     ] {
         assert!(Expression::compile(&source).is_err(), "{what}");
     }

@@ -1,0 +1,77 @@
+//! Expressions. The input is the source, and after lines `%%%%` the path and `auth.identity` as JSON.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tiergate::policy::{Attributes, EvalError, Expression, Object, Scope, Val};
+use tiergate::request::Headers;
+use tiergate::source::on_large_stack;
+
+use super::world::SECRET;
+
+/// Generous: a sanitizer on a busy machine is slow, and an expression without a bound takes for ever.
+const BOUND: Duration = Duration::from_secs(10);
+
+/// What compiles has a value or an error soon, the direct form the same as the interpreter, and no error repeats a header.
+pub fn cel(data: &[u8]) -> &'static str {
+    let Ok(text) = str::from_utf8(data) else { return "not text" };
+    let mut parts = text.split("\n%%%%\n");
+    let source = parts.next().unwrap_or_default();
+    let path = parts.next().unwrap_or("/llm/qwen3/v1/chat");
+    let identity: Value = parts.next().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_else(|| {
+        json!({"tier": "free", "userid": "alice", "user": {"username": "a:b:c:alice", "groups": ["g1", "g2"]}, "none": null})
+    });
+    // What is long takes long in every expression.
+    if text.len() > source.len() + 100 {
+        return "too long";
+    }
+    let compiled = on_large_stack(|| (Expression::compile(source), Expression::compile_predicate(source).is_ok()));
+    let (compiled, is_predicate) = compiled.expect("compiling does not panic");
+    let expression = match compiled {
+        Ok(expression) => expression,
+        Err(error) => {
+            assert!(!error.message.is_empty() && !is_predicate);
+            return "does not compile";
+        }
+    };
+    let tier = json!({"tier": "free"});
+    let metadata = [(Arc::from("matchedTier"), &tier)];
+    let secret = format!("{SECRET}in-a-header");
+    let headers: HashMap<String, String> =
+        [("authorization", &*secret), ("x-team", "red,blue")].map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+    let headers = Headers::Map(&headers);
+    let extra = [(Arc::from("laid-over"), Val::Text("free".into()))];
+    let scope = Scope {
+        request: Attributes {
+            method: "POST",
+            host: "models.example.com",
+            scheme: "https",
+            path,
+            query: Some("a=b"),
+            headers: Some(&headers),
+        },
+        identity: Some(Object { base: Some(&identity), extra: &extra }),
+        metadata: &metadata,
+    };
+    let started = Instant::now();
+    let value = expression.eval(&scope).map(|value| value.to_json());
+    let holds = expression.eval_bool(&scope);
+    let took = started.elapsed();
+    assert!(took < BOUND, "evaluating took {took:?}");
+    for error in [value.as_ref().err(), holds.as_ref().err()].into_iter().flatten() {
+        let (EvalError::Missing(why) | EvalError::Failed(why)) = error;
+        assert!(!why.contains(&*secret), "{why}");
+    }
+    assert_eq!(holds.ok(), value.as_ref().ok().and_then(Value::as_bool));
+    // A conditional is told by either branch.
+    if let (Ok(Value::Bool(_)), false, false) = (&value, is_predicate, source.contains('?')) {
+        panic!("yields {value:?}, and is refused as a predicate");
+    }
+    if expression.direct().is_none() {
+        return "general";
+    }
+    assert_eq!(value, expression.eval_general(&scope).map(|value| value.to_json()));
+    "direct"
+}

@@ -1,0 +1,95 @@
+//! RateLimitRequests: usage reports as they come off the wire.
+//!
+//! No corpus can hold a reservation, which is sealed under a random key: `@0` and `@1` stand for two of ours, `~0` for
+//! one that another process sealed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use envoy_types::pb::envoy::service::ratelimit::v3::RateLimitRequest;
+use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_response::Code;
+use prost::Message;
+use tiergate::limit::{AccountKey, Algorithm, CellId, Clock, Cost, Demand, Limits, Memory, Nanos, Quota};
+use tiergate::listen::rate_limit::{REPORT_DOMAIN, RateLimit};
+use tiergate::metrics::Metrics;
+use tiergate::usage::{Hold, Sealer, Settlements};
+
+use super::world::run;
+
+/// Only a reservation that this process sealed is charged, with what the report says, and never twice.
+pub fn rate_limit_request(data: &[u8]) -> &'static str {
+    let Ok(mut request) = RateLimitRequest::decode(data) else { return "not a RateLimitRequest" };
+    let holds = [hold(0), hold(1)];
+    let (ours, foreign) = (Sealer::random(), Sealer::random());
+    let named = [
+        ("@0", ours.seal(&holds[..1], "free", Nanos(0))),
+        ("@1", ours.seal(&holds[1..], "premium", Nanos(0))),
+        ("~0", foreign.seal(&holds, "free", Nanos(0))),
+    ];
+    let written = written(&request);
+    for entry in request.descriptors.iter_mut().flat_map(|descriptor| &mut descriptor.entries) {
+        for (name, sealed) in &named {
+            entry.value = entry.value.replace(name, sealed);
+        }
+    }
+    let service = RateLimit {
+        limits: Arc::new(Limits::Memory(Memory::default())),
+        sealer: Arc::new(ours),
+        settlements: Settlements::default(),
+        metrics: Arc::new(Metrics::new()),
+        clock: Clock::start(),
+    };
+    let answer = run(service.handle(&request));
+    let charged = holds.map(|hold| used(&service.limits, hold));
+    match &answer {
+        Ok(answer) => {
+            assert_eq!(request.domain, REPORT_DOMAIN);
+            assert_eq!(answer.overall_code, Code::Ok as i32);
+            let (reservation, tokens) = written.expect("a report that is answered can be read");
+            let expected = ["@0", "@1"].map(|name| if reservation == name { tokens } else { 0 });
+            assert_eq!(charged, expected, "{reservation:?}");
+        }
+        Err(_) => assert_eq!(charged, [0, 0]),
+    }
+    let again = run(service.handle(&request));
+    assert_eq!(answer.is_ok(), again.is_ok());
+    assert_eq!(holds.map(|hold| used(&service.limits, hold)), charged, "a report is charged once");
+    match answer {
+        Err(_) => "refused",
+        Ok(_) if charged == [0, 0] => "charged nothing",
+        Ok(_) => "charged",
+    }
+}
+
+/// In a window of an hour, so that nothing comes back while one input is looked at.
+fn hold(cell: u64) -> Hold {
+    let quota = Quota::new(Quota::MAX_LIMIT, Duration::from_secs(3600)).by(Algorithm::FixedWindow);
+    Hold { account: AccountKey(u128::from(cell)), cell: CellId(cell), quota }
+}
+
+fn used(limits: &Limits, Hold { account, cell, quota }: Hold) -> u64 {
+    let demand = Demand { account, cell, quota, cost: Cost::Positive };
+    quota.limit() - run(limits.admit(&[demand], Nanos(0))).standings[0].remaining
+}
+
+/// The one reservation of a report as it is written, and its tokens; `None` for what is no report.
+fn written(request: &RateLimitRequest) -> Option<(String, u64)> {
+    let mut reservations = Vec::new();
+    let mut numbers = [None; 3];
+    for descriptor in &request.descriptors {
+        let entry = |key| descriptor.entries.iter().find(|entry| entry.key == key).map(|entry| entry.value.as_str());
+        reservations.push(entry("tiergate.reservation")?.to_owned());
+        let hits = descriptor.hits_addend.as_ref().map_or(u64::from(request.hits_addend), |hits| hits.value);
+        let at = ["total", "input", "output"].iter().position(|name| entry("tiergate.usage") == Some(name));
+        if let Some(at) = at {
+            numbers[at] = Some(hits);
+        }
+    }
+    reservations.dedup();
+    let [total, input, output] = numbers;
+    let tokens = total.unwrap_or(input.unwrap_or(0).saturating_add(output.unwrap_or(0)));
+    match <[String; 1]>::try_from(reservations) {
+        Ok([reservation]) => Some((reservation, tokens)),
+        Err(_) => None,
+    }
+}
