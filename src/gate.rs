@@ -274,8 +274,7 @@ fn exceeded(evidence: &Evidence) -> Denial {
     let Some((retry_after, limit)) = evidence.refusing() else {
         return Denial::new(Code::UnavailableInternal, "the limits gave no reason");
     };
-    let quota = limit.standing.map(|standing| standing.quota);
-    let (number, window) = quota.map_or((0, Duration::ZERO), |quota| (quota.limit(), quota.window()));
+    let (number, window) = limit.standing.map_or((0, Duration::ZERO), |standing| (standing.limit(), standing.window()));
     let (code, what) = match limit.kind {
         LimitKind::Requests => (Code::LimitRequests, "requests"),
         LimitKind::Tokens => (Code::LimitTokens, "tokens"),

@@ -58,10 +58,12 @@ pub struct Demand {
 /// Where a cell stands: after the demand if it was admitted, as it was if not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
-    pub quota: Quota,
     pub verdict: Verdict,
     cell: Cell,
     now: Nanos,
+    limit: u64,
+    /// In nanoseconds.
+    window: u64,
 }
 
 /// What one cell said to its demand.
@@ -73,7 +75,7 @@ pub enum Verdict {
 }
 
 /// The answer to several demands, one standing for each, in their order.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Admission {
     pub admitted: bool,
     /// There is no room for a new account, so nothing was taken and nothing can be said.
@@ -115,36 +117,30 @@ impl Limits {
     }
 }
 
-// === impl Admission ===
-
-impl Admission {
-    fn full() -> Self {
-        Admission { admitted: false, full: true, standings: SmallVec::new() }
-    }
-}
-
-impl From<Standing> for Admission {
-    /// The answer to one demand.
-    fn from(standing: Standing) -> Self {
-        let mut standings = SmallVec::new();
-        standings.push(standing);
-        Admission { admitted: standing.verdict == Verdict::Fits, full: false, standings }
-    }
-}
-
 // === impl Standing ===
 
 impl Standing {
     /// Where `cell` stands at `now`.
     #[must_use]
-    pub fn new(cell: Cell, quota: Quota, verdict: Verdict, now: Nanos) -> Self {
-        Standing { quota, verdict, cell, now }
+    pub fn new(cell: Cell, quota: &Quota, verdict: Verdict, now: Nanos) -> Self {
+        Standing { verdict, cell, now, limit: quota.limit, window: quota.window }
+    }
+
+    /// What the limit allows in one window.
+    #[must_use]
+    pub fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    #[must_use]
+    pub fn window(&self) -> Duration {
+        Duration::from_nanos(self.window)
     }
 
     /// Whole hits that are left.
     #[must_use]
     pub fn remaining(&self) -> u64 {
-        self.quota.limit.saturating_sub(self.cell.used(&self.quota, self.now))
+        self.limit.saturating_sub(self.cell.used(self.window, self.now))
     }
 
     /// Until the cell is full again.
@@ -192,7 +188,8 @@ impl Nanos {
 
 impl From<Duration> for Nanos {
     fn from(duration: Duration) -> Self {
-        Nanos(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))
+        let seconds = duration.as_secs().saturating_mul(1_000_000_000);
+        Nanos(seconds.saturating_add(u64::from(duration.subsec_nanos())))
     }
 }
 

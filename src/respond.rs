@@ -165,8 +165,8 @@ fn body(denial: &Denial, kind: &str, evidence: &Evidence, style: Style) -> Strin
     if let Some(standing) =
         refusing(evidence).filter(|_| matches!(denial.code, Code::LimitRequests | Code::LimitTokens))
     {
-        add("limit", json!(standing.quota.limit()));
-        add("window_seconds", json!(standing.quota.window().as_secs_f64()));
+        add("limit", json!(standing.limit()));
+        add("window_seconds", json!(standing.window().as_secs_f64()));
     }
     if let Some(wait) = denial.retry_after {
         add("retry_after_seconds", json!(whole_seconds(wait)));
@@ -194,7 +194,7 @@ fn limit_headers(evidence: &Evidence, classic: Option<&Standing>) -> Vec<HeaderV
         (tokens, ["x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"]),
     ] {
         let Some(standing) = standing else { continue };
-        let values = [standing.quota.limit(), standing.remaining(), whole_seconds(standing.reset())];
+        let values = [standing.limit(), standing.remaining(), whole_seconds(standing.reset())];
         headers.extend(names.into_iter().zip(values).map(|(name, value)| overwrite(name, value.to_string())));
     }
     headers

@@ -28,13 +28,17 @@ impl Bucket {
             // INVARIANT: less than one nanosecond of fraction, which is over too.
             (self.full, self.fraction) = (now, 0);
         }
-        let refill = quota.refill();
-        if self.refill != refill {
-            let spent = self.spent(now);
-            self.refill = refill;
-            (self.full, self.fraction) = (now, 0);
-            self.add(spent, quota);
+        if self.refill != quota.refill() {
+            *self = self.adopting(quota, now);
         }
+    }
+
+    /// The same use, of which another limit comes back.
+    #[cold]
+    fn adopting(self, quota: &Quota, now: Nanos) -> Self {
+        let mut bucket = Bucket { full: now, fraction: 0, refill: quota.refill() };
+        bucket.add(self.spent(now), quota);
+        bucket
     }
 
     /// Whether `cost` fits at `now`, after [`Bucket::advance`].
@@ -67,13 +71,13 @@ impl Bucket {
         }
     }
 
-    /// Whole hits that are used, a begun one included.
+    /// Whole hits that are used of a limit per `window` nanoseconds, a begun one included.
     #[must_use]
-    pub fn used(&self, quota: &Quota, now: Nanos) -> u64 {
+    pub fn used(&self, window: u64, now: Nanos) -> u64 {
         let spent = self.spent(now);
         let used = match u64::try_from(spent) {
-            Ok(spent) => u128::from(spent.div_ceil(quota.window)),
-            Err(_) => spent.div_ceil(u128::from(quota.window)),
+            Ok(spent) => u128::from(spent.div_ceil(window)),
+            Err(_) => spent.div_ceil(u128::from(window)),
         };
         u64::try_from(used).unwrap_or(u64::MAX)
     }

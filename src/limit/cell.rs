@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Algorithm, Bucket, Cost, Demand, Nanos, Quota, Standing, Verdict, Window};
+use super::{Algorithm, Bucket, Cost, Demand, Nanos, Quota, Verdict, Window};
 
 /// What a cell counts by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,7 +16,6 @@ pub enum Cell {
 impl Cell {
     /// A cell of which nothing was used.
     #[must_use]
-    #[inline]
     pub fn fresh(quota: &Quota) -> Self {
         match quota.algorithm {
             Algorithm::TokenBucket => Cell::Bucket(Bucket::default()),
@@ -27,20 +26,32 @@ impl Cell {
     /// Lets time pass until `now`, and adopts `quota`. A cell whose limit changed its algorithm keeps what was used.
     #[inline]
     pub fn advance(&mut self, quota: &Quota, now: Nanos) {
-        match self {
-            Cell::Bucket(bucket) => bucket.advance(quota, now),
-            Cell::Window(window) => window.advance(now),
+        match (&mut *self, quota.algorithm) {
+            (Cell::Bucket(bucket), Algorithm::TokenBucket) => bucket.advance(quota, now),
+            (Cell::Window(window), Algorithm::FixedWindow) => window.advance(now),
+            _ => *self = self.converted(quota, now),
         }
-        let fits = match self {
-            Cell::Bucket(_) => quota.algorithm == Algorithm::TokenBucket,
-            Cell::Window(_) => quota.algorithm == Algorithm::FixedWindow,
+    }
+
+    /// The same use, counted by the other algorithm.
+    #[cold]
+    fn converted(self, quota: &Quota, now: Nanos) -> Self {
+        let used = match self {
+            Cell::Bucket(mut bucket) => {
+                bucket.advance(quota, now);
+                bucket.used(quota.window, now)
+            }
+            Cell::Window(mut window) => {
+                window.advance(now);
+                window.used()
+            }
         };
-        if !fits {
-            let used = self.used(quota, now);
-            *self = Cell::fresh(quota);
-            self.advance(quota, now);
-            self.charge(quota, used, now);
+        let mut cell = Cell::fresh(quota);
+        if let Cell::Bucket(bucket) = &mut cell {
+            bucket.advance(quota, now);
         }
+        cell.charge(quota, used, now);
+        cell
     }
 
     /// Whether `cost` fits at `now`, after [`Cell::advance`].
@@ -64,13 +75,13 @@ impl Cell {
 
     /// Takes what a demand asks, if it fits.
     #[inline]
-    pub fn admit(&mut self, demand: &Demand, now: Nanos) -> Standing {
+    pub fn admit(&mut self, demand: &Demand, now: Nanos) -> Verdict {
         self.advance(&demand.quota, now);
         let verdict = self.peek(&demand.quota, demand.cost, now);
         if verdict == Verdict::Fits {
             self.take(&demand.quota, demand.cost, now);
         }
-        Standing::new(*self, demand.quota, verdict, now)
+        verdict
     }
 
     /// Takes what a request costs before its answer is known.
@@ -81,11 +92,11 @@ impl Cell {
         }
     }
 
-    /// Whole hits that are used, a begun one included.
+    /// Whole hits that are used of a limit per `window` nanoseconds, a begun one included.
     #[must_use]
-    pub fn used(&self, quota: &Quota, now: Nanos) -> u64 {
+    pub fn used(&self, window: u64, now: Nanos) -> u64 {
         match self {
-            Cell::Bucket(bucket) => bucket.used(quota, now),
+            Cell::Bucket(bucket) => bucket.used(window, now),
             Cell::Window(window) => window.used(),
         }
     }

@@ -58,26 +58,36 @@ impl Memory {
     }
 
     /// See [`super::Limits::admit`].
+    #[inline]
     pub fn admit(&self, demands: &[Demand], now: Nanos) -> Admission {
+        // Written where the caller has it: moving it afterwards costs as much as the rest.
+        let mut admission = Admission::default();
+        self.admit_into(demands, now, &mut admission);
+        admission
+    }
+
+    fn admit_into(&self, demands: &[Demand], now: Nanos, admission: &mut Admission) {
         match demands {
             // What nearly every request asks: one lock, one look-up.
             [first, rest @ ..] if rest.iter().all(|demand| demand.account == first.account) => {
-                let mut shards = self.shards.get(first.shard()).map(Mutex::lock);
-                let admit = |shard: &mut MutexGuard<'_, Shard>| shard.admit(first.account, demands, self.room, now);
-                shards.as_mut().map_or_else(Admission::full, admit)
+                if let Some(shard) = self.shards.get(first.shard()) {
+                    shard.lock().admit(first.account, demands, self.room, now, admission);
+                }
             }
-            _ => self.admit_several(demands, now),
+            _ => self.admit_several(demands, now, admission),
         }
     }
 
     /// Demands on several accounts: what each shard would do alone, with all of them locked.
-    fn admit_several(&self, demands: &[Demand], now: Nanos) -> Admission {
+    #[cold]
+    fn admit_several(&self, demands: &[Demand], now: Nanos, admission: &mut Admission) {
         let mut shards = self.lock(demands);
         // A token limit takes nothing now, and will want an account when the usage is charged.
         if demands.iter().any(|demand| !shards.has_room(demand, self.room, now)) {
-            return Admission::full();
+            admission.full = true;
+            return;
         }
-        let admission = check(demands, now, |demand| shards.find(demand)?.cell(demand.cell));
+        check(demands, now, |demand| shards.find(demand)?.cell(demand.cell), admission);
         if admission.admitted {
             for (demand, standing) in demands.iter().zip(&admission.standings) {
                 if let (Cost::Take(_), Some(shard)) = (demand.cost, shards.shard(demand)) {
@@ -85,7 +95,6 @@ impl Memory {
                 }
             }
         }
-        admission
     }
 
     /// See [`super::Limits::charge`].
@@ -117,8 +126,8 @@ impl Memory {
 /// Whether all demands fit the cells that `find` finds, and where each cell stands once what it asks is taken.
 ///
 /// INVARIANT: nothing is written before everything was checked. Two demands on one cell see each other's cost.
-fn check(demands: &[Demand], now: Nanos, mut find: impl FnMut(&Demand) -> Option<Cell>) -> Admission {
-    let mut admission = Admission { admitted: true, full: false, standings: SmallVec::new() };
+fn check(demands: &[Demand], now: Nanos, mut find: impl FnMut(&Demand) -> Option<Cell>, admission: &mut Admission) {
+    admission.admitted = true;
     for (at, demand) in demands.iter().enumerate() {
         let mut cell = find(demand).unwrap_or_else(|| Cell::fresh(&demand.quota));
         cell.advance(&demand.quota, now);
@@ -127,14 +136,13 @@ fn check(demands: &[Demand], now: Nanos, mut find: impl FnMut(&Demand) -> Option
         }
         let verdict = cell.peek(&demand.quota, demand.cost, now);
         admission.admitted &= verdict == Verdict::Fits;
-        admission.standings.push(Standing::new(cell, demand.quota, verdict, now));
+        admission.standings.push(Standing::new(cell, &demand.quota, verdict, now));
     }
     if admission.admitted {
         for (demand, standing) in demands.iter().zip(&mut admission.standings) {
             standing.cell.take(&demand.quota, demand.cost, now);
         }
     }
-    admission
 }
 
 /// The shards of one request.
@@ -161,29 +169,41 @@ impl Locked<'_> {
 
 impl Shard {
     /// Demands on one account.
-    fn admit(&mut self, key: AccountKey, demands: &[Demand], room: usize, now: Nanos) -> Admission {
+    fn admit(&mut self, key: AccountKey, demands: &[Demand], room: usize, now: Nanos, admission: &mut Admission) {
         if let Some(account) = self.accounts.get_mut(&key) {
             // What is asked most: in place, without a copy to check on.
             if let [demand] = demands
-                && let Some(cell) = account.cell_mut(demand.cell)
+                && let Some(known) = account.cell_mut(demand.cell)
             {
-                return cell.admit(demand, now).into();
+                // A copy after all, of a few words: reading back what was just written would stall.
+                let mut cell = *known;
+                let verdict = cell.admit(demand, now);
+                *known = cell;
+                admission.admitted = verdict == Verdict::Fits;
+                admission.standings.push(Standing::new(cell, &demand.quota, verdict, now));
+                return;
             }
-            let admission = check(demands, now, |demand| account.cell(demand.cell));
+            check(demands, now, |demand| account.cell(demand.cell), admission);
             if admission.admitted {
-                account.put_taken(demands, &admission);
+                account.put_taken(demands, admission);
             }
-            return admission;
+            return;
         }
+        self.admit_new(key, demands, room, now, admission);
+    }
+
+    /// Demands on an account that is not there yet.
+    #[cold]
+    fn admit_new(&mut self, key: AccountKey, demands: &[Demand], room: usize, now: Nanos, admission: &mut Admission) {
         // A token limit takes nothing now, and will want an account when the usage is charged.
         if !self.has_room(key, room, now) {
-            return Admission::full();
+            admission.full = true;
+            return;
         }
-        let admission = check(demands, now, |_| None);
+        check(demands, now, |_| None, admission);
         if admission.admitted && demands.iter().any(|demand| matches!(demand.cost, Cost::Take(_))) {
-            self.account(key, now).put_taken(demands, &admission);
+            self.account(key, now).put_taken(demands, admission);
         }
-        admission
     }
 
     /// Whether the account is there, or may be.

@@ -96,7 +96,7 @@ fn limit(kind: LimitKind, limit: u64, remaining: u64, reset: Duration, verdict: 
     let mut window = Window::default();
     window.charge(&quota, limit - remaining, Nanos(0));
     let quota = Quota::new(limit, Duration::from_secs(60));
-    let standing = Some(Standing::new(Cell::Window(window), quota, verdict, Nanos(0)));
+    let standing = Some(Standing::new(Cell::Window(window), &quota, verdict, Nanos(0)));
     LimitEvidence { name: "ns/policy/limit".into(), kind, standing }
 }
 
