@@ -53,6 +53,7 @@ pub enum StartError {
 /// Something that it needs is not there.
 pub fn serve(args: &Serve) -> Result<(), StartError> {
     let _flushed_at_the_end = start_logging(&args.log)?;
+    crate::process::prepare();
     let mut folder = Folder::new(&args.manifests, args.policy.clone().into());
     let policy = folder.load()?.unwrap_or_default();
     policy.problems.iter().for_each(log_problem);
