@@ -51,8 +51,6 @@ const AGE_GRACE: Duration = Duration::from_secs(30);
 /// Connections at one time. A gateway has a few for each of its threads; far more is an attack, and costs memory. More wait
 /// for nothing: they are closed as they come. (The kernel holds up to 128 that were not accepted yet, as std asks it to.)
 const MAX_CONNECTIONS: usize = 4096;
-/// Files that connections of gateways leave to others: the pages' connections, manifests, the log.
-const OTHER_FILES: usize = http::MAX_CONNECTIONS + 256;
 /// How often a peer that says nothing is pinged, and how long it has to answer.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
 /// Evaluating an expression recurses; debug builds need more than the 2 MiB that threads get.
@@ -112,7 +110,8 @@ impl Workers {
     ///
     /// The listener cannot be used by this runtime.
     pub async fn accept(&self, listener: StdListener, mut stop: watch::Receiver<bool>) -> io::Result<()> {
-        let places = MAX_CONNECTIONS.min(crate::process::open_files().saturating_sub(OTHER_FILES)).max(1);
+        // A connection is an open file; half of them is for the pages, the manifests and whatever else.
+        let places = MAX_CONNECTIONS.min(crate::process::open_files() / 2);
         let mut acceptor = Acceptor::new(listener, places)?;
         let mut turn = 0_usize;
         loop {

@@ -21,7 +21,7 @@ use tokio::time::{sleep, timeout};
 use crate::listen::acceptor::Acceptor;
 
 /// Connections at one time: of probes, a scraper or two, people, and maas-api's clients.
-pub const MAX_CONNECTIONS: usize = 256;
+const MAX_CONNECTIONS: usize = 256;
 /// How long a request's head may take, and how long a connection may say nothing between two requests.
 const HEAD: Duration = Duration::from_secs(5);
 /// How long its body and its answer may take together.
