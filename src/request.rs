@@ -102,6 +102,10 @@ impl<'a> Request<'a> {
     pub fn check_headers(&self) -> Result<(), Denial> {
         let ambiguous = |why| Err(Denial::new(Code::RequestInvalid, why));
         let mut identity: SmallVec<[&str; 4]> = SmallVec::new();
+        // Envoy joins two of them into one.
+        if self.host.contains(',') {
+            return ambiguous("the host was sent twice");
+        }
         let (mut host, mut authority) = (false, false);
         for name in self.headers.names() {
             match name.len() {

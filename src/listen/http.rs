@@ -79,6 +79,11 @@ async fn lookup(State(pages): State<Pages>, body: Bytes) -> Response {
     let request = match serde_json::from_slice::<LookupRequest>(&body) {
         Ok(request) if request.groups.is_empty() => return bad("groups is required"),
         Ok(request) => request,
+        // serde's words would repeat what was sent.
+        Err(error) if error.is_data() => {
+            let (line, column) = (error.line(), error.column());
+            return bad(&format!("groups must be a list of strings, at line {line} column {column}"));
+        }
         Err(error) => return bad(&error.to_string()),
     };
     let failed = |why: &str| {

@@ -375,6 +375,8 @@ fn a_host_or_identity_header_that_is_sent_twice_is_refused() {
     }
     let joined = map(&[("host", "models.example.com,elsewhere.example.com")]);
     assert_eq!(request(Headers::Map(&joined)).check_headers().unwrap_err().code, Code::RequestInvalid);
+    let joined = Request { host: "a.example.com,b.example.com", ..request(Headers::List(vec![])) };
+    assert_eq!(joined.check_headers().unwrap_err().code, Code::RequestInvalid);
     let cases = map(&[("x-maas-group", "a"), ("X-Maas-Group", "b")]);
     assert_eq!(request(Headers::Map(&cases)).check_headers().unwrap_err().code, Code::RequestInvalid);
 }
