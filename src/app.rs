@@ -17,7 +17,7 @@ use crate::gate::{Gate, Settings};
 use crate::identity::{Authority, AuthorityError, Identities, Remember};
 use crate::limit::{Clock, Limits, Memory};
 use crate::listen::ext_authz::ExtAuthz;
-use crate::listen::http::{Pages, router};
+use crate::listen::http::{self, Pages};
 use crate::listen::rate_limit::RateLimit;
 use crate::listen::{Services, Workers, bind};
 use crate::manifest::Problem;
@@ -53,6 +53,7 @@ pub enum StartError {
 /// Something that it needs is not there.
 pub fn serve(args: &Serve) -> Result<(), StartError> {
     let _flushed_at_the_end = start_logging(&args.log)?;
+    crate::process::prepare();
     let mut folder = Folder::new(&args.manifests, args.policy.clone().into());
     let policy = folder.load()?.unwrap_or_default();
     policy.problems.iter().for_each(log_problem);
@@ -104,12 +105,13 @@ async fn run(args: &Serve, gate: Arc<Gate>, folder: Folder) -> Result<(), StartE
     let workers = Workers::start(args.workers.unwrap_or(cores), &services, &stopped)?;
     let serving = Arc::new(AtomicBool::new(false));
     let pages = Pages { gate: Arc::clone(&gate), metrics, serving: Arc::clone(&serving) };
-    let http = tokio::net::TcpListener::from_std(http)?;
     tracing::info!(
         listen.grpc = %grpc.local_addr()?, listen.http = %http.local_addr()?,
         policy.generation = gate.policies.current().generation, "serving"
     );
-    let pages = tokio::spawn(async move { axum::serve(http, router(pages)).await });
+    // The pages answer until all else has stopped: probes ask while requests are drained.
+    let (close, closed) = watch::channel(false);
+    let pages = tokio::spawn(http::serve(http, http::router(pages), closed));
     tokio::select! {
         accepted = workers.accept(grpc, stopped) => accepted?,
         () = probe(&workers, &gate, &health, &serving) => {}
@@ -126,7 +128,9 @@ async fn run(args: &Serve, gate: Arc<Gate>, folder: Folder) -> Result<(), StartE
             std::process::exit(1);
         }
     }
-    pages.abort();
+    let _ = close.send(true);
+    // Whoever is still reading a page has no claim on the process.
+    let _ = tokio::time::timeout(PATIENCE, pages).await;
     Ok(())
 }
 

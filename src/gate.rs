@@ -149,6 +149,7 @@ impl Gate {
             let denial = Denial::new(Code::UnavailableConfiguration, "the gate has no configuration");
             return Err(denial.detail(why).into());
         }
+        request.check_headers()?;
         let route = policy.route(self.settings.gateway.as_deref(), request)?;
         evidence.route(route);
         let auth = match &route.auth {

@@ -44,6 +44,8 @@ pub mod policy;
 
 pub mod metrics;
 
+pub mod process;
+
 pub mod hash;
 
 #[cfg(test)]

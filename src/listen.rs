@@ -3,6 +3,7 @@
 //! A current-thread runtime per worker costs 30-40 % less CPU than one multi-threaded runtime: answers of a connection
 //! are written together. Connections are handed to the workers in turn, so that a gateway's few are spread evenly.
 
+mod acceptor;
 mod connection;
 pub mod ext_authz;
 pub mod http;
@@ -16,32 +17,41 @@ use std::time::Duration;
 
 use envoy_types::pb::envoy::service::auth::v3::authorization_server::AuthorizationServer;
 use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_service_server::RateLimitServiceServer;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Handle};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic_health::server::{HealthReporter, HealthService};
 
+use self::acceptor::Acceptor;
 use self::connection::Connection;
 use self::ext_authz::ExtAuthz;
 use self::rate_limit::RateLimit;
 
-/// A CheckRequest of Envoy is a few KiB; more than this is an attack or a misconfigured body limit.
+/// A CheckRequest of Envoy is a few KiB; more than this is an attack or a misconfigured body limit. What arrives and is not
+/// read yet is bounded by HTTP/2's windows: hyper's 1 MiB for each connection.
 const MAX_MESSAGE: usize = 1024 * 1024;
-/// Each stream is one request that waits. Envoy's own default bound is the same.
+/// How long a call may take, its message included: without a bound, one that is never finished would be kept as long as its
+/// connection. The caller's own deadline (`grpc-timeout`) holds where it is shorter. An answer that is a stream is
+/// not bounded by it once it began.
+const MAX_CALL: Duration = Duration::from_secs(5);
+/// Each stream is one request that waits. Envoy's own default bound is the same; tonic's is none.
 const MAX_STREAMS: u32 = 1024;
+/// Of a call's own headers, which are Envoy's and few: those of the request it asks about are in the message.
 const MAX_HEADERS: u32 = 16 * 1024;
-/// hyper's guards against rapid reset (CVE-2023-44487); tonic would switch the second one off.
+/// hyper's guards against rapid reset (CVE-2023-44487), of streams that the peer resets before they are looked at, and of
+/// those that we reset because of the peer's faults. Beyond them the connection is closed. tonic would switch the second off.
 const MAX_PENDING_RESETS: usize = 20;
 const MAX_LOCAL_RESETS: usize = 1024;
-/// A connection is closed, after what is in flight, when it is this old: so that gateways spread over new replicas. Each
-/// worker's age differs by up to a tenth, so that not all of them close at once.
+/// A connection is asked to go (GOAWAY) when it is this old, so that gateways spread over new replicas; what is in flight
+/// after the grace is broken off. Each worker's age differs by up to a tenth, so that not all of them close at once.
 const MAX_AGE: Duration = Duration::from_secs(300);
 const AGE_GRACE: Duration = Duration::from_secs(30);
-/// Connections at one time. A gateway has a few for each of its threads; far more is an attack, and costs memory.
+/// Connections at one time. A gateway has a few for each of its threads; far more is an attack, and costs memory. More wait
+/// for nothing: they are closed as they come. (The kernel holds up to 128 that were not accepted yet, as std asks it to.)
 const MAX_CONNECTIONS: usize = 4096;
+/// How often a peer that says nothing is pinged, and how long it has to answer.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
 /// Evaluating an expression recurses; debug builds need more than the 2 MiB that threads get.
 pub const STACK: usize = 8 * 1024 * 1024;
@@ -100,32 +110,23 @@ impl Workers {
     ///
     /// The listener cannot be used by this runtime.
     pub async fn accept(&self, listener: StdListener, mut stop: watch::Receiver<bool>) -> io::Result<()> {
-        let listener = TcpListener::from_std(listener)?;
-        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        // A connection is an open file; half of them is for the pages, the manifests and whatever else.
+        let places = MAX_CONNECTIONS.min(crate::process::open_files() / 2);
+        let mut acceptor = Acceptor::new(listener, places)?;
         let mut turn = 0_usize;
         loop {
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
+            let (stream, place) = tokio::select! {
+                accepted = acceptor.accept() => accepted,
                 _ = stop.changed() => return Ok(()),
             };
-            match accepted.and_then(|(stream, _)| stream.into_std()) {
-                Ok(stream) => {
-                    let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-                        tracing::warn!(connections = MAX_CONNECTIONS, "a connection was refused: there are too many");
-                        continue;
-                    };
-                    let worker = self.0.get(turn % self.0.len().max(1));
-                    turn = turn.wrapping_add(1);
-                    // A worker whose queue is full is stuck: the connection is closed, and the gateway tries again.
-                    if worker.is_none_or(|worker| worker.connections.try_send((stream, place)).is_err()) {
-                        tracing::warn!("a connection was refused: its worker does not accept any");
-                    }
-                }
-                Err(error) => {
-                    // Mostly too many open files: waiting lets some close.
-                    tracing::warn!(%error, "accept failed");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
+            let worker = self.0.get(turn % self.0.len().max(1));
+            turn = turn.wrapping_add(1);
+            // A worker whose queue is full is stuck: the connection is closed, and the gateway tries again.
+            let handed = stream
+                .into_std()
+                .is_ok_and(|stream| worker.is_some_and(|worker| worker.connections.try_send((stream, place)).is_ok()));
+            if !handed {
+                acceptor.refused("their worker does not take any");
             }
         }
     }
@@ -168,12 +169,12 @@ impl Worker {
         let handle = runtime.handle().clone();
         let (connections, incoming) = mpsc::channel::<Accepted>(QUEUE);
         let serve = move || {
-            let incoming = ReceiverStream::new(incoming).map(|(stream, place)| {
-                stream.set_nodelay(true)?;
-                Ok(Connection::new(TcpStream::from_std(stream)?, place))
-            });
             // Of 16 workers, each a different part of a tenth of the age.
             let age = MAX_AGE + MAX_AGE / 160 * u32::try_from(number % 16).unwrap_or(0);
+            let incoming = ReceiverStream::new(incoming).map(move |(stream, place)| {
+                stream.set_nodelay(true)?;
+                Ok(Connection::new(TcpStream::from_std(stream)?, place, age + AGE_GRACE))
+            });
             let stopped = async move {
                 // An error means that the sender is gone, which is a stop too.
                 let _ = stop.changed().await;
@@ -203,8 +204,9 @@ async fn server(
         .http2_max_header_list_size(MAX_HEADERS)
         .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
         .http2_max_local_error_reset_streams(Some(MAX_LOCAL_RESETS))
+        .timeout(MAX_CALL)
+        // Without tonic's own grace: with it, 0.14 breaks the connection off and never asks it to go. `Connection` ends it.
         .max_connection_age(age)
-        .max_connection_age_grace(AGE_GRACE)
         .http2_keepalive_interval(Some(KEEPALIVE.0))
         .http2_keepalive_timeout(Some(KEEPALIVE.1))
         .add_service(health)
@@ -213,3 +215,6 @@ async fn server(
         .serve_with_incoming_shutdown(incoming, stopped)
         .await
 }
+
+#[cfg(test)]
+mod tests;

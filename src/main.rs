@@ -7,7 +7,8 @@ use clap::Parser;
 use tiergate::args::{Cli, Command, Token};
 use tiergate::{app, check, token};
 
-/// Costs a fifth less CPU per Check than the system's allocator.
+/// Costs a fifth less CPU per Check than the system's allocator. Without huge pages (`no_thp`): with them, each byte of
+/// a message that a peer only promises took up to 2 MiB, and a thousand such messages 1.2 GiB.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

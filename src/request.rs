@@ -3,11 +3,16 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
+use smallvec::SmallVec;
+
 use crate::gate::{Code, Denial};
 use crate::policy::Attributes;
 
 /// Longest bearer token that is looked at, in bytes. Kubernetes mints about 1 KiB; OIDC tokens with many groups reach 4.
 const MAX_TOKEN: usize = 8 * 1024;
+
+/// Headers `x-maas-…` of one request. The platform has five.
+const MAX_IDENTITY_HEADERS: usize = 32;
 
 /// A request to decide.
 #[derive(Debug)]
@@ -36,8 +41,7 @@ pub enum OperatorModel<'a> {
     Conflict,
 }
 
-/// Header names are lower case on HTTP/2 and in Envoy; lookups ignore case all the same.
-#[derive(Debug)]
+/// Header names are lower case on HTTP/2 and in Envoy; lookups ignore case all the same. Its `Debug` form has names alone.
 pub enum Headers<'a> {
     /// `AttributeContext.HttpRequest.headers`: one value a name, duplicates joined by Envoy with a comma.
     Map(&'a HashMap<String, String>),
@@ -89,6 +93,47 @@ impl<'a> Request<'a> {
         }
     }
 
+    /// Refuses what could be read in two ways by whoever reads it next: a host that is sent twice, or differs from the
+    /// one that is decided on, and an identity header that is sent twice.
+    ///
+    /// # Errors
+    ///
+    /// The first such header.
+    pub fn check_headers(&self) -> Result<(), Denial> {
+        let ambiguous = |why| Err(Denial::new(Code::RequestInvalid, why));
+        let mut identity: SmallVec<[&str; 4]> = SmallVec::new();
+        // Envoy joins two of them into one.
+        if self.host.contains(',') {
+            return ambiguous("the host was sent twice");
+        }
+        let (mut host, mut authority) = (false, false);
+        for name in self.headers.names() {
+            match name.len() {
+                4 if name.eq_ignore_ascii_case("host") => host = true,
+                10 if name.eq_ignore_ascii_case(":authority") => authority = true,
+                _ if is_identity_header(name) => {
+                    if identity.iter().any(|other| other.eq_ignore_ascii_case(name)) {
+                        return ambiguous("an identity header was sent twice");
+                    }
+                    // Each is compared with all others, here and where they are removed.
+                    if identity.len() == MAX_IDENTITY_HEADERS {
+                        return ambiguous("too many identity headers were sent");
+                    }
+                    identity.push(name);
+                }
+                _ => {}
+            }
+        }
+        for (sent, name) in [(host, "host"), (authority, ":authority")] {
+            // Looked up once more only if it was sent; a second one is no longer `One`.
+            let told = |host: &str| host.eq_ignore_ascii_case(self.host);
+            if sent && !matches!(self.headers.get(name), Lookup::One(host) if told(host)) {
+                return ambiguous("the host was sent twice, or is not text");
+            }
+        }
+        Ok(())
+    }
+
     /// Splits Envoy's `path`, which is not decoded and carries the query.
     #[must_use]
     pub fn split_path(path: &str) -> (&str, Option<&str>) {
@@ -133,6 +178,12 @@ impl<'a> Request<'a> {
 }
 
 // === impl Headers ===
+
+impl std::fmt::Debug for Headers<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.names()).finish()
+    }
+}
 
 impl<'a> Headers<'a> {
     /// Looks `name` (lower case) up.
@@ -196,6 +247,13 @@ impl<'a> Headers<'a> {
             Headers::List(list) => (None, list),
         }
     }
+}
+
+/// Whether `name` is one of those that tell a model who calls: `x-maas-…`.
+#[must_use]
+pub fn is_identity_header(name: &str) -> bool {
+    const PREFIX: &str = "x-maas-";
+    name.get(..PREFIX.len()).is_some_and(|prefix| prefix.eq_ignore_ascii_case(PREFIX))
 }
 
 // === impl BearerToken ===

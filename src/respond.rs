@@ -18,7 +18,7 @@ use tonic::Code as GrpcCode;
 use crate::gate::{Code, Decision, Denial, Evidence, Grant};
 use crate::limit::Standing;
 use crate::policy::{LimitKind, Properties, Val};
-use crate::request::Headers;
+use crate::request::{Headers, is_identity_header};
 
 #[cfg(test)]
 mod tests;
@@ -26,8 +26,6 @@ mod tests;
 /// Headers of identity that a client has no business sending, removed whether they were sent or not.
 const IDENTITY_HEADERS: &[&str] =
     &["authorization", "x-maas-username", "x-maas-group", "x-maas-key-id", "x-maas-subscription"];
-/// Any header that starts like this is one of identity.
-const IDENTITY_PREFIX: &str = "x-maas-";
 /// How long to wait before asking again when nothing could be decided.
 const UNDECIDED_RETRY: Duration = Duration::from_secs(1);
 
@@ -96,8 +94,7 @@ fn ok(grant: &Grant, evidence: &Evidence, sent: Option<&Headers<'_>>) -> OkHttpR
     let mut remove: Vec<String> =
         IDENTITY_HEADERS.iter().filter(|name| !is_set(name)).map(|name| (*name).to_owned()).collect();
     for name in sent.into_iter().flat_map(Headers::names) {
-        let is_identity = name.get(..IDENTITY_PREFIX.len()).is_some_and(|p| p.eq_ignore_ascii_case(IDENTITY_PREFIX));
-        if is_identity && !is_set(name) && !remove.iter().any(|other| other.eq_ignore_ascii_case(name)) {
+        if is_identity_header(name) && !is_set(name) && !remove.iter().any(|other| other.eq_ignore_ascii_case(name)) {
             remove.push(name.to_ascii_lowercase());
         }
     }

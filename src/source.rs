@@ -62,7 +62,8 @@ impl Folder {
     ///
     /// The folder cannot be read. What stands in its files is no error here: see [`Policy::problems`].
     pub fn load(&mut self) -> Result<Option<Policy>, FolderError> {
-        let files = read_files(&self.dir)?;
+        // What is read after a failure is published, even if it is what it was before: somebody waits to hear of it.
+        let files = read_files(&self.dir).inspect_err(|_| self.fingerprint = None)?;
         let mut hasher = DefaultHasher::new();
         files.hash(&mut hasher);
         let fingerprint = Some(hasher.finish());

@@ -1,4 +1,4 @@
-//! A connection that holds its place among the allowed ones, and has to say something soon.
+//! A gRPC connection: it holds its place among the allowed ones, has to begin soon, and has an end.
 
 use std::io;
 use std::pin::Pin;
@@ -8,28 +8,43 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
-/// How long a peer may say nothing at first. HTTP/2 begins with the client's preface; who sends none holds a place that
-/// another could use, and no keepalive would find it.
-const FIRST_WORD: Duration = Duration::from_secs(5);
+/// How long a peer may take for the client's preface. Who does not send it holds a place that another could use, and no
+/// keepalive would find it.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// `PRI * HTTP/2.0`, two empty lines and what is between them: RFC 9113, section 3.4. What the bytes are is h2's to check.
+const PREFACE: usize = 24;
 
 /// A TCP connection with its permit, which is given back when it is closed.
 #[derive(Debug)]
 pub struct Connection {
     stream: TcpStream,
-    /// Until something was read.
-    silence: Option<Pin<Box<Sleep>>>,
+    /// What of the preface is still to come.
+    preface: usize,
+    /// When the preface has to be there, and after that when the connection ends.
+    limit: Pin<Box<Sleep>>,
+    end: Instant,
     _permit: OwnedSemaphorePermit,
 }
 
 // === impl Connection ===
 
 impl Connection {
+    /// Whatever is in flight after `lifetime` is broken off: the peer was asked to go before.
     #[must_use]
-    pub fn new(stream: TcpStream, permit: OwnedSemaphorePermit) -> Self {
-        Connection { stream, silence: Some(Box::pin(sleep(FIRST_WORD))), _permit: permit }
+    pub fn new(stream: TcpStream, permit: OwnedSemaphorePermit, lifetime: Duration) -> Self {
+        let limit = Box::pin(sleep(HANDSHAKE));
+        Connection { stream, preface: PREFACE, limit, end: Instant::now() + lifetime, _permit: permit }
+    }
+
+    /// Polled before every read and write, so that it wakes this task whichever of them waits.
+    fn poll_limit(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        match self.limit.as_mut().poll(cx) {
+            Poll::Ready(()) => Err(io::ErrorKind::TimedOut.into()),
+            Poll::Pending => Ok(()),
+        }
     }
 }
 
@@ -43,12 +58,14 @@ impl Connected for Connection {
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.poll_limit(cx)?;
+        let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        if let Some(silence) = &mut self.silence {
-            if read.is_ready() {
-                self.silence = None;
-            } else if silence.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        if self.preface > 0 && read.is_ready() {
+            self.preface = self.preface.saturating_sub(buffer.filled().len() - before);
+            if self.preface == 0 {
+                let end = self.end;
+                self.limit.as_mut().reset(end);
             }
         }
         read
@@ -57,6 +74,7 @@ impl AsyncRead for Connection {
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_limit(cx)?;
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
@@ -65,6 +83,7 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.poll_limit(cx)?;
         Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
     }
 

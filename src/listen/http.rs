@@ -1,5 +1,7 @@
 //! HTTP for people, probes and scrapers: read-only, and the tier lookup of maas-api.
 
+mod server;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -15,6 +17,8 @@ use serde_json::{Value, json};
 use crate::gate::Gate;
 use crate::metrics::Metrics;
 use crate::policy::Tiers;
+
+pub use self::server::serve;
 
 /// What the pages show.
 #[derive(Clone, Debug)]
@@ -37,6 +41,7 @@ pub fn router(pages: Pages) -> Router {
         .route("/problems", get(problems))
         .route("/v1/tiers/lookup", post(lookup))
         .layer(axum::extract::DefaultBodyLimit::max(MAX_BODY))
+        .layer(axum::middleware::from_fn(server::in_time))
         .with_state(pages)
 }
 
@@ -74,6 +79,11 @@ async fn lookup(State(pages): State<Pages>, body: Bytes) -> Response {
     let request = match serde_json::from_slice::<LookupRequest>(&body) {
         Ok(request) if request.groups.is_empty() => return bad("groups is required"),
         Ok(request) => request,
+        // serde's words would repeat what was sent.
+        Err(error) if error.is_data() => {
+            let (line, column) = (error.line(), error.column());
+            return bad(&format!("groups must be a list of strings, at line {line} column {column}"));
+        }
         Err(error) => return bad(&error.to_string()),
     };
     let failed = |why: &str| {

@@ -6,6 +6,7 @@
 //!
 //! Source: the Common Expression Language specification; the roots are those of Authorino's and Kuadrant's documents.
 
+mod cost;
 mod direct;
 mod general;
 #[cfg(test)]
@@ -29,8 +30,6 @@ const MAX_NESTING: usize = 32;
 const MAX_TERMS: usize = 400;
 /// Deepest syntax tree that is accepted: evaluation recurses, on the stack of a request.
 const MAX_DEPTH: usize = 64;
-/// Most macros and growing functions inside or after each other: each may multiply the work, and a request waits for it.
-const MAX_GROWTH: usize = 4;
 
 /// A compiled expression.
 #[derive(Debug)]
@@ -185,15 +184,8 @@ impl Expression {
             let message = format!("is a tree {depth} levels deep; at most {MAX_DEPTH} are accepted");
             return Err(CompileError::new(message));
         }
-        let growth = general::growth(program.expression());
-        if growth > MAX_GROWTH {
-            let message = format!(
-                "has {growth} of `map`, `exists`, `replace`, `join` and their like inside each other; at most \
-                 {MAX_GROWTH} are accepted"
-            );
-            return Err(CompileError::new(message));
-        }
         known_names(&program)?;
+        cost::check(program.expression()).map_err(CompileError::new)?;
         Ok(Expression { source: source.trim().into(), direct: Direct::recognise(program.expression()), program })
     }
 

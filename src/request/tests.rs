@@ -348,3 +348,45 @@ fn both_forms_show_the_same_names_and_values() {
     assert_eq!(in_map.names().count(), 2);
     assert_eq!(in_map.joined("b").as_deref(), Some("2,3"));
 }
+
+// === headers that have a second reading ===
+
+#[test]
+fn a_host_or_identity_header_that_is_sent_twice_is_refused() {
+    let ours = b"models.example.com".as_slice();
+    let other = b"elsewhere.example.com".as_slice();
+    let refused = Err(Code::RequestInvalid);
+    for (headers, expected) in [
+        (vec![("host", ours)], Ok(())),
+        (vec![(":authority", b"MODELS.example.com".as_slice()), ("host", ours)], Ok(())),
+        (vec![("host", ours), ("host", ours)], refused),
+        (vec![("host", ours), ("Host", other)], refused),
+        (vec![(":authority", ours), ("host", other)], refused),
+        (vec![(":authority", ours), (":authority", ours)], refused),
+        (vec![("host", other)], refused),
+        (vec![("host", b"\xff".as_slice())], refused),
+        (vec![("x-maas-group", b"a".as_slice()), ("x-maas-username", b"a")], Ok(())),
+        (vec![("x-maas-group", b"a".as_slice()), ("X-MaaS-Group", b"b")], refused),
+        (vec![("x-maas-subscription", b"a".as_slice()), ("x-maas-subscription", b"a")], refused),
+        (vec![("accept", b"a".as_slice()), ("accept", b"b")], Ok(())),
+    ] {
+        let request = request(Headers::List(headers));
+        assert_eq!(request.check_headers().map_err(|denial| denial.code), expected, "{:?}", request.headers);
+    }
+    let joined = map(&[("host", "models.example.com,elsewhere.example.com")]);
+    assert_eq!(request(Headers::Map(&joined)).check_headers().unwrap_err().code, Code::RequestInvalid);
+    let joined = Request { host: "a.example.com,b.example.com", ..request(Headers::List(vec![])) };
+    assert_eq!(joined.check_headers().unwrap_err().code, Code::RequestInvalid);
+    let cases = map(&[("x-maas-group", "a"), ("X-Maas-Group", "b")]);
+    assert_eq!(request(Headers::Map(&cases)).check_headers().unwrap_err().code, Code::RequestInvalid);
+}
+
+#[test]
+fn debug_output_names_headers_and_hides_their_values() {
+    let map = map(&[("authorization", "Bearer canary-token"), ("x-api-key", "canary-token")]);
+    let list = vec![("authorization", b"Bearer canary-token".as_slice())];
+    for headers in [Headers::Map(&map), Headers::List(list)] {
+        let shown = format!("{:?}", request(headers));
+        assert!(shown.contains("authorization") && !shown.contains("canary"), "{shown}");
+    }
+}

@@ -7,8 +7,8 @@ use std::process::{Command, Stdio};
 use crate::support::{Connection, Folder, Process, Tiergate, example, free_port, generous_manifests, get, root, token};
 
 /// Envoy in front of a model and tiergate.
-struct Gateway {
-    address: SocketAddr,
+pub(crate) struct Gateway {
+    pub(crate) address: SocketAddr,
     _processes: Vec<Process>,
     _folder: Folder,
 }
@@ -22,7 +22,7 @@ fn envoy() -> PathBuf {
     String::from_utf8(output.stdout).unwrap().lines().last().unwrap().into()
 }
 
-async fn gateway(grpc: SocketAddr) -> Gateway {
+pub(crate) async fn gateway(grpc: SocketAddr) -> Gateway {
     let [listen, admin, model] = std::array::from_fn(|_| free_port());
     let mut config = std::fs::read_to_string(root("envoy/tiergate.yaml")).unwrap();
     for (shipped, ours) in [(10000, listen), (9901, admin), (50051, grpc.port()), (8000, model)] {
@@ -33,8 +33,12 @@ async fn gateway(grpc: SocketAddr) -> Gateway {
     let folder = Folder::new();
     let file = folder.file("envoy.yaml", &config);
     let mut command = Command::new(example("model"));
-    let model_process =
-        command.args(["--listen", &format!("127.0.0.1:{model}")]).stderr(Stdio::null()).spawn().unwrap();
+    let model_process = command
+        .args(["--listen", &format!("127.0.0.1:{model}")])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     let mut command = Command::new(envoy());
     command.args(["--disable-hot-restart", "--concurrency", "2", "--log-level", "error", "-c"]).arg(file);
     let envoy = command.spawn().unwrap();
@@ -48,13 +52,13 @@ async fn gateway(grpc: SocketAddr) -> Gateway {
     Gateway { address: SocketAddr::from(([127, 0, 0, 1], listen)), _processes: processes, _folder: folder }
 }
 
-const BODY: &str = r#"{"messages":[{"role":"user","content":"one two three"}],"max_tokens":5}"#;
+pub(crate) const BODY: &str = r#"{"messages":[{"role":"user","content":"one two three"}],"max_tokens":5}"#;
 
 fn headers(token: &str) -> [(&'static str, String); 2] {
     [("authorization", format!("Bearer {token}")), ("content-type", "application/json".to_owned())]
 }
 
-async fn chat(connection: &mut Connection, path: &str, token: &str) -> crate::support::Answer {
+pub(crate) async fn chat(connection: &mut Connection, path: &str, token: &str) -> crate::support::Answer {
     let headers = headers(token);
     let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
     connection.send("POST", path, &headers, BODY).await

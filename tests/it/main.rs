@@ -10,7 +10,10 @@
 
 mod cli;
 mod envoy;
+mod h2;
+mod hostile;
 mod http;
 mod reload;
+mod secrets;
 mod support;
 mod wire;

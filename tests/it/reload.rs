@@ -203,17 +203,6 @@ async fn a_mounted_config_map_is_swapped_by_its_link() {
     assert_eq!(premium.asks(QWEN).await, refused(403, "TG-ACCESS-DENIED"));
 }
 
-#[tokio::test]
-async fn a_folder_that_is_removed_changes_nothing_and_is_told() {
-    let folder = copy();
-    let tiergate = Tiergate::start(&folder.0, &[]);
-    let mut premium = Caller::of(&tiergate, "premium", "jland-78028f6d").await;
-    fs::remove_dir_all(&folder.0).unwrap();
-    tiergate.await_log("the policy stays as it is");
-    assert_eq!(premium.asks(QWEN).await, ok());
-    assert_eq!(tiergate.metric("tiergate_policy_last_reload_successful", "").await, 0);
-}
-
 /// A slip of one letter must not lift a limit.
 #[tokio::test]
 async fn a_misspelt_kind_or_version_lifts_nothing() {

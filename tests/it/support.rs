@@ -104,7 +104,11 @@ pub(crate) struct Tiergate {
 
 impl Tiergate {
     pub(crate) fn start(manifests: &Path, flags: &[&str]) -> Self {
-        let mut command = Command::new(TIERGATE);
+        Self::start_as(Command::new(TIERGATE), manifests, flags)
+    }
+
+    /// As the last words of `command`.
+    pub(crate) fn start_as(mut command: Command, manifests: &Path, flags: &[&str]) -> Self {
         command.arg("serve").arg("--manifests").arg(manifests).arg("--jwks").arg(KEYS.0.join("jwks.json"));
         command.args(["--listen-grpc", "127.0.0.1:0", "--listen-http", "127.0.0.1:0", "--grant-from-annotation"]);
         let mut child = command.args(flags).stderr(Stdio::piped()).spawn().unwrap();
@@ -203,7 +207,7 @@ pub(crate) async fn post(address: SocketAddr, path: &str, body: &str) -> Answer 
 
 /// One HTTP/1.1 connection, kept alive. It sends paths as they are, which HTTP libraries do not.
 pub(crate) struct Connection {
-    stream: TcpStream,
+    pub(crate) stream: TcpStream,
     buffer: Vec<u8>,
 }
 
@@ -229,8 +233,24 @@ impl Connection {
             request.push_str(&format!("{name}: {value}\r\n"));
         }
         request.push_str(&format!("content-length: {}\r\n\r\n{body}", body.len()));
-        self.stream.write_all(request.as_bytes()).await.unwrap();
+        self.write(request.as_bytes()).await;
+        self.answer().await
+    }
+
+    pub(crate) async fn write(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).await.unwrap();
+    }
+
+    pub(crate) async fn answer(&mut self) -> Answer {
         tokio::time::timeout(PATIENCE, self.receive()).await.expect("an answer in time")
+    }
+
+    /// Waits until the peer closes, and reads what it said before.
+    pub(crate) async fn closed(mut self) -> String {
+        let read = self.stream.read_to_end(&mut self.buffer);
+        // A reset is an end too.
+        let _ = tokio::time::timeout(PATIENCE, read).await.expect("closed in time");
+        String::from_utf8_lossy(&self.buffer).into_owned()
     }
 
     async fn receive(&mut self) -> Answer {

@@ -20,15 +20,15 @@ use tonic_health::pb::health_client::HealthClient;
 
 use crate::support::{Folder, Tiergate, get, root, token};
 
-async fn channel(tiergate: &Tiergate) -> Channel {
+pub(crate) async fn channel(tiergate: &Tiergate) -> Channel {
     Channel::from_shared(format!("http://{}", tiergate.grpc)).unwrap().connect().await.unwrap()
 }
 
-fn demo(flags: &[&str]) -> Tiergate {
+pub(crate) fn demo(flags: &[&str]) -> Tiergate {
     Tiergate::start(&root("examples/manifests"), flags)
 }
 
-fn premium() -> String {
+pub(crate) fn premium() -> String {
     token("maas-default-gateway-tier-premium", "jland-78028f6d", &root("examples/manifests"))
 }
 
@@ -49,7 +49,7 @@ pub(crate) fn check_request(http: HttpRequest) -> CheckRequest {
     }
 }
 
-async fn check(channel: &Channel, request: CheckRequest) -> CheckResponse {
+pub(crate) async fn check(channel: &Channel, request: CheckRequest) -> CheckResponse {
     AuthorizationClient::new(channel.clone()).check(request).await.unwrap().into_inner()
 }
 
@@ -240,16 +240,6 @@ async fn usage_reports_are_settled_once_and_hostile_ones_refused() {
 }
 
 #[tokio::test]
-async fn a_message_over_the_bound_is_refused_and_the_connection_serves_on() {
-    let tiergate = demo(&[]);
-    let channel = channel(&tiergate).await;
-    let huge = check_request(HttpRequest { body: "x".repeat(5 * 1024 * 1024), ..http("/llm/qwen3", None) });
-    let status = AuthorizationClient::new(channel.clone()).check(huge).await.unwrap_err();
-    assert_eq!(status.code(), tonic::Code::OutOfRange, "{status}");
-    assert_eq!(outcome(&check(&channel, check_request(http("/x", None))).await).0, 404);
-}
-
-#[tokio::test]
 async fn health_is_serving_only_with_a_configuration() {
     let serving = tonic_health::pb::health_check_response::ServingStatus::Serving as i32;
     let status = async |tiergate: &Tiergate| {
@@ -288,47 +278,4 @@ async fn a_log_that_nobody_reads_stops_nothing() {
         assert_eq!(refuse().await, 401);
     }
     drop(tiergate);
-}
-
-#[tokio::test]
-async fn a_peer_that_says_nothing_is_closed_and_others_are_served() {
-    use tokio::io::AsyncReadExt;
-    let tiergate = demo(&[]);
-    let mut silent = tokio::net::TcpStream::connect(tiergate.grpc).await.unwrap();
-    let channel = channel(&tiergate).await;
-    let mut byte = [0; 1];
-    // The server says its settings first; then it waits for the client's, and ends the connection.
-    let closed = tokio::time::timeout(crate::support::PATIENCE, async {
-        while silent.read(&mut byte).await.is_ok_and(|read| read > 0) {}
-    });
-    assert!(closed.await.is_ok(), "a half-open connection is closed");
-    assert_eq!(outcome(&check(&channel, check_request(http("/x", None))).await).0, 404);
-}
-
-/// At the most talkative level, in answers, metrics and pages.
-#[tokio::test]
-async fn a_token_is_in_no_output() {
-    let tiergate = demo(&["--log", "trace", "--verbose-refusals"]);
-    let channel = channel(&tiergate).await;
-    let good = premium();
-    let (rest, signature) = good.rsplit_once('.').unwrap();
-    let forged = format!("{rest}.{}", signature.chars().rev().collect::<String>());
-    let mut outputs = Vec::new();
-    for token in [good.as_str(), &forged, "canary-token"] {
-        for path in ["/llm/qwen3/v1", "/llm/draft/v1", "/llm//x", "/nowhere"] {
-            let request = check_request(http(path, Some(&format!("Bearer {token}"))));
-            outputs.push(format!("{:?}", check(&channel, request).await));
-        }
-    }
-    for page in ["/metrics", "/problems", "/readyz"] {
-        outputs.push(get(tiergate.http, page).await.body);
-    }
-    outputs.extend(tiergate.logged().iter().map(ToString::to_string));
-    assert!(outputs.len() > 30, "the log talks");
-    let payload = rest.rsplit_once('.').unwrap().1;
-    let reversed = forged.rsplit_once('.').unwrap().1;
-    for secret in [signature, reversed, payload, "canary-token"] {
-        let told = outputs.iter().find(|output| output.contains(secret));
-        assert!(told.is_none(), "{told:?}");
-    }
 }

@@ -209,7 +209,10 @@ fn bound_macro<'e>(c: &'e ComprehensionExpr, locals: &mut Locals<'e>, times: u64
     locals.truncate(outside);
     // Every element is copied; what is gathered is not, the interpreter appends.
     let work = rounds.saturating_mul(body.work.saturating_add(2)).saturating_add(range.size / BYTES);
-    Ok(Bound { work: work.saturating_add(range.work).saturating_add(initial.work).saturating_add(result.work), ..result })
+    Ok(Bound {
+        work: work.saturating_add(range.work).saturating_add(initial.work).saturating_add(result.work),
+        ..result
+    })
 }
 
 fn text_literal(expression: &IdedExpr) -> Option<&str> {

@@ -7,6 +7,7 @@ use cel::common::ast::{EntryExpr, Expr, LiteralValue, operators};
 use cel::{ExecutionError, IdedExpr};
 use serde_json::{Map, Number, Value};
 
+use super::cost;
 use super::direct::Path;
 use super::{EvalError, Scope, Val};
 
@@ -16,7 +17,11 @@ pub(super) fn eval<'a>(program: &cel::Program, env: &Arc<cel::Env>, scope: &Scop
     let references = program.references();
     for (name, build) in [("auth", auth as fn(&Scope<'_>) -> Value), ("request", request)] {
         if references.has_variable(name) {
-            let bound = context.add_variable(name, build(scope));
+            let value = build(scope);
+            if !cost::fits(&value) {
+                return Err(EvalError::Failed("the request holds more than an expression may see".to_owned()));
+            }
+            let bound = context.add_variable(name, value);
             bound.map_err(|error| EvalError::Failed(error.to_string()))?;
         }
     }
@@ -208,23 +213,6 @@ pub(super) fn depth(expression: &IdedExpr) -> usize {
         children(expression, &mut |child| open.push((child, depth + 1)));
     }
     deepest
-}
-
-/// How many macros and functions whose result may be a multiple of their arguments stand inside each other, found without
-/// recursion.
-pub(super) fn growth(expression: &IdedExpr) -> usize {
-    let (mut most, mut open) = (0, vec![(expression, 0)]);
-    while let Some((expression, outside)) = open.pop() {
-        let grows = match &expression.expr {
-            Expr::Comprehension(_) => true,
-            Expr::Call(call) => matches!(call.func_name.as_str(), "replace" | "join" | "format"),
-            _ => false,
-        };
-        let growth = outside + usize::from(grows);
-        most = most.max(growth);
-        children(expression, &mut |child| open.push((child, growth)));
-    }
-    most
 }
 
 fn walk(expression: &IdedExpr, visit: &mut impl FnMut(&IdedExpr)) {

@@ -1,0 +1,89 @@
+use tonic::codegen::http::Request;
+
+use tokio::net::TcpListener;
+
+use super::*;
+use crate::limit::Clock;
+use crate::metrics::Metrics;
+use crate::respond::Style;
+use crate::test_util::{compile_files, demo, gate, options, settings};
+use crate::usage::Settlements;
+
+fn services() -> Services {
+    let gate = Arc::new(gate(compile_files(&demo(), &options()), settings()));
+    let (clock, metrics) = (Clock::start(), Arc::new(Metrics::new()));
+    let (limits, sealer) = (Arc::clone(&gate.limits), Arc::clone(&gate.sealer));
+    let rate_limit =
+        RateLimit { limits, sealer, settlements: Settlements::default(), metrics: Arc::clone(&metrics), clock };
+    let ext_authz = ExtAuthz { gate, metrics, clock, style: Style::default() };
+    let (health, _) = tonic_health::server::health_reporter();
+    Services { ext_authz: Arc::new(ext_authz), rate_limit: Arc::new(rate_limit), health }
+}
+
+/// A server of one connection, and its client.
+async fn connect(age: Duration, grace: Duration) -> (h2::client::SendRequest<axum::body::Bytes>, JoinAborts) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let place = Arc::new(tokio::sync::Semaphore::new(1)).try_acquire_owned().unwrap();
+        let connection = Connection::new(stream, place, age + grace);
+        // No end, so that the server does not stop after its only connection.
+        let incoming = tokio_stream::once(Ok(connection)).chain(tokio_stream::pending());
+        server(services(), incoming, age, std::future::pending()).await
+    });
+    let (sender, connection) = h2::client::handshake(TcpStream::connect(address).await.unwrap()).await.unwrap();
+    (sender, JoinAborts([serving.abort_handle(), tokio::spawn(connection).abort_handle()]))
+}
+
+struct JoinAborts([tokio::task::AbortHandle; 2]);
+
+impl Drop for JoinAborts {
+    fn drop(&mut self) {
+        self.0.iter().for_each(tokio::task::AbortHandle::abort);
+    }
+}
+
+/// `grpc.health.v1.Health/<method>` of the whole server.
+fn health(method: &str) -> Request<()> {
+    let uri = format!("http://tiergate/grpc.health.v1.Health/{method}");
+    Request::post(uri).header("content-type", "application/grpc").header("te", "trailers").body(()).unwrap()
+}
+
+/// A HealthCheckRequest for "": one frame of gRPC, with nothing in it.
+const EMPTY: &[u8] = &[0; 5];
+
+#[tokio::test]
+async fn a_connection_at_its_age_is_asked_to_go_and_what_is_in_flight_is_answered() {
+    let (sender, _tasks) = connect(Duration::from_millis(200), Duration::from_secs(60)).await;
+    let mut sender = sender.ready().await.unwrap();
+    let (answer, mut message) = sender.send_request(health("Check"), false).unwrap();
+    // GOAWAY: this connection takes no further request.
+    let mut refused = sender;
+    loop {
+        match refused.ready().await {
+            Ok(ready) => refused = ready,
+            Err(error) => break assert!(error.is_go_away() && error.is_remote(), "{error}"),
+        }
+        tokio::task::yield_now().await;
+    }
+    message.send_data(EMPTY.into(), true).unwrap();
+    let mut body = answer.await.unwrap().into_body();
+    while let Some(data) = body.data().await {
+        let _ = body.flow_control().release_capacity(data.unwrap().len());
+    }
+    let trailers = body.trailers().await.unwrap().unwrap();
+    assert_eq!(trailers.get("grpc-status").unwrap(), "0");
+}
+
+#[tokio::test]
+async fn what_is_in_flight_after_the_grace_is_broken_off() {
+    let (sender, _tasks) = connect(Duration::from_millis(50), Duration::from_millis(50)).await;
+    let mut sender = sender.ready().await.unwrap();
+    let (answer, mut message) = sender.send_request(health("Watch"), false).unwrap();
+    message.send_data(EMPTY.into(), true).unwrap();
+    let mut body = answer.await.unwrap().into_body();
+    assert!(body.data().await.unwrap().is_ok(), "its first word");
+    // Nothing is said after it, and a watch never ends by itself.
+    assert!(body.data().await.is_none_or(|data| data.is_err()));
+}

@@ -1,0 +1,150 @@
+//! What no honest peer sends. Each case is a test of its own, and all of them are played to one process.
+
+mod bodies;
+mod checks;
+mod frames;
+mod manifests;
+mod paths;
+mod slow;
+mod tokens;
+
+use std::net::SocketAddr;
+
+use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse};
+use tokio::sync::OnceCell;
+
+use crate::envoy::{Gateway, chat, gateway};
+use crate::support::{Connection, Folder, Tiergate, generous_manifests, get};
+use crate::wire::{channel, check, check_request, http, outcome, premium};
+
+/// Every case: a test by its own name, and a part of the run of all.
+macro_rules! cases {
+    ($($module:ident::$case:ident),* $(,)?) => {
+        $(
+            #[tokio::test]
+            async fn $case() {
+                let world = World::start();
+                $module::$case(&world).await;
+                world.serves().await;
+            }
+        )*
+
+        async fn every_case(world: &World) {
+            $(
+                println!("{} {}", stringify!($module), stringify!($case));
+                $module::$case(world).await;
+                world.serves().await;
+            )*
+        }
+    };
+}
+
+cases! {
+    paths::twenty_eight_paths_reach_the_model_they_name_or_none_over_http1,
+    paths::twenty_eight_paths_reach_the_model_they_name_or_none_over_http2,
+    checks::a_check_of_five_mebibytes_is_refused_and_the_connection_serves_on,
+    checks::ten_thousand_headers_in_a_check_are_decided,
+    checks::duplicated_headers_in_a_check_are_refused,
+    checks::header_names_in_capitals_are_the_same_names,
+    checks::invalid_utf8_is_refused_and_the_process_lives,
+    checks::duplicated_headers_get_through_no_gateway,
+    checks::ten_thousand_headers_get_through_no_gateway,
+    frames::ten_thousand_headers_of_a_call_are_refused,
+    frames::header_names_in_capitals_are_no_http2,
+    frames::a_rapid_reset_is_sent_away_and_others_are_served,
+    frames::a_rapid_reset_of_the_gateway_reaches_no_other_caller,
+    frames::a_flood_of_continuations_is_ended,
+    frames::a_flood_of_settings_and_pings_stops_nobody_else,
+    frames::what_is_not_http2_is_ended,
+    slow::a_peer_that_says_nothing_is_closed,
+    slow::a_preface_that_is_not_finished_is_closed,
+    slow::a_message_that_is_not_finished_ends,
+    slow::the_callers_deadline_is_honoured,
+    slow::a_thousand_promised_messages_take_no_memory,
+    slow::a_head_that_is_not_finished_is_closed,
+    slow::a_body_that_is_not_finished_is_refused,
+    slow::connections_above_the_bound_are_refused_and_their_places_come_back,
+    tokens::forged_tokens_are_refused,
+    tokens::json_of_a_thousand_levels_in_a_token_is_refused,
+    bodies::ten_thousand_groups_are_looked_up,
+    bodies::json_of_a_thousand_levels_is_refused,
+    bodies::a_body_above_the_bound_is_refused,
+    manifests::a_manifest_of_ten_mebibytes_is_live,
+    manifests::a_hundred_thousand_objects_are_live,
+    manifests::aliases_that_explode_are_refused,
+    manifests::a_file_that_cannot_be_read_keeps_its_objects,
+    manifests::a_folder_that_is_removed_changes_nothing_and_may_come_back,
+}
+
+const QWEN: &str = "/llm/qwen3/v1/chat/completions";
+
+/// A tiergate whose limits nobody reaches, and an Envoy for the cases that need one.
+struct World {
+    manifests: Folder,
+    tiergate: Tiergate,
+    token: String,
+    gateway: OnceCell<Gateway>,
+}
+
+impl World {
+    fn start() -> Self {
+        let manifests = generous_manifests();
+        // A line for each refusal would be most of what the cases do.
+        let tiergate = Tiergate::start(&manifests.0, &["--log", "info,tiergate::decision=warn"]);
+        World { manifests, tiergate, token: premium(), gateway: OnceCell::new() }
+    }
+
+    fn grpc(&self) -> SocketAddr {
+        self.tiergate.grpc
+    }
+
+    fn bearer(&self) -> String {
+        format!("Bearer {}", self.token)
+    }
+
+    async fn gateway(&self) -> SocketAddr {
+        self.gateway.get_or_init(|| gateway(self.grpc())).await.address
+    }
+
+    async fn check(&self, request: CheckRequest) -> CheckResponse {
+        check(&channel(&self.tiergate).await, request).await
+    }
+
+    async fn outcome(&self, request: CheckRequest) -> (i32, String) {
+        let response = self.check(request).await;
+        let (status, code) = outcome(&response);
+        (status, code.to_owned())
+    }
+
+    /// A good request passes, over new connections.
+    async fn serves(&self) {
+        assert_eq!(self.outcome(check_request(http(QWEN, Some(&self.bearer())))).await.0, 200);
+        assert_eq!(get(self.tiergate.http, "/livez").await.status, 200);
+        if let Some(gateway) = self.gateway.get() {
+            let answer = chat(&mut Connection::open(gateway.address).await, QWEN, &self.token).await;
+            assert_eq!(answer.status, 200, "{}", answer.body);
+        }
+    }
+
+    /// Resident memory in KiB.
+    fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.tiergate.process.0.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("the process lives");
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+}
+
+/// The growth that is allowed: the folder of a hundred thousand objects is read, twice, and the allocator keeps some of it.
+const GROWTH: u64 = 256 * 1024;
+
+#[tokio::test]
+async fn the_process_lives_through_all_of_them_in_one_run() {
+    let world = World::start();
+    world.gateway().await;
+    world.serves().await;
+    let before = world.memory();
+    every_case(&world).await;
+    let after = world.memory();
+    println!("resident memory: {before} KiB before, {after} KiB after");
+    assert!(after < before + GROWTH, "{before} KiB before, {after} KiB after");
+}

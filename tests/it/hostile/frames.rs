@@ -1,0 +1,136 @@
+//! HTTP/2 that is wrong, or too much of it.
+
+use tokio::io::AsyncWriteExt;
+
+use crate::h2::{
+    ACK, BOUND, CONTINUATION, END_HEADERS, ENHANCE_YOUR_CALM, End, GOAWAY, H2, HEADERS, PING, PROTOCOL_ERROR,
+    RST_STREAM, SETTINGS, frame, headers, literal, sent_away,
+};
+use crate::support::Connection;
+
+use super::World;
+
+const CALL: [(&[u8], &[u8]); 6] = [
+    (b":method", b"POST"),
+    (b":scheme", b"http"),
+    (b":authority", b"tiergate"),
+    (b":path", b"/envoy.service.auth.v3.Authorization/Check"),
+    (b"content-type", b"application/grpc"),
+    (b"te", b"trailers"),
+];
+
+pub(super) async fn ten_thousand_headers_of_a_call_are_refused(world: &World) {
+    let names: Vec<String> = (0..10_000).map(|at| format!("x-{at}")).collect();
+    let mut fields = CALL.to_vec();
+    fields.extend(names.iter().map(|name| (name.as_bytes(), b"a".as_slice())));
+    let end = H2::open(world.grpc()).await.ask(1, &fields, "").await;
+    assert!(!matches!(end, End::Answer(status, _) if status != 431), "{end:?}");
+}
+
+pub(super) async fn header_names_in_capitals_are_no_http2(world: &World) {
+    let mut fields = CALL.to_vec();
+    fields.push((b"X-Capital", b"a"));
+    for address in [world.grpc(), world.gateway().await] {
+        let end = H2::open(address).await.ask(1, &fields, "").await;
+        let refused = matches!(end, End::Reset(PROTOCOL_ERROR) | End::GoAway(_) | End::Closed | End::Answer(400, _));
+        assert!(refused, "{end:?}");
+    }
+}
+
+/// Ten thousand requests, each reset as soon as it is sent, a hundred a write.
+async fn reset_rapidly(connection: &mut H2) {
+    for batch in 0..100 {
+        let mut bytes = Vec::new();
+        for at in 0..100 {
+            let stream = (batch * 100 + at) * 2 + 1;
+            bytes.extend(headers(stream, true, &CALL));
+            bytes.extend(frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes()));
+        }
+        if !connection.write(&bytes).await {
+            return;
+        }
+    }
+}
+
+pub(super) async fn a_rapid_reset_is_sent_away_and_others_are_served(world: &World) {
+    let mut attacker = H2::open(world.grpc()).await;
+    let attack = async {
+        reset_rapidly(&mut attacker).await;
+        // What it said last may be lost with the connection: that it ended is what counts.
+        let ended = async { while attacker.next().await.is_some_and(|frame| frame.kind != GOAWAY) {} };
+        tokio::time::timeout(BOUND, ended).await.expect("the attacker is closed");
+    };
+    tokio::join!(attack, world.serves());
+    // Few enough to read the answer: above the bound of twenty, below what fills a socket.
+    let mut attacker = H2::open(world.grpc()).await;
+    let mut bytes = Vec::new();
+    for at in 0..200 {
+        bytes.extend(headers(at * 2 + 1, true, &CALL));
+        bytes.extend(frame(RST_STREAM, 0, at * 2 + 1, &8_u32.to_be_bytes()));
+    }
+    attacker.write(&bytes).await;
+    assert!(sent_away(attacker, ENHANCE_YOUR_CALM).await, "it is told why");
+}
+
+pub(super) async fn a_rapid_reset_of_the_gateway_reaches_no_other_caller(world: &World) {
+    let mut attacker = H2::open(world.gateway().await).await;
+    tokio::join!(reset_rapidly(&mut attacker), world.serves());
+}
+
+pub(super) async fn a_flood_of_continuations_is_ended(world: &World) {
+    let mut attacker = H2::open(world.grpc()).await;
+    let attack = async {
+        let field = literal(b"x-a", &[b'a'; 1000]);
+        attacker.write(&frame(HEADERS, 0, 1, &field)).await;
+        let more = frame(CONTINUATION, 0, 1, &field.repeat(16));
+        // 160 MiB, if nobody ended it.
+        for _ in 0..10_000 {
+            if !attacker.write(&more).await {
+                return true;
+            }
+        }
+        false
+    };
+    let (ended, ()) = tokio::join!(attack, world.serves());
+    assert!(ended, "headers without an end are ended");
+}
+
+pub(super) async fn a_flood_of_settings_and_pings_stops_nobody_else(world: &World) {
+    for flood in [frame(SETTINGS, 0, 0, &[]).repeat(10_000), frame(PING, 0, 0, &[0; 8]).repeat(10_000)] {
+        let mut attacker = H2::open(world.grpc()).await;
+        let attack = async {
+            attacker.write(&flood).await;
+            // Every one is acknowledged, or the connection ends; and no more than that is kept for it.
+            let mut acknowledged = 0;
+            while acknowledged < 10_000 {
+                match attacker.next().await {
+                    Some(frame) if frame.kind == GOAWAY => return,
+                    Some(frame) if matches!(frame.kind, SETTINGS | PING) => {
+                        acknowledged += u32::from(frame.flags & ACK)
+                    }
+                    Some(_) => {}
+                    None => return,
+                }
+            }
+        };
+        let attack = tokio::time::timeout(BOUND, attack);
+        let (attacked, ()) = tokio::join!(attack, world.serves());
+        assert!(attacked.is_ok(), "answered or ended");
+    }
+}
+
+pub(super) async fn what_is_not_http2_is_ended(world: &World) {
+    let frame_of_no_kind = frame(0x42, END_HEADERS, 0x7fff_ffff, &[0xff; 100]);
+    for (what, bytes) in [
+        ("HTTP/1.1", b"GET /livez HTTP/1.1\r\nhost: a\r\nauthorization: Bearer x\r\n\r\n".to_vec()),
+        ("TLS", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 and so on and on".to_vec()),
+        ("zeros", vec![0; 1024]),
+        ("a frame of 16 MiB", [crate::h2::PREFACE, &[0xff; 64]].concat()),
+        ("no settings", [crate::h2::PREFACE, &frame_of_no_kind, &[0xff; 64]].concat()),
+    ] {
+        let mut connection = Connection::open(world.grpc()).await;
+        let _ = connection.stream.write_all(&bytes).await;
+        let said = tokio::time::timeout(BOUND, connection.closed()).await;
+        assert!(said.is_ok(), "{what}");
+    }
+}
