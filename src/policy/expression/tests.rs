@@ -245,6 +245,81 @@ fn bombs_are_refused_before_they_are_parsed() {
     }
 }
 
+/// What people write, over lists too: none of it is taken for a bomb.
+const ORDINARY: &[&str] = &[
+    "auth.identity.user.groups.exists(g, g.matches(\"^tier-[a-z]+$\"))",
+    "auth.identity.user.groups.filter(g, g.startsWith(\"tier-\")).map(g, g.substring(5))",
+    "auth.identity.user.groups.exists(g, [\"a\", \"b\", \"c\", \"d\", \"e\", \"f\", \"g\", \"h\"].exists(x, x == g))",
+    "auth.identity.user.groups.exists(g, g in [\"a\", \"b\", \"c\", \"d\", \"e\", \"f\", \"g\", \"h\"])",
+    "request.headers.exists(h, h.startsWith(\"x-team-\"))",
+    "request.path.split(\"/\").filter(p, p != \"\").size() > 2",
+    "\"tenant:\" + auth.identity.userid + \"/\" + request.headers[\"x-team\"]",
+    "request.path.replace(\"/v1/\", \"/\").lowerAscii().split(\"/\")[1]",
+    "auth.identity.user.groups.map(g, \"group:\" + g).join(\",\")",
+    "\"%s of %s\".format([auth.identity.userid, auth.identity.tier])",
+];
+
+#[test]
+fn what_could_keep_a_request_waiting_or_grow_without_a_bound_is_refused() {
+    const GROUPS: &str = "auth.identity.user.groups";
+    for (what, source) in [
+        ("three loops", format!("{GROUPS}.all(a, {GROUPS}.all(b, {GROUPS}.all(c, a + b == c)))")),
+        (
+            "two loops over everything",
+            format!("{GROUPS}.all(a, {GROUPS}.all(b, a.matches(\"x\") == b.matches(\"y\")))"),
+        ),
+        ("a computed replacement", "request.path.replace(\"a\", request.path)".to_owned()),
+        ("a large replacement", format!("request.path.replace(\"a\", \"{}\")", "b".repeat(500))),
+        ("a copy of everything for each", format!("{GROUPS}.map(g, request.path + g)")),
+        ("a computed pattern", "request.path.matches(request.headers[\"x\"])".to_owned()),
+        ("a large pattern", "request.path.matches(\"(a{1000}){1000}\")".to_owned()),
+        ("no pattern", "request.path.matches(\"(\")".to_owned()),
+        ("a computed format", "request.path.format([1.0])".to_owned()),
+        ("a long format", "\"%.999999999f\".format([1.0])".to_owned()),
+    ] {
+        let error = Expression::compile(&source).map(|_| ()).unwrap_err();
+        assert!(!error.message.is_empty(), "{what}");
+    }
+    for source in ORDINARY {
+        assert!(Expression::compile(source).is_ok(), "{source}: {}", Expression::compile(source).unwrap_err());
+    }
+}
+
+/// For the largest request that expressions may see; a larger one is undecided at once.
+#[test]
+fn the_largest_request_is_answered_in_bounded_time() {
+    let mut world = World::new(json!({
+        "userid": "jland", "tier": "free",
+        "user": {"groups": (0..1024).map(|n| format!("group-{n:04}-of-forty-bytes-like-most-others")).collect::<Vec<_>>()},
+    }));
+    world.path = format!("/{}", "a/".repeat(8_000));
+    world.headers = (0..700).map(|n| (format!("x-header-{n}"), "value".repeat(4))).collect();
+    let mut compiled: Vec<Expression> = ORDINARY.iter().map(|source| Expression::compile(source).unwrap()).collect();
+    compiled.push(Expression::compile("request.path.split(\"\").map(c, c.upperAscii()).size() > 1").unwrap());
+    let started = std::time::Instant::now();
+    for expression in &compiled {
+        let result = world.both(expression);
+        assert!(!result.iter().any(|value| value.as_ref().is_err_and(|error| error.to_string().contains("more than"))));
+    }
+    // In a debug build, on a loaded machine.
+    assert!(started.elapsed() < std::time::Duration::from_secs(30), "{:?}", started.elapsed());
+    let larger = [
+        (
+            "headers",
+            World {
+                headers: (0..10_000).map(|n| (format!("x-{n}"), "v".to_owned())).collect(),
+                ..World::new(json!({}))
+            },
+        ),
+        ("path", World { path: "a".repeat(1 << 17), ..World::new(json!({})) }),
+    ];
+    let size = Expression::compile("request.headers.size() + request.path.size()").unwrap();
+    for (what, world) in larger {
+        let [_, general] = world.both(&size);
+        assert_eq!(general.unwrap_err().to_string(), "the request holds more than an expression may see", "{what}");
+    }
+}
+
 #[test]
 fn the_largest_accepted_expressions_evaluate_on_half_a_workers_stack() {
     let sources = [
