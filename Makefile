@@ -14,6 +14,10 @@ test: ## Format, lints, tests and documentation; the last line counts them
 bench: ## Measure
 	cargo bench --locked
 
+soak: ## Run the load tests with their full numbers, one after another, and print their figures
+	./scripts/envoy.sh
+	TIERGATE_SOAK=1 cargo test --locked --release --test it -- --nocapture --test-threads=1 clock:: hostile::the_process live:: restart:: scale::
+
 rbac-cases: ## Record what a real API server answers to the RBAC cases, into tests/data/rbac.json
 	python3 ./scripts/record_rbac.py
 

@@ -9,11 +9,15 @@
 )]
 
 mod cli;
+mod clock;
 mod envoy;
 mod h2;
 mod hostile;
 mod http;
+mod live;
 mod reload;
+mod restart;
+mod scale;
 mod secrets;
 mod support;
 mod wire;

@@ -13,6 +13,11 @@ use tokio::net::TcpStream;
 /// Long enough for a loaded machine; nothing waits this long when all is well.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// What a test takes in `make test`, and what in `make soak`, which runs the full numbers and prints their figures.
+pub(crate) fn soak<T>(short: T, full: T) -> T {
+    if std::env::var_os("TIERGATE_SOAK").is_some() { full } else { short }
+}
+
 pub(crate) const TIERGATE: &str = env!("CARGO_BIN_EXE_tiergate");
 
 /// A process that ends when this is dropped.

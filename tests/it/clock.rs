@@ -1,0 +1,1 @@
+//! The wall clock, set forth and back while tiergate serves.

@@ -1,0 +1,1 @@
+//! Edits under load: what changes, when, and that nothing else does.

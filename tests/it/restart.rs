@@ -1,0 +1,1 @@
+//! Restarts under load, behind a real Envoy with a second instance.
