@@ -10,7 +10,7 @@ use crate::support::{Folder, Tiergate, get, root, token};
 use crate::wire::{check_request, http, outcome};
 
 /// The tour's manifests in a folder that may be changed.
-fn copy() -> Folder {
+pub(crate) fn copy() -> Folder {
     let folder = Folder::new();
     for entry in fs::read_dir(root("examples/manifests")).unwrap() {
         let path = entry.unwrap().path();
@@ -19,7 +19,7 @@ fn copy() -> Folder {
     folder
 }
 
-fn replace(folder: &Path, file: &str, from: &str, to: &str) {
+pub(crate) fn replace(folder: &Path, file: &str, from: &str, to: &str) {
     let path = folder.join(file);
     let text = fs::read_to_string(&path).unwrap();
     assert!(text.contains(from), "{file} holds {from}");

@@ -63,14 +63,14 @@ pub(crate) fn outcome(response: &CheckResponse) -> (i32, &str) {
     }
 }
 
-fn own(response: &CheckResponse) -> &Struct {
+pub(crate) fn own(response: &CheckResponse) -> &Struct {
     match &response.dynamic_metadata.as_ref().unwrap().fields["tiergate"].kind {
         Some(Kind::StructValue(own)) => own,
         other => panic!("{other:?}"),
     }
 }
 
-fn text<'s>(fields: &'s Struct, name: &str) -> &'s str {
+pub(crate) fn text<'s>(fields: &'s Struct, name: &str) -> &'s str {
     match &fields.fields.get(name).unwrap_or_else(|| panic!("no {name}")).kind {
         Some(Kind::StringValue(text)) => text,
         other => panic!("{other:?}"),
