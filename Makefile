@@ -11,8 +11,9 @@ run: ## Play the tour through a real Envoy and stay until Ctrl-C; ONCE=1 exits a
 test: ## Format, lints, tests and documentation; the last line counts them
 	./scripts/test.sh
 
-bench: ## Measure
+bench: ## Measure, and print the goals: ratios of one run
 	cargo bench --locked
+	./scripts/goals.py
 
 soak: ## Run the load tests with their full numbers, one after another, and print their figures
 	./scripts/envoy.sh

@@ -5,6 +5,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 passed=0
 failed=0
+skipped=0
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
@@ -42,7 +43,20 @@ fi
 step fmt cargo fmt --check
 step clippy cargo clippy --locked --all-targets -- -D warnings
 suites
+# Valgrind's counts are those of the release build; where it cannot be had, they are not compared.
+if ! command -v valgrind >/dev/null && [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
+  printf '\n=== installing valgrind\n'
+  apt-get install -y -qq valgrind >"$log" 2>&1 || { apt-get update -qq && apt-get install -y -qq valgrind; } >"$log" 2>&1
+fi
+if command -v valgrind >/dev/null; then
+  step instructions cargo bench --locked --bench instructions -- --check
+else
+  skipped=$((skipped + 1))
+  printf '\n=== instructions SKIPPED: they need valgrind (Debian: `apt-get install valgrind`)\n'
+fi
 step doc env RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
 
-printf '\n%d passed, %d failed\n' "$passed" "$failed"
+printf '\n%d passed, %d failed' "$passed" "$failed"
+if [ "$skipped" -gt 0 ]; then printf ', %d skipped' "$skipped"; fi
+printf '\n'
 [ "$failed" -eq 0 ]

@@ -54,23 +54,68 @@ async fn until(connection: &mut Connection, path: &str, token: &str, expected: (
     }
 }
 
+/// An edit, and what a premium caller of `path` sees before and after it.
+struct Edit {
+    what: &'static str,
+    file: &'static str,
+    from: &'static str,
+    to: &'static str,
+    path: &'static str,
+    before: (u16, &'static str),
+    after: (u16, &'static str),
+}
+
+const PREMIUM: (u16, &str) = (200, "20000000");
+
+const EDITS: [Edit; 4] = [
+    Edit {
+        // Everybody is in the free tier's group, so all fall into it.
+        what: "tier level",
+        file: "tiers.yaml",
+        from: "level: 1\n",
+        to: "level: 100\n",
+        path: QWEN,
+        before: PREMIUM,
+        after: (200, "5000000"),
+    },
+    Edit {
+        what: "annotation",
+        file: "models.yaml",
+        from: "[\"premium\",\"enterprise\"]",
+        to: "[\"enterprise\"]",
+        path: QWEN,
+        before: PREMIUM,
+        after: (403, ""),
+    },
+    Edit {
+        what: "RoleBinding",
+        file: "lab.yaml",
+        from: "gateway-tier-enterprise",
+        to: "gateway-tier-premium",
+        path: PHI,
+        before: (403, ""),
+        after: PREMIUM,
+    },
+    Edit {
+        what: "limit",
+        file: "limits.yaml",
+        from: "limit: 20000000,",
+        to: "limit: 7000000,",
+        path: GRANITE,
+        before: PREMIUM,
+        after: (200, "7000000"),
+    },
+];
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_edit_of_any_kind_is_live_within_a_second() {
-    const PREMIUM: (u16, &str) = (200, "20000000");
-    const EDITS: [(&str, &str, &str, &str, &str, (u16, &str), (u16, &str)); 4] = [
-        // A tier's level: everybody is in the free tier's group, so all fall into it.
-        ("tier level", "tiers.yaml", "level: 1\n", "level: 100\n", QWEN, PREMIUM, (200, "5000000")),
-        ("annotation", "models.yaml", "[\"premium\",\"enterprise\"]", "[\"enterprise\"]", QWEN, PREMIUM, (403, "")),
-        ("RoleBinding", "lab.yaml", "gateway-tier-enterprise", "gateway-tier-premium", PHI, (403, ""), PREMIUM),
-        ("limit", "limits.yaml", "limit: 20000000,", "limit: 7000000,", GRANITE, PREMIUM, (200, "7000000")),
-    ];
     let folder = high();
     let tiergate = Tiergate::start(&folder.0, &["--log", "warn,tiergate=info"]);
     let gateway = gateway(tiergate.grpc).await;
     let (token, mut connection) = (premium(), Connection::open(gateway.address).await);
     let mut taken: HashMap<&str, Vec<Duration>> = HashMap::new();
     for _ in 0..soak(1, 25) {
-        for (what, file, from, to, path, before, after) in EDITS {
+        for Edit { what, file, from, to, path, before, after } in EDITS {
             until(&mut connection, path, &token, before).await;
             replace(&folder.0, file, from, to);
             taken.entry(what).or_default().push(until(&mut connection, path, &token, after).await);
@@ -78,11 +123,11 @@ async fn an_edit_of_any_kind_is_live_within_a_second() {
             taken.entry(what).or_default().push(until(&mut connection, path, &token, before).await);
         }
     }
-    for (what, file, ..) in EDITS {
+    for Edit { what, file, .. } in EDITS {
         let times = taken.get_mut(what).unwrap();
         times.sort_unstable();
         println!(
-            "live after an edit of a {what} ({file}): median {:?}, longest {:?} of {} (goal 1 s)",
+            "live after an edit of {what} ({file}): median {:?}, longest {:?} of {} (goal 1 s)",
             times[times.len() / 2],
             times[times.len() - 1],
             times.len()
