@@ -1,8 +1,9 @@
 //! The tier ConfigMap (`tier-to-group-mapping`): a YAML list inside the key `tiers`.
 
+use super::block::{block_header, inside_block, shift};
 use super::reader::{Field, Fields, Report};
 use super::tree::{self, Node};
-use super::{Meta, Place, Severity, block_header, inside_block, shift};
+use super::{Meta, Place, Severity};
 
 /// A ConfigMap with a key `tiers`. `tiers` is `None` when it is in error.
 #[derive(Clone, Debug)]

@@ -14,6 +14,9 @@ use crate::manifest::Role;
 /// Roles, by their index, whose `rules` as written a role has in effect.
 type Holders = BTreeSet<usize>;
 
+/// Aggregated roles times all roles: far above any cluster's, and bearable in time and memory.
+const MAX_PAIRS: usize = 10_000_000;
+
 /// A role on the way to its rules.
 struct Node {
     /// The ClusterRoles that it takes rules from.
@@ -35,8 +38,18 @@ pub(super) fn rules(roles: &[Role]) -> Vec<Arc<[Rule]>> {
     holders(roles).into_iter().map(list).collect()
 }
 
+/// Whether there are so many that no aggregated role is filled in: none of them grants anything then.
+pub(super) fn too_many(roles: &[Role]) -> bool {
+    let aggregated = roles.iter().filter(|role| role.aggregation.is_some()).count();
+    aggregated.saturating_mul(roles.len()) > MAX_PAIRS
+}
+
 /// For each of `roles`, the roles whose rules as written it has in effect.
 pub(super) fn holders(roles: &[Role]) -> Vec<Holders> {
+    if too_many(roles) {
+        let own = |(i, role): (usize, &Role)| role.aggregation.is_none().then_some(i).into_iter().collect();
+        return roles.iter().enumerate().map(own).collect();
+    }
     let mut nodes: Vec<Node> = roles.iter().map(|role| Node::new(role, roles)).collect();
     settle(&mut nodes);
     circles(&mut nodes);

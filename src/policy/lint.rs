@@ -95,6 +95,19 @@ fn bindings(manifests: &Manifests, problems: &mut Vec<Problem>) {
 
 /// Rules that do not come, and rules that are not used.
 fn aggregations(manifests: &Manifests, problems: &mut Vec<Problem>) {
+    if aggregate::too_many(&manifests.roles)
+        && let Some((role, first)) = manifests.roles.iter().find_map(|role| Some((role, role.aggregation.as_ref()?)))
+    {
+        let message = format!(
+            "there are too many to fill in among {} roles, so none of them grants anything",
+            manifests.roles.len()
+        );
+        let problem = warning(&role.meta, &first.place, "aggregationRule", message);
+        problems.push(
+            Problem { severity: Severity::Error, ..problem }.remedy("keep fewer aggregated ClusterRoles in the folder"),
+        );
+        return;
+    }
     let holders = aggregate::holders(&manifests.roles);
     for (i, (role, holders)) in manifests.roles.iter().zip(holders).enumerate() {
         let Some(aggregation) = &role.aggregation else { continue };

@@ -247,3 +247,15 @@ fn aggregation_that_brings_nothing_or_replaces_rules_is_a_warning() {
         assert!(found.is_none_or(|problem| problem.message.contains(phrase.unwrap_or_default())), "{found:?}");
     }
 }
+
+#[test]
+fn more_aggregation_than_could_be_filled_in_grants_nothing_and_is_told() {
+    let each = |n: usize| labelled(&format!("a{n}"), "{tier: free}", FREE);
+    let mut world = World::new().text(&labelled("all", "{}", &format!("{FREE}\n{}", naming("own"))));
+    world =
+        world.text(&labelled("base", "{tier: free}", &naming("base"))).text(&(0..3_200).map(each).collect::<String>());
+    assert_eq!(aggregated(&world), <[&str; 0]>::default());
+    let problems = world.compile().problems;
+    let told = problems.iter().find(|problem| problem.field == "aggregationRule").unwrap();
+    assert!(told.is_error() && told.message.contains("too many"), "{told:?}");
+}
