@@ -40,7 +40,7 @@ pub enum Settlement {
     NoUsage,
     /// This reservation was settled before.
     Duplicate,
-    /// Its Check is longer ago than [`SETTLE_WITHIN`].
+    /// Its Check is longer ago than [`SETTLE_WITHIN`], or than so many others that there was no room to remember it.
     Late,
     /// Not a reservation of ours.
     Unknown,
