@@ -30,6 +30,8 @@ use crate::usage::Settlements;
 /// How often the workers are asked whether they answer, and how long they have for it.
 const PROBE: Duration = Duration::from_millis(500);
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How often some of the idle accounts are forgotten: all are looked at about once a minute.
+const SWEEP: Duration = Duration::from_secs(1);
 
 /// Why the process does not start.
 #[derive(Debug, thiserror::Error)]
@@ -115,6 +117,7 @@ async fn run(args: &Serve, gate: Arc<Gate>, folder: Folder) -> Result<(), StartE
     tokio::select! {
         accepted = workers.accept(grpc, stopped) => accepted?,
         () = probe(&workers, &gate, &health, &serving) => {}
+        () = sweep(&gate.limits, clock) => {}
         signal = signalled => tracing::info!(signal, "stopping"),
     }
     serving.store(false, Ordering::Relaxed);
@@ -176,6 +179,14 @@ async fn probe(workers: &Workers, gate: &Gate, health: &HealthReporter, serving:
         serving.store(alive, Ordering::Relaxed);
         set_health(health, alive && gate.policies.current().unready.is_none()).await;
         tokio::time::sleep(PROBE).await;
+    }
+}
+
+/// Forgets idle accounts, some at a time.
+async fn sweep(limits: &Limits, clock: Clock) {
+    for turn in 0.. {
+        tokio::time::sleep(SWEEP).await;
+        limits.sweep(turn, clock.now());
     }
 }
 

@@ -108,6 +108,13 @@ impl Limits {
         }
     }
 
+    /// Forgets some of what is idle: see [`Memory::sweep`].
+    pub fn sweep(&self, turn: usize, now: Nanos) {
+        match self {
+            Limits::Memory(memory) => memory.sweep(turn, now),
+        }
+    }
+
     /// How many accounts are kept.
     #[must_use]
     pub fn accounts(&self) -> usize {

@@ -3,10 +3,12 @@
 //! prometheus-client rather than prometheus: the latter has had no release since early 2025. Counters on the path of a
 //! request are looked up once, at the start.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -16,7 +18,7 @@ use prometheus_client::registry::Registry;
 
 use crate::gate::{Code, Decision, IdentitySource, Stage};
 use crate::limit::Verdict;
-use crate::policy::{LimitKind, Policy};
+use crate::policy::{LimitKind, Policy, Tiers};
 use crate::respond;
 use crate::usage::{Settlement, Usage};
 
@@ -44,6 +46,15 @@ pub struct Metrics {
     problems: Family<SeverityLabel, Gauge>,
     accounts: Gauge,
     identities: Gauge,
+    tiers: Mutex<KnownTiers>,
+}
+
+/// The tiers that may have series.
+#[derive(Debug, Default)]
+struct KnownTiers {
+    current: BTreeSet<Arc<str>>,
+    /// Those of the snapshot before, which a request in flight may have counted after their series were dropped.
+    former: BTreeSet<Arc<str>>,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -127,6 +138,7 @@ impl Metrics {
             problems: Family::default(),
             accounts: Gauge::default(),
             identities: Gauge::default(),
+            tiers: Mutex::default(),
             registry,
         };
         metrics.registered()
@@ -184,7 +196,7 @@ impl Metrics {
             let labels = LimitLabels {
                 tier: evidence.tier.clone().unwrap_or_default(),
                 kind: kind(limit.kind),
-                verdict: if standing.verdict == Verdict::Fits { "fits" } else { "exceeds" },
+                verdict: verdict(standing.verdict == Verdict::Fits),
             };
             self.limit_decisions.get_or_create(&labels).inc();
         }
@@ -202,22 +214,22 @@ impl Metrics {
         if !matches!(settlement, Settlement::Settled(_)) {
             return;
         }
-        let numbers = [
-            ("total", usage.tokens()),
-            ("input", usage.input),
-            ("output", usage.output),
-            ("cached", usage.cached),
-            ("reasoning", usage.reasoning),
-        ];
-        for (name, number) in numbers {
+        // A report can come a day after its tier is gone: its tokens are counted, under no tier.
+        let known = self.tiers.lock().current.get(tier).cloned().unwrap_or_default();
+        let numbers = [usage.tokens(), usage.input, usage.output, usage.cached, usage.reasoning];
+        for (name, number) in USAGES.into_iter().zip(numbers) {
             if let Some(number) = number {
-                self.tokens.get_or_create(&TokenLabels { tier: Arc::clone(tier), usage: name }).inc_by(number);
+                self.tokens.get_or_create(&TokenLabels { tier: Arc::clone(&known), usage: name }).inc_by(number);
             }
         }
     }
 
-    /// Notes a snapshot that went into use.
+    /// Notes a snapshot that went into use, and drops the series of tiers that are gone.
     pub fn published(&self, policy: &Policy) {
+        self.keep_tiers(match &policy.tiers {
+            Tiers::Known(table) => table.tiers().iter().map(|tier| Arc::clone(&tier.name)).collect(),
+            Tiers::Missing | Tiers::Invalid(_) => BTreeSet::new(),
+        });
         let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         self.generation.set(i64::try_from(policy.generation).unwrap_or(i64::MAX));
         self.objects.set(number(policy.objects));
@@ -226,6 +238,23 @@ impl Metrics {
         let counts = [("error", errors), ("warning", policy.problems.len() - errors)];
         for (severity, count) in counts {
             self.problems.get_or_create(&SeverityLabel { severity }).set(number(count));
+        }
+    }
+
+    fn keep_tiers(&self, current: BTreeSet<Arc<str>>) {
+        let mut tiers = self.tiers.lock();
+        let former = std::mem::replace(&mut tiers.current, current);
+        let before = std::mem::replace(&mut tiers.former, former);
+        for tier in before.union(&tiers.former).filter(|tier| !tiers.current.contains(*tier)) {
+            for usage in USAGES {
+                self.tokens.remove(&TokenLabels { tier: Arc::clone(tier), usage });
+            }
+            for limit in [LimitKind::Requests, LimitKind::Tokens] {
+                for fits in [true, false] {
+                    let labels = LimitLabels { tier: Arc::clone(tier), kind: kind(limit), verdict: verdict(fits) };
+                    self.limit_decisions.remove(&labels);
+                }
+            }
         }
     }
 
@@ -253,9 +282,19 @@ fn buckets() -> impl Iterator<Item = f64> {
     exponential_buckets(0.000_001, 2.0, 22)
 }
 
+/// The labels of tokens.
+const USAGES: [&str; 5] = ["total", "input", "output", "cached", "reasoning"];
+
+fn verdict(fits: bool) -> &'static str {
+    if fits { "fits" } else { "exceeds" }
+}
+
 fn kind(kind: LimitKind) -> &'static str {
     match kind {
         LimitKind::Requests => "requests",
         LimitKind::Tokens => "tokens",
     }
 }
+
+#[cfg(test)]
+mod tests;

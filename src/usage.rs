@@ -40,7 +40,7 @@ pub enum Settlement {
     NoUsage,
     /// This reservation was settled before.
     Duplicate,
-    /// Its Check is longer ago than [`SETTLE_WITHIN`].
+    /// Its Check is longer ago than [`SETTLE_WITHIN`], or than so many others that there was no room to remember it.
     Late,
     /// Not a reservation of ours.
     Unknown,
@@ -57,6 +57,15 @@ pub struct Settlements {
 #[derive(Debug, Default)]
 struct Settled {
     pages: BTreeMap<u64, Page>,
+    /// Pages before this one were dropped for want of room: nobody knows any more what was settled of them.
+    first: u64,
+}
+
+/// What was known of a serial number.
+enum Mark {
+    New,
+    Known,
+    Forgotten,
 }
 
 /// The bits of [`PAGE`] consecutive serial numbers.
@@ -68,6 +77,8 @@ struct Page {
 }
 
 const PAGE: u64 = 1 << 16;
+/// 32 MB of them: a day of 3,000 answers a second. Where there are more, reservations are late sooner.
+const MAX_PAGES: usize = 4096;
 
 // === impl Usage ===
 
@@ -93,8 +104,10 @@ impl Settlements {
         if now.0.saturating_sub(reservation.minted.0) > Nanos::from(SETTLE_WITHIN).0 {
             return Settlement::Late;
         }
-        if !self.settled.lock().insert(reservation.minted, reservation.serial, now) {
-            return Settlement::Duplicate;
+        match self.settled.lock().insert(reservation.minted, reservation.serial, now) {
+            Mark::New => {}
+            Mark::Known => return Settlement::Duplicate,
+            Mark::Forgotten => return Settlement::Late,
         }
         for hold in &reservation.holds {
             limits.charge(hold.account, hold.cell, hold.quota, tokens, now).await;
@@ -106,21 +119,30 @@ impl Settlements {
 // === impl Settled ===
 
 impl Settled {
-    /// Remembers a serial number; `false` if it was there.
-    fn insert(&mut self, minted: Nanos, serial: u64, now: Nanos) -> bool {
+    /// Remembers a serial number.
+    fn insert(&mut self, minted: Nanos, serial: u64, now: Nanos) -> Mark {
         let oldest = Nanos(now.0.saturating_sub(Nanos::from(SETTLE_WITHIN).0));
         // Serial numbers rise with time, so the first page is the oldest.
         while self.pages.first_key_value().is_some_and(|(_, page)| page.newest < oldest) {
             self.pages.pop_first();
         }
+        let number = serial / PAGE;
+        if number < self.first {
+            return Mark::Forgotten;
+        }
         let fresh = || Page { newest: minted, bits: vec![0; (PAGE / 64) as usize].into() };
-        let page = self.pages.entry(serial / PAGE).or_insert_with(fresh);
+        let page = self.pages.entry(number).or_insert_with(fresh);
         page.newest = page.newest.max(minted);
         let (word, bit) = ((serial % PAGE / 64) as usize, 1 << (serial % 64));
-        let Some(word) = page.bits.get_mut(word) else { return false };
-        let new = *word & bit == 0;
+        let Some(word) = page.bits.get_mut(word) else { return Mark::Forgotten };
+        let known = *word & bit != 0;
         *word |= bit;
-        new
+        if self.pages.len() > MAX_PAGES
+            && let Some((oldest, _)) = self.pages.pop_first()
+        {
+            self.first = oldest + 1;
+        }
+        if known { Mark::Known } else { Mark::New }
     }
 }
 

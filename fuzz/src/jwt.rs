@@ -43,8 +43,10 @@ pub fn jwt(data: &[u8]) -> &'static str {
         _ => (text.to_owned(), None),
     };
     // The gate refuses the rest before it asks (see `request`); the review bears it all the same.
-    let identities =
-        Identities::new(Authority::from_jwks(&JWKS, ISSUER).unwrap(), Remember { capacity: 10, ..Remember::default() });
+    let identities = Identities::new(
+        Authority::from_jwks(&JWKS, ISSUER).unwrap(),
+        Remember { bytes: 40_000, ..Remember::default() },
+    );
     let bearer = BearerToken::new(&token);
     let review = run(identities.review(&bearer, Nanos(0)));
     let again = run(identities.review(&bearer, Nanos(0)));

@@ -115,7 +115,7 @@ pub(super) fn gate(policy: Policy) -> Gate {
         without_limit: Otherwise::Allow,
         without_room: Otherwise::Refuse,
     };
-    let identities = Identities::new(authority, Remember { capacity: 100, ..Remember::default() });
+    let identities = Identities::new(authority, Remember { bytes: 400_000, ..Remember::default() });
     Gate::new(Arc::new(Policies::new(policy)), identities, Arc::new(Limits::Memory(Memory::default())), settings)
 }
 

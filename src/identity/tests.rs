@@ -181,8 +181,26 @@ fn tokens_that_differ_only_in_case_are_two_tokens() {
 }
 
 #[test]
+fn identities_are_bounded_by_what_they_take() {
+    const BYTES: u64 = 1 << 20;
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    for (audiences, least, most) in [(1, 200, 400), (100, 50, 150)] {
+        let identities = Identities::new(authority(), Remember { bytes: BYTES, ..Remember::default() });
+        for n in 0..500 {
+            let mut claims = claims("tier-free", "alice");
+            claims.jti = Some(format!("{audiences} {n}"));
+            claims.aud = (0..audiences).map(|n| format!("https://audience-{n}.example.com")).collect();
+            let review = runtime.block_on(identities.review(&BearerToken::new(&ES256.sign(&claims)), Nanos(0)));
+            assert!(matches!(review, Review::Known(_)));
+        }
+        assert!((least..most).contains(&identities.len()), "{} of {audiences} audiences", identities.len());
+        assert!(identities.known.weight() <= BYTES + BYTES / 8);
+    }
+}
+
+#[test]
 fn a_flood_of_junk_moves_no_identity_out() {
-    let identities = Identities::new(authority(), Remember { capacity: 10, ..Remember::default() });
+    let identities = Identities::new(authority(), Remember { bytes: 40_000, ..Remember::default() });
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let good = ES256.sign(&claims("tier-free", "alice"));
     let _ = runtime.block_on(identities.review(&BearerToken::new(&good), Nanos(0)));

@@ -50,6 +50,8 @@ impl Default for Memory {
 impl Memory {
     /// Accounts that are kept by default: more callers than most gateways have in one window.
     pub const ACCOUNTS: usize = 4_000_000;
+    /// See [`Memory::sweep`].
+    pub const TURNS: usize = 64;
 
     /// Keeps about `accounts` at most. A live one is never forgotten: at the bound there is no room for new ones.
     #[must_use]
@@ -106,6 +108,14 @@ impl Memory {
         charged.advance(&quota, now);
         charged.charge(&quota, hits, now);
         account.put(cell, charged);
+    }
+
+    /// Forgets the idle accounts of a few shards, others in every turn: nobody waits long for a lock, and what a flood left
+    /// behind goes although no new account comes. [`Memory::TURNS`] turns in a row see every shard.
+    pub fn sweep(&self, turn: usize, now: Nanos) {
+        for shard in self.shards.iter().skip(turn % Self::TURNS).step_by(Self::TURNS) {
+            shard.lock().sweep(now);
+        }
     }
 
     #[must_use]

@@ -122,6 +122,30 @@ fn idle_accounts_leave_and_live_ones_stay() {
 }
 
 #[test]
+fn idle_accounts_leave_although_nobody_comes() {
+    const ACCOUNTS: u64 = 10_000;
+    let memory = Memory::default();
+    let account = |n: u64| (u128::from(n) << 64) | u128::from(n);
+    for n in 0..ACCOUNTS {
+        let window = if n % 10 == 0 { 1000 * MINUTE } else { MINUTE };
+        assert!(admit(&memory, take(account(n), 1, Quota::new(1, window)), Nanos(0)).admitted);
+    }
+    for turn in 0..Memory::TURNS {
+        memory.sweep(turn, at(MINUTE / 2));
+    }
+    assert_eq!(memory.accounts() as u64, ACCOUNTS, "all are live");
+    // Wherever the turns begin.
+    for turn in 17..17 + Memory::TURNS {
+        memory.sweep(turn, at(MINUTE));
+    }
+    assert_eq!(memory.accounts() as u64, ACCOUNTS / 10);
+    for n in (0..ACCOUNTS).step_by(10) {
+        let again = admit(&memory, take(account(n), 1, Quota::new(1, 1000 * MINUTE)), at(MINUTE));
+        assert!(!again.admitted, "a live one is never forgotten");
+    }
+}
+
+#[test]
 fn at_the_bound_there_is_room_for_those_who_are_there_and_for_nobody_else() {
     const BOUND: usize = 1024;
     let (memory, quota) = (Memory::bounded(BOUND), Quota::new(10, MINUTE));

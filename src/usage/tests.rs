@@ -110,9 +110,23 @@ fn pages_of_settled_reservations_are_forgotten_when_they_are_late() {
     for page in 0..100_u64 {
         let minted = Nanos::from(MINUTE * u32::try_from(page).unwrap() * 60);
         for serial in [page * PAGE, page * PAGE + 63, page * PAGE + 64, page * PAGE + PAGE - 1] {
-            assert!(settled.insert(minted, serial, minted));
-            assert!(!settled.insert(minted, serial, minted));
+            assert!(matches!(settled.insert(minted, serial, minted), Mark::New));
+            assert!(matches!(settled.insert(minted, serial, minted), Mark::Known));
         }
     }
     assert_eq!(settled.pages.len(), 25, "a day of them, one an hour");
+}
+
+#[test]
+fn what_is_remembered_of_settlements_is_bounded_and_nothing_is_settled_twice() {
+    let mut settled = Settled::default();
+    let pages = MAX_PAGES as u64 + 10;
+    for page in 0..pages {
+        assert!(matches!(settled.insert(Nanos(page), page * PAGE, Nanos(page)), Mark::New), "{page}");
+    }
+    assert_eq!(settled.pages.len(), MAX_PAGES);
+    let again: Vec<_> = (0..pages).map(|page| settled.insert(Nanos(page), page * PAGE, Nanos(pages))).collect();
+    assert!(again[..10].iter().all(|mark| matches!(mark, Mark::Forgotten)));
+    assert!(again[10..].iter().all(|mark| matches!(mark, Mark::Known)));
+    assert_eq!(settled.pages.len(), MAX_PAGES);
 }

@@ -152,6 +152,13 @@ impl Tiergate {
         self.log.try_iter().map(|line| serde_json::from_str(&line).unwrap()).collect()
     }
 
+    /// Resident memory in KiB.
+    pub(crate) fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.0.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("the process lives");
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     /// The sum of a metric's series whose labels hold `labels`.
     pub(crate) async fn metric(&self, name: &str, labels: &str) -> u64 {
         let page = get(self.http, "/metrics").await;

@@ -171,7 +171,7 @@ async fn an_answer_carries_the_policys_metadata_and_the_decision() {
     assert_eq!(outcome(&check(&channel, request).await), (503, "TG-UNAVAILABLE-GATEWAY"));
 }
 
-fn descriptor(reservation: &str, usage: Option<&str>, hits: Option<u64>) -> RateLimitDescriptor {
+pub(crate) fn descriptor(reservation: &str, usage: Option<&str>, hits: Option<u64>) -> RateLimitDescriptor {
     let entry = |key: &str, value: &str| Entry { key: key.to_owned(), value: value.to_owned() };
     let mut entries = vec![entry("tiergate.reservation", reservation)];
     entries.extend(usage.map(|usage| entry("tiergate.usage", usage)));
@@ -182,7 +182,7 @@ fn descriptor(reservation: &str, usage: Option<&str>, hits: Option<u64>) -> Rate
     }
 }
 
-fn report(descriptors: Vec<RateLimitDescriptor>) -> RateLimitRequest {
+pub(crate) fn report(descriptors: Vec<RateLimitDescriptor>) -> RateLimitRequest {
     RateLimitRequest { domain: "tiergate.report".to_owned(), descriptors, hits_addend: 0 }
 }
 
