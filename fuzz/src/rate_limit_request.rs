@@ -69,7 +69,7 @@ fn hold(cell: u64) -> Hold {
 
 fn used(limits: &Limits, Hold { account, cell, quota }: Hold) -> u64 {
     let demand = Demand { account, cell, quota, cost: Cost::Positive };
-    quota.limit() - run(limits.admit(&[demand], Nanos(0))).standings[0].remaining
+    quota.limit() - run(limits.admit(&[demand], Nanos(0))).standings[0].remaining()
 }
 
 /// The one reservation of a report as it is written, and its tokens; `None` for what is no report.
