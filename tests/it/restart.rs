@@ -261,3 +261,24 @@ async fn an_instance_that_is_gone_fails_no_request() {
     }
     assert!(statistic(&gateway, "upstream_rq_retry_success").await > 0, "it was tried");
 }
+
+/// A health check is no reason to refuse where nobody else could be asked.
+#[tokio::test]
+async fn a_single_instance_is_asked_whatever_it_says_of_itself() {
+    let manifests = generous_manifests();
+    let port = free_port();
+    let start = || Tiergate::start_at(port, Command::new(TIERGATE), &manifests.0, &[]);
+    let old = start();
+    let gateway = gateway_of(&[port]).await;
+    in_envoy(&gateway, port, "health_flags::healthy").await;
+    let token = token("maas-default-gateway-tier-premium", "jland-78028f6d", &manifests.0);
+    let mut connection = Connection::open(gateway.address).await;
+    assert_eq!(chat(&mut connection, QWEN, &token).await.status, 200);
+    old.signal("TERM");
+    in_envoy(&gateway, port, "health_flags::/failed_active_hc").await;
+    assert_eq!(chat(&mut connection, QWEN, &token).await.status, 200, "it serves on");
+    old.ended().await;
+    assert_eq!(chat(&mut connection, QWEN, &token).await.status, 503, "there is none");
+    let _new = start();
+    assert_eq!(chat(&mut connection, QWEN, &token).await.status, 200, "whether a check has told already or not");
+}
