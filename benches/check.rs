@@ -77,7 +77,7 @@ fn serve(runtime: &tokio::runtime::Runtime, gate: &Arc<Gate>) -> (SocketAddr, to
     let workers = Workers::start(1, &services, &stopped).expect("a worker");
     let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port");
     let address = listener.local_addr().expect("an address");
-    runtime.spawn(async move { workers.accept(listener, stopped).await });
+    runtime.spawn(async move { workers.accept(&mut Workers::acceptor(listener).expect("a listener")).await });
     (address, stop)
 }
 

@@ -33,10 +33,18 @@ suites() {
   failed=$((failed + bad))
 }
 
+# So that no test installs them once more.
 printf '=== envoy: scripts/envoy.sh\n'
 if scripts/envoy.sh | tee "$log"; then
-  TIERGATE_ENVOY=$(tail -n 1 "$log") # so that no test installs it once more
+  TIERGATE_ENVOY=$(tail -n 1 "$log")
   export TIERGATE_ENVOY
+else
+  failed=$((failed + 1))
+fi
+printf '\n=== faketime: scripts/faketime.sh\n'
+if scripts/faketime.sh | tee "$log"; then
+  TIERGATE_FAKETIME=$(tail -n 1 "$log")
+  export TIERGATE_FAKETIME
 else
   failed=$((failed + 1))
 fi

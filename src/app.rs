@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
@@ -33,6 +33,13 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How often some of the idle accounts are forgotten: all are looked at about once a minute.
 const SWEEP: Duration = Duration::from_secs(1);
 
+/// The signals that say stop. Their handlers are installed once: a signal that comes early, or while the first one is
+/// followed, is not lost.
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
 /// Why the process does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -48,12 +55,12 @@ pub enum StartError {
     Log(#[from] tracing_subscriber::filter::ParseError),
 }
 
-/// Serves until a signal says stop.
+/// Serves until a signal says stop, and drains: whether it did, and was not stopped by a second signal.
 ///
 /// # Errors
 ///
 /// Something that it needs is not there.
-pub fn serve(args: &Serve) -> Result<(), StartError> {
+pub fn serve(args: &Serve) -> Result<bool, StartError> {
     let _flushed_at_the_end = start_logging(&args.log)?;
     crate::process::prepare();
     let mut folder = Folder::new(&args.manifests, args.policy.clone().into());
@@ -74,11 +81,14 @@ pub fn serve(args: &Serve) -> Result<(), StartError> {
     };
     let gate = Arc::new(Gate::new(policies, Identities::new(authority, remember), limits, settings));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(run(args, gate, folder))
+    let ended = runtime.block_on(run(args, gate, folder));
+    // Whatever still runs had its time; the threads end with the process.
+    runtime.shutdown_background();
+    ended
 }
 
-async fn run(args: &Serve, gate: Arc<Gate>, folder: Folder) -> Result<(), StartError> {
-    let signalled = stop_signal()?;
+async fn run(args: &Serve, gate: Arc<Gate>, folder: Folder) -> Result<bool, StartError> {
+    let mut signals = StopSignals::install()?;
     let metrics = Arc::new(Metrics::new());
     metrics.published(&gate.policies.current());
     watch(folder, Arc::clone(&gate), Arc::clone(&metrics))?;
@@ -102,39 +112,48 @@ async fn run(args: &Serve, gate: Arc<Gate>, folder: Folder) -> Result<(), StartE
         health: health.clone(),
     };
     let (grpc, http) = (bind(args.listen_grpc)?, bind(args.listen_http)?);
+    let grpc_address = grpc.local_addr()?;
     let (stop, stopped) = watch::channel(false);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = Workers::start(args.workers.unwrap_or(cores), &services, &stopped)?;
-    let serving = Arc::new(AtomicBool::new(false));
-    let pages = Pages { gate: Arc::clone(&gate), metrics, serving: Arc::clone(&serving) };
+    let mut acceptor = Workers::acceptor(grpc)?;
+    let (serving, stopping) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let pages =
+        Pages { gate: Arc::clone(&gate), metrics, serving: Arc::clone(&serving), stopping: Arc::clone(&stopping) };
     tracing::info!(
-        listen.grpc = %grpc.local_addr()?, listen.http = %http.local_addr()?,
+        listen.grpc = %grpc_address, listen.http = %http.local_addr()?,
         policy.generation = gate.policies.current().generation, "serving"
     );
     // The pages answer until all else has stopped: probes ask while requests are drained.
     let (close, closed) = watch::channel(false);
     let pages = tokio::spawn(http::serve(http, http::router(pages), closed));
     tokio::select! {
-        accepted = workers.accept(grpc, stopped) => accepted?,
+        () = workers.accept(&mut acceptor) => {}
         () = probe(&workers, &gate, &health, &serving) => {}
         () = sweep(&gate.limits, clock) => {}
-        signal = signalled => tracing::info!(signal, "stopping"),
+        signal = signals.next() => tracing::info!(signal, "stopping"),
     }
-    serving.store(false, Ordering::Relaxed);
+    stopping.store(true, Ordering::Relaxed);
     set_health(&health, false).await;
-    // The receivers live in the workers; when none is left, there is nothing to stop.
-    let _ = stop.send(true);
+    let drained = async {
+        // Gateways need a moment to notice; whom they still send is served.
+        let _ = tokio::time::timeout(args.drain_delay, workers.accept(&mut acceptor)).await;
+        drop(acceptor);
+        // The receivers live in the workers; when none is left, there is nothing to stop.
+        let _ = stop.send(true);
+        drain(workers, args.drain_timeout).await;
+    };
     tokio::select! {
-        () = drain(workers, args.drain_timeout) => {}
-        signal = stop_signal()? => {
+        () = drained => {}
+        signal = signals.next() => {
             tracing::warn!(signal, "stopping at once");
-            std::process::exit(1);
+            return Ok(false);
         }
     }
     let _ = close.send(true);
     // Whoever is still reading a page has no claim on the process.
     let _ = tokio::time::timeout(PATIENCE, pages).await;
-    Ok(())
+    Ok(true)
 }
 
 /// Publishes what the folder becomes, from a thread that ends with the process.
@@ -165,10 +184,7 @@ async fn drain(workers: Workers, patience: Duration) {
     let joined = tokio::task::spawn_blocking(|| workers.join());
     match tokio::time::timeout(patience, joined).await {
         Ok(_) => tracing::info!("stopped"),
-        Err(_) => {
-            tracing::warn!("requests were still in flight after --drain-timeout");
-            std::process::exit(0);
-        }
+        Err(_) => tracing::warn!("requests were still in flight after --drain-timeout"),
     }
 }
 
@@ -195,17 +211,6 @@ async fn set_health(health: &HealthReporter, serving: bool) {
     for service in ["", "envoy.service.auth.v3.Authorization", "envoy.service.ratelimit.v3.RateLimitService"] {
         health.set_service_status(service, status).await;
     }
-}
-
-/// Waits for a signal to stop. The handlers are installed at once: a signal that comes early is not lost.
-fn stop_signal() -> io::Result<impl Future<Output = &'static str>> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
-        }
-    })
 }
 
 fn log_problem(problem: &Problem) {
@@ -235,4 +240,19 @@ fn start_logging(args: &LogArgs) -> Result<WorkerGuard, tracing_subscriber::filt
         LogFormat::Text => builder.with_ansi(false).init(),
     }
     Ok(guard)
+}
+
+// === impl StopSignals ===
+
+impl StopSignals {
+    fn install() -> io::Result<Self> {
+        Ok(StopSignals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
 }

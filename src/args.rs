@@ -92,7 +92,12 @@ pub struct Serve {
     /// Threads that answer gRPC [default: one for each core]
     #[arg(long, env = "TIERGATE_WORKERS", value_name = "N")]
     pub workers: Option<usize>,
-    /// How long a stop waits for what is in flight
+    /// How long a stop says "not ready" and serves on, before it closes connections: long enough for Envoy's health checks
+    /// (envoy/tiergate.yaml: two a second) and Kubernetes' endpoints to notice. With --drain-timeout, less than the 30 s that
+    /// Kubernetes waits. 0s where nobody watches
+    #[arg(long, env = "TIERGATE_DRAIN_DELAY", value_name = "DURATION", default_value = "2s", value_parser = duration_or_none)]
+    pub drain_delay: Duration,
+    /// How long a stop then waits for what is in flight
     #[arg(long, env = "TIERGATE_DRAIN_TIMEOUT", value_name = "DURATION", default_value = "25s", value_parser = duration)]
     pub drain_timeout: Duration,
     #[command(flatten)]
@@ -214,4 +219,8 @@ fn duration(text: &str) -> Result<Duration, String> {
         Some(duration) if !duration.is_zero() => Ok(duration),
         _ => Err("has to be a duration such as 90s, 10m or 1h30m".to_owned()),
     }
+}
+
+fn duration_or_none(text: &str) -> Result<Duration, String> {
+    parse_duration(text).ok_or_else(|| "has to be a duration such as 500ms, 2s or 0s".to_owned())
 }

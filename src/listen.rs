@@ -24,7 +24,7 @@ use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic_health::server::{HealthReporter, HealthService};
 
-use self::acceptor::Acceptor;
+pub use self::acceptor::Acceptor;
 use self::connection::Connection;
 use self::ext_authz::ExtAuthz;
 use self::rate_limit::RateLimit;
@@ -104,21 +104,21 @@ impl Workers {
         (0..count.max(1)).map(worker).collect::<io::Result<_>>().map(Workers)
     }
 
-    /// Accepts connections until `stop` changes, and hands them to the workers in turn.
+    /// Connections for the workers, bounded in their number.
     ///
     /// # Errors
     ///
     /// The listener cannot be used by this runtime.
-    pub async fn accept(&self, listener: StdListener, mut stop: watch::Receiver<bool>) -> io::Result<()> {
+    pub fn acceptor(listener: StdListener) -> io::Result<Acceptor> {
         // A connection is an open file; half of them is for the pages, the manifests and whatever else.
-        let places = MAX_CONNECTIONS.min(crate::process::open_files() / 2);
-        let mut acceptor = Acceptor::new(listener, places)?;
+        Acceptor::new(listener, MAX_CONNECTIONS.min(crate::process::open_files() / 2))
+    }
+
+    /// Accepts connections, and hands them to the workers in turn, until the future is dropped.
+    pub async fn accept(&self, acceptor: &mut Acceptor) {
         let mut turn = 0_usize;
         loop {
-            let (stream, place) = tokio::select! {
-                accepted = acceptor.accept() => accepted,
-                _ = stop.changed() => return Ok(()),
-            };
+            let (stream, place) = acceptor.accept().await;
             let worker = self.0.get(turn % self.0.len().max(1));
             turn = turn.wrapping_add(1);
             // A worker whose queue is full is stuck: the connection is closed, and the gateway tries again.

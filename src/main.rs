@@ -20,7 +20,7 @@ fn main() -> ExitCode {
     let result: Result<bool, Box<dyn std::error::Error>> = match Cli::parse().command {
         Command::Serve(args) => {
             drop(out);
-            app::serve(&args).map(|()| true).map_err(Into::into)
+            app::serve(&args).map_err(Into::into)
         }
         Command::Check(args) => check::run(args, &mut out).map_err(Into::into),
         Command::Token(Token::Keys(args)) => token::keys(&args, &mut out).map(|()| true).map_err(Into::into),

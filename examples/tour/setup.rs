@@ -56,6 +56,8 @@ pub fn start(args: &Args, processes: &Processes, scratch: &Path) -> Result<(Gate
     tiergate.arg("serve").arg("--manifests").arg(&files.manifests).arg("--jwks").arg(jwks);
     tiergate.args(["--listen-grpc", &at.grpc.to_string(), "--listen-http", &at.http.to_string()]);
     tiergate.args(["--grant-from-annotation", "--verbose-refusals"]);
+    // Ctrl-C ends all of it; nothing is left that could notice.
+    tiergate.args(["--drain-delay", "0s"]);
     processes.start("tiergate", &tiergate, &files.logs.join("tiergate.log"))?;
 
     let config = files.logs.join("envoy.yaml");

@@ -25,8 +25,10 @@ pub use self::server::serve;
 pub struct Pages {
     pub gate: Arc<Gate>,
     pub metrics: Arc<Metrics>,
-    /// Whether the workers answer, and no stop was asked for.
+    /// Whether the workers answer.
     pub serving: Arc<AtomicBool>,
+    /// Whether a stop was asked for: it serves on for a moment, and is not to be sent anything new.
+    pub stopping: Arc<AtomicBool>,
 }
 
 /// A list of groups is small; the limit keeps a caller from filling the memory.
@@ -49,6 +51,9 @@ async fn readyz(State(pages): State<Pages>) -> Response {
     let policy = pages.gate.policies.current();
     if let Some(why) = &policy.unready {
         return (StatusCode::SERVICE_UNAVAILABLE, format!("no configuration: {why}\n")).into_response();
+    }
+    if pages.stopping.load(Ordering::Relaxed) {
+        return (StatusCode::SERVICE_UNAVAILABLE, "stopping\n").into_response();
     }
     if !pages.serving.load(Ordering::Relaxed) {
         return (StatusCode::SERVICE_UNAVAILABLE, "the workers do not answer\n").into_response();

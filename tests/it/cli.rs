@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use crate::support::{Folder, KEYS, PATIENCE, TIERGATE, Tiergate, root};
+use crate::support::{Folder, KEYS, TIERGATE, Tiergate, root};
 
 fn tiergate(args: &[&str]) -> Command {
     let mut command = Command::new(TIERGATE);
@@ -159,18 +159,12 @@ fn what_serve_needs_is_named_when_it_is_missing() {
     }
 }
 
-#[test]
-fn a_stop_signal_ends_the_process_cleanly() {
+#[tokio::test]
+async fn a_stop_signal_ends_the_process_cleanly() {
     for signal in ["TERM", "INT"] {
-        let mut running = Tiergate::start(&root("examples/manifests"), &[]);
-        let child = &mut running.process.0;
-        let sent = Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status().unwrap();
-        assert!(sent.success());
-        let (send, ended) = std::sync::mpsc::channel();
-        std::thread::scope(|scope| {
-            scope.spawn(|| send.send(child.wait().unwrap()).unwrap());
-            let status = ended.recv_timeout(PATIENCE).expect("it ends");
-            assert!(status.success(), "{signal}: {status}");
-        });
+        let running = Tiergate::start(&root("examples/manifests"), &[]);
+        running.signal(signal);
+        let (status, _) = running.ended().await;
+        assert!(status.success(), "{signal}: {status}");
     }
 }

@@ -9,6 +9,7 @@ use crate::support::{Connection, Folder, Process, Tiergate, example, free_port, 
 /// Envoy in front of a model and tiergate.
 pub(crate) struct Gateway {
     pub(crate) address: SocketAddr,
+    pub(crate) admin: SocketAddr,
     _processes: Vec<Process>,
     _folder: Folder,
 }
@@ -23,9 +24,17 @@ fn envoy() -> PathBuf {
 }
 
 pub(crate) async fn gateway(grpc: SocketAddr) -> Gateway {
+    gateway_of(&[grpc.port()]).await
+}
+
+/// With a tiergate at each of these ports.
+pub(crate) async fn gateway_of(tiergates: &[u16]) -> Gateway {
     let [listen, admin, model] = std::array::from_fn(|_| free_port());
     let mut config = std::fs::read_to_string(root("envoy/tiergate.yaml")).unwrap();
-    for (shipped, ours) in [(10000, listen), (9901, admin), (50051, grpc.port()), (8000, model)] {
+    let endpoint = config.lines().find(|line| line.contains("port_value: 50051")).expect("an endpoint").to_owned();
+    let endpoints = tiergates.iter().map(|port| endpoint.replace("port_value: 50051", &format!("port_value:  {port}")));
+    config = config.replace(&endpoint, &endpoints.collect::<Vec<_>>().join("\n"));
+    for (shipped, ours) in [(10000, listen), (9901, admin), (8000, model)] {
         let from = format!("port_value: {shipped}");
         assert!(config.contains(&from), "the shipped configuration uses port {shipped}");
         config = config.replace(&from, &format!("port_value:  {ours}"));
@@ -49,7 +58,7 @@ pub(crate) async fn gateway(grpc: SocketAddr) -> Gateway {
         tokio::task::yield_now().await;
     }
     let _ = Connection::open(SocketAddr::from(([127, 0, 0, 1], model))).await;
-    Gateway { address: SocketAddr::from(([127, 0, 0, 1], listen)), _processes: processes, _folder: folder }
+    Gateway { address: SocketAddr::from(([127, 0, 0, 1], listen)), admin, _processes: processes, _folder: folder }
 }
 
 pub(crate) const BODY: &str = r#"{"messages":[{"role":"user","content":"one two three"}],"max_tokens":5}"#;

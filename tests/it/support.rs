@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{LazyLock, mpsc};
 use std::time::{Duration, Instant};
 
@@ -113,9 +113,15 @@ impl Tiergate {
     }
 
     /// As the last words of `command`.
-    pub(crate) fn start_as(mut command: Command, manifests: &Path, flags: &[&str]) -> Self {
+    pub(crate) fn start_as(command: Command, manifests: &Path, flags: &[&str]) -> Self {
+        Self::start_at(0, command, manifests, flags)
+    }
+
+    /// At this port for gRPC, which may be that of an earlier one.
+    pub(crate) fn start_at(port: u16, mut command: Command, manifests: &Path, flags: &[&str]) -> Self {
         command.arg("serve").arg("--manifests").arg(manifests).arg("--jwks").arg(KEYS.0.join("jwks.json"));
-        command.args(["--listen-grpc", "127.0.0.1:0", "--listen-http", "127.0.0.1:0", "--grant-from-annotation"]);
+        command.args(["--listen-grpc", &format!("127.0.0.1:{port}"), "--listen-http", "127.0.0.1:0"]);
+        command.arg("--grant-from-annotation");
         let mut child = command.args(flags).stderr(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let (send, log) = mpsc::channel();
@@ -145,6 +151,24 @@ impl Tiergate {
                 return line;
             }
         }
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        let id = self.process.0.id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &id]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// Waits for its end: how it ended, and what it said until then.
+    pub(crate) async fn ended(self) -> (ExitStatus, Vec<serde_json::Value>) {
+        let (send, ended) = tokio::sync::oneshot::channel();
+        let Tiergate { mut process, log, .. } = self;
+        std::thread::spawn(move || {
+            let status = process.0.wait().unwrap();
+            // The test may be over.
+            let _ = send.send((status, log.iter().map(|line| serde_json::from_str(&line).unwrap()).collect()));
+        });
+        tokio::time::timeout(PATIENCE, ended).await.expect("it ends").unwrap()
     }
 
     /// The log lines so far.
