@@ -15,7 +15,7 @@ const DATA: u64 = 64 * 1024;
 const ELEMENTS: u64 = 1024;
 /// In units of about 10 ns: a fifth of a second for the largest request, and microseconds for an ordinary one.
 const MAX_WORK: u64 = 20_000_000;
-/// Of any value on the way, in bytes.
+/// Of any value on the way, as often as it is made, in bytes.
 const MAX_SIZE: u64 = 16 * 1024 * 1024;
 /// Texts are copied and compared this many bytes a unit.
 const BYTES: u64 = 16;
@@ -95,10 +95,13 @@ fn bound<'e>(expression: &'e IdedExpr, locals: &mut Locals<'e>, times: u64) -> R
     };
     let found = Bound { work: found.work.saturating_add(1), ..found };
     if found.work.saturating_mul(times) > MAX_WORK {
-        return Err("could keep a request waiting: it does too much for each element of too much".to_owned());
+        return Err("could keep a request waiting: put fewer macros inside each other".to_owned());
     }
     if found.size.saturating_mul(times) > MAX_SIZE {
-        return Err(format!("could make a value of more than {} MiB", MAX_SIZE >> 20));
+        return Err(format!(
+            "could make more than {} MiB of values for one request: do less for each element",
+            MAX_SIZE >> 20
+        ));
     }
     Ok(found)
 }
