@@ -200,6 +200,7 @@ async fn a_tokens_own_times_are_judged_when_it_is_reviewed() {
         if world.outcome(&unseen).await.0 == 200 {
             return;
         }
+        // Only time makes a refused token forgotten, and nothing tells when.
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     assert_eq!(world.outcome(&mint()).await.0, 200, "a new one is not refused with it");
