@@ -107,6 +107,7 @@ pub fn gate_with_limits(request: &CheckRequest, limits: usize) -> Arc<Gate> {
         groups,
         audiences: vec!["maas-default-gateway-sa".to_owned()],
         service_account: Some(account),
+        reviewed: Nanos(0),
         expires: Nanos(u64::MAX),
     };
     let http = to_request(request).expect("HTTP attributes");

@@ -15,13 +15,15 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-pub use self::denial::{Code, Denial};
+pub use self::denial::{Class, Code, Denial, Told};
 pub use self::evidence::{Decision, Evidence, Grant, IdentitySource, LimitEvidence, Stage};
 
 use crate::hash::KeyedHasher;
 use crate::identity::{Identities, Identity, Review};
 use crate::limit::{Admission, Cost, Demand, Limits, Nanos};
-use crate::policy::{self, Attached, Limit, LimitKind, Matched, Policies, Policy, Presented, RoutePlan, Scope};
+use crate::policy::{
+    self, Attached, AuthRules, Limit, LimitKind, Matched, Policies, Policy, Presented, RoutePlan, Scope,
+};
 use crate::request::{BearerToken, Request};
 use crate::usage::{Hold, Sealer};
 
@@ -160,9 +162,19 @@ impl Gate {
             }
             Attached::None => return Err(Denial::new(Code::RouteNoPolicy, "this route has no policy").into()),
         };
+        if !auth.rules.applies(request.attributes())? {
+            return Ok(self.demand(route, request, Presented::default(), evidence)?);
+        }
         evidence.lap(Stage::Route);
-        let identity = self.identity(policy, request, known, now, evidence)?;
-        let mut caller = auth.rules.identify(&identity, request.attributes())?;
+        let reviewed;
+        let mut caller = match auth.rules.identify(None, request.attributes())? {
+            Some(caller) => caller,
+            None => {
+                reviewed = self.identity(policy, &auth.rules, request, known, now, evidence)?;
+                let caller = auth.rules.identify(Some(&reviewed), request.attributes())?;
+                caller.ok_or_else(|| Denial::new(Code::UnavailableInternal, "the token was reviewed to no end"))?
+            }
+        };
         evidence.lap(Stage::Identity);
         auth.rules.learn(&mut caller, &auth.tiers)?;
         evidence.tier(caller.tier);
@@ -175,34 +187,39 @@ impl Gate {
         Ok(candidate)
     }
 
-    /// The identity behind the request's token, as long as its ServiceAccount is there.
+    /// The identity behind the request's token, as long as its ServiceAccount is there; a refusal of it is for the policy to
+    /// answer, which may know another way.
     fn identity<'a>(
         &self,
         policy: &Policy,
+        rules: &AuthRules,
         request: &Request<'a>,
         known: &mut Known,
         now: Nanos,
         evidence: &mut Evidence,
-    ) -> Result<Arc<Identity>, Step<'a>> {
-        let token = request.bearer()?;
+    ) -> Result<Result<Arc<Identity>, Denial>, Step<'a>> {
+        let token = match request.bearer() {
+            Ok(token) => token,
+            Err(denial) => return Ok(Err(denial)),
+        };
         let (review, source) = match known.identity.take() {
             Some(review) => (review, IdentitySource::Reviewed),
-            None => match self.identities.recall(&token, now) {
+            None => match self.identities.recall(&token, now, rules.identity_ttl()) {
                 Some(review) => (review, IdentitySource::Remembered),
                 None => return Err(Step::Need(Fact::Identity(token))),
             },
         };
         evidence.identity_source = Some(source);
-        match review {
-            Review::Refused(denial) => Err(denial.into()),
+        Ok(match review {
+            Review::Refused(denial) => Err(denial),
             Review::Known(identity) => {
                 evidence.user = Some(Arc::clone(&identity.user));
-                if let Some(account) = &identity.service_account {
-                    account.check(policy)?;
+                match &identity.service_account {
+                    Some(account) => account.check(policy).map(|()| identity),
+                    None => Ok(identity),
                 }
-                Ok(identity)
             }
-        }
+        })
     }
 
     /// What the request asks of the limits that match it.

@@ -33,6 +33,8 @@ pub struct Identity {
     pub service_account: Option<ServiceAccountRef>,
     /// `auth.identity` of an AuthPolicy: the status of a TokenReview.
     pub object: Value,
+    /// When the token was reviewed.
+    pub reviewed: Nanos,
     /// When to review the token again: never past its expiry.
     pub expires: Nanos,
 }
@@ -100,12 +102,13 @@ impl Identities {
         Identities { authority, remember, key: KeyedHasher::random(), known, failed }
     }
 
-    /// What is remembered about `token`. Answers at once.
+    /// What is remembered about `token`, at most for as long as `ttl` says. Answers at once.
     #[must_use]
-    pub fn recall(&self, token: &BearerToken<'_>, now: Nanos) -> Option<Review> {
+    pub fn recall(&self, token: &BearerToken<'_>, now: Nanos, ttl: Option<Duration>) -> Option<Review> {
         let key = self.hash(token);
         if let Some(identity) = self.known.get(&key) {
-            if identity.expires > now {
+            let fresh = ttl.is_none_or(|ttl| identity.reviewed.saturating_add(ttl) > now);
+            if fresh && identity.expires > now {
                 return Some(Review::Known(identity));
             }
             self.known.remove(&key);

@@ -14,6 +14,7 @@ mod problem;
 mod rbac;
 mod reader;
 mod selector;
+mod target;
 mod tiers;
 mod tree;
 
@@ -33,6 +34,7 @@ pub use self::model::{Model, ModelGrant, ServiceAccount};
 pub use self::problem::{ObjectName, Place, Problem, Severity, did_you_mean};
 pub use self::rbac::{Role, RoleBinding};
 pub use self::selector::{Aggregation, Labels, Selector};
+pub use self::target::{Strategy, Target};
 pub use self::tiers::{TierMapping, TierSpec};
 
 use self::reader::{Field, Report};
@@ -73,21 +75,6 @@ pub struct Meta {
     pub uid: Option<String>,
     /// Whether the object can be used: its API version is known, and no other object has its name.
     pub usable: bool,
-}
-
-/// What a policy is attached to.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Target {
-    Gateway {
-        namespace: Arc<str>,
-        name: Arc<str>,
-    },
-    HttpRoute {
-        namespace: Arc<str>,
-        name: Arc<str>,
-    },
-    /// The target could not be read, so the policy could have been for anything.
-    Unknown,
 }
 
 /// A kind of object that is read, with the API versions whose shape it has.
@@ -259,12 +246,16 @@ impl Manifests {
         let meta = Meta::nameless(kind, place.clone());
         let target = Target::Unknown;
         match kind {
-            "AuthPolicy" => self.auth_policies.push(AuthPolicy { meta, target, target_place: place, rules: None }),
+            "AuthPolicy" => {
+                self.auth_policies.push(AuthPolicy { meta, target, target_place: place, strategy: None, rules: None })
+            }
             "RateLimitPolicy" | "TokenRateLimitPolicy" => self.limit_policies.push(LimitPolicy {
                 meta,
                 kind: limit_policy::kind_of(kind),
                 target,
                 target_place: place.clone(),
+                strategy: None,
+                when: Vec::new(),
                 limits: None,
                 limits_place: place,
                 per_route: false,
@@ -394,62 +385,6 @@ impl Meta {
     pub fn annotation(&self, name: &str) -> Option<&(String, String, Place)> {
         self.annotations.iter().find(|(key, _, _)| key == name)
     }
-}
-
-/// Reads the `targetRef` of a policy, and says where it stands. What cannot be read is [`Target::Unknown`].
-fn read_target(field: Option<Field<'_>>, meta: &Meta) -> (Target, Place) {
-    let place = field.as_ref().map_or_else(|| meta.place.clone(), Field::place);
-    (target(field, meta).unwrap_or(Target::Unknown), place)
-}
-
-fn target(field: Option<Field<'_>>, meta: &Meta) -> Option<Target> {
-    let mut fields = field?.fields()?;
-    let group = fields.require("group", "gateway.networking.k8s.io")?;
-    let kind = fields.require("kind", "Gateway or HTTPRoute")?;
-    let name = fields.require("name", "the name of the Gateway or HTTPRoute")?.non_empty_text()?;
-    let (group_text, kind_text) = (group.text()?, kind.text()?);
-    if group_text != "gateway.networking.k8s.io" {
-        let problem = group.error(format!("`{group_text}` has nothing that a policy can target"));
-        group.report(problem.expected("gateway.networking.k8s.io"));
-        return None;
-    }
-    if let Some(section) = fields.take("sectionName") {
-        section.unsupported("targeting one section", "target the whole Gateway or HTTPRoute");
-    }
-    fields.done(Severity::Error);
-    let (namespace, name) = (Arc::clone(meta.namespace()), name.into());
-    match kind_text {
-        "Gateway" => Some(Target::Gateway { namespace, name }),
-        "HTTPRoute" => Some(Target::HttpRoute { namespace, name }),
-        _ => {
-            let problem = kind.error(format!("a policy cannot target `{kind_text}`"));
-            kind.report(problem.expected("Gateway or HTTPRoute"));
-            None
-        }
-    }
-}
-
-/// The block of rules of a policy: at the top of `spec`, or under `defaults` with the strategy `atomic`, which means
-/// the same.
-fn read_rules<'a>(spec: &mut reader::Fields<'a>, name: &'static str, remedy: &str) -> Option<Field<'a>> {
-    if let Some(overrides) = spec.take("overrides") {
-        overrides.unsupported("`overrides`", remedy);
-    }
-    let direct = spec.take(name);
-    let Some(defaults) = spec.take("defaults") else {
-        return direct;
-    };
-    let mut inner = defaults.fields()?;
-    if let Some(strategy) = inner.take("strategy").filter(|field| field.text().is_some_and(|text| text != "atomic")) {
-        strategy.unsupported("a strategy other than `atomic`", remedy);
-    }
-    let rules = inner.take(name);
-    inner.done(Severity::Error);
-    if direct.is_some() {
-        let message = format!("`{name}` stands both in `spec` and in `spec.defaults`");
-        defaults.report(defaults.error(message).remedy("keep one of them"));
-    }
-    rules
 }
 
 impl ObjectName {

@@ -16,10 +16,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-use crate::gate::{Code, Decision, IdentitySource, Stage};
+use crate::gate::{Class, Code, Decision, IdentitySource, Stage};
 use crate::limit::Verdict;
 use crate::policy::{LimitKind, Policy, Tiers};
-use crate::respond;
 use crate::usage::{Settlement, Usage};
 
 /// The process's metrics.
@@ -113,8 +112,8 @@ impl Metrics {
         let stages = Family::<StageLabel, Histogram>::new_with_constructor(|| Histogram::new(buckets()));
         registry.register("stage_duration_seconds", "Time of each stage, of one request in 16", stages.clone());
         let counter = |labels| decisions.get_or_create_owned(&labels);
-        let outcome = |code| match respond::status(code).0 {
-            503 => "undecided",
+        let outcome = |code: Code| match code.class() {
+            Class::Undecided => "undecided",
             _ => "refused",
         };
         let metrics = Metrics {

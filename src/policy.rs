@@ -1,9 +1,11 @@
 //! The policy: everything that decides requests, compiled from the manifests into one immutable snapshot.
 
 mod aggregate;
+mod attach;
 mod auth;
 mod compile;
 mod expression;
+mod gateway;
 mod limits;
 mod lint;
 mod route;
@@ -17,11 +19,12 @@ use arc_swap::ArcSwap;
 use hashbrown::HashMap;
 
 pub use self::auth::{
-    AccessRule, AuthRules, Authentication, Caller, Filter, Permit, Presented, Properties, RequestHeader, Shape,
-    TierLookup, ValueSource,
+    AccessRule, AuthRules, Authentication, Authorization, Caller, Condition, Item, Method, Operator, Pattern, Patterns,
+    Permit, Presented, Properties, ReferenceFault, Rule, Shape, Telling, TierLookup, ValueSource,
 };
 pub use self::compile::{Options, compile, derived_uid};
 pub use self::expression::{Attributes, CompileError, Direct, EvalError, Expression, Object, Path, Scope, Val};
+pub use self::gateway::{GatewayPlan, ListenerPlan, RoutePlan};
 pub use self::limits::{Limit, LimitKind, LimitSet, Matched};
 pub use self::route::RouteTable;
 
@@ -58,26 +61,6 @@ pub enum Tiers {
     /// There is one, in error: the text names the fault.
     Invalid(Arc<str>),
     Known(Arc<TierTable>),
-}
-
-/// One Gateway, with its routes.
-#[derive(Debug)]
-pub struct GatewayPlan {
-    /// `namespace/name`
-    pub name: Arc<str>,
-    pub routes: RouteTable,
-    /// The Gateway is in error, so its requests cannot be decided.
-    pub broken: bool,
-}
-
-/// What applies to one HTTPRoute.
-#[derive(Debug)]
-pub struct RoutePlan {
-    /// `namespace/name`
-    pub name: Arc<str>,
-    pub auth: Attached<AuthPlan>,
-    /// RateLimitPolicy and TokenRateLimitPolicy, where there are any.
-    pub limits: Vec<Attached<LimitSet>>,
 }
 
 /// A policy that a route has, or should have.
@@ -149,8 +132,7 @@ impl Policy {
         if let Err(fault) = request::check_canonical(request.path) {
             return Err(Denial::new(Code::PathNotCanonical, fault.describe()));
         }
-        let gateway = self.gateway(request.gateway.or(configured))?;
-        gateway.routes.find(request).ok_or_else(|| Denial::new(Code::RouteUnknown, "no route matches this request"))
+        self.gateway(request.gateway.or(configured))?.find(request)
     }
 
     fn gateway<'p>(&'p self, named: Option<&str>) -> Result<&'p GatewayPlan, Denial> {

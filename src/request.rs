@@ -27,6 +27,10 @@ pub struct Request<'a> {
     pub headers: Headers<'a>,
     /// `namespace/name` of the Gateway, when Envoy's configuration says it (`context_extensions.gateway`).
     pub gateway: Option<&'a str>,
+    /// The name of the Gateway's listener, when Envoy's configuration says it (`context_extensions.listener`).
+    pub listener: Option<&'a str>,
+    /// The port that the request came to.
+    pub port: Option<u16>,
     /// `namespace/name` of the model, when the operator set it on the route instead of leaving it to the path.
     pub model: OperatorModel<'a>,
 }

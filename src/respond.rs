@@ -15,7 +15,7 @@ use envoy_types::pb::google::rpc::Status;
 use serde_json::json;
 use tonic::Code as GrpcCode;
 
-use crate::gate::{Code, Decision, Denial, Evidence, Grant};
+use crate::gate::{Class, Code, Decision, Denial, Evidence, Grant};
 use crate::limit::Standing;
 use crate::policy::{LimitKind, Properties, Val};
 use crate::request::{Headers, is_identity_header};
@@ -36,34 +36,16 @@ pub struct Style {
     pub verbose_refusals: bool,
 }
 
-/// HTTP status, gRPC code and the `type` of the error body, for each refusal.
+/// HTTP status, gRPC code and the `type` of the error body, for each kind of refusal.
 #[must_use]
 pub fn status(code: Code) -> (u16, GrpcCode, &'static str) {
-    match code {
-        Code::RequestInvalid | Code::PathNotCanonical => (400, GrpcCode::InvalidArgument, "invalid_request_error"),
-        Code::TokenMissing
-        | Code::TokenMalformed
-        | Code::TokenExpired
-        | Code::TokenNotYet
-        | Code::TokenAudience
-        | Code::TokenIssuer
-        | Code::TokenSignature
-        | Code::TokenSubjectGone
-        | Code::TokenRejected => (401, GrpcCode::Unauthenticated, "authentication_error"),
-        Code::AccessDenied | Code::TierNone | Code::RouteNoPolicy | Code::LimitNone => {
-            (403, GrpcCode::PermissionDenied, "permission_error")
-        }
-        Code::RouteUnknown => (404, GrpcCode::NotFound, "not_found_error"),
-        Code::LimitRequests | Code::LimitTokens => (429, GrpcCode::ResourceExhausted, "rate_limit_error"),
-        Code::UnavailableConfiguration
-        | Code::UnavailableGateway
-        | Code::UnavailableDeadline
-        | Code::UnavailableAccounts
-        | Code::UnavailableInternal
-        | Code::PolicyInvalid
-        | Code::PolicyTiers
-        | Code::PolicyExpression
-        | Code::PolicyModel => (503, GrpcCode::Unavailable, "service_unavailable_error"),
+    match code.class() {
+        Class::Invalid => (400, GrpcCode::InvalidArgument, "invalid_request_error"),
+        Class::Unauthenticated => (401, GrpcCode::Unauthenticated, "authentication_error"),
+        Class::Forbidden => (403, GrpcCode::PermissionDenied, "permission_error"),
+        Class::Unknown => (404, GrpcCode::NotFound, "not_found_error"),
+        Class::Limited => (429, GrpcCode::ResourceExhausted, "rate_limit_error"),
+        Class::Undecided => (503, GrpcCode::Unavailable, "service_unavailable_error"),
     }
 }
 
@@ -108,10 +90,12 @@ fn ok(grant: &Grant, evidence: &Evidence, sent: Option<&Headers<'_>>) -> OkHttpR
 
 fn denied(denial: &Denial, evidence: &Evidence, style: Style) -> DeniedHttpResponse {
     let (status, _, kind) = status(denial.code);
-    let mut headers = vec![
-        overwrite("content-type", "application/json".to_owned()),
-        overwrite("x-ext-auth-reason", denial.code.as_str().to_owned()),
-    ];
+    let told = denial.told.as_deref();
+    let own_body = told.and_then(|told| told.body.as_ref());
+    let reason = told.and_then(|told| told.reason.as_deref()).unwrap_or(denial.code.as_str());
+    let content_type = if own_body.is_some() { "text/plain" } else { "application/json" };
+    let mut headers =
+        vec![overwrite("content-type", content_type.to_owned()), overwrite("x-ext-auth-reason", reason.to_owned())];
     if status == 401 {
         headers.push(overwrite("www-authenticate", challenge(denial)));
     }
@@ -121,10 +105,16 @@ fn denied(denial: &Denial, evidence: &Evidence, style: Style) -> DeniedHttpRespo
     if status == 429 {
         headers.extend(limit_headers(evidence, refusing(evidence)));
     }
+    if let Some(told) = told {
+        // The policy's own stand in place of ours, not beside them.
+        let is_own = |name: &str| told.headers.iter().any(|(own, _)| own.eq_ignore_ascii_case(name));
+        headers.retain(|option| option.header.as_ref().is_none_or(|header| !is_own(&header.key)));
+        headers.extend(told.headers.iter().map(|(name, value)| overwrite(name, value.clone())));
+    }
     DeniedHttpResponse {
-        status: Some(HttpStatus { code: i32::from(status) }),
+        status: Some(HttpStatus { code: i32::from(told.and_then(|told| told.status).unwrap_or(status)) }),
         headers,
-        body: body(denial, kind, evidence, style),
+        body: own_body.cloned().unwrap_or_else(|| body(denial, kind, evidence, style)),
     }
 }
 
@@ -247,7 +237,7 @@ fn metadata(decision: &Decision) -> Struct {
             }
         }
         Err(denial) => {
-            add("decision", text(if status(denial.code).0 == 503 { "undecided" } else { "refused" }));
+            add("decision", text(if denial.code.class() == Class::Undecided { "undecided" } else { "refused" }));
             add("code", text(denial.code.as_str()));
             if let Some(detail) = &denial.detail {
                 add("detail", text(detail.as_str()));

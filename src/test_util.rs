@@ -157,6 +157,8 @@ impl Call {
             query,
             headers: Headers::Map(&self.headers),
             gateway: self.gateway.as_deref(),
+            listener: None,
+            port: None,
             model: self.model.as_deref().map_or(OperatorModel::Unset, OperatorModel::Named),
         };
         gate.check(&request, now).await

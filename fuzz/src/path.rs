@@ -33,6 +33,8 @@ pub fn path(data: &[u8]) -> &'static str {
             query,
             headers: Headers::Map(&headers),
             gateway: None,
+            listener: None,
+            port: None,
             model: OperatorModel::Unset,
         };
         let decision = run(GATE.check(&request, Nanos(0)));

@@ -158,6 +158,7 @@ impl Caller {
             groups,
             audiences: vec![self.audience.to_owned()],
             service_account: Some(account),
+            reviewed: Nanos(0),
             expires: Nanos(u64::MAX),
         }
     }

@@ -18,6 +18,7 @@ pub enum Code {
     TokenSubjectGone,
     TokenRejected,
     AccessDenied,
+    AccessRule,
     TierNone,
     RouteNoPolicy,
     RouteUnknown,
@@ -35,6 +36,27 @@ pub enum Code {
     PolicyModel,
 }
 
+/// What kind of answer a code is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Class {
+    Invalid,
+    Unauthenticated,
+    Forbidden,
+    Unknown,
+    Limited,
+    /// It could not be told: no refusal.
+    Undecided,
+}
+
+/// A refusal in a policy's own words. What is not there is said as usual.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    pub status: Option<u16>,
+    pub reason: Option<String>,
+    pub headers: Vec<(String, String)>,
+    pub body: Option<String>,
+}
+
 /// A request that is not let through.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Denial {
@@ -45,6 +67,8 @@ pub struct Denial {
     pub detail: Option<String>,
     /// When the same request would pass.
     pub retry_after: Option<Duration>,
+    /// How the policy wants it to be said.
+    pub told: Option<Box<Told>>,
 }
 
 // === impl Code ===
@@ -63,6 +87,7 @@ impl Code {
         Code::TokenSubjectGone,
         Code::TokenRejected,
         Code::AccessDenied,
+        Code::AccessRule,
         Code::TierNone,
         Code::RouteNoPolicy,
         Code::RouteUnknown,
@@ -80,6 +105,36 @@ impl Code {
         Code::PolicyModel,
     ];
 
+    #[must_use]
+    pub fn class(self) -> Class {
+        match self {
+            Code::RequestInvalid | Code::PathNotCanonical => Class::Invalid,
+            Code::TokenMissing
+            | Code::TokenMalformed
+            | Code::TokenExpired
+            | Code::TokenNotYet
+            | Code::TokenAudience
+            | Code::TokenIssuer
+            | Code::TokenSignature
+            | Code::TokenSubjectGone
+            | Code::TokenRejected => Class::Unauthenticated,
+            Code::AccessDenied | Code::AccessRule | Code::TierNone | Code::RouteNoPolicy | Code::LimitNone => {
+                Class::Forbidden
+            }
+            Code::RouteUnknown => Class::Unknown,
+            Code::LimitRequests | Code::LimitTokens => Class::Limited,
+            Code::UnavailableConfiguration
+            | Code::UnavailableGateway
+            | Code::UnavailableDeadline
+            | Code::UnavailableAccounts
+            | Code::UnavailableInternal
+            | Code::PolicyInvalid
+            | Code::PolicyTiers
+            | Code::PolicyExpression
+            | Code::PolicyModel => Class::Undecided,
+        }
+    }
+
     /// The stable name in bodies, logs and metrics.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -96,6 +151,7 @@ impl Code {
             Code::TokenSubjectGone => "TG-TOKEN-SUBJECT-GONE",
             Code::TokenRejected => "TG-TOKEN-REJECTED",
             Code::AccessDenied => "TG-ACCESS-DENIED",
+            Code::AccessRule => "TG-ACCESS-RULE",
             Code::TierNone => "TG-TIER-NONE",
             Code::RouteNoPolicy => "TG-ROUTE-NO-POLICY",
             Code::RouteUnknown => "TG-ROUTE-UNKNOWN",
@@ -120,7 +176,7 @@ impl Code {
 impl Denial {
     #[must_use]
     pub fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
-        Denial { code, message: message.into(), detail: None, retry_after: None }
+        Denial { code, message: message.into(), detail: None, retry_after: None, told: None }
     }
 
     /// Adds what only the operator should read.

@@ -1,3 +1,5 @@
+mod language;
+
 use std::time::Duration;
 
 use super::*;

@@ -181,6 +181,7 @@ fn identity(claims: Claims, now: Nanos) -> Result<Identity, Denial> {
         groups,
         audiences: claims.aud,
         service_account: Some(account),
+        reviewed: now,
         expires: now.saturating_add(Duration::from_secs(left)),
     })
 }

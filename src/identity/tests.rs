@@ -22,7 +22,7 @@ fn review(authority: Authority, token: &str) -> Result<Arc<Identity>, Code> {
     let identities = Identities::new(authority, Remember::default());
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let review = runtime.block_on(identities.review(&BearerToken::new(token), Nanos(0)));
-    let recalled = identities.recall(&BearerToken::new(token), Nanos(0));
+    let recalled = identities.recall(&BearerToken::new(token), Nanos(0), None);
     match review {
         Review::Known(identity) => {
             let remembered = matches!(&recalled, Some(Review::Known(other)) if Arc::ptr_eq(&identity, other));
@@ -164,7 +164,7 @@ fn an_identity_is_never_remembered_past_its_token() {
         let text = ES256.sign(&claims);
         let token = BearerToken::new(&text);
         let _ = runtime.block_on(identities.review(&token, Nanos(0)));
-        let after = |seconds: u64| identities.recall(&token, Nanos::from(Duration::from_secs(seconds)));
+        let after = |seconds: u64| identities.recall(&token, Nanos::from(Duration::from_secs(seconds)), None);
         assert!(matches!(after(kept - 2), Some(Review::Known(_))), "{lifetime}");
         assert!(after(kept + 1).is_none(), "{lifetime}");
     }
@@ -176,8 +176,8 @@ fn tokens_that_differ_only_in_case_are_two_tokens() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let good = ES256.sign(&claims("tier-free", "alice"));
     let _ = runtime.block_on(identities.review(&BearerToken::new(&good), Nanos(0)));
-    assert!(identities.recall(&BearerToken::new(&good), Nanos(0)).is_some());
-    assert!(identities.recall(&BearerToken::new(&good.to_lowercase()), Nanos(0)).is_none());
+    assert!(identities.recall(&BearerToken::new(&good), Nanos(0), None).is_some());
+    assert!(identities.recall(&BearerToken::new(&good.to_lowercase()), Nanos(0), None).is_none());
 }
 
 #[test]
@@ -208,6 +208,6 @@ fn a_flood_of_junk_moves_no_identity_out() {
         let junk = format!("junk{n}");
         let _ = runtime.block_on(identities.review(&BearerToken::new(&junk), Nanos(0)));
     }
-    assert!(matches!(identities.recall(&BearerToken::new(&good), Nanos(0)), Some(Review::Known(_))));
+    assert!(matches!(identities.recall(&BearerToken::new(&good), Nanos(0), None), Some(Review::Known(_))));
     assert!(identities.failed.len() <= FAILURES);
 }

@@ -5,6 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use envoy_types::pb::envoy::config::core::v3::HeaderValue;
+use envoy_types::pb::envoy::config::core::v3::address::Address;
+use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
+use envoy_types::pb::envoy::service::auth::v3::AttributeContext;
 use envoy_types::pb::envoy::service::auth::v3::attribute_context::HttpRequest;
 use envoy_types::pb::envoy::service::auth::v3::authorization_server::Authorization;
 use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse};
@@ -110,6 +113,8 @@ pub fn to_request(check: &CheckRequest) -> Option<Request<'_>> {
         query,
         headers: headers(http),
         gateway: extension("gateway"),
+        listener: extension("listener"),
+        port: port(attributes),
         model: match (extension("model"), metadata) {
             (_, Err(())) => OperatorModel::Conflict,
             (None, Ok(None)) => OperatorModel::Unset,
@@ -117,6 +122,17 @@ pub fn to_request(check: &CheckRequest) -> Option<Request<'_>> {
             (Some(model), Ok(_)) | (None, Ok(Some(model))) => OperatorModel::Named(model),
         },
     })
+}
+
+/// The port of Envoy's that the request came to.
+fn port(attributes: &AttributeContext) -> Option<u16> {
+    let Some(Address::SocketAddress(address)) = &attributes.destination.as_ref()?.address.as_ref()?.address else {
+        return None;
+    };
+    match address.port_specifier.as_ref()? {
+        PortSpecifier::PortValue(port) => u16::try_from(*port).ok(),
+        PortSpecifier::NamedPort(_) => None,
+    }
 }
 
 /// With `encode_raw_headers` Envoy fills `header_map` and leaves `headers` empty.

@@ -20,6 +20,7 @@ pub struct Listener {
     pub name: String,
     /// Lower case; `None` serves every host.
     pub hostname: Option<String>,
+    pub port: Option<u16>,
     pub from: NamespacesFrom,
 }
 
@@ -64,10 +65,13 @@ pub struct ParentRef {
     pub name: Arc<str>,
     /// The listener's name.
     pub section: Option<String>,
+    /// The listener's port.
+    pub port: Option<u16>,
 }
 
 #[derive(Clone, Debug)]
 pub struct RouteRule {
+    pub name: Option<String>,
     pub matches: Vec<Arc<Match>>,
 }
 
@@ -122,7 +126,8 @@ pub(super) fn read_gateway(meta: Meta, mut fields: Fields<'_>, report: &Report) 
 
 fn read_listener(item: &Field<'_>) -> Option<Listener> {
     let mut fields = item.fields()?;
-    fields.ignore(&["port", "protocol", "tls"]);
+    fields.ignore(&["protocol", "tls"]);
+    let port = fields.take("port").and_then(|field| read_port(&field));
     let name = fields.require("name", "the listener's name")?.non_empty_text()?;
     let hostname = fields.take("hostname").and_then(|field| read_hostname(&field));
     let mut from = NamespacesFrom::Same;
@@ -135,7 +140,16 @@ fn read_listener(item: &Field<'_>) -> Option<Listener> {
         allowed.done(Severity::Warning);
     }
     fields.done(Severity::Warning);
-    Some(Listener { name: name.to_owned(), hostname, from })
+    Some(Listener { name: name.to_owned(), hostname, port, from })
+}
+
+fn read_port(field: &Field<'_>) -> Option<u16> {
+    let number = field.integer()?;
+    let port = u16::try_from(number).ok().filter(|port| *port > 0);
+    if port.is_none() {
+        field.report(field.error(format!("{number} is not a port")).expected("1 to 65535"));
+    }
+    port
 }
 
 fn read_namespaces(field: &Field<'_>) -> Option<NamespacesFrom> {
@@ -204,7 +218,7 @@ pub(super) fn read_route(meta: Meta, mut fields: Fields<'_>, report: &Report) ->
     match spec.take("rules") {
         Some(rules) => route.rules.extend(rules.items().unwrap_or_default().iter().filter_map(read_rule)),
         // Gateway API: a route without rules matches every path.
-        None => route.rules.push(RouteRule { matches: vec![Match::everything().into()] }),
+        None => route.rules.push(RouteRule { name: None, matches: vec![Match::everything().into()] }),
     }
     route.fault.matches = report.errors() > errors;
     spec.done(Severity::Warning);
@@ -215,27 +229,25 @@ pub(super) fn read_route(meta: Meta, mut fields: Fields<'_>, report: &Report) ->
 fn read_parent(item: &Field<'_>, meta: &Meta) -> Option<ParentRef> {
     let mut fields = item.fields()?;
     fields.ignore(&["group"]);
-    let port = fields.take("port");
+    let port = fields.take("port").and_then(|field| read_port(&field));
     let name = fields.require("name", "the Gateway's name")?.non_empty_text()?;
     let namespace = fields.take("namespace").and_then(|field| field.non_empty_text());
     let kind = fields.take("kind").and_then(|field| field.text()).unwrap_or("Gateway");
     let section = fields.take("sectionName").and_then(|field| field.text()).map(str::to_owned);
     fields.done(Severity::Warning);
-    if let Some(port) = port.filter(|_| section.is_none()) {
-        let problem = port.warning("ports are not told apart, so the route attaches to listeners of every port");
-        port.report(problem.remedy("name the listener with `sectionName`"));
-    }
     // A route may have parents of other kinds (a Service, for a mesh); they are not ours.
     (kind == "Gateway").then(|| ParentRef {
         namespace: namespace.map_or_else(|| Arc::clone(meta.namespace()), Arc::from),
         name: name.into(),
         section,
+        port,
     })
 }
 
 fn read_rule(item: &Field<'_>) -> Option<RouteRule> {
     let mut fields = item.fields()?;
-    fields.ignore(&["name", "filters", "backendRefs", "timeouts", "retry", "sessionPersistence"]);
+    let name = fields.take("name").and_then(|field| field.non_empty_text()).map(str::to_owned);
+    fields.ignore(&["filters", "backendRefs", "timeouts", "retry", "sessionPersistence"]);
     let matches = fields.take("matches");
     fields.done(Severity::Warning);
     let matches = match matches.map(|field| field.items()) {
@@ -244,7 +256,7 @@ fn read_rule(item: &Field<'_>) -> Option<RouteRule> {
         // Gateway API: without a match, a rule is for every path.
         _ => vec![Match::everything().into()],
     };
-    Some(RouteRule { matches })
+    Some(RouteRule { name, matches })
 }
 
 fn read_match(item: &Field<'_>) -> Option<Match> {

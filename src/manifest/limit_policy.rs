@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::reader::{Field, Fields, Report};
-use super::{Meta, Place, Severity, Target, did_you_mean, read_rules, read_target};
+use super::target::{read_block, read_target};
+use super::{Meta, Place, Severity, Strategy, Target, did_you_mean};
 use crate::limit::{Algorithm, Quota};
 use crate::policy::{Expression, LimitKind};
 
@@ -15,6 +16,10 @@ pub struct LimitPolicy {
     pub target: Target,
     /// Where the target is named.
     pub target_place: Place,
+    /// `None` if it could not be read.
+    pub strategy: Option<Strategy>,
+    /// What has to hold for every limit; each limit's own `when` starts with it.
+    pub when: Vec<Predicate>,
     pub limits: Option<Vec<LimitSpec>>,
     /// Where the limits are written.
     pub limits_place: Place,
@@ -41,30 +46,26 @@ pub struct Predicate {
     pub field: String,
 }
 
-const REMEDY: &str = "write the limits directly under `spec.limits`";
-
 pub(super) fn read(meta: Meta, mut fields: Fields<'_>, report: &Report) -> LimitPolicy {
     let errors = report.errors();
     let kind = kind_of(&meta.object.kind);
     let (mut target, mut target_place) = (Target::Unknown, meta.place.clone());
-    let mut limits = None;
+    let (mut strategy, mut common, mut limits) = (None, Vec::new(), None);
     let mut limits_place = meta.place.clone();
     let spec = fields.require("spec", "targetRef and limits").and_then(|field| field.fields());
     fields.done(Severity::Error);
     if let Some(mut spec) = spec {
         (target, target_place) =
             read_target(spec.require("targetRef", "the Gateway or HTTPRoute that is limited"), &meta);
-        let when = spec.take("when").map_or(Some(Vec::new()), |field| read_when(&field));
-        match read_rules(&mut spec, "limits", REMEDY) {
-            Some(field) => {
+        if let Some(mut block) = read_block(spec, &["limits", "when"]) {
+            strategy = block.strategy;
+            common = block.fields.take("when").and_then(|field| read_when(&field)).unwrap_or_default();
+            if let Some(field) = block.fields.require("limits", "at least one named limit") {
                 limits_place = field.place();
-                limits = read_limits(&field, when.as_deref().unwrap_or_default());
+                limits = read_limits(&field, &common);
             }
-            None => {
-                let _ = spec.require("limits", "at least one named limit");
-            }
+            block.done();
         }
-        spec.done(Severity::Error);
     }
     let algorithm = read_choice(&meta, report, ALGORITHM, &ALGORITHMS).unwrap_or_default();
     let per_route = read_choice(&meta, report, SCOPE, &SCOPES).unwrap_or_default();
@@ -73,7 +74,7 @@ pub(super) fn read(meta: Meta, mut fields: Fields<'_>, report: &Report) -> Limit
         *rate = rate.by(algorithm);
     }
     let limits = limits.filter(|_| meta.usable && report.errors() == errors);
-    LimitPolicy { meta, kind, target, target_place, limits, limits_place, per_route }
+    LimitPolicy { meta, kind, target, target_place, strategy, when: common, limits, limits_place, per_route }
 }
 
 /// How a policy's limits count.

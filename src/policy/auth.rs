@@ -3,87 +3,32 @@
 //! Two identities, as in Kuadrant: here `auth.identity` is the reviewed user with `defaults`; to the limits it is what
 //! `response.success.filters.identity` declares.
 
+mod access;
+mod condition;
+mod present;
+mod rules;
+
 use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use smallvec::SmallVec;
 
+pub use self::access::Permit;
+pub use self::condition::{Condition, Operator, Pattern, Patterns, ReferenceFault};
+pub use self::present::{Presented, Properties};
+pub use self::rules::{
+    AccessRule, AuthRules, Authentication, Authorization, Item, Method, Rule, Shape, Telling, TierLookup,
+};
+
+use self::present::{fits, header_text};
 use super::expression::{Attributes, Direct, EvalError, Expression, Object, Scope, Val};
 use super::{Tiers, undecided};
-use crate::access::{Grantor, Query, Rbac};
-use crate::gate::{Code, Denial};
+use crate::access::Rbac;
+use crate::gate::{Class, Code, Denial, Told};
 use crate::identity::Identity;
-use crate::manifest::Place;
-use crate::request::{self, OperatorModel};
+use crate::request::OperatorModel;
 use crate::tier::Tier;
-
-/// The rules of one AuthPolicy, compiled.
-#[derive(Debug, Default)]
-pub struct AuthRules {
-    pub authentication: Vec<Authentication>,
-    pub tier_lookups: Vec<TierLookup>,
-    /// Where the lookups are written.
-    pub metadata_place: Option<Place>,
-    pub access: Vec<AccessRule>,
-    /// Dynamic metadata of an admitted request.
-    pub filters: Vec<Filter>,
-    /// Headers that the model receives.
-    pub headers: Vec<RequestHeader>,
-}
-
-/// `kubernetesTokenReview`
-#[derive(Debug)]
-pub struct Authentication {
-    pub name: String,
-    /// Empty: the request's host, as in Authorino.
-    pub audiences: Vec<String>,
-    pub defaults: Vec<(Arc<str>, ValueSource)>,
-}
-
-/// `metadata.http` of `/v1/tiers/lookup`
-#[derive(Debug)]
-pub struct TierLookup {
-    pub name: Arc<str>,
-    /// Yields `{"groups": […]}`.
-    pub body: ValueSource,
-}
-
-/// `kubernetesSubjectAccessReview`
-#[derive(Debug)]
-pub struct AccessRule {
-    pub name: String,
-    pub user: ValueSource,
-    pub groups: Option<ValueSource>,
-    pub verb: ValueSource,
-    pub group: ValueSource,
-    pub resource: ValueSource,
-    pub subresource: ValueSource,
-    pub namespace: ValueSource,
-    pub model: ValueSource,
-}
-
-/// An entry of `response.success.filters`: one object of the dynamic metadata.
-#[derive(Debug)]
-pub struct Filter {
-    pub name: Arc<str>,
-    pub shape: Shape,
-}
-
-/// An entry of `response.success.headers`.
-#[derive(Debug)]
-pub struct RequestHeader {
-    /// Lower case.
-    pub name: String,
-    pub shape: Shape,
-}
-
-/// `json` or `plain`
-#[derive(Debug)]
-pub enum Shape {
-    Object(Vec<(Arc<str>, ValueSource)>),
-    Plain(ValueSource),
-}
 
 /// Where a value comes from.
 #[derive(Debug)]
@@ -95,79 +40,90 @@ pub enum ValueSource {
 /// A caller that was authenticated, with its defaults and the facts about it.
 #[derive(Debug)]
 pub struct Caller<'a> {
-    identity: &'a Identity,
-    defaults: Vec<(Arc<str>, Val<'a>)>,
+    object: Cow<'a, Value>,
+    /// `defaults` and `overrides`.
+    properties: Vec<(Arc<str>, Val<'a>)>,
+    groups: &'a [String],
     metadata: SmallVec<[(Arc<str>, &'a Value); 1]>,
     pub tier: Option<&'a Tier>,
     request: Attributes<'a>,
 }
 
-/// A model that the caller may call, and what says so.
-#[derive(Clone, Debug, Default)]
-pub struct Permit {
-    /// `namespace/name`
-    pub model: Option<String>,
-    pub grantor: Option<Grantor>,
-}
-
-/// What an admitted caller is presented as.
-#[derive(Debug, Default)]
-pub struct Presented<'a> {
-    pub filters: Vec<(Arc<str>, Properties<'a>)>,
-    pub headers: Vec<(String, String)>,
-}
-
-/// The value of a filter.
-#[derive(Debug)]
-pub enum Properties<'a> {
-    Object(Vec<(Arc<str>, Val<'a>)>),
-    Value(Value),
-}
-
-static NO_TIER: LazyLock<Value> = LazyLock::new(|| Value::Object(serde_json::Map::new()));
+static NO_TIER: LazyLock<Value> = LazyLock::new(|| json!({}));
+static ANONYMOUS: LazyLock<Value> = LazyLock::new(|| json!({ "anonymous": true }));
 
 // === impl AuthRules ===
 
 impl AuthRules {
-    /// Accepts `identity` for one of the audiences, and adds its defaults.
+    /// Whether the policy has anything to say about a request.
     ///
     /// # Errors
     ///
-    /// The token is for another audience, or is of a kind that the defaults cannot name.
-    pub fn identify<'a>(&'a self, identity: &'a Identity, request: Attributes<'a>) -> Result<Caller<'a>, Denial> {
-        let accepted = self.authentication.iter().find(|authentication| {
-            let audiences = &authentication.audiences;
-            let is_for = |audience: &str| identity.audiences.iter().any(|own| own == audience);
-            if audiences.is_empty() { is_for(request.host) } else { audiences.iter().any(|a| is_for(a)) }
-        });
-        let Some(accepted) = accepted else {
-            let wanted: Vec<_> = self.authentication.iter().flat_map(|a| &a.audiences).map(String::as_str).collect();
-            let detail =
-                format!("the token is for {}, the policy wants {}", identity.audiences.join(", "), wanted.join(", "));
-            return Err(Denial::new(Code::TokenAudience, "the token is for another audience").detail(detail));
-        };
-        // Defaults see the reviewed user, not each other: their order would be chance.
-        let reviewed = Object { base: Some(&identity.object), extra: &[] };
-        let scope = Scope { request, identity: Some(reviewed), metadata: &[] };
-        let mut caller = Caller { identity, defaults: Vec::new(), metadata: SmallVec::new(), tier: None, request };
-        for (name, source) in &accepted.defaults {
-            // `defaults` only fill in what is not there.
-            if identity.object.get(&**name).is_some() {
+    /// Its `when` has no answer.
+    pub fn applies(&self, request: Attributes<'_>) -> Result<bool, Denial> {
+        match &self.when {
+            None => Ok(true),
+            Some(when) => self.holds("when", &when.what, &Scope { request, identity: None, metadata: &[] }),
+        }
+    }
+
+    /// Names the caller, by the first way that accepts it; `None` where that takes what a review of its token says.
+    ///
+    /// # Errors
+    ///
+    /// None does: there is no token, it is for another audience, or is of a kind that the defaults cannot name.
+    pub fn identify<'a>(
+        &'a self,
+        reviewed: Option<&'a Result<Arc<Identity>, Denial>>,
+        request: Attributes<'a>,
+    ) -> Result<Option<Caller<'a>>, Denial> {
+        let scope = Scope { request, identity: None, metadata: &[] };
+        if self.authentication.is_empty() {
+            return Ok(Some(Caller::new(Cow::Borrowed(&*ANONYMOUS), &[], request)));
+        }
+        let mut refused = None;
+        for rule in &self.authentication {
+            if !self.holds(&rule.name, &rule.when, &scope)? {
                 continue;
             }
-            let value = match source.eval(&scope) {
-                Ok(value) => value,
-                Err(EvalError::Missing(_)) => {
-                    let detail = format!("defaults.{name} has no value for user `{}`", identity.user);
-                    return Err(
-                        Denial::new(Code::TokenRejected, "the token is not of a known kind of user").detail(detail)
-                    );
-                }
-                Err(error) => return Err(undecided(&format!("defaults.{name}"), &error)),
+            let caller = match (&rule.what.method, reviewed) {
+                (Method::TokenReview { .. }, None) => return Ok(None),
+                (Method::TokenReview { .. }, Some(Err(denial))) => Err(denial.clone()),
+                (Method::TokenReview { audiences }, Some(Ok(identity))) => self.accept(audiences, identity, request),
+                (Method::Anonymous, _) => Ok(Caller::new(Cow::Borrowed(&*ANONYMOUS), &[], request)),
+                (Method::Plain(source), _) => plain(source, &scope),
             };
-            caller.defaults.push((Arc::clone(name), value));
+            match caller.and_then(|caller| rule.what.complete(caller)) {
+                Ok(caller) => return Ok(Some(caller)),
+                // "I could not tell" is no reason to try whether the caller passes as somebody else.
+                Err(denial) if denial.code.class() == Class::Undecided => return Err(denial),
+                Err(denial) => drop(refused.get_or_insert(denial)),
+            }
         }
-        Ok(caller)
+        let none = || Denial::new(Code::TokenMissing, "no way to authenticate applies to this request");
+        Err(self.tell(refused.unwrap_or_else(none), &scope))
+    }
+
+    /// Accepts `identity` for one of `audiences`.
+    fn accept<'a>(
+        &self,
+        audiences: &[String],
+        identity: &'a Identity,
+        request: Attributes<'a>,
+    ) -> Result<Caller<'a>, Denial> {
+        let is_for = |audience: &str| identity.audiences.iter().any(|own| own == audience);
+        let accepted = if audiences.is_empty() { is_for(request.host) } else { audiences.iter().any(|a| is_for(a)) };
+        if accepted {
+            return Ok(Caller::new(Cow::Borrowed(&identity.object), &identity.groups, request));
+        }
+        let wanted = self.authentication.iter().flat_map(|rule| match &rule.what.method {
+            Method::TokenReview { audiences } => audiences.as_slice(),
+            Method::Anonymous | Method::Plain(_) => &[],
+        });
+        let wanted: Vec<_> = wanted.map(String::as_str).collect();
+        let detail =
+            format!("the token is for {}, the policy wants {}", identity.audiences.join(", "), wanted.join(", "));
+        Err(Denial::new(Code::TokenAudience, "the token is for another audience").detail(detail))
     }
 
     /// Finds the facts that the policy asks for.
@@ -176,7 +132,10 @@ impl AuthRules {
     ///
     /// The mapping is missing or in error. Having no tier is no error here: the policy must answer it.
     pub fn learn<'a>(&'a self, caller: &mut Caller<'a>, tiers: &'a Tiers) -> Result<(), Denial> {
-        for lookup in &self.tier_lookups {
+        for rule in &self.metadata {
+            if !self.holds(&rule.name, &rule.when, &caller.scope())? {
+                continue;
+            }
             let table = match tiers {
                 Tiers::Known(table) => table,
                 Tiers::Missing => {
@@ -188,46 +147,38 @@ impl AuthRules {
                     return Err(denial.detail(format!("the tier mapping is in error: {fault}")));
                 }
             };
-            let tier = lookup.with_groups(&caller.scope(), |groups| table.of(groups.iter().copied()))?;
-            caller.metadata.push((Arc::clone(&lookup.name), tier.map_or(&NO_TIER, |tier| &tier.answer)));
+            let tier = rule.with_groups(&caller.scope(), |groups| table.of(groups.iter().copied()))?;
+            caller.metadata.push((Arc::clone(&rule.name), tier.map_or(&NO_TIER, |tier| &tier.answer)));
             caller.tier = caller.tier.or(tier);
         }
         Ok(())
     }
 
-    /// Checks every access rule.
+    /// Checks every rule of authorization.
     ///
     /// # Errors
     ///
-    /// Nothing grants the caller this model, or the path names none.
+    /// One does not hold, nothing grants the caller this model, or the path names none.
     pub fn permit(&self, caller: &Caller<'_>, rbac: &Rbac, operator: OperatorModel<'_>) -> Result<Permit, Denial> {
         let mut permit = Permit::default();
-        for rule in &self.access {
-            let scope = caller.scope();
-            let (namespace, model) = rule.model(&scope, operator)?;
-            let user = rule.attribute("user", &rule.user, &scope)?;
-            let groups = match &rule.groups {
-                Some(source) => Some(source.eval(&scope).map_err(|error| undecided("authorizationGroups", &error))?),
-                None => None,
-            };
-            let groups: SmallVec<[&str; 4]> = match &groups {
-                Some(value) => value.as_texts().ok_or_else(|| {
-                    undecided("authorizationGroups", &EvalError::Failed("not a list of strings".to_owned()))
-                })?,
-                None => SmallVec::new(),
-            };
-            let query = Query {
-                user: &user,
-                groups: &groups,
-                verb: &rule.attribute("verb", &rule.verb, &scope)?,
-                group: &rule.attribute("group", &rule.group, &scope)?,
-                resource: &rule.attribute("resource", &rule.resource, &scope)?,
-                subresource: &rule.attribute("subresource", &rule.subresource, &scope)?,
-                namespace: &namespace,
-                name: &model,
-            };
-            permit.grantor = Some(rbac.authorize(&query).ok_or_else(|| missing_grant(&query))?);
-            permit.model = Some(format!("{namespace}/{model}"));
+        let scope = caller.scope();
+        for rule in &self.authorization {
+            if !self.holds(&rule.name, &rule.when, &scope)? {
+                continue;
+            }
+            match &rule.what {
+                Authorization::Access(access) => {
+                    let granted = access.permit(&rule.name, &scope, rbac, operator);
+                    permit = granted.map_err(|denial| self.tell(denial, &scope))?;
+                }
+                Authorization::Patterns(conditions) => {
+                    if !self.holds(&rule.name, conditions, &scope)? {
+                        let denial = Denial::new(Code::AccessRule, "a rule of this route's policy does not let you in");
+                        let detail = format!("authorization `{}` of {} does not hold", rule.name, rule.origin);
+                        return Err(self.tell(denial.detail(detail), &scope));
+                    }
+                }
+            }
         }
         Ok(permit)
     }
@@ -240,19 +191,22 @@ impl AuthRules {
     pub fn present<'a>(&'a self, caller: &'a Caller<'_>) -> Result<Presented<'a>, Denial> {
         let scope = caller.scope();
         let no_value = |name: &str, error: &EvalError| {
-            let no_tier = caller.tier.is_none() && !self.tier_lookups.is_empty();
+            let no_tier = caller.tier.is_none() && !self.metadata.is_empty();
             match error {
                 EvalError::Missing(_) if no_tier => {
-                    let groups = caller.identity.groups.join(", ");
-                    Denial::new(Code::TierNone, "the caller belongs to no tier")
-                        .detail(format!("no tier lists any of the groups {groups}"))
+                    let groups = caller.groups.join(", ");
+                    let denial = Denial::new(Code::TierNone, "the caller belongs to no tier");
+                    self.tell(denial.detail(format!("no tier lists any of the groups {groups}")), &scope)
                 }
                 error => undecided(&format!("response property `{name}`"), error),
             }
         };
         let mut presented = Presented::default();
-        for filter in &self.filters {
-            let properties = match &filter.shape {
+        for rule in &self.filters {
+            if !self.holds(&rule.name, &rule.when, &scope)? {
+                continue;
+            }
+            let properties = match &rule.what.shape {
                 Shape::Object(properties) => {
                     let eval = |(name, source): &'a (Arc<str>, ValueSource)| match source.eval(&scope) {
                         Ok(value) => Ok((Arc::clone(name), value)),
@@ -261,54 +215,131 @@ impl AuthRules {
                     Properties::Object(properties.iter().map(eval).collect::<Result<_, _>>()?)
                 }
                 Shape::Plain(source) => {
-                    Properties::Value(source.eval(&scope).map_err(|error| no_value(&filter.name, &error))?.to_json())
+                    Properties::Value(source.eval(&scope).map_err(|error| no_value(&rule.what.name, &error))?.to_json())
                 }
             };
-            presented.filters.push((Arc::clone(&filter.name), properties));
+            presented.filters.push((Arc::clone(&rule.what.name), properties));
         }
-        for header in &self.headers {
-            let value = header.shape.to_header(&scope).map_err(|error| no_value(&header.name, &error))?;
-            presented.headers.push((header.name.clone(), value));
+        for rule in &self.headers {
+            if !self.holds(&rule.name, &rule.when, &scope)? {
+                continue;
+            }
+            let value = rule.what.shape.to_header(&scope).map_err(|error| no_value(&rule.what.name, &error))?;
+            presented.headers.push((rule.what.name.to_string(), value));
         }
         Ok(presented)
     }
+
+    fn holds(&self, name: &str, conditions: &[Condition], scope: &Scope<'_>) -> Result<bool, Denial> {
+        if conditions.is_empty() {
+            return Ok(true);
+        }
+        let holds = Condition::all(conditions, scope, &self.patterns);
+        holds.map_err(|error| undecided(&format!("a condition of `{name}`"), &error))
+    }
+
+    /// A refusal in the policy's own words, where it has any. What of them has no value is left out.
+    fn tell(&self, denial: Denial, scope: &Scope<'_>) -> Denial {
+        let telling = match denial.code.class() {
+            Class::Unauthenticated => &self.unauthenticated,
+            Class::Forbidden => &self.unauthorized,
+            _ => return denial,
+        };
+        let Some(telling) = telling else { return denial };
+        let Telling { code, message, headers, body } = &telling.what;
+        let text = |source: &ValueSource| Some(header_text(&source.eval(scope).ok()?));
+        let header = |(name, source): &(String, ValueSource)| Some((name.clone(), text(source).filter(|v| fits(v))?));
+        let told = Told {
+            status: *code,
+            reason: message.as_ref().and_then(text).filter(|reason| fits(reason)),
+            headers: headers.iter().filter_map(header).collect(),
+            body: body.as_ref().and_then(text),
+        };
+        Denial { told: Some(Box::new(told)), ..denial }
+    }
 }
 
-/// The refusal of a model. "Does not exist" and "not granted" look the same to the caller.
-fn missing_grant(query: &Query<'_>) -> Denial {
-    let Query { user, verb, group, resource, namespace, name, .. } = query;
-    let subject = query.groups.iter().find(|group| {
-        group.strip_prefix("system:serviceaccounts:").is_some_and(|namespace| namespace.contains("-tier-"))
-    });
-    let whom = subject.map_or_else(|| format!("User {user}"), |group| format!("Group {group}"));
-    let detail = format!(
-        "no RoleBinding in namespace {namespace} grants {whom} a Role with `{verb}` on {resource}.{group} `{name}`; \
-         grant it with: kubectl create rolebinding {name}-post-access -n {namespace} --role=<role> --group={}",
-        subject.unwrap_or(&"<group>")
-    );
-    let message = format!("you have no access to model {namespace}/{name}");
-    Denial::new(Code::AccessDenied, message).detail(detail)
+/// The identity that something before us has found out.
+fn plain<'a>(source: &'a ValueSource, scope: &Scope<'a>) -> Result<Caller<'a>, Denial> {
+    let value = match source.eval(scope) {
+        Ok(value) => value.to_json(),
+        Err(EvalError::Missing(_)) => Value::Null,
+        Err(error) => return Err(undecided("a plain identity", &error)),
+    };
+    match value {
+        Value::Null => Err(Denial::new(Code::TokenMissing, "the request says nothing of who you are")),
+        value => Ok(Caller::new(Cow::Owned(value), &[], scope.request)),
+    }
 }
 
 // === impl Caller ===
 
 impl<'a> Caller<'a> {
+    fn new(object: Cow<'a, Value>, groups: &'a [String], request: Attributes<'a>) -> Self {
+        Caller { object, properties: Vec::new(), groups, metadata: SmallVec::new(), tier: None, request }
+    }
+
     fn scope(&self) -> Scope<'_> {
         Scope {
             request: self.request,
-            identity: Some(Object { base: Some(&self.identity.object), extra: &self.defaults }),
+            identity: Some(Object { base: Some(&self.object), extra: &self.properties }),
             metadata: &self.metadata,
         }
     }
 }
 
+// === impl Authentication ===
+
+impl Authentication {
+    /// Adds `defaults` and `overrides`.
+    fn complete<'a>(&'a self, mut caller: Caller<'a>) -> Result<Caller<'a>, Denial> {
+        if self.defaults.is_empty() && self.overrides.is_empty() {
+            return Ok(caller);
+        }
+        caller.properties = match &caller.object {
+            Cow::Borrowed(object) => self.properties(object, caller.request)?,
+            Cow::Owned(object) => {
+                let properties = self.properties(object, caller.request)?.into_iter();
+                properties.map(|(name, value)| (name, value.into_owned())).collect()
+            }
+        };
+        Ok(caller)
+    }
+
+    /// They see the identity as it was found, not each other: their order would be chance.
+    fn properties<'v>(
+        &'v self,
+        object: &'v Value,
+        request: Attributes<'v>,
+    ) -> Result<Vec<(Arc<str>, Val<'v>)>, Denial> {
+        if !object.is_object() {
+            return Err(undecided("defaults", &EvalError::Failed("the identity has no properties".to_owned())));
+        }
+        let scope = Scope { request, identity: Some(Object { base: Some(object), extra: &[] }), metadata: &[] };
+        let missing = |(name, _): &&(Arc<str>, ValueSource)| {
+            object.get(&**name).is_none() && self.overrides.iter().all(|(other, _)| other != name)
+        };
+        let wanted = self.overrides.iter().chain(self.defaults.iter().filter(missing));
+        let value = |(name, source): &'v (Arc<str>, ValueSource)| match source.eval(&scope) {
+            Ok(value) => Ok((Arc::clone(name), value)),
+            Err(EvalError::Missing(_)) => {
+                let user = object.pointer("/user/username").and_then(Value::as_str).unwrap_or_default();
+                let denial = Denial::new(Code::TokenRejected, "the token is not of a known kind of user");
+                Err(denial.detail(format!("`{name}` has no value for user `{user}`")))
+            }
+            Err(error) => Err(undecided(&format!("identity property `{name}`"), &error)),
+        };
+        wanted.map(value).collect()
+    }
+}
+
 // === impl TierLookup ===
 
-impl TierLookup {
+impl Rule<TierLookup> {
     /// Calls `of` with the groups that the body holds.
     fn with_groups<T>(&self, scope: &Scope<'_>, of: impl FnOnce(&[&str]) -> T) -> Result<T, Denial> {
         let failed = |error: EvalError| undecided(&format!("metadata.{} body", self.name), &error);
-        if let ValueSource::Expression(expression) = &self.body
+        if let ValueSource::Expression(expression) = &self.what.body
             && let Some(Direct::Entry { key, path }) = expression.direct()
             && key == "groups"
             && let Some(groups) = path.eval(scope)
@@ -318,7 +349,7 @@ impl TierLookup {
                 return Ok(of(&groups));
             }
         }
-        let body = self.body.eval(scope).map_err(failed)?.to_json();
+        let body = self.what.body.eval(scope).map_err(failed)?.to_json();
         let groups = body.get("groups").and_then(Value::as_array);
         let groups: Option<SmallVec<[&str; 4]>> = groups.and_then(|list| list.iter().map(Value::as_str).collect());
         match groups {
@@ -326,59 +357,6 @@ impl TierLookup {
             None => Err(failed(EvalError::Failed("holds no list of `groups`".to_owned()))),
         }
     }
-}
-
-// === impl AccessRule ===
-
-impl AccessRule {
-    /// Namespace and name of the model. What the operator set on the route goes before the path.
-    fn model<'s>(
-        &'s self,
-        scope: &Scope<'s>,
-        operator: OperatorModel<'s>,
-    ) -> Result<(Cow<'s, str>, Cow<'s, str>), Denial> {
-        let (namespace, model) = match operator {
-            OperatorModel::Named(name) => match name.split_once('/') {
-                Some((namespace, name)) => (Cow::Borrowed(namespace), Cow::Borrowed(name)),
-                None => {
-                    let detail = format!("`{name}` is not namespace/name");
-                    return Err(Denial::new(Code::PolicyModel, "the model of this route is misnamed").detail(detail));
-                }
-            },
-            OperatorModel::Conflict => {
-                let detail =
-                    "context_extensions.model and the route's metadata name different models, or what is no text";
-                return Err(Denial::new(Code::PolicyModel, "the model of this route is named twice").detail(detail));
-            }
-            OperatorModel::Unset => {
-                (self.derived("namespace", &self.namespace, scope)?, self.derived("name", &self.model, scope)?)
-            }
-        };
-        if request::is_dns1123_label(&namespace) && request::is_dns1123_subdomain(&model) {
-            return Ok((namespace, model));
-        }
-        match operator {
-            OperatorModel::Unset => Err(Denial::new(Code::PathNotCanonical, "the path names no model")),
-            _ => Err(Denial::new(Code::PolicyModel, "the model of this route is misnamed")),
-        }
-    }
-
-    fn derived<'s>(&self, what: &str, source: &'s ValueSource, scope: &Scope<'s>) -> Result<Cow<'s, str>, Denial> {
-        match source.eval(scope) {
-            Ok(value) => value.into_text().ok_or_else(|| not_text(what)),
-            Err(EvalError::Missing(_)) => Err(Denial::new(Code::PathNotCanonical, "the path names no model")),
-            Err(error) => Err(undecided(what, &error)),
-        }
-    }
-
-    fn attribute<'s>(&self, what: &str, source: &'s ValueSource, scope: &Scope<'s>) -> Result<Cow<'s, str>, Denial> {
-        let value = source.eval(scope).map_err(|error| undecided(&format!("{}.{what}", self.name), &error))?;
-        value.into_text().ok_or_else(|| not_text(what))
-    }
-}
-
-fn not_text(what: &str) -> Denial {
-    undecided(what, &EvalError::Failed("is not text".to_owned()))
 }
 
 // === impl ValueSource ===
@@ -393,64 +371,6 @@ impl ValueSource {
         match self {
             ValueSource::Constant(value) => Ok(Val::Json(Cow::Borrowed(value))),
             ValueSource::Expression(expression) => expression.eval(scope),
-        }
-    }
-}
-
-// === impl Shape ===
-
-impl Shape {
-    fn to_header(&self, scope: &Scope<'_>) -> Result<String, EvalError> {
-        match self {
-            Shape::Plain(source) => {
-                let value = source.eval(scope)?;
-                match value.clone().into_text() {
-                    Some(text) => Ok(text.into_owned()),
-                    None => Ok(value.to_json().to_string()),
-                }
-            }
-            Shape::Object(properties) => {
-                let mut object = serde_json::Map::new();
-                for (name, source) in properties {
-                    object.insert(name.to_string(), source.eval(scope)?.to_json());
-                }
-                Ok(Value::Object(object).to_string())
-            }
-        }
-    }
-}
-
-// === impl Presented ===
-
-impl<'a> Presented<'a> {
-    /// What the limits see as `auth.identity`.
-    #[must_use]
-    pub fn identity(&self) -> Option<Object<'_>> {
-        let (_, properties) = self.filters.iter().find(|(name, _)| &**name == "identity")?;
-        Some(match properties {
-            Properties::Object(extra) => Object { base: None, extra },
-            Properties::Value(value) => Object { base: Some(value), extra: &[] },
-        })
-    }
-}
-
-impl Properties<'_> {
-    /// The same, borrowing nothing.
-    #[must_use]
-    pub fn into_owned(self) -> Properties<'static> {
-        match self {
-            Properties::Object(properties) => {
-                Properties::Object(properties.into_iter().map(|(name, value)| (name, value.into_owned())).collect())
-            }
-            Properties::Value(value) => Properties::Value(value),
-        }
-    }
-
-    #[must_use]
-    pub fn to_json(&self) -> Value {
-        match self {
-            Properties::Object(extra) => Object { base: None, extra }.to_json(),
-            Properties::Value(value) => value.clone(),
         }
     }
 }

@@ -3,15 +3,15 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::attach::{self, AuthAttachments, LimitAttachments};
 use super::route::Host;
 use super::{
-    Attached, AuthPlan, AuthRules, GatewayPlan, Limit, LimitKind, LimitSet, Policy, RoutePlan, RouteTable, Tiers,
+    Attached, AuthPlan, AuthRules, GatewayPlan, LimitKind, ListenerPlan, Policy, RoutePlan, RouteTable, Tiers,
     aggregate, lint,
 };
 use crate::access::{Rbac, Rule, Subject};
 use crate::manifest::{
-    AuthPolicy, Gateway, HttpRoute, LimitPolicy, Listener, Manifests, Meta, ModelGrant, NamespacesFrom, ObjectName,
-    ParentRef, Problem, Severity, Target, TierMapping,
+    Gateway, HttpRoute, Listener, Manifests, ModelGrant, NamespacesFrom, ParentRef, Problem, Target, TierMapping,
 };
 use crate::tier::{TierTable, service_account_group};
 
@@ -35,9 +35,6 @@ impl Default for Options {
         }
     }
 }
-
-/// Policies of one kind.
-type ByTarget<T> = HashMap<Target, Attached<T>>;
 
 /// Compiles what was read. Problems of single objects are already in `manifests`; those between objects are added.
 #[must_use]
@@ -69,41 +66,20 @@ pub fn compile(mut manifests: Manifests, options: &Options) -> Policy {
         let namespace = policy.service_accounts.entry(meta.namespace().to_string()).or_default();
         namespace.insert(meta.name().to_string(), uid);
     }
-    let requests = attach_limits(&manifests, LimitKind::Requests, &mut problems);
-    let tokens = attach_limits(&manifests, LimitKind::Tokens, &mut problems);
-    let auth = attach(manifests.auth_policies.iter().map(|p| (&p.meta, &p.target, auth_state(p))), &mut problems);
+    let mut attached = Applied {
+        auth: attach::auth_policies(&manifests),
+        requests: attach::limit_policies(&manifests, LimitKind::Requests),
+        tokens: attach::limit_policies(&manifests, LimitKind::Tokens),
+        plans: HashMap::new(),
+    };
     for gateway in &manifests.gateways {
         let instance = options.instance.as_deref().unwrap_or(gateway.meta.name());
-        let tiers = tiers(&mapping, vec![instance]);
-        let plan = |route: &HttpRoute| {
-            let name = route.meta.object.path().into();
-            if route.fault.any || route.is_uncertain_on(gateway) {
-                return Arc::new(RoutePlan {
-                    name,
-                    auth: Attached::Broken(route.meta.object.clone()),
-                    limits: Vec::new(),
-                });
-            }
-            let limits =
-                [&requests, &tokens].map(|policies| per_route(effective(policies, gateway, route), &manifests, route));
-            let auth = match effective(&auth, gateway, route) {
-                Attached::None => Attached::None,
-                Attached::Broken(policy) => Attached::Broken(policy),
-                Attached::Active(rules) => Attached::Active(Arc::new(AuthPlan {
-                    policy: rules.0.clone(),
-                    rules: Arc::clone(&rules.1),
-                    tiers: tiers.clone(),
-                })),
-            };
-            let limits = limits.into_iter().filter(|limits| !matches!(limits, Attached::None)).collect();
-            Arc::new(RoutePlan { name, auth, limits })
-        };
-        policy.gateways.push(GatewayPlan {
-            name: gateway.meta.object.path().into(),
-            routes: routes(gateway, &manifests.routes, plan),
-            broken: gateway.broken,
-        });
+        attached.plans.clear();
+        let listeners = listeners(gateway, &manifests.routes, tiers(&mapping, vec![instance]), &mut attached);
+        let name = gateway.meta.object.path().into();
+        policy.gateways.push(GatewayPlan { name, listeners, broken: gateway.broken });
     }
+    problems.extend(attached.into_problems());
     lint::policy(&policy, &manifests, &mapping, &mut problems);
     problems.sort_by(|a, b| (&a.place, &a.field).cmp(&(&b.place, &b.field)));
     policy.problems = problems;
@@ -196,109 +172,120 @@ fn grant_from_annotations(rbac: &mut Rbac, manifests: &Manifests, options: &Opti
 
 // === which policy applies ===
 
-fn auth_state(policy: &AuthPolicy) -> Attached<(ObjectName, Arc<AuthRules>)> {
-    match &policy.rules {
-        Some(rules) => Attached::Active(Arc::new((policy.meta.object.clone(), Arc::clone(rules)))),
-        None => Attached::Broken(policy.meta.object.clone()),
-    }
+/// The policies of all kinds.
+struct Applied<'m> {
+    auth: AuthAttachments<'m>,
+    requests: LimitAttachments<'m>,
+    tokens: LimitAttachments<'m>,
+    /// The AuthPolicies of one Gateway, with its tiers, by their rules.
+    plans: HashMap<*const AuthRules, Arc<AuthPlan>>,
 }
 
-fn attach_limits(manifests: &Manifests, kind: LimitKind, problems: &mut Vec<Problem>) -> ByTarget<LimitSet> {
-    let of_kind = manifests.limit_policies.iter().filter(|policy| policy.kind == kind);
-    attach(of_kind.map(|policy| (&policy.meta, &policy.target, limit_state(policy, &policy.target))), problems)
-}
-
-/// The limits of a policy, counting for `scope`: on a Gateway once per user for that Gateway, on an HTTPRoute for that
-/// route.
-fn limit_state(policy: &LimitPolicy, scope: &Target) -> Attached<LimitSet> {
-    let name = &policy.meta.object;
-    let Some(specs) = &policy.limits else {
-        return Attached::Broken(name.clone());
-    };
-    let scope = scope.to_string();
-    let limit = |spec: &crate::manifest::LimitSpec| Limit {
-        name: format!("{}/{}", name.path(), spec.name).into(),
-        kind: policy.kind,
-        when: spec.when.iter().map(|predicate| Arc::clone(&predicate.expression)).collect(),
-        counters: spec.counters.iter().map(Arc::clone).collect(),
-        rates: (spec.rates.iter())
-            .map(|quota| (Limit::cell(name, &spec.name, &scope, quota.window().as_nanos()), *quota))
-            .collect(),
-    };
-    Attached::Active(Arc::new(LimitSet::new(name.clone(), specs.iter().map(limit).collect())))
-}
-
-/// Policies of one kind by target. Of several the first by namespace and name wins, as the oldest does in a cluster.
-fn attach<'m, T: 'm>(
-    policies: impl Iterator<Item = (&'m Meta, &'m Target, Attached<T>)>,
-    problems: &mut Vec<Problem>,
-) -> ByTarget<T> {
-    let mut policies: Vec<_> = policies.collect();
-    policies.sort_by(|(a, _, _), (b, _, _)| a.object.cmp(&b.object));
-    let mut attached: HashMap<Target, (Attached<T>, &ObjectName)> = HashMap::new();
-    for (meta, target, state) in policies {
-        match attached.get(target) {
-            // One object that is there twice was reported as such.
-            Some((_, winner)) if *target != Target::Unknown && **winner != meta.object => problems.push(Problem {
-                severity: Severity::Warning,
-                place: meta.place.clone(),
-                object: Some(meta.object.clone()),
-                field: "spec.targetRef".to_owned(),
-                message: format!("{winner} has the same target, and wins"),
-                expected: None,
-                remedy: Some("keep one policy of a kind per target".to_owned()),
-            }),
-            Some(_) if *target != Target::Unknown => {}
-            _ => {
-                attached.insert(target.clone(), (state, &meta.object));
-            }
+impl<'m> Applied<'m> {
+    fn plan(
+        &mut self,
+        (gateway, section): (&Gateway, Option<&str>),
+        (route, rule): (&HttpRoute, &str),
+        tiers: &Tiers,
+    ) -> RoutePlan {
+        let name = route.meta.object.path().into();
+        if route.fault.any || route.is_uncertain_on(gateway) {
+            let auth = Attached::Broken(route.meta.object.clone());
+            return RoutePlan { name, rule: rule.into(), auth, limits: Vec::new() };
         }
+        let levels = [
+            Target::gateway(&gateway.meta.object, None),
+            // Without a name it is the Gateway again, which adds nothing.
+            Target::gateway(&gateway.meta.object, Some(section.unwrap_or_default())),
+            Target::route(&route.meta.object, None),
+            Target::route(&route.meta.object, Some(rule)),
+        ];
+        let whole = Target::route(&route.meta.object, None);
+        let auth = match self.auth.at(&levels, &whole) {
+            Attached::None => Attached::None,
+            Attached::Broken(policy) => Attached::Broken(policy),
+            Attached::Active(rules) => {
+                let (policy, rules) = &*rules;
+                let plan = || AuthPlan { policy: policy.clone(), rules: Arc::clone(rules), tiers: tiers.clone() };
+                let plan = self.plans.entry(Arc::as_ptr(rules)).or_insert_with(|| Arc::new(plan()));
+                Attached::Active(Arc::clone(plan))
+            }
+        };
+        let limits = [self.requests.at(&levels, &whole), self.tokens.at(&levels, &whole)];
+        let limits = limits.into_iter().filter(|limits| !matches!(limits, Attached::None)).collect();
+        RoutePlan { name, rule: rule.into(), auth, limits }
     }
-    attached.into_iter().map(|(target, (state, _))| (target, state)).collect()
-}
 
-/// The policy of a kind for `route`: its own, else the Gateway's; one whose target is unknown shuts everything.
-fn effective<T>(policies: &ByTarget<T>, gateway: &Gateway, route: &HttpRoute) -> Attached<T> {
-    let (own, parent) = (&route.meta.object, &gateway.meta.object);
-    let targets = [
-        Target::Unknown,
-        Target::HttpRoute { namespace: Arc::clone(&own.namespace), name: Arc::clone(&own.name) },
-        Target::Gateway { namespace: Arc::clone(&parent.namespace), name: Arc::clone(&parent.name) },
-    ];
-    targets.iter().find_map(|target| policies.get(target)).cloned().unwrap_or(Attached::None)
-}
+    /// Whether a policy is for one listener of the Gateway.
+    fn tell_listeners_apart(&self, gateway: &Gateway) -> bool {
+        let target = Target::gateway(&gateway.meta.object, None);
+        self.auth.has_section_of(&target)
+            || self.requests.has_section_of(&target)
+            || self.tokens.has_section_of(&target)
+    }
 
-/// A policy that counts for each route by itself, for this one.
-fn per_route(limits: Attached<LimitSet>, manifests: &Manifests, route: &HttpRoute) -> Attached<LimitSet> {
-    let Attached::Active(set) = &limits else { return limits };
-    let policy = manifests.limit_policies.iter().find(|policy| policy.per_route && policy.meta.object == set.policy);
-    let Some(policy) = policy else { return limits };
-    let object = &route.meta.object;
-    limit_state(policy, &Target::HttpRoute { namespace: object.namespace.clone(), name: object.name.clone() })
+    fn into_problems(self) -> impl Iterator<Item = Problem> {
+        let limits = self.requests.into_problems().into_iter().chain(self.tokens.into_problems());
+        self.auth.into_problems().into_iter().chain(limits)
+    }
 }
 
 // === routes ===
 
-fn routes(gateway: &Gateway, routes: &[HttpRoute], plan: impl Fn(&HttpRoute) -> Arc<RoutePlan>) -> RouteTable {
+/// The listeners of a Gateway. Those of one host name are one, unless policies tell them apart.
+fn listeners(gateway: &Gateway, routes: &[HttpRoute], tiers: Tiers, applied: &mut Applied<'_>) -> Vec<ListenerPlan> {
+    let apart = applied.tell_listeners_apart(gateway);
+    let mut groups: Vec<Vec<&Listener>> = Vec::new();
+    for listener in &gateway.listeners {
+        match groups.iter_mut().find(|group| !apart && group.iter().any(|other| other.hostname == listener.hostname)) {
+            Some(group) => group.push(listener),
+            None => groups.push(vec![listener]),
+        }
+    }
+    // A broken Gateway may have none.
+    if groups.is_empty() {
+        groups.push(Vec::new());
+    }
+    let plan = |group: Vec<&Listener>| {
+        let section = group.first().filter(|_| apart).map(|listener| listener.name.as_str());
+        let routes = table(gateway, &group, routes, |route, rule| {
+            Arc::new(applied.plan((gateway, section), (route, rule), &tiers))
+        });
+        let hostname = group.first().and_then(|listener| listener.hostname.clone());
+        ListenerPlan {
+            names: group.iter().map(|listener| listener.name.as_str().into()).collect(),
+            ports: group.iter().filter_map(|listener| listener.port).collect(),
+            host: hostname.map_or(Host::Every, Host::Named),
+            routes,
+        }
+    };
+    groups.into_iter().map(plan).collect()
+}
+
+fn table(
+    gateway: &Gateway,
+    listeners: &[&Listener],
+    routes: &[HttpRoute],
+    mut plan: impl FnMut(&HttpRoute, &str) -> Arc<RoutePlan>,
+) -> RouteTable {
     let mut table = RouteTable::default();
     for (at, route) in routes.iter().enumerate() {
-        let mut hosts = route.hosts_on(gateway);
+        let hosts = listeners.iter().flat_map(|listener| route.hosts_at(gateway, listener));
+        let mut hosts: Vec<Host> = if listeners.is_empty() { Vec::new() } else { hosts.collect() };
         hosts.sort_unstable();
         hosts.dedup();
         if hosts.is_empty() {
             continue;
         }
-        let plan = plan(route);
-        let matches = route.rules.iter().enumerate().flat_map(|(i, rule)| rule.matches.iter().map(move |m| (i, m)));
-        for (rule, found) in matches {
-            for host in &hosts {
-                table.add(host, found, &plan, (at, rule));
+        for (i, rule) in route.rules.iter().enumerate() {
+            let plan = plan(route, &route.rule_name(i));
+            for (found, host) in rule.matches.iter().flat_map(|found| hosts.iter().map(move |host| (found, host))) {
+                table.add(host, found, &plan, (at, i));
             }
         }
         if route.fault.matches {
-            for host in &hosts {
-                table.shut(host, &plan);
-            }
+            let plan = plan(route, "");
+            hosts.iter().for_each(|host| table.shut(host, &plan));
         }
     }
     table.finish();
@@ -318,15 +305,24 @@ impl HttpRoute {
 
     /// The hosts at which `gateway` serves the route; none if it is not attached.
     pub(super) fn hosts_on(&self, gateway: &Gateway) -> Vec<Host> {
-        let listeners = gateway.listeners.iter().filter(|listener| {
-            let mut parents = self.parents.iter().filter(|parent| parent.is(gateway));
-            self.fault.parents || parents.any(|parent| listener.admits(gateway, self, parent))
-        });
-        let hosts = listeners.flat_map(|listener| match self.fault.hosts {
+        gateway.listeners.iter().flat_map(|listener| self.hosts_at(gateway, listener)).collect()
+    }
+
+    fn hosts_at(&self, gateway: &Gateway, listener: &Listener) -> Vec<Host> {
+        let mut parents = self.parents.iter().filter(|parent| parent.is(gateway));
+        if !self.fault.parents && !parents.any(|parent| listener.admits(gateway, self, parent)) {
+            return Vec::new();
+        }
+        match self.fault.hosts {
             true => vec![Host::Unknown],
             false => common_hosts(listener.hostname.as_deref(), &self.hostnames),
-        });
-        hosts.collect()
+        }
+    }
+
+    /// The name of a rule, by which policies refer to it.
+    pub(super) fn rule_name(&self, at: usize) -> String {
+        let name = self.rules.get(at).and_then(|rule| rule.name.clone());
+        name.unwrap_or_else(|| format!("rule-{}", at + 1))
     }
 }
 
@@ -365,23 +361,7 @@ impl Listener {
     fn admits(&self, gateway: &Gateway, route: &HttpRoute, parent: &ParentRef) -> bool {
         let same = gateway.meta.namespace() == route.meta.namespace();
         let from = self.from != NamespacesFrom::Same || same;
-        from && parent.section.as_ref().is_none_or(|section| *section == self.name)
-    }
-}
-
-impl Target {
-    fn parts(&self) -> (&str, &str, &str) {
-        match self {
-            Target::Gateway { namespace, name } => ("Gateway", namespace, name),
-            Target::HttpRoute { namespace, name } => ("HTTPRoute", namespace, name),
-            Target::Unknown => ("", "", ""),
-        }
-    }
-}
-
-impl std::fmt::Display for Target {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (kind, namespace, name) = self.parts();
-        write!(f, "{kind} {namespace}/{name}")
+        let port = parent.port.is_none() || self.port.is_none() || parent.port == self.port;
+        from && port && parent.section.as_ref().is_none_or(|section| *section == self.name)
     }
 }

@@ -65,7 +65,7 @@ pub enum Val<'a> {
     Json(Cow<'a, Value>),
 }
 
-/// An object made of a shared base and properties laid over it; the base wins, as `defaults` ask.
+/// An object made of a shared base and properties laid over it, which win.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Object<'a> {
     pub base: Option<&'a Value>,
@@ -323,22 +323,21 @@ impl std::fmt::Display for Val<'_> {
 impl<'a> Object<'a> {
     #[must_use]
     pub fn get(&self, name: &str) -> Option<Val<'a>> {
-        if let Some(value) = self.base.and_then(|base| base.get(name)) {
-            return Some(Val::Json(Cow::Borrowed(value)));
+        if let Some((_, value)) = self.extra.iter().find(|(key, _)| **key == *name) {
+            return Some(value.clone());
         }
-        let extra = self.extra.iter().find(|(key, _)| **key == *name);
-        extra.map(|(_, value)| value.clone())
+        self.base?.get(name).map(|value| Val::Json(Cow::Borrowed(value)))
     }
 
+    /// The whole. A base that is no object stands for itself.
     #[must_use]
     pub fn to_json(&self) -> Value {
-        let mut object = serde_json::Map::new();
-        for (name, value) in self.extra {
-            object.insert(name.to_string(), value.to_json());
-        }
-        if let Some(Value::Object(base)) = self.base {
-            object.extend(base.iter().map(|(k, v)| (k.clone(), v.clone())));
-        }
+        let mut object = match self.base {
+            Some(Value::Object(base)) => base.clone(),
+            Some(other) if self.extra.is_empty() => return other.clone(),
+            _ => serde_json::Map::new(),
+        };
+        object.extend(self.extra.iter().map(|(name, value)| (name.to_string(), value.to_json())));
         Value::Object(object)
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::{Attached, Attributes, LimitKind, Object, Options, Policy, Scope, aggregate};
+use super::{Attached, Attributes, GatewayPlan, LimitKind, Object, Options, Policy, Scope, aggregate};
 use crate::manifest::{
     LimitSpec, Manifests, Meta, ModelGrant, ObjectName, Place, Problem, Severity, Target, TierSpec, did_you_mean,
 };
@@ -53,6 +53,7 @@ fn targets(manifests: &Manifests, problems: &mut Vec<Problem>) {
             Target::HttpRoute { name, .. } => (manifests.routes.iter().map(|r| &r.meta.object).collect(), name),
         };
         if known.iter().any(|object| object.name == *name && object.namespace == *meta.namespace()) {
+            problems.extend(missing_section(manifests, meta, target, place));
             continue;
         }
         let message = format!("{target} is not there, so the policy has no effect");
@@ -64,6 +65,27 @@ fn targets(manifests: &Manifests, problems: &mut Vec<Problem>) {
         }
         problems.push(problem);
     }
+}
+
+/// A policy for a listener or rule that its target does not have.
+fn missing_section(manifests: &Manifests, meta: &Meta, target: &Target, place: &Place) -> Option<Problem> {
+    let section = target.section()?;
+    let is = |object: &ObjectName| target.whole().to_string() == format!("{} {}", object.kind, object.path());
+    let gateway = manifests.gateways.iter().find(|gateway| is(&gateway.meta.object));
+    let route = manifests.routes.iter().find(|route| is(&route.meta.object));
+    let listeners = gateway.into_iter().flat_map(|gateway| gateway.listeners.iter().map(|l| l.name.clone()));
+    let rules = route.into_iter().flat_map(|route| (0..route.rules.len()).map(|at| route.rule_name(at)));
+    let known: Vec<String> = listeners.chain(rules).collect();
+    if known.iter().any(|name| *name == **section) {
+        return None;
+    }
+    let message = format!("{} has no section `{section}`, so the policy has no effect", target.whole());
+    let problem = warning(meta, place, "spec.targetRef.sectionName", message);
+    let problem = problem.expected(format!("one of {}", known.join(", ")));
+    Some(match did_you_mean(section, known.iter().map(String::as_str)) {
+        Some(meant) => problem.remedy(format!("did you mean `{meant}`?")),
+        None => problem.remedy("name a listener of the Gateway, or a rule of the HTTPRoute"),
+    })
 }
 
 fn parents(manifests: &Manifests, problems: &mut Vec<Problem>) {
@@ -152,7 +174,7 @@ pub(super) fn policy(policy: &Policy, manifests: &Manifests, mapping: &Mapping<'
 
 fn missing_mapping(manifests: &Manifests, problems: &mut Vec<Problem>) {
     for auth in &manifests.auth_policies {
-        let place = auth.rules.as_ref().filter(|rules| !rules.tier_lookups.is_empty());
+        let place = auth.rules.as_ref().filter(|rules| !rules.metadata.is_empty());
         if let Some(place) = place.and_then(|rules| rules.metadata_place.as_ref()) {
             let message = "looks tiers up, and there is no tier mapping, so every request is undecided".to_owned();
             let problem = warning(&auth.meta, place, "spec.rules.metadata", message);
@@ -233,7 +255,7 @@ fn may_apply(limit: &LimitSpec, tier: &str) -> bool {
 fn unprotected(policy: &Policy, manifests: &Manifests, problems: &mut Vec<Problem>) {
     for route in &manifests.routes {
         let name = route.meta.object.path();
-        let plans = policy.gateways.iter().flat_map(|gateway| gateway.routes.plans());
+        let plans = policy.gateways.iter().flat_map(GatewayPlan::plans);
         let mut plans = plans.filter(|plan| *plan.name == *name);
         if plans.any(|plan| matches!(plan.auth, Attached::None)) {
             let message = "has no AuthPolicy, neither of its own nor of its Gateway".to_owned();

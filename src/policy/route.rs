@@ -136,7 +136,7 @@ impl RouteTable {
 }
 
 /// The host without its port, in lower case, and without the dot that may end a host name.
-fn host_name(host: &str) -> Cow<'_, str> {
+pub(super) fn host_name(host: &str) -> Cow<'_, str> {
     let name = match host.rsplit_once(':') {
         // `[::1]:8080` has colons before its port; `[::1]` has no port at all.
         Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,

@@ -4,6 +4,7 @@ mod grants;
 mod limits;
 mod recorded;
 mod routes;
+mod strategies;
 mod warnings;
 
 use super::*;
@@ -150,6 +151,8 @@ fn request<'r>(host: &'r str, path: &'r str) -> Request<'r> {
         query: None,
         headers: Headers::List(vec![]),
         gateway: None,
+        listener: None,
+        port: None,
         model: OperatorModel::Unset,
     }
 }

@@ -11,6 +11,8 @@ fn request(headers: Headers<'_>) -> Request<'_> {
         query: None,
         headers,
         gateway: None,
+        listener: None,
+        port: None,
         model: OperatorModel::Unset,
     }
 }

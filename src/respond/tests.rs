@@ -40,6 +40,7 @@ const ANSWERS: &[AnswerRow] = &[
         GrpcCode::PermissionDenied,
         "permission_error",
         &[
+            (Code::AccessRule, "TG-ACCESS-RULE"),
             (Code::AccessDenied, "TG-ACCESS-DENIED"),
             (Code::TierNone, "TG-TIER-NONE"),
             (Code::RouteNoPolicy, "TG-ROUTE-NO-POLICY"),

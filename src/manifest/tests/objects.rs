@@ -326,7 +326,7 @@ rules:
     );
     let route = &manifests.routes[0];
     assert_eq!(route.hostnames, ["a.example.com", "*.b.com"]);
-    let parent = ParentRef { namespace: "ns".into(), name: "gw".into(), section: None };
+    let parent = ParentRef { namespace: "ns".into(), name: "gw".into(), section: None, port: None };
     assert_eq!(route.parents, [parent]);
     let paths: Vec<Vec<String>> =
         route.rules.iter().map(|rule| rule.matches.iter().map(|m| format!("{:?}", m.path)).collect()).collect();
@@ -350,7 +350,8 @@ fn route_without_rules_or_with_other_parents() {
         "[{group: '', kind: Service, name: s}, {name: gw, namespace: other, sectionName: https, port: 443}]",
     );
     let manifests = expect(&text, &[]);
-    let parent = ParentRef { namespace: "other".into(), name: "gw".into(), section: Some("https".to_owned()) };
+    let parent =
+        ParentRef { namespace: "other".into(), name: "gw".into(), section: Some("https".to_owned()), port: Some(443) };
     assert_eq!(manifests.routes[0].parents, [parent]);
 }
 

@@ -23,7 +23,7 @@ fn limit_policy(limits: &str) -> String {
 }
 
 fn gateway() -> Target {
-    Target::Gateway { namespace: "ns".into(), name: "gw".into() }
+    Target::gateway(&ObjectName::new("Gateway", "ns", "gw"), None)
 }
 
 /// Asserts that at the mark the rule is refused as one that is not carried out, that nothing of the policy is used, and
@@ -65,32 +65,55 @@ fn broken_target(targets: &[(&str, &[Row])], kind: &str, rest: &str) {
 }
 
 #[test]
-fn what_holds_for_the_whole_policy_is_an_error_too() {
+fn a_policy_says_its_rules_in_one_place_and_by_a_known_strategy() {
     let rules = format!("rules:\n{}", indent(AUTHENTICATION, 2));
     let limits = "limits: {a: {rates: [{limit: 1, window: 1m}]}}";
-    let section = TARGET.replace('}', ", sectionName: ▸http}");
     for (kind, spec, field, phrase) in [
-        ("AuthPolicy", format!("{TARGET}{rules}when: ▸[{{predicate: 'true'}}]"), "spec.when", "`when`"),
-        ("AuthPolicy", format!("{TARGET}{rules}patterns: ▸{{}}"), "spec.patterns", "`patterns`"),
-        ("AuthPolicy", format!("{TARGET}overrides: ▸{{rules: {{}}}}"), "spec.overrides", "`overrides`"),
-        ("AuthPolicy", format!("{TARGET}{rules}overrides: ▸{{}}"), "spec.overrides", "`overrides`"),
+        ("AuthPolicy", format!("{TARGET}rules: ▸{{}}\noverrides: {{rules: {{}}}}"), "spec.rules", "`overrides` too"),
+        ("AuthPolicy", format!("{TARGET}defaults: {{}}\noverrides: ▸{{}}"), "spec.overrides", "beside `defaults`"),
+        ("AuthPolicy", format!("{TARGET}when: ▸[]\ndefaults:\n{}", indent(&rules, 2)), "spec.when", "`defaults` too"),
         (
             "AuthPolicy",
-            format!("{TARGET}defaults:\n  strategy: ▸merge\n{}", indent(&rules, 2)),
+            format!("{TARGET}defaults:\n  strategy: ▸mix\n{}", indent(&rules, 2)),
             "spec.defaults.strategy",
-            "strategy other than `atomic`",
+            "`mix` is not a strategy",
         ),
-        ("AuthPolicy", format!("{section}{rules}"), "spec.targetRef.sectionName", "targeting one section"),
-        ("RateLimitPolicy", format!("{section}{limits}"), "spec.targetRef.sectionName", "targeting one section"),
-        ("TokenRateLimitPolicy", format!("{TARGET}overrides: ▸{{{limits}}}"), "spec.overrides", "`overrides`"),
         (
             "RateLimitPolicy",
-            format!("{TARGET}defaults: {{strategy: ▸merge, {limits}}}"),
-            "spec.defaults.strategy",
-            "strategy other than `atomic`",
+            format!("{TARGET}overrides: {{strategy: ▸'', {limits}}}"),
+            "spec.overrides.strategy",
+            "atomic or merge",
         ),
+        ("TokenRateLimitPolicy", format!("{TARGET}overrides: ▸{{}}"), "spec.overrides", "`limits` is missing"),
     ] {
-        refused(&object(kind, &spec), field, phrase);
+        let (text, _) = unmark(&object(kind, &spec));
+        let manifests = read(&text);
+        let problem = manifests.problems.iter().find(|problem| problem.field == field);
+        let problem = problem.unwrap_or_else(|| panic!("nothing about {field}: {:#?}", manifests.problems));
+        assert!(problem.is_error() && problem.to_string().contains(phrase), "{problem}");
+        let broken = manifests.auth_policies.iter().map(|p| p.rules.is_none());
+        let broken = broken.chain(manifests.limit_policies.iter().map(|p| p.limits.is_none()));
+        assert_eq!(broken.collect::<Vec<_>>(), [true], "{spec}");
+    }
+}
+
+#[test]
+fn targets_and_strategies_are_read_as_written() {
+    let section = TARGET.replace('}', ", sectionName: http}");
+    let limits = "limits: {a: {rates: [{limit: 1, window: 1m}]}}";
+    let strategy = |overrides, merge| Some(Strategy { overrides, merge });
+    let listener = Target::gateway(&ObjectName::new("Gateway", "ns", "gw"), Some("http"));
+    for (spec, target, expected) in [
+        (format!("{TARGET}{limits}"), gateway(), strategy(false, false)),
+        (format!("{section}defaults: {{{limits}}}"), listener, strategy(false, false)),
+        (format!("{TARGET}defaults: {{strategy: atomic, {limits}}}"), gateway(), strategy(false, false)),
+        (format!("{TARGET}defaults: {{strategy: merge, {limits}}}"), gateway(), strategy(false, true)),
+        (format!("{TARGET}overrides: {{{limits}}}"), gateway(), strategy(true, false)),
+        (format!("{TARGET}overrides: {{strategy: merge, {limits}}}"), gateway(), strategy(true, true)),
+    ] {
+        let manifests = expect(&object("RateLimitPolicy", &spec), &[]);
+        let policy = &manifests.limit_policies[0];
+        assert_eq!((&policy.target, policy.strategy), (&target, expected), "{spec}");
     }
 }
 
@@ -294,8 +317,10 @@ fn old_forms_say_what_to_write_now() {
 
 #[test]
 fn policy_that_lets_nobody_in_or_limits_nothing_is_noticed() {
-    expect(&auth_policy("authentication: ▸{}"), &[(E, "spec.rules.authentication", "nobody could be authenticated")]);
-    expect(&auth_policy("▸metadata: {}"), &[(E, "spec.rules", "`authentication` is missing")]);
+    expect(&auth_policy("▸authentication: {}"), &[(E, "spec.rules", "everybody would be let in")]);
+    expect(&auth_policy("▸metadata: {}"), &[(E, "spec.rules", "everybody would be let in")]);
+    expect(&auth_policy("authentication: {a: {anonymous: {}}}"), &[]);
+    expect(&auth_policy("authorization: {a: {patternMatching: {patterns: [{predicate: 'false'}]}}}"), &[]);
     expect(&object("AuthPolicy", &format!("▸{TARGET}")), &[(E, "spec", "`rules` is missing")]);
     expect(&object("RateLimitPolicy", &format!("▸{TARGET}")), &[(E, "spec", "`limits` is missing")]);
     let manifests =

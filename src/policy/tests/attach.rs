@@ -1,7 +1,7 @@
 use super::*;
 
 /// A rule that tiergate does not carry out, so that the policy is in error and its target is known.
-const UNSUPPORTED: &str = "rules: {authentication: {sa: {anonymous: {}}}}";
+const UNSUPPORTED: &str = "rules: {authentication: {sa: {x509: {}}}}";
 const BAD_LIMIT: &str = "limits: {a: {rates: [{limit: 1, window: 0s}]}}";
 
 /// Two routes of `ns/gw`: `ns/a` at `/a` and `ns/b` at `/b`.

@@ -1,36 +1,24 @@
+use std::time::Duration;
+
 use super::*;
-use crate::policy::{Shape, ValueSource};
+use crate::policy::{Authorization, Method, Shape, ValueSource};
 
 #[test]
 fn rules_that_are_not_carried_out_are_errors_and_nothing_of_the_policy_is_used() {
     for (rules, field, phrase) in [
         ("callbacks: ▸{x: {http: {url: 'http://x'}}}", "callbacks", "`callbacks`"),
-        ("response: {unauthenticated: ▸{code: 302}}", "response.unauthenticated", "custom `unauthenticated` answer"),
-        ("response: {unauthorized: ▸{code: 302}}", "response.unauthorized", "custom `unauthorized` answer"),
         (
             "response: {success: {headers: {x: {wristband: ▸{issuer: x}}}}}",
             "response.success.headers.x.wristband",
             "`wristband`",
         ),
-        (
-            "response: {success: {filters: {x: {json: {properties: {}}, when: ▸[{predicate: 'true'}]}}}}",
-            "response.success.filters.x.when",
-            "`when` of a rule",
-        ),
         ("authorization: {x: {opa: ▸{rego: allow = true}}}", "authorization.x.opa", "`opa`"),
-        (
-            "authorization: {x: {patternMatching: ▸{patterns: []}}}",
-            "authorization.x.patternMatching",
-            "`patternMatching`",
-        ),
         ("authorization: {x: {spicedb: ▸{endpoint: x}}}", "authorization.x.spicedb", "`spicedb`"),
         (
             "authorization: {x: {kubernetesSubjectAccessReview: {groups: ▸[a]}}}",
             "authorization.x.kubernetesSubjectAccessReview.groups",
             "static `groups`",
         ),
-        ("authorization: {x: {when: ▸[{predicate: 'false'}]}}", "authorization.x.when", "`when` of a rule"),
-        ("authorization: {x: {priority: ▸1}}", "authorization.x.priority", "`priority` other than 0"),
         ("metadata: {x: {uma: ▸{endpoint: x}}}", "metadata.x.uma", "`uma`"),
         ("metadata: {x: {userInfo: ▸{identitySource: x}}}", "metadata.x.userInfo", "`userInfo`"),
         (
@@ -66,11 +54,6 @@ fn other_ways_to_authenticate_are_errors() {
         ("apiKey: ▸{selector: {}}", "apiKey", "`apiKey`"),
         ("x509: ▸{selector: {}}", "x509", "`x509`"),
         ("oauth2Introspection: ▸{endpoint: x}", "oauth2Introspection", "`oauth2Introspection`"),
-        ("plain: ▸{selector: x}", "plain", "`plain`"),
-        ("anonymous: ▸{}", "anonymous", "`anonymous`"),
-        ("overrides: ▸{x: {value: y}}", "overrides", "`overrides` of an identity"),
-        ("when: ▸[{predicate: 'true'}]", "when", "`when` of a rule"),
-        ("priority: ▸2", "priority", "`priority`"),
         ("credentials: {cookie: ▸{name: x}}", "credentials.cookie", "`cookie`"),
         ("credentials: {queryString: ▸{name: x}}", "credentials.queryString", "`queryString`"),
         ("credentials: {customHeader: ▸{name: x}}", "credentials.customHeader", "`customHeader`"),
@@ -128,18 +111,27 @@ response:
     let manifests = expect(&auth_policy(rules), &[]);
     let rules = manifests.auth_policies[0].rules.as_ref().unwrap();
     let [authentication] = rules.authentication.as_slice() else { panic!("{rules:?}") };
-    assert_eq!((&*authentication.name, &*authentication.audiences), ("sa", &["a".to_owned(), "b".to_owned()][..]));
+    assert_eq!(&*authentication.name, "sa");
+    let Method::TokenReview { audiences } = &authentication.what.method else { panic!("{authentication:?}") };
+    assert_eq!(audiences, &["a", "b"]);
+    assert_eq!(authentication.what.ttl, Some(Duration::from_secs(300)));
+    let authentication = &authentication.what;
     let defaults: Vec<&str> = authentication.defaults.iter().map(|(name, _)| &**name).collect();
     assert_eq!(defaults, ["userid", "kind"]);
     assert!(matches!(&authentication.defaults[1].1, ValueSource::Constant(value) if value == "sa"));
-    assert_eq!(rules.tier_lookups.iter().map(|l| &*l.name).collect::<Vec<_>>(), ["tier"]);
-    assert_eq!(rules.access.iter().map(|a| &*a.name).collect::<Vec<_>>(), ["access"]);
-    assert!(matches!(&rules.access[0].subresource, ValueSource::Constant(value) if value == ""));
+    assert_eq!(
+        rules.metadata.iter().map(|l| (&*l.name, &*l.what.url)).collect::<Vec<_>>(),
+        [("tier", "https://maas-api/v1/tiers/lookup")]
+    );
+    let [authorization] = rules.authorization.as_slice() else { panic!("{rules:?}") };
+    assert_eq!(&*authorization.name, "access");
+    let Authorization::Access(access) = &authorization.what else { panic!("{authorization:?}") };
+    assert!(matches!(&access.subresource, ValueSource::Constant(value) if value == ""));
     let filters: Vec<(&str, bool)> =
-        rules.filters.iter().map(|f| (&*f.name, matches!(f.shape, Shape::Object(_)))).collect();
+        rules.filters.iter().map(|f| (&*f.what.name, matches!(f.what.shape, Shape::Object(_)))).collect();
     assert_eq!(filters, [("identity", true), ("renamed", false)]);
     let headers: Vec<(&str, bool)> =
-        rules.headers.iter().map(|h| (&*h.name, matches!(h.shape, Shape::Object(_)))).collect();
+        rules.headers.iter().map(|h| (&*h.what.name, matches!(h.what.shape, Shape::Object(_)))).collect();
     assert_eq!(headers, [("x-team", false), ("x-other", true)]);
 }
 

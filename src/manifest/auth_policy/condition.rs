@@ -1,0 +1,112 @@
+//! Conditions: `when`, the patterns of `patternMatching`, and named `patterns`.
+
+use std::sync::Arc;
+
+use super::super::limit_policy::compile;
+use super::super::reader::Field;
+use super::super::{Severity, did_you_mean};
+use super::value::read_selector;
+use crate::policy::{Condition, Expression, Operator, Pattern, ValueSource};
+
+/// The conditions of a list, all of which have to hold.
+pub(super) fn read_conditions(field: &Field<'_>) -> Option<Vec<Condition>> {
+    let items = field.items()?;
+    let conditions: Vec<_> = items.iter().filter_map(read_condition).collect();
+    (conditions.len() == items.len()).then_some(conditions)
+}
+
+/// `when` of a whole policy: predicates alone, as for limits.
+pub(super) fn read_predicates(field: &Field<'_>) -> Option<Vec<Condition>> {
+    let conditions = read_conditions(field)?;
+    let plain = conditions.iter().all(|condition| matches!(condition, Condition::Predicate(_)));
+    if !plain {
+        let problem = field.error("holds a condition that is no predicate");
+        field.report(problem.expected("a list of `predicate`: CEL expressions that yield a boolean"));
+    }
+    plain.then_some(conditions)
+}
+
+/// Named sets of conditions.
+pub(super) fn read_patterns(field: &Field<'_>) -> Option<Vec<(Arc<str>, Arc<Condition>)>> {
+    let entries = field.entries()?;
+    let read = |field: &Field<'_>| {
+        let mut fields = field.fields()?;
+        let all = fields.require("allOf", "a list of patterns");
+        fields.done(Severity::Error);
+        read_conditions(&all?).map(Condition::All)
+    };
+    let patterns: Vec<_> = entries
+        .iter()
+        .filter_map(|(key, field)| Some((Arc::from(key.name.as_str()), Arc::new(read(field)?))))
+        .collect();
+    (patterns.len() == entries.len()).then_some(patterns)
+}
+
+fn read_condition(item: &Field<'_>) -> Option<Condition> {
+    let mut fields = item.fields()?;
+    let (predicate, reference) = (fields.take("predicate"), fields.take("patternRef"));
+    let (all, any) = (fields.take("all"), fields.take("any"));
+    let (selector, operator, value) = (fields.take("selector"), fields.take("operator"), fields.take("value"));
+    fields.done(Severity::Error);
+    let pattern = selector.is_some() || operator.is_some() || value.is_some();
+    let forms = [predicate.is_some(), reference.is_some(), all.is_some(), any.is_some(), pattern];
+    if forms.iter().filter(|form| **form).count() != 1 {
+        item.report(
+            item.error("is no condition, or more than one")
+                .expected("`predicate`, `patternRef`, `all`, `any`, or `selector` with `operator` and `value`"),
+        );
+        return None;
+    }
+    if let Some(predicate) = predicate {
+        return compile(&predicate, Expression::compile_predicate).map(Arc::new).map(Condition::Predicate);
+    }
+    if let Some(reference) = reference {
+        return reference.non_empty_text().map(Arc::from).map(Condition::Named);
+    }
+    if let Some(all) = all {
+        return read_conditions(&all).map(Condition::All);
+    }
+    if let Some(any) = any {
+        return read_conditions(&any).map(Condition::Any);
+    }
+    let missing = |name: &str| item.report(item.error(format!("has no `{name}`")));
+    let Some(selector) = selector else {
+        missing("selector");
+        return None;
+    };
+    let Some(operator) = operator else {
+        missing("operator");
+        return None;
+    };
+    let selector = ValueSource::Expression(read_selector(&selector)?);
+    let text = value.as_ref().map_or(Some(""), |value| value.text())?.to_owned();
+    let operator = match operator.text()? {
+        "eq" => Operator::Equals(text),
+        "neq" => Operator::Differs(text),
+        "incl" => Operator::Includes(text),
+        "excl" => Operator::Excludes(text),
+        "matches" => Operator::Matches(read_regex(&text, value.as_ref().unwrap_or(item))?),
+        other => {
+            let known = ["eq", "neq", "incl", "excl", "matches"];
+            let problem = operator.error(format!("`{other}` is not an operator")).expected(known.join(", "));
+            operator.report(match did_you_mean(other, known) {
+                Some(meant) => problem.remedy(format!("did you mean `{meant}`?")),
+                None => problem,
+            });
+            return None;
+        }
+    };
+    Some(Condition::Pattern(Box::new(Pattern { selector, operator })))
+}
+
+/// Unlike those of HTTPRoutes, these match anywhere in the value.
+fn read_regex(text: &str, field: &Field<'_>) -> Option<regex::Regex> {
+    match regex::Regex::new(text) {
+        Ok(regex) => Some(regex),
+        Err(_) => {
+            let problem = field.error(format!("`{text}` is not a regular expression"));
+            field.report(problem.expected("RE2 syntax"));
+            None
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Values: `value`, `selector` or `expression`.
+
+use std::sync::Arc;
+
+use serde_json::Value as Json;
+
+use super::super::Severity;
+use super::super::limit_policy::compile;
+use super::super::reader::Field;
+use super::super::tree::{Node, Value};
+use crate::policy::{Expression, Path, ValueSource};
+
+/// Named values.
+pub(super) fn read_properties(field: &Field<'_>) -> Option<Vec<(Arc<str>, ValueSource)>> {
+    let entries = field.entries()?;
+    let read: Vec<_> =
+        entries.iter().filter_map(|(key, field)| Some((key.name.as_str().into(), read_value(field)?))).collect();
+    (read.len() == entries.len()).then_some(read)
+}
+
+/// `value`, `selector` or `expression`.
+pub(super) fn read_value(field: &Field<'_>) -> Option<ValueSource> {
+    let mut fields = field.fields()?;
+    let (value, selector, expression) = (fields.take("value"), fields.take("selector"), fields.take("expression"));
+    fields.done(Severity::Error);
+    match (value, selector, expression) {
+        (Some(value), None, None) => Some(ValueSource::Constant(to_json(value.node))),
+        (None, Some(selector), None) => read_selector(&selector).map(ValueSource::Expression),
+        (None, None, Some(expression)) => compile(&expression, Expression::compile).map(ValueSource::Expression),
+        _ => {
+            field.report(field.error("says no value, or more than one").expected("value, selector or expression"));
+            None
+        }
+    }
+}
+
+/// A selector that is a plain path. Authorino's modifiers and templates are another language.
+pub(super) fn read_selector(field: &Field<'_>) -> Option<Expression> {
+    let text = field.text()?;
+    if text.contains("@case:lower") && text.contains("authorization") {
+        let problem = field.error(format!("`{text}` would take two tokens that differ only in case for one"));
+        field.report(
+            problem
+                .remedy("remove the `cache`: tiergate remembers identities by the whole token, never past its expiry"),
+        );
+        return None;
+    }
+    if Path::parse(text).is_none() {
+        let problem = field.error(format!("`{text}` is not a plain path; modifiers and templates are not supported"));
+        field.report(
+            problem
+                .expected("a path such as auth.identity.user.username")
+                .remedy("write a CEL `expression`; a `cache` can be removed, tiergate needs none"),
+        );
+        return None;
+    }
+    compile(field, Expression::compile)
+}
+
+fn to_json(node: &Node) -> Json {
+    match &node.value {
+        Value::Null => Json::Null,
+        Value::Bool(value) => Json::Bool(*value),
+        Value::Int(value) => Json::from(*value),
+        Value::BigInt(value) => Json::from(*value),
+        Value::Float(value) => Json::from(*value),
+        Value::Text(text) => Json::String(text.clone()),
+        Value::List(items) => items.iter().map(to_json).collect(),
+        Value::Map(entries) => entries.iter().map(|(key, node)| (key.name.clone(), to_json(node))).collect(),
+    }
+}

@@ -1,0 +1,181 @@
+//! What a policy is attached to, and how its rules meet those of other policies on the way to a request.
+//!
+//! Source: Gateway API, "Policy attachment" (GEP-713, GEP-2649); the strategies are Kuadrant's.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::reader::{Field, Fields};
+use super::{Meta, ObjectName, Place};
+
+/// What a policy is attached to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Target {
+    Gateway {
+        namespace: Arc<str>,
+        name: Arc<str>,
+        /// One listener of it.
+        section: Option<Arc<str>>,
+    },
+    HttpRoute {
+        namespace: Arc<str>,
+        name: Arc<str>,
+        /// One rule of it, by its name; the first rule without one is `rule-1`.
+        section: Option<Arc<str>>,
+    },
+    /// The target could not be read, so the policy could have been for anything.
+    Unknown,
+}
+
+/// What happens where policies of several levels apply to one request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Strategy {
+    /// These rules win over those of more specific policies, which otherwise win.
+    pub overrides: bool,
+    /// Rules are put together by their names, instead of all of one policy replacing all of the other.
+    pub merge: bool,
+}
+
+/// The part of a policy's `spec` that holds its rules: `spec` itself, or its `defaults` or `overrides`.
+#[derive(Debug)]
+pub(super) struct Block<'a> {
+    pub fields: Fields<'a>,
+    /// `None` if it could not be read.
+    pub strategy: Option<Strategy>,
+    /// Whether it is `spec` itself, so that what else stands there is for [`Block::done`] too.
+    nested: Option<Fields<'a>>,
+}
+
+/// Reads the `targetRef` of a policy, and says where it stands. What cannot be read is [`Target::Unknown`].
+pub(super) fn read_target(field: Option<Field<'_>>, meta: &Meta) -> (Target, Place) {
+    let place = field.as_ref().map_or_else(|| meta.place.clone(), Field::place);
+    (target(field, meta).unwrap_or(Target::Unknown), place)
+}
+
+fn target(field: Option<Field<'_>>, meta: &Meta) -> Option<Target> {
+    let mut fields = field?.fields()?;
+    let group = fields.require("group", "gateway.networking.k8s.io")?;
+    let kind = fields.require("kind", "Gateway or HTTPRoute")?;
+    let name = fields.require("name", "the name of the Gateway or HTTPRoute")?.non_empty_text()?;
+    let section = fields.take("sectionName");
+    fields.done(super::Severity::Error);
+    let (group_text, kind_text) = (group.text()?, kind.text()?);
+    if group_text != "gateway.networking.k8s.io" {
+        let problem = group.error(format!("`{group_text}` has nothing that a policy can target"));
+        group.report(problem.expected("gateway.networking.k8s.io"));
+        return None;
+    }
+    let section = match section {
+        Some(section) => Some(Arc::from(section.non_empty_text()?)),
+        None => None,
+    };
+    let (namespace, name) = (Arc::clone(meta.namespace()), name.into());
+    match kind_text {
+        "Gateway" => Some(Target::Gateway { namespace, name, section }),
+        "HTTPRoute" => Some(Target::HttpRoute { namespace, name, section }),
+        _ => {
+            let problem = kind.error(format!("a policy cannot target `{kind_text}`"));
+            kind.report(problem.expected("Gateway or HTTPRoute"));
+            None
+        }
+    }
+}
+
+/// Finds the block that holds the fields of `names`: `spec` itself, `defaults` or `overrides`.
+pub(super) fn read_block<'a>(mut spec: Fields<'a>, names: &[&'static str]) -> Option<Block<'a>> {
+    let (defaults, overrides) = (spec.take("defaults"), spec.take("overrides"));
+    let direct: Vec<Field<'a>> = names.iter().filter_map(|name| spec.take(name)).collect();
+    let (field, is_override) = match (defaults, overrides) {
+        (None, None) => return Some(Block { fields: spec, strategy: Some(Strategy::default()), nested: None }),
+        (Some(_), Some(overrides)) => {
+            overrides.report(overrides.error("stands beside `defaults`").remedy("keep one of them"));
+            spec.done(super::Severity::Error);
+            return None;
+        }
+        (Some(defaults), None) => (defaults, false),
+        (None, Some(overrides)) => (overrides, true),
+    };
+    if let Some(direct) = direct.first() {
+        let message =
+            format!("stands in `spec`, and there is `{}` too", if is_override { "overrides" } else { "defaults" });
+        direct.report(direct.error(message).remedy("keep one of them"));
+    }
+    let mut fields = field.fields()?;
+    let strategy = match fields.take("strategy") {
+        None => Some(false),
+        Some(field) => field.text().and_then(|text| match text {
+            "atomic" => Some(false),
+            "merge" => Some(true),
+            other => {
+                let problem = field.error(format!("`{other}` is not a strategy"));
+                field.report(problem.expected("atomic or merge"));
+                None
+            }
+        }),
+    };
+    let strategy = strategy.map(|merge| Strategy { overrides: is_override, merge });
+    Some(Block { fields, strategy, nested: Some(spec) })
+}
+
+// === impl Block ===
+
+impl Block<'_> {
+    /// Reports the fields that nobody asked for.
+    pub fn done(self) {
+        self.fields.done(super::Severity::Error);
+        if let Some(spec) = self.nested {
+            spec.done(super::Severity::Error);
+        }
+    }
+}
+
+// === impl Target ===
+
+impl Target {
+    /// The whole object that the target is, or is a section of.
+    #[must_use]
+    pub fn whole(&self) -> Target {
+        let mut target = self.clone();
+        if let Target::Gateway { section, .. } | Target::HttpRoute { section, .. } = &mut target {
+            *section = None;
+        }
+        target
+    }
+
+    #[must_use]
+    pub fn section(&self) -> Option<&Arc<str>> {
+        match self {
+            Target::Gateway { section, .. } | Target::HttpRoute { section, .. } => section.as_ref(),
+            Target::Unknown => None,
+        }
+    }
+
+    /// A Gateway, or one of its listeners.
+    #[must_use]
+    pub fn gateway(object: &ObjectName, section: Option<&str>) -> Self {
+        let (namespace, name) = (Arc::clone(&object.namespace), Arc::clone(&object.name));
+        Target::Gateway { namespace, name, section: section.map(Arc::from) }
+    }
+
+    /// An HTTPRoute, or one of its rules.
+    #[must_use]
+    pub fn route(object: &ObjectName, section: Option<&str>) -> Self {
+        let (namespace, name) = (Arc::clone(&object.namespace), Arc::clone(&object.name));
+        Target::HttpRoute { namespace, name, section: section.map(Arc::from) }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (kind, namespace, name) = match self {
+            Target::Gateway { namespace, name, .. } => ("Gateway", &**namespace, &**name),
+            Target::HttpRoute { namespace, name, .. } => ("HTTPRoute", &**namespace, &**name),
+            Target::Unknown => ("", "", ""),
+        };
+        write!(f, "{kind} {namespace}/{name}")?;
+        match self.section() {
+            Some(section) => write!(f, "#{section}"),
+            None => Ok(()),
+        }
+    }
+}

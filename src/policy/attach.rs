@@ -1,0 +1,276 @@
+//! Which policies apply to a rule of a route, and what they make together.
+//!
+//! Source: GEP-713 and GEP-2649; how rules of several levels meet is Kuadrant's (`merge_strategies.go`): from the most specific
+//! policy to the least, the less specific one's strategy decides.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::{Attached, AuthRules, Limit, LimitKind, LimitSet, ReferenceFault};
+use crate::manifest::{
+    LimitPolicy, LimitSpec, Manifests, Meta, ObjectName, Place, Predicate, Problem, Severity, Strategy, Target,
+};
+
+/// What a rule of a route on a listener can be reached by, from the least specific to the most.
+pub(super) type Levels = [Target; 4];
+
+/// One policy of a kind, as far as it could be read.
+struct Attachment<'m, R> {
+    meta: &'m Meta,
+    /// `None` if it could not be read.
+    strategy: Option<Strategy>,
+    /// `None` where the policy is in error.
+    rules: Option<Arc<R>>,
+}
+
+/// All policies of one kind, by target.
+pub(super) struct Attachments<'m, R, T> {
+    by_target: HashMap<Target, Attachment<'m, R>>,
+    /// What was put together before, by the policies that went in and what it is for.
+    made: HashMap<(Vec<&'m ObjectName>, Option<Target>), Attached<T>>,
+    /// Policies that apply somewhere, and those that would if no other did.
+    used: HashSet<&'m ObjectName>,
+    reached: HashSet<&'m ObjectName>,
+    problems: Vec<Problem>,
+}
+
+/// Rules that can be put together.
+pub(super) trait Merge {
+    /// These rules, and those of `other` whose names are not among them.
+    fn and(&self, other: &Self) -> Self;
+}
+
+impl Merge for AuthRules {
+    fn and(&self, other: &Self) -> Self {
+        AuthRules::and(self, other)
+    }
+}
+
+/// The limits of one or more policies.
+pub(super) struct LimitRules<'m> {
+    when: &'m [Predicate],
+    limits: Vec<(&'m LimitPolicy, &'m LimitSpec)>,
+}
+
+impl Merge for LimitRules<'_> {
+    fn and(&self, other: &Self) -> Self {
+        let is_new = |spec: &LimitSpec| self.limits.iter().all(|(_, known)| known.name != spec.name);
+        let others = other.limits.iter().filter(|(_, spec)| is_new(spec));
+        let when = if self.when.is_empty() { other.when } else { self.when };
+        LimitRules { when, limits: self.limits.iter().chain(others).copied().collect() }
+    }
+}
+
+// === impl Attachments ===
+
+impl<'m, R: Merge, T> Attachments<'m, R, T> {
+    /// Of several policies of a kind on one target the first by namespace and name wins, as the oldest does in a cluster.
+    fn new(policies: impl Iterator<Item = (&'m Target, Attachment<'m, R>)>) -> Self {
+        let mut policies: Vec<_> = policies.collect();
+        policies.sort_by(|(_, a), (_, b)| a.meta.object.cmp(&b.meta.object));
+        let mut attachments = Attachments {
+            by_target: HashMap::new(),
+            made: HashMap::new(),
+            used: HashSet::new(),
+            reached: HashSet::new(),
+            problems: Vec::new(),
+        };
+        for (target, policy) in policies {
+            match attachments.by_target.get(target) {
+                // One object that is there twice was reported as such.
+                Some(winner) if *target != Target::Unknown && winner.meta.object != policy.meta.object => {
+                    let message = format!("{} has the same target, and wins", winner.meta.object);
+                    let problem = warning(policy.meta, &policy.meta.place, "spec.targetRef", message);
+                    attachments.problems.push(problem.remedy("keep one policy of a kind per target"));
+                }
+                Some(_) if *target != Target::Unknown => {}
+                _ => {
+                    attachments.by_target.insert(target.clone(), policy);
+                }
+            }
+        }
+        attachments
+    }
+
+    /// Whether a policy is for one section of `whole`.
+    pub(super) fn has_section_of(&self, whole: &Target) -> bool {
+        self.by_target.keys().any(|target| target.section().is_some() && target.whole() == *whole)
+    }
+
+    /// What applies at `levels`. `make` finishes what is put together, once for each combination of policies, and for each
+    /// route where `per_route` says so.
+    fn effective(
+        &mut self,
+        levels: &Levels,
+        route: &Target,
+        per_route: fn(&R) -> bool,
+        make: impl FnOnce(&R, &Meta, &mut Vec<Problem>) -> Attached<T>,
+    ) -> Attached<T> {
+        // One whose target is unknown could be for anything.
+        if let Some(unknown) = self.by_target.get(&Target::Unknown) {
+            return Attached::Broken(unknown.meta.object.clone());
+        }
+        let policies: Vec<_> = levels.iter().filter_map(|target| self.by_target.get(target)).collect();
+        self.reached.extend(policies.iter().map(|policy| &policy.meta.object));
+        let mut rules: Attached<R> = Attached::None;
+        let mut from: Vec<&'m Meta> = Vec::new();
+        for policy in policies.into_iter().rev() {
+            let object = &policy.meta.object;
+            let strategy = policy.strategy.unwrap_or(Strategy { overrides: true, merge: true });
+            rules = match (&policy.rules, rules, strategy) {
+                // The more specific rules replace these, whatever these are.
+                (
+                    _,
+                    rules @ (Attached::Active(_) | Attached::Broken(_)),
+                    Strategy { overrides: false, merge: false },
+                ) => rules,
+                (None, _, _) => Attached::Broken(object.clone()),
+                (Some(own), Attached::None, _) | (Some(own), _, Strategy { overrides: true, merge: false }) => {
+                    from = vec![policy.meta];
+                    Attached::Active(Arc::clone(own))
+                }
+                (Some(_), broken @ Attached::Broken(_), _) => broken,
+                (Some(own), Attached::Active(specific), Strategy { overrides, .. }) => {
+                    from.push(policy.meta);
+                    let merged = if overrides { own.and(&specific) } else { specific.and(own) };
+                    Attached::Active(Arc::new(merged))
+                }
+            };
+        }
+        let rules = match rules {
+            Attached::None => return Attached::None,
+            Attached::Broken(policy) => return Attached::Broken(policy),
+            Attached::Active(rules) => rules,
+        };
+        let names: Vec<_> = from.iter().map(|meta| &meta.object).collect();
+        self.used.extend(&names);
+        let Some(most_specific) = from.first().copied() else { return Attached::None };
+        let key = (names, per_route(&rules).then(|| route.clone()));
+        if let Some(made) = self.made.get(&key) {
+            return made.clone();
+        }
+        let made = make(&rules, most_specific, &mut self.problems);
+        self.made.insert(key, made.clone());
+        made
+    }
+
+    /// Problems that showed when policies were put together; and the policies that never came to it.
+    pub(super) fn into_problems(mut self) -> Vec<Problem> {
+        for policy in self.by_target.values() {
+            let object = &policy.meta.object;
+            if policy.rules.is_some() && self.reached.contains(object) && !self.used.contains(object) {
+                let message = "other policies replace all of it wherever it would apply".to_owned();
+                let problem = warning(policy.meta, &policy.meta.place, "", message);
+                self.problems.push(problem.remedy("remove it, or use the strategy `merge`"));
+            }
+        }
+        self.problems
+    }
+}
+
+fn warning(meta: &Meta, place: &Place, field: &str, message: String) -> Problem {
+    Problem {
+        severity: Severity::Warning,
+        place: place.clone(),
+        object: Some(meta.object.clone()),
+        field: field.to_owned(),
+        message,
+        expected: None,
+        remedy: None,
+    }
+}
+
+// === AuthPolicy ===
+
+pub(super) type AuthAttachments<'m> = Attachments<'m, AuthRules, (ObjectName, Arc<AuthRules>)>;
+
+pub(super) fn auth_policies(manifests: &Manifests) -> AuthAttachments<'_> {
+    Attachments::new(manifests.auth_policies.iter().map(|policy| {
+        let (strategy, rules) = (policy.strategy, policy.rules.clone());
+        (&policy.target, Attachment { meta: &policy.meta, strategy, rules })
+    }))
+}
+
+impl AuthAttachments<'_> {
+    /// The rules for a request at `levels`, and the most specific policy that they are from.
+    pub(super) fn at(&mut self, levels: &Levels, route: &Target) -> Attached<(ObjectName, Arc<AuthRules>)> {
+        self.effective(
+            levels,
+            route,
+            |_| false,
+            |rules, policy, problems| {
+                let object = &policy.object;
+                let Some((message, place)) = fault(rules) else {
+                    return Attached::Active(Arc::new((object.clone(), Arc::new(rules.clone()))));
+                };
+                let problem = warning(policy, &place.unwrap_or_else(|| policy.place.clone()), "spec", message);
+                let remedy = "mend it; until then every request of these routes is undecided";
+                problems.push(Problem { severity: Severity::Error, ..problem.remedy(remedy) });
+                Attached::Broken(object.clone())
+            },
+        )
+    }
+}
+
+/// What keeps rules that were put together from being used, and where it stands.
+fn fault(rules: &AuthRules) -> Option<(String, Option<Place>)> {
+    if let Err((fault, place)) = rules.check_references() {
+        let message = match fault {
+            ReferenceFault::Missing(name) => format!("refers to patterns `{name}`, which are not there"),
+            ReferenceFault::Circle(name) => format!("refers to patterns `{name}`, which lead to themselves"),
+        };
+        return Some((message, Some(place)));
+    }
+    let open = || ("together with other policies authenticates nobody and checks nothing".to_owned(), None);
+    rules.admit_everybody().then(open)
+}
+
+// === RateLimitPolicy, TokenRateLimitPolicy ===
+
+pub(super) type LimitAttachments<'m> = Attachments<'m, LimitRules<'m>, LimitSet>;
+
+pub(super) fn limit_policies(manifests: &Manifests, kind: LimitKind) -> LimitAttachments<'_> {
+    let of_kind = manifests.limit_policies.iter().filter(|policy| policy.kind == kind);
+    Attachments::new(of_kind.map(|policy| {
+        let rules = policy.limits.as_ref().map(|limits| {
+            Arc::new(LimitRules { when: &policy.when, limits: limits.iter().map(|spec| (policy, spec)).collect() })
+        });
+        (&policy.target, Attachment { meta: &policy.meta, strategy: policy.strategy, rules })
+    }))
+}
+
+impl LimitAttachments<'_> {
+    /// The limits for a request at `levels`.
+    ///
+    /// A limit counts for what its policy is attached to: on a Gateway once per user for that Gateway, on an HTTPRoute for that
+    /// route; for the route too where its policy says so.
+    pub(super) fn at(&mut self, levels: &Levels, route: &Target) -> Attached<LimitSet> {
+        let per_route = |rules: &LimitRules<'_>| rules.limits.iter().any(|(policy, _)| policy.per_route);
+        self.effective(levels, route, per_route, |rules, most_specific, _| {
+            let limit = |(policy, spec): &(&LimitPolicy, &LimitSpec)| {
+                let scope = if policy.per_route { route } else { &policy.target };
+                rules.limit(policy, spec, scope)
+            };
+            let limits = rules.limits.iter().map(limit).collect();
+            Attached::Active(Arc::new(LimitSet::new(most_specific.object.clone(), limits)))
+        })
+    }
+}
+
+impl LimitRules<'_> {
+    fn limit(&self, policy: &LimitPolicy, spec: &LimitSpec, scope: &Target) -> Limit {
+        let (name, scope) = (&policy.meta.object, scope.to_string());
+        // What holds for all limits is that of the policy that won it.
+        let own = spec.when.iter().skip(policy.when.len());
+        let when = self.when.iter().chain(own);
+        Limit {
+            name: format!("{}/{}", name.path(), spec.name).into(),
+            kind: policy.kind,
+            when: when.map(|predicate| Arc::clone(&predicate.expression)).collect(),
+            counters: spec.counters.iter().map(Arc::clone).collect(),
+            rates: (spec.rates.iter())
+                .map(|quota| (Limit::cell(name, &spec.name, &scope, quota.window().as_nanos()), *quota))
+                .collect(),
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! May the caller call this model: the question of a SubjectAccessReview, answered by RBAC.
+
+use std::borrow::Cow;
+
+use smallvec::SmallVec;
+
+use super::{AccessRule, ValueSource};
+use crate::access::{Grantor, Query, Rbac};
+use crate::gate::{Code, Denial};
+use crate::policy::expression::{EvalError, Scope};
+use crate::policy::undecided;
+use crate::request::{self, OperatorModel};
+
+/// A model that the caller may call, and what says so.
+#[derive(Clone, Debug, Default)]
+pub struct Permit {
+    /// `namespace/name`
+    pub model: Option<String>,
+    pub grantor: Option<Grantor>,
+}
+
+// === impl AccessRule ===
+
+impl AccessRule {
+    pub(super) fn permit(
+        &self,
+        name: &str,
+        scope: &Scope<'_>,
+        rbac: &Rbac,
+        operator: OperatorModel<'_>,
+    ) -> Result<Permit, Denial> {
+        let attribute = |what: &str, source| attribute(name, what, source, scope);
+        let (namespace, model) = self.model(scope, operator)?;
+        let user = attribute("user", &self.user)?;
+        let groups = match &self.groups {
+            Some(source) => Some(source.eval(scope).map_err(|error| undecided("authorizationGroups", &error))?),
+            None => None,
+        };
+        let groups: SmallVec<[&str; 4]> = match &groups {
+            Some(value) => value.as_texts().ok_or_else(|| {
+                undecided("authorizationGroups", &EvalError::Failed("not a list of strings".to_owned()))
+            })?,
+            None => SmallVec::new(),
+        };
+        let query = Query {
+            user: &user,
+            groups: &groups,
+            verb: &attribute("verb", &self.verb)?,
+            group: &attribute("group", &self.group)?,
+            resource: &attribute("resource", &self.resource)?,
+            subresource: &attribute("subresource", &self.subresource)?,
+            namespace: &namespace,
+            name: &model,
+        };
+        let grantor = rbac.authorize(&query).ok_or_else(|| missing_grant(&query))?;
+        Ok(Permit { model: Some(format!("{namespace}/{model}")), grantor: Some(grantor) })
+    }
+
+    /// Namespace and name of the model. What the operator set on the route goes before the path.
+    fn model<'s>(
+        &'s self,
+        scope: &Scope<'s>,
+        operator: OperatorModel<'s>,
+    ) -> Result<(Cow<'s, str>, Cow<'s, str>), Denial> {
+        let (namespace, model) = match operator {
+            OperatorModel::Named(name) => match name.split_once('/') {
+                Some((namespace, name)) => (Cow::Borrowed(namespace), Cow::Borrowed(name)),
+                None => {
+                    let detail = format!("`{name}` is not namespace/name");
+                    return Err(Denial::new(Code::PolicyModel, "the model of this route is misnamed").detail(detail));
+                }
+            },
+            OperatorModel::Conflict => {
+                let detail =
+                    "context_extensions.model and the route's metadata name different models, or what is no text";
+                return Err(Denial::new(Code::PolicyModel, "the model of this route is named twice").detail(detail));
+            }
+            OperatorModel::Unset => {
+                (self.derived("namespace", &self.namespace, scope)?, self.derived("name", &self.model, scope)?)
+            }
+        };
+        if request::is_dns1123_label(&namespace) && request::is_dns1123_subdomain(&model) {
+            return Ok((namespace, model));
+        }
+        match operator {
+            OperatorModel::Unset => Err(Denial::new(Code::PathNotCanonical, "the path names no model")),
+            _ => Err(Denial::new(Code::PolicyModel, "the model of this route is misnamed")),
+        }
+    }
+
+    fn derived<'s>(&self, what: &str, source: &'s ValueSource, scope: &Scope<'s>) -> Result<Cow<'s, str>, Denial> {
+        match source.eval(scope) {
+            Ok(value) => value.into_text().ok_or_else(|| not_text(what)),
+            Err(EvalError::Missing(_)) => Err(Denial::new(Code::PathNotCanonical, "the path names no model")),
+            Err(error) => Err(undecided(what, &error)),
+        }
+    }
+}
+
+fn attribute<'s>(rule: &str, what: &str, source: &'s ValueSource, scope: &Scope<'s>) -> Result<Cow<'s, str>, Denial> {
+    let value = source.eval(scope).map_err(|error| undecided(&format!("{rule}.{what}"), &error))?;
+    value.into_text().ok_or_else(|| not_text(what))
+}
+
+fn not_text(what: &str) -> Denial {
+    undecided(what, &EvalError::Failed("is not text".to_owned()))
+}
+
+/// The refusal of a model. "Does not exist" and "not granted" look the same to the caller.
+fn missing_grant(query: &Query<'_>) -> Denial {
+    let Query { user, verb, group, resource, namespace, name, .. } = query;
+    let subject = query.groups.iter().find(|group| {
+        group.strip_prefix("system:serviceaccounts:").is_some_and(|namespace| namespace.contains("-tier-"))
+    });
+    let whom = subject.map_or_else(|| format!("User {user}"), |group| format!("Group {group}"));
+    let detail = format!(
+        "no RoleBinding in namespace {namespace} grants {whom} a Role with `{verb}` on {resource}.{group} `{name}`; \
+         grant it with: kubectl create rolebinding {name}-post-access -n {namespace} --role=<role> --group={}",
+        subject.unwrap_or(&"<group>")
+    );
+    let message = format!("you have no access to model {namespace}/{name}");
+    Denial::new(Code::AccessDenied, message).detail(detail)
+}

@@ -1,0 +1,201 @@
+//! The rules of an AuthPolicy, and how those of several are put together.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::ValueSource;
+use super::condition::{Condition, Patterns, ReferenceFault};
+use crate::manifest::{ObjectName, Place};
+
+/// The rules of one AuthPolicy, or of several, compiled.
+#[derive(Clone, Debug, Default)]
+pub struct AuthRules {
+    /// Where it does not hold, the policy has nothing to say.
+    pub when: Option<Arc<Rule<Vec<Condition>>>>,
+    pub patterns: Patterns,
+    /// In the order in which they are tried; the first that accepts the caller decides. None: everybody is anonymous.
+    pub authentication: Vec<Arc<Rule<Authentication>>>,
+    pub metadata: Vec<Arc<Rule<TierLookup>>>,
+    /// Where the look-ups are written.
+    pub metadata_place: Option<Place>,
+    /// All of them have to hold.
+    pub authorization: Vec<Arc<Rule<Authorization>>>,
+    /// What callers without an identity are told.
+    pub unauthenticated: Option<Arc<Rule<Telling>>>,
+    /// What callers without access are told.
+    pub unauthorized: Option<Arc<Rule<Telling>>>,
+    /// Dynamic metadata of an admitted request.
+    pub filters: Vec<Arc<Rule<Item>>>,
+    /// Headers that the model receives; their names are lower case.
+    pub headers: Vec<Arc<Rule<Item>>>,
+}
+
+/// A named rule.
+#[derive(Debug)]
+pub struct Rule<T> {
+    pub name: Arc<str>,
+    /// The policy that it is written in.
+    pub origin: Arc<ObjectName>,
+    pub place: Place,
+    /// All have to hold, or the rule is left out.
+    pub when: Vec<Condition>,
+    /// Lower ones come first.
+    pub priority: i64,
+    pub what: T,
+}
+
+/// How a caller is named.
+#[derive(Debug)]
+pub struct Authentication {
+    pub method: Method,
+    /// Properties of the identity, where it has none of that name.
+    pub defaults: Vec<(Arc<str>, ValueSource)>,
+    /// Properties of the identity, whether it has them or not.
+    pub overrides: Vec<(Arc<str>, ValueSource)>,
+    /// The longest that an identity may be remembered.
+    pub ttl: Option<Duration>,
+}
+
+#[derive(Debug)]
+pub enum Method {
+    /// `kubernetesTokenReview`
+    TokenReview {
+        /// Empty: the request's host, as in Authorino.
+        audiences: Vec<String>,
+    },
+    Anonymous,
+    /// An identity that something before tiergate has found out.
+    Plain(ValueSource),
+}
+
+/// `metadata.http` of `/v1/tiers/lookup`
+#[derive(Debug)]
+pub struct TierLookup {
+    pub url: Arc<str>,
+    /// Yields `{"groups": […]}`.
+    pub body: ValueSource,
+    /// The longest that an answer may be remembered.
+    pub ttl: Option<Duration>,
+}
+
+#[derive(Debug)]
+pub enum Authorization {
+    /// `kubernetesSubjectAccessReview`
+    Access(Box<AccessRule>),
+    /// `patternMatching`
+    Patterns(Vec<Condition>),
+}
+
+/// The question of a `kubernetesSubjectAccessReview`.
+#[derive(Debug)]
+pub struct AccessRule {
+    pub user: ValueSource,
+    pub groups: Option<ValueSource>,
+    pub verb: ValueSource,
+    pub group: ValueSource,
+    pub resource: ValueSource,
+    pub subresource: ValueSource,
+    pub namespace: ValueSource,
+    pub model: ValueSource,
+}
+
+/// An entry of `response.success`.
+#[derive(Debug)]
+pub struct Item {
+    pub name: Arc<str>,
+    pub shape: Shape,
+}
+
+/// `json` or `plain`
+#[derive(Debug)]
+pub enum Shape {
+    Object(Vec<(Arc<str>, ValueSource)>),
+    Plain(ValueSource),
+}
+
+/// `response.unauthenticated` or `response.unauthorized`: a refusal in the policy's own words.
+#[derive(Debug)]
+pub struct Telling {
+    /// 300 to 599
+    pub code: Option<u16>,
+    /// The header `x-ext-auth-reason`.
+    pub message: Option<ValueSource>,
+    /// By lower-case name.
+    pub headers: Vec<(String, ValueSource)>,
+    pub body: Option<ValueSource>,
+}
+
+// === impl Rule ===
+
+impl<T> Rule<T> {
+    #[must_use]
+    pub fn new(name: &str, origin: &Arc<ObjectName>, place: Place, what: T) -> Self {
+        Rule { name: name.into(), origin: Arc::clone(origin), place, when: Vec::new(), priority: 0, what }
+    }
+}
+
+// === impl AuthRules ===
+
+impl AuthRules {
+    /// Whether nobody has to say who they are, and nothing is checked.
+    #[must_use]
+    pub fn admit_everybody(&self) -> bool {
+        self.authentication.is_empty() && self.authorization.is_empty()
+    }
+
+    /// These rules, and those of `other` whose names are not among them.
+    #[must_use]
+    pub fn and(&self, other: &AuthRules) -> AuthRules {
+        let mut patterns = self.patterns.clone();
+        let is_new = |name: &str| self.patterns.iter().all(|(known, _)| **known != *name);
+        patterns.extend(other.patterns.iter().filter(|(name, _)| is_new(name)).cloned());
+        AuthRules {
+            when: self.when.clone().or_else(|| other.when.clone()),
+            patterns,
+            authentication: union(&self.authentication, &other.authentication),
+            metadata: union(&self.metadata, &other.metadata),
+            metadata_place: self.metadata_place.clone().or_else(|| other.metadata_place.clone()),
+            authorization: union(&self.authorization, &other.authorization),
+            unauthenticated: self.unauthenticated.clone().or_else(|| other.unauthenticated.clone()),
+            unauthorized: self.unauthorized.clone().or_else(|| other.unauthorized.clone()),
+            filters: union(&self.filters, &other.filters),
+            headers: union(&self.headers, &other.headers),
+        }
+    }
+
+    /// Checks every reference to named patterns.
+    ///
+    /// # Errors
+    ///
+    /// The first one that leads nowhere, or in a circle, and where it stands.
+    pub fn check_references(&self) -> Result<(), (ReferenceFault, Place)> {
+        let check = |conditions: &[Condition], place: &Place| {
+            let mut faults = conditions.iter().map(|condition| condition.check(&self.patterns));
+            faults.try_for_each(|fault| fault).map_err(|fault| (fault, place.clone()))
+        };
+        fn whens<T>(rules: &[Arc<Rule<T>>]) -> impl Iterator<Item = (&[Condition], &Place)> {
+            rules.iter().map(|rule| (&*rule.when, &rule.place))
+        }
+        let patterns = self.authorization.iter().filter_map(|rule| match &rule.what {
+            Authorization::Patterns(conditions) => Some((&**conditions, &rule.place)),
+            Authorization::Access(_) => None,
+        });
+        let all = whens(&self.authentication).chain(whens(&self.metadata)).chain(whens(&self.authorization));
+        let all = all.chain(whens(&self.filters)).chain(whens(&self.headers)).chain(patterns);
+        all.into_iter().try_for_each(|(conditions, place)| check(conditions, place))
+    }
+
+    /// The longest that an identity may be remembered.
+    #[must_use]
+    pub fn identity_ttl(&self) -> Option<Duration> {
+        self.authentication.iter().filter_map(|rule| rule.what.ttl).min()
+    }
+}
+
+/// `rules`, and those of `others` whose names are not among them, by priority.
+fn union<T>(rules: &[Arc<Rule<T>>], others: &[Arc<Rule<T>>]) -> Vec<Arc<Rule<T>>> {
+    let is_new = |rule: &&Arc<Rule<T>>| rules.iter().all(|known| known.name != rule.name);
+    let mut union: Vec<_> = rules.iter().chain(others.iter().filter(is_new)).cloned().collect();
+    union.sort_by_key(|rule| rule.priority);
+    union
+}

@@ -1,0 +1,141 @@
+//! Which Gateway, listener and route a request belongs to.
+//!
+//! Source: Gateway API v1, `Listener.hostname`: a request belongs to the listeners with the most specific name that matches
+//! its host, and to no other ("listener isolation").
+
+use std::sync::Arc;
+
+use super::route::{Host, RouteTable, host_name};
+use super::{Attached, AuthPlan, LimitSet};
+use crate::gate::{Code, Denial};
+use crate::request::Request;
+
+/// One Gateway, with its listeners.
+#[derive(Debug)]
+pub struct GatewayPlan {
+    /// `namespace/name`
+    pub name: Arc<str>,
+    pub listeners: Vec<ListenerPlan>,
+    /// The Gateway is in error, so its requests cannot be decided.
+    pub broken: bool,
+}
+
+/// Listeners of one host name that no policy tells apart, with their routes.
+#[derive(Debug)]
+pub struct ListenerPlan {
+    pub names: Vec<Arc<str>>,
+    pub ports: Vec<u16>,
+    pub host: Host,
+    pub routes: RouteTable,
+}
+
+/// What applies to one rule of an HTTPRoute, on one listener.
+#[derive(Debug)]
+pub struct RoutePlan {
+    /// `namespace/name`
+    pub name: Arc<str>,
+    /// The rule's name; `rule-1` for the first that has none.
+    pub rule: Arc<str>,
+    pub auth: Attached<AuthPlan>,
+    /// RateLimitPolicy and TokenRateLimitPolicy, where there are any.
+    pub limits: Vec<Attached<LimitSet>>,
+}
+
+// === impl GatewayPlan ===
+
+impl GatewayPlan {
+    /// The rule that `request`, whose path is canonical, is for.
+    ///
+    /// # Errors
+    ///
+    /// No route matches, or it cannot be told which listener the request came to and they have different policies.
+    pub fn find(&self, request: &Request<'_>) -> Result<&RoutePlan, Denial> {
+        if let [only] = self.listeners.as_slice()
+            && only.host == Host::Every
+            && request.listener.is_none()
+        {
+            return only.routes.find(request).ok_or_else(unknown);
+        }
+        if let Some(name) = request.listener {
+            let named = self.listeners.iter().find(|listener| listener.names.iter().any(|own| **own == *name));
+            let Some(listener) = named else {
+                let why = format!("Gateway {} has no listener `{name}`", self.name);
+                return Err(Denial::new(Code::UnavailableGateway, NOT_KNOWN).detail(why));
+            };
+            return listener.routes.find(request).ok_or_else(unknown);
+        }
+        let host = host_name(request.host);
+        let fit = self.listeners.iter().filter_map(|listener| Some((listener.host.fits(&host)?, listener)));
+        let best = fit.clone().map(|(fit, _)| fit).max().ok_or_else(unknown)?;
+        let listeners = fit.filter(|(fit, _)| *fit == best).map(|(_, listener)| listener);
+        // Where Envoy listens need not be the port that the listener names: it decides only if it is one of theirs.
+        let of_port = |listener: &&ListenerPlan| request.port.is_some_and(|port| listener.ports.contains(&port));
+        let exact = listeners.clone().any(|listener| of_port(&listener));
+        let mut found: Option<&RoutePlan> = None;
+        for plan in listeners.filter(|listener| !exact || of_port(listener)).filter_map(|l| l.routes.find(request)) {
+            match found {
+                Some(other) if !other.is_same(plan) => {
+                    let why = format!(
+                        "listeners of Gateway {} share a host name and have different policies; name the listener in \
+                         context_extensions.listener",
+                        self.name
+                    );
+                    return Err(Denial::new(Code::UnavailableGateway, NOT_KNOWN).detail(why));
+                }
+                _ => found = Some(plan),
+            }
+        }
+        found.ok_or_else(unknown)
+    }
+
+    /// Every plan, as often as a match leads to it.
+    pub fn plans(&self) -> impl Iterator<Item = &RoutePlan> {
+        self.listeners.iter().flat_map(|listener| listener.routes.plans())
+    }
+}
+
+const NOT_KNOWN: &str = "the listener of this request is not known";
+
+fn unknown() -> Denial {
+    Denial::new(Code::RouteUnknown, "no route matches this request")
+}
+
+// === impl RoutePlan ===
+
+impl RoutePlan {
+    /// Whether the same policies apply to both, on the same rule.
+    fn is_same(&self, other: &RoutePlan) -> bool {
+        self.name == other.name
+            && self.rule == other.rule
+            && self.auth.is_same(&other.auth)
+            && self.limits.len() == other.limits.len()
+            && self.limits.iter().zip(&other.limits).all(|(one, other)| one.is_same(other))
+    }
+}
+
+impl<T> Attached<T> {
+    fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Attached::None, Attached::None) => true,
+            (Attached::Active(one), Attached::Active(other)) => Arc::ptr_eq(one, other),
+            (Attached::Broken(one), Attached::Broken(other)) => one == other,
+            _ => false,
+        }
+    }
+}
+
+// === impl Host ===
+
+impl Host {
+    /// How well this name of a listener fits `host`: the more, the better.
+    fn fits(&self, host: &str) -> Option<usize> {
+        match self {
+            Host::Every | Host::Unknown => Some(0),
+            Host::Named(name) => match name.strip_prefix('*') {
+                // `*.example.com` does not match `example.com`.
+                Some(suffix) => (host.len() > suffix.len() && host.ends_with(suffix)).then_some(suffix.len()),
+                None => (name == host).then_some(usize::MAX),
+            },
+        }
+    }
+}
