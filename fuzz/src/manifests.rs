@@ -71,7 +71,7 @@ fn twice(manifests: &Manifests) -> HashSet<ObjectName> {
 
 /// Objects that are there once, and in error, have nothing that could be used. (Of two of one name the first is.)
 fn assert_in_error_is_not_used(manifests: &Manifests) {
-    let (twice, mut open) = (twice(manifests), false);
+    let twice = twice(manifests);
     let errors = manifests.problems.iter().filter(|problem| problem.is_error());
     let errors: HashSet<_> = errors.filter_map(|p| p.object.as_ref()).filter(|name| !twice.contains(name)).collect();
     for policy in &manifests.auth_policies {
