@@ -15,7 +15,7 @@ use std::task::{Context, Poll, Waker};
 
 use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
 use serde_json::json;
-use tiergate::gate::{Gate, Otherwise, Settings};
+use tiergate::gate::{EnforceLimits, Gate, Otherwise, Settings};
 use tiergate::identity::{Authority, Identities, Identity, Remember, ServiceAccountRef};
 use tiergate::limit::{Clock, Limits, Memory, Nanos};
 use tiergate::listen::ext_authz::{ExtAuthz, to_request};
@@ -91,6 +91,7 @@ pub fn gate_with_limits(request: &CheckRequest, limits: usize) -> Arc<Gate> {
             without_policy: Otherwise::Refuse,
             without_limit: Otherwise::Refuse,
             without_room: Otherwise::Refuse,
+            enforce_limits: EnforceLimits::Check,
         },
     );
     let uid = derived_uid(NAMESPACE, &name);

@@ -25,7 +25,6 @@ use crate::metrics::Metrics;
 use crate::policy::{Policies, Policy};
 use crate::respond::Style;
 use crate::source::{Folder, FolderError};
-use crate::usage::Settlements;
 
 /// How often the workers are asked whether they answer, and how long they have for it.
 const PROBE: Duration = Duration::from_millis(500);
@@ -78,6 +77,7 @@ pub fn serve(args: &Serve) -> Result<bool, StartError> {
         without_policy: args.without_policy,
         without_limit: args.without_limit,
         without_room: args.without_room,
+        enforce_limits: args.enforce_limits,
     };
     let gate = Arc::new(Gate::new(policies, Identities::new(authority, remember), limits, settings));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -95,20 +95,10 @@ async fn run(args: &Serve, gate: Arc<Gate>, folder: Folder) -> Result<bool, Star
     let clock = Clock::start();
     let (health, _) = tonic_health::server::health_reporter();
     set_health(&health, false).await;
+    let style = Style { verbose_refusals: args.verbose_refusals };
     let services = Services {
-        ext_authz: Arc::new(ExtAuthz {
-            gate: Arc::clone(&gate),
-            metrics: Arc::clone(&metrics),
-            clock,
-            style: Style { verbose_refusals: args.verbose_refusals },
-        }),
-        rate_limit: Arc::new(RateLimit {
-            limits: Arc::clone(&gate.limits),
-            sealer: Arc::clone(&gate.sealer),
-            settlements: Settlements::default(),
-            metrics: Arc::clone(&metrics),
-            clock,
-        }),
+        ext_authz: Arc::new(ExtAuthz { gate: Arc::clone(&gate), metrics: Arc::clone(&metrics), clock, style }),
+        rate_limit: Arc::new(RateLimit::new(Arc::clone(&gate), Arc::clone(&metrics), clock, style)),
         health: health.clone(),
     };
     let (grpc, http) = (bind(args.listen_grpc)?, bind(args.listen_http)?);

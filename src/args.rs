@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::builder::{FalseyValueParser, NonEmptyStringValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::gate::Otherwise;
+use crate::gate::{EnforceLimits, Otherwise};
 use crate::limit::Memory;
 use crate::manifest::parse_duration;
 use crate::policy::Options;
@@ -83,6 +83,10 @@ pub struct Serve {
     /// What happens to a new caller when there is no room for another account
     #[arg(long, env = "TIERGATE_WITHOUT_ROOM", value_enum, default_value = "refuse")]
     pub without_room: Otherwise,
+    /// Which call takes from the limits: where it is ShouldRateLimit (rls), Check takes nothing, and a gateway that does not
+    /// make the second call, as envoy/classic.yaml does, enforces no limit
+    #[arg(long, env = "TIERGATE_ENFORCE_LIMITS", value_enum, default_value = "check")]
+    pub enforce_limits: EnforceLimits,
     /// Tell callers what is meant for operators: which RoleBinding is missing, which limit refused
     #[arg(long, env = "TIERGATE_VERBOSE_REFUSALS", value_parser = FalseyValueParser::new())]
     pub verbose_refusals: bool,

@@ -3,6 +3,7 @@
 //! What is known is decided by a plain function; what is not known is named, fetched, and decided again. Admission is
 //! the last step, so that nothing is taken from a limit for a request that is refused.
 
+mod classic;
 mod denial;
 mod evidence;
 
@@ -15,8 +16,9 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
+pub use self::classic::EnforceLimits;
 pub use self::denial::{Class, Code, Denial, Told};
-pub use self::evidence::{Decision, Evidence, Grant, IdentitySource, LimitEvidence, Stage};
+pub use self::evidence::{Decision, Evidence, Grant, Handover, IdentitySource, LimitEvidence, Stage};
 
 use crate::hash::KeyedHasher;
 use crate::identity::{Identities, Identity, Review};
@@ -46,6 +48,7 @@ pub struct Settings {
     pub without_limit: Otherwise,
     /// What happens to a new caller when there is no room for another account.
     pub without_room: Otherwise,
+    pub enforce_limits: EnforceLimits,
 }
 
 /// Everything that a decision needs.
@@ -81,8 +84,10 @@ struct Known {
 #[derive(Debug, Default)]
 struct Candidate {
     grant: Grant,
-    demands: SmallVec<[Demand; 2]>,
+    demands: Demands,
 }
+
+type Demands = SmallVec<[Demand; 2]>;
 
 // === impl Gate ===
 
@@ -107,7 +112,12 @@ impl Gate {
         let mut known = Known::default();
         loop {
             match self.decide(&policy, request, &mut known, now, &mut evidence) {
-                Ok(candidate) => return self.admit(candidate, now, evidence).await,
+                Ok(candidate) => {
+                    return match self.settings.enforce_limits {
+                        EnforceLimits::Check => self.admit(candidate, now, evidence).await,
+                        EnforceLimits::Rls => self.hand_over(candidate, &policy, request, now, evidence).await,
+                    };
+                }
                 Err(Step::Refuse(denial)) => return evidence.refuse(denial),
                 Err(Step::Need(fact)) => self.fetch(fact, &mut known, now).await,
             }
@@ -147,10 +157,7 @@ impl Gate {
         now: Nanos,
         evidence: &mut Evidence,
     ) -> Result<Candidate, Step<'a>> {
-        if let Some(why) = &policy.unready {
-            let denial = Denial::new(Code::UnavailableConfiguration, "the gate has no configuration");
-            return Err(denial.detail(why).into());
-        }
+        policy.ready()?;
         request.check_headers()?;
         let route = policy.route(self.settings.gateway.as_deref(), request)?;
         evidence.route(route);
@@ -158,12 +165,12 @@ impl Gate {
             Attached::Active(auth) => auth,
             Attached::Broken(name) => return Err(policy::broken(name).into()),
             Attached::None if self.settings.without_policy == Otherwise::Allow => {
-                return Ok(self.demand(route, request, Presented::default(), evidence)?);
+                return Ok(self.candidate(route, request, Presented::default(), evidence)?);
             }
             Attached::None => return Err(Denial::new(Code::RouteNoPolicy, "this route has no policy").into()),
         };
         if !auth.rules.applies(request.attributes())? {
-            return Ok(self.demand(route, request, Presented::default(), evidence)?);
+            return Ok(self.candidate(route, request, Presented::default(), evidence)?);
         }
         evidence.lap(Stage::Route);
         let reviewed;
@@ -182,7 +189,7 @@ impl Gate {
         evidence.permit(auth.rules.permit(&caller, &policy.rbac, request.model)?);
         evidence.lap(Stage::Access);
         let presented = auth.rules.present(&caller)?;
-        let candidate = self.demand(route, request, presented, evidence)?;
+        let candidate = self.candidate(route, request, presented, evidence)?;
         evidence.lap(Stage::Limits);
         Ok(candidate)
     }
@@ -222,8 +229,8 @@ impl Gate {
         })
     }
 
-    /// What the request asks of the limits that match it.
-    fn demand(
+    /// The request of a caller who is `presented` to the limits.
+    fn candidate(
         &self,
         route: &RoutePlan,
         request: &Request<'_>,
@@ -231,10 +238,16 @@ impl Gate {
         evidence: &mut Evidence,
     ) -> Result<Candidate, Denial> {
         let scope = Scope { request: request.attributes(), identity: presented.identity(), metadata: &[] };
+        let demands = self.demand(route, &scope, evidence)?;
+        Ok(Candidate { grant: Grant::new(presented), demands })
+    }
+
+    /// What the request asks of the limits that match it.
+    fn demand(&self, route: &RoutePlan, scope: &Scope<'_>, evidence: &mut Evidence) -> Result<Demands, Denial> {
         let mut matched: SmallVec<[Matched<'_>; 2]> = SmallVec::new();
         for limits in &route.limits {
             match limits {
-                Attached::Active(limits) => limits.matching(&scope, &self.keys, &mut matched)?,
+                Attached::Active(limits) => limits.matching(scope, &self.keys, &mut matched)?,
                 Attached::Broken(name) => return Err(policy::broken(name)),
                 Attached::None => {}
             }
@@ -243,15 +256,14 @@ impl Gate {
         if matched.is_empty() && self.settings.without_limit == Otherwise::Refuse {
             return Err(Denial::new(Code::LimitNone, "no limit is configured for you"));
         }
-        let mut candidate = Candidate::default();
+        let mut demands = Demands::new();
         for Matched { limit, account } in matched {
             for (cell, quota) in &limit.rates {
-                candidate.demands.push(Demand { account, cell: *cell, quota: *quota, cost: limit.cost() });
+                demands.push(Demand { account, cell: *cell, quota: *quota, cost: limit.cost() });
                 evidence.limits.push(LimitEvidence { name: Arc::clone(&limit.name), kind: limit.kind, standing: None });
             }
         }
-        candidate.grant = Grant::new(presented);
-        Ok(candidate)
+        Ok(demands)
     }
 
     /// Takes what the request costs, all of it or nothing.
@@ -261,7 +273,7 @@ impl Gate {
         evidence.no_room = full;
         if full && self.settings.without_room == Otherwise::Allow {
             // Its usage report is taken, and charged to nothing.
-            grant.reservation = self.sealer.seal(&[], evidence.tier.as_deref().unwrap_or_default(), now);
+            grant.reservation = self.reserve(&[], &evidence, now);
             return evidence.allow(grant);
         }
         if full {
@@ -275,15 +287,20 @@ impl Gate {
             let denial = exceeded(&evidence);
             return evidence.refuse(denial);
         }
-        let mut holds: SmallVec<[Hold; 2]> = SmallVec::new();
-        for Demand { account, cell, quota, cost } in demands {
-            if cost == Cost::Positive {
-                holds.push(Hold { account, cell, quota });
-            }
-        }
-        grant.reservation = self.sealer.seal(&holds, evidence.tier.as_deref().unwrap_or_default(), now);
+        grant.reservation = self.reserve(&demands, &evidence, now);
         evidence.lap(Stage::Admission);
         evidence.allow(grant)
+    }
+
+    /// What the usage report gives back, so that its tokens are charged to the token limits among `demands`.
+    fn reserve(&self, demands: &[Demand], evidence: &Evidence, now: Nanos) -> String {
+        let mut holds: SmallVec<[Hold; 2]> = SmallVec::new();
+        for Demand { account, cell, quota, cost } in demands {
+            if *cost == Cost::Positive {
+                holds.push(Hold { account: *account, cell: *cell, quota: *quota });
+            }
+        }
+        self.sealer.seal(&holds, evidence.tier.as_deref().unwrap_or_default(), now)
     }
 }
 

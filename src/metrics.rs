@@ -173,6 +173,8 @@ impl Metrics {
         self.duration.observe(elapsed.as_secs_f64());
         let evidence = &decision.evidence;
         match &decision.outcome {
+            // The limits are still to be asked, and what they say is counted then.
+            Ok(grant) if grant.handover.is_some() => 0,
             Ok(_) => self.allowed.inc(),
             Err(denial) => {
                 let at = Code::ALL.iter().position(|code| *code == denial.code);
@@ -184,7 +186,8 @@ impl Metrics {
             Some(IdentitySource::Reviewed) => self.identity_misses.inc(),
             None => 0,
         };
-        if evidence.unlimited {
+        let undecided = decision.outcome.as_ref().is_ok_and(|grant| grant.handover.is_some());
+        if evidence.unlimited && !undecided {
             self.unlimited.inc();
         }
         if evidence.no_room {

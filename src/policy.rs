@@ -23,7 +23,9 @@ pub use self::auth::{
     Permit, Presented, Properties, ReferenceFault, Rule, Shape, Telling, TierLookup, ValueSource,
 };
 pub use self::compile::{Options, compile, derived_uid};
-pub use self::expression::{Attributes, CompileError, Direct, EvalError, Expression, Object, Path, Scope, Val};
+pub use self::expression::{
+    Attributes, CompileError, Direct, EvalError, Expression, Object, Path, Reference, Scope, Val,
+};
 pub use self::gateway::{GatewayPlan, ListenerPlan, RoutePlan};
 pub use self::limits::{Limit, LimitKind, LimitSet, Matched};
 pub use self::route::RouteTable;
@@ -123,6 +125,20 @@ impl Policies {
 // === impl Policy ===
 
 impl Policy {
+    /// Whether anything can be decided.
+    ///
+    /// # Errors
+    ///
+    /// There is no configuration.
+    pub fn ready(&self) -> Result<(), Denial> {
+        match &self.unready {
+            None => Ok(()),
+            Some(why) => {
+                Err(Denial::new(Code::UnavailableConfiguration, "the gate has no configuration").detail(why.as_str()))
+            }
+        }
+    }
+
     /// The route of `request`: `configured` names the Gateway where Envoy does not.
     ///
     /// # Errors
@@ -135,7 +151,12 @@ impl Policy {
         self.gateway(request.gateway.or(configured))?.find(request)
     }
 
-    fn gateway<'p>(&'p self, named: Option<&str>) -> Result<&'p GatewayPlan, Denial> {
+    /// The Gateway of this name; without a name the only one.
+    ///
+    /// # Errors
+    ///
+    /// It is not known, or in error.
+    pub fn gateway<'p>(&'p self, named: Option<&str>) -> Result<&'p GatewayPlan, Denial> {
         let undecided = |why: String| {
             Err(Denial::new(Code::UnavailableGateway, "the gateway of this request is not known").detail(why))
         };

@@ -1,9 +1,13 @@
 //! One request as the gate sees it: borrowed from the wire, knowing nothing of it.
 
+mod facts;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
 
 use smallvec::SmallVec;
+
+pub use self::facts::Facts;
 
 use crate::gate::{Code, Denial};
 use crate::policy::Attributes;

@@ -2,6 +2,8 @@
 //!
 //! Source: `envoy/service/auth/v3/external_auth.proto`; the header names are OpenAI's and Envoy's.
 
+mod rate_limit;
+
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
@@ -14,6 +16,8 @@ use envoy_types::pb::google::protobuf::{ListValue, Struct, Value};
 use envoy_types::pb::google::rpc::Status;
 use serde_json::json;
 use tonic::Code as GrpcCode;
+
+pub use self::rate_limit::rate_limit_response;
 
 use crate::gate::{Class, Code, Decision, Denial, Evidence, Grant};
 use crate::limit::Standing;
@@ -231,7 +235,15 @@ fn metadata(decision: &Decision) -> Struct {
     match &decision.outcome {
         Ok(grant) => {
             add("decision", text("allowed"));
-            add("reservation", text(grant.reservation.as_str()));
+            if !grant.reservation.is_empty() {
+                add("reservation", text(grant.reservation.as_str()));
+            }
+            if let Some(handover) = &grant.handover {
+                add("gateway", text(&*handover.gateway));
+                add("listener", text(&*handover.listener));
+                add("identity", text(handover.identity.as_str()));
+                add("headers", text(handover.headers.as_str()));
+            }
             for (name, value) in &grant.filters {
                 root.fields.insert(name.to_string(), properties(value));
             }
@@ -250,7 +262,7 @@ fn metadata(decision: &Decision) -> Struct {
         ("tier", evidence.tier.as_deref()),
         ("model", evidence.permit.model.as_deref()),
         ("granted_by", evidence.permit.grantor.as_ref().map(|grantor| &*grantor.name)),
-        ("identity", evidence.identity_source.map(crate::gate::IdentitySource::as_str)),
+        ("identity_source", evidence.identity_source.map(crate::gate::IdentitySource::as_str)),
     ];
     for (name, value) in optional {
         if let Some(value) = value {

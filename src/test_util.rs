@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 use jsonwebtoken::jwk::JwkSet;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 
-use crate::gate::{Decision, Gate, Otherwise, Settings};
+use crate::gate::{Decision, EnforceLimits, Gate, Otherwise, Settings};
 use crate::identity::{Authority, Claims, Identities, KubernetesClaims, ObjectClaims, Remember, unix_seconds};
 use crate::limit::{Limits, Memory, Nanos};
 use crate::manifest::Manifests;
@@ -115,6 +115,7 @@ pub(crate) fn settings() -> Settings {
         without_policy: Otherwise::Refuse,
         without_limit: Otherwise::Allow,
         without_room: Otherwise::Refuse,
+        enforce_limits: EnforceLimits::Check,
     }
 }
 

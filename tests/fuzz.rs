@@ -57,6 +57,8 @@ fn a_rate_limit_request_of_any_bytes_charges_only_what_was_sealed() {
         "refused",
         "charged nothing",
         "charged",
+        "within limits",
+        "not told enough",
     ]);
 }
 

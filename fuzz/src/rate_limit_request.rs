@@ -1,4 +1,4 @@
-//! RateLimitRequests: usage reports as they come off the wire.
+//! RateLimitRequests as they come off the wire: usage reports, and questions about limits.
 //!
 //! No corpus can hold a reservation, which is sealed under a random key: `@0` and `@1` stand for two of ours, `~0` for
 //! one that another process sealed.
@@ -9,18 +9,21 @@ use std::time::Duration;
 use envoy_types::pb::envoy::service::ratelimit::v3::RateLimitRequest;
 use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_response::Code;
 use prost::Message;
-use tiergate::limit::{AccountKey, Algorithm, CellId, Clock, Cost, Demand, Limits, Memory, Nanos, Quota};
-use tiergate::listen::rate_limit::{REPORT_DOMAIN, RateLimit};
+use tiergate::gate::EnforceLimits;
+use tiergate::limit::{AccountKey, Algorithm, CellId, Clock, Cost, Demand, Limits, Nanos, Quota};
+use tiergate::listen::rate_limit::{DOMAIN, REPORT_DOMAIN, RateLimit};
 use tiergate::metrics::Metrics;
-use tiergate::usage::{Hold, Sealer, Settlements};
+use tiergate::respond::Style;
+use tiergate::usage::{Hold, Sealer};
 
-use super::world::run;
+use super::world::{GATE, gate_by, run};
 
 /// Only a reservation that this process sealed is charged, with what the report says, and never twice.
 pub fn rate_limit_request(data: &[u8]) -> &'static str {
     let Ok(mut request) = RateLimitRequest::decode(data) else { return "not a RateLimitRequest" };
     let holds = [hold(0), hold(1)];
-    let (ours, foreign) = (Sealer::random(), Sealer::random());
+    let gate = Arc::new(gate_by(Arc::clone(&GATE.policies), EnforceLimits::Rls));
+    let (ours, foreign) = (Arc::clone(&gate.sealer), Sealer::random());
     let named = [
         ("@0", ours.seal(&holds[..1], "free", Nanos(0))),
         ("@1", ours.seal(&holds[1..], "premium", Nanos(0))),
@@ -32,15 +35,19 @@ pub fn rate_limit_request(data: &[u8]) -> &'static str {
             entry.value = entry.value.replace(name, sealed);
         }
     }
-    let service = RateLimit {
-        limits: Arc::new(Limits::Memory(Memory::default())),
-        sealer: Arc::new(ours),
-        settlements: Settlements::default(),
-        metrics: Arc::new(Metrics::new()),
-        clock: Clock::start(),
-    };
+    let service = RateLimit::new(gate, Arc::new(Metrics::new()), Clock::start(), Style::default());
     let answer = run(service.handle(&request));
-    let charged = holds.map(|hold| used(&service.limits, hold));
+    if request.domain == DOMAIN {
+        return match answer {
+            // Every limit is far away.
+            Ok(answer) => {
+                assert_eq!(answer.overall_code, Code::Ok as i32);
+                "within limits"
+            }
+            Err(_) => "not told enough",
+        };
+    }
+    let charged = holds.map(|hold| used(&service.gate.limits, hold));
     match &answer {
         Ok(answer) => {
             assert_eq!(request.domain, REPORT_DOMAIN);
@@ -53,7 +60,7 @@ pub fn rate_limit_request(data: &[u8]) -> &'static str {
     }
     let again = run(service.handle(&request));
     assert_eq!(answer.is_ok(), again.is_ok());
-    assert_eq!(holds.map(|hold| used(&service.limits, hold)), charged, "a report is charged once");
+    assert_eq!(holds.map(|hold| used(&service.gate.limits, hold)), charged, "a report is charged once");
     match answer {
         Err(_) => "refused",
         Ok(_) if charged == [0, 0] => "charged nothing",

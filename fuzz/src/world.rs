@@ -3,7 +3,7 @@
 use std::sync::{Arc, LazyLock};
 
 use serde_json::json;
-use tiergate::gate::{Gate, Otherwise, Settings};
+use tiergate::gate::{EnforceLimits, Gate, Otherwise, Settings};
 use tiergate::identity::{Authority, Identities, Identity, Remember, ServiceAccountRef};
 use tiergate::limit::{Limits, Memory, Nanos};
 use tiergate::manifest::Manifests;
@@ -108,15 +108,21 @@ pub(super) fn options() -> Options {
 }
 
 pub(super) fn gate(policy: Policy) -> Gate {
+    gate_by(Arc::new(Policies::new(policy)), EnforceLimits::Check)
+}
+
+/// A gate whose limits are taken by this call.
+pub(super) fn gate_by(policies: Arc<Policies>, enforce_limits: EnforceLimits) -> Gate {
     let authority = Authority::from_jwks(JWKS, "https://kubernetes.default.svc").unwrap();
     let settings = Settings {
         gateway: None,
         without_policy: Otherwise::Refuse,
         without_limit: Otherwise::Allow,
         without_room: Otherwise::Refuse,
+        enforce_limits,
     };
     let identities = Identities::new(authority, Remember { bytes: 400_000, ..Remember::default() });
-    Gate::new(Arc::new(Policies::new(policy)), identities, Arc::new(Limits::Memory(Memory::default())), settings)
+    Gate::new(policies, identities, Arc::new(Limits::Memory(Memory::default())), settings)
 }
 
 /// Raises every limit to what no run reaches.

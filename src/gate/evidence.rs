@@ -29,6 +29,20 @@ pub struct Grant {
     pub headers: Vec<(String, String)>,
     /// Comes back with the usage report.
     pub reservation: String,
+    /// Where a second call takes from the limits: what it has to be told.
+    pub handover: Option<Box<Handover>>,
+}
+
+/// What limits look at, for a call that has no request.
+#[derive(Debug)]
+pub struct Handover {
+    /// `namespace/name`
+    pub gateway: Arc<str>,
+    pub listener: Arc<str>,
+    /// `auth.identity` of the limits, as JSON; null if there is none.
+    pub identity: String,
+    /// The headers that routes and limits look at, as JSON; null for one that was not sent.
+    pub headers: String,
 }
 
 /// What was found on the way to a decision, as far as it went.
@@ -197,6 +211,7 @@ impl Grant {
             filters: presented.filters.into_iter().map(filter).collect(),
             headers: presented.headers,
             reservation: String::new(),
+            handover: None,
         }
     }
 }

@@ -71,7 +71,7 @@ impl ExtAuthz {
 }
 
 /// One line per refusal; never a token.
-fn log(decision: &Decision) {
+pub(super) fn log(decision: &Decision) {
     let Err(denial) = &decision.outcome else { return };
     let evidence = &decision.evidence;
     let retry_after = denial.retry_after.map(|wait| wait.as_secs_f64());

@@ -1,22 +1,32 @@
-//! `envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit` for the domain `tiergate.report`: usage reports.
+//! `envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit`: for the domain `tiergate.report` usage reports, for the
+//! domain `tiergate` whether the limits let a request through.
 //!
-//! One call carries all numbers of one answer. Each descriptor has the entries `tiergate.reservation` and
+//! One report carries all numbers of one answer. Each descriptor has the entries `tiergate.reservation` and
 //! `tiergate.usage`, and its number in `hits_addend`.
 
+mod take;
+
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use envoy_types::pb::envoy::extensions::common::ratelimit::v3::RateLimitDescriptor;
 use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_response::Code;
 use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_service_server::RateLimitService;
 use envoy_types::pb::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
+use futures_util::FutureExt;
 use tonic::{Response, Status};
 
-use crate::limit::{Clock, Limits};
+use crate::gate::{EnforceLimits, Gate};
+use crate::limit::Clock;
 use crate::metrics::Metrics;
-use crate::usage::{MAX_HITS, Sealer, Settlement, Settlements, Usage};
+use crate::respond::Style;
+use crate::usage::{MAX_HITS, Settlement, Settlements, Usage};
 
 /// The domain of usage reports.
 pub const REPORT_DOMAIN: &str = "tiergate.report";
+/// The domain of questions about the limits of the manifests.
+pub const DOMAIN: &str = "tiergate";
 const RESERVATION: &str = "tiergate.reservation";
 const USAGE: &str = "tiergate.usage";
 /// Envoy sends one descriptor for each number; far more than that is somebody else's request.
@@ -25,11 +35,15 @@ const MAX_DESCRIPTORS: usize = 64;
 /// The rate-limit service.
 #[derive(Debug)]
 pub struct RateLimit {
-    pub limits: Arc<Limits>,
-    pub sealer: Arc<Sealer>,
-    pub settlements: Settlements,
+    pub gate: Arc<Gate>,
+    settlements: Settlements,
     pub metrics: Arc<Metrics>,
-    pub clock: Clock,
+    clock: Clock,
+    style: Style,
+    /// Whether anybody asked about the limits.
+    asked: AtomicBool,
+    /// Whether it was said that nobody does.
+    told: AtomicBool,
 }
 
 #[tonic::async_trait]
@@ -38,13 +52,26 @@ impl RateLimitService for RateLimit {
         &self,
         request: tonic::Request<RateLimitRequest>,
     ) -> Result<Response<RateLimitResponse>, Status> {
-        self.handle(request.get_ref()).await.map(Response::new)
+        // As in ExtAuthz: a panic in one request is one that no other should feel.
+        match AssertUnwindSafe(self.handle(request.get_ref())).catch_unwind().await {
+            Ok(answer) => answer.map(Response::new),
+            Err(_) => {
+                tracing::error!("a rate-limit request panicked; it is answered as undecided");
+                Err(Status::unavailable("the gate failed on this request"))
+            }
+        }
     }
 }
 
 // === impl RateLimit ===
 
 impl RateLimit {
+    #[must_use]
+    pub fn new(gate: Arc<Gate>, metrics: Arc<Metrics>, clock: Clock, style: Style) -> Self {
+        let (settlements, asked, told) = (Settlements::default(), AtomicBool::new(false), AtomicBool::new(false));
+        RateLimit { gate, settlements, metrics, clock, style, asked, told }
+    }
+
     /// Takes one request.
     ///
     /// # Errors
@@ -53,9 +80,10 @@ impl RateLimit {
     pub async fn handle(&self, request: &RateLimitRequest) -> Result<RateLimitResponse, Status> {
         match request.domain.as_str() {
             REPORT_DOMAIN => self.report(request).await,
+            DOMAIN => self.take(request).await,
             "" => Err(Status::invalid_argument("the domain is empty")),
             other => Err(Status::invalid_argument(format!(
-                "domain `{other}` is not served; usage reports have the domain `{REPORT_DOMAIN}`"
+                "domain `{other}` is not served; usage reports have the domain `{REPORT_DOMAIN}`, limits `{DOMAIN}`"
             ))),
         }
     }
@@ -82,20 +110,35 @@ impl RateLimit {
         let Some(sealed) = sealed else {
             return Err(Status::invalid_argument("no descriptors"));
         };
-        let (settlement, tier) = match self.sealer.open(sealed) {
+        let (settlement, tier) = match self.gate.sealer.open(sealed) {
             Some(reservation) => {
                 let now = self.clock.now();
-                let settlement = self.settlements.settle(&self.limits, &reservation, &usage, now).await;
+                let settlement = self.settlements.settle(&self.gate.limits, &reservation, &usage, now).await;
                 (settlement, reservation.tier)
             }
             None => (Settlement::Unknown, Arc::default()),
         };
         self.metrics.reported(settlement, &usage, &tier);
+        self.miss_the_question();
         if settlement == Settlement::Unknown {
             tracing::warn!("a usage report carries a reservation that this process did not make");
         }
         // Nobody waits for the answer: it is sent when the response is over.
         Ok(RateLimitResponse { overall_code: Code::Ok as i32, ..RateLimitResponse::default() })
+    }
+}
+
+impl RateLimit {
+    /// Says once that answers are reported and nobody asked whether there may be any: the gateway makes one call, and the
+    /// limits are for the second.
+    fn miss_the_question(&self) {
+        let missing = self.gate.enforced_by() == EnforceLimits::Rls && !self.asked.load(Ordering::Relaxed);
+        if missing && !self.told.swap(true, Ordering::Relaxed) {
+            tracing::error!(
+                "no limit is enforced: with --enforce-limits rls the gateway has to ask in the rate-limit domain \
+                 `{DOMAIN}`, as envoy/classic.yaml does"
+            );
+        }
     }
 }
 
@@ -123,3 +166,6 @@ impl Usage {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

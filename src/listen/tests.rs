@@ -7,14 +7,11 @@ use crate::limit::Clock;
 use crate::metrics::Metrics;
 use crate::respond::Style;
 use crate::test_util::{compile_files, demo, gate, options, settings};
-use crate::usage::Settlements;
 
 fn services() -> Services {
     let gate = Arc::new(gate(compile_files(&demo(), &options()), settings()));
     let (clock, metrics) = (Clock::start(), Arc::new(Metrics::new()));
-    let (limits, sealer) = (Arc::clone(&gate.limits), Arc::clone(&gate.sealer));
-    let rate_limit =
-        RateLimit { limits, sealer, settlements: Settlements::default(), metrics: Arc::clone(&metrics), clock };
+    let rate_limit = RateLimit::new(Arc::clone(&gate), Arc::clone(&metrics), clock, Style::default());
     let ext_authz = ExtAuthz { gate, metrics, clock, style: Style::default() };
     let (health, _) = tonic_health::server::health_reporter();
     Services { ext_authz: Arc::new(ext_authz), rate_limit: Arc::new(rate_limit), health }

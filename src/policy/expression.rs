@@ -9,16 +9,19 @@
 mod cost;
 mod direct;
 mod general;
+mod reference;
 #[cfg(test)]
 mod tests;
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock};
 
 use serde_json::Value;
 use smallvec::SmallVec;
 
 pub use direct::{Direct, Path};
+pub use reference::Reference;
 
 use crate::request::Headers;
 
@@ -219,6 +222,12 @@ impl Expression {
     #[must_use]
     pub fn literals_compared_with(&self, path: &str) -> Vec<String> {
         general::literals_compared_with(self.program.expression(), path)
+    }
+
+    /// What of the request and its caller the expression looks at, whichever way its evaluation takes.
+    #[must_use]
+    pub fn references(&self) -> BTreeSet<Reference> {
+        reference::of(self.program.expression())
     }
 
     /// Evaluates the expression.

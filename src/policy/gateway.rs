@@ -50,11 +50,20 @@ impl GatewayPlan {
     ///
     /// No route matches, or it cannot be told which listener the request came to and they have different policies.
     pub fn find(&self, request: &Request<'_>) -> Result<&RoutePlan, Denial> {
+        self.find_on(request).map(|(_, plan)| plan)
+    }
+
+    /// Likewise, with a listener that leads to it.
+    ///
+    /// # Errors
+    ///
+    /// As [`GatewayPlan::find`].
+    pub fn find_on(&self, request: &Request<'_>) -> Result<(&ListenerPlan, &RoutePlan), Denial> {
         if let [only] = self.listeners.as_slice()
             && only.host == Host::Every
             && request.listener.is_none()
         {
-            return only.routes.find(request).ok_or_else(unknown);
+            return only.find(request).ok_or_else(unknown);
         }
         if let Some(name) = request.listener {
             let named = self.listeners.iter().find(|listener| listener.names.iter().any(|own| **own == *name));
@@ -62,7 +71,7 @@ impl GatewayPlan {
                 let why = format!("Gateway {} has no listener `{name}`", self.name);
                 return Err(Denial::new(Code::UnavailableGateway, NOT_KNOWN).detail(why));
             };
-            return listener.routes.find(request).ok_or_else(unknown);
+            return listener.find(request).ok_or_else(unknown);
         }
         let host = host_name(request.host);
         let fit = self.listeners.iter().filter_map(|listener| Some((listener.host.fits(&host)?, listener)));
@@ -71,10 +80,10 @@ impl GatewayPlan {
         // Where Envoy listens need not be the port that the listener names: it decides only if it is one of theirs.
         let of_port = |listener: &&ListenerPlan| request.port.is_some_and(|port| listener.ports.contains(&port));
         let exact = listeners.clone().any(|listener| of_port(&listener));
-        let mut found: Option<&RoutePlan> = None;
-        for plan in listeners.filter(|listener| !exact || of_port(listener)).filter_map(|l| l.routes.find(request)) {
+        let mut found: Option<(&ListenerPlan, &RoutePlan)> = None;
+        for plan in listeners.filter(|listener| !exact || of_port(listener)).filter_map(|l| l.find(request)) {
             match found {
-                Some(other) if !other.is_same(plan) => {
+                Some((_, other)) if !other.is_same(plan.1) => {
                     let why = format!(
                         "listeners of Gateway {} share a host name and have different policies; name the listener in \
                          context_extensions.listener",
@@ -88,6 +97,11 @@ impl GatewayPlan {
         found.ok_or_else(unknown)
     }
 
+    /// Names of the headers that matches look at, in lower case.
+    pub fn header_names(&self) -> impl Iterator<Item = &str> {
+        self.listeners.iter().flat_map(|listener| listener.routes.header_names())
+    }
+
     /// Every plan, as often as a match leads to it.
     pub fn plans(&self) -> impl Iterator<Item = &RoutePlan> {
         self.listeners.iter().flat_map(|listener| listener.routes.plans())
@@ -98,6 +112,14 @@ const NOT_KNOWN: &str = "the listener of this request is not known";
 
 fn unknown() -> Denial {
     Denial::new(Code::RouteUnknown, "no route matches this request")
+}
+
+// === impl ListenerPlan ===
+
+impl ListenerPlan {
+    fn find(&self, request: &Request<'_>) -> Option<(&ListenerPlan, &RoutePlan)> {
+        Some((self, self.routes.find(request)?))
+    }
 }
 
 // === impl RoutePlan ===

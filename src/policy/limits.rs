@@ -1,5 +1,6 @@
 //! The limits of one RateLimitPolicy or TokenRateLimitPolicy, found by what their predicates compare.
 
+use std::collections::BTreeSet;
 use std::hash::Hasher;
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use hashbrown::HashMap;
 use siphasher::sip::SipHasher13;
 use smallvec::SmallVec;
 
-use super::expression::{Direct, EvalError, Expression, Path, Scope, Val};
+use super::expression::{Direct, EvalError, Expression, Path, Reference, Scope, Val};
 use super::undecided;
 use crate::gate::Denial;
 use crate::hash::KeyedHasher;
@@ -43,6 +44,7 @@ pub struct LimitSet {
     index: Vec<(Path, ByText)>,
     /// Limits with no such predicate.
     rest: Vec<usize>,
+    references: BTreeSet<Reference>,
 }
 
 /// Limits, as positions, by the text that they ask for.
@@ -96,7 +98,15 @@ impl LimitSet {
                 by_text.entry(literal.clone()).or_default().push(at);
             }
         }
-        LimitSet { policy, limits, index, rest }
+        let expressions = limits.iter().flat_map(|limit| limit.when.iter().chain(&limit.counters));
+        let references = expressions.flat_map(|expression| expression.references()).collect();
+        LimitSet { policy, limits, index, rest, references }
+    }
+
+    /// What the limits look at: without one of these it cannot be told which of them apply.
+    #[must_use]
+    pub fn references(&self) -> &BTreeSet<Reference> {
+        &self.references
     }
 
     #[must_use]

@@ -103,10 +103,13 @@ impl RouteTable {
     /// Every plan, as often as a match leads to it.
     pub fn plans(&self) -> impl Iterator<Item = &RoutePlan> {
         let hosts = self.exact.values().chain(self.wildcard.values()).chain([&self.any, &self.unknown]);
-        hosts.flat_map(|host| {
-            let by_path = host.exact.values().chain(host.prefixes.values()).flatten();
-            by_path.chain(host.regexes.iter().map(|(_, candidate)| candidate)).map(|candidate| &*candidate.plan)
-        })
+        hosts.flat_map(HostRoutes::candidates).map(|candidate| &*candidate.plan)
+    }
+
+    /// Names of the headers that matches look at, in lower case.
+    pub fn header_names(&self) -> impl Iterator<Item = &str> {
+        let hosts = self.exact.values().chain(self.wildcard.values()).chain([&self.any, &self.unknown]);
+        hosts.flat_map(HostRoutes::candidates).flat_map(|candidate| &candidate.rule.headers).map(|header| &*header.name)
     }
 
     /// The route of `request`, whose path is canonical.
@@ -153,6 +156,11 @@ pub(super) fn host_name(host: &str) -> Cow<'_, str> {
 // === impl HostRoutes ===
 
 impl HostRoutes {
+    fn candidates(&self) -> impl Iterator<Item = &Candidate> {
+        let by_path = self.exact.values().chain(self.prefixes.values()).flatten();
+        by_path.chain(self.regexes.iter().map(|(_, candidate)| candidate))
+    }
+
     fn find(&self, request: &Request<'_>) -> Option<&RoutePlan> {
         if let Some(plan) = &self.shut {
             return Some(plan);

@@ -10,11 +10,11 @@ use crate::support::{Connection, Folder, Process, Tiergate, example, free_port, 
 pub(crate) struct Gateway {
     pub(crate) address: SocketAddr,
     pub(crate) admin: SocketAddr,
-    _processes: Vec<Process>,
+    processes: Vec<Process>,
     _folder: Folder,
 }
 
-fn envoy() -> PathBuf {
+pub(crate) fn envoy() -> PathBuf {
     if let Some(path) = std::env::var_os("TIERGATE_ENVOY") {
         return path.into();
     }
@@ -29,8 +29,28 @@ pub(crate) async fn gateway(grpc: SocketAddr) -> Gateway {
 
 /// With a tiergate at each of these ports.
 pub(crate) async fn gateway_of(tiergates: &[u16]) -> Gateway {
-    let [listen, admin, model] = std::array::from_fn(|_| free_port());
-    let mut config = std::fs::read_to_string(root("envoy/tiergate.yaml")).unwrap();
+    gateway_by(&shipped("envoy/tiergate.yaml"), tiergates).await
+}
+
+pub(crate) fn shipped(file: &str) -> String {
+    std::fs::read_to_string(root(file)).unwrap()
+}
+
+/// As `config` says, but for the ports.
+pub(crate) async fn gateway_by(config: &str, tiergates: &[u16]) -> Gateway {
+    let model = free_port();
+    let mut command = Command::new(example("model"));
+    command.args(["--listen", &format!("127.0.0.1:{model}")]).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut gateway = gateway_before(config, tiergates, model).await;
+    gateway.processes.push(Process(command.spawn().unwrap()));
+    let _ = Connection::open(SocketAddr::from(([127, 0, 0, 1], model))).await;
+    gateway
+}
+
+/// Before a model that somebody else starts.
+pub(crate) async fn gateway_before(config: &str, tiergates: &[u16], model: u16) -> Gateway {
+    let [listen, admin] = std::array::from_fn(|_| free_port());
+    let mut config = config.to_owned();
     let endpoint = config.lines().find(|line| line.contains("port_value: 50051")).expect("an endpoint").to_owned();
     let endpoints = tiergates.iter().map(|port| endpoint.replace("port_value: 50051", &format!("port_value:  {port}")));
     config = config.replace(&endpoint, &endpoints.collect::<Vec<_>>().join("\n"));
@@ -41,24 +61,16 @@ pub(crate) async fn gateway_of(tiergates: &[u16]) -> Gateway {
     }
     let folder = Folder::new();
     let file = folder.file("envoy.yaml", &config);
-    let mut command = Command::new(example("model"));
-    let model_process = command
-        .args(["--listen", &format!("127.0.0.1:{model}")])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
     let mut command = Command::new(envoy());
     command.args(["--disable-hot-restart", "--concurrency", "2", "--log-level", "error", "-c"]).arg(file);
     let envoy = command.spawn().unwrap();
-    let processes = vec![Process(model_process), Process(envoy)];
+    let processes = vec![Process(envoy)];
     let admin = SocketAddr::from(([127, 0, 0, 1], admin));
     // Envoy answers /ready with 503 until its listeners are up.
     while get(admin, "/ready").await.status != 200 {
         tokio::task::yield_now().await;
     }
-    let _ = Connection::open(SocketAddr::from(([127, 0, 0, 1], model))).await;
-    Gateway { address: SocketAddr::from(([127, 0, 0, 1], listen)), admin, _processes: processes, _folder: folder }
+    Gateway { address: SocketAddr::from(([127, 0, 0, 1], listen)), admin, processes, _folder: folder }
 }
 
 pub(crate) const BODY: &str = r#"{"messages":[{"role":"user","content":"one two three"}],"max_tokens":5}"#;
@@ -74,15 +86,15 @@ pub(crate) async fn chat(connection: &mut Connection, path: &str, token: &str) -
 }
 
 #[test]
-fn the_shipped_configuration_is_valid() {
-    let output = Command::new(envoy())
-        .args(["--mode", "validate", "--log-level", "warning", "-c"])
-        .arg(root("envoy/tiergate.yaml"))
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{text}");
-    assert!(!text.to_lowercase().contains("deprecated"), "{text}");
+fn the_shipped_configurations_are_valid() {
+    for file in ["envoy/tiergate.yaml", "envoy/classic.yaml"] {
+        let mut command = Command::new(envoy());
+        command.args(["--mode", "validate", "--log-level", "warning", "-c"]).arg(root(file));
+        let output = command.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{file}: {text}");
+        assert!(!text.to_lowercase().contains("deprecated"), "{file}: {text}");
+    }
 }
 
 /// `make run ONCE=1`, on ports of its own: every row of the tour.

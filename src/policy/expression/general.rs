@@ -223,7 +223,7 @@ fn walk(expression: &IdedExpr, visit: &mut impl FnMut(&IdedExpr)) {
     }
 }
 
-fn children<'e>(expression: &'e IdedExpr, visit: &mut impl FnMut(&'e IdedExpr)) {
+pub(super) fn children<'e>(expression: &'e IdedExpr, visit: &mut impl FnMut(&'e IdedExpr)) {
     match &expression.expr {
         Expr::Call(call) => call.target.as_deref().into_iter().chain(&call.args).for_each(visit),
         Expr::Select(select) => visit(&select.operand),

@@ -413,3 +413,39 @@ proptest! {
         prop_assert_eq!(fast, general, "{}", source);
     }
 }
+
+#[test]
+fn an_expression_names_what_it_looks_at() {
+    use super::Reference::{Attribute, Header, Headers, Identity, Property};
+    let property = |name: &str| Property(name.to_owned());
+    let header = |name: &str| Header(name.to_owned());
+    for (source, expected) in [
+        (r#"auth.identity.tier == "free""#, vec![property("tier")]),
+        (r#"auth.identity["tier"] in ["free"]"#, vec![property("tier")]),
+        (r#"has(auth.identity.tier) && auth.identity.user.name != """#, vec![property("tier"), property("user")]),
+        (r#""tier" in auth.identity"#, vec![property("tier")]),
+        (r#""a" in auth.identity.groups"#, vec![property("groups")]),
+        (r#"auth.identity.groups.exists(g, g == "a")"#, vec![property("groups")]),
+        (r#"auth.identity.groups_str.split(",")[0] == """#, vec![property("groups_str")]),
+        ("auth.identity == {}", vec![Identity]),
+        (r#"auth.identity[request.path] == """#, vec![Identity, Attribute("path")]),
+        ("auth.identity.exists(name, true)", vec![Identity]),
+        (r#"request.headers["X-One"] == """#, vec![header("x-one")]),
+        (r#""x-one" in request.headers"#, vec![header("x-one")]),
+        ("size(request.headers) > 1", vec![Headers]),
+        (r#"request.headers[auth.identity.h] == """#, vec![property("h"), Headers]),
+        (r#"request.path.split("/")[1] + request.query == """#, vec![Attribute("path"), Attribute("query")]),
+        (
+            r#"{"a": auth.identity.a}.a == (true ? request.host : request.scheme)"#,
+            vec![property("a"), Attribute("host"), Attribute("scheme")],
+        ),
+        ("true", vec![]),
+    ] {
+        let references = Expression::compile(source).unwrap().references();
+        assert_eq!(
+            references.into_iter().collect::<std::collections::BTreeSet<_>>(),
+            expected.into_iter().collect(),
+            "{source}"
+        );
+    }
+}

@@ -112,7 +112,7 @@ fn metadata_carries_the_filters_and_the_decision() {
             "tier": "free",
             "model": "llm/qwen3",
             "granted_by": "RoleBinding llm/access",
-            "identity": "remembered",
+            "identity_source": "remembered",
         },
     });
     assert_eq!(metadata_of(&response), expected);

@@ -1,0 +1,137 @@
+//! The classic setup: Check decides whether, and a second call how much.
+//!
+//! Under `--enforce-limits rls` Check takes nothing from the limits. It hands over what they look at, in its metadata, and the
+//! gateway asks about the limits with a call of its own.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+use smallvec::SmallVec;
+
+use super::{Candidate, Decision, Denial, Evidence, Gate, Handover, Otherwise};
+use crate::limit::{Cost, Demand, Nanos};
+use crate::policy::{Attached, Object, Policy, Properties, Reference, RoutePlan, Scope, Tiers};
+use crate::request::{Facts, Request};
+
+/// Which call takes from the limits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum EnforceLimits {
+    /// Check, the only call before the model's answer
+    #[default]
+    Check,
+    /// ShouldRateLimit in the domain `tiergate`, which the gateway calls after Check (envoy/classic.yaml)
+    Rls,
+}
+
+// === impl Gate ===
+
+impl Gate {
+    /// Which call takes from the limits.
+    #[must_use]
+    pub fn enforced_by(&self) -> EnforceLimits {
+        self.settings.enforce_limits
+    }
+
+    /// Takes what one request costs, all of it or nothing, as `facts` tell the request.
+    pub async fn take(&self, facts: &Facts, now: Nanos) -> Decision {
+        let policy = self.policies.current();
+        let mut evidence = self.evidence(policy.generation);
+        match self.told(&policy, facts, &mut evidence) {
+            Ok(candidate) => self.admit(candidate, now, evidence).await,
+            Err(denial) => evidence.refuse(denial),
+        }
+    }
+
+    /// What the limits ask of the request.
+    fn told(&self, policy: &Policy, facts: &Facts, evidence: &mut Evidence) -> Result<Candidate, Denial> {
+        evidence.told(policy, facts);
+        policy.ready()?;
+        let request = facts.request()?;
+        let gateway = policy.gateway(request.gateway.or(self.settings.gateway.as_deref()))?;
+        if gateway.listeners.len() > 1 {
+            facts.check_listener(&gateway.name)?;
+        }
+        for name in gateway.header_names() {
+            facts.check_header(name, "a route")?;
+        }
+        let route = policy.route(self.settings.gateway.as_deref(), &request)?;
+        evidence.route(route);
+        for (reference, policy) in references(route) {
+            facts.check(reference, policy)?;
+        }
+        let identity = facts.identity().map(|base| Object { base: Some(base), extra: &[] });
+        let scope = Scope { request: request.attributes(), identity, metadata: &[] };
+        Ok(Candidate { demands: self.demand(route, &scope, evidence)?, ..Candidate::default() })
+    }
+
+    /// Lets the request pass as far as the limits, and says what they will have to be told.
+    pub(super) async fn hand_over(
+        &self,
+        candidate: Candidate,
+        policy: &Policy,
+        request: &Request<'_>,
+        now: Nanos,
+        evidence: Evidence,
+    ) -> Decision {
+        let Candidate { mut grant, mut demands } = candidate;
+        let gateway = policy.gateway(request.gateway.or(self.settings.gateway.as_deref()));
+        let handover = gateway.and_then(|gateway| {
+            let (listener, route) = gateway.find_on(request)?;
+            let of_limits = references(route).filter_map(|(reference, _)| match reference {
+                Reference::Header(name) => Some(name.as_str()),
+                _ => None,
+            });
+            let header = |name: &str| (name.to_owned(), request.headers.joined(name).map(Value::from).into());
+            let headers: Map<String, Value> = gateway.header_names().chain(of_limits).map(header).collect();
+            let identity = grant.filters.iter().find(|(name, _)| &**name == "identity");
+            Ok(Handover {
+                gateway: Arc::clone(&gateway.name),
+                listener: listener.names.first().map(Arc::clone).unwrap_or_default(),
+                identity: identity.map_or(Value::Null, |(_, identity)| Properties::to_json(identity)).to_string(),
+                headers: Value::Object(headers).to_string(),
+            })
+        });
+        match handover {
+            Ok(handover) => grant.handover = Some(Box::new(handover)),
+            Err(denial) => return evidence.refuse(denial),
+        }
+        if self.settings.without_room == Otherwise::Allow && self.has_no_room(&demands, now).await {
+            // Whoever is let through uncounted is not charged afterwards either.
+            demands.clear();
+        }
+        grant.reservation = self.reserve(&demands, &evidence, now);
+        evidence.allow(grant)
+    }
+
+    async fn has_no_room(&self, demands: &[Demand], now: Nanos) -> bool {
+        let looked: SmallVec<[Demand; 2]> =
+            demands.iter().map(|demand| Demand { cost: Cost::Positive, ..*demand }).collect();
+        self.limits.admit(&looked, now).await.full
+    }
+}
+
+/// What the limits of `route` look at, and the policy that does.
+fn references(route: &RoutePlan) -> impl Iterator<Item = (&Reference, &str)> {
+    let active = route.limits.iter().filter_map(|limits| match limits {
+        Attached::Active(limits) => Some(limits),
+        Attached::Broken(_) | Attached::None => None,
+    });
+    active.flat_map(|limits| limits.references().iter().map(|reference| (reference, &*limits.policy.name)))
+}
+
+// === impl Evidence ===
+
+impl Evidence {
+    /// What is told for metrics and answers. A tier that the policy does not know gets no series of its own.
+    fn told(&mut self, policy: &Policy, facts: &Facts) {
+        if let (Some(told), Tiers::Known(table)) = (&facts.tier, &policy.tiers) {
+            let known = table.tiers().iter().find(|tier| *tier.name == **told);
+            self.tier = known.map(|tier| tier.name.clone());
+        }
+        self.permit.model = facts.model.clone();
+        self.user = facts.user.as_deref().map(Into::into);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,257 @@
+use super::*;
+use crate::gate::{Code, Settings};
+use crate::test_util::{Call, compile_files, compile_text, demo, gate, options, settings, token};
+
+fn classic() -> Settings {
+    Settings { enforce_limits: EnforceLimits::Rls, ..settings() }
+}
+
+fn demo_gate() -> Gate {
+    gate(compile_files(&demo(), &options()), classic())
+}
+
+fn alice() -> Call {
+    Call::chat("granite").bearer(&token("free", "alice-12345678"))
+}
+
+/// What Envoy makes of a Check that let `call` pass.
+fn handed_over(call: &Call, decision: &Decision) -> Facts {
+    let handover = decision.outcome.as_ref().unwrap().handover.as_ref().unwrap();
+    let mut facts = Facts::default();
+    for (key, value) in [
+        ("auth.identity", handover.identity.as_str()),
+        ("request.headers", &handover.headers),
+        ("tiergate.gateway", &handover.gateway),
+        ("tiergate.listener", &handover.listener),
+        ("request.method", "POST"),
+        ("request.scheme", "http"),
+        ("request.host", "127.0.0.1:10000"),
+        ("request.path", &call.path),
+    ] {
+        facts.tell(key, value).unwrap();
+    }
+    facts
+}
+
+/// Both calls of one request: the second one's refusal.
+async fn both(call: &Call, gate: &Gate) -> Option<Code> {
+    let checked = call.on(gate, Nanos(0)).await;
+    gate.take(&handed_over(call, &checked), Nanos(0)).await.outcome.err().map(|denial| denial.code)
+}
+
+#[tokio::test]
+async fn the_second_call_takes_what_check_would_have_taken() {
+    let gate = demo_gate();
+    for _ in 0..5 {
+        assert_eq!(both(&alice(), &gate).await, None);
+    }
+    let checked = alice().on(&gate, Nanos(0)).await;
+    assert_eq!(checked.evidence.limits.len(), 2, "two limits match");
+    assert!(checked.evidence.limits.iter().all(|limit| limit.standing.is_none()), "and neither is asked");
+    let taken = gate.take(&handed_over(&alice(), &checked), Nanos(0)).await;
+    assert_eq!(taken.outcome.unwrap_err().code, Code::LimitRequests);
+    let standings = |decision: &Decision| decision.evidence.limits.iter().map(|l| l.standing).collect::<Vec<_>>();
+    let one_call = gate_that_took_five().await;
+    assert_eq!(standings(&taken_by_facts(&gate).await), standings(&alice().on(&one_call, Nanos(0)).await));
+}
+
+async fn gate_that_took_five() -> Gate {
+    let gate = gate(compile_files(&demo(), &options()), settings());
+    for _ in 0..5 {
+        assert!(alice().on(&gate, Nanos(0)).await.outcome.is_ok());
+    }
+    gate
+}
+
+async fn taken_by_facts(gate: &Gate) -> Decision {
+    let checked = alice().on(gate, Nanos(0)).await;
+    gate.take(&handed_over(&alice(), &checked), Nanos(0)).await
+}
+
+/// What Check says no to is not left to the second call.
+#[tokio::test]
+async fn check_still_refuses_what_is_no_question_of_how_much() {
+    let gate = demo_gate();
+    let code = async |call: Call| call.on(&gate, Nanos(0)).await.outcome.unwrap_err().code;
+    assert_eq!(code(Call::chat("granite")).await, Code::TokenMissing);
+    assert_eq!(code(Call::chat("qwen3").bearer(&token("free", "alice-12345678"))).await, Code::AccessDenied);
+    let unlimited = compile_text(OPEN);
+    let refuse = Settings { without_limit: Otherwise::Refuse, ..open() };
+    let gate = crate::test_util::gate(unlimited, refuse);
+    let denial = Call::path("/x").on(&gate, Nanos(0)).await.outcome.unwrap_err();
+    assert_eq!(denial.code, Code::LimitNone);
+}
+
+/// A Gateway and a route without AuthPolicy.
+const OPEN: &str = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: g, namespace: a}
+spec: {gatewayClassName: x, listeners: [{name: http, port: 80, protocol: HTTP}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: r, namespace: a}
+spec:
+  parentRefs: [{name: g}]
+  rules: [{matches: [{headers: [{name: X-Route, value: one}]}, {path: {value: /x}}]}]
+";
+
+fn open() -> Settings {
+    Settings { without_policy: Otherwise::Allow, ..classic() }
+}
+
+fn limited(when: &str, counter: &str) -> Gate {
+    let policy = format!(
+        "{OPEN}---
+apiVersion: kuadrant.io/v1
+kind: RateLimitPolicy
+metadata: {{name: p, namespace: a}}
+spec:
+  targetRef: {{group: gateway.networking.k8s.io, kind: Gateway, name: g}}
+  limits: {{one: {{rates: [{{limit: 1, window: 1h}}], when: [{{predicate: '{when}'}}], counters: [{{expression: '{counter}'}}]}}}}
+"
+    );
+    let policy = compile_text(&policy);
+    assert_eq!(policy.problems.iter().filter(|problem| problem.is_error()).count(), 0, "{:?}", policy.problems);
+    gate(policy, open())
+}
+
+fn with_header(name: &str, value: &str) -> Call {
+    let mut call = Call::path("/x?a=b");
+    call.headers.insert(name.to_owned(), value.to_owned());
+    call
+}
+
+#[tokio::test]
+async fn headers_that_routes_and_limits_look_at_are_handed_over_sent_or_not() {
+    let gate = limited(r#"request.headers["x-one"] == "1" || !has(request.headers.x_two)"#, "request.query");
+    let headers = |call: &Call, decision: Decision| {
+        let grant = decision.outcome.unwrap();
+        let _ = call;
+        serde_json::from_str::<Value>(&grant.handover.unwrap().headers).unwrap()
+    };
+    let call = with_header("x-one", "1");
+    let told = headers(&call, call.on(&gate, Nanos(0)).await);
+    assert_eq!(told, serde_json::json!({"x-one": "1", "x_two": null, "x-route": null}));
+    assert_eq!(both(&call, &gate).await, None);
+    assert_eq!(both(&call, &gate).await, Some(Code::LimitRequests));
+    assert_eq!(both(&with_header("x_two", "2"), &gate).await, None, "does not match");
+    assert_eq!(both(&with_header("x_two", "2"), &gate).await, None);
+}
+
+#[tokio::test]
+async fn limits_that_look_at_the_request_see_the_same_one() {
+    let gate = limited(
+        r#"request.scheme == "http" && request.method == "POST" && request.path == "/x" && request.host.startsWith("127")"#,
+        "request.query",
+    );
+    assert_eq!(both(&Call::path("/x?a=b"), &gate).await, None);
+    assert_eq!(both(&Call::path("/x?a=b"), &gate).await, Some(Code::LimitRequests));
+    assert_eq!(both(&Call::path("/x?a=c"), &gate).await, None);
+}
+
+#[tokio::test]
+async fn a_limit_without_its_fact_is_an_error_and_not_a_limit_that_does_not_match() {
+    let gate = demo_gate();
+    let checked = alice().on(&gate, Nanos(0)).await;
+    assert!(gate.take(&handed_over(&alice(), &checked), Nanos(0)).await.outcome.is_ok());
+    let mut facts = Facts::default();
+    for (key, value) in [("request.method", "POST"), ("request.host", "h"), ("request.path", alice().path.as_str())] {
+        facts.tell(key, value).unwrap();
+    }
+    let denial = gate.take(&facts, Nanos(0)).await.outcome.unwrap_err();
+    assert_eq!(denial.message, "the descriptor has no entry `auth.identity.tier`");
+    facts.tell("auth.identity.tier", "free").unwrap();
+    let denial = gate.take(&facts, Nanos(0)).await.outcome.unwrap_err();
+    assert_eq!(denial.message, "the descriptor has no entry `auth.identity.userid`");
+    assert!(denial.detail.unwrap().contains("gateway-rate-limits"));
+    facts.tell("auth.identity.userid", "alice-12345678").unwrap();
+    let decision = gate.take(&facts, Nanos(0)).await;
+    assert!(decision.outcome.is_ok());
+    assert_eq!(decision.evidence.limits.len(), 2);
+    let all = limited("size(request.headers) > 3", "request.path");
+    let denial = all.take(&handed_over(&Call::path("/x"), &Call::path("/x").on(&all, Nanos(0)).await), Nanos(0)).await;
+    assert_eq!(denial.outcome.unwrap_err().code, Code::RequestInvalid);
+}
+
+#[tokio::test]
+async fn a_tier_that_is_told_has_a_series_only_if_the_policy_knows_it() {
+    let gate = demo_gate();
+    let mut facts = handed_over(&alice(), &alice().on(&gate, Nanos(0)).await);
+    facts.tell("tiergate.tier", "free").unwrap();
+    facts.tell("tiergate.model", "llm/granite").unwrap();
+    facts.tell("tiergate.user", "system:serviceaccount:a:b").unwrap();
+    let evidence = gate.take(&facts, Nanos(0)).await.evidence;
+    let told = (evidence.tier.as_deref(), evidence.permit.model.as_deref(), evidence.user.as_deref());
+    assert_eq!(told, (Some("free"), Some("llm/granite"), Some("system:serviceaccount:a:b")));
+    facts.tier = Some("invented".to_owned());
+    assert_eq!(gate.take(&facts, Nanos(0)).await.evidence.tier, None);
+}
+
+#[tokio::test]
+async fn a_caller_without_room_is_let_through_uncounted_or_not_at_all() {
+    for (without_room, expected) in [(Otherwise::Allow, None), (Otherwise::Refuse, Some(Code::UnavailableAccounts))] {
+        let mut gate = gate(compile_files(&demo(), &options()), Settings { without_room, ..classic() });
+        gate.limits = std::sync::Arc::new(crate::limit::Limits::Memory(crate::limit::Memory::bounded(0)));
+        let checked = alice().on(&gate, Nanos(0)).await;
+        let taken = gate.take(&handed_over(&alice(), &checked), Nanos(0)).await;
+        assert_eq!(taken.outcome.err().map(|denial| denial.code), expected);
+        let reservation = gate.sealer.open(&checked.outcome.unwrap().reservation).unwrap();
+        assert_eq!(reservation.holds.len(), usize::from(without_room == Otherwise::Refuse));
+    }
+}
+
+/// Two listeners of one host name, which Check tells apart by the port, and a limit on one of them.
+#[tokio::test]
+async fn the_second_call_is_about_the_listener_that_check_found() {
+    let policy = compile_text(
+        "
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: g, namespace: a}
+spec:
+  gatewayClassName: x
+  listeners: [{name: open, port: 80, protocol: HTTP}, {name: limited, port: 81, protocol: HTTP}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: r, namespace: a}
+spec: {parentRefs: [{name: g}]}
+---
+apiVersion: kuadrant.io/v1
+kind: RateLimitPolicy
+metadata: {name: p, namespace: a}
+spec:
+  targetRef: {group: gateway.networking.k8s.io, kind: Gateway, name: g, sectionName: limited}
+  limits: {none: {rates: [{limit: 0, window: 1h}]}}
+",
+    );
+    assert_eq!(policy.problems.iter().filter(|problem| problem.is_error()).count(), 0, "{:?}", policy.problems);
+    let gate = gate(policy, open());
+    let headers = std::collections::HashMap::new();
+    for (port, listener, expected) in [(80, "open", None), (81, "limited", Some(Code::LimitRequests))] {
+        let request = Request {
+            method: "POST",
+            host: "h",
+            scheme: "http",
+            path: "/x",
+            query: None,
+            headers: crate::request::Headers::Map(&headers),
+            gateway: None,
+            listener: None,
+            port: Some(port),
+            model: crate::request::OperatorModel::Unset,
+        };
+        let checked = gate.check(&request, Nanos(0)).await;
+        assert_eq!(&*checked.outcome.as_ref().unwrap().handover.as_ref().unwrap().listener, listener);
+        let taken = gate.take(&handed_over(&Call::path("/x"), &checked), Nanos(0)).await;
+        assert_eq!(taken.outcome.err().map(|denial| denial.code), expected);
+    }
+    let mut facts = Facts::default();
+    for (key, value) in [("request.method", "POST"), ("request.host", "h"), ("request.path", "/x")] {
+        facts.tell(key, value).unwrap();
+    }
+    let denial = gate.take(&facts, Nanos(0)).await.outcome.unwrap_err();
+    assert_eq!(denial.message, "the descriptor has no entry `tiergate.listener`");
+}
