@@ -92,6 +92,7 @@ pub fn gate_with_limits(request: &CheckRequest, limits: usize) -> Arc<Gate> {
             without_limit: Otherwise::Refuse,
             without_room: Otherwise::Refuse,
             enforce_limits: EnforceLimits::Check,
+            shadow: false,
         },
     );
     let uid = derived_uid(NAMESPACE, &name);

@@ -78,6 +78,7 @@ pub fn serve(args: &Serve) -> Result<bool, StartError> {
         without_limit: args.without_limit,
         without_room: args.without_room,
         enforce_limits: args.enforce_limits,
+        shadow: args.shadow,
     };
     let gate = Arc::new(Gate::new(policies, Identities::new(authority, remember), limits, settings));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -95,7 +96,7 @@ async fn run(args: &Serve, gate: Arc<Gate>, folder: Folder) -> Result<bool, Star
     let clock = Clock::start();
     let (health, _) = tonic_health::server::health_reporter();
     set_health(&health, false).await;
-    let style = Style { verbose_refusals: args.verbose_refusals };
+    let style = Style { verbose_refusals: args.verbose_refusals, shadow: args.shadow };
     let services = Services {
         ext_authz: Arc::new(ExtAuthz { gate: Arc::clone(&gate), metrics: Arc::clone(&metrics), clock, style }),
         rate_limit: Arc::new(RateLimit::new(Arc::clone(&gate), Arc::clone(&metrics), clock, style)),

@@ -87,6 +87,10 @@ pub struct Serve {
     /// make the second call, as envoy/classic.yaml does, enforces no limit
     #[arg(long, env = "TIERGATE_ENFORCE_LIMITS", value_enum, default_value = "check")]
     pub enforce_limits: EnforceLimits,
+    /// Let every request through, change nothing of it, and record what would have been said: in the log, the metadata and
+    /// tiergate_would_have_refused_total. Beside the system that decides today, it shows what a change to tiergate would do
+    #[arg(long, env = "TIERGATE_SHADOW", value_parser = FalseyValueParser::new())]
+    pub shadow: bool,
     /// Tell callers what is meant for operators: which RoleBinding is missing, which limit refused
     #[arg(long, env = "TIERGATE_VERBOSE_REFUSALS", value_parser = FalseyValueParser::new())]
     pub verbose_refusals: bool,

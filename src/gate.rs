@@ -6,6 +6,7 @@
 mod classic;
 mod denial;
 mod evidence;
+mod shadow;
 
 #[cfg(test)]
 mod tests;
@@ -19,12 +20,14 @@ use smallvec::SmallVec;
 pub use self::classic::EnforceLimits;
 pub use self::denial::{Class, Code, Denial, Told};
 pub use self::evidence::{Decision, Evidence, Grant, Handover, IdentitySource, LimitEvidence, Stage};
+pub use self::shadow::Would;
 
 use crate::hash::KeyedHasher;
 use crate::identity::{Identities, Identity, Review};
-use crate::limit::{Admission, Cost, Demand, Limits, Nanos};
+use crate::limit::{AccountKey, Admission, CellId, Cost, Demand, Limits, Nanos, Quota};
+use crate::manifest::ObjectName;
 use crate::policy::{
-    self, Attached, AuthRules, Limit, LimitKind, Matched, Policies, Policy, Presented, RoutePlan, Scope,
+    self, Attached, AuthPlan, AuthRules, Limit, LimitKind, Matched, Policies, Policy, Presented, RoutePlan, Scope,
 };
 use crate::request::{BearerToken, Request};
 use crate::usage::{Hold, Sealer};
@@ -49,6 +52,8 @@ pub struct Settings {
     /// What happens to a new caller when there is no room for another account.
     pub without_room: Otherwise,
     pub enforce_limits: EnforceLimits,
+    /// Whether every request is let through, and what would have been said is only recorded.
+    pub shadow: bool,
 }
 
 /// Everything that a decision needs.
@@ -85,6 +90,8 @@ struct Known {
 struct Candidate {
     grant: Grant,
     demands: Demands,
+    /// What limits that refuse nothing would take.
+    shadow: Demands,
 }
 
 type Demands = SmallVec<[Demand; 2]>;
@@ -107,6 +114,11 @@ impl Gate {
 
     /// Decides one request at `now`.
     pub async fn check(&self, request: &Request<'_>, now: Nanos) -> Decision {
+        let decision = self.judge(request, now).await;
+        self.answer(decision, now)
+    }
+
+    async fn judge(&self, request: &Request<'_>, now: Nanos) -> Decision {
         let policy = self.policies.current();
         let mut evidence = self.evidence(policy.generation);
         let mut known = Known::default();
@@ -126,8 +138,8 @@ impl Gate {
 
     /// The answer to what is not even a request.
     #[must_use]
-    pub fn refuse(&self, denial: Denial) -> Decision {
-        self.evidence(self.policies.current().generation).refuse(denial)
+    pub fn refuse(&self, denial: Denial, now: Nanos) -> Decision {
+        self.answer(self.evidence(self.policies.current().generation).refuse(denial), now)
     }
 
     fn evidence(&self, generation: u64) -> Evidence {
@@ -169,27 +181,53 @@ impl Gate {
             }
             Attached::None => return Err(Denial::new(Code::RouteNoPolicy, "this route has no policy").into()),
         };
-        if !auth.rules.applies(request.attributes())? {
-            return Ok(self.candidate(route, request, Presented::default(), evidence)?);
+        match self.authorise(policy, (route, auth), request, known, now, evidence) {
+            Ok(candidate) => Ok(candidate?),
+            Err(Step::Refuse(denial)) if auth.rules.shadow => {
+                evidence.would.push(Would { denial, by: Some(auth.policy.path().into()) });
+                Ok(self.candidate(route, request, Presented::default(), evidence)?)
+            }
+            Err(step) => Err(step),
+        }
+    }
+
+    /// What the AuthPolicy says; and what the limits say to a caller whom it lets through.
+    fn authorise<'a>(
+        &self,
+        policy: &Policy,
+        (route, auth): (&RoutePlan, &AuthPlan),
+        request: &Request<'a>,
+        known: &mut Known,
+        now: Nanos,
+        evidence: &mut Evidence,
+    ) -> Result<Result<Candidate, Denial>, Step<'a>> {
+        let rules = &auth.rules;
+        if rules.broken {
+            return Err(policy::broken(&auth.policy).into());
+        }
+        if !rules.applies(request.attributes())? {
+            return Ok(self.candidate(route, request, Presented::default(), evidence));
         }
         evidence.lap(Stage::Route);
         let reviewed;
-        let mut caller = match auth.rules.identify(None, request.attributes())? {
+        let mut caller = match rules.identify(None, request.attributes())? {
             Some(caller) => caller,
             None => {
-                reviewed = self.identity(policy, &auth.rules, request, known, now, evidence)?;
-                let caller = auth.rules.identify(Some(&reviewed), request.attributes())?;
+                reviewed = self.identity(policy, rules, request, known, now, evidence)?;
+                let caller = rules.identify(Some(&reviewed), request.attributes())?;
                 caller.ok_or_else(|| Denial::new(Code::UnavailableInternal, "the token was reviewed to no end"))?
             }
         };
         evidence.lap(Stage::Identity);
-        auth.rules.learn(&mut caller, &auth.tiers)?;
+        rules.learn(&mut caller, &auth.tiers)?;
         evidence.tier(caller.tier);
         evidence.lap(Stage::Facts);
-        evidence.permit(auth.rules.permit(&caller, &policy.rbac, request.model)?);
+        let would = |denial, by: &ObjectName| evidence.would.push(Would { denial, by: Some(by.path().into()) });
+        let permit = rules.permit(&caller, &policy.rbac, request.model, would)?;
+        evidence.permit(permit);
         evidence.lap(Stage::Access);
-        let presented = auth.rules.present(&caller)?;
-        let candidate = self.candidate(route, request, presented, evidence)?;
+        let presented = rules.present(&caller)?;
+        let candidate = self.candidate(route, request, presented, evidence);
         evidence.lap(Stage::Limits);
         Ok(candidate)
     }
@@ -239,7 +277,8 @@ impl Gate {
     ) -> Result<Candidate, Denial> {
         let scope = Scope { request: request.attributes(), identity: presented.identity(), metadata: &[] };
         let demands = self.demand(route, &scope, evidence)?;
-        Ok(Candidate { grant: Grant::new(presented), demands })
+        let shadow = self.shadow_demands(route, &scope, evidence);
+        Ok(Candidate { grant: Grant::new(presented), demands, shadow })
     }
 
     /// What the request asks of the limits that match it.
@@ -258,23 +297,20 @@ impl Gate {
         }
         let mut demands = Demands::new();
         for Matched { limit, account } in matched {
-            for (cell, quota) in &limit.rates {
-                demands.push(Demand { account, cell: *cell, quota: *quota, cost: limit.cost() });
-                evidence.limits.push(LimitEvidence { name: Arc::clone(&limit.name), kind: limit.kind, standing: None });
-            }
+            demands.extend(limit.demands(account));
+            evidence.limits.extend(limit.rates.iter().map(|_| LimitEvidence::new(limit)));
         }
         Ok(demands)
     }
 
     /// Takes what the request costs, all of it or nothing.
     async fn admit(&self, candidate: Candidate, now: Nanos, mut evidence: Evidence) -> Decision {
-        let Candidate { mut grant, demands } = candidate;
-        let Admission { admitted, full, standings } = self.limits.admit(&demands, now).await;
+        let Admission { admitted, full, standings } = self.limits.admit(&candidate.demands, now).await;
         evidence.no_room = full;
         if full && self.settings.without_room == Otherwise::Allow {
             // Its usage report is taken, and charged to nothing.
-            grant.reservation = self.reserve(&[], &evidence, now);
-            return evidence.allow(grant);
+            let reservation = self.reserve(&[], &evidence, now);
+            return evidence.allow(Grant { reservation, ..candidate.grant });
         }
         if full {
             let denial = Denial::new(Code::UnavailableAccounts, "there is no room to count another caller");
@@ -284,12 +320,15 @@ impl Gate {
             limit.standing = Some(standing);
         }
         if !admitted {
-            let denial = exceeded(&evidence);
+            let denial = exceeded(evidence.refusing());
             return evidence.refuse(denial);
         }
-        grant.reservation = self.reserve(&demands, &evidence, now);
+        self.admit_in_shadow(&candidate, now, &mut evidence).await;
+        let Candidate { grant, mut demands, shadow } = candidate;
+        demands.extend(shadow);
+        let reservation = self.reserve(&demands, &evidence, now);
         evidence.lap(Stage::Admission);
-        evidence.allow(grant)
+        evidence.allow(Grant { reservation, ..grant })
     }
 
     /// What the usage report gives back, so that its tokens are charged to the token limits among `demands`.
@@ -305,8 +344,8 @@ impl Gate {
 }
 
 /// The refusal by the limit that takes longest to let this request through.
-fn exceeded(evidence: &Evidence) -> Denial {
-    let Some((retry_after, limit)) = evidence.refusing() else {
+fn exceeded(refusing: Option<(Option<Duration>, &LimitEvidence)>) -> Denial {
+    let Some((retry_after, limit)) = refusing else {
         return Denial::new(Code::UnavailableInternal, "the limits gave no reason");
     };
     let (number, window) = limit.standing.map_or((0, Duration::ZERO), |standing| (standing.limit(), standing.window()));
@@ -323,6 +362,13 @@ fn exceeded(evidence: &Evidence) -> Denial {
 // === impl Limit ===
 
 impl Limit {
+    /// What a request asks of each of the limit's rates.
+    fn demands(&self, account: AccountKey) -> impl Iterator<Item = Demand> {
+        let demand =
+            move |(cell, quota): &(CellId, Quota)| Demand { account, cell: *cell, quota: *quota, cost: self.cost() };
+        self.rates.iter().map(demand)
+    }
+
     /// What a request costs before its answer is known.
     fn cost(&self) -> Cost {
         match self.kind {

@@ -4,6 +4,7 @@
 //! the place they were written at. Unknown fields are errors in policy specs, where skipping a rule could open the
 //! gate, and warnings elsewhere.
 
+mod annotation;
 mod auth_policy;
 mod block;
 mod gateway;
@@ -24,6 +25,7 @@ mod tests;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+pub use self::annotation::Shadow;
 pub use self::auth_policy::AuthPolicy;
 pub use self::gateway::{
     Gateway, HeaderMatch, HttpRoute, Listener, Match, NamespacesFrom, ParentRef, PathMatch, RouteFault, RouteRule,
@@ -246,9 +248,14 @@ impl Manifests {
         let meta = Meta::nameless(kind, place.clone());
         let target = Target::Unknown;
         match kind {
-            "AuthPolicy" => {
-                self.auth_policies.push(AuthPolicy { meta, target, target_place: place, strategy: None, rules: None })
-            }
+            "AuthPolicy" => self.auth_policies.push(AuthPolicy {
+                meta,
+                target,
+                target_place: place,
+                strategy: None,
+                rules: None,
+                shadow: false,
+            }),
             "RateLimitPolicy" | "TokenRateLimitPolicy" => self.limit_policies.push(LimitPolicy {
                 meta,
                 kind: limit_policy::kind_of(kind),
@@ -259,6 +266,7 @@ impl Manifests {
                 limits: None,
                 limits_place: place,
                 per_route: false,
+                shadow: Shadow::Nothing,
             }),
             "HTTPRoute" => self.routes.push(HttpRoute::unreadable(meta, place)),
             "Gateway" => self.gateways.push(Gateway { meta, listeners: Vec::new(), broken: true }),

@@ -33,6 +33,7 @@ pub struct Metrics {
     stages: Vec<Histogram>,
     identity_hits: Counter,
     identity_misses: Counter,
+    would: Family<WouldLabels, Counter>,
     unlimited: Counter,
     no_room: Counter,
     limit_decisions: Family<LimitLabels, Counter>,
@@ -59,6 +60,13 @@ struct KnownTiers {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct DecisionLabels {
     outcome: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct WouldLabels {
+    /// What is in shadow: `process` or `policy`.
+    by: &'static str,
     reason: &'static str,
 }
 
@@ -125,6 +133,7 @@ impl Metrics {
             stages: Stage::ALL.iter().map(|s| stages.get_or_create_owned(&StageLabel { stage: s.as_str() })).collect(),
             identity_hits: caches.get_or_create_owned(&ResultLabel { result: "hit" }),
             identity_misses: caches.get_or_create_owned(&ResultLabel { result: "miss" }),
+            would: Family::default(),
             unlimited: Counter::default(),
             no_room: Counter::default(),
             limit_decisions: Family::default(),
@@ -145,6 +154,9 @@ impl Metrics {
 
     fn registered(mut self) -> Self {
         let r = &mut self.registry;
+        let help =
+            "Requests that would have been refused, or undecided, were it not for --shadow or a policy's annotation";
+        r.register("would_have_refused", help, self.would.clone());
         r.register("requests_without_limit", "Requests whose caller matched no limit", self.unlimited.clone());
         r.register("requests_without_room", "Requests for whose account there was no room", self.no_room.clone());
         r.register("limit_decisions", "What limits said, by the tier that was enforced", self.limit_decisions.clone());
@@ -187,6 +199,10 @@ impl Metrics {
             None => 0,
         };
         let undecided = decision.outcome.as_ref().is_ok_and(|grant| grant.handover.is_some());
+        for would in &evidence.would {
+            let by = if would.by.is_some() { "policy" } else { "process" };
+            self.would.get_or_create(&WouldLabels { by, reason: would.denial.code.as_str() }).inc();
+        }
         if evidence.unlimited && !undecided {
             self.unlimited.inc();
         }

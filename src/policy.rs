@@ -27,7 +27,7 @@ pub use self::expression::{
     Attributes, CompileError, Direct, EvalError, Expression, Object, Path, Reference, Scope, Val,
 };
 pub use self::gateway::{GatewayPlan, ListenerPlan, RoutePlan};
-pub use self::limits::{Limit, LimitKind, LimitSet, Matched};
+pub use self::limits::{Limit, LimitKind, LimitSet, Matched, ShadowLimits};
 pub use self::route::RouteTable;
 
 use crate::access::Rbac;

@@ -38,6 +38,8 @@ const UNDECIDED_RETRY: Duration = Duration::from_secs(1);
 pub struct Style {
     /// Tell callers what is meant for operators.
     pub verbose_refusals: bool,
+    /// Change nothing of requests and answers: see `--shadow`.
+    pub shadow: bool,
 }
 
 /// HTTP status, gRPC code and the `type` of the error body, for each kind of refusal.
@@ -61,7 +63,10 @@ pub fn check_response(decision: &Decision, sent: Option<&Headers<'_>>, style: St
         Ok(grant) => CheckResponse {
             status: Some(Status { code: GrpcCode::Ok as i32, ..Status::default() }),
             dynamic_metadata: Some(metadata(decision)),
-            http_response: Some(HttpResponse::OkResponse(ok(grant, evidence, sent))),
+            http_response: Some(HttpResponse::OkResponse(match style.shadow {
+                true => OkHttpResponse::default(),
+                false => ok(grant, evidence, sent),
+            })),
         },
         Err(denial) => {
             let (_, code, _) = status(denial.code);
@@ -255,6 +260,10 @@ fn metadata(decision: &Decision) -> Struct {
                 add("detail", text(detail.as_str()));
             }
         }
+    }
+    if let Some(first) = evidence.would.first() {
+        add("would", text(if first.denial.code.class() == Class::Undecided { "undecided" } else { "refused" }));
+        add("would_code", text(first.denial.code.as_str()));
     }
     let optional = [
         ("route", evidence.route.as_deref()),

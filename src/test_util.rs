@@ -114,6 +114,7 @@ pub(crate) fn settings() -> Settings {
         gateway: None,
         without_policy: Otherwise::Refuse,
         without_limit: Otherwise::Allow,
+        shadow: false,
         without_room: Otherwise::Refuse,
         enforce_limits: EnforceLimits::Check,
     }

@@ -120,6 +120,7 @@ pub(super) fn gate_by(policies: Arc<Policies>, enforce_limits: EnforceLimits) ->
         without_limit: Otherwise::Allow,
         without_room: Otherwise::Refuse,
         enforce_limits,
+        shadow: false,
     };
     let identities = Identities::new(authority, Remember { bytes: 400_000, ..Remember::default() });
     Gate::new(policies, identities, Arc::new(Limits::Memory(Memory::default())), settings)

@@ -36,10 +36,11 @@ impl Gate {
     pub async fn take(&self, facts: &Facts, now: Nanos) -> Decision {
         let policy = self.policies.current();
         let mut evidence = self.evidence(policy.generation);
-        match self.told(&policy, facts, &mut evidence) {
+        let decision = match self.told(&policy, facts, &mut evidence) {
             Ok(candidate) => self.admit(candidate, now, evidence).await,
             Err(denial) => evidence.refuse(denial),
-        }
+        };
+        self.answer(decision, now)
     }
 
     /// What the limits ask of the request.
@@ -61,7 +62,9 @@ impl Gate {
         }
         let identity = facts.identity().map(|base| Object { base: Some(base), extra: &[] });
         let scope = Scope { request: request.attributes(), identity, metadata: &[] };
-        Ok(Candidate { demands: self.demand(route, &scope, evidence)?, ..Candidate::default() })
+        let demands = self.demand(route, &scope, evidence)?;
+        let shadow = self.shadow_demands(route, &scope, evidence);
+        Ok(Candidate { demands, shadow, ..Candidate::default() })
     }
 
     /// Lets the request pass as far as the limits, and says what they will have to be told.
@@ -73,7 +76,7 @@ impl Gate {
         now: Nanos,
         evidence: Evidence,
     ) -> Decision {
-        let Candidate { mut grant, mut demands } = candidate;
+        let Candidate { mut grant, mut demands, shadow } = candidate;
         let gateway = policy.gateway(request.gateway.or(self.settings.gateway.as_deref()));
         let handover = gateway.and_then(|gateway| {
             let (listener, route) = gateway.find_on(request)?;
@@ -99,6 +102,7 @@ impl Gate {
             // Whoever is let through uncounted is not charged afterwards either.
             demands.clear();
         }
+        demands.extend(shadow);
         grant.reservation = self.reserve(&demands, &evidence, now);
         evidence.allow(grant)
     }

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
-use super::Denial;
+use super::{Denial, Would};
 use crate::limit::{Standing, Verdict};
-use crate::policy::{LimitKind, Permit, Presented, Properties, RoutePlan};
+use crate::policy::{Limit, LimitKind, Permit, Presented, Properties, RoutePlan};
 use crate::tier::Tier;
 
 /// One request in this many has its stages timed: reading the clock for each would cost more than some stages.
@@ -59,6 +59,10 @@ pub struct Evidence {
     pub tier: Option<Arc<str>>,
     pub permit: Permit,
     pub limits: SmallVec<[LimitEvidence; 2]>,
+    /// Those that refuse nothing.
+    pub shadow_limits: Vec<LimitEvidence>,
+    /// What would have been said.
+    pub would: Vec<Would>,
     /// Whether no limit matched the caller.
     pub unlimited: bool,
     /// Whether there was no room for the caller's account.
@@ -131,6 +135,15 @@ impl IdentitySource {
     }
 }
 
+// === impl LimitEvidence ===
+
+impl LimitEvidence {
+    /// Before the limit was asked.
+    pub(super) fn new(limit: &Limit) -> Self {
+        LimitEvidence { name: Arc::clone(&limit.name), kind: limit.kind, standing: None }
+    }
+}
+
 // === impl Evidence ===
 
 impl Evidence {
@@ -146,6 +159,8 @@ impl Evidence {
             tier: None,
             permit: Permit::default(),
             limits: SmallVec::new(),
+            shadow_limits: Vec::new(),
+            would: Vec::new(),
             unlimited: false,
             no_room: false,
             laps: timed.then(|| Box::new(Laps { last: Instant::now(), taken: SmallVec::new() })),
@@ -186,7 +201,11 @@ impl Evidence {
     /// The limit that takes longest to let this request through, and how long that is; never is longer than any wait.
     #[must_use]
     pub fn refusing(&self) -> Option<(Option<Duration>, &LimitEvidence)> {
-        let exceeded = self.limits.iter().filter_map(|limit| match limit.standing.as_ref()?.verdict {
+        Self::refusing_of(&self.limits)
+    }
+
+    pub(super) fn refusing_of(limits: &[LimitEvidence]) -> Option<(Option<Duration>, &LimitEvidence)> {
+        let exceeded = limits.iter().filter_map(|limit| match limit.standing.as_ref()?.verdict {
             Verdict::Exceeds(wait) => Some((wait, limit)),
             Verdict::Fits => None,
         });

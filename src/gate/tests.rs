@@ -1,4 +1,5 @@
 mod language;
+mod shadow;
 
 use std::time::Duration;
 

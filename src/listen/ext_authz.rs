@@ -15,7 +15,7 @@ use envoy_types::pb::google::protobuf::value::Kind;
 use futures_util::FutureExt;
 use tonic::{Response, Status};
 
-use crate::gate::{Code, Decision, Denial, Gate};
+use crate::gate::{Code, Decision, Denial, Evidence, Gate, Would};
 use crate::limit::Clock;
 use crate::metrics::Metrics;
 use crate::request::{Headers, OperatorModel, Request};
@@ -48,7 +48,7 @@ impl ExtAuthz {
             Err(_) => {
                 tracing::error!("a request panicked; it is answered as undecided");
                 let denial = Denial::new(Code::UnavailableInternal, "the gate failed on this request");
-                let decision = self.gate.refuse(denial);
+                let decision = self.gate.refuse(denial, self.clock.now());
                 self.metrics.decided(&decision, Duration::ZERO);
                 respond::check_response(&decision, None, self.style)
             }
@@ -61,7 +61,10 @@ impl ExtAuthz {
         let request = to_request(check);
         let decision = match &request {
             Some(request) => self.gate.check(request, self.clock.now()).await,
-            None => self.gate.refuse(Denial::new(Code::RequestInvalid, "the request has no HTTP attributes")),
+            None => {
+                let denial = Denial::new(Code::RequestInvalid, "the request has no HTTP attributes");
+                self.gate.refuse(denial, self.clock.now())
+            }
         };
         let response = respond::check_response(&decision, request.as_ref().map(|request| &request.headers), self.style);
         log(&decision);
@@ -70,10 +73,18 @@ impl ExtAuthz {
     }
 }
 
-/// One line per refusal; never a token.
+/// One line per refusal, and per one that would have been; never a token.
 pub(super) fn log(decision: &Decision) {
-    let Err(denial) = &decision.outcome else { return };
     let evidence = &decision.evidence;
+    for Would { denial, by } in &evidence.would {
+        log_denial(evidence, denial, "would have been refused", by.as_deref());
+    }
+    if let Err(denial) = &decision.outcome {
+        log_denial(evidence, denial, &denial.message, None);
+    }
+}
+
+fn log_denial(evidence: &Evidence, denial: &Denial, message: &str, shadow: Option<&str>) {
     let retry_after = denial.retry_after.map(|wait| wait.as_secs_f64());
     tracing::info!(
         target: "tiergate::decision",
@@ -86,7 +97,8 @@ pub(super) fn log(decision: &Decision) {
         model = evidence.permit.model.as_deref(),
         retry_after,
         detail = denial.detail.as_deref(),
-        "{}", denial.message
+        shadow,
+        "{message}"
     );
 }
 

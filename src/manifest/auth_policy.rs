@@ -17,7 +17,7 @@ use self::value::read_selector;
 use super::limit_policy::compile;
 use super::reader::{Field, Fields, Report};
 use super::target::{read_block, read_target};
-use super::{Meta, ObjectName, Place, Severity, Strategy, Target};
+use super::{Meta, ObjectName, Place, Severity, Shadow, Strategy, Target, annotation};
 use crate::policy::{AuthRules, Condition, Expression, Rule};
 
 /// An AuthPolicy. `rules` is `None` when it is in error.
@@ -30,11 +30,14 @@ pub struct AuthPolicy {
     /// `None` if it could not be read.
     pub strategy: Option<Strategy>,
     pub rules: Option<Arc<AuthRules>>,
+    /// Whether it only says what it would have refused.
+    pub shadow: bool,
 }
 
 pub(super) fn read(meta: Meta, mut fields: Fields<'_>, report: &Report) -> AuthPolicy {
     let errors = report.errors();
     let (mut target, mut target_place) = (Target::Unknown, meta.place.clone());
+    let origin = Arc::new(meta.object.clone());
     let (mut strategy, mut rules) = (None, None);
     let spec = fields.require("spec", "targetRef and rules").and_then(|field| field.fields());
     fields.done(Severity::Error);
@@ -43,7 +46,6 @@ pub(super) fn read(meta: Meta, mut fields: Fields<'_>, report: &Report) -> AuthP
             read_target(spec.require("targetRef", "the Gateway or HTTPRoute that is protected"), &meta);
         if let Some(mut block) = read_block(spec, &["rules", "when", "patterns"]) {
             strategy = block.strategy;
-            let origin = Arc::new(meta.object.clone());
             let (when, patterns) = (block.fields.take("when"), block.fields.take("patterns"));
             let found = block.fields.require("rules", "authentication and authorization");
             rules = found.as_ref().and_then(|field| read_rules(field, &origin));
@@ -64,8 +66,12 @@ pub(super) fn read(meta: Meta, mut fields: Fields<'_>, report: &Report) -> AuthP
             }
         }
     }
-    let rules = rules.filter(|_| meta.usable && report.errors() == errors).map(Arc::new);
-    AuthPolicy { meta, target, target_place, strategy, rules }
+    let shadow = annotation::read_shadow(&meta, report, None) == Shadow::Everything;
+    annotation::unknown(&meta, report, &[annotation::SHADOW]);
+    let rules = rules.filter(|_| meta.usable && report.errors() == errors);
+    let in_shadow = if shadow { vec![origin] } else { Vec::new() };
+    let rules = rules.map(|rules| Arc::new(AuthRules { shadow, in_shadow, ..rules }));
+    AuthPolicy { meta, target, target_place, strategy, rules, shadow }
 }
 
 fn read_rules(field: &Field<'_>, origin: &Arc<ObjectName>) -> Option<AuthRules> {

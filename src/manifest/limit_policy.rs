@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use super::annotation::{self, Shadow, read_choice};
 use super::reader::{Field, Fields, Report};
 use super::target::{read_block, read_target};
-use super::{Meta, Place, Severity, Strategy, Target, did_you_mean};
+use super::{Meta, Place, Severity, Strategy, Target};
 use crate::limit::{Algorithm, Quota};
 use crate::policy::{Expression, LimitKind};
 
@@ -25,6 +26,8 @@ pub struct LimitPolicy {
     pub limits_place: Place,
     /// Whether a policy on a Gateway counts for each route by itself.
     pub per_route: bool,
+    /// Which of its limits only say what they would have refused.
+    pub shadow: Shadow,
 }
 
 /// One named limit.
@@ -69,12 +72,13 @@ pub(super) fn read(meta: Meta, mut fields: Fields<'_>, report: &Report) -> Limit
     }
     let algorithm = read_choice(&meta, report, ALGORITHM, &ALGORITHMS).unwrap_or_default();
     let per_route = read_choice(&meta, report, SCOPE, &SCOPES).unwrap_or_default();
-    unknown_annotations(&meta, report);
+    let shadow = annotation::read_shadow(&meta, report, limits.as_deref());
+    annotation::unknown(&meta, report, &[ALGORITHM, SCOPE, annotation::SHADOW]);
     for rate in limits.iter_mut().flatten().flat_map(|limit: &mut LimitSpec| &mut limit.rates) {
         *rate = rate.by(algorithm);
     }
     let limits = limits.filter(|_| meta.usable && report.errors() == errors);
-    LimitPolicy { meta, kind, target, target_place, strategy, when: common, limits, limits_place, per_route }
+    LimitPolicy { meta, kind, target, target_place, strategy, when: common, limits, limits_place, per_route, shadow }
 }
 
 /// How a policy's limits count.
@@ -84,34 +88,6 @@ const ALGORITHMS: [(&str, Algorithm); 2] =
 /// What a policy on a Gateway counts for: the Gateway, or each of its routes as Kuadrant does.
 const SCOPE: &str = "tiergate.io/counter-scope";
 const SCOPES: [(&str, bool); 2] = [("gateway", false), ("route", true)];
-
-/// The value of an annotation that has to be one of `choices`.
-fn read_choice<T: Copy>(meta: &Meta, report: &Report, name: &str, choices: &[(&str, T)]) -> Option<T> {
-    let (_, text, place) = meta.annotation(name)?;
-    let chosen = choices.iter().find(|(choice, _)| choice == text);
-    if chosen.is_none() {
-        let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
-        let field = format!("metadata.annotations.{name}");
-        let problem = report.problem_at(Severity::Error, place, &field, format!("`{text}` is not a choice"));
-        report.add(problem.expected(names.join(" or ")));
-    }
-    chosen.map(|(_, value)| *value)
-}
-
-fn unknown_annotations(meta: &Meta, report: &Report) {
-    for (name, _, place) in &meta.annotations {
-        if !name.starts_with("tiergate.io/") || [ALGORITHM, SCOPE].contains(&name.as_str()) {
-            continue;
-        }
-        let field = format!("metadata.annotations.{name}");
-        let problem = report.problem_at(Severity::Warning, place, &field, "is not an annotation that is known here");
-        let meant = did_you_mean(name, [ALGORITHM, SCOPE]).map(|meant| format!("did you mean `{meant}`?"));
-        report.add(match meant {
-            Some(meant) => problem.remedy(meant),
-            None => problem.expected(format!("{ALGORITHM} or {SCOPE}")),
-        });
-    }
-}
 
 /// What the limits of a policy of kind `kind` count.
 pub(super) fn kind_of(kind: &str) -> LimitKind {

@@ -6,9 +6,9 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::{Attached, AuthRules, Limit, LimitKind, LimitSet, ReferenceFault};
+use super::{Attached, AuthRules, Limit, LimitKind, LimitSet, ReferenceFault, ShadowLimits};
 use crate::manifest::{
-    LimitPolicy, LimitSpec, Manifests, Meta, ObjectName, Place, Predicate, Problem, Severity, Strategy, Target,
+    LimitPolicy, LimitSpec, Manifests, Meta, ObjectName, Place, Predicate, Problem, Severity, Shadow, Strategy, Target,
 };
 
 /// What a rule of a route on a listener can be reached by, from the least specific to the most.
@@ -48,6 +48,8 @@ impl Merge for AuthRules {
 
 /// The limits of one or more policies.
 pub(super) struct LimitRules<'m> {
+    /// A policy in shadow that is in error.
+    broken: Option<&'m ObjectName>,
     when: &'m [Predicate],
     limits: Vec<(&'m LimitPolicy, &'m LimitSpec)>,
 }
@@ -57,7 +59,8 @@ impl Merge for LimitRules<'_> {
         let is_new = |spec: &LimitSpec| self.limits.iter().all(|(_, known)| known.name != spec.name);
         let others = other.limits.iter().filter(|(_, spec)| is_new(spec));
         let when = if self.when.is_empty() { other.when } else { self.when };
-        LimitRules { when, limits: self.limits.iter().chain(others).copied().collect() }
+        let broken = self.broken.or(other.broken);
+        LimitRules { broken, when, limits: self.limits.iter().chain(others).copied().collect() }
     }
 }
 
@@ -186,7 +189,9 @@ pub(super) type AuthAttachments<'m> = Attachments<'m, AuthRules, (ObjectName, Ar
 
 pub(super) fn auth_policies(manifests: &Manifests) -> AuthAttachments<'_> {
     Attachments::new(manifests.auth_policies.iter().map(|policy| {
-        let (strategy, rules) = (policy.strategy, policy.rules.clone());
+        let broken = || Arc::new(AuthRules { shadow: true, broken: true, ..AuthRules::default() });
+        let rules = policy.rules.clone().or_else(|| policy.shadow.then(broken));
+        let strategy = policy.strategy;
         (&policy.target, Attachment { meta: &policy.meta, strategy, rules })
     }))
 }
@@ -222,7 +227,7 @@ fn fault(rules: &AuthRules) -> Option<(String, Option<Place>)> {
         return Some((message, Some(place)));
     }
     let open = || ("together with other policies authenticates nobody and checks nothing".to_owned(), None);
-    rules.admit_everybody().then(open)
+    (rules.admit_everybody() && !rules.broken).then(open)
 }
 
 // === RateLimitPolicy, TokenRateLimitPolicy ===
@@ -232,9 +237,10 @@ pub(super) type LimitAttachments<'m> = Attachments<'m, LimitRules<'m>, LimitSet>
 pub(super) fn limit_policies(manifests: &Manifests, kind: LimitKind) -> LimitAttachments<'_> {
     let of_kind = manifests.limit_policies.iter().filter(|policy| policy.kind == kind);
     Attachments::new(of_kind.map(|policy| {
-        let rules = policy.limits.as_ref().map(|limits| {
-            Arc::new(LimitRules { when: &policy.when, limits: limits.iter().map(|spec| (policy, spec)).collect() })
-        });
+        let limits = policy.limits.as_ref().map(|limits| limits.iter().map(|spec| (policy, spec)).collect());
+        let broken = limits.is_none().then_some(&policy.meta.object);
+        let limits = limits.or_else(|| (policy.shadow == Shadow::Everything).then(Vec::new));
+        let rules = limits.map(|limits| Arc::new(LimitRules { broken, when: &policy.when, limits }));
         (&policy.target, Attachment { meta: &policy.meta, strategy: policy.strategy, rules })
     }))
 }
@@ -251,8 +257,12 @@ impl LimitAttachments<'_> {
                 let scope = if policy.per_route { route } else { &policy.target };
                 rules.limit(policy, spec, scope)
             };
-            let limits = rules.limits.iter().map(limit).collect();
-            Attached::Active(Arc::new(LimitSet::new(most_specific.object.clone(), limits)))
+            let (shadow, enforced): (Vec<_>, Vec<_>) =
+                rules.limits.iter().partition(|(policy, spec)| policy.shadow.covers(&spec.name));
+            let set =
+                |limits: Vec<_>| LimitSet::new(most_specific.object.clone(), limits.into_iter().map(limit).collect());
+            let shadow = ShadowLimits { limits: set(shadow), broken: rules.broken.cloned() };
+            Attached::Active(Arc::new(set(enforced).with(shadow)))
         })
     }
 }

@@ -27,6 +27,7 @@ use super::{Tiers, undecided};
 use crate::access::Rbac;
 use crate::gate::{Class, Code, Denial, Told};
 use crate::identity::Identity;
+use crate::manifest::ObjectName;
 use crate::request::OperatorModel;
 use crate::tier::Tier;
 
@@ -154,33 +155,51 @@ impl AuthRules {
         Ok(())
     }
 
-    /// Checks every rule of authorization.
+    /// Checks every rule of authorization. What those in shadow refuse goes to `would`.
     ///
     /// # Errors
     ///
     /// One does not hold, nothing grants the caller this model, or the path names none.
-    pub fn permit(&self, caller: &Caller<'_>, rbac: &Rbac, operator: OperatorModel<'_>) -> Result<Permit, Denial> {
+    pub fn permit(
+        &self,
+        caller: &Caller<'_>,
+        rbac: &Rbac,
+        operator: OperatorModel<'_>,
+        mut would: impl FnMut(Denial, &ObjectName),
+    ) -> Result<Permit, Denial> {
         let mut permit = Permit::default();
         let scope = caller.scope();
         for rule in &self.authorization {
-            if !self.holds(&rule.name, &rule.when, &scope)? {
-                continue;
-            }
-            match &rule.what {
-                Authorization::Access(access) => {
-                    let granted = access.permit(&rule.name, &scope, rbac, operator);
-                    permit = granted.map_err(|denial| self.tell(denial, &scope))?;
+            match self.permit_by(rule, &scope, rbac, operator) {
+                Ok(None) => {}
+                Ok(Some(granted)) => permit = granted,
+                Err(denial) if self.in_shadow.iter().any(|policy| Arc::ptr_eq(policy, &rule.origin)) => {
+                    would(denial, &rule.origin);
                 }
-                Authorization::Patterns(conditions) => {
-                    if !self.holds(&rule.name, conditions, &scope)? {
-                        let denial = Denial::new(Code::AccessRule, "a rule of this route's policy does not let you in");
-                        let detail = format!("authorization `{}` of {} does not hold", rule.name, rule.origin);
-                        return Err(self.tell(denial.detail(detail), &scope));
-                    }
-                }
+                Err(denial) => return Err(self.tell(denial, &scope)),
             }
         }
         Ok(permit)
+    }
+
+    fn permit_by(
+        &self,
+        rule: &Rule<Authorization>,
+        scope: &Scope<'_>,
+        rbac: &Rbac,
+        operator: OperatorModel<'_>,
+    ) -> Result<Option<Permit>, Denial> {
+        if !self.holds(&rule.name, &rule.when, scope)? {
+            return Ok(None);
+        }
+        match &rule.what {
+            Authorization::Access(access) => access.permit(&rule.name, scope, rbac, operator).map(Some),
+            Authorization::Patterns(conditions) if self.holds(&rule.name, conditions, scope)? => Ok(None),
+            Authorization::Patterns(_) => {
+                let denial = Denial::new(Code::AccessRule, "a rule of this route's policy does not let you in");
+                Err(denial.detail(format!("authorization `{}` of {} does not hold", rule.name, rule.origin)))
+            }
+        }
     }
 
     /// Builds what the response declares.

@@ -45,6 +45,15 @@ pub struct LimitSet {
     /// Limits with no such predicate.
     rest: Vec<usize>,
     references: BTreeSet<Reference>,
+    pub shadow: Option<Box<ShadowLimits>>,
+}
+
+/// Limits that only say what they would have refused.
+#[derive(Debug)]
+pub struct ShadowLimits {
+    pub limits: LimitSet,
+    /// A policy in shadow that is in error.
+    pub broken: Option<ObjectName>,
 }
 
 /// Limits, as positions, by the text that they ask for.
@@ -100,7 +109,17 @@ impl LimitSet {
         }
         let expressions = limits.iter().flat_map(|limit| limit.when.iter().chain(&limit.counters));
         let references = expressions.flat_map(|expression| expression.references()).collect();
-        LimitSet { policy, limits, index, rest, references }
+        LimitSet { policy, limits, index, rest, references, shadow: None }
+    }
+
+    /// The same, beside limits in shadow.
+    #[must_use]
+    pub fn with(mut self, mut shadow: ShadowLimits) -> Self {
+        if shadow.broken.is_some() || !shadow.limits.limits.is_empty() {
+            self.references.append(&mut shadow.limits.references);
+            self.shadow = Some(Box::new(shadow));
+        }
+        self
     }
 
     /// What the limits look at: without one of these it cannot be told which of them apply.

@@ -20,6 +20,7 @@ use crate::policy::LimitKind;
 pub fn rate_limit_response(decision: &Decision, style: Style) -> Result<RateLimitResponse, Status> {
     let evidence = &decision.evidence;
     let (verdict, headers, body) = match &decision.outcome {
+        Ok(_) if style.shadow => (Verdict::Ok, Vec::new(), String::new()),
         Ok(_) => {
             let headers = limit_headers(evidence, evidence.most_restrictive(LimitKind::Requests));
             (Verdict::Ok, headers, String::new())

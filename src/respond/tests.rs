@@ -72,8 +72,8 @@ const ANSWERS: &[AnswerRow] = &[
     ),
 ];
 
-const VERBOSE: Style = Style { verbose_refusals: true };
-const TERSE: Style = Style { verbose_refusals: false };
+const VERBOSE: Style = Style { verbose_refusals: true, shadow: false };
+const TERSE: Style = Style { verbose_refusals: false, shadow: false };
 
 /// One row for each code.
 fn answers() -> impl Iterator<Item = (Code, &'static str, i32, GrpcCode, &'static str)> {

@@ -20,5 +20,6 @@ mod reload;
 mod restart;
 mod scale;
 mod secrets;
+mod shadow;
 mod support;
 mod wire;

@@ -5,6 +5,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_response::Code;
 use envoy_types::pb::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
 use tonic::Status;
 
@@ -25,10 +26,17 @@ impl RateLimit {
     /// Takes what one request costs from the limits that match it.
     pub(super) async fn take(&self, request: &RateLimitRequest) -> Result<RateLimitResponse, Status> {
         let started = Instant::now();
-        let facts = self.facts(request).inspect_err(|status| {
-            // The gateway says 503 and nothing else; whoever looks for the reason looks here.
-            tracing::warn!("a rate-limit request is refused: {}", status.message());
-        })?;
+        let facts = match self.facts(request) {
+            Ok(facts) => facts,
+            Err(status) => {
+                // The gateway says 503 and nothing else; whoever looks for the reason looks here.
+                tracing::warn!("a rate-limit request is refused: {}", status.message());
+                let shadow = self.gate.is_shadow().then(RateLimitResponse::default);
+                return shadow
+                    .map(|answer| RateLimitResponse { overall_code: Code::Ok as i32, ..answer })
+                    .ok_or(status);
+            }
+        };
         self.asked.store(true, Ordering::Relaxed);
         let decision = self.gate.take(&facts, self.clock.now()).await;
         ext_authz::log(&decision);

@@ -10,6 +10,12 @@ use crate::manifest::{ObjectName, Place};
 /// The rules of one AuthPolicy, or of several, compiled.
 #[derive(Clone, Debug, Default)]
 pub struct AuthRules {
+    /// Whether all of them only say what they would have refused.
+    pub shadow: bool,
+    /// The policies among them of which each rule does.
+    pub in_shadow: Vec<Arc<ObjectName>>,
+    /// Whether part of them is in error. Only rules in shadow come so far; others are not used at all then.
+    pub broken: bool,
     /// Where it does not hold, the policy has nothing to say.
     pub when: Option<Arc<Rule<Vec<Condition>>>>,
     pub patterns: Patterns,
@@ -150,6 +156,9 @@ impl AuthRules {
         let is_new = |name: &str| self.patterns.iter().all(|(known, _)| **known != *name);
         patterns.extend(other.patterns.iter().filter(|(name, _)| is_new(name)).cloned());
         AuthRules {
+            shadow: self.shadow && other.shadow,
+            in_shadow: self.in_shadow.iter().chain(&other.in_shadow).cloned().collect(),
+            broken: self.broken || other.broken,
             when: self.when.clone().or_else(|| other.when.clone()),
             patterns,
             authentication: union(&self.authentication, &other.authentication),

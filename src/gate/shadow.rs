@@ -1,0 +1,81 @@
+//! Shadow: what would have been said is recorded, and not answered.
+//!
+//! `--shadow` puts the whole process there; the annotation `tiergate.io/shadow` one policy, or some of its limits.
+
+use std::sync::Arc;
+
+use super::{Candidate, Decision, Demands, Denial, Evidence, Gate, Grant, LimitEvidence, exceeded};
+use crate::limit::Nanos;
+use crate::policy::{self, Attached, Matched, RoutePlan, Scope};
+
+/// Something that would have been said.
+#[derive(Clone, Debug)]
+pub struct Would {
+    pub denial: Denial,
+    /// The policy or limit in shadow; `None` under `--shadow`.
+    pub by: Option<Arc<str>>,
+}
+
+// === impl Gate ===
+
+impl Gate {
+    /// Whether every request is let through.
+    #[must_use]
+    pub fn is_shadow(&self) -> bool {
+        self.settings.shadow
+    }
+
+    /// The answer: under `--shadow` always yes.
+    pub(super) fn answer(&self, decision: Decision, now: Nanos) -> Decision {
+        let Decision { outcome, mut evidence } = decision;
+        match outcome {
+            Err(denial) if self.settings.shadow => {
+                evidence.would.push(Would { denial, by: None });
+                // Its usage report is taken, and charged to nothing.
+                let reservation = self.reserve(&[], &evidence, now);
+                evidence.allow(Grant { reservation, ..Grant::default() })
+            }
+            outcome => Decision { outcome, evidence },
+        }
+    }
+
+    /// What the request would ask of the limits in shadow.
+    pub(super) fn shadow_demands(&self, route: &RoutePlan, scope: &Scope<'_>, evidence: &mut Evidence) -> Demands {
+        let mut demands = Demands::new();
+        for limits in &route.limits {
+            let Attached::Active(limits) = limits else { continue };
+            let Some(shadow) = &limits.shadow else { continue };
+            if let Some(broken) = &shadow.broken {
+                evidence.would.push(Would { denial: policy::broken(broken), by: Some(broken.path().into()) });
+            }
+            let mut matched = smallvec::SmallVec::<[Matched<'_>; 2]>::new();
+            if let Err(denial) = shadow.limits.matching(scope, &self.keys, &mut matched) {
+                evidence.would.push(Would { denial, by: Some(shadow.limits.policy.path().into()) });
+                continue;
+            }
+            for Matched { limit, account } in matched {
+                demands.extend(limit.demands(account));
+                evidence.shadow_limits.extend(limit.rates.iter().map(|_| LimitEvidence::new(limit)));
+            }
+        }
+        demands
+    }
+
+    /// Takes what an admitted request would take from the limits in shadow, all of it or nothing.
+    pub(super) async fn admit_in_shadow(&self, candidate: &Candidate, now: Nanos, evidence: &mut Evidence) {
+        if candidate.shadow.is_empty() {
+            return;
+        }
+        let admission = self.limits.admit(&candidate.shadow, now).await;
+        for (limit, standing) in evidence.shadow_limits.iter_mut().zip(admission.standings) {
+            limit.standing = Some(standing);
+        }
+        // Without room for an account nothing can be said, and nothing is refused.
+        if !admission.admitted && !admission.full {
+            let refusing = Evidence::refusing_of(&evidence.shadow_limits);
+            let by = refusing.map(|(_, limit)| Arc::clone(&limit.name));
+            let denial = exceeded(refusing);
+            evidence.would.push(Would { denial, by });
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Shadow: of the process, of one policy, of one limit.
+
+use envoy_types::pb::envoy::service::auth::v3::OkHttpResponse;
+use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
+
+use super::*;
+use crate::respond::{Style, check_response};
+use crate::test_util::{ES256, claims};
+
+/// The outcome, and what would have been said by whom.
+async fn told(call: &Call, gate: &Gate) -> (Option<Code>, Vec<(Code, Option<String>)>) {
+    let decision = call.on(gate, Nanos(0)).await;
+    let would = decision.evidence.would.iter().map(|would| (would.denial.code, would.by.as_deref().map(str::to_owned)));
+    (decision.outcome.err().map(|denial| denial.code), would.collect())
+}
+
+#[tokio::test]
+async fn a_process_in_shadow_lets_everything_through_and_changes_nothing() {
+    let gate = gate(compile_files(&demo(), &options()), Settings { shadow: true, ..settings() });
+    let free = token("free", &user(&gate, "free", 0));
+    for (call, expected) in [
+        (Call::chat("qwen3"), Code::TokenMissing),
+        (Call::chat("qwen3").bearer("garbage"), Code::TokenMalformed),
+        (Call::chat("qwen3").bearer(&free), Code::AccessDenied),
+        (Call::path("/llm//m/v1").bearer(&free), Code::PathNotCanonical),
+        (Call::path("/nowhere").bearer(&free), Code::RouteUnknown),
+    ] {
+        assert_eq!(told(&call, &gate).await, (None, vec![(expected, None)]), "{}", call.path);
+    }
+    let call = Call::chat("granite").bearer(&free);
+    for _ in 0..5 {
+        assert_eq!(told(&call, &gate).await, (None, vec![]));
+    }
+    assert_eq!(told(&call, &gate).await, (None, vec![(Code::LimitRequests, None)]));
+    // Allowed or not, nothing of the request is touched: whoever decides today goes on deciding.
+    let style = Style { shadow: true, ..Style::default() };
+    for call in [call, Call::chat("phi").bearer("garbage")] {
+        let response = check_response(&call.on(&gate, Nanos(0)).await, None, style);
+        assert_eq!(response.status.unwrap().code, 0);
+        assert_eq!(response.http_response, Some(HttpResponse::OkResponse(OkHttpResponse::default())));
+        let metadata = response.dynamic_metadata.unwrap();
+        assert!(format!("{metadata:?}").contains("would_code"), "{metadata:?}");
+    }
+    assert!(gate.refuse(Denial::new(Code::RequestInvalid, "no request"), Nanos(0)).outcome.is_ok());
+}
+
+/// A folder with one route, an AuthPolicy and a limit of one request for each user, with these annotations.
+fn world(auth: &str, limits: &str) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: gw, namespace: ns}}
+spec: {{gatewayClassName: x, listeners: [{{name: http, port: 80, protocol: HTTP}}]}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: r, namespace: ns}}
+spec: {{parentRefs: [{{name: gw}}]}}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {{name: alice, namespace: team}}
+---
+apiVersion: kuadrant.io/v1
+kind: AuthPolicy
+metadata: {{name: auth, namespace: ns, annotations: {{{auth}}}}}
+spec:
+  targetRef: {{group: gateway.networking.k8s.io, kind: Gateway, name: gw}}
+  rules:
+    authentication: {{sa: {{kubernetesTokenReview: {{audiences: [maas-default-gateway-sa]}}}}}}
+    response: {{success: {{filters: {{identity: {{json: {{properties: {{user: {{expression: auth.identity.user.username}}}}}}}}}}}}}}
+---
+apiVersion: kuadrant.io/v1
+kind: RateLimitPolicy
+metadata: {{name: limits, namespace: ns, annotations: {{{limits}}}}}
+spec:
+  targetRef: {{group: gateway.networking.k8s.io, kind: Gateway, name: gw}}
+  limits:
+    one: {{rates: [{{limit: 1, window: 1h}}], counters: [{{expression: auth.identity.user}}]}}
+    two: {{rates: [{{limit: 2, window: 1h}}], counters: [{{expression: auth.identity.user}}]}}
+"
+    )
+}
+
+const ON: &str = "tiergate.io/shadow: 'true'";
+
+fn alice() -> Call {
+    Call::path("/chat").bearer(&ES256.sign(&claims("team", "alice")))
+}
+
+#[tokio::test]
+async fn a_policy_in_shadow_refuses_nobody_and_the_rest_does() {
+    let gate = gate(compile_text(&world(ON, "")), settings());
+    let by = || Some("ns/auth".to_owned());
+    // The limits count users: to them a caller without an identity is undecided, as ever.
+    assert_eq!(
+        told(&Call::path("/chat"), &gate).await,
+        (Some(Code::PolicyExpression), vec![(Code::TokenMissing, by())])
+    );
+    assert_eq!(told(&alice(), &gate).await, (None, vec![]));
+    assert_eq!(told(&alice(), &gate).await, (Some(Code::LimitRequests), vec![]));
+}
+
+#[tokio::test]
+async fn a_limit_policy_in_shadow_counts_and_refuses_nothing() {
+    let limit = |name: &str| Some(format!("ns/limits/{name}"));
+    let gate = gate(compile_text(&world("", ON)), settings());
+    assert_eq!(told(&alice(), &gate).await, (None, vec![]));
+    for _ in 0..3 {
+        assert_eq!(told(&alice(), &gate).await, (None, vec![(Code::LimitRequests, limit("one"))]));
+    }
+    let headers = check_response(&alice().on(&gate, Nanos(0)).await, None, Style::default());
+    assert!(!format!("{headers:?}").contains("x-ratelimit"), "callers are told nothing of it");
+    assert_eq!(told(&Call::path("/chat"), &gate).await, (Some(Code::TokenMissing), vec![]));
+}
+
+#[tokio::test]
+async fn one_limit_of_a_policy_can_be_in_shadow() {
+    let gate = gate(compile_text(&world("", "tiergate.io/shadow: one")), settings());
+    let one = || vec![(Code::LimitRequests, Some("ns/limits/one".to_owned()))];
+    assert_eq!(told(&alice(), &gate).await, (None, vec![]));
+    assert_eq!(told(&alice(), &gate).await, (None, one()));
+    assert_eq!(told(&alice(), &gate).await, (Some(Code::LimitRequests), vec![]));
+}
+
+#[tokio::test]
+async fn what_is_in_error_and_in_shadow_shuts_nothing() {
+    let broken = |text: String| text.replace("kubernetesTokenReview", "apiKey");
+    let by = |policy: &str| vec![(Code::PolicyInvalid, Some(policy.to_owned()))];
+    let shut = gate(compile_text(&broken(world("", ON))), settings());
+    assert_eq!(told(&alice(), &shut).await, (Some(Code::PolicyInvalid), vec![]));
+    let open = gate(compile_text(&broken(world(ON, ON))), settings());
+    let (outcome, would) = told(&alice(), &open).await;
+    assert_eq!(outcome, None);
+    assert_eq!(would[0], by("ns/auth")[0]);
+    let broken = |text: String| text.replace("1h", "1y");
+    let shut = gate(compile_text(&broken(world("", ""))), settings());
+    assert_eq!(told(&alice(), &shut).await, (Some(Code::PolicyInvalid), vec![]));
+    let open = gate(compile_text(&broken(world("", ON))), settings());
+    assert_eq!(told(&alice(), &open).await, (None, by("ns/limits")));
+}
+
+#[tokio::test]
+async fn a_rule_in_shadow_among_others_is_the_only_one_that_refuses_nobody() {
+    let text = world("", "")
+        + "---
+apiVersion: kuadrant.io/v1
+kind: AuthPolicy
+metadata: {name: trial, namespace: ns, annotations: {tiergate.io/shadow: 'true'}}
+spec:
+  targetRef: {group: gateway.networking.k8s.io, kind: HTTPRoute, name: r}
+  rules: {authorization: {never: {patternMatching: {patterns: [{predicate: 'false'}]}}}}
+";
+    let target = "spec:\n  targetRef: {group: gateway.networking.k8s.io, kind: Gateway, name: gw}\n  rules:";
+    let merged = "spec:\n  targetRef: {group: gateway.networking.k8s.io, kind: Gateway, name: gw}\n  defaults:\n   strategy: merge\n   rules:";
+    let gate = gate(compile_text(&text.replace(target, merged)), settings());
+    assert_eq!(gate.policies.current().problems, []);
+    assert_eq!(told(&alice(), &gate).await, (None, vec![(Code::AccessRule, Some("ns/trial".to_owned()))]));
+    assert_eq!(told(&Call::path("/chat"), &gate).await, (Some(Code::TokenMissing), vec![]));
+}
+
+#[test]
+fn a_slip_in_the_annotation_opens_nothing() {
+    for (auth, limits, object) in [
+        ("tiergate.io/shadow: 'yes'", "", "ns/auth"),
+        ("tiergate.io/shadow: one", "", "ns/auth"),
+        ("", "tiergate.io/shadow: 'on'", "ns/limits"),
+        ("", "'tiergate.io/shadow': 'one,tow'", "ns/limits"),
+    ] {
+        let policy = compile_text(&world(auth, limits));
+        let errors: Vec<String> =
+            policy.problems.iter().filter(|p| p.is_error()).map(|p| p.object.as_ref().unwrap().path()).collect();
+        assert_eq!(errors, [object], "{auth} {limits}");
+    }
+    let misspelt = compile_text(&world("tiergate.io/shadwo: 'true'", ""));
+    let told: Vec<_> = misspelt.problems.iter().map(|p| (p.is_error(), p.remedy.as_deref())).collect();
+    assert_eq!(told, [(false, Some("did you mean `tiergate.io/shadow`?"))]);
+}

@@ -1,0 +1,85 @@
+//! Annotations of ours on policies: what their own language cannot say.
+
+use super::reader::Report;
+use super::{LimitSpec, Meta, Severity, did_you_mean};
+
+/// Which policies, or limits, only say what they would have refused: `"true"`, or the names of limits.
+pub(super) const SHADOW: &str = "tiergate.io/shadow";
+
+/// What of a policy is in shadow: it is carried out, and what it says is recorded instead of answered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Shadow {
+    #[default]
+    Nothing,
+    Everything,
+    /// These limits.
+    Limits(Vec<String>),
+}
+
+/// The value of an annotation that has to be one of `choices`.
+pub(super) fn read_choice<T: Copy>(meta: &Meta, report: &Report, name: &str, choices: &[(&str, T)]) -> Option<T> {
+    let (_, text, place) = meta.annotation(name)?;
+    let chosen = choices.iter().find(|(choice, _)| choice == text);
+    if chosen.is_none() {
+        let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+        let field = format!("metadata.annotations.{name}");
+        let problem = report.problem_at(Severity::Error, place, &field, format!("`{text}` is not a choice"));
+        report.add(problem.expected(names.join(" or ")));
+    }
+    chosen.map(|(_, value)| *value)
+}
+
+/// What of a policy is in shadow. What cannot be read is not: a slip must not open the gate.
+pub(super) fn read_shadow(meta: &Meta, report: &Report, limits: Option<&[LimitSpec]>) -> Shadow {
+    let Some((_, text, place)) = meta.annotation(SHADOW) else { return Shadow::Nothing };
+    match text.as_str() {
+        "true" => return Shadow::Everything,
+        "false" => return Shadow::Nothing,
+        _ => {}
+    }
+    let names: Vec<String> = text.split(',').map(|name| name.trim().to_owned()).collect();
+    let known: Vec<&str> = limits.unwrap_or_default().iter().map(|limit| limit.name.as_str()).collect();
+    let unknown = names.iter().find(|name| !known.contains(&name.as_str()));
+    let Some(unknown) = unknown else { return Shadow::Limits(names) };
+    let field = format!("metadata.annotations.{SHADOW}");
+    let problem = report.problem_at(Severity::Error, place, &field, format!("`{unknown}` is not a choice"));
+    let problem = problem.expected(match known.as_slice() {
+        [] => "\"true\" or \"false\"".to_owned(),
+        known => format!("\"true\", \"false\", or some of {}, with commas between them", known.join(", ")),
+    });
+    report.add(match did_you_mean(unknown, known) {
+        Some(meant) => problem.remedy(format!("did you mean `{meant}`?")),
+        None => problem,
+    });
+    Shadow::Nothing
+}
+
+/// Reports annotations that look like ours and are not among `known`.
+pub(super) fn unknown(meta: &Meta, report: &Report, known: &[&str]) {
+    for (name, _, place) in &meta.annotations {
+        if !name.starts_with("tiergate.io/") || known.contains(&name.as_str()) {
+            continue;
+        }
+        let field = format!("metadata.annotations.{name}");
+        let problem = report.problem_at(Severity::Warning, place, &field, "is not an annotation that is known here");
+        let meant = did_you_mean(name, known.iter().copied()).map(|meant| format!("did you mean `{meant}`?"));
+        report.add(match meant {
+            Some(meant) => problem.remedy(meant),
+            None => problem.expected(known.join(" or ")),
+        });
+    }
+}
+
+// === impl Shadow ===
+
+impl Shadow {
+    /// Whether the limit of this name is in shadow.
+    #[must_use]
+    pub fn covers(&self, limit: &str) -> bool {
+        match self {
+            Shadow::Nothing => false,
+            Shadow::Everything => true,
+            Shadow::Limits(names) => names.iter().any(|name| name == limit),
+        }
+    }
+}
