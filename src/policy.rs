@@ -9,6 +9,7 @@ mod gateway;
 mod limits;
 mod lint;
 mod route;
+mod selector;
 
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,7 @@ pub use self::expression::{
 pub use self::gateway::{GatewayPlan, ListenerPlan, RoutePlan};
 pub use self::limits::{Limit, LimitKind, LimitSet, Matched, ShadowLimits};
 pub use self::route::RouteTable;
+pub use self::selector::Selector;
 
 use crate::access::Rbac;
 use crate::gate::{Code, Denial};

@@ -229,6 +229,50 @@ roleRef: {kind: Role, name: guest, apiGroup: rbac.authorization.k8s.io}
     assert_eq!(code(&Call::chat("granite").bearer(&token), &gate).await, Some(Code::TierNone));
 }
 
+/// The demo's AuthPolicy, its expressions replaced by selectors.
+fn with_selectors(tier: &str) -> Gate {
+    let mut files = demo();
+    let (_, text) = files.iter_mut().find(|(_, text)| text.contains("kind: AuthPolicy")).unwrap();
+    for (expression, selector) in [
+        (
+            "expression: |\n              auth.identity.user.username.split(\":\")[3]",
+            "auth.identity.user.username.@extract:{\"sep\":\":\",\"pos\":3}",
+        ),
+        ("expression: auth.identity.user.username", "{auth.identity.user.username}"),
+        ("expression: auth.identity.user.groups", "auth.identity.user.groups.#(%\"system:*\")#"),
+        (
+            "expression: |\n                request.path.split(\"/\")[1]",
+            "request.path.@extract:{\"sep\":\"/\",\"pos\":1}",
+        ),
+        (
+            "expression: |\n                request.path.split(\"/\")[2]",
+            "request.url_path.@extract:{\"sep\":\"/\",\"pos\":2}",
+        ),
+        ("expression: auth.identity.userid", "auth.identity.userid.@case:upper"),
+        ("expression: auth.metadata.matchedTier[\"tier\"]", tier),
+    ] {
+        assert!(text.contains(expression), "{expression}");
+        *text = text.replace(expression, &format!("selector: '{selector}'"));
+    }
+    gate(compile_files(&files, &options()), settings())
+}
+
+#[tokio::test]
+async fn selectors_decide_as_expressions_do_and_null_is_undecided() {
+    let gate = with_selectors("auth.metadata.matchedTier.tier");
+    let name = user(&gate, "premium", 0);
+    let token = token("premium", &name);
+    let decision = Call::chat("qwen3").bearer(&token).on(&gate, Nanos(0)).await;
+    let grant = decision.outcome.unwrap();
+    assert_eq!(grant.filters[0].1.to_json(), serde_json::json!({"userid": name.to_uppercase(), "tier": "premium"}));
+    assert_eq!(decision.evidence.permit.model.as_deref(), Some("llm/qwen3"));
+    let free = crate::test_util::token("free", &user(&gate, "free", 0));
+    assert_eq!(code(&Call::chat("qwen3").bearer(&free), &gate).await, Some(Code::AccessDenied));
+
+    let gate = with_selectors("auth.metadata.matchedTier.teir");
+    assert_eq!(code(&Call::chat("qwen3").bearer(&token), &gate).await, Some(Code::PolicyExpression));
+}
+
 #[tokio::test]
 async fn one_token_is_reviewed_once_however_many_wait() {
     let gate = Arc::new(demo_gate());

@@ -18,7 +18,7 @@ use super::limit_policy::compile;
 use super::reader::{Field, Fields, Report};
 use super::target::{read_block, read_target};
 use super::{Meta, ObjectName, Place, Severity, Shadow, Strategy, Target, annotation};
-use crate::policy::{AuthRules, Condition, Expression, Rule};
+use crate::policy::{AuthRules, Condition, Expression, Rule, Selector};
 
 /// An AuthPolicy. `rules` is `None` when it is in error.
 #[derive(Clone, Debug)]
@@ -170,8 +170,14 @@ fn read_cache(field: &Field<'_>) -> Option<Duration> {
     if let Some(expression) = key.take("expression") {
         let _ = compile(&expression, Expression::compile);
     }
-    if let Some(selector) = key.take("selector") {
-        let _ = read_selector(&selector);
+    if let Some(selector) = key.take("selector")
+        && let Some(text) = read_selector(&selector).as_ref().map(Selector::source)
+        && text.contains("authorization")
+        && text.contains("@case:")
+    {
+        let problem = selector.warning(format!("`{text}` would take two tokens that differ only in case for one"));
+        let remedy = "none is needed: here an identity is remembered by the whole token, and `ttl` is an upper bound";
+        selector.report(problem.remedy(remedy));
     }
     key.ignore(&["value"]);
     key.done(Severity::Error);

@@ -234,11 +234,8 @@ fn excerpt(text: &str) -> std::borrow::Cow<'_, str> {
     }
 }
 
-/// Compiles the expression in `field`, reporting why where it does not compile.
-pub(super) fn compile(
-    field: &Field<'_>,
-    compiler: fn(&str) -> Result<Expression, crate::policy::CompileError>,
-) -> Option<Expression> {
+/// Compiles the expression or selector in `field`, reporting why where it does not compile.
+pub(super) fn compile<T>(field: &Field<'_>, compiler: fn(&str) -> Result<T, crate::policy::CompileError>) -> Option<T> {
     let text = field.text()?;
     match compiler(text) {
         Ok(expression) => Some(expression),

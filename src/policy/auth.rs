@@ -23,7 +23,7 @@ pub use self::rules::{
 
 use self::present::{fits, header_text};
 use super::expression::{Attributes, Direct, EvalError, Expression, Object, Scope, Val};
-use super::{Tiers, undecided};
+use super::{Selector, Tiers, undecided};
 use crate::access::Rbac;
 use crate::gate::{Class, Code, Denial, Told};
 use crate::identity::Identity;
@@ -36,6 +36,8 @@ use crate::tier::Tier;
 pub enum ValueSource {
     Constant(Value),
     Expression(Expression),
+    /// Null, where it leads nowhere, is taken for missing: an attribute made of nothing could mean every one.
+    Selector(Selector),
 }
 
 /// A caller that was authenticated, with its defaults and the facts about it.
@@ -390,6 +392,10 @@ impl ValueSource {
         match self {
             ValueSource::Constant(value) => Ok(Val::Json(Cow::Borrowed(value))),
             ValueSource::Expression(expression) => expression.eval(scope),
+            ValueSource::Selector(selector) => match selector.eval(scope)? {
+                Val::Json(value) if value.is_null() => Err(EvalError::Missing(format!("`{}`", selector.source()))),
+                value => Ok(value),
+            },
         }
     }
 }

@@ -268,8 +268,14 @@ impl Expression {
 // === impl CompileError ===
 
 impl CompileError {
-    fn new(message: impl Into<String>) -> Self {
+    pub(super) fn new(message: impl Into<String>) -> Self {
         CompileError { message: message.into(), remedy: None }
+    }
+
+    #[must_use]
+    pub(super) fn remedy(mut self, remedy: impl Into<String>) -> Self {
+        self.remedy = Some(remedy.into());
+        self
     }
 }
 

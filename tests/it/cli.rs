@@ -21,7 +21,7 @@ fn check(dir: &Path, flags: &[&str]) -> (Option<i32>, String) {
 }
 
 #[test]
-fn the_seeds_manifests_load_and_the_deployed_policy_is_refused_with_the_reason() {
+fn the_seeds_manifests_load_and_so_does_the_deployed_policy() {
     let mut all = Folder::new();
     for entry in std::fs::read_dir(root("tests/data/manifests")).unwrap() {
         let path = entry.unwrap().path();
@@ -29,12 +29,12 @@ fn the_seeds_manifests_load_and_the_deployed_policy_is_refused_with_the_reason()
         let alone = Folder::new();
         alone.file(name, &text);
         let (code, printed) = check(&alone.0, &[]);
+        assert_eq!(code, Some(0), "{name}: {printed}");
+        // Its Gateway has one of the other policies already.
         if name == "deployed.yaml" {
-            assert_eq!(code, Some(1), "{printed}");
-            assert!(printed.contains("deployed.yaml:20:33: error"), "{printed}");
+            assert!(printed.contains("deployed.yaml:20:33: warning"), "{printed}");
             assert!(printed.contains("tokens that differ only in case"), "{printed}");
         } else {
-            assert_eq!(code, Some(0), "{name}: {printed}");
             all.file(name, &text);
         }
     }

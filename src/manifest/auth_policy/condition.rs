@@ -6,7 +6,7 @@ use super::super::limit_policy::compile;
 use super::super::reader::Field;
 use super::super::{Severity, did_you_mean};
 use super::value::read_selector;
-use crate::policy::{Condition, Expression, Operator, Pattern, ValueSource};
+use crate::policy::{Condition, Expression, Operator, Pattern};
 
 /// The conditions of a list, all of which have to hold.
 pub(super) fn read_conditions(field: &Field<'_>) -> Option<Vec<Condition>> {
@@ -78,7 +78,7 @@ fn read_condition(item: &Field<'_>) -> Option<Condition> {
         missing("operator");
         return None;
     };
-    let selector = ValueSource::Expression(read_selector(&selector)?);
+    let selector = read_selector(&selector)?;
     let text = value.as_ref().map_or(Some(""), |value| value.text())?.to_owned();
     let operator = match operator.text()? {
         "eq" => Operator::Equals(text),

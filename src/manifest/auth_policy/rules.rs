@@ -62,7 +62,7 @@ fn read_plain(field: &Field<'_>) -> Option<ValueSource> {
     let (selector, expression) = (fields.take("selector"), fields.take("expression"));
     fields.done(Severity::Error);
     match (selector, expression) {
-        (Some(selector), None) => read_selector(&selector).map(ValueSource::Expression),
+        (Some(selector), None) => read_selector(&selector).map(ValueSource::Selector),
         (None, Some(expression)) => compile(&expression, Expression::compile).map(ValueSource::Expression),
         _ => {
             field.report(field.error("says no value, or more than one").expected("selector or expression"));

@@ -8,7 +8,7 @@ use super::super::Severity;
 use super::super::limit_policy::compile;
 use super::super::reader::Field;
 use super::super::tree::{Node, Value};
-use crate::policy::{Expression, Path, ValueSource};
+use crate::policy::{Expression, Selector, ValueSource};
 
 /// Named values.
 pub(super) fn read_properties(field: &Field<'_>) -> Option<Vec<(Arc<str>, ValueSource)>> {
@@ -25,7 +25,7 @@ pub(super) fn read_value(field: &Field<'_>) -> Option<ValueSource> {
     fields.done(Severity::Error);
     match (value, selector, expression) {
         (Some(value), None, None) => Some(ValueSource::Constant(to_json(value.node))),
-        (None, Some(selector), None) => read_selector(&selector).map(ValueSource::Expression),
+        (None, Some(selector), None) => read_selector(&selector).map(ValueSource::Selector),
         (None, None, Some(expression)) => compile(&expression, Expression::compile).map(ValueSource::Expression),
         _ => {
             field.report(field.error("says no value, or more than one").expected("value, selector or expression"));
@@ -34,27 +34,8 @@ pub(super) fn read_value(field: &Field<'_>) -> Option<ValueSource> {
     }
 }
 
-/// A selector that is a plain path. Authorino's modifiers and templates are another language.
-pub(super) fn read_selector(field: &Field<'_>) -> Option<Expression> {
-    let text = field.text()?;
-    if text.contains("@case:lower") && text.contains("authorization") {
-        let problem = field.error(format!("`{text}` would take two tokens that differ only in case for one"));
-        field.report(
-            problem
-                .remedy("remove the `cache`: tiergate remembers identities by the whole token, never past its expiry"),
-        );
-        return None;
-    }
-    if Path::parse(text).is_none() {
-        let problem = field.error(format!("`{text}` is not a plain path; modifiers and templates are not supported"));
-        field.report(
-            problem
-                .expected("a path such as auth.identity.user.username")
-                .remedy("write a CEL `expression`; a `cache` can be removed, tiergate needs none"),
-        );
-        return None;
-    }
-    compile(field, Expression::compile)
+pub(super) fn read_selector(field: &Field<'_>) -> Option<Selector> {
+    compile(field, Selector::compile)
 }
 
 fn to_json(node: &Node) -> Json {

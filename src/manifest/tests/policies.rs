@@ -309,9 +309,9 @@ fn old_forms_say_what_to_write_now() {
     );
     expect(
         &auth_policy(
-            "authentication: {sa: {kubernetesTokenReview: {}, cache: {key: {selector: ▸'auth.identity.user.@tostr'}}}}",
+            "authentication: {sa: {kubernetesTokenReview: {}, cache: {key: {selector: ▸'auth.identity.a == \"b\"'}}}}",
         ),
-        &[(E, "spec.rules.authentication.sa.cache.key.selector", "write a CEL `expression`")],
+        &[(E, "spec.rules.authentication.sa.cache.key.selector", "is CEL, and would select nothing")],
     );
 }
 

@@ -3,13 +3,10 @@
 //! Source: Authorino's AuthConfig v1beta3, `PatternExpressionOrRef`. Unlike there, a condition that cannot be evaluated leaves
 //! the request undecided: a rule that is skipped could open the gate.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
-use serde_json::Value;
-
-use super::ValueSource;
-use crate::policy::expression::{EvalError, Expression, Scope, Val};
+use crate::policy::Selector;
+use crate::policy::expression::{EvalError, Expression, Scope};
 
 /// One condition.
 #[derive(Debug)]
@@ -28,7 +25,7 @@ pub enum Condition {
 /// A comparison of what a selector finds.
 #[derive(Debug)]
 pub struct Pattern {
-    pub selector: ValueSource,
+    pub selector: Selector,
     pub operator: Operator,
 }
 
@@ -127,47 +124,15 @@ fn find<'p>(patterns: &'p Patterns, name: &str) -> Option<&'p Arc<Condition>> {
 
 impl Pattern {
     fn holds(&self, scope: &Scope<'_>) -> Result<bool, EvalError> {
-        let value = match self.selector.eval(scope) {
-            Ok(value) => value,
-            // What is not there is empty, as in Authorino.
-            Err(EvalError::Missing(_)) => Val::Json(Cow::Owned(Value::Null)),
-            Err(error) => return Err(error),
-        };
+        let includes =
+            |wanted: &str| self.selector.eval_list(scope).map(|items| items.iter().any(|item| item == wanted));
         Ok(match &self.operator {
-            Operator::Equals(wanted) => text(&value) == *wanted,
-            Operator::Differs(wanted) => text(&value) != *wanted,
-            Operator::Includes(wanted) => includes(&value, wanted),
-            Operator::Excludes(wanted) => !includes(&value, wanted),
-            Operator::Matches(regex) => regex.is_match(&text(&value)),
+            Operator::Equals(wanted) => self.selector.eval_text(scope)? == *wanted,
+            Operator::Differs(wanted) => self.selector.eval_text(scope)? != *wanted,
+            Operator::Includes(wanted) => includes(wanted)?,
+            Operator::Excludes(wanted) => !includes(wanted)?,
+            Operator::Matches(regex) => regex.is_match(&self.selector.eval_text(scope)?),
         })
-    }
-}
-
-/// A value as gjson's `String` has it: null is empty, lists and mappings are compact JSON.
-fn text<'v>(value: &'v Val<'_>) -> Cow<'v, str> {
-    match value {
-        Val::Text(text) => Cow::Borrowed(text),
-        Val::Json(value) => json_text(value),
-    }
-}
-
-fn json_text(value: &Value) -> Cow<'_, str> {
-    match value {
-        Value::Null => Cow::Borrowed(""),
-        Value::String(text) => Cow::Borrowed(text),
-        other => Cow::Owned(other.to_string()),
-    }
-}
-
-/// As gjson's `Array` has it: nothing is empty, what is no list is one element.
-fn includes(value: &Val<'_>, wanted: &str) -> bool {
-    match value {
-        Val::Json(value) => match &**value {
-            Value::Null => false,
-            Value::Array(items) => items.iter().any(|item| json_text(item) == wanted),
-            other => json_text(other) == wanted,
-        },
-        Val::Text(text) => text == wanted,
     }
 }
 
@@ -179,7 +144,7 @@ mod tests {
     use crate::policy::Object;
 
     fn pattern(selector: &str, operator: Operator) -> Condition {
-        let selector = ValueSource::Expression(Expression::compile(selector).unwrap());
+        let selector = Selector::compile(selector).unwrap();
         Condition::Pattern(Box::new(Pattern { selector, operator }))
     }
 
