@@ -3,6 +3,7 @@ mod documents;
 mod objects;
 mod policies;
 mod seeds;
+mod support;
 mod tiers;
 
 use super::*;
