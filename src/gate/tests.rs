@@ -1,3 +1,4 @@
+mod deployed;
 mod language;
 mod shadow;
 
