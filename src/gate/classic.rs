@@ -8,9 +8,9 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 use smallvec::SmallVec;
 
-use super::{Candidate, Decision, Denial, Evidence, Gate, Handover, Otherwise};
+use super::{Candidate, Decision, Denial, Evidence, Gate, Handover, Otherwise, Would};
 use crate::limit::{Cost, Demand, Nanos};
-use crate::policy::{Attached, Object, Policy, Properties, Reference, RoutePlan, Scope, Tiers};
+use crate::policy::{Attached, LimitSet, Object, Policy, Properties, Reference, RoutePlan, Scope, Tiers};
 use crate::request::{Facts, Request};
 
 /// Which call takes from the limits.
@@ -63,7 +63,17 @@ impl Gate {
         let identity = facts.identity().map(|base| Object { base: Some(base), extra: &[] });
         let scope = Scope { request: request.attributes(), identity, metadata: &[] };
         let demands = self.demand(route, &scope, evidence)?;
-        let shadow = self.shadow_demands(route, &scope, evidence);
+        let mut shadow = self.shadow_demands(route, &scope, evidence);
+        // Check has said so already.
+        evidence.would.clear();
+        for (reference, policy) in shadow_references(route) {
+            if let Err(denial) = facts.check(reference, policy) {
+                evidence.would.push(Would { denial, by: Some(policy.into()) });
+                evidence.shadow_limits.clear();
+                shadow.clear();
+                break;
+            }
+        }
         Ok(Candidate { demands, shadow, ..Candidate::default() })
     }
 
@@ -80,10 +90,11 @@ impl Gate {
         let gateway = policy.gateway(request.gateway.or(self.settings.gateway.as_deref()));
         let handover = gateway.and_then(|gateway| {
             let (listener, route) = gateway.find_on(request)?;
-            let of_limits = references(route).filter_map(|(reference, _)| match reference {
-                Reference::Header(name) => Some(name.as_str()),
-                _ => None,
-            });
+            let of_limits =
+                references(route).chain(shadow_references(route)).filter_map(|(reference, _)| match reference {
+                    Reference::Header(name) => Some(name.as_str()),
+                    _ => None,
+                });
             let header = |name: &str| (name.to_owned(), request.headers.joined(name).map(Value::from).into());
             let headers: Map<String, Value> = gateway.header_names().chain(of_limits).map(header).collect();
             let identity = grant.filters.iter().find(|(name, _)| &**name == "identity");
@@ -116,11 +127,23 @@ impl Gate {
 
 /// What the limits of `route` look at, and the policy that does.
 fn references(route: &RoutePlan) -> impl Iterator<Item = (&Reference, &str)> {
-    let active = route.limits.iter().filter_map(|limits| match limits {
-        Attached::Active(limits) => Some(limits),
+    active(route).flat_map(references_of)
+}
+
+/// Likewise, of the limits that refuse nothing.
+fn shadow_references(route: &RoutePlan) -> impl Iterator<Item = (&Reference, &str)> {
+    active(route).filter_map(|limits| limits.shadow.as_ref()).flat_map(|shadow| references_of(&shadow.limits))
+}
+
+fn references_of(limits: &LimitSet) -> impl Iterator<Item = (&Reference, &str)> {
+    limits.references().iter().map(|reference| (reference, &*limits.policy.name))
+}
+
+fn active(route: &RoutePlan) -> impl Iterator<Item = &LimitSet> {
+    route.limits.iter().filter_map(|limits| match limits {
+        Attached::Active(limits) => Some(&**limits),
         Attached::Broken(_) | Attached::None => None,
-    });
-    active.flat_map(|limits| limits.references().iter().map(|reference| (reference, &*limits.policy.name)))
+    })
 }
 
 // === impl Evidence ===

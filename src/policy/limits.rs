@@ -114,9 +114,8 @@ impl LimitSet {
 
     /// The same, beside limits in shadow.
     #[must_use]
-    pub fn with(mut self, mut shadow: ShadowLimits) -> Self {
+    pub fn with(mut self, shadow: ShadowLimits) -> Self {
         if shadow.broken.is_some() || !shadow.limits.limits.is_empty() {
-            self.references.append(&mut shadow.limits.references);
             self.shadow = Some(Box::new(shadow));
         }
         self

@@ -255,3 +255,36 @@ spec:
     let denial = gate.take(&facts, Nanos(0)).await.outcome.unwrap_err();
     assert_eq!(denial.message, "the descriptor has no entry `tiergate.listener`");
 }
+
+/// Limits in shadow are handed over too, and said once what would have been said.
+#[tokio::test]
+async fn limits_in_shadow_are_told_by_the_second_call_alone() {
+    let policy = compile_text(&format!(
+        "{OPEN}---
+apiVersion: kuadrant.io/v1
+kind: RateLimitPolicy
+metadata: {{name: p, namespace: a, annotations: {{tiergate.io/shadow: 'true'}}}}
+spec:
+  targetRef: {{group: gateway.networking.k8s.io, kind: Gateway, name: g}}
+  limits: {{one: {{rates: [{{limit: 0, window: 1h}}], when: [{{predicate: 'request.headers.x_one == \"1\"'}}]}}}}
+"
+    ));
+    assert_eq!(policy.problems.iter().filter(|problem| problem.is_error()).count(), 0, "{:?}", policy.problems);
+    let gate = gate(policy, open());
+    let call = with_header("x_one", "1");
+    let would = |decision: &Decision| decision.evidence.would.iter().map(|would| would.denial.code).collect::<Vec<_>>();
+    let checked = call.on(&gate, Nanos(0)).await;
+    assert_eq!(would(&checked), []);
+    let taken = gate.take(&handed_over(&call, &checked), Nanos(0)).await;
+    assert!(taken.outcome.is_ok());
+    assert_eq!(would(&taken), [Code::LimitRequests]);
+    let mut facts = Facts::default();
+    for (key, value) in
+        [("request.method", "GET"), ("request.host", "h"), ("request.path", "/x"), ("request.headers.x-route", "")]
+    {
+        facts.tell(key, value).unwrap();
+    }
+    let untold = gate.take(&facts, Nanos(0)).await;
+    assert_eq!(untold.outcome.as_ref().err(), None, "a limit in shadow refuses nothing");
+    assert_eq!(would(&untold), [Code::RequestInvalid]);
+}
