@@ -65,6 +65,20 @@ pub fn serve(args: &Serve) -> Result<bool, StartError> {
     let mut folder = Folder::new(&args.manifests, args.policy.clone().into());
     let policy = folder.load()?.unwrap_or_default();
     policy.problems.iter().for_each(log_problem);
+    let gate = Arc::new(gate(args, policy)?);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let ended = runtime.block_on(run(args, gate, folder));
+    // Whatever still runs had its time; the threads end with the process.
+    runtime.shutdown_background();
+    ended
+}
+
+/// The gate that `args` ask for.
+///
+/// # Errors
+///
+/// The keys of callers' tokens cannot be read.
+pub fn gate(args: &Serve, policy: Policy) -> Result<Gate, StartError> {
     let policies = Arc::new(Policies::new(policy));
     let jwks =
         std::fs::read_to_string(&args.jwks).map_err(|error| StartError::Jwks { path: args.jwks.clone(), error })?;
@@ -80,12 +94,7 @@ pub fn serve(args: &Serve) -> Result<bool, StartError> {
         enforce_limits: args.enforce_limits,
         shadow: args.shadow,
     };
-    let gate = Arc::new(Gate::new(policies, Identities::new(authority, remember), limits, settings));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let ended = runtime.block_on(run(args, gate, folder));
-    // Whatever still runs had its time; the threads end with the process.
-    runtime.shutdown_background();
-    ended
+    Ok(Gate::new(policies, Identities::new(authority, remember), limits, settings))
 }
 
 async fn run(args: &Serve, gate: Arc<Gate>, folder: Folder) -> Result<bool, StartError> {

@@ -8,6 +8,7 @@
     reason = "a test that panics has failed, which is what it is for"
 )]
 
+mod cases;
 mod classic;
 mod cli;
 mod clock;

@@ -118,10 +118,18 @@ impl Tiergate {
     }
 
     /// At this port for gRPC, which may be that of an earlier one.
-    pub(crate) fn start_at(port: u16, mut command: Command, manifests: &Path, flags: &[&str]) -> Self {
+    pub(crate) fn start_at(port: u16, command: Command, manifests: &Path, flags: &[&str]) -> Self {
+        Self::start_with(port, command, manifests, &[&["--grant-from-annotation"], flags].concat())
+    }
+
+    /// With these flags and no others.
+    pub(crate) fn start_plainly(manifests: &Path, flags: &[&str]) -> Self {
+        Self::start_with(0, Command::new(TIERGATE), manifests, flags)
+    }
+
+    fn start_with(port: u16, mut command: Command, manifests: &Path, flags: &[&str]) -> Self {
         command.arg("serve").arg("--manifests").arg(manifests).arg("--jwks").arg(KEYS.0.join("jwks.json"));
         command.args(["--listen-grpc", &format!("127.0.0.1:{port}"), "--listen-http", "127.0.0.1:0"]);
-        command.arg("--grant-from-annotation");
         let mut child = command.args(flags).stderr(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let (send, log) = mpsc::channel();
