@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use axum::Router;
 use axum::body::Bytes;
 use axum::http::HeaderMap;
-use axum::response::Json;
+use axum::response::{AppendHeaders, IntoResponse, Json, Response};
 use serde_json::{Value, json};
 
 use super::Setup;
@@ -64,14 +64,17 @@ impl BehindEnvoy {
     }
 }
 
-/// A model that answers everything, and says which headers came.
+/// A model that answers everything, says which headers came, and answers with the one that `x-answer-with` asks for.
 async fn model() -> SocketAddr {
-    async fn answer(headers: HeaderMap, body: Bytes) -> Json<Value> {
+    async fn answer(headers: HeaderMap, body: Bytes) -> Response {
         let seen: BTreeMap<_, _> =
             headers.iter().map(|(name, value)| (name.as_str(), String::from_utf8_lossy(value.as_bytes()))).collect();
         let request: Value = serde_json::from_slice(&body).unwrap_or_default();
         let usage = request["max_tokens"].as_u64().map(|completion| json!({ "total_tokens": completion + 3 }));
-        Json(json!({ "seen": seen, "usage": usage }))
+        let wanted = seen.get("x-answer-with").and_then(|header| header.split_once('='));
+        let wanted = wanted.map(|(name, value)| [(name.to_owned(), value.to_owned())]).into_iter().flatten();
+        let body = Json(json!({ "seen": seen, "usage": usage }));
+        (AppendHeaders(wanted.collect::<Vec<_>>()), body).into_response()
     }
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
