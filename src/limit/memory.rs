@@ -28,6 +28,9 @@ struct Shard {
     accounts: HashMap<AccountKey, Account, BuildHasherDefault<Prehashed>>,
     /// At this size idle accounts are looked for and forgotten; then it is twice what is left.
     sweep_at: usize,
+    /// The latest time that a request came with. Those who wait for the lock do not get it in the order of their clock readings,
+    /// and a request may have waited for a review since: to count from an earlier time would refuse the last that still fits.
+    latest: Nanos,
     /// When idle accounts were looked for because there was no room: that is not done for every request of a flood.
     swept: Nanos,
 }
@@ -73,7 +76,9 @@ impl Memory {
             // What nearly every request asks: one lock, one look-up.
             [first, rest @ ..] if rest.iter().all(|demand| demand.account == first.account) => {
                 if let Some(shard) = self.shards.get(first.shard()) {
-                    shard.lock().admit(first.account, demands, self.room, now, admission);
+                    let mut shard = shard.lock();
+                    let now = shard.not_before_latest(now);
+                    shard.admit(first.account, demands, self.room, now, admission);
                 }
             }
             _ => self.admit_several(demands, now, admission),
@@ -84,6 +89,7 @@ impl Memory {
     #[cold]
     fn admit_several(&self, demands: &[Demand], now: Nanos, admission: &mut Admission) {
         let mut shards = self.lock(demands);
+        let now = shards.not_before_latest(now);
         // A token limit takes nothing now, and will want an account when the usage is charged.
         if demands.iter().any(|demand| !shards.has_room(demand, self.room, now)) {
             admission.full = true;
@@ -103,6 +109,7 @@ impl Memory {
     pub fn charge(&self, account: AccountKey, cell: CellId, quota: Quota, hits: u64, now: Nanos) {
         let demand = Demand { account, cell, quota, cost: Cost::Take(hits) };
         let Some(mut shard) = self.shards.get(demand.shard()).map(Mutex::lock) else { return };
+        let now = shard.not_before_latest(now);
         let account = shard.account(account, now);
         let mut charged = account.cell(cell).unwrap_or_else(|| Cell::fresh(&quota));
         charged.advance(&quota, now);
@@ -166,6 +173,11 @@ impl Locked<'_> {
         self.0.iter_mut().find(|(index, _)| *index == wanted).map(|(_, shard)| &mut **shard)
     }
 
+    fn not_before_latest(&mut self, now: Nanos) -> Nanos {
+        let latest = self.0.iter_mut().map(|(_, shard)| shard.not_before_latest(now)).max();
+        latest.unwrap_or(now)
+    }
+
     fn has_room(&mut self, demand: &Demand, room: usize, now: Nanos) -> bool {
         self.shard(demand).is_none_or(|shard| shard.has_room(demand.account, room, now))
     }
@@ -178,6 +190,11 @@ impl Locked<'_> {
 // === impl Shard ===
 
 impl Shard {
+    fn not_before_latest(&mut self, now: Nanos) -> Nanos {
+        self.latest = self.latest.max(now);
+        self.latest
+    }
+
     /// Demands on one account.
     fn admit(&mut self, key: AccountKey, demands: &[Demand], room: usize, now: Nanos, admission: &mut Admission) {
         if let Some(account) = self.accounts.get_mut(&key) {

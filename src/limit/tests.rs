@@ -38,6 +38,21 @@ fn a_bucket_of_five_per_two_minutes_admits_five_at_once_then_one_each_24_seconds
     assert!(admit(&memory, demand, Nanos(24_000_000_000)).admitted);
 }
 
+/// Whoever gets the lock later may have read the clock earlier, by as much as it waited for a review.
+#[test]
+fn requests_that_come_late_with_their_time_are_not_refused_for_it() {
+    let (memory, quota) = (Memory::default(), Quota::new(50, 2 * MINUTE));
+    let admitted =
+        (0..60).filter(|late| admit(&memory, take(1, 1, quota), Nanos(1_000_000_000 - late)).admitted).count();
+    assert_eq!(admitted, 50);
+    let both = |late| [take(2, 1, quota), take(3, 1, quota)].map(|demand| (demand, Nanos(1_000_000_000 - late)));
+    let admitted = (0..60).filter(|late| {
+        let [(one, now), (other, _)] = both(*late);
+        memory.admit(&[one, other], now).admitted
+    });
+    assert_eq!(admitted.count(), 50);
+}
+
 #[test]
 fn a_limit_of_zero_refuses_for_ever() {
     let quota = Quota::new(0, MINUTE);

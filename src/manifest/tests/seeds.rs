@@ -13,6 +13,8 @@ const SEEDS: &[(&str, &str)] = &[
 ];
 
 const DEPLOYED: (&str, &str) = ("deployed.yaml", include_str!("../../../tests/data/manifests/deployed.yaml"));
+/// What was deployed beside it: see src/gate/tests/deployed.rs.
+const BESIDE: [&str; 3] = ["deployed-limits.yaml", "deployed-maas-api.yaml", "deployed-tiers.yaml"];
 
 /// What is wrong with a folder of these files: where (file and line), and a phrase of what.
 fn problems(files: &[(&str, &str)]) -> Vec<Problem> {
@@ -57,7 +59,7 @@ fn every_file_that_users_start_from_is_there() {
     let mut names: Vec<String> =
         std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
-    let mut listed: Vec<&str> = SEEDS.iter().chain([&DEPLOYED]).map(|(name, _)| *name).collect();
+    let mut listed: Vec<&str> = SEEDS.iter().chain([&DEPLOYED]).map(|(name, _)| *name).chain(BESIDE).collect();
     listed.sort_unstable();
     assert_eq!(names, listed);
 }

@@ -50,7 +50,7 @@ const DEEPEST: usize = 16;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReferenceFault {
     Missing(Arc<str>),
-    /// It leads to itself, or through more than [`DEEPEST`] others.
+    /// It leads to itself, or through more others than anybody nests.
     Circle(Arc<str>),
 }
 
