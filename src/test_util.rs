@@ -1,5 +1,7 @@
 //! Worlds for unit tests: a folder in a string, callers with real tokens, requests.
 
+pub(crate) mod tier_service;
+
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 

@@ -3,20 +3,26 @@
 //! The algorithm is maas-api's: every tier has, beside the groups it lists, the group of its own namespace's service
 //! accounts; the highest level that shares a group with the caller wins; ties go to the one that stands first.
 
+mod lookup;
+mod service;
+
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use hashbrown::HashMap;
 use serde_json::{Value, json};
 
-use crate::manifest::TierSpec;
+pub use self::service::{Age, Endpoint, Lookup, Question, TierServices};
 
-#[cfg(test)]
-mod tests;
+use crate::manifest::TierSpec;
 
 /// One tier.
 #[derive(Debug, PartialEq)]
 pub struct Tier {
     pub name: Arc<str>,
+    /// Of a service's tiers, which only the service compares: 0.
     pub level: i64,
     /// What a lookup answers: `{"tier": …, "displayName": …}`.
     pub answer: Value,
@@ -29,6 +35,14 @@ pub struct TierTable {
     tiers: Vec<Tier>,
     /// The best tier of each group, as an index into `tiers`.
     by_group: HashMap<String, usize>,
+}
+
+// === impl Tier ===
+
+impl Tier {
+    fn new(name: &str, level: i64, display_name: &str) -> Self {
+        Tier { name: name.into(), level, answer: json!({ "tier": name, "displayName": display_name }) }
+    }
 }
 
 // === impl TierTable ===
@@ -46,14 +60,8 @@ impl TierTable {
             for group in spec.groups.iter().cloned().chain(own) {
                 table.by_group.entry(group).or_insert(index);
             }
-            table.tiers.push(Tier {
-                name: spec.name.as_str().into(),
-                level: spec.level,
-                answer: json!({
-                    "tier": spec.name,
-                    "displayName": spec.display_name.as_ref().unwrap_or(&spec.name),
-                }),
-            });
+            let display_name = spec.display_name.as_ref().unwrap_or(&spec.name);
+            table.tiers.push(Tier::new(&spec.name, spec.level, display_name));
         }
         table
     }

@@ -29,6 +29,7 @@ pub enum Code {
     UnavailableGateway,
     UnavailableDeadline,
     UnavailableAccounts,
+    UnavailableTiers,
     UnavailableInternal,
     PolicyInvalid,
     PolicyTiers,
@@ -98,6 +99,7 @@ impl Code {
         Code::UnavailableGateway,
         Code::UnavailableDeadline,
         Code::UnavailableAccounts,
+        Code::UnavailableTiers,
         Code::UnavailableInternal,
         Code::PolicyInvalid,
         Code::PolicyTiers,
@@ -127,6 +129,7 @@ impl Code {
             | Code::UnavailableGateway
             | Code::UnavailableDeadline
             | Code::UnavailableAccounts
+            | Code::UnavailableTiers
             | Code::UnavailableInternal
             | Code::PolicyInvalid
             | Code::PolicyTiers
@@ -162,6 +165,7 @@ impl Code {
             Code::UnavailableGateway => "TG-UNAVAILABLE-GATEWAY",
             Code::UnavailableDeadline => "TG-UNAVAILABLE-DEADLINE",
             Code::UnavailableAccounts => "TG-UNAVAILABLE-ACCOUNTS",
+            Code::UnavailableTiers => "TG-UNAVAILABLE-TIERS",
             Code::UnavailableInternal => "TG-UNAVAILABLE-INTERNAL",
             Code::PolicyInvalid => "TG-POLICY-INVALID",
             Code::PolicyTiers => "TG-POLICY-TIERS",

@@ -63,6 +63,7 @@ const ANSWERS: &[AnswerRow] = &[
             (Code::UnavailableGateway, "TG-UNAVAILABLE-GATEWAY"),
             (Code::UnavailableDeadline, "TG-UNAVAILABLE-DEADLINE"),
             (Code::UnavailableAccounts, "TG-UNAVAILABLE-ACCOUNTS"),
+            (Code::UnavailableTiers, "TG-UNAVAILABLE-TIERS"),
             (Code::UnavailableInternal, "TG-UNAVAILABLE-INTERNAL"),
             (Code::PolicyInvalid, "TG-POLICY-INVALID"),
             (Code::PolicyTiers, "TG-POLICY-TIERS"),
