@@ -79,6 +79,7 @@ pub fn serve(args: &Serve) -> Result<bool, StartError> {
         without_room: args.without_room,
         enforce_limits: args.enforce_limits,
         shadow: args.shadow,
+        tier_unknown: args.tier_unknown,
     };
     let gate = Arc::new(Gate::new(policies, Identities::new(authority, remember), limits, settings));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -35,6 +35,8 @@ pub struct TierTable {
     tiers: Vec<Tier>,
     /// The best tier of each group, as an index into `tiers`.
     by_group: HashMap<String, usize>,
+    /// What the namespaces of the tiers begin with.
+    prefixes: Vec<String>,
 }
 
 // === impl Tier ===
@@ -54,7 +56,8 @@ impl TierTable {
         let mut order: Vec<&TierSpec> = specs.iter().collect();
         // Stable: ties keep the order of the file.
         order.sort_by_key(|spec| std::cmp::Reverse(spec.level));
-        let mut table = TierTable::default();
+        let prefixes = instances.clone().into_iter().map(namespace_prefix).collect();
+        let mut table = TierTable { prefixes, ..TierTable::default() };
         for (index, spec) in order.into_iter().enumerate() {
             let own = instances.clone().into_iter().map(|instance| service_account_group(instance, &spec.name));
             for group in spec.groups.iter().cloned().chain(own) {
@@ -73,6 +76,16 @@ impl TierTable {
         self.tiers.get(*best)
     }
 
+    /// The tier that `namespace` belongs to by its name, and that is not in the table: it was removed, or renamed, while
+    /// there are users of it.
+    #[must_use]
+    pub fn gone<'n>(&self, namespace: &'n str) -> Option<&'n str> {
+        let named = || self.prefixes.iter().filter_map(|prefix| namespace.strip_prefix(prefix.as_str()));
+        // One instance's name may begin with another's.
+        let known = named().any(|name| self.tiers.iter().any(|tier| *tier.name == *name));
+        if known { None } else { named().find(|name| !name.is_empty()) }
+    }
+
     /// All tiers, best first.
     #[must_use]
     pub fn tiers(&self) -> &[Tier] {
@@ -83,5 +96,10 @@ impl TierTable {
 /// The group of all service accounts in a tier's namespace.
 #[must_use]
 pub fn service_account_group(instance: &str, tier: &str) -> String {
-    format!("system:serviceaccounts:{instance}-tier-{tier}")
+    format!("system:serviceaccounts:{}{tier}", namespace_prefix(instance))
+}
+
+/// What the namespaces of an instance's tiers begin with.
+fn namespace_prefix(instance: &str) -> String {
+    format!("{instance}-tier-")
 }

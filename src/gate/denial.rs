@@ -20,6 +20,7 @@ pub enum Code {
     AccessDenied,
     AccessRule,
     TierNone,
+    TierGone,
     RouteNoPolicy,
     RouteUnknown,
     LimitNone,
@@ -90,6 +91,7 @@ impl Code {
         Code::AccessDenied,
         Code::AccessRule,
         Code::TierNone,
+        Code::TierGone,
         Code::RouteNoPolicy,
         Code::RouteUnknown,
         Code::LimitNone,
@@ -120,9 +122,12 @@ impl Code {
             | Code::TokenSignature
             | Code::TokenSubjectGone
             | Code::TokenRejected => Class::Unauthenticated,
-            Code::AccessDenied | Code::AccessRule | Code::TierNone | Code::RouteNoPolicy | Code::LimitNone => {
-                Class::Forbidden
-            }
+            Code::AccessDenied
+            | Code::AccessRule
+            | Code::TierNone
+            | Code::TierGone
+            | Code::RouteNoPolicy
+            | Code::LimitNone => Class::Forbidden,
             Code::RouteUnknown => Class::Unknown,
             Code::LimitRequests | Code::LimitTokens => Class::Limited,
             Code::UnavailableConfiguration
@@ -156,6 +161,7 @@ impl Code {
             Code::AccessDenied => "TG-ACCESS-DENIED",
             Code::AccessRule => "TG-ACCESS-RULE",
             Code::TierNone => "TG-TIER-NONE",
+            Code::TierGone => "TG-TIER-GONE",
             Code::RouteNoPolicy => "TG-ROUTE-NO-POLICY",
             Code::RouteUnknown => "TG-ROUTE-UNKNOWN",
             Code::LimitNone => "TG-LIMIT-NONE",

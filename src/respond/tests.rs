@@ -43,6 +43,7 @@ const ANSWERS: &[AnswerRow] = &[
             (Code::AccessRule, "TG-ACCESS-RULE"),
             (Code::AccessDenied, "TG-ACCESS-DENIED"),
             (Code::TierNone, "TG-TIER-NONE"),
+            (Code::TierGone, "TG-TIER-GONE"),
             (Code::RouteNoPolicy, "TG-ROUTE-NO-POLICY"),
             (Code::LimitNone, "TG-LIMIT-NONE"),
         ],

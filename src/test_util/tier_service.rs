@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
 
 /// What the service does with a request.
 #[derive(Clone, Debug)]
@@ -46,7 +47,19 @@ impl Says {
 
 impl TierService {
     pub(crate) async fn start(says: Says) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at(0, says).await
+    }
+
+    pub(crate) async fn start_at(port: u16, says: Says) -> Self {
+        Self::listen(port, says, None).await
+    }
+
+    pub(crate) async fn start_tls(says: Says, tls: TlsAcceptor) -> Self {
+        Self::listen(0, says, Some(tls)).await
+    }
+
+    async fn listen(port: u16, says: Says, tls: Option<TlsAcceptor>) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
         let service = TierService {
             address: listener.local_addr().unwrap(),
             says: Arc::new(Mutex::new(says)),
@@ -58,7 +71,13 @@ impl TierService {
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 accepting.connections.fetch_add(1, Ordering::SeqCst);
-                tokio::spawn(accepting.clone().serve(stream));
+                let (service, tls) = (accepting.clone(), tls.clone());
+                tokio::spawn(async move {
+                    match tls {
+                        None => service.serve(stream).await,
+                        Some(tls) => service.serve(tls.accept(stream).await.ok()?).await,
+                    }
+                });
             }
         });
         service
@@ -91,7 +110,7 @@ impl TierService {
         self.requests.lock().last().cloned().unwrap_or_default()
     }
 
-    async fn serve(self, mut stream: TcpStream) -> Option<()> {
+    async fn serve(self, mut stream: impl AsyncRead + AsyncWrite + Unpin) -> Option<()> {
         let mut buffer = Vec::new();
         loop {
             let request = request(&mut stream, &mut buffer).await?;
@@ -113,7 +132,7 @@ fn answer(status: u16, body: &str) -> Vec<u8> {
 }
 
 /// The next request of the connection, whole.
-async fn request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<String> {
+async fn request(stream: &mut (impl AsyncRead + Unpin), buffer: &mut Vec<u8>) -> Option<String> {
     loop {
         let text = String::from_utf8_lossy(buffer).into_owned();
         if let Some((head, rest)) = text.split_once("\r\n\r\n") {

@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Bytes;
+use hyper::http::uri::Scheme;
 use hyper::{Request, StatusCode, Uri, header};
 use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::{Client, connect::HttpConnector};
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::{Builder, Client};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde::Deserialize;
 use tokio::sync::OnceCell;
@@ -56,10 +58,11 @@ pub(super) enum Failure {
 }
 
 /// Calls services. Connections are shared, and kept.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Caller {
-    /// Made at the first call: reading the system's certificates takes milliseconds.
-    client: OnceCell<Client<HttpsConnector<HttpConnector>, Full<Bytes>>>,
+    plain: Client<HttpConnector, Full<Bytes>>,
+    /// Made at the first call by https: reading the system's certificates takes milliseconds.
+    secure: OnceCell<Client<HttpsConnector<HttpConnector>, Full<Bytes>>>,
 }
 
 #[derive(Deserialize)]
@@ -72,14 +75,22 @@ struct Body {
 // === impl Caller ===
 
 impl Caller {
+    pub(super) fn new() -> Self {
+        Caller { plain: client().build(tcp()), secure: OnceCell::new() }
+    }
+
     /// Asks `url`. What takes too long is the caller's to break off.
     pub(super) async fn ask(&self, url: Uri, body: Bytes) -> Result<Answer, Failure> {
         let failed = |error: &dyn Error| Failure::Call(causes(error));
+        let secure = url.scheme() == Some(&Scheme::HTTPS);
         let mut request = Request::post(url).header(header::CONTENT_TYPE, "application/json");
         request = request.header(header::ACCEPT, "application/json");
         let request = request.body(Full::new(body)).map_err(|error| failed(&error))?;
-        let client = self.client.get_or_try_init(connect).await?;
-        let response = client.request(request).await.map_err(|error| failed(&error))?;
+        let response = match secure {
+            false => self.plain.request(request).await,
+            true => self.secure.get_or_try_init(connect).await?.request(request).await,
+        };
+        let response = response.map_err(|error| failed(&error))?;
         match response.status() {
             StatusCode::OK => {}
             StatusCode::NOT_FOUND => return Ok(Answer::None),
@@ -96,13 +107,21 @@ impl Caller {
 
 async fn connect() -> Result<Client<HttpsConnector<HttpConnector>, Full<Bytes>>, Failure> {
     let config = tokio::task::spawn_blocking(tls).await.map_err(|error| Failure::Call(error.to_string()))?;
+    let connector = HttpsConnectorBuilder::new().with_tls_config(config?).https_only().enable_http1();
+    Ok(client().build(connector.wrap_connector(tcp())))
+}
+
+fn client() -> Builder {
+    let mut client = Client::builder(TokioExecutor::new());
+    client.pool_timer(TokioTimer::new()).pool_idle_timeout(IDLE).http1_max_buf_size(MAX_BODY);
+    client
+}
+
+fn tcp() -> HttpConnector {
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
-    let connector = HttpsConnectorBuilder::new().with_tls_config(config?).https_or_http().enable_http1();
-    let mut client = Client::builder(TokioExecutor::new());
-    client.pool_timer(TokioTimer::new()).pool_idle_timeout(IDLE).http1_max_buf_size(MAX_BODY);
-    Ok(client.build(connector.wrap_connector(tcp)))
+    tcp
 }
 
 /// The system's certificates, or those of `SSL_CERT_FILE`.
@@ -111,11 +130,10 @@ fn tls() -> Result<rustls::ClientConfig, Failure> {
     let config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| Failure::Call(causes(&error)))?;
-    // A system without certificates is no fault as long as only `http` is called; `https` then fails as untrusted.
     match config.clone().with_native_roots() {
         Ok(config) => Ok(config.with_no_client_auth()),
         Err(error) => {
-            tracing::warn!(%error, "no certificate is trusted, so no tier service is called by https");
+            tracing::warn!(%error, "no certificate is trusted, so no tier service can be called by https");
             Ok(config.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth())
         }
     }

@@ -153,6 +153,14 @@ impl Endpoint {
     }
 }
 
+// === impl Question ===
+
+impl PartialEq for Question {
+    fn eq(&self, other: &Self) -> bool {
+        self.key == other.key
+    }
+}
+
 // === impl TierServices ===
 
 impl Default for TierServices {
@@ -170,10 +178,10 @@ impl TierServices {
         Self::patient(PATIENCE)
     }
 
-    /// For tests on a loaded machine, which wait longer.
-    fn patient(patience: Duration) -> Self {
+    /// Requests wait for `patience`: for tests on a loaded machine.
+    pub(crate) fn patient(patience: Duration) -> Self {
         TierServices(Arc::new(Inner {
-            caller: Caller::default(),
+            caller: Caller::new(),
             patience,
             keys: KeyedHasher::random(),
             slots: cache(CALLERS),
