@@ -15,7 +15,7 @@ use std::task::{Context, Poll, Waker};
 
 use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
 use serde_json::json;
-use tiergate::gate::{EnforceLimits, Gate, Otherwise, Settings};
+use tiergate::gate::{EnforceLimits, Gate, Otherwise, Settings, TierUnknown};
 use tiergate::identity::{Authority, Identities, Identity, Remember, ServiceAccountRef};
 use tiergate::limit::{Clock, Limits, Memory, Nanos};
 use tiergate::listen::ext_authz::{ExtAuthz, to_request};
@@ -93,6 +93,7 @@ pub fn gate_with_limits(request: &CheckRequest, limits: usize) -> Arc<Gate> {
             without_room: Otherwise::Refuse,
             enforce_limits: EnforceLimits::Check,
             shadow: false,
+            tier_unknown: TierUnknown::Next,
         },
     );
     let uid = derived_uid(NAMESPACE, &name);

@@ -93,6 +93,7 @@ pub fn gate(args: &Serve, policy: Policy) -> Result<Gate, StartError> {
         without_room: args.without_room,
         enforce_limits: args.enforce_limits,
         shadow: args.shadow,
+        tier_unknown: args.tier_unknown,
     };
     Ok(Gate::new(policies, Identities::new(authority, remember), limits, settings))
 }

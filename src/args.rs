@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::builder::{FalseyValueParser, NonEmptyStringValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::gate::{EnforceLimits, Otherwise};
+use crate::gate::{EnforceLimits, Otherwise, TierUnknown};
 use crate::limit::Memory;
 use crate::manifest::parse_duration;
 use crate::policy::Options;
@@ -91,6 +91,10 @@ pub struct Serve {
     /// tiergate_would_have_refused_total. Beside the system that decides today, it shows what a change to tiergate would do
     #[arg(long, env = "TIERGATE_SHADOW", value_parser = FalseyValueParser::new())]
     pub shadow: bool,
+    /// What happens to a caller whose tier is no longer configured, or whose groups belong to no tier: the next tier that
+    /// their groups give, if any, and what the policy says; or a refusal at once
+    #[arg(long, env = "TIERGATE_TIER_UNKNOWN", value_enum, default_value = "next")]
+    pub tier_unknown: TierUnknown,
     /// Tell callers what is meant for operators: which RoleBinding is missing, which limit refused
     #[arg(long, env = "TIERGATE_VERBOSE_REFUSALS", value_parser = FalseyValueParser::new())]
     pub verbose_refusals: bool,

@@ -16,10 +16,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use smallvec::SmallVec;
+use tokio::time::{Instant, timeout_at};
 
 pub use self::classic::EnforceLimits;
 pub use self::denial::{Class, Code, Denial, Told};
-pub use self::evidence::{Decision, Evidence, Grant, Handover, IdentitySource, LimitEvidence, Stage};
+pub use self::evidence::{Decision, Evidence, Grant, Handover, IdentitySource, LimitEvidence, Stage, TierSource};
 pub use self::shadow::Would;
 
 use crate::hash::KeyedHasher;
@@ -27,12 +28,14 @@ use crate::identity::{Identities, Identity, Review};
 use crate::limit::{AccountKey, Admission, CellId, Cost, Demand, Limits, Nanos, Quota};
 use crate::manifest::ObjectName;
 use crate::policy::{
-    self, Attached, AuthPlan, AuthRules, Limit, LimitKind, Matched, Policies, Policy, Presented, RoutePlan, Scope,
+    self, Attached, AuthPlan, AuthRules, Caller, Limit, LimitKind, Matched, Policies, Policy, Presented, RoutePlan,
+    Scope,
 };
 use crate::request::{BearerToken, Request};
+use crate::tier::{Age, Lookup, Question, TierServices};
 use crate::usage::{Hold, Sealer};
 
-/// How long a request waits for what is not known. Gateways give up after 200 to 250 ms, and then the reason is lost.
+/// How long a request waits for all that is not known. Gateways give up after 200 to 250 ms, and then the reason is lost.
 const DEADLINE: Duration = Duration::from_millis(150);
 
 /// What happens to requests that no policy, or no limit, says anything about.
@@ -40,6 +43,15 @@ const DEADLINE: Duration = Duration::from_millis(150);
 pub enum Otherwise {
     Allow,
     Refuse,
+}
+
+/// What happens to a caller whose tier is not known: it is no longer configured, or none has their groups.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum TierUnknown {
+    Refuse,
+    /// The next tier that their groups give; without one, the policy decides.
+    #[default]
+    Next,
 }
 
 /// What the process's flags say about decisions.
@@ -54,6 +66,7 @@ pub struct Settings {
     pub enforce_limits: EnforceLimits,
     /// Whether every request is let through, and what would have been said is only recorded.
     pub shadow: bool,
+    pub tier_unknown: TierUnknown,
 }
 
 /// Everything that a decision needs.
@@ -61,6 +74,7 @@ pub struct Settings {
 pub struct Gate {
     pub policies: Arc<Policies>,
     pub identities: Identities,
+    pub tiers: TierServices,
     pub limits: Arc<Limits>,
     pub sealer: Arc<Sealer>,
     keys: KeyedHasher,
@@ -71,6 +85,7 @@ pub struct Gate {
 /// Something that was not known when the decision was tried.
 enum Fact<'a> {
     Identity(BearerToken<'a>),
+    Tier(Question),
 }
 
 /// Where a try ends.
@@ -83,6 +98,11 @@ enum Step<'a> {
 #[derive(Default)]
 struct Known {
     identity: Option<Review>,
+    tiers: SmallVec<[(Question, Lookup); 1]>,
+    /// When the request has waited long enough, for whatever.
+    until: Option<Instant>,
+    /// Whose answers are past their time: new ones are fetched after the decision.
+    stale: SmallVec<[Question; 1]>,
 }
 
 /// A request that passes, if its limits let it.
@@ -104,6 +124,7 @@ impl Gate {
         Gate {
             policies,
             identities,
+            tiers: TierServices::new(),
             limits,
             sealer: Arc::new(Sealer::random()),
             keys: KeyedHasher::random(),
@@ -123,7 +144,11 @@ impl Gate {
         let mut evidence = self.evidence(policy.generation);
         let mut known = Known::default();
         loop {
-            match self.decide(&policy, request, &mut known, now, &mut evidence) {
+            let step = self.decide(&policy, request, &mut known, now, &mut evidence);
+            for question in known.stale.drain(..) {
+                self.tiers.refresh(&question, now);
+            }
+            match step {
                 Ok(candidate) => {
                     return match self.settings.enforce_limits {
                         EnforceLimits::Check => self.admit(candidate, now, evidence).await,
@@ -131,7 +156,11 @@ impl Gate {
                     };
                 }
                 Err(Step::Refuse(denial)) => return evidence.refuse(denial),
-                Err(Step::Need(fact)) => self.fetch(fact, &mut known, now).await,
+                Err(Step::Need(fact)) => {
+                    let stage = fact.stage();
+                    self.fetch(fact, &mut known, now).await;
+                    evidence.lap(stage);
+                }
             }
         }
     }
@@ -148,14 +177,17 @@ impl Gate {
 
     /// Finds out what was not known. That it could not be found out in time is an answer too.
     async fn fetch(&self, fact: Fact<'_>, known: &mut Known, now: Nanos) {
+        let until = *known.until.get_or_insert_with(|| Instant::now() + DEADLINE);
         match fact {
             Fact::Identity(token) => {
-                let review = self.identities.review(&token, now);
-                let review = tokio::time::timeout(DEADLINE, review).await;
-                known.identity = Some(review.unwrap_or_else(|_| {
-                    let late = Denial::new(Code::UnavailableDeadline, "the token could not be reviewed in time");
-                    Review::Refused(late)
-                }));
+                let review = timeout_at(until, self.identities.review(&token, now)).await;
+                let late = || late("the token could not be reviewed in time");
+                known.identity = Some(review.unwrap_or_else(|_| Review::Refused(late())));
+            }
+            Fact::Tier(question) => {
+                let lookup = timeout_at(until, self.tiers.ask(&question, now)).await;
+                let late = || late("the caller's tier could not be told in time");
+                known.tiers.push((question, lookup.unwrap_or_else(|_| Lookup::Undecided(late()))));
             }
         }
     }
@@ -219,8 +251,9 @@ impl Gate {
             }
         };
         evidence.lap(Stage::Identity);
-        rules.learn(&mut caller, &auth.tiers)?;
-        evidence.tier(caller.tier);
+        self.learn(auth, &mut caller, known, now, evidence)?;
+        evidence.tier(&caller);
+        rules.check_tier(&caller, self.settings.tier_unknown)?;
         evidence.lap(Stage::Facts);
         let would = |denial, by: &ObjectName| evidence.would.push(Would { denial, by: Some(by.path().into()) });
         let permit = rules.permit(&caller, &policy.rbac, request.model, would)?;
@@ -239,7 +272,7 @@ impl Gate {
         policy: &Policy,
         rules: &AuthRules,
         request: &Request<'a>,
-        known: &mut Known,
+        known: &Known,
         now: Nanos,
         evidence: &mut Evidence,
     ) -> Result<Result<Arc<Identity>, Denial>, Step<'a>> {
@@ -247,8 +280,8 @@ impl Gate {
             Ok(token) => token,
             Err(denial) => return Ok(Err(denial)),
         };
-        let (review, source) = match known.identity.take() {
-            Some(review) => (review, IdentitySource::Reviewed),
+        let (review, source) = match &known.identity {
+            Some(review) => (review.clone(), IdentitySource::Reviewed),
             None => match self.identities.recall(&token, now, rules.identity_ttl()) {
                 Some(review) => (review, IdentitySource::Remembered),
                 None => return Err(Step::Need(Fact::Identity(token))),
@@ -264,6 +297,34 @@ impl Gate {
                     None => Ok(identity),
                 }
             }
+        })
+    }
+
+    /// Finds out what the policy asks about the caller.
+    fn learn<'p, 'a>(
+        &self,
+        auth: &'p AuthPlan,
+        caller: &mut Caller<'p>,
+        known: &mut Known,
+        now: Nanos,
+        evidence: &mut Evidence,
+    ) -> Result<(), Step<'a>> {
+        let Known { tiers, stale, .. } = known;
+        auth.rules.learn(caller, &auth.tiers, |endpoint, user, body| {
+            let question = self.tiers.question(endpoint, user, body);
+            let (lookup, source) = match tiers.iter().find(|(asked, _)| *asked == question) {
+                Some((_, lookup)) => (lookup.clone(), TierSource::Asked),
+                None => match self.tiers.recall(&question, now) {
+                    Some((lookup, Age::Fresh)) => (lookup, TierSource::Remembered),
+                    Some((lookup, Age::Stale)) => {
+                        stale.push(question);
+                        (lookup, TierSource::Stale)
+                    }
+                    None => return Err(Step::Need(Fact::Tier(question))),
+                },
+            };
+            evidence.tier_source = Some(source);
+            Ok(lookup)
         })
     }
 
@@ -343,6 +404,10 @@ impl Gate {
     }
 }
 
+fn late(message: &'static str) -> Denial {
+    Denial::new(Code::UnavailableDeadline, message)
+}
+
 /// The refusal by the limit that takes longest to let this request through.
 fn exceeded(refusing: Option<(Option<Duration>, &LimitEvidence)>) -> Denial {
     let Some((retry_after, limit)) = refusing else {
@@ -374,6 +439,18 @@ impl Limit {
         match self.kind {
             LimitKind::Requests => Cost::Take(1),
             LimitKind::Tokens => Cost::Positive,
+        }
+    }
+}
+
+// === impl Fact ===
+
+impl Fact<'_> {
+    /// What it is fetched for.
+    fn stage(&self) -> Stage {
+        match self {
+            Fact::Identity(_) => Stage::Identity,
+            Fact::Tier(_) => Stage::Facts,
         }
     }
 }

@@ -16,9 +16,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-use crate::gate::{Class, Code, Decision, IdentitySource, Stage};
+use crate::gate::{Class, Code, Decision, Evidence, IdentitySource, Stage, TierSource};
 use crate::limit::Verdict;
-use crate::policy::{LimitKind, Policy, Tiers};
+use crate::policy::{LimitKind, Policy};
 use crate::usage::{Settlement, Usage};
 
 /// The process's metrics.
@@ -34,6 +34,9 @@ pub struct Metrics {
     identity_hits: Counter,
     identity_misses: Counter,
     would: Family<WouldLabels, Counter>,
+    /// One for each [`TierSource`], in the order of [`TierSource::ALL`].
+    tier_lookups: Vec<Counter>,
+    tier_gone: Counter,
     unlimited: Counter,
     no_room: Counter,
     limit_decisions: Family<LimitLabels, Counter>,
@@ -115,6 +118,8 @@ impl Metrics {
         registry.register("decisions", "Decided requests, by outcome and reason code", decisions.clone());
         let caches = Family::<ResultLabel, Counter>::default();
         registry.register("identity_lookups", "Look-ups of a token's identity, by result", caches.clone());
+        let services = Family::<ResultLabel, Counter>::default();
+        registry.register("tier_lookups", "Tiers that a service knows, by how they were come by", services.clone());
         let duration = Histogram::new(buckets());
         registry.register("decision_duration_seconds", "Time to decide a request", duration.clone());
         let stages = Family::<StageLabel, Histogram>::new_with_constructor(|| Histogram::new(buckets()));
@@ -134,6 +139,10 @@ impl Metrics {
             identity_hits: caches.get_or_create_owned(&ResultLabel { result: "hit" }),
             identity_misses: caches.get_or_create_owned(&ResultLabel { result: "miss" }),
             would: Family::default(),
+            tier_lookups: (TierSource::ALL.iter())
+                .map(|source| services.get_or_create_owned(&ResultLabel { result: source.as_str() }))
+                .collect(),
+            tier_gone: Counter::default(),
             unlimited: Counter::default(),
             no_room: Counter::default(),
             limit_decisions: Family::default(),
@@ -158,6 +167,8 @@ impl Metrics {
             "Requests that would have been refused, or undecided, were it not for --shadow or a policy's annotation";
         r.register("would_have_refused", help, self.would.clone());
         r.register("requests_without_limit", "Requests whose caller matched no limit", self.unlimited.clone());
+        let help = "Requests whose caller's namespace is of a tier that is no longer configured";
+        r.register("requests_of_gone_tier", help, self.tier_gone.clone());
         r.register("requests_without_room", "Requests for whose account there was no room", self.no_room.clone());
         r.register("limit_decisions", "What limits said, by the tier that was enforced", self.limit_decisions.clone());
         r.register("usage_reports", "Usage reports, by what became of them", self.reports.clone());
@@ -198,6 +209,15 @@ impl Metrics {
             Some(IdentitySource::Reviewed) => self.identity_misses.inc(),
             None => 0,
         };
+        if let Some(source) = evidence.tier_source {
+            let at = TierSource::ALL.iter().position(|known| *known == source);
+            if let Some(counter) = at.and_then(|at| self.tier_lookups.get(at)) {
+                counter.inc();
+            }
+        }
+        if evidence.tier_gone.is_some() {
+            self.tier_gone.inc();
+        }
         let undecided = decision.outcome.as_ref().is_ok_and(|grant| grant.handover.is_some());
         for would in &evidence.would {
             let by = if would.by.is_some() { "policy" } else { "process" };
@@ -206,13 +226,14 @@ impl Metrics {
         if evidence.unlimited && !undecided {
             self.unlimited.inc();
         }
+        let tier = self.tier_label(evidence);
         if evidence.no_room {
             self.no_room.inc();
         }
         for limit in &evidence.limits {
             let Some(standing) = &limit.standing else { continue };
             let labels = LimitLabels {
-                tier: evidence.tier.clone().unwrap_or_default(),
+                tier: Arc::clone(&tier),
                 kind: kind(limit.kind),
                 verdict: verdict(standing.verdict == Verdict::Fits),
             };
@@ -224,6 +245,17 @@ impl Metrics {
                 histogram.observe(taken.as_secs_f64());
             }
         }
+    }
+
+    /// The tier of a decision, as a label. A service may answer anything: what it names is counted under its name if the
+    /// policy knows it, and under no tier if not, so that there is an end to the series.
+    fn tier_label(&self, evidence: &Evidence) -> Arc<str> {
+        let tier = evidence.tier.as_ref();
+        match evidence.tier_source {
+            None => tier.cloned(),
+            Some(_) => tier.and_then(|tier| self.tiers.lock().current.get(tier).cloned()),
+        }
+        .unwrap_or_default()
     }
 
     /// Counts a usage report.
@@ -244,10 +276,7 @@ impl Metrics {
 
     /// Notes a snapshot that went into use, and drops the series of tiers that are gone.
     pub fn published(&self, policy: &Policy) {
-        self.keep_tiers(match &policy.tiers {
-            Tiers::Known(table) => table.tiers().iter().map(|tier| Arc::clone(&tier.name)).collect(),
-            Tiers::Missing | Tiers::Invalid(_) => BTreeSet::new(),
-        });
+        self.keep_tiers(policy.known_tiers().map(Arc::clone).collect());
         let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         self.generation.set(i64::try_from(policy.generation).unwrap_or(i64::MAX));
         self.objects.set(number(policy.objects));

@@ -6,14 +6,17 @@ mod auth;
 mod compile;
 mod expression;
 mod gateway;
+mod gone;
 mod limits;
 mod lint;
 mod route;
 mod selector;
+mod tiers;
 
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -51,6 +54,8 @@ pub struct Policy {
     pub service_accounts: HashMap<String, HashMap<String, String>>,
     /// For `POST /v1/tiers/lookup`.
     pub tiers: Tiers,
+    /// The tiers that limits are for.
+    pub named_tiers: BTreeSet<Arc<str>>,
     pub problems: Vec<Problem>,
     /// How many objects went in.
     pub objects: usize,
@@ -182,6 +187,15 @@ impl Policy {
                 ))
             }
         }
+    }
+
+    /// The tiers that are known by name: those of the mapping, or those that limits are for where the mapping is not ours.
+    pub fn known_tiers(&self) -> impl Iterator<Item = &Arc<str>> {
+        let (table, named) = match &self.tiers {
+            Tiers::Known(table) => (table.tiers(), None),
+            Tiers::Missing | Tiers::Invalid(_) => (&[][..], Some(&self.named_tiers)),
+        };
+        table.iter().map(|tier| &tier.name).chain(named.into_iter().flatten())
     }
 
     /// The uid of a ServiceAccount.

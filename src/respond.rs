@@ -271,6 +271,8 @@ fn metadata(decision: &Decision) -> Struct {
         ("tier", evidence.tier.as_deref()),
         ("model", evidence.permit.model.as_deref()),
         ("granted_by", evidence.permit.grantor.as_ref().map(|grantor| &*grantor.name)),
+        ("tier_source", evidence.tier_source.map(crate::gate::TierSource::as_str)),
+        ("tier_gone", evidence.tier_gone.as_deref()),
         ("identity_source", evidence.identity_source.map(crate::gate::IdentitySource::as_str)),
     ];
     for (name, value) in optional {

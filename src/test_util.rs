@@ -1,12 +1,15 @@
 //! Worlds for unit tests: a folder in a string, callers with real tokens, requests.
 
+#[allow(dead_code, reason = "tests of the process use what these do not")]
+pub(crate) mod tier_service;
+
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
 use jsonwebtoken::jwk::JwkSet;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 
-use crate::gate::{Decision, EnforceLimits, Gate, Otherwise, Settings};
+use crate::gate::{Decision, EnforceLimits, Gate, Otherwise, Settings, TierUnknown};
 use crate::identity::{Authority, Claims, Identities, KubernetesClaims, ObjectClaims, Remember, unix_seconds};
 use crate::limit::{Limits, Memory, Nanos};
 use crate::manifest::Manifests;
@@ -117,6 +120,7 @@ pub(crate) fn settings() -> Settings {
         shadow: false,
         without_room: Otherwise::Refuse,
         enforce_limits: EnforceLimits::Check,
+        tier_unknown: TierUnknown::Next,
     }
 }
 

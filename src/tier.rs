@@ -3,20 +3,26 @@
 //! The algorithm is maas-api's: every tier has, beside the groups it lists, the group of its own namespace's service
 //! accounts; the highest level that shares a group with the caller wins; ties go to the one that stands first.
 
+mod lookup;
+mod service;
+
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use hashbrown::HashMap;
 use serde_json::{Value, json};
 
-use crate::manifest::TierSpec;
+pub use self::service::{Age, Endpoint, Lookup, Question, TierServices};
 
-#[cfg(test)]
-mod tests;
+use crate::manifest::TierSpec;
 
 /// One tier.
 #[derive(Debug, PartialEq)]
 pub struct Tier {
     pub name: Arc<str>,
+    /// Of a service's tiers, which only the service compares: 0.
     pub level: i64,
     /// What a lookup answers: `{"tier": …, "displayName": …}`.
     pub answer: Value,
@@ -29,6 +35,16 @@ pub struct TierTable {
     tiers: Vec<Tier>,
     /// The best tier of each group, as an index into `tiers`.
     by_group: HashMap<String, usize>,
+    /// What the namespaces of the tiers begin with.
+    prefixes: Vec<String>,
+}
+
+// === impl Tier ===
+
+impl Tier {
+    fn new(name: &str, level: i64, display_name: &str) -> Self {
+        Tier { name: name.into(), level, answer: json!({ "tier": name, "displayName": display_name }) }
+    }
 }
 
 // === impl TierTable ===
@@ -40,20 +56,15 @@ impl TierTable {
         let mut order: Vec<&TierSpec> = specs.iter().collect();
         // Stable: ties keep the order of the file.
         order.sort_by_key(|spec| std::cmp::Reverse(spec.level));
-        let mut table = TierTable::default();
+        let prefixes = instances.clone().into_iter().map(namespace_prefix).collect();
+        let mut table = TierTable { prefixes, ..TierTable::default() };
         for (index, spec) in order.into_iter().enumerate() {
             let own = instances.clone().into_iter().map(|instance| service_account_group(instance, &spec.name));
             for group in spec.groups.iter().cloned().chain(own) {
                 table.by_group.entry(group).or_insert(index);
             }
-            table.tiers.push(Tier {
-                name: spec.name.as_str().into(),
-                level: spec.level,
-                answer: json!({
-                    "tier": spec.name,
-                    "displayName": spec.display_name.as_ref().unwrap_or(&spec.name),
-                }),
-            });
+            let display_name = spec.display_name.as_ref().unwrap_or(&spec.name);
+            table.tiers.push(Tier::new(&spec.name, spec.level, display_name));
         }
         table
     }
@@ -63,6 +74,16 @@ impl TierTable {
     pub fn of<'g>(&self, groups: impl IntoIterator<Item = &'g str>) -> Option<&Tier> {
         let best = groups.into_iter().filter_map(|group| self.by_group.get(group)).min()?;
         self.tiers.get(*best)
+    }
+
+    /// The tier that `namespace` belongs to by its name, and that is not in the table: it was removed, or renamed, while
+    /// there are users of it.
+    #[must_use]
+    pub fn gone<'n>(&self, namespace: &'n str) -> Option<&'n str> {
+        let named = || self.prefixes.iter().filter_map(|prefix| namespace.strip_prefix(prefix.as_str()));
+        // One instance's name may begin with another's.
+        let known = named().any(|name| self.tiers.iter().any(|tier| *tier.name == *name));
+        if known { None } else { named().find(|name| !name.is_empty()) }
     }
 
     /// All tiers, best first.
@@ -75,5 +96,10 @@ impl TierTable {
 /// The group of all service accounts in a tier's namespace.
 #[must_use]
 pub fn service_account_group(instance: &str, tier: &str) -> String {
-    format!("system:serviceaccounts:{instance}-tier-{tier}")
+    format!("system:serviceaccounts:{}{tier}", namespace_prefix(instance))
+}
+
+/// What the namespaces of an instance's tiers begin with.
+fn namespace_prefix(instance: &str) -> String {
+    format!("{instance}-tier-")
 }

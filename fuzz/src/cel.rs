@@ -1,5 +1,6 @@
 //! Expressions. The input is the source, and after lines `%%%%` the path and `auth.identity` as JSON.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -37,7 +38,7 @@ pub fn cel(data: &[u8]) -> &'static str {
         }
     };
     let tier = json!({"tier": "free"});
-    let metadata = [(Arc::from("matchedTier"), &tier)];
+    let metadata = [(Arc::from("matchedTier"), Val::Json(Cow::Borrowed(&tier)))];
     let secret = format!("{SECRET}in-a-header");
     let headers: HashMap<String, String> =
         [("authorization", &*secret), ("x-team", "red,blue")].map(|(k, v)| (k.to_owned(), v.to_owned())).into();

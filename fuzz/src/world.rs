@@ -3,7 +3,7 @@
 use std::sync::{Arc, LazyLock};
 
 use serde_json::json;
-use tiergate::gate::{EnforceLimits, Gate, Otherwise, Settings};
+use tiergate::gate::{EnforceLimits, Gate, Otherwise, Settings, TierUnknown};
 use tiergate::identity::{Authority, Identities, Identity, Remember, ServiceAccountRef};
 use tiergate::limit::{Limits, Memory, Nanos};
 use tiergate::manifest::Manifests;
@@ -121,6 +121,7 @@ pub(super) fn gate_by(policies: Arc<Policies>, enforce_limits: EnforceLimits) ->
         without_room: Otherwise::Refuse,
         enforce_limits,
         shadow: false,
+        tier_unknown: TierUnknown::Next,
     };
     let identities = Identities::new(authority, Remember { bytes: 400_000, ..Remember::default() });
     Gate::new(policies, identities, Arc::new(Limits::Memory(Memory::default())), settings)

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 use super::{Candidate, Decision, Denial, Evidence, Gate, Handover, Otherwise, Would};
 use crate::limit::{Cost, Demand, Nanos};
-use crate::policy::{Attached, LimitSet, Object, Policy, Properties, Reference, RoutePlan, Scope, Tiers};
+use crate::policy::{Attached, LimitSet, Object, Policy, Properties, Reference, RoutePlan, Scope};
 use crate::request::{Facts, Request};
 
 /// Which call takes from the limits.
@@ -151,9 +151,8 @@ fn active(route: &RoutePlan) -> impl Iterator<Item = &LimitSet> {
 impl Evidence {
     /// What is told for metrics and answers. A tier that the policy does not know gets no series of its own.
     fn told(&mut self, policy: &Policy, facts: &Facts) {
-        if let (Some(told), Tiers::Known(table)) = (&facts.tier, &policy.tiers) {
-            let known = table.tiers().iter().find(|tier| *tier.name == **told);
-            self.tier = known.map(|tier| tier.name.clone());
+        if let Some(told) = &facts.tier {
+            self.tier = policy.known_tiers().find(|tier| ***tier == **told).map(Arc::clone);
         }
         self.permit.model = facts.model.clone();
         self.user = facts.user.as_deref().map(Into::into);

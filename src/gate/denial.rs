@@ -20,6 +20,7 @@ pub enum Code {
     AccessDenied,
     AccessRule,
     TierNone,
+    TierGone,
     RouteNoPolicy,
     RouteUnknown,
     LimitNone,
@@ -29,6 +30,7 @@ pub enum Code {
     UnavailableGateway,
     UnavailableDeadline,
     UnavailableAccounts,
+    UnavailableTiers,
     UnavailableInternal,
     PolicyInvalid,
     PolicyTiers,
@@ -89,6 +91,7 @@ impl Code {
         Code::AccessDenied,
         Code::AccessRule,
         Code::TierNone,
+        Code::TierGone,
         Code::RouteNoPolicy,
         Code::RouteUnknown,
         Code::LimitNone,
@@ -98,6 +101,7 @@ impl Code {
         Code::UnavailableGateway,
         Code::UnavailableDeadline,
         Code::UnavailableAccounts,
+        Code::UnavailableTiers,
         Code::UnavailableInternal,
         Code::PolicyInvalid,
         Code::PolicyTiers,
@@ -118,15 +122,19 @@ impl Code {
             | Code::TokenSignature
             | Code::TokenSubjectGone
             | Code::TokenRejected => Class::Unauthenticated,
-            Code::AccessDenied | Code::AccessRule | Code::TierNone | Code::RouteNoPolicy | Code::LimitNone => {
-                Class::Forbidden
-            }
+            Code::AccessDenied
+            | Code::AccessRule
+            | Code::TierNone
+            | Code::TierGone
+            | Code::RouteNoPolicy
+            | Code::LimitNone => Class::Forbidden,
             Code::RouteUnknown => Class::Unknown,
             Code::LimitRequests | Code::LimitTokens => Class::Limited,
             Code::UnavailableConfiguration
             | Code::UnavailableGateway
             | Code::UnavailableDeadline
             | Code::UnavailableAccounts
+            | Code::UnavailableTiers
             | Code::UnavailableInternal
             | Code::PolicyInvalid
             | Code::PolicyTiers
@@ -153,6 +161,7 @@ impl Code {
             Code::AccessDenied => "TG-ACCESS-DENIED",
             Code::AccessRule => "TG-ACCESS-RULE",
             Code::TierNone => "TG-TIER-NONE",
+            Code::TierGone => "TG-TIER-GONE",
             Code::RouteNoPolicy => "TG-ROUTE-NO-POLICY",
             Code::RouteUnknown => "TG-ROUTE-UNKNOWN",
             Code::LimitNone => "TG-LIMIT-NONE",
@@ -162,6 +171,7 @@ impl Code {
             Code::UnavailableGateway => "TG-UNAVAILABLE-GATEWAY",
             Code::UnavailableDeadline => "TG-UNAVAILABLE-DEADLINE",
             Code::UnavailableAccounts => "TG-UNAVAILABLE-ACCOUNTS",
+            Code::UnavailableTiers => "TG-UNAVAILABLE-TIERS",
             Code::UnavailableInternal => "TG-UNAVAILABLE-INTERNAL",
             Code::PolicyInvalid => "TG-POLICY-INVALID",
             Code::PolicyTiers => "TG-POLICY-TIERS",

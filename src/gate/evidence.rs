@@ -7,8 +7,7 @@ use smallvec::SmallVec;
 
 use super::{Denial, Would};
 use crate::limit::{Standing, Verdict};
-use crate::policy::{Limit, LimitKind, Permit, Presented, Properties, RoutePlan};
-use crate::tier::Tier;
+use crate::policy::{Caller, Limit, LimitKind, Permit, Presented, Properties, RoutePlan};
 
 /// One request in this many has its stages timed: reading the clock for each would cost more than some stages.
 const TIMED: u64 = 16;
@@ -57,6 +56,10 @@ pub struct Evidence {
     pub identity_source: Option<IdentitySource>,
     /// The tier that was enforced.
     pub tier: Option<Arc<str>>,
+    /// Where the tier came from, if not from our own mapping.
+    pub tier_source: Option<TierSource>,
+    /// The tier that the caller's namespace is named for, where it is no longer configured.
+    pub tier_gone: Option<Arc<str>>,
     pub permit: Permit,
     pub limits: SmallVec<[LimitEvidence; 2]>,
     /// Those that refuse nothing.
@@ -75,6 +78,15 @@ pub struct Evidence {
 pub enum IdentitySource {
     Remembered,
     Reviewed,
+}
+
+/// Where a tier came from that a service knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TierSource {
+    Remembered,
+    /// Remembered, past its time: a new answer is fetched.
+    Stale,
+    Asked,
 }
 
 /// One rate of a limit that matched.
@@ -135,6 +147,21 @@ impl IdentitySource {
     }
 }
 
+// === impl TierSource ===
+
+impl TierSource {
+    pub const ALL: &'static [TierSource] = &[TierSource::Remembered, TierSource::Stale, TierSource::Asked];
+
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            TierSource::Remembered => "remembered",
+            TierSource::Stale => "stale",
+            TierSource::Asked => "asked",
+        }
+    }
+}
+
 // === impl LimitEvidence ===
 
 impl LimitEvidence {
@@ -157,6 +184,8 @@ impl Evidence {
             user: None,
             identity_source: None,
             tier: None,
+            tier_source: None,
+            tier_gone: None,
             permit: Permit::default(),
             limits: SmallVec::new(),
             shadow_limits: Vec::new(),
@@ -171,8 +200,9 @@ impl Evidence {
         self.route = Some(Arc::clone(&route.name));
     }
 
-    pub(super) fn tier(&mut self, tier: Option<&Tier>) {
-        self.tier = tier.map(|tier| Arc::clone(&tier.name));
+    pub(super) fn tier(&mut self, caller: &Caller<'_>) {
+        self.tier.clone_from(&caller.tier);
+        self.tier_gone.clone_from(&caller.gone);
     }
 
     pub(super) fn permit(&mut self, permit: Permit) {

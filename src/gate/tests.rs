@@ -1,10 +1,12 @@
 mod deployed;
 mod language;
 mod shadow;
+mod tiers;
 
 use std::time::Duration;
 
 use super::*;
+use crate::policy::Options;
 use crate::test_util::{Call, compile_files, compile_text, demo, gate, options, settings, token};
 use crate::usage::{Settlement, Settlements, Usage};
 
@@ -173,7 +175,8 @@ async fn what_cannot_be_decided_is_not_refused() {
         ("limits.yaml", "window: 2m", "window: 2d", Code::PolicyInvalid),
         ("auth-policy.yaml", "authorization:", "callbacks: {}\n    authorization:", Code::PolicyInvalid),
         ("tiers.yaml", "level: 1\n", "levle: 1\n", Code::PolicyTiers),
-        ("tiers.yaml", "tier-to-group-mapping", "another", Code::PolicyTiers),
+        // Without a mapping of our own a service is asked, and none is there.
+        ("tiers.yaml", "tier-to-group-mapping", "another", Code::UnavailableTiers),
         ("tiers.yaml", "data:", "data: [", Code::UnavailableConfiguration),
         ("auth-policy.yaml", "auth.identity.userid", "1 / 0", Code::PolicyExpression),
         (

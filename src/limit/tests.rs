@@ -45,7 +45,7 @@ fn requests_that_come_late_with_their_time_are_not_refused_for_it() {
     let admitted =
         (0..60).filter(|late| admit(&memory, take(1, 1, quota), Nanos(1_000_000_000 - late)).admitted).count();
     assert_eq!(admitted, 50);
-    let both = |late| [take(2, 1, quota), take(3, 1, quota)].map(|demand| (demand, Nanos(1_000_000_000 - late)));
+    let both = |late: u64| [take(2, 1, quota), take(3, 1, quota)].map(|demand| (demand, Nanos(1_000_000_000 - late)));
     let admitted = (0..60).filter(|late| {
         let [(one, now), (other, _)] = both(*late);
         memory.admit(&[one, other], now).admitted

@@ -94,6 +94,7 @@ fn log_denial(evidence: &Evidence, denial: &Denial, message: &str, shadow: Optio
         route = evidence.route.as_deref(),
         user.name = evidence.user.as_deref(),
         tier = evidence.tier.as_deref(),
+        tier.gone = evidence.tier_gone.as_deref(),
         model = evidence.permit.model.as_deref(),
         retry_after,
         detail = denial.detail.as_deref(),

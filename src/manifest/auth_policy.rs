@@ -5,6 +5,7 @@
 mod condition;
 mod response;
 mod rules;
+mod tier_lookup;
 mod value;
 
 use std::sync::Arc;

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use super::*;
 use crate::limit::Nanos;
 use crate::manifest::{Place, TierSpec};
-use crate::policy::Policy;
+use crate::policy::{Policy, Tiers};
 use crate::test_util::{Call, compile_files, demo, gate, options, settings, token};
 use crate::tier::TierTable;
 
@@ -46,4 +46,39 @@ async fn a_tier_that_is_renamed_a_thousand_times_has_the_series_of_one() {
     sizes.remove(0);
     sizes.dedup();
     assert_eq!(sizes.len(), 1, "{sizes:?}");
+}
+
+#[tokio::test]
+async fn a_service_that_answers_a_thousand_tiers_makes_series_of_those_that_limits_are_for() {
+    let (metrics, gate) = (Metrics::new(), gate(compile_files(&demo(), &options()), settings()));
+    let mut without = demo();
+    without.retain(|(name, _)| !name.ends_with("tiers.yaml"));
+    metrics.published(&compile_files(&without, &options()));
+    let usage = Usage { total: Some(5), ..Usage::default() };
+    let mut decision = Call::chat("qwen3").bearer(&token("premium", "jland-78028f6d")).on(&gate, Nanos(0)).await;
+    assert!(decision.outcome.is_ok() && decision.evidence.limits.len() == 2);
+    decision.evidence.tier_source = Some(TierSource::Asked);
+    for tier in (0..1_000).map(|number| format!("tier-{number}")).chain(["premium".to_owned()]) {
+        decision.evidence.tier = Some(Arc::from(&*tier));
+        metrics.decided(&decision, Duration::ZERO);
+        metrics.reported(Settlement::Settled(5), &usage, &Arc::from(&*tier));
+    }
+    let mut of_tiers = series(&metrics);
+    of_tiers.retain(|series| series.contains("tier="));
+    of_tiers.sort();
+    let limits = |tier: &str, kind: &str| {
+        format!("tiergate_limit_decisions_total{{tier=\"{tier}\",kind=\"{kind}\",verdict=\"fits\"}}")
+    };
+    let tokens = |tier: &str| format!("tiergate_usage_tokens_total{{tier=\"{tier}\",usage=\"total\"}}");
+    let expected = [
+        limits("", "requests"),
+        limits("", "tokens"),
+        limits("premium", "requests"),
+        limits("premium", "tokens"),
+        tokens(""),
+        tokens("premium"),
+    ];
+    assert_eq!(of_tiers, expected);
+    let page = metrics.page(0, 0);
+    assert!(page.contains("tiergate_tier_lookups_total{result=\"asked\"} 1001"), "{page}");
 }

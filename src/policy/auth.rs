@@ -5,6 +5,7 @@
 
 mod access;
 mod condition;
+mod facts;
 mod present;
 mod rules;
 
@@ -22,14 +23,13 @@ pub use self::rules::{
 };
 
 use self::present::{fits, header_text};
-use super::expression::{Attributes, Direct, EvalError, Expression, Object, Scope, Val};
-use super::{Selector, Tiers, undecided};
+use super::expression::{Attributes, EvalError, Expression, Object, Scope, Val};
+use super::{Selector, undecided};
 use crate::access::Rbac;
 use crate::gate::{Class, Code, Denial, Told};
 use crate::identity::Identity;
 use crate::manifest::ObjectName;
 use crate::request::OperatorModel;
-use crate::tier::Tier;
 
 /// Where a value comes from.
 #[derive(Debug)]
@@ -47,12 +47,17 @@ pub struct Caller<'a> {
     /// `defaults` and `overrides`.
     properties: Vec<(Arc<str>, Val<'a>)>,
     groups: &'a [String],
-    metadata: SmallVec<[(Arc<str>, &'a Value); 1]>,
-    pub tier: Option<&'a Tier>,
+    /// Whose token was reviewed.
+    reviewed: Option<&'a Identity>,
+    metadata: SmallVec<[(Arc<str>, Val<'a>); 1]>,
+    pub tier: Option<Arc<str>>,
+    /// The tier that the caller's namespace is named for, if it is no longer configured.
+    pub gone: Option<Arc<str>>,
+    /// Whether a look-up found no tier.
+    without_tier: bool,
     request: Attributes<'a>,
 }
 
-static NO_TIER: LazyLock<Value> = LazyLock::new(|| json!({}));
 static ANONYMOUS: LazyLock<Value> = LazyLock::new(|| json!({ "anonymous": true }));
 
 // === impl AuthRules ===
@@ -117,7 +122,8 @@ impl AuthRules {
         let is_for = |audience: &str| identity.audiences.iter().any(|own| own == audience);
         let accepted = if audiences.is_empty() { is_for(request.host) } else { audiences.iter().any(|a| is_for(a)) };
         if accepted {
-            return Ok(Caller::new(Cow::Borrowed(&identity.object), &identity.groups, request));
+            let caller = Caller::new(Cow::Borrowed(&identity.object), &identity.groups, request);
+            return Ok(Caller { reviewed: Some(identity), ..caller });
         }
         let wanted = self.authentication.iter().flat_map(|rule| match &rule.what.method {
             Method::TokenReview { audiences } => audiences.as_slice(),
@@ -127,34 +133,6 @@ impl AuthRules {
         let detail =
             format!("the token is for {}, the policy wants {}", identity.audiences.join(", "), wanted.join(", "));
         Err(Denial::new(Code::TokenAudience, "the token is for another audience").detail(detail))
-    }
-
-    /// Finds the facts that the policy asks for.
-    ///
-    /// # Errors
-    ///
-    /// The mapping is missing or in error. Having no tier is no error here: the policy must answer it.
-    pub fn learn<'a>(&'a self, caller: &mut Caller<'a>, tiers: &'a Tiers) -> Result<(), Denial> {
-        for rule in &self.metadata {
-            if !self.holds(&rule.name, &rule.when, &caller.scope())? {
-                continue;
-            }
-            let table = match tiers {
-                Tiers::Known(table) => table,
-                Tiers::Missing => {
-                    let denial = Denial::new(Code::PolicyTiers, "the caller's tier cannot be told");
-                    return Err(denial.detail("there is no tier mapping: see --tier-mapping"));
-                }
-                Tiers::Invalid(fault) => {
-                    let denial = Denial::new(Code::PolicyTiers, "the caller's tier cannot be told");
-                    return Err(denial.detail(format!("the tier mapping is in error: {fault}")));
-                }
-            };
-            let tier = rule.with_groups(&caller.scope(), |groups| table.of(groups.iter().copied()))?;
-            caller.metadata.push((Arc::clone(&rule.name), tier.map_or(&NO_TIER, |tier| &tier.answer)));
-            caller.tier = caller.tier.or(tier);
-        }
-        Ok(())
     }
 
     /// Checks every rule of authorization. What those in shadow refuse goes to `would`.
@@ -172,7 +150,7 @@ impl AuthRules {
         let mut permit = Permit::default();
         let scope = caller.scope();
         for rule in &self.authorization {
-            match self.permit_by(rule, &scope, rbac, operator) {
+            match self.permit_by(rule, &scope, rbac, operator).map_err(|denial| caller.explain(denial)) {
                 Ok(None) => {}
                 Ok(Some(granted)) => permit = granted,
                 Err(denial) if self.in_shadow.iter().any(|policy| Arc::ptr_eq(policy, &rule.origin)) => {
@@ -214,11 +192,7 @@ impl AuthRules {
         let no_value = |name: &str, error: &EvalError| {
             let no_tier = caller.tier.is_none() && !self.metadata.is_empty();
             match error {
-                EvalError::Missing(_) if no_tier => {
-                    let groups = caller.groups.join(", ");
-                    let denial = Denial::new(Code::TierNone, "the caller belongs to no tier");
-                    self.tell(denial.detail(format!("no tier lists any of the groups {groups}")), &scope)
-                }
+                EvalError::Missing(_) if no_tier => self.no_tier(caller),
                 error => undecided(&format!("response property `{name}`"), error),
             }
         };
@@ -297,7 +271,17 @@ fn plain<'a>(source: &'a ValueSource, scope: &Scope<'a>) -> Result<Caller<'a>, D
 
 impl<'a> Caller<'a> {
     fn new(object: Cow<'a, Value>, groups: &'a [String], request: Attributes<'a>) -> Self {
-        Caller { object, properties: Vec::new(), groups, metadata: SmallVec::new(), tier: None, request }
+        Caller {
+            object,
+            properties: Vec::new(),
+            groups,
+            reviewed: None,
+            metadata: SmallVec::new(),
+            tier: None,
+            gone: None,
+            without_tier: false,
+            request,
+        }
     }
 
     fn scope(&self) -> Scope<'_> {
@@ -351,32 +335,6 @@ impl Authentication {
             Err(error) => Err(undecided(&format!("identity property `{name}`"), &error)),
         };
         wanted.map(value).collect()
-    }
-}
-
-// === impl TierLookup ===
-
-impl Rule<TierLookup> {
-    /// Calls `of` with the groups that the body holds.
-    fn with_groups<T>(&self, scope: &Scope<'_>, of: impl FnOnce(&[&str]) -> T) -> Result<T, Denial> {
-        let failed = |error: EvalError| undecided(&format!("metadata.{} body", self.name), &error);
-        if let ValueSource::Expression(expression) = &self.what.body
-            && let Some(Direct::Entry { key, path }) = expression.direct()
-            && key == "groups"
-            && let Some(groups) = path.eval(scope)
-        {
-            let groups = groups.map_err(failed)?;
-            if let Some(groups) = groups.as_texts() {
-                return Ok(of(&groups));
-            }
-        }
-        let body = self.what.body.eval(scope).map_err(failed)?.to_json();
-        let groups = body.get("groups").and_then(Value::as_array);
-        let groups: Option<SmallVec<[&str; 4]>> = groups.and_then(|list| list.iter().map(Value::as_str).collect());
-        match groups {
-            Some(groups) => Ok(of(&groups)),
-            None => Err(failed(EvalError::Failed("holds no list of `groups`".to_owned()))),
-        }
     }
 }
 

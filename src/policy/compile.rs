@@ -7,7 +7,7 @@ use super::attach::{self, AuthAttachments, LimitAttachments};
 use super::route::Host;
 use super::{
     Attached, AuthPlan, AuthRules, GatewayPlan, LimitKind, ListenerPlan, Policy, RoutePlan, RouteTable, Tiers,
-    aggregate, lint,
+    aggregate, gone, lint, tiers,
 };
 use crate::access::{Rbac, Rule, Subject};
 use crate::manifest::{
@@ -57,6 +57,7 @@ pub fn compile(mut manifests: Manifests, options: &Options) -> Policy {
         rbac: rbac(&manifests, options, &instances),
         // Over HTTP nobody says which gateway is meant, so an instance has to be the only one.
         tiers: tiers(&mapping, if let [only] = instances.as_slice() { vec![only] } else { Vec::new() }),
+        named_tiers: tiers::named(&manifests),
         objects: manifests.read,
         ..Policy::default()
     };
@@ -81,6 +82,9 @@ pub fn compile(mut manifests: Manifests, options: &Options) -> Policy {
     }
     problems.extend(attached.into_problems());
     lint::policy(&policy, &manifests, &mapping, &mut problems);
+    if let Some(Ok(tiers)) = &mapping {
+        gone::users(&manifests, tiers, &instances, &mut problems);
+    }
     problems.sort_by(|a, b| (&a.place, &a.field).cmp(&(&b.place, &b.field)));
     policy.problems = problems;
     policy

@@ -83,7 +83,7 @@ pub struct Scope<'a> {
     /// `auth.identity`, if there is one.
     pub identity: Option<Object<'a>>,
     /// `auth.metadata`
-    pub metadata: &'a [(Arc<str>, &'a Value)],
+    pub metadata: &'a [(Arc<str>, Val<'a>)],
 }
 
 /// The attributes of the request that expressions see, under the names of Authorino's "well-known attributes".
@@ -303,6 +303,15 @@ impl<'a> Val<'a> {
         match self {
             Val::Json(value) => value.as_array()?.iter().map(Value::as_str).collect(),
             Val::Text(_) => None,
+        }
+    }
+
+    /// The same, borrowed from this one.
+    #[must_use]
+    pub fn reborrow(&self) -> Val<'_> {
+        match self {
+            Val::Text(text) => Val::Text(Cow::Borrowed(text)),
+            Val::Json(value) => Val::Json(Cow::Borrowed(value)),
         }
     }
 

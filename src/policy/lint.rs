@@ -14,7 +14,7 @@ const TIER: &str = "auth.identity.tier";
 
 type Mapping<'m> = Option<Result<&'m [TierSpec], Arc<str>>>;
 
-fn warning(meta: &Meta, place: &Place, field: &str, message: String) -> Problem {
+pub(super) fn warning(meta: &Meta, place: &Place, field: &str, message: String) -> Problem {
     Problem {
         severity: Severity::Warning,
         place: place.clone(),
@@ -174,11 +174,13 @@ pub(super) fn policy(policy: &Policy, manifests: &Manifests, mapping: &Mapping<'
 
 fn missing_mapping(manifests: &Manifests, problems: &mut Vec<Problem>) {
     for auth in &manifests.auth_policies {
-        let place = auth.rules.as_ref().filter(|rules| !rules.metadata.is_empty());
-        if let Some(place) = place.and_then(|rules| rules.metadata_place.as_ref()) {
-            let message = "looks tiers up, and there is no tier mapping, so every request is undecided".to_owned();
+        let Some(rules) = &auth.rules else { continue };
+        if let (Some(place), Some(lookup)) = (&rules.metadata_place, rules.metadata.first()) {
+            let message =
+                format!("there is no tier mapping here, so tiers are asked for at {}", lookup.what.endpoint.url);
             let problem = warning(&auth.meta, place, "spec.rules.metadata", message);
-            problems.push(problem.remedy("add the ConfigMap tier-to-group-mapping, or set --tier-mapping"));
+            let remedy = "add the ConfigMap tier-to-group-mapping, or set --tier-mapping, to look them up in process";
+            problems.push(problem.remedy(remedy));
         }
     }
 }

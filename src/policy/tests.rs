@@ -1,10 +1,12 @@
 mod attach;
 mod gateways;
+mod gone;
 mod grants;
 mod limits;
 mod recorded;
 mod routes;
 mod strategies;
+mod tiers;
 mod warnings;
 
 use super::*;

@@ -136,3 +136,21 @@ fn answer_is_the_body_of_a_lookup() {
         assert_eq!(table.of([group]).unwrap().answer, answer);
     }
 }
+
+#[test]
+fn a_tier_is_gone_when_a_namespace_is_named_for_it_and_the_mapping_is_not() {
+    let table = TierTable::new(&[spec("free", 1, &[]), spec("a-tier-b", 2, &[])], ["maas", "maas-tier-x"]);
+    for (namespace, gone) in [
+        ("maas-tier-gold", Some("gold")),
+        ("maas-tier-free", None),
+        ("maas-tier-a-tier-b", None),
+        ("maas-tier-x-tier-free", None),
+        ("maas-tier-x-tier-gold", Some("x-tier-gold")),
+        ("maas-tier-", None),
+        ("other-tier-gold", None),
+        ("kube-system", None),
+    ] {
+        assert_eq!(table.gone(namespace), gone, "{namespace}");
+    }
+    assert_eq!(TierTable::new(&[], []).gone("maas-tier-gold"), None, "whose namespaces they are is not known");
+}

@@ -186,19 +186,19 @@ fn edition(folder: &Path, files: &[(String, String)], number: u64) {
 }
 
 /// Writes beside the folder's files, under a name that is not read.
-fn write(folder: &Path, name: &str, text: &str, anew: bool) {
+pub(crate) fn write(folder: &Path, name: &str, text: &str, anew: bool) {
     let path = folder.join(format!(".{name}"));
     let before = if anew { String::new() } else { fs::read_to_string(&path).unwrap() + "---\n" };
     fs::write(path, before + text).unwrap();
 }
 
 /// A file is replaced whole, as careful editors and `kubectl` do it.
-fn rename(folder: &Path, name: &str) {
+pub(crate) fn rename(folder: &Path, name: &str) {
     fs::rename(folder.join(format!(".{name}")), folder.join(name)).unwrap();
 }
 
 /// Generation, edition and limit of an answer.
-fn told(response: &CheckResponse) -> (u64, u64, u64) {
+pub(crate) fn told(response: &CheckResponse) -> (u64, u64, u64) {
     let Some(Kind::NumberValue(generation)) = own(response).fields["generation"].kind else { panic!("{response:?}") };
     let identity = &response.dynamic_metadata.as_ref().unwrap().fields["identity"];
     let Some(Kind::StructValue(identity)) = &identity.kind else { panic!("{response:?}") };

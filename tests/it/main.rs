@@ -23,4 +23,8 @@ mod scale;
 mod secrets;
 mod shadow;
 mod support;
+#[path = "../../src/test_util/tier_service.rs"]
+#[allow(dead_code, reason = "the unit tests use what these do not")]
+mod tier_service;
+mod tiers;
 mod wire;

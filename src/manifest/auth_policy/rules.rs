@@ -7,11 +7,9 @@ use super::super::limit_policy::compile;
 use super::super::reader::Field;
 use super::Entry;
 use super::condition::read_conditions;
+use super::tier_lookup::read_lookup;
 use super::value::{read_properties, read_selector, read_value};
 use crate::policy::{AccessRule, Authentication, Authorization, Expression, Method, TierLookup, ValueSource};
-
-/// The endpoint of maas-api that tells tiers.
-const TIER_LOOKUP: &str = "/v1/tiers/lookup";
 
 pub(super) fn read_authentication(entry: Entry<'_, '_>) -> Option<Authentication> {
     let Entry { field, mut fields, ttl, .. } = entry;
@@ -96,24 +94,7 @@ pub(super) fn read_metadata(entry: Entry<'_, '_>) -> Option<TierLookup> {
     }
     let http = fields.require("http", "a tier lookup")?;
     fields.done(Severity::Error);
-    let mut fields = http.fields()?;
-    fields.ignore(&["method", "contentType", "headers", "credentials", "timeout"]);
-    let url = fields.require("url", "the URL of the tier lookup");
-    let body = fields.require("body", "{ \"groups\": auth.identity.user.groups }");
-    for other in ["urlExpression", "bodyParameters", "sharedSecretRef", "oauth2"] {
-        if let Some(field) = fields.take(other) {
-            field.unsupported(&format!("`{other}`"), "the tier lookup needs none");
-        }
-    }
-    fields.done(Severity::Error);
-    let (url, body) = (url?, body?);
-    let text = url.text()?;
-    let path = text.split_once("://").and_then(|(_, rest)| rest.find('/').and_then(|at| rest.get(at..)));
-    if path != Some(TIER_LOOKUP) {
-        let remedy = format!("only `{TIER_LOOKUP}` is answered, from the tier ConfigMap");
-        url.unsupported("metadata from another endpoint", &remedy);
-    }
-    Some(TierLookup { url: text.into(), body: read_value(&body)?, ttl })
+    read_lookup(&http, ttl)
 }
 
 pub(super) fn read_authorization(entry: Entry<'_, '_>) -> Option<Authorization> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::ValueSource;
 use super::condition::{Condition, Patterns, ReferenceFault};
 use crate::manifest::{ObjectName, Place};
+use crate::tier::Endpoint;
 
 /// The rules of one AuthPolicy, or of several, compiled.
 #[derive(Clone, Debug, Default)]
@@ -77,11 +78,10 @@ pub enum Method {
 /// `metadata.http` of `/v1/tiers/lookup`
 #[derive(Debug)]
 pub struct TierLookup {
-    pub url: Arc<str>,
+    /// Who is asked where the mapping is not ours.
+    pub endpoint: Arc<Endpoint>,
     /// Yields `{"groups": […]}`.
     pub body: ValueSource,
-    /// The longest that an answer may be remembered.
-    pub ttl: Option<Duration>,
 }
 
 #[derive(Debug)]

@@ -221,7 +221,7 @@ impl Path {
             },
             Root::Metadata => {
                 let found = scope.metadata.iter().find(|(name, _)| **name == **first);
-                found.map(|(_, value)| Val::Json(Cow::Borrowed(*value)))
+                found.map(|(_, value)| value.reborrow())
             }
             // Headers and unknown attributes are the interpreter's.
             Root::Request if !rest.is_empty() || !Attributes::NAMES.contains(&first.as_str()) => return None,

@@ -34,7 +34,7 @@ fn auth(scope: &Scope<'_>) -> Value {
     if let Some(identity) = scope.identity {
         auth.insert("identity".to_owned(), identity.to_json());
     }
-    let metadata = scope.metadata.iter().map(|(name, value)| (name.to_string(), (*value).clone()));
+    let metadata = scope.metadata.iter().map(|(name, value)| (name.to_string(), value.to_json()));
     auth.insert("metadata".to_owned(), Value::Object(metadata.collect()));
     Value::Object(auth)
 }

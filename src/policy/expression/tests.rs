@@ -33,7 +33,8 @@ impl World {
     fn both(&self, expression: &Expression) -> [Result<Value, EvalError>; 2] {
         let extra: Vec<(Arc<str>, Val<'_>)> =
             self.extra.iter().map(|(name, value)| (Arc::clone(name), Val::Json(Cow::Borrowed(value)))).collect();
-        let metadata: Vec<(Arc<str>, &Value)> = self.metadata.iter().map(|(n, value)| (Arc::clone(n), value)).collect();
+        let metadata: Vec<(Arc<str>, Val<'_>)> =
+            self.metadata.iter().map(|(name, value)| (Arc::clone(name), Val::Json(Cow::Borrowed(value)))).collect();
         let headers = Headers::Map(&self.headers);
         let scope = Scope {
             request: Attributes {

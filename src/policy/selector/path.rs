@@ -85,10 +85,10 @@ impl SelectorPath {
             },
             (Root::Metadata, [Step::Name(name), rest @ ..]) => {
                 let found = scope.metadata.iter().find(|(key, _)| **key == **name);
-                return (found.map(|(_, value)| Val::Json(Cow::Borrowed(*value))), rest);
+                return (found.map(|(_, value)| value.reborrow()), rest);
             }
             (Root::Metadata, _) => {
-                let members = scope.metadata.iter().map(|(name, value)| (name.to_string(), (*value).clone()));
+                let members = scope.metadata.iter().map(|(name, value)| (name.to_string(), value.to_json()));
                 Some(Val::Json(Cow::Owned(Value::Object(members.collect()))))
             }
             (Root::Attribute(name), _) => scope.request.get(name).map(|text| Val::Text(Cow::Borrowed(text))),

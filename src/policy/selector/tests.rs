@@ -42,7 +42,8 @@ impl World {
     }
 
     fn eval(&self, selector: &Selector) -> Result<Seen, EvalError> {
-        let metadata: Vec<(Arc<str>, &Value)> = self.metadata.iter().map(|(n, value)| (Arc::clone(n), value)).collect();
+        let metadata: Vec<(Arc<str>, Val<'_>)> =
+            self.metadata.iter().map(|(name, value)| (Arc::clone(name), Val::Json(Cow::Borrowed(value)))).collect();
         let headers = Headers::Map(&self.headers);
         let attribute = |name: &str| self.document.pointer(&format!("/request/{name}")).and_then(Value::as_str);
         let identity = self.document.pointer("/auth/identity");

@@ -154,8 +154,7 @@ fn policy_whose_target_is_not_there_is_warned_about() {
 #[test]
 fn lookup_without_a_mapping_is_warned_about() {
     let world = || World::new().route("ns/r", "");
-    let row =
-        ("AuthPolicy ns/auth", "spec.rules.metadata", "add the ConfigMap tier-to-group-mapping, or set --tier-mapping");
+    let row = ("AuthPolicy ns/auth", "spec.rules.metadata", "tiers are asked for at http://maas-api/v1/tiers/lookup");
     expect(&world().auth_with_tiers("ns/auth", "Gateway gw"), &[row]);
     expect(&world().auth("ns/auth", "Gateway gw"), &[]);
     let elsewhere = world().auth_with_tiers("ns/auth", "Gateway gw").tiers_at("tenant/tier-to-group-mapping", TIERS);

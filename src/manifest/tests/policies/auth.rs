@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::policy::{Authorization, Method, Shape, ValueSource};
+use crate::tier::Endpoint;
 
 #[test]
 fn rules_that_are_not_carried_out_are_errors_and_nothing_of_the_policy_is_used() {
@@ -36,15 +37,67 @@ fn rules_that_are_not_carried_out_are_errors_and_nothing_of_the_policy_is_used()
             "metadata.x.http.url",
             "another endpoint",
         ),
-        (
-            "metadata: {x: {http: {url: 'http://h/v1/tiers/lookup', body: {value: {}}, sharedSecretRef: ▸{name: x}}}}",
-            "metadata.x.http.sharedSecretRef",
-            "`sharedSecretRef`",
-        ),
     ] {
         let marked = auth_policy(&format!("{AUTHENTICATION}{rules}"));
         refused(&marked, &format!("spec.rules.{field}"), phrase);
     }
+}
+
+#[test]
+fn tier_lookup_that_cannot_be_made_is_an_error() {
+    let url = "url: 'http://h/v1/tiers/lookup'";
+    for (http, field, phrase) in [
+        (format!("{url}, sharedSecretRef: ▸{{name: x}}"), "sharedSecretRef", "`sharedSecretRef` is not supported"),
+        (format!("{url}, oauth2: ▸{{tokenUrl: x}}"), "oauth2", "`oauth2` is not supported"),
+        (format!("{url}, headers: ▸{{x: {{value: y}}}}"), "headers", "`headers` is not supported"),
+        (format!("{url}, bodyParameters: ▸{{x: {{value: y}}}}"), "bodyParameters", "`bodyParameters` is not supported"),
+        (format!("{url}, urlExpression: ▸'\"x\"'"), "urlExpression", "`urlExpression` is not supported"),
+        (format!("{url}, method: ▸GET"), "method", "cannot be made with GET"),
+        (
+            format!("{url}, contentType: ▸application/x-www-form-urlencoded"),
+            "contentType",
+            "cannot be made with application/x-www-form-urlencoded",
+        ),
+        (format!("{url}, timeout: ▸-1"), "timeout", "is negative"),
+        (format!("{url}, timeout: ▸100ms"), "timeout", "a whole number"),
+        (format!("{url}, ▸retries: 1"), "retries", "not a field that is known"),
+        ("url: ▸'http://u:p@h/v1/tiers/lookup'".to_owned(), "url", "holds credentials, so it cannot be called"),
+        ("url: ▸'http://{context.x}/v1/tiers/lookup'".to_owned(), "url", "has a placeholder, so it cannot be called"),
+        ("url: ▸'ftp://h/v1/tiers/lookup'".to_owned(), "url", "is no http or https URL, so it cannot be called"),
+    ] {
+        let rules = format!("metadata: {{x: {{http: {{body: {{value: {{}}}}, {http}}}}}}}");
+        let marked = auth_policy(&format!("{AUTHENTICATION}{rules}"));
+        let (text, marks) = unmark(&marked);
+        let manifests = read(&text);
+        let [problem] = manifests.problems.as_slice() else { panic!("{:#?}", manifests.problems) };
+        assert_eq!((problem.place.line, problem.place.column), marks[0], "{marked}{problem}");
+        assert_eq!(problem.field, format!("spec.rules.metadata.x.http.{field}"), "{problem}");
+        assert!(problem.is_error() && problem.to_string().contains(phrase), "{problem}");
+        assert!(manifests.auth_policies[0].rules.is_none(), "{marked}");
+    }
+}
+
+#[test]
+fn tier_lookup_takes_ttl_and_timeout_as_upper_bounds() {
+    let endpoint = |http: &str, beside: &str| {
+        let url = "url: 'http://h/v1/tiers/lookup', body: {value: {}}";
+        let rules = format!("{AUTHENTICATION}metadata: {{x: {{http: {{{url}{http}}}{beside}}}}}");
+        let manifests = expect(&auth_policy(&rules), &[]);
+        Endpoint::clone(&manifests.auth_policies[0].rules.as_ref().unwrap().metadata[0].what.endpoint)
+    };
+    let expected = |ttl: Option<u64>, timeout: Option<u64>| {
+        let (ttl, timeout) = (ttl.map(Duration::from_secs), timeout.map(Duration::from_millis));
+        Endpoint::new("http://h/v1/tiers/lookup", ttl, timeout).unwrap()
+    };
+    let cache = |ttl: &str| format!(", cache: {{key: {{selector: auth.identity.user.username}}{ttl}}}");
+    assert_eq!(endpoint("", ""), expected(None, None));
+    assert_eq!(
+        endpoint(", method: POST, contentType: application/json", &cache("")),
+        expected(Some(60), None),
+        "as Authorino"
+    );
+    assert_eq!(endpoint(", timeout: 80", &cache(", ttl: 60")), expected(Some(60), Some(80)));
+    assert_ne!(expected(Some(60), None), expected(None, None));
 }
 
 #[test]
@@ -120,7 +173,7 @@ response:
     assert_eq!(defaults, ["userid", "kind"]);
     assert!(matches!(&authentication.defaults[1].1, ValueSource::Constant(value) if value == "sa"));
     assert_eq!(
-        rules.metadata.iter().map(|l| (&*l.name, &*l.what.url)).collect::<Vec<_>>(),
+        rules.metadata.iter().map(|l| (&*l.name, &*l.what.endpoint.url)).collect::<Vec<_>>(),
         [("tier", "https://maas-api/v1/tiers/lookup")]
     );
     let [authorization] = rules.authorization.as_slice() else { panic!("{rules:?}") };
