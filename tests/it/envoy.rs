@@ -59,6 +59,9 @@ pub(crate) async fn gateway_before(config: &str, tiergates: &[u16], model: u16) 
         assert!(config.contains(&from), "the shipped configuration uses port {shipped}");
         config = config.replace(&from, &format!("port_value:  {ours}"));
     }
+    // What is tried here is what is answered, on machines that have more to do: not whether it came in a quarter of a second.
+    assert!(config.contains("0.25s"), "the shipped configuration has a deadline");
+    config = config.replace("0.25s", "5s");
     let folder = Folder::new();
     let file = folder.file("envoy.yaml", &config);
     let mut command = Command::new(envoy());
