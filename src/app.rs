@@ -215,14 +215,14 @@ async fn set_health(health: &HealthReporter, serving: bool) {
 }
 
 fn log_problem(problem: &Problem) {
-    let place = problem.place.to_string();
+    let (code, place) = (problem.code.as_str(), problem.place.to_string());
     let remedy = problem.remedy.as_deref();
     let object = problem.object.as_ref().map(ToString::to_string);
     let (object, field) = (object.as_deref(), problem.field.as_str());
     if problem.is_error() {
-        tracing::error!(place, object, field, remedy, "{}", problem.message);
+        tracing::error!(code, place, object, field, remedy, "{}", problem.message);
     } else {
-        tracing::warn!(place, object, field, remedy, "{}", problem.message);
+        tracing::warn!(code, place, object, field, remedy, "{}", problem.message);
     }
 }
 

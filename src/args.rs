@@ -133,21 +133,39 @@ pub enum LogFormat {
 }
 
 #[derive(Clone, Debug, Args)]
+#[command(after_help = CHECK_EXIT)]
 pub struct Check {
     /// The folder of manifests (*.yaml, *.yml, *.json)
-    #[arg(env = "TIERGATE_MANIFESTS", value_name = "DIR")]
-    pub manifests: PathBuf,
+    #[arg(env = "TIERGATE_MANIFESTS", value_name = "DIR", required_unless_present_any = ["envoy", "explain"])]
+    pub manifests: Option<PathBuf>,
     #[command(flatten)]
     pub policy: PolicyArgs,
-    /// How problems are printed
-    #[arg(long, short, env = "TIERGATE_OUTPUT", value_enum, default_value = "text")]
-    pub output: Output,
+    /// An Envoy configuration in front of tiergate, to be checked too (YAML or JSON); several are allowed
+    #[arg(long, env = "TIERGATE_ENVOY_CONFIG", value_name = "FILE", value_delimiter = ',')]
+    pub envoy: Vec<PathBuf>,
+    /// How problems are printed; github: as annotations of a GitHub workflow
+    #[arg(long, alias = "output", short_alias = 'o', env = "TIERGATE_FORMAT", value_enum, default_value = "text")]
+    pub format: Format,
+    /// Fail on warnings too
+    #[arg(long, env = "TIERGATE_DENY_WARNINGS", value_parser = FalseyValueParser::new())]
+    pub deny_warnings: bool,
+    /// Explain a finding by its code, such as tier-unknown; without a code, list all
+    #[arg(long, env = "TIERGATE_EXPLAIN", value_name = "CODE", num_args = 0..=1, default_missing_value = "")]
+    pub explain: Option<String>,
 }
 
+/// What scripts need to know.
+const CHECK_EXIT: &str = "\
+Exit code: 0 if there is no error, and under --deny-warnings no warning either; 1 if there is; 2 if nothing could be \
+checked: wrong usage, a folder or file that cannot be read.
+
+A warning that is meant to be so is left out by the annotation `tiergate.io/ignore: CODE[,CODE]` on its object.";
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Output {
+pub enum Format {
     Text,
     Json,
+    Github,
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,36 +1,67 @@
-//! `tiergate check`: every problem of a folder at once.
+//! `tiergate check`: every problem of a folder, and of the Envoy configuration before it, at once.
 
+pub mod envoy;
+mod print;
+
+use std::fs;
 use std::io::{self, Write};
+use std::path::PathBuf;
 
-use serde_json::json;
+use self::envoy::Beside;
+use crate::args::Check;
+use crate::manifest::Finding;
+use crate::policy::{Attached, GatewayPlan, LimitKind, Policy};
+use crate::source::{Folder, FolderError, on_large_stack};
 
-use crate::args::{Check, Output};
-use crate::manifest::Problem;
-use crate::source::{Folder, FolderError};
+/// Why nothing could be checked.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    #[error("cannot read `{}`: {error}", path.display())]
+    Envoy { path: PathBuf, error: io::Error },
+    #[error("`{code}` is not the code of a finding{}", meant.map(|meant| format!("; did you mean `{meant}`?")).unwrap_or_default())]
+    Code { code: String, meant: Option<&'static str> },
+}
 
-/// Prints the problems of a folder; `true` if none is an error.
+/// Prints the problems of a folder; `true` if none is an error, or a warning where those are denied. Or explains a finding.
 ///
 /// # Errors
 ///
-/// The folder cannot be read.
-pub fn run(args: Check, out: &mut impl Write) -> Result<bool, FolderError> {
-    // What was never read before has changed.
-    let policy = Folder::new(&args.manifests, args.policy.into()).load()?.unwrap_or_default();
-    let errors = policy.problems.iter().filter(|problem| problem.is_error()).count();
-    let printed = match args.output {
-        Output::Text => text(&policy.problems, policy.objects, errors, out),
-        Output::Json => writeln!(out, "{:#}", json!({ "problems": policy.problems, "objects": policy.objects })),
+/// The folder or a file cannot be read, or there is no such finding.
+pub fn run(args: Check, out: &mut impl Write) -> Result<bool, CheckError> {
+    if let Some(code) = args.explain {
+        let printed = match code.as_str() {
+            "" => print::list(out),
+            _ => print::explanation(Finding::named(&code).map_err(|meant| CheckError::Code { code, meant })?, out),
+        };
+        drop(printed);
+        return Ok(true);
+    }
+    let policy = match &args.manifests {
+        // What was never read before has changed.
+        Some(folder) => Folder::new(folder, args.policy.into()).load()?.unwrap_or_default(),
+        None => Policy::default(),
     };
+    let beside = Beside { token_limits: limits_tokens(&policy) };
+    let mut problems = policy.problems;
+    for path in args.envoy {
+        let text = fs::read_to_string(&path).map_err(|error| CheckError::Envoy { path: path.clone(), error })?;
+        problems.extend(on_large_stack(|| envoy::problems(&path.display().to_string(), &text, beside))?);
+    }
     // A closed pipe, as of `| head`, is no reason to fail: the exit code says what was found.
-    drop(printed);
-    Ok(errors == 0)
+    drop(print::problems(args.format, &problems, policy.objects, out));
+    Ok(!problems.iter().any(|problem| args.deny_warnings || problem.is_error()))
 }
 
-fn text(problems: &[Problem], objects: usize, errors: usize, out: &mut impl Write) -> io::Result<()> {
-    for problem in problems {
-        writeln!(out, "{problem}")?;
-    }
-    let warnings = problems.len() - errors;
-    let plural = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
-    writeln!(out, "{}: {}, {}", plural(objects, "object"), plural(errors, "error"), plural(warnings, "warning"))
+/// Whether a token limit applies anywhere.
+fn limits_tokens(policy: &Policy) -> bool {
+    let plans = policy.gateways.iter().flat_map(GatewayPlan::plans);
+    plans.flat_map(|plan| &plan.limits).any(|limits| match limits {
+        Attached::Active(set) => set.all().any(|limit| limit.kind == LimitKind::Tokens),
+        Attached::None | Attached::Broken(_) => false,
+    })
 }
+
+#[cfg(test)]
+mod tests;

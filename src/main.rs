@@ -14,10 +14,14 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// `EX_USAGE` of sysexits(3): what was asked for cannot be done as it was asked.
 const USAGE: u8 = 64;
+/// Nothing could be checked, as linters have it.
+const UNCHECKED: u8 = 2;
 
 fn main() -> ExitCode {
     let mut out = io::stdout().lock();
-    let result: Result<bool, Box<dyn std::error::Error>> = match Cli::parse().command {
+    let command = Cli::parse().command;
+    let failure = if matches!(command, Command::Check(_)) { UNCHECKED } else { USAGE };
+    let result: Result<bool, Box<dyn std::error::Error>> = match command {
         Command::Serve(args) => {
             drop(out);
             app::serve(&args).map_err(Into::into)
@@ -32,7 +36,7 @@ fn main() -> ExitCode {
         Err(error) => {
             // A closed stderr changes nothing about the exit code.
             let _ = writeln!(io::stderr(), "tiergate: {error}");
-            ExitCode::from(USAGE)
+            ExitCode::from(failure)
         }
     }
 }

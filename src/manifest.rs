@@ -7,17 +7,18 @@
 mod annotation;
 mod auth_policy;
 mod block;
+mod finding;
 mod gateway;
 mod last_good;
 mod limit_policy;
 mod model;
 mod problem;
 mod rbac;
-mod reader;
+pub(crate) mod reader;
 mod selector;
 mod target;
 mod tiers;
-mod tree;
+pub(crate) mod tree;
 
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,7 @@ use std::sync::Arc;
 
 pub use self::annotation::Shadow;
 pub use self::auth_policy::AuthPolicy;
+pub use self::finding::{Finding, Origin};
 pub use self::gateway::{
     Gateway, HeaderMatch, HttpRoute, Listener, Match, NamespacesFrom, ParentRef, PathMatch, RouteFault, RouteRule,
     TextMatch,
@@ -72,6 +74,8 @@ pub struct Meta {
     pub place: Place,
     pub namespace_place: Place,
     pub annotations: Vec<(String, String, Place)>,
+    /// Findings that are meant to be so, by the annotation [`IGNORE_ANNOTATION`].
+    pub ignored: Vec<Finding>,
     /// Whether an annotation is no text.
     pub unreadable_annotation: bool,
     pub uid: Option<String>,
@@ -134,10 +138,19 @@ impl Manifests {
         manifests
     }
 
+    /// The headers of all objects that are used.
+    pub fn metas(&self) -> impl Iterator<Item = &Meta> {
+        let policies = self.auth_policies.iter().map(|o| &o.meta).chain(self.limit_policies.iter().map(|o| &o.meta));
+        let routing = self.gateways.iter().map(|o| &o.meta).chain(self.routes.iter().map(|o| &o.meta));
+        let rbac = self.roles.iter().map(|o| &o.meta).chain(self.role_bindings.iter().map(|o| &o.meta));
+        let models = self.models.iter().map(|o| &o.meta).chain(self.service_accounts.iter().map(|o| &o.meta));
+        policies.chain(routing).chain(rbac).chain(models).chain(self.tier_mappings.iter().map(|o| &o.meta))
+    }
+
     fn read_file(&mut self, file: &Arc<str>, text: Result<&str, &str>, seen: &mut HashMap<ObjectName, Place>) {
         let report = Report::new(file);
-        let unusable = |at, message: String, remedy: &str| {
-            let problem = report.problem(Severity::Error, at, "", message);
+        let unusable = |code, at, message: String, remedy: &str| {
+            let problem = report.problem(Severity::Error, at, "", message).code(code);
             report.add(problem.remedy(format!("{remedy}; nothing of this file is used until then")));
         };
         match text.map(tree::parse) {
@@ -151,11 +164,12 @@ impl Manifests {
                 known.push(Arc::clone(file));
             }
             Ok(Err(fault)) => {
-                unusable(fault.at, format!("is not YAML: {}", fault.message), "mend the syntax");
+                unusable(Finding::YamlSyntax, fault.at, format!("is not YAML: {}", fault.message), "mend the syntax");
                 self.unparsable.push(Arc::clone(file));
             }
             Err(reason) => {
-                unusable(Position { line: 1, column: 1 }, format!("cannot be read: {reason}"), "make it readable");
+                let message = format!("cannot be read: {reason}");
+                unusable(Finding::FileUnreadable, Position { line: 1, column: 1 }, message, "make it readable");
                 self.unparsable.push(Arc::clone(file));
             }
         }
@@ -222,7 +236,7 @@ impl Manifests {
             Some((field, name)) => {
                 let message = format!("version `{name}` of {} is not supported", known.name);
                 let expected: Vec<_> = known.versions.iter().map(|v| api_version(known.group, v)).collect();
-                report.add(field.error(message).expected(expected.join(" or ")));
+                report.add(field.error(message).code(Finding::Unsupported).expected(expected.join(" or ")));
                 false
             }
         };
@@ -232,7 +246,7 @@ impl Manifests {
         }
         if let Some(first) = seen.get(&meta.object) {
             let problem = Field::root(node, report).error(format!("is defined a second time; the first is at {first}"));
-            report.add(problem.remedy("remove one of them; the first is used"));
+            report.add(problem.code(Finding::ObjectDuplicate).remedy("remove one of them; the first is used"));
             meta.usable = false;
             if !known.guards() || known.name == "Gateway" {
                 return;
@@ -319,7 +333,8 @@ fn misspelt_kind(kind: &Field<'_>, name: &str, group: &str) -> Option<&'static K
     // A policy that is silently not there opens what it should have limited.
     let severity = if meant.guards() { Severity::Error } else { Severity::Warning };
     let version = api_version(meant.group, meant.versions.first().unwrap_or(&"v1"));
-    kind.report(kind.problem(severity, message).remedy(format!("did you mean {} of {version}?", meant.name)));
+    let problem = kind.problem(severity, message).code(Finding::KindUnknown);
+    kind.report(problem.remedy(format!("did you mean {} of {version}?", meant.name)));
     Some(meant)
 }
 
@@ -360,7 +375,30 @@ fn read_meta(fields: &mut reader::Fields<'_>, kind: &Kind, report: &Report) -> O
     ]);
     meta.done(Severity::Warning);
     fields.ignore(&["status"]);
-    Some(Meta { object, place, namespace_place, annotations, unreadable_annotation, uid, usable: true })
+    let ignored = read_ignored(&annotations, report);
+    Some(Meta { object, place, namespace_place, annotations, ignored, unreadable_annotation, uid, usable: true })
+}
+
+/// Lists, with commas between, the codes of findings about an object that are meant to be so.
+pub const IGNORE_ANNOTATION: &str = "tiergate.io/ignore";
+
+fn read_ignored(annotations: &[(String, String, Place)], report: &Report) -> Vec<Finding> {
+    let Some((_, text, place)) = annotations.iter().find(|(name, _, _)| name == IGNORE_ANNOTATION) else {
+        return Vec::new();
+    };
+    let read = |code: &str| match Finding::named(code) {
+        Ok(finding) => Some(finding),
+        Err(meant) => {
+            let field = format!("metadata.annotations.{IGNORE_ANNOTATION}");
+            let message = format!("`{code}` is not the code of a finding");
+            report.add(report.problem_at(Severity::Warning, place, &field, message).remedy(match meant {
+                Some(meant) => format!("did you mean `{meant}`?"),
+                None => "`tiergate check --explain` lists them".to_owned(),
+            }));
+            None
+        }
+    };
+    text.split(',').map(str::trim).filter(|code| !code.is_empty()).filter_map(read).collect()
 }
 
 // === impl Meta ===
@@ -373,6 +411,7 @@ impl Meta {
             namespace_place: place.clone(),
             place,
             annotations: Vec::new(),
+            ignored: Vec::new(),
             unreadable_annotation: false,
             uid: None,
             usable: false,

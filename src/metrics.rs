@@ -18,6 +18,7 @@ use prometheus_client::registry::Registry;
 
 use crate::gate::{Class, Code, Decision, Evidence, IdentitySource, Stage, TierSource};
 use crate::limit::Verdict;
+use crate::manifest::{Finding, Problem};
 use crate::policy::{LimitKind, Policy};
 use crate::usage::{Settlement, Usage};
 
@@ -47,6 +48,7 @@ pub struct Metrics {
     objects: Gauge,
     objects_in_error: Gauge,
     problems: Family<SeverityLabel, Gauge>,
+    findings: Family<FindingLabels, Gauge>,
     accounts: Gauge,
     identities: Gauge,
     tiers: Mutex<KnownTiers>,
@@ -85,6 +87,12 @@ struct ResultLabel {
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct SeverityLabel {
+    severity: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct FindingLabels {
+    code: &'static str,
     severity: &'static str,
 }
 
@@ -153,6 +161,7 @@ impl Metrics {
             objects: Gauge::default(),
             objects_in_error: Gauge::default(),
             problems: Family::default(),
+            findings: Family::default(),
             accounts: Gauge::default(),
             identities: Gauge::default(),
             tiers: Mutex::default(),
@@ -180,6 +189,7 @@ impl Metrics {
         r.register("policy_objects", "Objects read into the policy", self.objects.clone());
         r.register("policy_objects_in_error", "Objects that are in error", self.objects_in_error.clone());
         r.register("policy_problems", "Problems of the configuration, by severity", self.problems.clone());
+        r.register("policy_findings", "Problems of the configuration, by code and severity", self.findings.clone());
         r.register("limit_accounts", "Accounts that limits keep", self.accounts.clone());
         r.register("identities", "Identities that are remembered", self.identities.clone());
         // Counters are there from the start, so that a rate over them has a beginning.
@@ -285,6 +295,16 @@ impl Metrics {
         let counts = [("error", errors), ("warning", policy.problems.len() - errors)];
         for (severity, count) in counts {
             self.problems.get_or_create(&SeverityLabel { severity }).set(number(count));
+        }
+        for (finding, (severity, error)) in
+            Finding::ALL.iter().flat_map(|finding| [("error", true), ("warning", false)].map(|kind| (*finding, kind)))
+        {
+            let labels = FindingLabels { code: finding.as_str(), severity };
+            let same = |problem: &&Problem| problem.code == finding && problem.is_error() == error;
+            match policy.problems.iter().filter(same).count() {
+                0 => drop(self.findings.remove(&labels)),
+                count => drop(self.findings.get_or_create(&labels).set(number(count))),
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! Annotations of ours on policies: what their own language cannot say.
 
 use super::reader::Report;
-use super::{LimitSpec, Meta, Severity, did_you_mean};
+use super::{Finding, IGNORE_ANNOTATION, LimitSpec, Meta, Severity, did_you_mean};
 
 /// Which policies, or limits, only say what they would have refused: `"true"`, or the names of limits.
 pub(super) const SHADOW: &str = "tiergate.io/shadow";
@@ -54,14 +54,16 @@ pub(super) fn read_shadow(meta: &Meta, report: &Report, limits: Option<&[LimitSp
     Shadow::Nothing
 }
 
-/// Reports annotations that look like ours and are not among `known`.
+/// Reports annotations that look like ours and are not among `known`, nor for every object.
 pub(super) fn unknown(meta: &Meta, report: &Report, known: &[&str]) {
     for (name, _, place) in &meta.annotations {
-        if !name.starts_with("tiergate.io/") || known.contains(&name.as_str()) {
+        let is_known = name == IGNORE_ANNOTATION || known.contains(&name.as_str());
+        if !name.starts_with("tiergate.io/") || is_known {
             continue;
         }
         let field = format!("metadata.annotations.{name}");
         let problem = report.problem_at(Severity::Warning, place, &field, "is not an annotation that is known here");
+        let problem = problem.code(Finding::AnnotationUnknown);
         let meant = did_you_mean(name, known.iter().copied()).map(|meant| format!("did you mean `{meant}`?"));
         report.add(match meant {
             Some(meant) => problem.remedy(meant),

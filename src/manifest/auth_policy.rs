@@ -54,6 +54,7 @@ pub(super) fn read(meta: Meta, mut fields: Fields<'_>, report: &Report) -> AuthP
                 && rules.admit_everybody()
             {
                 let problem = field.error("authenticates nobody and checks nothing, so everybody would be let in");
+                let problem = problem.code(super::Finding::PolicyOpen).remedy("add authentication or authorization");
                 field.report(problem.expected("kubernetesTokenReview; or `anonymous: {}`, if that is meant"));
             }
             block.done();
@@ -177,6 +178,7 @@ fn read_cache(field: &Field<'_>) -> Option<Duration> {
         && text.contains("@case:")
     {
         let problem = selector.warning(format!("`{text}` would take two tokens that differ only in case for one"));
+        let problem = problem.code(super::Finding::CacheKeyUnsafe);
         let remedy = "none is needed: here an identity is remembered by the whole token, and `ttl` is an upper bound";
         selector.report(problem.remedy(remedy));
     }

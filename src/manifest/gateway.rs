@@ -165,6 +165,7 @@ fn read_namespaces(field: &Field<'_>) -> Option<NamespacesFrom> {
         "All" => Some(NamespacesFrom::All),
         "Selector" => {
             let problem = from.warning("labels of namespaces are not known, so routes of other namespaces stay shut");
+            let problem = problem.code(super::Finding::Unsupported);
             from.report(problem.remedy("use `from: All`, or keep routes in the Gateway's namespace"));
             Some(NamespacesFrom::Selector)
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::annotation::{self, Shadow, read_choice};
 use super::reader::{Field, Fields, Report};
 use super::target::{read_block, read_target};
-use super::{Meta, Place, Severity, Strategy, Target};
+use super::{Finding, Meta, Place, Severity, Strategy, Target};
 use crate::limit::{Algorithm, Quota};
 use crate::policy::{Expression, LimitKind};
 
@@ -202,7 +202,7 @@ fn read_predicate(item: &Field<'_>) -> Option<Predicate> {
     let mut fields = item.fields()?;
     for name in ["selector", "operator", "value"] {
         if let Some(old) = fields.take(name) {
-            let problem = old.error("the condition form of v1beta2 is not supported");
+            let problem = old.error("the condition form of v1beta2 is not supported").code(Finding::Unsupported);
             old.report(problem.remedy("write a CEL `predicate`, such as auth.identity.tier == \"free\""));
             return None;
         }
@@ -240,7 +240,8 @@ pub(super) fn compile<T>(field: &Field<'_>, compiler: fn(&str) -> Result<T, crat
     match compiler(text) {
         Ok(expression) => Some(expression),
         Err(error) => {
-            let mut problem = field.error(format!("`{}` {error}", excerpt(text.trim())));
+            let mut problem =
+                field.error(format!("`{}` {error}", excerpt(text.trim()))).code(Finding::ExpressionInvalid);
             if let Some(remedy) = error.remedy {
                 problem = problem.remedy(remedy);
             }

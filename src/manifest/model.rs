@@ -1,7 +1,7 @@
 //! ServiceAccounts and the models they call.
 
 use super::reader::{Fields, Report};
-use super::{Meta, Place, Problem, Severity};
+use super::{Finding, Meta, Place, Problem, Severity};
 
 /// The annotation that grants a model to tiers.
 pub const TIERS_ANNOTATION: &str = "alpha.maas.opendatahub.io/tiers";
@@ -50,6 +50,7 @@ pub(super) fn read_model(meta: Meta, mut fields: Fields<'_>, report: &Report) ->
             Ok(tiers) => ModelGrant::Tiers(tiers, place.clone()),
             Err(error) => {
                 report.add(Problem {
+                    code: Finding::ValueInvalid,
                     severity: Severity::Error,
                     place: place.clone(),
                     object: Some(meta.object.clone()),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::finding::Finding;
 use super::tree::Position;
 
 /// How much a [`Problem`] weighs.
@@ -37,6 +38,7 @@ pub struct ObjectName {
 /// One error or warning about the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
+    pub code: Finding,
     pub severity: Severity,
     pub place: Place,
     pub object: Option<ObjectName>,
@@ -92,6 +94,12 @@ impl Problem {
     }
 
     #[must_use]
+    pub fn code(mut self, code: Finding) -> Self {
+        self.code = code;
+        self
+    }
+
+    #[must_use]
     pub fn expected(mut self, expected: impl Into<String>) -> Self {
         self.expected = Some(expected.into());
         self
@@ -115,7 +123,18 @@ impl fmt::Display for Severity {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}: ", self.place, self.severity)?;
+        write!(f, "{}: {}[{}]: {}", self.place, self.severity, self.code, self.text())
+    }
+}
+
+impl Problem {
+    /// What it is about and what is wrong, without place and weight.
+    #[must_use]
+    pub fn text(&self) -> impl fmt::Display {
+        fmt::from_fn(|f| self.write_text(f))
+    }
+
+    fn write_text(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(object) = &self.object {
             write!(f, "{object}: ")?;
         }

@@ -28,6 +28,8 @@ pub struct RoleBinding {
     /// Where the role is named.
     pub role_place: Place,
     pub subjects: Vec<Subject>,
+    /// Where they are listed.
+    pub subjects_place: Place,
 }
 
 pub(super) fn read_role(meta: Meta, mut fields: Fields<'_>, report: &Report) -> Option<Role> {
@@ -100,12 +102,20 @@ pub(super) fn read_binding(meta: Meta, mut fields: Fields<'_>, report: &Report) 
     let role = fields.require("roleRef", "the Role or ClusterRole that is granted");
     let role_place = role.as_ref().map_or_else(|| meta.place.clone(), Field::place);
     let (cluster_role, role) = role.and_then(|field| read_role_ref(&field, &meta))?;
-    let mut subjects = Vec::new();
-    if let Some(items) = fields.take("subjects").and_then(|field| field.items()) {
+    let (mut subjects, list) = (Vec::new(), fields.take("subjects"));
+    let subjects_place = list.as_ref().map_or_else(|| meta.place.clone(), Field::place);
+    if let Some(items) = list.and_then(|field| field.items()) {
         subjects.extend(items.iter().filter_map(|item| read_subject(item, &meta)));
     }
     fields.done(Severity::Warning);
-    (report.errors() == errors).then_some(RoleBinding { meta, cluster_role, role, role_place, subjects })
+    (report.errors() == errors).then_some(RoleBinding {
+        meta,
+        cluster_role,
+        role,
+        role_place,
+        subjects,
+        subjects_place,
+    })
 }
 
 fn read_role_ref(field: &Field<'_>, meta: &Meta) -> Option<(bool, String)> {

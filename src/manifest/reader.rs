@@ -5,6 +5,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
+use super::finding::Finding;
 use super::problem::{ObjectName, Place, Problem, Severity, did_you_mean};
 use super::tree::{Key, Node, Position, Value};
 
@@ -74,9 +75,11 @@ impl Report {
         self.problem(severity, at, field, message)
     }
 
+    /// A problem of a value; [`Problem::code`] says if it is another kind.
     #[must_use]
     pub fn problem(&self, severity: Severity, at: Position, field: &str, message: impl Into<String>) -> Problem {
         Problem {
+            code: Finding::ValueInvalid,
             severity,
             place: self.place(at),
             object: self.object.borrow().clone(),
@@ -123,13 +126,13 @@ impl<'a> Field<'a> {
     /// Reports that the field is of the wrong type.
     pub fn wrong_type(&self, expected: &str) {
         let message = format!("is {}", self.node.type_name());
-        self.report(self.error(message).expected(expected));
+        self.report(self.error(message).code(Finding::TypeWrong).expected(expected));
     }
 
     /// Reports a rule that tiergate does not carry out. Skipping it could open the gate, so it is an error.
     pub fn unsupported(&self, what: &str, remedy: &str) {
         let message = format!("{what} is not supported, and skipping it could open the gate");
-        self.report(self.error(message).remedy(remedy));
+        self.report(self.error(message).code(Finding::Unsupported).remedy(remedy));
     }
 
     #[must_use]
@@ -224,7 +227,7 @@ impl<'a> Fields<'a> {
         if field.is_none() {
             let message = format!("`{name}` is missing");
             let problem = self.report.problem(Severity::Error, self.at, &self.path, message);
-            self.report.add(problem.expected(expected));
+            self.report.add(problem.code(Finding::FieldMissing).expected(expected));
         }
         field
     }
@@ -242,7 +245,7 @@ impl<'a> Fields<'a> {
             }
             let field = if self.path.is_empty() { key.name.clone() } else { format!("{}.{}", self.path, key.name) };
             let mut problem = self.report.problem(severity, key.at, &field, "is not a field that is known here");
-            problem = problem.expected(format!("one of {}", self.asked.join(", ")));
+            problem = problem.code(Finding::FieldUnknown).expected(format!("one of {}", self.asked.join(", ")));
             if let Some(meant) = did_you_mean(&key.name, self.asked.iter().copied()) {
                 problem = problem.remedy(format!("did you mean `{meant}`?"));
             }

@@ -3,7 +3,7 @@
 use super::block::{block_header, inside_block, shift};
 use super::reader::{Field, Fields, Report};
 use super::tree::{self, Node};
-use super::{Meta, Place, Severity};
+use super::{Finding, Meta, Place, Severity};
 
 /// A ConfigMap with a key `tiers`. `tiers` is `None` when it is in error.
 #[derive(Clone, Debug)]
@@ -42,7 +42,8 @@ pub(super) fn read(meta: Meta, mut fields: Fields<'_>, text: &str, report: &Repo
         Err(fault) => {
             let at = inside_block(header, tiers.node.at, fault.at);
             let message = format!("the text is not YAML: {}", fault.message);
-            report.add(report.problem(Severity::Error, at, &tiers.path, message).expected("a list of tiers"));
+            let problem = report.problem(Severity::Error, at, &tiers.path, message).code(Finding::YamlSyntax);
+            report.add(problem.expected("a list of tiers"));
             None
         }
     };
@@ -62,13 +63,14 @@ fn read_tiers(node: &Node, path: &str, report: &Report) -> Option<Vec<TierSpec>>
         let Some(tier) = read_tier(&item, report) else { continue };
         if let Some(first) = tiers.iter().find(|other| other.name == tier.name) {
             let message = format!("tier `{}` is defined a second time; the first is at {}", tier.name, first.place);
-            item.report(item.error(message).remedy("remove one of them"));
+            item.report(item.error(message).code(Finding::ObjectDuplicate).remedy("remove one of them"));
             continue;
         }
         if let Some(equal) = tiers.iter().find(|other| other.level == tier.level) {
             let message = format!("tiers `{}` and `{}` have the same level {}", equal.name, tier.name, tier.level);
             item.report(
                 item.warning(message)
+                    .code(Finding::TierLevelsEqual)
                     .expected("a level of its own for each tier")
                     .remedy(format!("for a caller in both, `{}` wins because it stands first", equal.name)),
             );
@@ -112,6 +114,7 @@ fn read_group(field: &Field<'_>) -> Option<String> {
     let group = field.text()?;
     if group.starts_with("system:serviceaccounts:") {
         let problem = field.warning("service account groups belong to a tier without being listed");
+        let problem = problem.code(Finding::TierServiceAccountGroup);
         field.report(problem.remedy("list only user groups; `<instance>-tier-<tier>` is added by itself"));
     }
     Some(group.to_owned())

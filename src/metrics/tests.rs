@@ -82,3 +82,33 @@ async fn a_service_that_answers_a_thousand_tiers_makes_series_of_those_that_limi
     let page = metrics.page(0, 0);
     assert!(page.contains("tiergate_tier_lookups_total{result=\"asked\"} 1001"), "{page}");
 }
+
+#[test]
+fn findings_have_series_as_long_as_they_are_there() {
+    let metrics = Metrics::new();
+    let findings = || {
+        let page = metrics.page(0, 0);
+        let lines = page.lines().filter(|line| line.starts_with("tiergate_policy_findings{"));
+        let mut lines: Vec<String> = lines.map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    let world = |text: &str| compile_files(&[("a.yaml".to_owned(), text.to_owned())], &options());
+    assert_eq!(findings(), <[String; 0]>::default());
+    metrics.published(&world(
+        "{apiVersion: v1, kind: ServiceAccount, metadata: {name: 1}, extra: 1}\n---\n\
+         {apiVersion: v1, kind: ServiceAccount, metadata: {name: a}, extra: 1}\n---\n\
+         {apiVersion: v1, kind: ServiceAccount, metadata: {name: b}, extra: 1}\n",
+    ));
+    assert_eq!(
+        findings(),
+        [
+            r#"tiergate_policy_findings{code="field-unknown",severity="warning"} 2"#,
+            r#"tiergate_policy_findings{code="type-wrong",severity="error"} 1"#,
+        ]
+    );
+    metrics.published(&world("{apiVersion: v1, kind: ServiceAccount, metadata: {name: b}, extra: 1}"));
+    assert_eq!(findings(), [r#"tiergate_policy_findings{code="field-unknown",severity="warning"} 1"#]);
+    metrics.published(&Policy::default());
+    assert_eq!(findings(), <[String; 0]>::default());
+}

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use super::{Attached, AuthRules, Limit, LimitKind, LimitSet, ReferenceFault, ShadowLimits};
 use crate::manifest::{
-    LimitPolicy, LimitSpec, Manifests, Meta, ObjectName, Place, Predicate, Problem, Severity, Shadow, Strategy, Target,
+    Finding, LimitPolicy, LimitSpec, Manifests, Meta, ObjectName, Place, Predicate, Problem, Severity, Shadow,
+    Strategy, Target,
 };
 
 /// What a rule of a route on a listener can be reached by, from the least specific to the most.
@@ -31,6 +32,8 @@ pub(super) struct Attachments<'m, R, T> {
     /// Policies that apply somewhere, and those that would if no other did.
     used: HashSet<&'m ObjectName>,
     reached: HashSet<&'m ObjectName>,
+    /// Policies that a less specific one overrides.
+    overridden: HashSet<&'m ObjectName>,
     problems: Vec<Problem>,
 }
 
@@ -76,6 +79,7 @@ impl<'m, R: Merge, T> Attachments<'m, R, T> {
             made: HashMap::new(),
             used: HashSet::new(),
             reached: HashSet::new(),
+            overridden: HashSet::new(),
             problems: Vec::new(),
         };
         for (target, policy) in policies {
@@ -83,7 +87,8 @@ impl<'m, R: Merge, T> Attachments<'m, R, T> {
                 // One object that is there twice was reported as such.
                 Some(winner) if *target != Target::Unknown && winner.meta.object != policy.meta.object => {
                     let message = format!("{} has the same target, and wins", winner.meta.object);
-                    let problem = warning(policy.meta, &policy.meta.place, "spec.targetRef", message);
+                    let code = Finding::PolicyShadowed;
+                    let problem = warning(code, policy.meta, &policy.meta.place, "spec.targetRef", message);
                     attachments.problems.push(problem.remedy("keep one policy of a kind per target"));
                 }
                 Some(_) if *target != Target::Unknown => {}
@@ -129,6 +134,7 @@ impl<'m, R: Merge, T> Attachments<'m, R, T> {
                 ) => rules,
                 (None, _, _) => Attached::Broken(object.clone()),
                 (Some(own), Attached::None, _) | (Some(own), _, Strategy { overrides: true, merge: false }) => {
+                    self.overridden.extend(from.iter().map(|meta| &meta.object));
                     from = vec![policy.meta];
                     Attached::Active(Arc::clone(own))
                 }
@@ -159,11 +165,14 @@ impl<'m, R: Merge, T> Attachments<'m, R, T> {
 
     /// Problems that showed when policies were put together; and the policies that never came to it.
     pub(super) fn into_problems(mut self) -> Vec<Problem> {
-        for policy in self.by_target.values() {
+        for (target, policy) in &self.by_target {
             let object = &policy.meta.object;
-            if policy.rules.is_some() && self.reached.contains(object) && !self.used.contains(object) {
+            // The defaults of a Gateway are for routes to come, too.
+            let is_default = matches!(target, Target::Gateway { .. }) && !self.overridden.contains(object);
+            let is_idle = self.reached.contains(object) && !self.used.contains(object) && !is_default;
+            if policy.rules.is_some() && is_idle {
                 let message = "other policies replace all of it wherever it would apply".to_owned();
-                let problem = warning(policy.meta, &policy.meta.place, "", message);
+                let problem = warning(Finding::PolicyShadowed, policy.meta, &policy.meta.place, "", message);
                 self.problems.push(problem.remedy("remove it, or use the strategy `merge`"));
             }
         }
@@ -171,8 +180,9 @@ impl<'m, R: Merge, T> Attachments<'m, R, T> {
     }
 }
 
-fn warning(meta: &Meta, place: &Place, field: &str, message: String) -> Problem {
+fn warning(code: Finding, meta: &Meta, place: &Place, field: &str, message: String) -> Problem {
     Problem {
+        code,
         severity: Severity::Warning,
         place: place.clone(),
         object: Some(meta.object.clone()),
@@ -205,10 +215,11 @@ impl AuthAttachments<'_> {
             |_| false,
             |rules, policy, problems| {
                 let object = &policy.object;
-                let Some((message, place)) = fault(rules) else {
+                let Some((code, message, place)) = fault(rules) else {
                     return Attached::Active(Arc::new((object.clone(), Arc::new(rules.clone()))));
                 };
-                let problem = warning(policy, &place.unwrap_or_else(|| policy.place.clone()), "spec", message);
+                let place = place.unwrap_or_else(|| policy.place.clone());
+                let problem = warning(code, policy, &place, "spec", message);
                 let remedy = "mend it; until then every request of these routes is undecided";
                 problems.push(Problem { severity: Severity::Error, ..problem.remedy(remedy) });
                 Attached::Broken(object.clone())
@@ -218,16 +229,16 @@ impl AuthAttachments<'_> {
 }
 
 /// What keeps rules that were put together from being used, and where it stands.
-fn fault(rules: &AuthRules) -> Option<(String, Option<Place>)> {
+fn fault(rules: &AuthRules) -> Option<(Finding, String, Option<Place>)> {
     if let Err((fault, place)) = rules.check_references() {
         let message = match fault {
             ReferenceFault::Missing(name) => format!("refers to patterns `{name}`, which are not there"),
             ReferenceFault::Circle(name) => format!("refers to patterns `{name}`, which lead to themselves"),
         };
-        return Some((message, Some(place)));
+        return Some((Finding::ReferenceUnknown, message, Some(place)));
     }
-    let open = || ("together with other policies authenticates nobody and checks nothing".to_owned(), None);
-    (rules.admit_everybody() && !rules.broken).then(open)
+    let message = "together with other policies authenticates nobody and checks nothing".to_owned();
+    (rules.admit_everybody() && !rules.broken).then_some((Finding::PolicyOpen, message, None))
 }
 
 // === RateLimitPolicy, TokenRateLimitPolicy ===

@@ -81,11 +81,11 @@ pub fn compile(mut manifests: Manifests, options: &Options) -> Policy {
         policy.gateways.push(GatewayPlan { name, listeners, broken: gateway.broken });
     }
     problems.extend(attached.into_problems());
-    lint::policy(&policy, &manifests, &mapping, &mut problems);
+    lint::policy(&policy, &manifests, options, (&mapping, &instances), &mut problems);
     if let Some(Ok(tiers)) = &mapping {
         gone::users(&manifests, tiers, &instances, &mut problems);
     }
-    problems.sort_by(|a, b| (&a.place, &a.field).cmp(&(&b.place, &b.field)));
+    lint::finish(&manifests, &mut problems);
     policy.problems = problems;
     policy
 }

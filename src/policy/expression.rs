@@ -9,6 +9,7 @@
 mod cost;
 mod direct;
 mod general;
+mod inspect;
 mod reference;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,7 @@ use serde_json::Value;
 use smallvec::SmallVec;
 
 pub use direct::{Direct, Path};
+pub use inspect::{How, Use, Uses};
 pub use reference::Reference;
 
 use crate::request::Headers;
@@ -228,6 +230,12 @@ impl Expression {
     #[must_use]
     pub fn references(&self) -> BTreeSet<Reference> {
         reference::of(self.program.expression())
+    }
+
+    /// What the expression looks at.
+    #[must_use]
+    pub fn uses(&self) -> Uses {
+        inspect::uses(self.program.expression())
     }
 
     /// Evaluates the expression.

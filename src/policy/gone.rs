@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::lint::warning;
-use crate::manifest::{Manifests, Meta, Problem, TierSpec, did_you_mean};
+use crate::manifest::{Finding, Manifests, Meta, Problem, TierSpec, did_you_mean};
 use crate::tier::TierTable;
 
 /// Warns of ServiceAccounts whose namespace is of a tier that is not in the mapping: once for each namespace, at its first.
@@ -22,7 +22,8 @@ pub(super) fn users(manifests: &Manifests, tiers: &[TierSpec], instances: &[&str
             number => format!("and {} more are of", number - 1),
         };
         let message = format!("{whose} tier `{tier}`, which is not in the tier mapping");
-        let problem = warning(first, &first.namespace_place, "metadata.namespace", message);
+        let code = Finding::AccountTierUnknown;
+        let problem = warning(code, first, &first.namespace_place, "metadata.namespace", message);
         let meant = did_you_mean(tier, tiers.iter().map(|tier| tier.name.as_str()));
         let remedy = match meant {
             Some(meant) => format!("did you mean `{meant}`?"),

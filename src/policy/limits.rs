@@ -132,6 +132,11 @@ impl LimitSet {
         &self.limits
     }
 
+    /// All limits, those in shadow last.
+    pub fn all(&self) -> impl Iterator<Item = &Limit> {
+        self.limits.iter().chain(self.shadow.iter().flat_map(|shadow| &shadow.limits.limits))
+    }
+
     /// The limits that apply, in the order of the policy.
     ///
     /// # Errors

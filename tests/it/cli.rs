@@ -32,7 +32,7 @@ fn the_seeds_manifests_load_and_so_does_the_deployed_policy() {
         assert_eq!(code, Some(0), "{name}: {printed}");
         // Its Gateway has one of the other policies already.
         if name == "deployed.yaml" {
-            assert!(printed.contains("deployed.yaml:20:33: warning"), "{printed}");
+            assert!(printed.contains("deployed.yaml:20:33: warning[cache-key-unsafe]"), "{printed}");
             assert!(printed.contains("tokens that differ only in case"), "{printed}");
         } else if !name.starts_with("deployed") {
             all.file(name, &text);
@@ -43,7 +43,7 @@ fn the_seeds_manifests_load_and_so_does_the_deployed_policy() {
     assert!(printed.contains("tier `stier`, which is not in the tier mapping"), "{printed}");
     all = Folder::new();
     let (code, printed) = check(&all.0, &[]);
-    assert_eq!(code, Some(64), "{printed}");
+    assert_eq!(code, Some(2), "{printed}");
     assert!(printed.contains("holds no manifest"), "{printed}");
 }
 
@@ -71,19 +71,85 @@ spec:
     let (code, printed) = check(&folder.0, &[]);
     assert_eq!(code, Some(1));
     for expected in [
-        "one.yaml:1:4: error: is not YAML",
-        "two.yaml:10:19: error: RateLimitPolicy b/a: spec.limits.free.rates[0].window: `1d` is not a duration",
+        "one.yaml:1:4: error[yaml-syntax]: is not YAML",
+        "two.yaml:10:19: error[value-invalid]: RateLimitPolicy b/a: spec.limits.free.rates[0].window: `1d` is not a duration",
         "days are not a unit here; write 24h",
-        "two.yaml:12:22: error: RateLimitPolicy b/a: spec.limits.free.when[0].predicate",
+        "two.yaml:12:22: error[expression-invalid]: RateLimitPolicy b/a: spec.limits.free.when[0].predicate",
         "did you mean `split`?",
-        "two.yaml:13:7: error: RateLimitPolicy b/a: spec.limits.free.countres: is not a field that is known here",
+        "two.yaml:13:7: error[field-unknown]: RateLimitPolicy b/a: spec.limits.free.countres: is not a field that is known here",
         "did you mean `counters`?",
     ] {
         assert!(printed.contains(expected), "{expected}\n{printed}");
     }
-    let (_, json) = check(&folder.0, &["--output", "json"]);
-    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
-    assert!(json["problems"].as_array().unwrap().len() >= 4, "{json}");
+    // The name that it had first still works.
+    for flags in [&["--format", "json"][..], &["--output", "json"], &["-o", "json"]] {
+        let (code, json) = check(&folder.0, flags);
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        let codes: Vec<_> = json["problems"].as_array().unwrap().iter().map(|p| p["code"].as_str().unwrap()).collect();
+        assert_eq!(codes, ["yaml-syntax", "value-invalid", "expression-invalid", "field-unknown"], "{json}");
+        assert_eq!(code, Some(1));
+    }
+    let (code, github) = check(&folder.0, &["--format", "github"]);
+    assert_eq!((code, github.lines().count()), (Some(1), 4), "{github}");
+    assert!(github.lines().all(|line| line.starts_with("::error file=")), "{github}");
+}
+
+#[test]
+fn the_exit_code_tells_warnings_errors_and_what_was_not_checked_apart() {
+    let (bad, good) = (root("tests/data/lint/tier-unknown/bad"), root("tests/data/lint/tier-unknown/good"));
+    for (folder, flags, expected) in [
+        (&good, &[][..], 0),
+        (&good, &["--deny-warnings"], 0),
+        (&bad, &[], 0),
+        (&bad, &["--deny-warnings"], 1),
+        (&bad, &["--format", "yaml"], 2),
+        (&bad, &["--envoy", "/nonexistent.yaml"], 2),
+        (&root("nonexistent"), &[], 2),
+    ] {
+        let (code, printed) = check(folder, flags);
+        assert_eq!(code, Some(expected), "{} {flags:?}: {printed}", folder.display());
+    }
+    let denied = tiergate(&["check"]).arg(&bad).env("TIERGATE_DENY_WARNINGS", "1").output().unwrap();
+    assert_eq!(denied.status.code(), Some(1), "{}", out(&denied));
+    let nothing = tiergate(&["check"]).output().unwrap();
+    assert_eq!(nothing.status.code(), Some(2), "{}", out(&nothing));
+}
+
+/// The folder that the README, the tour and everybody who tries tiergate starts from.
+#[test]
+fn the_examples_and_the_shipped_envoy_configuration_are_clean() {
+    let examples = root("examples/manifests");
+    let envoy = root("envoy/tiergate.yaml");
+    let flags = ["--grant-from-annotation", "--deny-warnings", "--envoy", envoy.to_str().unwrap()];
+    assert_eq!(check(&examples, &flags), (Some(0), "27 objects: 0 errors, 0 warnings\n".to_owned()));
+}
+
+#[test]
+fn an_envoy_configuration_is_checked_with_or_without_a_folder() {
+    let envoy = root("tests/data/lint/envoy-fail-open/bad/envoy/envoy.yaml");
+    let alone = tiergate(&["check", "--deny-warnings", "--envoy"]).arg(&envoy).output().unwrap();
+    assert_eq!(alone.status.code(), Some(1), "{}", out(&alone));
+    assert_eq!(out(&alone).matches("envoy.yaml:").count(), 4, "{}", out(&alone));
+    let (code, both) = check(&root("tests/data/lint/tier-unknown/bad"), &["--envoy", envoy.to_str().unwrap()]);
+    assert_eq!((code, both.matches("warning[envoy-fail-open]").count()), (Some(0), 4), "{both}");
+    assert!(both.contains("warning[tier-unknown]"), "{both}");
+}
+
+#[test]
+fn findings_are_explained_by_their_code() {
+    let explain = |code: &[&str]| {
+        let output = tiergate(&["check", "--explain"]).args(code).output().unwrap();
+        (output.status.code(), out(&output))
+    };
+    let (code, text) = explain(&["tier-unknown"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.starts_with("tier-unknown: ") && text.contains("premum") && text.contains("Remedy: "), "{text}");
+    let (code, all) = explain(&[]);
+    assert_eq!(code, Some(0), "{all}");
+    assert!(all.lines().filter(|line| line.starts_with("  ")).count() > 50, "{all}");
+    let (code, text) = explain(&["tier-unkown"]);
+    assert_eq!(code, Some(2), "{text}");
+    assert!(text.contains("did you mean `tier-unknown`?"), "{text}");
 }
 
 #[test]

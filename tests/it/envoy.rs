@@ -213,3 +213,20 @@ async fn a_stream_under_another_content_type_is_counted_or_refused() {
         assert_eq!(answer.json()["error"]["code"], "TG-BODY-UNREADABLE", "{kind}");
     }
 }
+
+/// What the linter calls clean, Envoy takes.
+#[test]
+fn envoy_takes_every_configuration_that_the_linter_has_nothing_to_say_about() {
+    let envoy = envoy();
+    let folders = std::fs::read_dir(root("tests/data/lint")).unwrap().map(|entry| entry.unwrap().path());
+    let files: Vec<PathBuf> =
+        folders.map(|folder| folder.join("good/envoy/envoy.yaml")).filter(|file| file.exists()).collect();
+    assert!(files.len() > 10, "{files:?}");
+    for file in files {
+        let mut command = Command::new(&envoy);
+        let command = command.args(["--mode", "validate", "--disable-hot-restart", "--log-level", "error", "-c"]);
+        let output = command.arg(&file).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{}: {errors}", file.display());
+    }
+}

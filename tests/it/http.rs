@@ -59,12 +59,14 @@ async fn pages_show_what_is_served() {
     assert_eq!(problems["generation"], 1);
     let problem = &problems["problems"][0];
     assert_eq!((&problem["severity"], &problem["place"]["line"]), (&json!("error"), &json!(4)));
+    assert_eq!(problem["code"], "field-missing");
     assert!(problem["message"].as_str().unwrap().contains("targetRef"), "{problem}");
     for (name, labels, value) in [
         ("tiergate_policy_generation", "", 1),
         ("tiergate_policy_objects_in_error", "", 1),
         ("tiergate_policy_objects ", "", 1),
         ("tiergate_policy_problems", "severity=\"error\"", 1),
+        ("tiergate_policy_findings", "code=\"field-missing\",severity=\"error\"", 1),
         ("tiergate_decisions_total", "TG-TOKEN-EXPIRED", 0),
         ("tiergate_usage_reports_total", "settled", 0),
     ] {

@@ -85,7 +85,7 @@ fn problem_reads_as_one_line_that_editors_can_jump_to() {
     let problem = &read(&text).problems[0];
     assert_eq!(
         problem.to_string(),
-        "f.yaml:5:3: warning: ServiceAccount default/a: metadata.nmespace: is not a field that is known here\n    \
+        "f.yaml:5:3: warning[field-unknown]: ServiceAccount default/a: metadata.nmespace: is not a field that is known here\n    \
          expected: one of name, namespace, uid, annotations, labels, creationTimestamp, resourceVersion, generation, \
          generateName, managedFields, ownerReferences, finalizers, selfLink, deletionTimestamp, \
          deletionGracePeriodSeconds\n    remedy:   did you mean `namespace`?"

@@ -194,6 +194,42 @@ impl Path {
         }
     }
 
+    /// The path whose presence `has(…)` asks for.
+    pub(super) fn tested(expression: &IdedExpr) -> Option<Self> {
+        let Expr::Select(select) = &expression.expr else { return None };
+        let mut reversed = vec![select.field.clone()];
+        let mut current = &select.operand;
+        while let Expr::Select(select) = &current.expr {
+            reversed.push(select.field.clone());
+            current = &select.operand;
+        }
+        let Expr::Ident(root) = &current.expr else { return None };
+        reversed.push(root.clone());
+        Self::from_reversed(reversed).filter(|_| select.test)
+    }
+
+    /// The property of `auth.identity` that the path is, or leads through.
+    #[must_use]
+    pub fn identity_property(&self) -> Option<&str> {
+        self.fields.first().filter(|_| self.root == Root::Identity).map(String::as_str)
+    }
+
+    /// The property of `auth.identity`, or the text attribute of the request, that the path is.
+    #[must_use]
+    pub fn text_property(&self) -> Option<(bool, &str)> {
+        match (self.root, self.fields.as_slice()) {
+            (Root::Identity, [name]) => Some((true, name)),
+            (Root::Request, [name]) if Attributes::NAMES.contains(&name.as_str()) => Some((false, name)),
+            _ => None,
+        }
+    }
+
+    /// Whether the path leads into `auth.metadata`.
+    #[must_use]
+    pub fn is_metadata(&self) -> bool {
+        self.root == Root::Metadata
+    }
+
     fn from_reversed(mut reversed: Vec<String>) -> Option<Self> {
         let root = reversed.pop()?;
         let first = reversed.pop()?;

@@ -348,6 +348,37 @@ fn literals_compared_with_a_path_are_found() {
     assert_eq!(find("auth.identity.userid == \"x\""), Vec::<String>::new());
 }
 
+#[test]
+fn uses_tell_how_paths_are_looked_at() {
+    let uses = |source: &str| {
+        let uses = Expression::compile(source).unwrap().uses();
+        let mut shown: Vec<String> = uses.paths.iter().map(|used| format!("{:?}: {:?}", used.path, used.how)).collect();
+        shown.sort();
+        (shown.join("; ").replace("Path { root: Identity, fields: ", "").replace(" }", ""), uses.opaque)
+    };
+    for (source, expected, opaque) in [
+        ("true", "", false),
+        (r#"auth.identity.tier == "a""#, r#"["tier"]: Compared(["a"])"#, false),
+        (r#""a" != auth.identity["tier"]"#, r#"["tier"]: Compared(["a"])"#, false),
+        (r#"auth.identity.tier in ["a", "b"]"#, r#"["tier"]: Compared(["a", "b"])"#, false),
+        (r#"auth.identity.tier in ["a", 1]"#, r#"["tier"]: Read"#, false),
+        (r#""a" in auth.identity.groups"#, r#"["groups"]: Read"#, false),
+        ("auth.identity.level == 1", r#"["level"]: Read"#, false),
+        ("auth.identity.a == auth.identity.b", r#"["a"]: Read; ["b"]: Read"#, false),
+        ("has(auth.identity.user.name)", r#"["user", "name"]: Tested"#, false),
+        (
+            r#"!(auth.identity.a.startsWith("x") && auth.identity.b == "y")"#,
+            r#"["a"]: Read; ["b"]: Compared(["y"])"#,
+            false,
+        ),
+        (r#"auth.identity.groups.exists(g, g == "a")"#, r#"["groups"]: Read"#, false),
+        (r#""tier" in auth.identity"#, "", true),
+        ("size(auth.identity) > 1", "", true),
+    ] {
+        assert_eq!(uses(source), (expected.to_owned(), opaque), "{source}");
+    }
+}
+
 fn leaves() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),

@@ -73,13 +73,14 @@ fn the_most_specific_of_four_levels_applies() {
     let policy = world.clone().compile();
     assert_eq!(met(&policy, "in.example.com", "/chat"), ["c 4"]);
     assert_eq!(met(&policy, "in.example.com", "/rest"), ["r 3"]);
-    let replaced: Vec<_> =
-        policy.problems.iter().map(|p| (p.object.as_ref().unwrap().name.to_string(), &*p.message)).collect();
-    let message = "other policies replace all of it wherever it would apply";
-    assert_eq!(replaced, [("gateway".to_owned(), message), ("listener".to_owned(), message)]);
+    // The defaults of a Gateway are for routes to come, too.
+    assert_eq!(shown(&policy.problems), "");
     let second = section("HTTPRoute a", "rule-2");
     let policy = world.policy("RateLimitPolicy", "ns/second", &second, &limits("", &[("s", 5)])).compile();
     assert_eq!(met(&policy, "in.example.com", "/rest"), ["s 5"]);
+    let replaced: Vec<_> =
+        policy.problems.iter().map(|p| (p.object.as_ref().unwrap().name.to_string(), &*p.message)).collect();
+    assert_eq!(replaced, [("route".to_owned(), "other policies replace all of it wherever it would apply")]);
 }
 
 #[test]

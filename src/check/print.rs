@@ -1,0 +1,68 @@
+//! How findings are printed.
+
+use std::io::{self, Write};
+
+use serde_json::json;
+
+use crate::args::Format;
+use crate::manifest::{Finding, Origin, Problem, Severity};
+
+pub(super) fn problems(format: Format, problems: &[Problem], objects: usize, out: &mut impl Write) -> io::Result<()> {
+    match format {
+        Format::Text => text(problems, objects, out),
+        Format::Json => writeln!(out, "{:#}", json!({ "problems": problems, "objects": objects })),
+        Format::Github => problems.iter().try_for_each(|problem| writeln!(out, "{}", workflow_command(problem))),
+    }
+}
+
+fn text(problems: &[Problem], objects: usize, out: &mut impl Write) -> io::Result<()> {
+    for problem in problems {
+        writeln!(out, "{problem}")?;
+    }
+    let errors = problems.iter().filter(|problem| problem.is_error()).count();
+    let warnings = problems.len() - errors;
+    let plural = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    writeln!(out, "{}: {}, {}", plural(objects, "object"), plural(errors, "error"), plural(warnings, "warning"))
+}
+
+/// A workflow command of GitHub Actions, which shows the problem at its line of a pull request.
+fn workflow_command(problem: &Problem) -> String {
+    let command = match problem.severity {
+        Severity::Error => "error",
+        Severity::Warning => "warning",
+    };
+    let place = &problem.place;
+    let (file, text) = (property(&place.file), data(&problem.text().to_string()));
+    format!("::{command} file={file},line={},col={},title={}::{text}", place.line, place.column, problem.code)
+}
+
+/// Line breaks would end a command.
+fn data(text: &str) -> String {
+    text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
+}
+
+/// Colons and commas would end a property.
+fn property(text: &str) -> String {
+    data(text).replace(':', "%3A").replace(',', "%2C")
+}
+
+/// The explanation of a finding.
+pub(super) fn explanation(finding: Finding, out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "{finding}: {}", finding.explanation())
+}
+
+/// All findings, with their titles.
+pub(super) fn list(out: &mut impl Write) -> io::Result<()> {
+    let width = Finding::ALL.iter().map(|finding| finding.as_str().len()).max().unwrap_or_default();
+    for (origin, heading) in [
+        (Origin::Reading, "While reading"),
+        (Origin::Objects, "Between objects"),
+        (Origin::Envoy, "In Envoy's configuration"),
+    ] {
+        writeln!(out, "{heading}:")?;
+        for finding in Finding::ALL.iter().filter(|finding| finding.origin() == origin) {
+            writeln!(out, "  {:width$}  {}", finding.as_str(), finding.title())?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,160 @@
+//! The kinds of problems, by a code that stays the same: what people search for, silence, and count.
+//!
+//! `docs/check.md` explains each in a section of its own, which `tiergate check --explain` prints.
+
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+
+use super::did_you_mean;
+
+/// Where a finding comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// One object or file, as it is read.
+    Reading,
+    /// Objects that are right each by itself, and together do not say what was meant.
+    Objects,
+    /// An Envoy configuration.
+    Envoy,
+}
+
+/// Declares the findings once: their names, codes and origins.
+macro_rules! findings {
+    ($($origin:ident { $($name:ident $code:literal)* })*) => {
+        /// What kind of problem it is.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Finding {
+            $($($name,)*)*
+        }
+
+        impl Finding {
+            /// All, in the order of `docs/check.md`.
+            pub const ALL: &'static [Finding] = &[$($(Finding::$name,)*)*];
+
+            /// The code, as it is written everywhere.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $($(Finding::$name => $code,)*)*
+                }
+            }
+
+            #[must_use]
+            pub const fn origin(self) -> Origin {
+                match self {
+                    $($(Finding::$name)|* => Origin::$origin,)*
+                }
+            }
+        }
+    };
+}
+
+findings! {
+    Reading {
+        FileUnreadable "file-unreadable"
+        YamlSyntax "yaml-syntax"
+        KindUnknown "kind-unknown"
+        FieldUnknown "field-unknown"
+        FieldMissing "field-missing"
+        TypeWrong "type-wrong"
+        ValueInvalid "value-invalid"
+        ExpressionInvalid "expression-invalid"
+        ReferenceUnknown "reference-unknown"
+        AnnotationUnknown "annotation-unknown"
+        CacheKeyUnsafe "cache-key-unsafe"
+        ObjectDuplicate "object-duplicate"
+        Unsupported "unsupported"
+    }
+    Objects {
+        TierUnknown "tier-unknown"
+        TierCase "tier-case"
+        TierLevelsEqual "tier-levels-equal"
+        TierServiceAccountGroup "tier-service-account-group"
+        TierWithoutLimit "tier-without-limit"
+        TierWithoutModel "tier-without-model"
+        TierMappingMissing "tier-mapping-missing"
+        TierMappingUnused "tier-mapping-unused"
+        ModelTierUnknown "model-tier-unknown"
+        ModelWithoutGrant "model-without-grant"
+        BindingTierUnknown "binding-tier-unknown"
+        AccountTierUnknown "account-tier-unknown"
+        GrantTooBroad "grant-too-broad"
+        RoleWithoutModels "role-without-models"
+        RoleMissing "role-missing"
+        AggregationEmpty "aggregation-empty"
+        AggregationReplacesRules "aggregation-replaces-rules"
+        PredicateUnreachable "predicate-unreachable"
+        PropertyUndeclared "property-undeclared"
+        CounterUndeclared "counter-undeclared"
+        LimitUnreachable "limit-unreachable"
+        PolicyOpen "policy-open"
+        PolicyShadowed "policy-shadowed"
+        TargetMissing "target-missing"
+        RouteUnattached "route-unattached"
+        RouteUnprotected "route-unprotected"
+    }
+    Envoy {
+        EnvoyCheckMissing "envoy-check-missing"
+        EnvoyFailOpen "envoy-fail-open"
+        EnvoyStatusOnError "envoy-status-on-error"
+        EnvoyTimeout "envoy-timeout"
+        EnvoyCheckRetried "envoy-check-retried"
+        EnvoyApiVersion "envoy-api-version"
+        EnvoyAuthorizationWithheld "envoy-authorization-withheld"
+        EnvoyBodyBuffered "envoy-body-buffered"
+        EnvoyRouteCache "envoy-route-cache"
+        EnvoyPathNotNormalized "envoy-path-not-normalized"
+        EnvoyPathRewritten "envoy-path-rewritten"
+        EnvoyFilterOrder "envoy-filter-order"
+        EnvoyReportMissing "envoy-report-missing"
+        EnvoyHitsAddendIgnored "envoy-hits-addend-ignored"
+        EnvoyClusterNotHttp2 "envoy-cluster-not-http2"
+        EnvoyCircuitBreakers "envoy-circuit-breakers"
+    }
+}
+
+/// The sections of the documentation, one for each finding.
+const EXPLANATIONS: &str = include_str!("../../docs/check.md");
+
+// === impl Finding ===
+
+impl Finding {
+    /// The finding of this code.
+    ///
+    /// # Errors
+    ///
+    /// There is none; the code that was probably meant, if any is near.
+    pub fn named(code: &str) -> Result<Self, Option<&'static str>> {
+        let found = Self::ALL.iter().find(|finding| finding.as_str() == code);
+        found.copied().ok_or_else(|| did_you_mean(code, Self::ALL.iter().map(|finding| finding.as_str())))
+    }
+
+    /// What it says, in a line.
+    #[must_use]
+    pub fn title(self) -> &'static str {
+        self.explanation().lines().next().unwrap_or_default()
+    }
+
+    /// The title, why it matters, an example and the remedy, as Markdown.
+    #[must_use]
+    pub fn explanation(self) -> &'static str {
+        let sections = EXPLANATIONS.split("\n### ").skip(1);
+        let mut own = sections.filter_map(|section| section.split_once('\n'));
+        let found = own.find(|(heading, _)| heading.trim_matches('`') == self.as_str());
+        let (text, _) = found.map(|(_, text)| text.split_once("\n## ").unwrap_or((text, ""))).unwrap_or_default();
+        text.trim()
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Serialize for Finding {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}

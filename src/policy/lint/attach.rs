@@ -1,0 +1,77 @@
+//! Policies and routes that are attached to nothing, and routes that no policy protects.
+
+use std::collections::HashSet;
+
+use super::warning;
+use crate::manifest::{Finding, Manifests, Meta, ObjectName, Place, Problem, Target, did_you_mean};
+use crate::policy::{Attached, GatewayPlan, Policy};
+
+pub(super) fn targets(manifests: &Manifests, problems: &mut Vec<Problem>) {
+    let auth = manifests.auth_policies.iter().map(|policy| (&policy.meta, &policy.target, &policy.target_place));
+    let limits = manifests.limit_policies.iter().map(|policy| (&policy.meta, &policy.target, &policy.target_place));
+    for (meta, target, place) in auth.chain(limits) {
+        let (known, name): (Vec<&ObjectName>, _) = match target {
+            Target::Unknown => continue,
+            Target::Gateway { name, .. } => (manifests.gateways.iter().map(|g| &g.meta.object).collect(), name),
+            Target::HttpRoute { name, .. } => (manifests.routes.iter().map(|r| &r.meta.object).collect(), name),
+        };
+        if known.iter().any(|object| object.name == *name && object.namespace == *meta.namespace()) {
+            problems.extend(missing_section(manifests, meta, target, place));
+            continue;
+        }
+        let message = format!("{target} is not there, so the policy has no effect");
+        let mut problem = warning(Finding::TargetMissing, meta, place, "spec.targetRef", message);
+        if let Some(other) = known.iter().find(|object| object.name == *name) {
+            problem = problem.remedy(format!("a policy has to be in its target's namespace: {other}"));
+        } else if let Some(meant) = did_you_mean(name, known.iter().map(|object| &*object.name)) {
+            problem = problem.remedy(format!("did you mean `{meant}`?"));
+        } else {
+            problem = problem.remedy("add it to the folder, or correct the name");
+        }
+        problems.push(problem);
+    }
+}
+
+/// A policy for a listener or rule that its target does not have.
+fn missing_section(manifests: &Manifests, meta: &Meta, target: &Target, place: &Place) -> Option<Problem> {
+    let section = target.section()?;
+    let is = |object: &ObjectName| target.whole().to_string() == format!("{} {}", object.kind, object.path());
+    let gateway = manifests.gateways.iter().find(|gateway| is(&gateway.meta.object));
+    let route = manifests.routes.iter().find(|route| is(&route.meta.object));
+    let listeners = gateway.into_iter().flat_map(|gateway| gateway.listeners.iter().map(|l| l.name.clone()));
+    let rules = route.into_iter().flat_map(|route| (0..route.rules.len()).map(|at| route.rule_name(at)));
+    let known: Vec<String> = listeners.chain(rules).collect();
+    if known.iter().any(|name| *name == **section) {
+        return None;
+    }
+    let message = format!("{} has no section `{section}`, so the policy has no effect", target.whole());
+    let problem = warning(Finding::TargetMissing, meta, place, "spec.targetRef.sectionName", message);
+    let problem = problem.expected(format!("one of {}", known.join(", ")));
+    Some(match did_you_mean(section, known.iter().map(String::as_str)) {
+        Some(meant) => problem.remedy(format!("did you mean `{meant}`?")),
+        None => problem.remedy("name a listener of the Gateway, or a rule of the HTTPRoute"),
+    })
+}
+
+pub(super) fn parents(manifests: &Manifests, problems: &mut Vec<Problem>) {
+    for route in &manifests.routes {
+        let attached = manifests.gateways.iter().any(|gateway| !route.hosts_on(gateway).is_empty());
+        if !attached {
+            let message = "attaches to no listener of a known Gateway, so no request reaches it".to_owned();
+            let problem =
+                warning(Finding::RouteUnattached, &route.meta, &route.parents_place, "spec.parentRefs", message);
+            problems.push(problem.remedy("check the parent's name and namespace, allowedRoutes and hostnames"));
+        }
+    }
+}
+
+pub(super) fn unprotected(policy: &Policy, manifests: &Manifests, problems: &mut Vec<Problem>) {
+    let plans = policy.gateways.iter().flat_map(GatewayPlan::plans);
+    let open: HashSet<&str> =
+        plans.filter(|plan| matches!(plan.auth, Attached::None)).map(|plan| &*plan.name).collect();
+    for route in manifests.routes.iter().filter(|route| open.contains(&*route.meta.object.path())) {
+        let message = "has no AuthPolicy, neither of its own nor of its Gateway".to_owned();
+        let problem = warning(Finding::RouteUnprotected, &route.meta, &route.meta.place, "", message);
+        problems.push(problem.remedy("requests are refused; --without-policy allow lets everyone through"));
+    }
+}

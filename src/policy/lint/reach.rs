@@ -1,0 +1,209 @@
+//! Limits that no request can ever match, or that never refuse one.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use super::warning;
+use crate::limit::{Algorithm, Quota};
+use crate::manifest::{Finding, LimitPolicy, LimitSpec, Manifests, Predicate, Problem};
+use crate::policy::{Attributes, Direct, How, LimitKind, Object, Scope};
+
+pub(super) fn limits(manifests: &Manifests, problems: &mut Vec<Problem>) {
+    for policy in &manifests.limit_policies {
+        let limits = policy.limits.as_deref().unwrap_or_default();
+        for limit in limits {
+            predicates(policy, limit, problems);
+        }
+        stricter(policy, limits, problems);
+    }
+}
+
+// === predicates ===
+
+/// The texts that the predicates of a limit compare things with: `(true, "tier")` is `auth.identity.tier`, `(false, "host")`
+/// is `request.host`.
+type Texts = BTreeMap<(bool, String), Vec<String>>;
+
+/// One text for each thing that is compared.
+struct World<'w> {
+    identity: Value,
+    request: Attributes<'w>,
+}
+
+/// How many worlds are tried for one limit.
+const MOST: usize = 256;
+/// Stands for every text that no predicate names.
+const ANY_OTHER: &str = "\u{1}";
+
+/// Reports the first predicate that leaves nothing of what those before it let through.
+fn predicates(policy: &LimitPolicy, limit: &LimitSpec, problems: &mut Vec<Problem>) {
+    let Some(texts) = compared(&limit.when) else { return };
+    let worlds: Vec<World<'_>> = (0..texts.values().map(Vec::len).product()).map(|n| World::new(&texts, n)).collect();
+    let nobody = |when: &[Predicate]| worlds.iter().all(|world| when.iter().any(|predicate| world.refutes(predicate)));
+    if !nobody(&limit.when) {
+        return;
+    }
+    let mut prefixes = (1..=limit.when.len()).filter_map(|end| limit.when.get(..end));
+    let Some((last, before)) = prefixes.find(|when| nobody(when)).and_then(<[Predicate]>::split_last) else { return };
+    let message = match nobody(std::slice::from_ref(last)) || before.is_empty() {
+        true => "can never be true, so the limit applies to nobody",
+        false => "contradicts the predicates before it, so the limit applies to nobody",
+    };
+    let problem = warning(Finding::PredicateUnreachable, &policy.meta, &last.place, &last.field, message.to_owned());
+    problems
+        .push(problem.remedy("all predicates of a limit have to hold; for either of two write `in [\"a\", \"b\"]`"));
+}
+
+/// `None` where it is plain that there is something to match, or cannot be told.
+fn compared(when: &[Predicate]) -> Option<Texts> {
+    if let [only] = when
+        && matches!(only.expression.direct(), Some(Direct::Equals { .. }))
+    {
+        return None;
+    }
+    let (mut texts, mut read) = (Texts::new(), Vec::new());
+    for predicate in when {
+        let uses = predicate.expression.uses();
+        if uses.opaque {
+            return None;
+        }
+        for used in uses.paths {
+            let property = used.path.text_property().map(|(identity, name)| (identity, name.to_owned()));
+            match (property, used.how) {
+                (_, How::Tested) => return None,
+                (Some(property), How::Compared(with)) if known(&property) => {
+                    texts.entry(property).or_default().extend(with);
+                }
+                (property, _) => read.extend(property),
+            }
+        }
+    }
+    // What is looked at in another way too has no value in any world, and then nothing is refuted by it.
+    texts.retain(|property, _| !read.contains(property));
+    for texts in texts.values_mut() {
+        texts.sort_unstable();
+        texts.dedup();
+        texts.push(ANY_OTHER.to_owned());
+    }
+    let number = texts.values().try_fold(1_usize, |product, texts| product.checked_mul(texts.len()))?;
+    (number <= MOST).then_some(texts)
+}
+
+/// `url_path` is another name of `path`, so neither can have a text of its own.
+fn known((identity, name): &(bool, String)) -> bool {
+    *identity || matches!(name.as_str(), "method" | "host")
+}
+
+impl<'w> World<'w> {
+    /// The `number`th of all combinations.
+    fn new(texts: &'w Texts, mut number: usize) -> Self {
+        let mut identity = Map::new();
+        let mut request = Attributes::default();
+        for ((of_identity, name), texts) in texts {
+            let text = texts.get(number % texts.len()).map(String::as_str).unwrap_or_default();
+            number /= texts.len();
+            match (of_identity, name.as_str()) {
+                (true, _) => drop(identity.insert(name.clone(), Value::from(text))),
+                (false, "method") => request.method = text,
+                (false, _) => request.host = text,
+            }
+        }
+        World { identity: Value::Object(identity), request }
+    }
+
+    /// Whether the predicate is false whatever else the request has.
+    fn refutes(&self, predicate: &Predicate) -> bool {
+        let identity = Some(Object { base: Some(&self.identity), extra: &[] });
+        let scope = Scope { request: self.request, identity, metadata: &[] };
+        predicate.expression.eval_bool(&scope) == Ok(false)
+    }
+}
+
+// === rates ===
+
+/// What a limit counts: its predicates and counters, as they are written.
+type Counted<'l> = BTreeSet<(bool, &'l str)>;
+
+/// More conditions and counters of a limit, or limits that count the same, are not looked through.
+const MOST_PARTS: usize = 8;
+const MOST_EQUAL: usize = 32;
+
+/// Reports the rates that never refuse anything, since another one of the policy always does before.
+fn stricter(policy: &LimitPolicy, limits: &[LimitSpec], problems: &mut Vec<Problem>) {
+    let mut by_counted: HashMap<Counted<'_>, Vec<(usize, &LimitSpec)>> = HashMap::new();
+    for (at, limit) in limits.iter().enumerate() {
+        let same = by_counted.entry(counted(limit)).or_default();
+        if same.len() < MOST_EQUAL {
+            same.push((at, limit));
+        }
+    }
+    for (at, limit) in limits.iter().enumerate() {
+        let own: Vec<_> = counted(limit).into_iter().collect();
+        if own.len() > MOST_PARTS {
+            continue;
+        }
+        // What has fewer conditions applies whenever this one does, and what has fewer counters counts more.
+        let parts = (0..1_usize << own.len()).map(|chosen| -> Counted<'_> {
+            own.iter().enumerate().filter(|(i, _)| chosen & (1 << i) != 0).map(|(_, part)| *part).collect()
+        });
+        // What is in shadow refuses nobody.
+        let refuses = |other: &LimitSpec| !policy.shadow.covers(&other.name) || policy.shadow.covers(&limit.name);
+        let others = parts.filter_map(|part| by_counted.get(&part)).flatten().filter(|(_, other)| refuses(other));
+        let others: Vec<_> = others.collect();
+        for (i, rate) in limit.rates.iter().enumerate() {
+            // Of two that are equal the later one is the one too many.
+            let is_first =
+                |place: (usize, usize), quota: &Quota| place != (at, i) && (quota != rate || place < (at, i));
+            let found = others.iter().find_map(|(other, spec)| {
+                let compared = Compared { kind: policy.kind, same: counted(spec).len() == own.len() };
+                let mut rates = spec.rates.iter().enumerate();
+                let before = |(j, quota): &(usize, &Quota)| {
+                    is_first((*other, *j), quota) && always_stricter(quota, rate, compared)
+                };
+                rates.find(before).map(|(_, quota)| (&spec.name, quota))
+            });
+            let Some((name, quota)) = found else { continue };
+            let message =
+                format!("{} is never reached: limit `{name}` lets through {} at most", shown(rate), shown(quota));
+            let field = format!("spec.limits.{}.rates[{i}]", limit.name);
+            let problem = warning(Finding::LimitUnreachable, &policy.meta, &limit.place, &field, message);
+            problems.push(problem.remedy("remove one of them, or give them different predicates or counters"));
+        }
+    }
+}
+
+fn counted(limit: &LimitSpec) -> Counted<'_> {
+    let when = limit.when.iter().map(|predicate| (false, predicate.expression.source().trim()));
+    when.chain(limit.counters.iter().map(|counter| (true, counter.source().trim()))).collect()
+}
+
+/// What a rate is compared with another one as.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Compared {
+    pub(super) kind: LimitKind,
+    /// Whether both count the same. Else the stricter one counts more.
+    pub(super) same: bool,
+}
+
+/// Whether `quota` always refuses before `rate` does.
+pub(super) fn always_stricter(quota: &Quota, rate: &Quota, compared: Compared) -> bool {
+    let [(few, short), (many, long)] =
+        [quota, rate].map(|quota| (u128::from(quota.limit()), quota.window().as_nanos().max(1)));
+    match (quota.algorithm(), compared.kind) {
+        // A bucket that is no larger and regains no faster is empty first. Limits are below 2^40, windows below 2^64.
+        (Algorithm::TokenBucket, _) => few <= many && few * long <= many * short,
+        // Equal windows start and end together.
+        (Algorithm::FixedWindow, _) if short == long && compared.same => few <= many,
+        // Else one of `rate` sees the end of one of `quota`, and all that follow.
+        (Algorithm::FixedWindow, LimitKind::Requests) => few * (long.div_ceil(short) + 1) <= many,
+        // An answer may cost more than was left.
+        (Algorithm::FixedWindow, LimitKind::Tokens) => false,
+    }
+}
+
+fn shown(quota: &Quota) -> String {
+    let window: Duration = quota.window();
+    format!("{} per {window:?}", quota.limit())
+}

@@ -1,0 +1,79 @@
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::reach::{Compared, always_stricter};
+use crate::limit::{AccountKey, Algorithm, CellId, Cost, Demand, Memory, Nanos, Quota, Verdict};
+use crate::policy::LimitKind;
+
+const SECOND: u64 = 1_000_000_000;
+
+/// A quota of few hits in few seconds, so that windows meet in all ways.
+fn quotas(algorithm: Algorithm) -> impl Strategy<Value = Quota> {
+    (0_u64..8, 1_u64..6).prop_map(move |(limit, window)| Quota::new(limit, Duration::from_secs(window)).by(algorithm))
+}
+
+fn algorithms() -> impl Strategy<Value = Algorithm> {
+    prop_oneof![Just(Algorithm::TokenBucket), Just(Algorithm::FixedWindow)]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4_000))]
+
+    /// Requests come at any time, some of them counted by the stricter limit alone: where the other one refuses, so does it.
+    #[test]
+    fn a_limit_that_is_called_unreachable_never_refuses_alone(
+        (quota, rate) in algorithms().prop_flat_map(|algorithm| (quotas(algorithm), quotas(algorithm))),
+        tokens in any::<bool>(),
+        same in any::<bool>(),
+        requests in prop::collection::vec((0_u64..3 * SECOND, any::<bool>(), 0_u64..12), 1..60),
+    ) {
+        let kind = if tokens { LimitKind::Tokens } else { LimitKind::Requests };
+        if !always_stricter(&quota, &rate, Compared { kind, same }) {
+            return Ok(());
+        }
+        let memory = Memory::default();
+        let demand = |cell, quota| {
+            let cost = if tokens { Cost::Positive } else { Cost::Take(1) };
+            Demand { account: AccountKey(cell), cell: CellId(1), quota, cost }
+        };
+        let demands = [demand(1, quota), demand(2, rate)];
+        let mut now = Nanos(0);
+        for (pause, both, cost) in requests {
+            now = Nanos(now.0 + pause);
+            let counted = if both || same { &demands[..] } else { &demands[..1] };
+            let admission = memory.admit(counted, now);
+            if let [stricter, other] = admission.standings.as_slice() {
+                prop_assert!(stricter.verdict != Verdict::Fits || other.verdict == Verdict::Fits, "{quota:?} {rate:?}");
+            }
+            if tokens && admission.admitted {
+                for demand in counted {
+                    memory.charge(demand.account, demand.cell, demand.quota, cost, now);
+                }
+            }
+        }
+    }
+}
+
+/// The property holds of nothing, too: these are called unreachable.
+#[test]
+fn larger_rates_are_called_unreachable() {
+    let requests = Compared { kind: LimitKind::Requests, same: true };
+    let tokens = Compared { kind: LimitKind::Tokens, same: true };
+    let quota = |limit, seconds| Quota::new(limit, Duration::from_secs(seconds));
+    let fixed = |limit, seconds| quota(limit, seconds).by(Algorithm::FixedWindow);
+    for (few, many, compared, expected) in [
+        (quota(10, 60), quota(100, 60), requests, true),
+        (quota(10, 60), quota(100, 3600), requests, false),
+        (quota(10, 60), quota(600, 3600), tokens, true),
+        (quota(10, 60), quota(9, 10), requests, false),
+        (fixed(10, 60), fixed(10, 60), tokens, true),
+        (fixed(10, 60), fixed(10, 60), Compared { same: false, ..requests }, false),
+        (fixed(10, 60), fixed(20, 60), Compared { same: false, ..requests }, true),
+        (fixed(10, 60), fixed(25, 90), requests, false),
+        (fixed(10, 60), fixed(30, 90), requests, true),
+        (fixed(10, 60), fixed(300, 90), tokens, false),
+    ] {
+        assert_eq!(always_stricter(&few, &many, compared), expected, "{few:?} {many:?} {compared:?}");
+    }
+}

@@ -1,0 +1,184 @@
+//! Tiers that are named and not there, and tiers that are there and not provided for.
+
+use std::collections::{HashMap, HashSet};
+
+use serde_json::json;
+
+use super::{World, limit_sets, warning};
+use crate::access::Subject;
+use crate::manifest::{Finding, LimitSpec, Manifests, ModelGrant, ObjectName, Problem, TierSpec, did_you_mean};
+use crate::policy::{Attributes, Expression, LimitKind, LimitSet, Object, Options, Policy, Scope};
+
+const TIER: &str = "auth.identity.tier";
+const ADD: &str = "add the tier to the mapping; until then this has no effect";
+
+/// ConfigMaps that look like the tier mapping and are not.
+pub(super) fn other_mappings(manifests: &Manifests, options: &Options, problems: &mut Vec<Problem>) {
+    for mapping in &manifests.tier_mappings {
+        let reads_as_tiers = mapping.tiers.as_ref().is_some_and(|tiers| !tiers.is_empty());
+        if reads_as_tiers && mapping.meta.object.path() != options.tier_mapping {
+            let message = format!("is not the tier mapping, which is {}", options.tier_mapping);
+            let problem = warning(Finding::TierMappingUnused, &mapping.meta, &mapping.meta.place, "", message);
+            problems.push(problem.remedy("set --tier-mapping if this one is meant"));
+        }
+    }
+}
+
+pub(super) fn missing_mapping(manifests: &Manifests, problems: &mut Vec<Problem>) {
+    for auth in &manifests.auth_policies {
+        let Some(rules) = &auth.rules else { continue };
+        if let (Some(place), Some(lookup)) = (&rules.metadata_place, rules.metadata.first()) {
+            let message =
+                format!("there is no tier mapping here, so tiers are asked for at {}", lookup.what.endpoint.url);
+            let problem = warning(Finding::TierMappingMissing, &auth.meta, place, "spec.rules.metadata", message);
+            let remedy = "add the ConfigMap tier-to-group-mapping, or set --tier-mapping, to look them up in process";
+            problems.push(problem.remedy(remedy));
+        }
+    }
+}
+
+/// Whatever names a tier that is not in the mapping: a typing error, or a tier that was renamed or removed.
+pub(super) fn unknown(world: &World<'_>, problems: &mut Vec<Problem>) {
+    predicates(world.manifests, world.tiers, problems);
+    annotations(world.manifests, world.tiers, problems);
+    let known: HashSet<String> = world
+        .namespaces()
+        .flat_map(|prefix| world.tiers.iter().map(move |tier| format!("{prefix}{}", tier.name)))
+        .collect();
+    bindings(world, &known, problems);
+}
+
+/// A typing error of many guides: `premum` for `premium` matches nobody.
+fn predicates(manifests: &Manifests, tiers: &[TierSpec], problems: &mut Vec<Problem>) {
+    for policy in &manifests.limit_policies {
+        let predicates = policy.limits.iter().flatten().flat_map(|limit| &limit.when);
+        for predicate in predicates {
+            for name in predicate.expression.literals_compared_with(TIER) {
+                if tiers.iter().any(|tier| tier.name == name) {
+                    continue;
+                }
+                let problem = |code, message| warning(code, &policy.meta, &predicate.place, &predicate.field, message);
+                problems.push(match tiers.iter().find(|tier| tier.name.eq_ignore_ascii_case(&name)) {
+                    Some(tier) => {
+                        let message = format!("names tier `{name}`, and the mapping has `{}`", tier.name);
+                        problem(Finding::TierCase, message)
+                            .remedy("write it as the mapping does: texts are compared as they are")
+                    }
+                    None => {
+                        let message = format!("names tier `{name}`, which is not in the tier mapping");
+                        unknown_tier(problem(Finding::TierUnknown, message), &name, tiers, ADD)
+                    }
+                });
+            }
+        }
+    }
+}
+
+fn annotations(manifests: &Manifests, tiers: &[TierSpec], problems: &mut Vec<Problem>) {
+    for model in &manifests.models {
+        let ModelGrant::Tiers(granted, place) = &model.grant else {
+            continue;
+        };
+        for name in granted.iter().filter(|name| tiers.iter().all(|tier| tier.name != **name)) {
+            let message = format!("grants the model to tier `{name}`, which is not in the tier mapping");
+            let problem = warning(Finding::ModelTierUnknown, &model.meta, place, "metadata.annotations", message);
+            problems.push(unknown_tier(problem, name, tiers, ADD));
+        }
+    }
+}
+
+/// Subjects that are the ServiceAccounts of a tier of ours that is not there.
+fn bindings(world: &World<'_>, known: &HashSet<String>, problems: &mut Vec<Problem>) {
+    for binding in &world.manifests.role_bindings {
+        for subject in &binding.subjects {
+            let namespace = match subject {
+                Subject::Group(group) => group.strip_prefix("system:serviceaccounts:"),
+                Subject::User(user) => {
+                    user.strip_prefix("system:serviceaccount:").and_then(|rest| Some(rest.split_once(':')?.0))
+                }
+            };
+            let Some((namespace, name)) = namespace.and_then(|own| Some((own, world.unknown_tier_of(own, known)?)))
+            else {
+                continue;
+            };
+            let message =
+                format!("grants to namespace `{namespace}` of tier `{name}`, which is not in the tier mapping");
+            let problem =
+                warning(Finding::BindingTierUnknown, &binding.meta, &binding.subjects_place, "subjects", message);
+            let otherwise = "put the tier back into the mapping, or remove the subject";
+            problems.push(unknown_tier(problem, name, world.tiers, otherwise));
+        }
+    }
+}
+
+/// What is right, and what to do if it was no slip.
+fn unknown_tier(problem: Problem, name: &str, tiers: &[TierSpec], otherwise: &str) -> Problem {
+    let names: Vec<&str> = tiers.iter().map(|tier| tier.name.as_str()).collect();
+    let meant = did_you_mean(name, names.iter().copied());
+    let problem = problem.expected(format!("one of {}", names.join(", ")));
+    problem.remedy(match meant {
+        Some(meant) => format!("did you mean `{meant}`?"),
+        None => otherwise.to_owned(),
+    })
+}
+
+/// Silence that surprises: a new tier without a limit is not limited at all.
+pub(super) fn without_limit(policy: &Policy, world: &World<'_>, problems: &mut Vec<Problem>) {
+    let sets = limit_sets(policy);
+    // Limits that were put together are those of the most specific policy.
+    let mut of_policy: HashMap<&ObjectName, Vec<&LimitSet>> = HashMap::new();
+    sets.iter().for_each(|(_, set)| of_policy.entry(&set.policy).or_default().push(set));
+    let merged: HashSet<&str> = sets.iter().flat_map(|(_, set)| set.all()).map(|limit| &*limit.name).collect();
+    for policy in &world.manifests.limit_policies {
+        let Some(limits) = policy.limits.as_deref().filter(|limits| !limits.is_empty()) else { continue };
+        let own: Vec<Vec<&Expression>> =
+            limits.iter().map(|limit| limit.when.iter().map(|predicate| &*predicate.expression).collect()).collect();
+        let is_merged = |limit: &LimitSpec| merged.contains(&*format!("{}/{}", policy.meta.object.path(), limit.name));
+        let sets: Vec<Vec<Vec<&Expression>>> = match of_policy.get(&policy.meta.object) {
+            Some(sets) => sets
+                .iter()
+                .map(|set| set.all().map(|limit| limit.when.iter().map(|e| &**e).collect()).collect())
+                .collect(),
+            None if limits.iter().any(is_merged) => continue,
+            None => vec![own],
+        };
+        let names = world.tiers.iter().map(|tier| tier.name.as_str());
+        let is_limited = |tier: &str| sets.iter().all(|limits| limits.iter().any(|when| may_apply(when, tier)));
+        let without: Vec<&str> = names.filter(|tier| !is_limited(tier)).collect();
+        if !without.is_empty() {
+            let what = if policy.kind == LimitKind::Tokens { "token" } else { "request" };
+            let message = format!("has no {what} limit for tier {}", without.join(", "));
+            let place = &policy.limits_place;
+            let problem = warning(Finding::TierWithoutLimit, &policy.meta, place, "spec.limits", message);
+            problems.push(problem.remedy("add a limit; --without-limit says what happens to callers who match none"));
+        }
+    }
+}
+
+/// Whether a limit may apply to a caller of `tier`: what depends on more than the tier may.
+fn may_apply(when: &[&Expression], tier: &str) -> bool {
+    let identity = json!({ "tier": tier });
+    let scope = Scope {
+        request: Attributes::default(),
+        identity: Some(Object { base: Some(&identity), extra: &[] }),
+        metadata: &[],
+    };
+    when.iter().all(|expression| expression.eval_bool(&scope) != Ok(false))
+}
+
+// === impl World ===
+
+impl World<'_> {
+    /// What the names of the tiers' namespaces start with.
+    fn namespaces(&self) -> impl Iterator<Item = String> {
+        self.instances.iter().map(|instance| format!("{instance}-tier-"))
+    }
+
+    /// The tier that a namespace would belong to, if it were in the mapping. Other instances may have tiers of their own.
+    fn unknown_tier_of<'n>(&self, namespace: &'n str, known: &HashSet<String>) -> Option<&'n str> {
+        if known.contains(namespace) {
+            return None;
+        }
+        self.namespaces().find_map(|prefix| namespace.strip_prefix(&*prefix))
+    }
+}
