@@ -25,7 +25,7 @@ pub use self::shadow::Would;
 
 use crate::hash::KeyedHasher;
 use crate::identity::{Identities, Identity, Review};
-use crate::limit::{AccountKey, Admission, CellId, Cost, Demand, Limits, Nanos, Quota};
+use crate::limit::{AccountKey, Admission, Cost, Demand, Limits, Nanos};
 use crate::manifest::ObjectName;
 use crate::policy::{
     self, Attached, AuthPlan, AuthRules, Caller, Limit, LimitKind, Matched, Policies, Policy, Presented, RoutePlan,
@@ -358,7 +358,7 @@ impl Gate {
         }
         let mut demands = Demands::new();
         for Matched { limit, account } in matched {
-            demands.extend(limit.demands(account));
+            demands.extend(limit.demands(account, route));
             evidence.limits.extend(limit.rates.iter().map(|_| LimitEvidence::new(limit)));
         }
         Ok(demands)
@@ -428,10 +428,8 @@ fn exceeded(refusing: Option<(Option<Duration>, &LimitEvidence)>) -> Denial {
 
 impl Limit {
     /// What a request asks of each of the limit's rates.
-    fn demands(&self, account: AccountKey) -> impl Iterator<Item = Demand> {
-        let demand =
-            move |(cell, quota): &(CellId, Quota)| Demand { account, cell: *cell, quota: *quota, cost: self.cost() };
-        self.rates.iter().map(demand)
+    fn demands(&self, account: AccountKey, route: &RoutePlan) -> impl Iterator<Item = Demand> {
+        self.cells(route.hash).map(move |(cell, quota)| Demand { account, cell, quota, cost: self.cost() })
     }
 
     /// What a request costs before its answer is known.

@@ -54,7 +54,7 @@ impl Gate {
                 continue;
             }
             for Matched { limit, account } in matched {
-                demands.extend(limit.demands(account));
+                demands.extend(limit.demands(account, route));
                 evidence.shadow_limits.extend(limit.rates.iter().map(|_| LimitEvidence::new(limit)));
             }
         }

@@ -90,6 +90,7 @@ findings! {
         LimitUnreachable "limit-unreachable"
         PolicyOpen "policy-open"
         PolicyShadowed "policy-shadowed"
+        LimitReplaced "limit-replaced"
         TargetMissing "target-missing"
         RouteUnattached "route-unattached"
         RouteUnprotected "route-unprotected"

@@ -27,8 +27,8 @@ struct Attachment<'m, R> {
 /// All policies of one kind, by target.
 pub(super) struct Attachments<'m, R, T> {
     by_target: HashMap<Target, Attachment<'m, R>>,
-    /// What was put together before, by the policies that went in and what it is for.
-    made: HashMap<(Vec<&'m ObjectName>, Option<Target>), Attached<T>>,
+    /// What was put together before, by the policies that went in.
+    made: HashMap<Vec<&'m ObjectName>, Attached<T>>,
     /// Policies that apply somewhere, and those that would if no other did.
     used: HashSet<&'m ObjectName>,
     reached: HashSet<&'m ObjectName>,
@@ -54,17 +54,34 @@ pub(super) struct LimitRules<'m> {
     /// A policy in shadow that is in error.
     broken: Option<&'m ObjectName>,
     when: &'m [Predicate],
-    limits: Vec<(&'m LimitPolicy, &'m LimitSpec)>,
+    limits: Vec<Written<'m>>,
+    /// Limits that gave way to one of the same name, and that one, where it is for other requests.
+    replaced: Vec<(Written<'m>, Written<'m>)>,
 }
+
+/// A limit, and the policy that it is written in.
+type Written<'m> = (&'m LimitPolicy, &'m LimitSpec);
 
 impl Merge for LimitRules<'_> {
     fn and(&self, other: &Self) -> Self {
-        let is_new = |spec: &LimitSpec| self.limits.iter().all(|(_, known)| known.name != spec.name);
-        let others = other.limits.iter().filter(|(_, spec)| is_new(spec));
+        let mut replaced: Vec<_> = self.replaced.iter().chain(&other.replaced).copied().collect();
+        let mut limits = self.limits.clone();
+        for limit in &other.limits {
+            match self.limits.iter().find(|(_, known)| known.name == limit.1.name) {
+                None => limits.push(*limit),
+                Some(winner) if own_conditions(*winner).ne(own_conditions(*limit)) => replaced.push((*limit, *winner)),
+                Some(_) => {}
+            }
+        }
         let when = if self.when.is_empty() { other.when } else { self.when };
         let broken = self.broken.or(other.broken);
-        LimitRules { broken, when, limits: self.limits.iter().chain(others).copied().collect() }
+        LimitRules { broken, when, limits, replaced }
     }
+}
+
+/// What a limit itself says of the requests that it is for.
+fn own_conditions<'m>((policy, limit): Written<'m>) -> impl Iterator<Item = &'m str> {
+    limit.when.iter().skip(policy.when.len()).map(|predicate| predicate.expression.source())
 }
 
 // === impl Attachments ===
@@ -105,13 +122,10 @@ impl<'m, R: Merge, T> Attachments<'m, R, T> {
         self.by_target.keys().any(|target| target.section().is_some() && target.whole() == *whole)
     }
 
-    /// What applies at `levels`. `make` finishes what is put together, once for each combination of policies, and for each
-    /// route where `per_route` says so.
+    /// What applies at `levels`. `make` finishes what is put together, once for each combination of policies.
     fn effective(
         &mut self,
         levels: &Levels,
-        route: &Target,
-        per_route: fn(&R) -> bool,
         make: impl FnOnce(&R, &Meta, &mut Vec<Problem>) -> Attached<T>,
     ) -> Attached<T> {
         // One whose target is unknown could be for anything.
@@ -154,12 +168,11 @@ impl<'m, R: Merge, T> Attachments<'m, R, T> {
         let names: Vec<_> = from.iter().map(|meta| &meta.object).collect();
         self.used.extend(&names);
         let Some(most_specific) = from.first().copied() else { return Attached::None };
-        let key = (names, per_route(&rules).then(|| route.clone()));
-        if let Some(made) = self.made.get(&key) {
+        if let Some(made) = self.made.get(&names) {
             return made.clone();
         }
         let made = make(&rules, most_specific, &mut self.problems);
-        self.made.insert(key, made.clone());
+        self.made.insert(names, made.clone());
         made
     }
 
@@ -208,23 +221,18 @@ pub(super) fn auth_policies(manifests: &Manifests) -> AuthAttachments<'_> {
 
 impl AuthAttachments<'_> {
     /// The rules for a request at `levels`, and the most specific policy that they are from.
-    pub(super) fn at(&mut self, levels: &Levels, route: &Target) -> Attached<(ObjectName, Arc<AuthRules>)> {
-        self.effective(
-            levels,
-            route,
-            |_| false,
-            |rules, policy, problems| {
-                let object = &policy.object;
-                let Some((code, message, place)) = fault(rules) else {
-                    return Attached::Active(Arc::new((object.clone(), Arc::new(rules.clone()))));
-                };
-                let place = place.unwrap_or_else(|| policy.place.clone());
-                let problem = warning(code, policy, &place, "spec", message);
-                let remedy = "mend it; until then every request of these routes is undecided";
-                problems.push(Problem { severity: Severity::Error, ..problem.remedy(remedy) });
-                Attached::Broken(object.clone())
-            },
-        )
+    pub(super) fn at(&mut self, levels: &Levels) -> Attached<(ObjectName, Arc<AuthRules>)> {
+        self.effective(levels, |rules, policy, problems| {
+            let object = &policy.object;
+            let Some((code, message, place)) = fault(rules) else {
+                return Attached::Active(Arc::new((object.clone(), Arc::new(rules.clone()))));
+            };
+            let place = place.unwrap_or_else(|| policy.place.clone());
+            let problem = warning(code, policy, &place, "spec", message);
+            let remedy = "mend it; until then every request of these routes is undecided";
+            problems.push(Problem { severity: Severity::Error, ..problem.remedy(remedy) });
+            Attached::Broken(object.clone())
+        })
     }
 }
 
@@ -251,7 +259,8 @@ pub(super) fn limit_policies(manifests: &Manifests, kind: LimitKind) -> LimitAtt
         let limits = policy.limits.as_ref().map(|limits| limits.iter().map(|spec| (policy, spec)).collect());
         let broken = limits.is_none().then_some(&policy.meta.object);
         let limits = limits.or_else(|| (policy.shadow == Shadow::Everything).then(Vec::new));
-        let rules = limits.map(|limits| Arc::new(LimitRules { broken, when: &policy.when, limits }));
+        let rules =
+            limits.map(|limits| Arc::new(LimitRules { broken, when: &policy.when, limits, replaced: Vec::new() }));
         (&policy.target, Attachment { meta: &policy.meta, strategy: policy.strategy, rules })
     }))
 }
@@ -261,26 +270,32 @@ impl LimitAttachments<'_> {
     ///
     /// A limit counts for what its policy is attached to: on a Gateway once per user for that Gateway, on an HTTPRoute for that
     /// route; for the route too where its policy says so.
-    pub(super) fn at(&mut self, levels: &Levels, route: &Target) -> Attached<LimitSet> {
-        let per_route = |rules: &LimitRules<'_>| rules.limits.iter().any(|(policy, _)| policy.per_route);
-        self.effective(levels, route, per_route, |rules, most_specific, _| {
-            let limit = |(policy, spec): &(&LimitPolicy, &LimitSpec)| {
-                let scope = if policy.per_route { route } else { &policy.target };
-                rules.limit(policy, spec, scope)
-            };
+    pub(super) fn at(&mut self, levels: &Levels) -> Attached<LimitSet> {
+        self.effective(levels, |rules, most_specific, problems| {
+            problems.extend(rules.replaced.iter().map(|(limit, winner)| replaced(*limit, *winner)));
             let (shadow, enforced): (Vec<_>, Vec<_>) =
                 rules.limits.iter().partition(|(policy, spec)| policy.shadow.covers(&spec.name));
-            let set =
-                |limits: Vec<_>| LimitSet::new(most_specific.object.clone(), limits.into_iter().map(limit).collect());
+            let set = |limits: Vec<&Written<'_>>| {
+                let limits = limits.into_iter().map(|written| rules.limit(*written));
+                LimitSet::new(most_specific.object.clone(), limits.collect())
+            };
             let shadow = ShadowLimits { limits: set(shadow), broken: rules.broken.cloned() };
             Attached::Active(Arc::new(set(enforced).with(shadow)))
         })
     }
 }
 
+/// A limit that the strategy `merge` took away, though it was for other requests than the one in its place.
+fn replaced((policy, limit): Written<'_>, (other, _): Written<'_>) -> Problem {
+    let message = format!("a limit of this name in {} takes its place, for other requests", other.meta.object);
+    let field = format!("spec.limits.{}", limit.name);
+    let problem = warning(Finding::LimitReplaced, &policy.meta, &limit.place, &field, message);
+    problem.remedy("give one of them another name: `merge` goes by names alone")
+}
+
 impl LimitRules<'_> {
-    fn limit(&self, policy: &LimitPolicy, spec: &LimitSpec, scope: &Target) -> Limit {
-        let (name, scope) = (&policy.meta.object, scope.to_string());
+    fn limit(&self, (policy, spec): Written<'_>) -> Limit {
+        let (name, scope) = (&policy.meta.object, policy.target.to_string());
         // What holds for all limits is that of the policy that won it.
         let own = spec.when.iter().skip(policy.when.len());
         let when = self.when.iter().chain(own);
@@ -289,6 +304,7 @@ impl LimitRules<'_> {
             kind: policy.kind,
             when: when.map(|predicate| Arc::clone(&predicate.expression)).collect(),
             counters: spec.counters.iter().map(Arc::clone).collect(),
+            per_route: policy.per_route,
             rates: (spec.rates.iter())
                 .map(|quota| (Limit::cell(name, &spec.name, &scope, quota.window().as_nanos()), *quota))
                 .collect(),

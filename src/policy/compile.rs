@@ -1,7 +1,10 @@
 //! Objects → policy: which policy applies to which route, who is granted what, which tiers there are.
 
 use std::collections::HashMap;
+use std::hash::Hasher;
 use std::sync::Arc;
+
+use siphasher::sip::SipHasher13;
 
 use super::attach::{self, AuthAttachments, LimitAttachments};
 use super::route::Host;
@@ -11,7 +14,8 @@ use super::{
 };
 use crate::access::{Rbac, Rule, Subject};
 use crate::manifest::{
-    Gateway, HttpRoute, Listener, Manifests, ModelGrant, NamespacesFrom, ParentRef, Problem, Target, TierMapping,
+    Gateway, HttpRoute, Listener, Manifests, ModelGrant, NamespacesFrom, ObjectName, ParentRef, Problem, Target,
+    TierMapping,
 };
 use crate::tier::{TierTable, service_account_group};
 
@@ -192,10 +196,11 @@ impl<'m> Applied<'m> {
         (route, rule): (&HttpRoute, &str),
         tiers: &Tiers,
     ) -> RoutePlan {
-        let name = route.meta.object.path().into();
+        let (name, hash) = (route.meta.object.path(), hash_of(&route.meta.object));
+        let name = name.into();
         if route.fault.any || route.is_uncertain_on(gateway) {
             let auth = Attached::Broken(route.meta.object.clone());
-            return RoutePlan { name, rule: rule.into(), auth, limits: Vec::new() };
+            return RoutePlan { name, rule: rule.into(), hash, auth, limits: Vec::new() };
         }
         let levels = [
             Target::gateway(&gateway.meta.object, None),
@@ -204,8 +209,7 @@ impl<'m> Applied<'m> {
             Target::route(&route.meta.object, None),
             Target::route(&route.meta.object, Some(rule)),
         ];
-        let whole = Target::route(&route.meta.object, None);
-        let auth = match self.auth.at(&levels, &whole) {
+        let auth = match self.auth.at(&levels) {
             Attached::None => Attached::None,
             Attached::Broken(policy) => Attached::Broken(policy),
             Attached::Active(rules) => {
@@ -215,9 +219,9 @@ impl<'m> Applied<'m> {
                 Attached::Active(Arc::clone(plan))
             }
         };
-        let limits = [self.requests.at(&levels, &whole), self.tokens.at(&levels, &whole)];
+        let limits = [self.requests.at(&levels), self.tokens.at(&levels)];
         let limits = limits.into_iter().filter(|limits| !matches!(limits, Attached::None)).collect();
-        RoutePlan { name, rule: rule.into(), auth, limits }
+        RoutePlan { name, rule: rule.into(), hash, auth, limits }
     }
 
     /// Whether a policy is for one listener of the Gateway.
@@ -294,6 +298,15 @@ fn table(
     }
     table.finish();
     table
+}
+
+fn hash_of(route: &ObjectName) -> u64 {
+    let mut hasher = SipHasher13::new();
+    for part in [&*route.namespace, &*route.name] {
+        hasher.write_usize(part.len());
+        hasher.write(part.as_bytes());
+    }
+    hasher.finish()
 }
 
 impl HttpRoute {

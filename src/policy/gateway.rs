@@ -36,6 +36,8 @@ pub struct RoutePlan {
     pub name: Arc<str>,
     /// The rule's name; `rule-1` for the first that has none.
     pub rule: Arc<str>,
+    /// Tells the route from others, where limits count for each by itself. The same after a restart.
+    pub hash: u64,
     pub auth: Attached<AuthPlan>,
     /// RateLimitPolicy and TokenRateLimitPolicy, where there are any.
     pub limits: Vec<Attached<LimitSet>>,

@@ -32,6 +32,8 @@ pub struct Limit {
     pub when: Vec<Arc<Expression>>,
     pub counters: Vec<Arc<Expression>>,
     pub rates: Vec<(CellId, Quota)>,
+    /// Whether each route has cells of its own: see [`Limit::cells`].
+    pub per_route: bool,
 }
 
 /// The limits of one policy.
@@ -79,6 +81,12 @@ impl Limit {
         }
         hasher.write_u128(window_ns);
         CellId(hasher.finish())
+    }
+
+    /// The cell of each rate, for requests of the route whose hash is `route`.
+    pub fn cells(&self, route: u64) -> impl Iterator<Item = (CellId, Quota)> {
+        let mask = if self.per_route { route } else { 0 };
+        self.rates.iter().map(move |(cell, quota)| (CellId(cell.0 ^ mask), *quota))
     }
 }
 
