@@ -12,9 +12,11 @@ mod gateway;
 mod last_good;
 mod limit_policy;
 mod model;
+mod pattern;
 mod problem;
 mod rbac;
 pub(crate) mod reader;
+mod route_match;
 mod selector;
 mod target;
 mod tiers;
@@ -29,14 +31,12 @@ use std::sync::Arc;
 pub use self::annotation::Shadow;
 pub use self::auth_policy::AuthPolicy;
 pub use self::finding::{Finding, Origin};
-pub use self::gateway::{
-    Gateway, HeaderMatch, HttpRoute, Listener, Match, NamespacesFrom, ParentRef, PathMatch, RouteFault, RouteRule,
-    TextMatch,
-};
+pub use self::gateway::{Gateway, HttpRoute, Listener, NamespacesFrom, ParentRef, RouteFault, RouteOrder, RouteRule};
 pub use self::limit_policy::{LimitPolicy, LimitSpec, Predicate, parse_duration};
 pub use self::model::{Model, ModelGrant, ServiceAccount};
 pub use self::problem::{ObjectName, Place, Problem, Severity, did_you_mean};
 pub use self::rbac::{Role, RoleBinding};
+pub use self::route_match::{Match, PathMatch, TextMatch, ValueMatch};
 pub use self::selector::{Aggregation, Labels, Selector};
 pub use self::target::{Strategy, Target};
 pub use self::tiers::{TierMapping, TierSpec};
@@ -283,7 +283,7 @@ impl Manifests {
                 shadow: Shadow::Nothing,
             }),
             "HTTPRoute" => self.routes.push(HttpRoute::unreadable(meta, place)),
-            "Gateway" => self.gateways.push(Gateway { meta, listeners: Vec::new(), broken: true }),
+            "Gateway" => self.gateways.push(Gateway::unreadable(meta)),
             _ => {}
         }
     }

@@ -5,7 +5,7 @@ mod facts;
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
 pub use self::facts::Facts;
 
@@ -221,17 +221,26 @@ impl<'a> Headers<'a> {
         }
     }
 
-    /// All values of `name` (lower case), joined by a comma as Envoy joins them; `None` if it was not sent.
+    /// All values of `name` (lower case), as they were sent; in [`Headers::Map`] Envoy has joined them.
+    #[must_use]
+    pub fn values(&self, name: &str) -> SmallVec<[&'a [u8]; 2]> {
+        let (map, list) = self.parts();
+        if let Some(value) = map.and_then(|map| map.get(name)) {
+            return smallvec![value.as_bytes()];
+        }
+        let map = map.into_iter().flatten().map(|(key, value)| (key.as_str(), value.as_bytes()));
+        let named = map.chain(list.iter().copied()).filter(|(key, _)| key.eq_ignore_ascii_case(name));
+        named.map(|(_, value)| value).collect()
+    }
+
+    /// The values of `name` (lower case) as text, joined by a comma as Envoy joins them; `None` if it was not sent.
     #[must_use]
     pub fn joined(&self, name: &str) -> Option<Cow<'a, str>> {
-        match self.get(name) {
-            Lookup::Absent => None,
-            Lookup::One(value) => Some(Cow::Borrowed(value)),
-            Lookup::Several | Lookup::Opaque => {
-                let values = self.iter().filter(|(key, _)| key.eq_ignore_ascii_case(name));
-                let values: Vec<_> = values.map(|(_, value)| value).collect();
-                Some(Cow::Owned(values.join(",")))
-            }
+        let values = self.values(name);
+        match values.as_slice() {
+            [] => None,
+            [value] => Some(String::from_utf8_lossy(value)),
+            several => Some(Cow::Owned(String::from_utf8_lossy(&several.join(&b',')).into_owned())),
         }
     }
 

@@ -4,15 +4,40 @@
 
 use std::sync::Arc;
 
+use super::annotation::{self, read_choice};
 use super::reader::{Field, Fields, Report};
+use super::route_match::{Match, at_most, read_match};
 use super::{Meta, Place, Severity};
+
+/// The bounds of the CRD: host names and rules of a route, matches of a rule, and of all its rules.
+const MAX_HOSTNAMES: usize = 16;
+const MAX_RULES: usize = 16;
+const MAX_MATCHES: usize = 64;
+const MAX_MATCHES_OF_ROUTE: usize = 128;
+
+/// Whose order of matches the Gateway's controller has.
+const ORDER: &str = "tiergate.io/route-order";
+const ORDERS: [(&str, RouteOrder); 2] =
+    [("gateway-api", RouteOrder::GatewayApi), ("envoy-gateway", RouteOrder::EnvoyGateway)];
 
 #[derive(Clone, Debug)]
 pub struct Gateway {
     pub meta: Meta,
     pub listeners: Vec<Listener>,
+    pub order: RouteOrder,
     /// In error: its requests cannot be decided.
     pub broken: bool,
+}
+
+/// Which of several matches wins. The Gateway API leaves a part of it open, and Envoy Gateway departs from the rest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RouteOrder {
+    /// As the Gateway API says; regular expressions after all prefixes, the longest first, as Istio has them.
+    #[default]
+    GatewayApi,
+    /// Regular expressions go before prefixes, a method is one header more, and of as many headers or query parameters
+    /// those win that have more exact ones.
+    EnvoyGateway,
 }
 
 #[derive(Clone, Debug)]
@@ -75,35 +100,6 @@ pub struct RouteRule {
     pub matches: Vec<Arc<Match>>,
 }
 
-#[derive(Debug)]
-pub struct Match {
-    pub path: PathMatch,
-    pub method: Option<String>,
-    pub headers: Vec<HeaderMatch>,
-    pub query: Vec<HeaderMatch>,
-}
-
-#[derive(Clone, Debug)]
-pub enum PathMatch {
-    Exact(String),
-    /// Whole path segments; without a trailing slash.
-    Prefix(String),
-    Regex(regex::Regex),
-}
-
-/// A match on a header or a query parameter.
-#[derive(Debug)]
-pub struct HeaderMatch {
-    pub name: String,
-    pub value: TextMatch,
-}
-
-#[derive(Debug)]
-pub enum TextMatch {
-    Exact(String),
-    Regex(regex::Regex),
-}
-
 pub(super) fn read_gateway(meta: Meta, mut fields: Fields<'_>, report: &Report) -> Gateway {
     let errors = report.errors();
     let spec = fields.require("spec", "gatewayClassName and listeners").and_then(|field| field.fields());
@@ -120,8 +116,10 @@ pub(super) fn read_gateway(meta: Meta, mut fields: Fields<'_>, report: &Report) 
         }
         spec.done(Severity::Warning);
     }
+    let order = read_choice(&meta, report, ORDER, &ORDERS).unwrap_or_default();
+    annotation::unknown(&meta, report, &[ORDER]);
     let broken = !meta.usable || report.errors() > errors;
-    Gateway { meta, listeners, broken }
+    Gateway { meta, listeners, order, broken }
 }
 
 fn read_listener(item: &Field<'_>) -> Option<Listener> {
@@ -208,7 +206,10 @@ pub(super) fn read_route(meta: Meta, mut fields: Fields<'_>, report: &Report) ->
     }
     route.fault.parents = report.errors() > errors;
     let errors = report.errors();
-    if let Some(items) = spec.take("hostnames").and_then(|field| field.items()) {
+    if let Some(field) = spec.take("hostnames")
+        && let Some(items) = field.items()
+        && at_most(&field, items.len(), MAX_HOSTNAMES).is_some()
+    {
         route.hostnames.extend(items.iter().filter_map(read_hostname));
     }
     if report.errors() > errors {
@@ -217,7 +218,7 @@ pub(super) fn read_route(meta: Meta, mut fields: Fields<'_>, report: &Report) ->
     }
     let errors = report.errors();
     match spec.take("rules") {
-        Some(rules) => route.rules.extend(rules.items().unwrap_or_default().iter().filter_map(read_rule)),
+        Some(rules) => route.rules = read_rules(&rules),
         // Gateway API: a route without rules matches every path.
         None => route.rules.push(RouteRule { name: None, matches: vec![Match::everything().into()] }),
     }
@@ -245,6 +246,20 @@ fn read_parent(item: &Field<'_>, meta: &Meta) -> Option<ParentRef> {
     })
 }
 
+fn read_rules(field: &Field<'_>) -> Vec<RouteRule> {
+    let Some(items) = field.items() else { return Vec::new() };
+    if items.is_empty() {
+        field.report(field.error("has no rule").expected("at least one rule, or no `rules` at all"));
+    }
+    // What is more than that is not read: it could be any number.
+    if at_most(field, items.len(), MAX_RULES).is_none() {
+        return Vec::new();
+    }
+    let rules: Vec<RouteRule> = items.iter().filter_map(read_rule).collect();
+    at_most(field, rules.iter().map(|rule| rule.matches.len()).sum(), MAX_MATCHES_OF_ROUTE);
+    rules
+}
+
 fn read_rule(item: &Field<'_>) -> Option<RouteRule> {
     let mut fields = item.fields()?;
     let name = fields.take("name").and_then(|field| field.non_empty_text()).map(str::to_owned);
@@ -253,97 +268,22 @@ fn read_rule(item: &Field<'_>) -> Option<RouteRule> {
     fields.done(Severity::Warning);
     let matches = match matches.map(|field| field.items()) {
         Some(None) => return None,
-        Some(Some(items)) if !items.is_empty() => items.iter().filter_map(read_match).map(Arc::new).collect(),
+        Some(Some(items)) if !items.is_empty() => {
+            at_most(item, items.len(), MAX_MATCHES)?;
+            items.iter().filter_map(read_match).map(Arc::new).collect()
+        }
         // Gateway API: without a match, a rule is for every path.
         _ => vec![Match::everything().into()],
     };
     Some(RouteRule { name, matches })
 }
 
-fn read_match(item: &Field<'_>) -> Option<Match> {
-    let mut fields = item.fields()?;
-    let path = fields.take("path");
-    let method = fields.take("method").and_then(|field| field.non_empty_text()).map(str::to_owned);
-    let headers = fields.take("headers");
-    let query = fields.take("queryParams");
-    fields.done(Severity::Warning);
-    let read_all = |field: Option<Field<'_>>, header: bool| -> Option<Vec<HeaderMatch>> {
-        let Some(field) = field else { return Some(Vec::new()) };
-        field.items()?.iter().map(|item| read_text_match(item, header)).collect()
-    };
-    Some(Match {
-        path: match path {
-            Some(field) => read_path(&field)?,
-            None => PathMatch::Prefix(String::new()),
-        },
-        method,
-        headers: read_all(headers, true)?,
-        query: read_all(query, false)?,
-    })
-}
+// === impl Gateway ===
 
-fn read_path(field: &Field<'_>) -> Option<PathMatch> {
-    let mut fields = field.fields()?;
-    let kind = fields.take("type");
-    let value = fields.take("value");
-    fields.done(Severity::Warning);
-    let kind_text = kind.as_ref().map_or(Some("PathPrefix"), |field| field.text())?;
-    let text = value.as_ref().map_or(Some("/"), |field| field.text())?;
-    let value = value.as_ref().unwrap_or(field);
-    if kind_text == "RegularExpression" {
-        return anchored(text, value).map(PathMatch::Regex);
-    }
-    if let Err(fault) = crate::request::check_canonical(text) {
-        use crate::request::PathFault;
-        let problem = match fault {
-            // A path that the Gateway API allows, and that no request which passes the path rule can match.
-            PathFault::Character | PathFault::Encoding => {
-                value.warning(format!("`{text}` is not a canonical path, so no request matches it"))
-            }
-            _ => value.error(format!("`{text}` is not a canonical path")),
-        };
-        value.report(problem.expected("a path that starts with `/`, without empty or dot segments"));
-        return None;
-    }
-    match kind_text {
-        "Exact" => Some(PathMatch::Exact(text.to_owned())),
-        "PathPrefix" => Some(PathMatch::Prefix(text.trim_end_matches('/').to_owned())),
-        other => {
-            let problem = field.error(format!("`{other}` is not a type of path match"));
-            field.report(problem.expected("PathPrefix, Exact or RegularExpression"));
-            None
-        }
-    }
-}
-
-fn read_text_match(item: &Field<'_>, header: bool) -> Option<HeaderMatch> {
-    let mut fields = item.fields()?;
-    let name = fields.require("name", "the name to match")?.non_empty_text()?;
-    let value = fields.require("value", "the value to match")?;
-    let kind = fields.take("type").and_then(|field| field.text()).unwrap_or("Exact");
-    fields.done(Severity::Warning);
-    let text = value.text()?;
-    let value = match kind {
-        "Exact" => TextMatch::Exact(text.to_owned()),
-        "RegularExpression" => TextMatch::Regex(anchored(text, &value)?),
-        other => {
-            item.report(item.error(format!("`{other}` is not a type of match")).expected("Exact or RegularExpression"));
-            return None;
-        }
-    };
-    let name = if header { name.to_ascii_lowercase() } else { name.to_owned() };
-    Some(HeaderMatch { name, value })
-}
-
-/// Regular expressions match the whole value, as in Envoy.
-fn anchored(text: &str, field: &Field<'_>) -> Option<regex::Regex> {
-    match regex::Regex::new(&format!("^(?:{text})$")) {
-        Ok(regex) => Some(regex),
-        Err(_) => {
-            let problem = field.error(format!("`{text}` is not a regular expression"));
-            field.report(problem.expected("RE2 syntax"));
-            None
-        }
+impl Gateway {
+    /// A Gateway of which nothing is known.
+    pub(super) fn unreadable(meta: Meta) -> Self {
+        Gateway { meta, listeners: Vec::new(), order: RouteOrder::default(), broken: true }
     }
 }
 
@@ -359,13 +299,4 @@ impl HttpRoute {
 
 impl RouteFault {
     const EVERYTHING: RouteFault = RouteFault { any: true, parents: true, hosts: true, matches: true };
-}
-
-// === impl Match ===
-
-impl Match {
-    #[must_use]
-    pub fn everything() -> Self {
-        Match { path: PathMatch::Prefix(String::new()), method: None, headers: Vec::new(), query: Vec::new() }
-    }
 }

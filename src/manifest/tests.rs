@@ -2,6 +2,7 @@ mod bombs;
 mod documents;
 mod objects;
 mod policies;
+mod routes;
 mod seeds;
 mod support;
 mod tiers;
@@ -15,7 +16,7 @@ const FILE: &str = "f.yaml";
 const MARK: char = '▸';
 
 /// One problem, as far as a table says it: severity, field, and a phrase of its text. Its place is the mark's.
-type Row = (Severity, &'static str, &'static str);
+type Row<'r> = (Severity, &'r str, &'r str);
 
 const E: Severity = Severity::Error;
 const W: Severity = Severity::Warning;
@@ -48,7 +49,7 @@ fn read_all(files: &[(&str, &str)]) -> Manifests {
 /// Reads a marked text, and asserts that its problems are `rows`, in the order of the file. Two marks on one place are
 /// two problems there.
 #[track_caller]
-fn expect(marked: &str, rows: &[Row]) -> Manifests {
+fn expect(marked: &str, rows: &[Row<'_>]) -> Manifests {
     let (text, marks) = unmark(marked);
     assert_eq!(marks.len(), rows.len(), "as many marks as rows:\n{marked}");
     let manifests = read(&text);
@@ -70,7 +71,7 @@ fn expect(marked: &str, rows: &[Row]) -> Manifests {
     manifests
 }
 
-fn says(problem: &Problem, (severity, field, phrase): &Row) -> bool {
+fn says(problem: &Problem, (severity, field, phrase): &Row<'_>) -> bool {
     let Problem { message, expected, remedy, .. } = problem;
     let text = format!("{message}\n{expected:?}\n{remedy:?}").replace("\\\"", "\"");
     problem.severity == *severity && problem.field == *field && text.contains(phrase)

@@ -7,15 +7,15 @@ use std::sync::Arc;
 use siphasher::sip::SipHasher13;
 
 use super::attach::{self, AuthAttachments, LimitAttachments};
-use super::route::Host;
+use super::route::{Host, Served};
 use super::{
     Attached, AuthPlan, AuthRules, GatewayPlan, LimitKind, ListenerPlan, Policy, RoutePlan, RouteTable, Tiers,
     aggregate, gone, lint, tiers,
 };
 use crate::access::{Rbac, Rule, Subject};
 use crate::manifest::{
-    Gateway, HttpRoute, Listener, Manifests, ModelGrant, NamespacesFrom, ObjectName, ParentRef, Problem, Target,
-    TierMapping,
+    Gateway, HttpRoute, Listener, Manifests, ModelGrant, NamespacesFrom, ObjectName, ParentRef, Problem, RouteOrder,
+    Target, TierMapping,
 };
 use crate::tier::{TierTable, service_account_group};
 
@@ -240,29 +240,33 @@ impl<'m> Applied<'m> {
 
 // === routes ===
 
-/// The listeners of a Gateway. Those of one host name are one, unless policies tell them apart.
+/// The listeners of a Gateway. Those of one host name are one, unless policies tell them apart, or their routes do.
 fn listeners(gateway: &Gateway, routes: &[HttpRoute], tiers: Tiers, applied: &mut Applied<'_>) -> Vec<ListenerPlan> {
     let apart = applied.tell_listeners_apart(gateway);
-    let mut groups: Vec<Vec<&Listener>> = Vec::new();
+    let mut groups: Vec<(Vec<&Listener>, Vec<Vec<Served>>)> = Vec::new();
     for listener in &gateway.listeners {
-        match groups.iter_mut().find(|group| !apart && group.iter().any(|other| other.hostname == listener.hostname)) {
-            Some(group) => group.push(listener),
-            None => groups.push(vec![listener]),
+        let served: Vec<Vec<Served>> = routes.iter().map(|route| route.served_at(gateway, listener)).collect();
+        let same = |(group, of_group): &&mut (Vec<&Listener>, Vec<Vec<Served>>)| {
+            !apart && group.iter().all(|other| other.hostname == listener.hostname) && *of_group == served
+        };
+        match groups.iter_mut().find(same) {
+            Some((group, _)) => group.push(listener),
+            None => groups.push((vec![listener], served)),
         }
     }
     // A broken Gateway may have none.
     if groups.is_empty() {
-        groups.push(Vec::new());
+        groups.push((Vec::new(), Vec::new()));
     }
-    let plan = |group: Vec<&Listener>| {
+    let plan = |(group, served): (Vec<&Listener>, Vec<Vec<Served>>)| {
         let section = group.first().filter(|_| apart).map(|listener| listener.name.as_str());
-        let routes = table(gateway, &group, routes, |route, rule| {
+        let routes = table(gateway, routes.iter().zip(&served), |route, rule| {
             Arc::new(applied.plan((gateway, section), (route, rule), &tiers))
         });
         let hostname = group.first().and_then(|listener| listener.hostname.clone());
         ListenerPlan {
             names: group.iter().map(|listener| listener.name.as_str().into()).collect(),
-            ports: group.iter().filter_map(|listener| listener.port).collect(),
+            ports: group.iter().filter_map(|listener| listener.port).flat_map(|port| gateway.ports(port)).collect(),
             host: hostname.map_or(Host::Every, Host::Named),
             routes,
         }
@@ -270,30 +274,22 @@ fn listeners(gateway: &Gateway, routes: &[HttpRoute], tiers: Tiers, applied: &mu
     groups.into_iter().map(plan).collect()
 }
 
-fn table(
+fn table<'m>(
     gateway: &Gateway,
-    listeners: &[&Listener],
-    routes: &[HttpRoute],
+    routes: impl Iterator<Item = (&'m HttpRoute, &'m Vec<Served>)>,
     mut plan: impl FnMut(&HttpRoute, &str) -> Arc<RoutePlan>,
 ) -> RouteTable {
-    let mut table = RouteTable::default();
-    for (at, route) in routes.iter().enumerate() {
-        let hosts = listeners.iter().flat_map(|listener| route.hosts_at(gateway, listener));
-        let mut hosts: Vec<Host> = if listeners.is_empty() { Vec::new() } else { hosts.collect() };
-        hosts.sort_unstable();
-        hosts.dedup();
-        if hosts.is_empty() {
-            continue;
-        }
+    let mut table = RouteTable::new(gateway.order);
+    for (at, (route, served)) in routes.enumerate().filter(|(_, (_, served))| !served.is_empty()) {
         for (i, rule) in route.rules.iter().enumerate() {
             let plan = plan(route, &route.rule_name(i));
-            for (found, host) in rule.matches.iter().flat_map(|found| hosts.iter().map(move |host| (found, host))) {
-                table.add(host, found, &plan, (at, i));
+            for (found, served) in rule.matches.iter().flat_map(|found| served.iter().map(move |one| (found, one))) {
+                table.add(served, found, &plan, (at, i));
             }
         }
         if route.fault.matches {
             let plan = plan(route, "");
-            hosts.iter().for_each(|host| table.shut(host, &plan));
+            served.iter().for_each(|served| table.shut(&served.host, &plan));
         }
     }
     table.finish();
@@ -309,6 +305,30 @@ fn hash_of(route: &ObjectName) -> u64 {
     hasher.finish()
 }
 
+impl Gateway {
+    /// Whether `host`, which `listener` would serve, is left to another listener of its port.
+    fn isolates(&self, listener: &Listener, host: &Host) -> bool {
+        let Host::Named(host) = host else { return false };
+        let same_port =
+            |other: &Listener| other.port == listener.port || other.port.is_none() || listener.port.is_none();
+        let mut others = self.listeners.iter().filter(|other| other.hostname != listener.hostname && same_port(other));
+        others.any(|other| {
+            let Some(name) = other.hostname.as_deref() else { return false };
+            let narrower = listener.hostname.as_deref().is_none_or(|own| covers(own, name));
+            match self.order {
+                RouteOrder::GatewayApi => narrower && (name == host || covers(name, host)),
+                RouteOrder::EnvoyGateway => narrower && name == host,
+            }
+        })
+    }
+
+    /// Where Envoy may listen for a listener's port: Envoy Gateway moves those that only root may open.
+    fn ports(&self, port: u16) -> impl Iterator<Item = u16> + use<> {
+        let moved = self.order == RouteOrder::EnvoyGateway && port < 1024;
+        [Some(port), moved.then_some(port + 10_000)].into_iter().flatten()
+    }
+}
+
 impl HttpRoute {
     /// Whether the route may be attached to `gateway`, by labels of its namespace that are not known. Envoy would send it
     /// requests; under a broader route's policies they must not be decided.
@@ -320,20 +340,25 @@ impl HttpRoute {
         !same && listeners.all(|listener| listener.from == NamespacesFrom::Selector)
     }
 
-    /// The hosts at which `gateway` serves the route; none if it is not attached.
-    pub(super) fn hosts_on(&self, gateway: &Gateway) -> Vec<Host> {
-        gateway.listeners.iter().flat_map(|listener| self.hosts_at(gateway, listener)).collect()
+    /// Whether a request to `gateway` can be for the route.
+    pub(super) fn is_served_by(&self, gateway: &Gateway) -> bool {
+        gateway.listeners.iter().any(|listener| !self.served_at(gateway, listener).is_empty())
     }
 
-    fn hosts_at(&self, gateway: &Gateway, listener: &Listener) -> Vec<Host> {
+    /// The hosts at which `listener` serves the route; none if it is not attached.
+    fn served_at(&self, gateway: &Gateway, listener: &Listener) -> Vec<Served> {
         let mut parents = self.parents.iter().filter(|parent| parent.is(gateway));
         if !self.fault.parents && !parents.any(|parent| listener.admits(gateway, self, parent)) {
             return Vec::new();
         }
-        match self.fault.hosts {
-            true => vec![Host::Unknown],
-            false => common_hosts(listener.hostname.as_deref(), &self.hostnames),
+        if self.fault.hosts {
+            return vec![Served { host: Host::Unknown, wider: None }];
         }
+        let mut served = common_hosts(listener.hostname.as_deref(), &self.hostnames);
+        served.retain(|served| !gateway.isolates(listener, &served.host));
+        served.sort_unstable();
+        served.dedup();
+        served
     }
 
     /// The name of a rule, by which policies refer to it.
@@ -344,21 +369,22 @@ impl HttpRoute {
 }
 
 /// Host names that both a listener and a route serve.
-fn common_hosts(listener: Option<&str>, route: &[String]) -> Vec<Host> {
-    let named = |name: &str| Host::Named(name.to_owned());
+fn common_hosts(listener: Option<&str>, route: &[String]) -> Vec<Served> {
+    let served =
+        |host: &str, wider: Option<&str>| Served { host: Host::Named(host.to_owned()), wider: wider.map(Arc::from) };
     match (listener, route) {
-        (None, []) => vec![Host::Every],
-        (Some(listener), []) => vec![named(listener)],
-        (None, names) => names.iter().map(|name| named(name)).collect(),
-        (Some(listener), names) => names.iter().filter_map(|name| common_host(listener, name)).map(named).collect(),
+        (None, []) => vec![Served { host: Host::Every, wider: None }],
+        (Some(listener), []) => vec![served(listener, Some("*"))],
+        (None, names) => names.iter().map(|name| served(name, None)).collect(),
+        (Some(listener), names) => {
+            let common = names.iter().filter_map(|name| Some((common_host(listener, name)?, name.as_str())));
+            common.map(|(host, name)| served(host, Some(name).filter(|name| *name != host))).collect()
+        }
     }
 }
 
 /// The more specific of two names of which one covers the other.
 fn common_host<'h>(a: &'h str, b: &'h str) -> Option<&'h str> {
-    let covers = |wildcard: &str, name: &str| {
-        wildcard.strip_prefix('*').is_some_and(|suffix| name.ends_with(suffix) && name.len() > suffix.len())
-    };
     if a == b || covers(a, b) {
         Some(b)
     } else if covers(b, a) {
@@ -366,6 +392,11 @@ fn common_host<'h>(a: &'h str, b: &'h str) -> Option<&'h str> {
     } else {
         None
     }
+}
+
+/// Whether `wildcard` is one, and matches every host of `name`, which is another.
+fn covers(wildcard: &str, name: &str) -> bool {
+    wildcard.strip_prefix('*').is_some_and(|suffix| name.ends_with(suffix) && name.len() > suffix.len())
 }
 
 impl ParentRef {

@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::route::{Host, RouteTable, host_name};
 use super::{Attached, AuthPlan, LimitSet};
 use crate::gate::{Code, Denial};
@@ -65,7 +67,7 @@ impl GatewayPlan {
             && only.host == Host::Every
             && request.listener.is_none()
         {
-            return only.find(request).ok_or_else(unknown);
+            return only.find(request)?.ok_or_else(unknown);
         }
         if let Some(name) = request.listener {
             let named = self.listeners.iter().find(|listener| listener.names.iter().any(|own| **own == *name));
@@ -73,17 +75,26 @@ impl GatewayPlan {
                 let why = format!("Gateway {} has no listener `{name}`", self.name);
                 return Err(Denial::new(Code::UnavailableGateway, NOT_KNOWN).detail(why));
             };
-            return listener.find(request).ok_or_else(unknown);
+            return listener.find(request)?.ok_or_else(unknown);
         }
         let host = host_name(request.host);
-        let fit = self.listeners.iter().filter_map(|listener| Some((listener.host.fits(&host)?, listener)));
-        let best = fit.clone().map(|(fit, _)| fit).max().ok_or_else(unknown)?;
-        let listeners = fit.filter(|(fit, _)| *fit == best).map(|(_, listener)| listener);
-        // Where Envoy listens need not be the port that the listener names: it decides only if it is one of theirs.
-        let of_port = |listener: &&ListenerPlan| request.port.is_some_and(|port| listener.ports.contains(&port));
-        let exact = listeners.clone().any(|listener| of_port(&listener));
+        // Where Envoy listens need not be a port that a listener names; then it could be any of theirs.
+        let named = |port: &u16| self.listeners.iter().any(|listener| listener.ports.contains(port));
+        if let Some(port) = request.port.filter(named) {
+            return self.find_at(Some(port), &host, request)?.ok_or_else(unknown);
+        }
+        let mut ports: SmallVec<[Option<u16>; 4]> = SmallVec::new();
+        for port in self.listeners.iter().flat_map(|listener| &listener.ports).copied() {
+            if !ports.contains(&Some(port)) {
+                ports.push(Some(port));
+            }
+        }
+        if ports.is_empty() {
+            ports.push(None);
+        }
         let mut found: Option<(&ListenerPlan, &RoutePlan)> = None;
-        for plan in listeners.filter(|listener| !exact || of_port(listener)).filter_map(|l| l.find(request)) {
+        for port in ports {
+            let Some(plan) = self.find_at(port, &host, request)? else { continue };
             match found {
                 Some((_, other)) if !other.is_same(plan.1) => {
                     let why = format!(
@@ -97,6 +108,32 @@ impl GatewayPlan {
             }
         }
         found.ok_or_else(unknown)
+    }
+
+    /// At the listener of `port` with the most specific name; one without a port is of every port.
+    fn find_at(
+        &self,
+        port: Option<u16>,
+        host: &str,
+        request: &Request<'_>,
+    ) -> Result<Option<(&ListenerPlan, &RoutePlan)>, Denial> {
+        let of_port = |listener: &&ListenerPlan| {
+            listener.ports.is_empty() || port.is_some_and(|port| listener.ports.contains(&port))
+        };
+        let fit =
+            self.listeners.iter().filter(of_port).filter_map(|listener| Some((listener.host.fits(host)?, listener)));
+        let Some((_, listener)) = fit.clone().max_by_key(|(fit, _)| *fit) else { return Ok(None) };
+        // Envoy knows host names alone. Where a wider listener's is the closest one, Istio and Envoy Gateway let the request
+        // stray to it.
+        let closest = fit.map(|(_, other)| other).max_by_key(|other| other.routes.serves(host));
+        let Some(strayed) = closest.filter(|other| other.routes.serves(host) > listener.routes.serves(host)) else {
+            return listener.find(request);
+        };
+        if strayed.find(request)?.is_some() {
+            let why = format!("a wider listener of Gateway {} serves the host", self.name);
+            return Err(Denial::new(Code::UnavailableGateway, NOT_KNOWN).detail(why));
+        }
+        Ok(None)
     }
 
     /// Names of the headers that matches look at, in lower case.
@@ -119,8 +156,8 @@ fn unknown() -> Denial {
 // === impl ListenerPlan ===
 
 impl ListenerPlan {
-    fn find(&self, request: &Request<'_>) -> Option<(&ListenerPlan, &RoutePlan)> {
-        Some((self, self.routes.find(request)?))
+    fn find(&self, request: &Request<'_>) -> Result<Option<(&ListenerPlan, &RoutePlan)>, Denial> {
+        Ok(self.routes.find(request)?.map(|plan| (self, plan)))
     }
 }
 
@@ -129,9 +166,11 @@ impl ListenerPlan {
 impl RoutePlan {
     /// Whether the same policies apply to both, on the same rule.
     fn is_same(&self, other: &RoutePlan) -> bool {
-        self.name == other.name
-            && self.rule == other.rule
-            && self.auth.is_same(&other.auth)
+        self.name == other.name && self.rule == other.rule && self.has_policies_of(other)
+    }
+
+    pub(super) fn has_policies_of(&self, other: &RoutePlan) -> bool {
+        self.auth.is_same(&other.auth)
             && self.limits.len() == other.limits.len()
             && self.limits.iter().zip(&other.limits).all(|(one, other)| one.is_same(other))
     }

@@ -3,6 +3,8 @@ mod gateways;
 mod gone;
 mod grants;
 mod limits;
+mod listeners;
+mod orders;
 mod recorded;
 mod routes;
 mod strategies;

@@ -19,6 +19,7 @@ mod http;
 mod live;
 mod reload;
 mod restart;
+mod routes;
 mod scale;
 mod secrets;
 mod shadow;

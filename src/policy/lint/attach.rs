@@ -55,7 +55,7 @@ fn missing_section(manifests: &Manifests, meta: &Meta, target: &Target, place: &
 
 pub(super) fn parents(manifests: &Manifests, problems: &mut Vec<Problem>) {
     for route in &manifests.routes {
-        let attached = manifests.gateways.iter().any(|gateway| !route.hosts_on(gateway).is_empty());
+        let attached = manifests.gateways.iter().any(|gateway| route.is_served_by(gateway));
         if !attached {
             let message = "attaches to no listener of a known Gateway, so no request reaches it".to_owned();
             let problem =

@@ -88,14 +88,13 @@ fn method_headers_and_query_all_have_to_fit() {
         // The first parameter of a name decides.
         ("POST", &[team, number], Some("v=1&v=2"), true),
         ("POST", &[team, number], Some("v=2&v=1"), false),
-        // Two headers of one name are one value, joined.
-        ("POST", &[team, team, number], Some("v=1"), false),
+        // Nothing is decoded.
+        ("POST", &[team, number], Some("%76=1"), false),
+        ("POST", &[team, number], Some("v=%31"), false),
     ] {
         let request = with(method, headers, query);
         assert_eq!(matches(one, &request), fits, "{request:?}");
     }
-    let joined = "headers: [{name: a, value: 'x,y'}]";
-    assert!(matches(joined, &with("GET", &[("a", b"x"), ("A", b"y")], None)));
 }
 
 #[test]
@@ -221,17 +220,19 @@ fn exact_host_goes_before_the_longest_wildcard_before_none() {
 }
 
 #[test]
-fn port_case_and_final_dot_of_a_host_do_not_matter() {
+fn port_and_case_of_a_host_do_not_matter() {
     let policy = by_hosts(&[("exact", "Models.Example.com"), ("wild", "'*.Example.org'")]);
     for (host, route) in [
         ("models.example.com", Ok("ns/exact")),
         ("MODELS.example.COM", Ok("ns/exact")),
         ("models.example.com:443", Ok("ns/exact")),
         ("models.example.com:8080", Ok("ns/exact")),
-        ("Models.Example.com.:80", Ok("ns/exact")),
-        ("models.example.com.", Ok("ns/exact")),
+        // Whatever follows the last colon; a dot that ends the name is a part of it.
+        ("models.example.com:", Ok("ns/exact")),
+        ("models.example.com:http", Ok("ns/exact")),
+        ("Models.Example.com.:80", Err(Code::RouteUnknown)),
+        ("models.example.com.", Err(Code::RouteUnknown)),
         ("A.EXAMPLE.ORG:1", Ok("ns/wild")),
-        ("models.example.com:http", Err(Code::RouteUnknown)),
         ("models.example.com:80:80", Err(Code::RouteUnknown)),
         ("xmodels.example.com", Err(Code::RouteUnknown)),
         ("[::1]", Err(Code::RouteUnknown)),

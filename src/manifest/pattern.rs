@@ -1,0 +1,178 @@
+//! Regular expressions of HTTPRoutes, which Envoy reads with RE2.
+//!
+//! The `regex` crate grew from RE2 and reads nearly all of it alike. What it reads as something else is translated, or
+//! refused: a pattern that matches more or less here than in Envoy would put a request under another rule's policy.
+//! Patterns and what they are asked about are ASCII: beyond it, some Envoys match bytes and some match characters.
+
+use std::ops::Range;
+
+use regex::bytes::{Regex, RegexBuilder};
+use regex_syntax::ast::{
+    AssertionKind, Ast, ClassPerl, ClassPerlKind, ClassSetBinaryOp, ClassSetItem, Flag, Flags, FlagsItemKind,
+    GroupKind, HexLiteralKind, Literal, LiteralKind, RepetitionKind, RepetitionRange, Span, Visitor, parse::Parser,
+    visit,
+};
+
+/// Bytes of one compiled pattern.
+const SIZE: usize = 64 << 10;
+
+/// How often RE2 repeats at most, repetitions within repetitions multiplied.
+const REPEATS: u32 = 1000;
+
+/// A pattern that matches whole values, as in Envoy.
+///
+/// # Errors
+///
+/// Why `text` is not one that Envoy and we read alike.
+pub(super) fn whole(text: &str) -> Result<Regex, String> {
+    let not_one = |why: &dyn std::fmt::Display| format!("`{text}` is not a regular expression: {why}");
+    let ast = Parser::new().parse(text).map_err(|error| not_one(error.kind()))?;
+    let edits = visit(&ast, Reader { text, edits: Vec::new(), repeats: vec![1] })
+        .map_err(|what| format!("`{text}` has {what}, which Envoy reads differently or not at all"))?;
+    let mut translated = String::with_capacity(text.len() + 8);
+    let mut copied = 0;
+    for (span, replacement) in edits {
+        translated.push_str(text.get(copied..span.start).unwrap_or_default());
+        translated.push_str(replacement);
+        copied = span.end;
+    }
+    translated.push_str(text.get(copied..).unwrap_or_default());
+    let mut builder = RegexBuilder::new(&format!(r"\A(?:{translated})\z"));
+    builder.unicode(false).size_limit(SIZE).dfa_size_limit(SIZE).build().map_err(|error| match error {
+        regex::Error::CompiledTooBig(_) => format!("`{text}` is too large when it is compiled"),
+        other => not_one(&other),
+    })
+}
+
+/// Walks a pattern: what to replace, in the order of the text, or what cannot be read.
+struct Reader<'t> {
+    text: &'t str,
+    edits: Vec<(Range<usize>, &'static str)>,
+    /// How often what stands here is repeated, one for each repetition around it.
+    repeats: Vec<u32>,
+}
+
+type Readable = Result<(), &'static str>;
+
+// === impl Reader ===
+
+impl Reader<'_> {
+    fn replace(&mut self, span: &Span, replacement: &'static str) {
+        self.edits.push((span.start.offset..span.end.offset, replacement));
+    }
+
+    /// `\s` has no vertical tab in RE2.
+    fn perl(&mut self, class: &ClassPerl) -> Readable {
+        match (&class.kind, class.negated) {
+            (ClassPerlKind::Space, false) => self.replace(&class.span, r"[\t\n\f\r ]"),
+            (ClassPerlKind::Space, true) => self.replace(&class.span, r"[^\t\n\f\r ]"),
+            (ClassPerlKind::Digit | ClassPerlKind::Word, _) => {}
+        }
+        Ok(())
+    }
+
+    fn repetition(&mut self, of: &regex_syntax::ast::Repetition) -> Readable {
+        if matches!(*of.ast, Ast::Repetition(_)) {
+            return Err("a repetition of a repetition");
+        }
+        let mut times = 1;
+        if let RepetitionKind::Range(range) = &of.op.kind {
+            if self.text.get(of.op.span.start.offset..).is_some_and(|text| text.starts_with("{,")) {
+                return Err("`{,`");
+            }
+            let (RepetitionRange::Exactly(most) | RepetitionRange::AtLeast(most) | RepetitionRange::Bounded(_, most)) =
+                range;
+            times = (*most).max(1);
+        }
+        let times = self.repeats.last().unwrap_or(&1).saturating_mul(times);
+        if times > REPEATS {
+            return Err("more than 1,000 repetitions");
+        }
+        self.repeats.push(times);
+        Ok(())
+    }
+}
+
+impl Visitor for Reader<'_> {
+    type Output = Vec<(Range<usize>, &'static str)>;
+    type Err = &'static str;
+
+    fn finish(self) -> Result<Self::Output, Self::Err> {
+        Ok(self.edits)
+    }
+
+    fn visit_pre(&mut self, ast: &Ast) -> Readable {
+        match ast {
+            Ast::Empty(_) | Ast::Dot(_) | Ast::ClassBracketed(_) | Ast::Alternation(_) | Ast::Concat(_) => Ok(()),
+            Ast::Flags(set) => flags(&set.flags),
+            Ast::Literal(one) => literal(one),
+            Ast::Assertion(assertion) => match assertion.kind {
+                AssertionKind::StartLine
+                | AssertionKind::EndLine
+                | AssertionKind::StartText
+                | AssertionKind::EndText
+                | AssertionKind::WordBoundary
+                | AssertionKind::NotWordBoundary => Ok(()),
+                _ => Err("a start or an end of a word"),
+            },
+            Ast::ClassUnicode(_) => Err(r"a class `\p`"),
+            Ast::ClassPerl(class) => self.perl(class),
+            Ast::Repetition(repetition) => self.repetition(repetition),
+            Ast::Group(group) => match &group.kind {
+                GroupKind::CaptureIndex(_) => Ok(()),
+                GroupKind::NonCapturing(set) => flags(set),
+                GroupKind::CaptureName { name, .. } => {
+                    let word = name.name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+                    if word { Ok(()) } else { Err("a group whose name is not a word") }
+                }
+            },
+        }
+    }
+
+    fn visit_post(&mut self, ast: &Ast) -> Readable {
+        if matches!(ast, Ast::Repetition(_)) {
+            self.repeats.pop();
+        }
+        Ok(())
+    }
+
+    fn visit_class_set_item_pre(&mut self, item: &ClassSetItem) -> Readable {
+        match item {
+            ClassSetItem::Empty(_) | ClassSetItem::Ascii(_) | ClassSetItem::Union(_) => Ok(()),
+            ClassSetItem::Literal(one) => literal(one),
+            ClassSetItem::Range(range) => literal(&range.start).and_then(|()| literal(&range.end)),
+            ClassSetItem::Unicode(_) => Err(r"a class `\p`"),
+            ClassSetItem::Perl(class) => self.perl(class),
+            // To RE2 the inner bracket is a character like others.
+            ClassSetItem::Bracketed(_) => Err("a bracket within brackets"),
+        }
+    }
+
+    fn visit_class_set_binary_op_pre(&mut self, _: &ClassSetBinaryOp) -> Readable {
+        // To RE2 these are characters.
+        Err("`&&`, `--` or `~~` within brackets")
+    }
+}
+
+fn flags(flags: &Flags) -> Readable {
+    let known = |kind: &FlagsItemKind| match kind {
+        FlagsItemKind::Negation => true,
+        FlagsItemKind::Flag(flag) => {
+            matches!(flag, Flag::CaseInsensitive | Flag::MultiLine | Flag::DotMatchesNewLine | Flag::SwapGreed)
+        }
+    };
+    if flags.items.iter().all(|item| known(&item.kind)) {
+        Ok(())
+    } else {
+        Err("a flag other than `i`, `m`, `s` and `U`")
+    }
+}
+
+fn literal(literal: &Literal) -> Readable {
+    match &literal.kind {
+        LiteralKind::HexFixed(HexLiteralKind::UnicodeShort | HexLiteralKind::UnicodeLong)
+        | LiteralKind::HexBrace(HexLiteralKind::UnicodeShort | HexLiteralKind::UnicodeLong) => Err(r"`\u` or `\U`"),
+        _ if literal.c.is_ascii() => Ok(()),
+        _ => Err("a character that is not ASCII"),
+    }
+}
