@@ -1,4 +1,4 @@
-//! Regular expressions of HTTPRoutes, which Envoy reads with RE2.
+//! Regular expressions of HTTPRoutes, which Envoy reads with RE2, and of conditions, which Authorino reads with Go's RE2.
 //!
 //! The `regex` crate grew from RE2 and reads nearly all of it alike. What it reads as something else is translated, or
 //! refused: a pattern that matches more or less here than in Envoy would put a request under another rule's policy.
@@ -25,10 +25,28 @@ const REPEATS: u32 = 1000;
 ///
 /// Why `text` is not one that Envoy and we read alike.
 pub(super) fn whole(text: &str) -> Result<Regex, String> {
-    let not_one = |why: &dyn std::fmt::Display| format!("`{text}` is not a regular expression: {why}");
-    let ast = Parser::new().parse(text).map_err(|error| not_one(error.kind()))?;
-    let edits = visit(&ast, Reader { text, edits: Vec::new(), repeats: vec![1] })
-        .map_err(|what| format!("`{text}` has {what}, which Envoy reads differently or not at all"))?;
+    let translated = translate(text, false)?;
+    build(text, RegexBuilder::new(&format!(r"\A(?:{translated})\z")).unicode(false))
+}
+
+/// A pattern that matches anywhere in a value, character by character, as in Go.
+///
+/// # Errors
+///
+/// Why `text` is not one that Go and we read alike.
+pub(super) fn anywhere(text: &str) -> Result<Regex, String> {
+    build(text, &mut RegexBuilder::new(&translate(text, true)?))
+}
+
+fn not_one(text: &str, why: &dyn std::fmt::Display) -> String {
+    format!("`{text}` is not a regular expression: {why}")
+}
+
+/// `text`, such that the `regex` crate reads it as RE2 does.
+fn translate(text: &str, unicode: bool) -> Result<String, String> {
+    let ast = Parser::new().parse(text).map_err(|error| not_one(text, error.kind()))?;
+    let edits = visit(&ast, Reader { text, unicode, edits: Vec::new(), repeats: vec![1] })
+        .map_err(|what| format!("`{text}` has {what}, which RE2 reads differently or not at all"))?;
     let mut translated = String::with_capacity(text.len() + 8);
     let mut copied = 0;
     for (span, replacement) in edits {
@@ -37,16 +55,21 @@ pub(super) fn whole(text: &str) -> Result<Regex, String> {
         copied = span.end;
     }
     translated.push_str(text.get(copied..).unwrap_or_default());
-    let mut builder = RegexBuilder::new(&format!(r"\A(?:{translated})\z"));
-    builder.unicode(false).size_limit(SIZE).dfa_size_limit(SIZE).build().map_err(|error| match error {
+    Ok(translated)
+}
+
+fn build(text: &str, builder: &mut RegexBuilder) -> Result<Regex, String> {
+    builder.size_limit(SIZE).dfa_size_limit(SIZE).build().map_err(|error| match error {
         regex::Error::CompiledTooBig(_) => format!("`{text}` is too large when it is compiled"),
-        other => not_one(&other),
+        other => not_one(text, &other),
     })
 }
 
 /// Walks a pattern: what to replace, in the order of the text, or what cannot be read.
 struct Reader<'t> {
     text: &'t str,
+    /// Whether classes have to be told to be ASCII, as they are in RE2 whatever they are asked about.
+    unicode: bool,
     edits: Vec<(Range<usize>, &'static str)>,
     /// How often what stands here is repeated, one for each repetition around it.
     repeats: Vec<u32>,
@@ -66,7 +89,11 @@ impl Reader<'_> {
         match (&class.kind, class.negated) {
             (ClassPerlKind::Space, false) => self.replace(&class.span, r"[\t\n\f\r ]"),
             (ClassPerlKind::Space, true) => self.replace(&class.span, r"[^\t\n\f\r ]"),
-            (ClassPerlKind::Digit | ClassPerlKind::Word, _) => {}
+            (ClassPerlKind::Digit | ClassPerlKind::Word, _) if !self.unicode => {}
+            (ClassPerlKind::Digit, false) => self.replace(&class.span, "[0-9]"),
+            (ClassPerlKind::Digit, true) => self.replace(&class.span, "[^0-9]"),
+            (ClassPerlKind::Word, false) => self.replace(&class.span, "[0-9A-Za-z_]"),
+            (ClassPerlKind::Word, true) => self.replace(&class.span, "[^0-9A-Za-z_]"),
         }
         Ok(())
     }
@@ -110,9 +137,17 @@ impl Visitor for Reader<'_> {
                 AssertionKind::StartLine
                 | AssertionKind::EndLine
                 | AssertionKind::StartText
-                | AssertionKind::EndText
-                | AssertionKind::WordBoundary
-                | AssertionKind::NotWordBoundary => Ok(()),
+                | AssertionKind::EndText => Ok(()),
+                AssertionKind::WordBoundary | AssertionKind::NotWordBoundary => {
+                    let ascii = match assertion.kind {
+                        AssertionKind::WordBoundary => r"(?-u:\b)",
+                        _ => r"(?-u:\B)",
+                    };
+                    if self.unicode {
+                        self.replace(&assertion.span, ascii);
+                    }
+                    Ok(())
+                }
                 _ => Err("a start or an end of a word"),
             },
             Ast::ClassUnicode(_) => Err(r"a class `\p`"),
@@ -174,5 +209,35 @@ fn literal(literal: &Literal) -> Readable {
         | LiteralKind::HexBrace(HexLiteralKind::UnicodeShort | HexLiteralKind::UnicodeLong) => Err(r"`\u` or `\U`"),
         _ if literal.c.is_ascii() => Ok(()),
         _ => Err("a character that is not ASCII"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What Go's `regexp` says of these was looked up in its documentation: classes are ASCII, a dot is a character.
+    #[test]
+    fn patterns_of_conditions_match_anywhere_and_their_classes_are_ascii() {
+        for (pattern, value, expected) in [
+            ("^admin", "administrator", true),
+            ("admin", "an administrator", true),
+            ("^admin$", "administrator", false),
+            (r"^\d+$", "123", true),
+            (r"^\d+$", "\u{661}\u{662}", false),
+            (r"^\D+$", "\u{661}\u{662}", true),
+            (r"^\w+$", "caf\u{e9}", false),
+            (r"^[\w-]+$", "a-b_1", true),
+            (r"^caf.$", "caf\u{e9}", true),
+            (r"^caf\S$", "caf\u{e9}", true),
+            (r"\bb\b", "a b c", true),
+            (r"caf\b", "caf\u{e9}", true),
+            ("", "anything", true),
+        ] {
+            assert_eq!(anywhere(pattern).unwrap().is_match(value.as_bytes()), expected, "{pattern} {value}");
+        }
+        for refused in ["(", r"\pL", "a{1001}", "caf\u{e9}", "[a&&b]"] {
+            assert!(anywhere(refused).is_err(), "{refused}");
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::super::limit_policy::compile;
 use super::super::reader::Field;
-use super::super::{Severity, did_you_mean};
+use super::super::{Severity, did_you_mean, pattern};
 use super::value::read_selector;
 use crate::policy::{Condition, Expression, Operator, Pattern};
 
@@ -99,14 +99,7 @@ fn read_condition(item: &Field<'_>) -> Option<Condition> {
     Some(Condition::Pattern(Box::new(Pattern { selector, operator })))
 }
 
-/// Unlike those of HTTPRoutes, these match anywhere in the value.
-fn read_regex(text: &str, field: &Field<'_>) -> Option<regex::Regex> {
-    match regex::Regex::new(text) {
-        Ok(regex) => Some(regex),
-        Err(_) => {
-            let problem = field.error(format!("`{text}` is not a regular expression"));
-            field.report(problem.expected("RE2 syntax"));
-            None
-        }
-    }
+fn read_regex(text: &str, field: &Field<'_>) -> Option<regex::bytes::Regex> {
+    let read = pattern::anywhere(text);
+    read.map_err(|fault| field.report(field.error(fault).expected("RE2 syntax, in ASCII"))).ok()
 }

@@ -37,7 +37,7 @@ pub enum Operator {
     Includes(String),
     Excludes(String),
     /// Anywhere in the value.
-    Matches(regex::Regex),
+    Matches(regex::bytes::Regex),
 }
 
 /// Named sets of patterns.
@@ -131,7 +131,7 @@ impl Pattern {
             Operator::Differs(wanted) => self.selector.eval_text(scope)? != *wanted,
             Operator::Includes(wanted) => includes(wanted)?,
             Operator::Excludes(wanted) => !includes(wanted)?,
-            Operator::Matches(regex) => regex.is_match(&self.selector.eval_text(scope)?),
+            Operator::Matches(regex) => regex.is_match(self.selector.eval_text(scope)?.as_bytes()),
         })
     }
 }
@@ -162,7 +162,7 @@ mod tests {
     fn operators_compare_as_authorinos_do() {
         let is = |text: &str| Operator::Equals(text.to_owned());
         let incl = |text: &str| Operator::Includes(text.to_owned());
-        let regex = |text: &str| Operator::Matches(regex::Regex::new(text).unwrap());
+        let regex = |text: &str| Operator::Matches(regex::bytes::Regex::new(text).unwrap());
         for (selector, operator, expected) in [
             ("auth.identity.name", is("x"), true),
             ("auth.identity.name", Operator::Differs("x".to_owned()), false),
