@@ -16,6 +16,7 @@ use crate::args::{LogArgs, LogFormat, Serve};
 use crate::gate::{Gate, Settings};
 use crate::identity::{Authority, AuthorityError, Identities, Remember};
 use crate::limit::{Clock, Limits, Memory};
+use crate::listen::admin::{self, AdminPages};
 use crate::listen::ext_authz::ExtAuthz;
 use crate::listen::http::{self, Pages};
 use crate::listen::rate_limit::RateLimit;
@@ -113,6 +114,7 @@ async fn run(args: &Serve, gate: Arc<Gate>, folder: Folder) -> Result<bool, Star
         health: health.clone(),
     };
     let (grpc, http) = (bind(args.listen_grpc)?, bind(args.listen_http)?);
+    let admin = args.listen_admin.0.map(bind).transpose()?;
     let grpc_address = grpc.local_addr()?;
     let (stop, stopped) = watch::channel(false);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -123,11 +125,17 @@ async fn run(args: &Serve, gate: Arc<Gate>, folder: Folder) -> Result<bool, Star
         Pages { gate: Arc::clone(&gate), metrics, serving: Arc::clone(&serving), stopping: Arc::clone(&stopping) };
     tracing::info!(
         listen.grpc = %grpc_address, listen.http = %http.local_addr()?,
+        listen.admin = admin.as_ref().and_then(|admin| admin.local_addr().ok()).map(tracing::field::display),
         policy.generation = gate.policies.current().generation, "serving"
     );
     // The pages answer until all else has stopped: probes ask while requests are drained.
     let (close, closed) = watch::channel(false);
-    let pages = tokio::spawn(http::serve(http, http::router(pages), closed));
+    let mut served = tokio::task::JoinSet::new();
+    if let Some(admin) = admin {
+        let pages = AdminPages { gate: Arc::clone(&gate) };
+        served.spawn(http::serve(admin, admin::router(pages), closed.clone()));
+    }
+    served.spawn(http::serve(http, http::router(pages), closed));
     tokio::select! {
         () = workers.accept(&mut acceptor) => {}
         () = probe(&workers, &gate, &health, &serving) => {}
@@ -153,7 +161,7 @@ async fn run(args: &Serve, gate: Arc<Gate>, folder: Folder) -> Result<bool, Star
     }
     let _ = close.send(true);
     // Whoever is still reading a page has no claim on the process.
-    let _ = tokio::time::timeout(PATIENCE, pages).await;
+    let _ = tokio::time::timeout(PATIENCE, served.join_all()).await;
     Ok(true)
 }
 

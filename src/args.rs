@@ -1,11 +1,15 @@
 //! Flags and environment variables, as they are typed.
 
+mod explain;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{FalseyValueParser, NonEmptyStringValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub use self::explain::{Explain, TraceFormat};
 
 use crate::gate::{EnforceLimits, Otherwise, TierUnknown};
 use crate::limit::Memory;
@@ -30,6 +34,8 @@ pub enum Command {
     Serve(Serve),
     /// Check a folder of manifests, and print every problem with its place and remedy
     Check(Check),
+    /// Say why a request would be answered as it is: what each stage sees, from which object, and what would change it
+    Explain(Box<Explain>),
     /// Make signing keys and ServiceAccount tokens, where no API server does
     #[command(subcommand)]
     Token(Token),
@@ -66,6 +72,9 @@ pub struct Serve {
     /// Where /livez, /readyz, /metrics, /problems and /v1/tiers/lookup are answered
     #[arg(long, env = "TIERGATE_LISTEN_HTTP", value_name = "ADDR", default_value = "127.0.0.1:8080")]
     pub listen_http: SocketAddr,
+    /// Where /explain is answered, which names callers; `off` for nowhere
+    #[arg(long, env = "TIERGATE_LISTEN_ADMIN", value_name = "ADDR", default_value = "127.0.0.1:8081", value_parser = address_or_off)]
+    pub listen_admin: Admin,
     /// The Gateway of requests, as namespace/name, where Envoy's context_extensions do not name it
     #[arg(long, env = "TIERGATE_GATEWAY", value_parser = namespaced)]
     pub gateway: Option<String>,
@@ -115,6 +124,10 @@ pub struct Serve {
     #[command(flatten)]
     pub log: LogArgs,
 }
+
+/// The address of the admin port, if there is to be one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Admin(pub Option<SocketAddr>);
 
 #[derive(Clone, Debug, Args)]
 pub struct LogArgs {
@@ -242,6 +255,14 @@ fn namespaced(text: &str) -> Result<String, String> {
         }
         _ => Err("has to be namespace/name".to_owned()),
     }
+}
+
+fn address_or_off(text: &str) -> Result<Admin, String> {
+    if text == "off" {
+        return Ok(Admin(None));
+    }
+    let address = text.parse().map_err(|_| "has to be an address such as 127.0.0.1:8081, or off".to_owned());
+    address.map(|address| Admin(Some(address)))
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

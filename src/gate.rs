@@ -6,6 +6,7 @@
 mod classic;
 mod denial;
 mod evidence;
+mod recent;
 mod shadow;
 
 #[cfg(test)]
@@ -21,6 +22,7 @@ use tokio::time::{Instant, timeout_at};
 pub use self::classic::EnforceLimits;
 pub use self::denial::{Class, Code, Denial, Told};
 pub use self::evidence::{Decision, Evidence, Grant, Handover, IdentitySource, LimitEvidence, Stage, TierSource};
+pub use self::recent::{Asked, Recent, Record};
 pub use self::shadow::Would;
 
 use crate::hash::KeyedHasher;
@@ -77,6 +79,8 @@ pub struct Gate {
     pub tiers: TierServices,
     pub limits: Arc<Limits>,
     pub sealer: Arc<Sealer>,
+    /// What was not let through of late.
+    pub recent: Recent,
     keys: KeyedHasher,
     settings: Settings,
     decisions: AtomicU64,
@@ -127,6 +131,7 @@ impl Gate {
             tiers: TierServices::new(),
             limits,
             sealer: Arc::new(Sealer::random()),
+            recent: Recent::default(),
             keys: KeyedHasher::random(),
             settings,
             decisions: AtomicU64::new(0),
@@ -237,7 +242,9 @@ impl Gate {
         if rules.broken {
             return Err(policy::broken(&auth.policy).into());
         }
+        evidence.policy(auth);
         if !rules.applies(request.attributes())? {
+            evidence.left_alone = true;
             return Ok(self.candidate(route, request, Presented::default(), evidence));
         }
         evidence.lap(Stage::Route);
@@ -250,14 +257,14 @@ impl Gate {
                 caller.ok_or_else(|| Denial::new(Code::UnavailableInternal, "the token was reviewed to no end"))?
             }
         };
+        evidence.authentication = caller.rule.map(|rule| Arc::clone(&rule.name));
         evidence.lap(Stage::Identity);
         self.learn(auth, &mut caller, known, now, evidence)?;
         evidence.tier(&caller);
         rules.check_tier(&caller, self.settings.tier_unknown)?;
         evidence.lap(Stage::Facts);
         let would = |denial, by: &ObjectName| evidence.would.push(Would { denial, by: Some(by.path().into()) });
-        let permit = rules.permit(&caller, &policy.rbac, request.model, would)?;
-        evidence.permit(permit);
+        rules.permit(&caller, &policy.rbac, request.model, &mut evidence.permit, would)?;
         evidence.lap(Stage::Access);
         let presented = rules.present(&caller)?;
         let candidate = self.candidate(route, request, presented, evidence);
@@ -291,7 +298,7 @@ impl Gate {
         Ok(match review {
             Review::Refused(denial) => Err(denial),
             Review::Known(identity) => {
-                evidence.user = Some(Arc::clone(&identity.user));
+                evidence.identity(&identity);
                 match &identity.service_account {
                     Some(account) => account.check(policy).map(|()| identity),
                     None => Ok(identity),
@@ -344,6 +351,7 @@ impl Gate {
 
     /// What the request asks of the limits that match it.
     fn demand(&self, route: &RoutePlan, scope: &Scope<'_>, evidence: &mut Evidence) -> Result<Demands, Denial> {
+        evidence.passed = Some(Stage::Access);
         let mut matched: SmallVec<[Matched<'_>; 2]> = SmallVec::new();
         for limits in &route.limits {
             match limits {

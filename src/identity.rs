@@ -14,7 +14,7 @@ use quick_cache::{UnitWeighter, Weighter};
 use serde_json::Value;
 
 pub(crate) use self::authority::unix_seconds;
-pub use self::authority::{Authority, AuthorityError, Claims, KubernetesClaims, ObjectClaims};
+pub use self::authority::{Authority, AuthorityError, Claims, KubernetesClaims, ObjectClaims, believe};
 
 use crate::gate::{Code, Denial};
 use crate::hash::{KeyedHasher, Prehashed};
@@ -158,10 +158,16 @@ impl Identities {
         self.known.is_empty()
     }
 
-    /// Remembers `identity` for `token` without a review: for benches, whose tokens are of a foreign issuer.
+    /// Remembers `identity` for `token` without a review: for benches, whose tokens are of a foreign issuer, and for explanations.
     #[doc(hidden)]
     pub fn insert(&self, token: &BearerToken<'_>, identity: Identity) {
         self.known.insert(self.hash(token), Arc::new(identity));
+    }
+
+    /// Remembers that `token` is refused, without a review: for explanations.
+    #[doc(hidden)]
+    pub fn insert_refused(&self, token: &BearerToken<'_>, denial: Denial) {
+        self.failed.insert(self.hash(token), (denial, Nanos(u64::MAX)));
     }
 }
 

@@ -10,6 +10,7 @@
 //!                          └ limit    how much
 //!          respond ────────┘
 //! listen ─ usage ─ limit              what the answer cost, charged afterwards
+//! gate ─ explain                      why, from what the decision rests on
 //! ```
 //!
 //! And the configuration this one: `source` → `manifest` → `policy`.
@@ -17,6 +18,7 @@
 pub mod app;
 pub mod args;
 pub mod check;
+pub mod explain;
 pub mod token;
 
 pub mod listen;

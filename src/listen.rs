@@ -4,6 +4,7 @@
 //! are written together. Connections are handed to the workers in turn, so that a gateway's few are spread evenly.
 
 mod acceptor;
+pub mod admin;
 mod connection;
 pub mod ext_authz;
 pub mod http;

@@ -9,6 +9,7 @@ mod gateway;
 mod gone;
 mod limits;
 mod lint;
+mod nearest;
 mod route;
 mod selector;
 mod tiers;
@@ -32,12 +33,13 @@ pub use self::expression::{
 };
 pub use self::gateway::{GatewayPlan, ListenerPlan, RoutePlan};
 pub use self::limits::{Limit, LimitKind, LimitSet, Matched, ShadowLimits};
+pub use self::nearest::Nearest;
 pub use self::route::RouteTable;
 pub use self::selector::Selector;
 
 use crate::access::Rbac;
 use crate::gate::{Code, Denial};
-use crate::manifest::{ObjectName, Problem};
+use crate::manifest::{ObjectName, Place, Problem};
 use crate::request::{self, Request};
 use crate::tier::TierTable;
 
@@ -57,6 +59,8 @@ pub struct Policy {
     /// The tiers that limits are for.
     pub named_tiers: BTreeSet<Arc<str>>,
     pub problems: Vec<Problem>,
+    /// Where each object is written that was read.
+    pub places: HashMap<ObjectName, Place>,
     /// How many objects went in.
     pub objects: usize,
 }
@@ -84,7 +88,8 @@ pub enum Attached<T> {
 /// An AuthPolicy on a Gateway.
 #[derive(Debug)]
 pub struct AuthPlan {
-    pub policy: ObjectName,
+    /// The most specific one that its rules are from.
+    pub policy: Arc<ObjectName>,
     pub rules: Arc<AuthRules>,
     pub tiers: Tiers,
 }

@@ -197,7 +197,7 @@ fn limit_headers(evidence: &Evidence, classic: Option<&Standing>) -> Vec<HeaderV
 }
 
 /// Rounded up: a client that waits this long has waited long enough.
-fn whole_seconds(duration: Duration) -> u64 {
+pub(crate) fn whole_seconds(duration: Duration) -> u64 {
     duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
 }
 
@@ -214,6 +214,30 @@ fn overwrite(name: &str, value: String) -> HeaderValueOption {
 #[must_use]
 pub fn decision_id(id: u64) -> String {
     format!("{:08x}-{id:08x}", *PROCESS)
+}
+
+/// Why a text is not the id of a decision of this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IdError {
+    #[error("is not a decision id: two groups of hexadecimal digits, such as {}", decision_id(0))]
+    Form,
+    #[error("is of another process, or of this one before a restart: its own ids begin with {:08x}", *PROCESS)]
+    Foreign,
+}
+
+/// The decision that `text` names, in exactly the form of [`decision_id`].
+///
+/// # Errors
+///
+/// It is no such id, or another process gave it.
+pub fn parse_decision_id(text: &str) -> Result<u64, IdError> {
+    let (process, id) = text.split_once('-').ok_or(IdError::Form)?;
+    let process = u32::from_str_radix(process, 16).map_err(|_| IdError::Form)?;
+    let id = u64::from_str_radix(id, 16).map_err(|_| IdError::Form)?;
+    if text != format!("{process:08x}-{id:08x}") {
+        return Err(IdError::Form);
+    }
+    if process == *PROCESS { Ok(id) } else { Err(IdError::Foreign) }
 }
 
 /// Tells the decisions of one process from another's.

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 pub use self::service::{Age, Endpoint, Lookup, Question, TierServices};
 
-use crate::manifest::TierSpec;
+use crate::manifest::{Place, TierSpec};
 
 /// One tier.
 #[derive(Debug, PartialEq)]
@@ -24,6 +24,8 @@ pub struct Tier {
     pub name: Arc<str>,
     /// Of a service's tiers, which only the service compares: 0.
     pub level: i64,
+    /// Where it is written; a service's tiers are nowhere.
+    pub place: Option<Place>,
     /// What a lookup answers: `{"tier": …, "displayName": …}`.
     pub answer: Value,
 }
@@ -43,7 +45,8 @@ pub struct TierTable {
 
 impl Tier {
     fn new(name: &str, level: i64, display_name: &str) -> Self {
-        Tier { name: name.into(), level, answer: json!({ "tier": name, "displayName": display_name }) }
+        let answer = json!({ "tier": name, "displayName": display_name });
+        Tier { name: name.into(), level, place: None, answer }
     }
 }
 
@@ -64,7 +67,8 @@ impl TierTable {
                 table.by_group.entry(group).or_insert(index);
             }
             let display_name = spec.display_name.as_ref().unwrap_or(&spec.name);
-            table.tiers.push(Tier::new(&spec.name, spec.level, display_name));
+            let tier = Tier::new(&spec.name, spec.level, display_name);
+            table.tiers.push(Tier { place: Some(spec.place.clone()), ..tier });
         }
         table
     }
@@ -84,6 +88,23 @@ impl TierTable {
         // One instance's name may begin with another's.
         let known = named().any(|name| self.tiers.iter().any(|tier| *tier.name == *name));
         if known { None } else { named().find(|name| !name.is_empty()) }
+    }
+
+    /// The first of `groups` that gives the tier `name`.
+    #[must_use]
+    pub fn giving<'g>(&self, name: &str, groups: impl IntoIterator<Item = &'g str>) -> Option<&'g str> {
+        let is_it = |at: &usize| self.tiers.get(*at).is_some_and(|tier| *tier.name == *name);
+        groups.into_iter().find(|group| self.by_group.get(*group).is_some_and(is_it))
+    }
+
+    /// The groups that give the tier `name`, in the order of the alphabet.
+    #[must_use]
+    pub fn groups(&self, name: &str) -> Vec<&str> {
+        let groups =
+            self.by_group.iter().filter(|(_, at)| self.tiers.get(**at).is_some_and(|tier| *tier.name == *name));
+        let mut groups: Vec<_> = groups.map(|(group, _)| group.as_str()).collect();
+        groups.sort_unstable();
+        groups
     }
 
     /// All tiers, best first.

@@ -55,6 +55,8 @@ pub fn start(args: &Args, processes: &Processes, scratch: &Path) -> Result<(Gate
     let mut tiergate = Command::new(&files.tiergate);
     tiergate.arg("serve").arg("--manifests").arg(&files.manifests).arg("--jwks").arg(jwks);
     tiergate.args(["--listen-grpc", &at.grpc.to_string(), "--listen-http", &at.http.to_string()]);
+    // It has no page here that the tour does not tell.
+    tiergate.args(["--listen-admin", "off"]);
     tiergate.args(["--grant-from-annotation", "--verbose-refusals"]);
     // Ctrl-C ends all of it; nothing is left that could notice.
     tiergate.args(["--drain-delay", "0s"]);

@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 use smallvec::SmallVec;
 
 use super::{Denial, Would};
+use crate::identity::Identity;
 use crate::limit::{Standing, Verdict};
-use crate::policy::{Caller, Limit, LimitKind, Permit, Presented, Properties, RoutePlan};
+use crate::manifest::ObjectName;
+use crate::policy::{AuthPlan, Caller, Limit, LimitKind, Permit, Presented, Properties, RoutePlan};
 
 /// One request in this many has its stages timed: reading the clock for each would cost more than some stages.
 const TIMED: u64 = 16;
@@ -51,15 +53,28 @@ pub struct Evidence {
     pub id: u64,
     /// Of the policy snapshot.
     pub generation: u64,
+    /// The last stage that the request got through.
+    pub passed: Option<Stage>,
     pub route: Option<Arc<str>>,
+    /// The rule of the route.
+    pub rule: Option<Arc<str>>,
+    /// The AuthPolicy that applies.
+    pub policy: Option<Arc<ObjectName>>,
+    /// Whether that policy's `when` leaves the request alone.
+    pub left_alone: bool,
     pub user: Option<Arc<str>>,
+    /// What the review of the token said, whether the policy accepted it or not.
+    pub identity: Option<Arc<Identity>>,
     pub identity_source: Option<IdentitySource>,
+    /// The rule of authentication that accepted the caller.
+    pub authentication: Option<Arc<str>>,
     /// The tier that was enforced.
     pub tier: Option<Arc<str>>,
     /// Where the tier came from, if not from our own mapping.
     pub tier_source: Option<TierSource>,
     /// The tier that the caller's namespace is named for, where it is no longer configured.
     pub tier_gone: Option<Arc<str>>,
+    /// The model is there as soon as it was asked for; the grantor, once there is one.
     pub permit: Permit,
     pub limits: SmallVec<[LimitEvidence; 2]>,
     /// Those that refuse nothing.
@@ -99,7 +114,7 @@ pub struct LimitEvidence {
 }
 
 /// A part of the decision.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Stage {
     Route,
     Identity,
@@ -180,9 +195,15 @@ impl Evidence {
         Evidence {
             id,
             generation,
+            passed: None,
             route: None,
+            rule: None,
+            policy: None,
+            left_alone: false,
             user: None,
+            identity: None,
             identity_source: None,
+            authentication: None,
             tier: None,
             tier_source: None,
             tier_gone: None,
@@ -198,6 +219,16 @@ impl Evidence {
 
     pub(super) fn route(&mut self, route: &RoutePlan) {
         self.route = Some(Arc::clone(&route.name));
+        self.rule = Some(Arc::clone(&route.rule));
+    }
+
+    pub(super) fn policy(&mut self, auth: &AuthPlan) {
+        self.policy = Some(Arc::clone(&auth.policy));
+    }
+
+    pub(super) fn identity(&mut self, identity: &Arc<Identity>) {
+        self.user = Some(Arc::clone(&identity.user));
+        self.identity = Some(Arc::clone(identity));
     }
 
     pub(super) fn tier(&mut self, caller: &Caller<'_>) {
@@ -205,12 +236,9 @@ impl Evidence {
         self.tier_gone.clone_from(&caller.gone);
     }
 
-    pub(super) fn permit(&mut self, permit: Permit) {
-        self.permit = permit;
-    }
-
     /// Ends a stage.
     pub(super) fn lap(&mut self, stage: Stage) {
+        self.passed = Some(stage);
         if let Some(laps) = &mut self.laps {
             let now = Instant::now();
             laps.taken.push((stage, now - laps.last));

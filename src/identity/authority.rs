@@ -98,6 +98,12 @@ impl Authority {
         Ok(Authority { issuer: issuer.to_owned(), keys })
     }
 
+    /// Accepts no token.
+    #[must_use]
+    pub fn without_keys() -> Self {
+        Authority { issuer: String::new(), keys: Vec::new() }
+    }
+
     /// Verifies `token`: signature, issuer, times. The audience is the policy's to accept; that the ServiceAccount is there is
     /// looked at for every request, since it changes.
     pub(super) fn review(&self, token: &BearerToken<'_>, now: Nanos) -> Result<Identity, Denial> {
@@ -117,7 +123,7 @@ impl Authority {
         let mut denial = None;
         for key in self.keys.iter().filter(fits) {
             match self.verify(token, key) {
-                Ok(claims) => return identity(claims, now),
+                Ok(claims) => return claims.identity(now),
                 Err(error) => denial = Some(refusal(&error)),
             }
         }
@@ -151,39 +157,66 @@ impl Authority {
     }
 }
 
-/// The user behind verified claims.
-fn identity(claims: Claims, now: Nanos) -> Result<Identity, Denial> {
-    let rejected = || Denial::new(Code::TokenRejected, "the token is not of a ServiceAccount");
-    let kubernetes = claims.kubernetes.ok_or_else(rejected)?;
-    let account = ServiceAccountRef {
-        namespace: kubernetes.namespace,
-        name: kubernetes.serviceaccount.name,
-        uid: kubernetes.serviceaccount.uid,
-    };
-    let user = account.user();
-    if claims.sub != user {
-        return Err(rejected());
+/// Whom `token` claims to be of, whoever signed it: for explanations, never for decisions. Its times are looked at as in a
+/// review.
+///
+/// # Errors
+///
+/// It is no JSON Web Token, not of a ServiceAccount, not valid yet, or not any more.
+pub fn believe(token: &BearerToken<'_>, now: Nanos) -> Result<Identity, Denial> {
+    let claims = jsonwebtoken::dangerous::insecure_decode::<Claims>(token.secret());
+    let claims = claims.map_err(|error| refusal(&error))?.claims;
+    let (time, leeway) = (unix_seconds(), LEEWAY.as_secs());
+    if claims.exp < time.saturating_sub(leeway) {
+        return Err(refusal(&ErrorKind::ExpiredSignature.into()));
     }
-    let groups = account.groups();
-    let mut extra = serde_json::Map::new();
-    if let Some(jti) = claims.jti {
-        extra.insert("authentication.kubernetes.io/credential-id".to_owned(), json!([format!("JTI={jti}")]));
+    if claims.nbf.is_some_and(|from| from > time.saturating_add(leeway)) {
+        return Err(refusal(&ErrorKind::ImmatureSignature.into()));
     }
-    let left = claims.exp.saturating_sub(unix_seconds());
-    Ok(Identity {
-        object: json!({
-            "authenticated": true,
-            "audiences": claims.aud,
-            "user": { "username": user, "uid": account.uid, "groups": groups, "extra": Value::Object(extra) },
-        }),
-        user: user.into(),
-        uid: account.uid.clone(),
-        groups,
-        audiences: claims.aud,
-        service_account: Some(account),
-        reviewed: now,
-        expires: now.saturating_add(Duration::from_secs(left)),
-    })
+    claims.identity(now)
+}
+
+// === impl Claims ===
+
+impl Claims {
+    /// The user behind these claims.
+    ///
+    /// # Errors
+    ///
+    /// They are not of a ServiceAccount.
+    pub fn identity(self, now: Nanos) -> Result<Identity, Denial> {
+        let rejected = || Denial::new(Code::TokenRejected, "the token is not of a ServiceAccount");
+        let kubernetes = self.kubernetes.ok_or_else(rejected)?;
+        let account = ServiceAccountRef {
+            namespace: kubernetes.namespace,
+            name: kubernetes.serviceaccount.name,
+            uid: kubernetes.serviceaccount.uid,
+        };
+        let user = account.user();
+        if self.sub != user {
+            return Err(rejected());
+        }
+        let groups = account.groups();
+        let mut extra = serde_json::Map::new();
+        if let Some(jti) = self.jti {
+            extra.insert("authentication.kubernetes.io/credential-id".to_owned(), json!([format!("JTI={jti}")]));
+        }
+        let left = self.exp.saturating_sub(unix_seconds());
+        Ok(Identity {
+            object: json!({
+                "authenticated": true,
+                "audiences": self.aud,
+                "user": { "username": user, "uid": account.uid, "groups": groups, "extra": Value::Object(extra) },
+            }),
+            user: user.into(),
+            uid: account.uid.clone(),
+            groups,
+            audiences: self.aud,
+            service_account: Some(account),
+            reviewed: now,
+            expires: now.saturating_add(Duration::from_secs(left)),
+        })
+    }
 }
 
 // === impl ServiceAccountRef ===

@@ -50,7 +50,9 @@ impl ExtAuthz {
                 let denial = Denial::new(Code::UnavailableInternal, "the gate failed on this request");
                 let decision = self.gate.refuse(denial, self.clock.now());
                 self.metrics.decided(&decision, Duration::ZERO);
-                respond::check_response(&decision, None, self.style)
+                let response = respond::check_response(&decision, None, self.style);
+                self.gate.recent.record(None, decision);
+                response
             }
         }
     }
@@ -69,6 +71,7 @@ impl ExtAuthz {
         let response = respond::check_response(&decision, request.as_ref().map(|request| &request.headers), self.style);
         log(&decision);
         self.metrics.decided(&decision, started.elapsed());
+        self.gate.recent.record(request.as_ref(), decision);
         response
     }
 }

@@ -18,7 +18,7 @@ use crate::gate::Gate;
 use crate::metrics::Metrics;
 use crate::policy::Tiers;
 
-pub use self::server::serve;
+pub use self::server::{in_time, serve};
 
 /// What the pages show.
 #[derive(Clone, Debug)]

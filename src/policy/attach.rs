@@ -302,6 +302,7 @@ impl LimitRules<'_> {
         Limit {
             name: format!("{}/{}", name.path(), spec.name).into(),
             kind: policy.kind,
+            place: spec.place.clone(),
             when: when.map(|predicate| Arc::clone(&predicate.expression)).collect(),
             counters: spec.counters.iter().map(Arc::clone).collect(),
             per_route: policy.per_route,

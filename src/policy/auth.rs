@@ -55,6 +55,8 @@ pub struct Caller<'a> {
     pub gone: Option<Arc<str>>,
     /// Whether a look-up found no tier.
     without_tier: bool,
+    /// The rule that accepted it.
+    pub rule: Option<&'a Rule<Authentication>>,
     request: Attributes<'a>,
 }
 
@@ -102,7 +104,7 @@ impl AuthRules {
                 (Method::Plain(source), _) => plain(source, &scope),
             };
             match caller.and_then(|caller| rule.what.complete(caller)) {
-                Ok(caller) => return Ok(Some(caller)),
+                Ok(caller) => return Ok(Some(Caller { rule: Some(rule), ..caller })),
                 // "I could not tell" is no reason to try whether the caller passes as somebody else.
                 Err(denial) if denial.code.class() == Class::Undecided => return Err(denial),
                 Err(denial) => drop(refused.get_or_insert(denial)),
@@ -135,7 +137,7 @@ impl AuthRules {
         Err(Denial::new(Code::TokenAudience, "the token is for another audience").detail(detail))
     }
 
-    /// Checks every rule of authorization. What those in shadow refuse goes to `would`.
+    /// Checks every rule of authorization, and says in `permit` what they were about. What those in shadow refuse goes to `would`.
     ///
     /// # Errors
     ///
@@ -145,21 +147,20 @@ impl AuthRules {
         caller: &Caller<'_>,
         rbac: &Rbac,
         operator: OperatorModel<'_>,
+        permit: &mut Permit,
         mut would: impl FnMut(Denial, &ObjectName),
-    ) -> Result<Permit, Denial> {
-        let mut permit = Permit::default();
+    ) -> Result<(), Denial> {
         let scope = caller.scope();
         for rule in &self.authorization {
-            match self.permit_by(rule, &scope, rbac, operator).map_err(|denial| caller.explain(denial)) {
-                Ok(None) => {}
-                Ok(Some(granted)) => permit = granted,
+            match self.permit_by(rule, &scope, rbac, operator, permit).map_err(|denial| caller.explain(denial)) {
+                Ok(()) => {}
                 Err(denial) if self.in_shadow.iter().any(|policy| Arc::ptr_eq(policy, &rule.origin)) => {
                     would(denial, &rule.origin);
                 }
                 Err(denial) => return Err(self.tell(denial, &scope)),
             }
         }
-        Ok(permit)
+        Ok(())
     }
 
     fn permit_by(
@@ -168,13 +169,17 @@ impl AuthRules {
         scope: &Scope<'_>,
         rbac: &Rbac,
         operator: OperatorModel<'_>,
-    ) -> Result<Option<Permit>, Denial> {
+        permit: &mut Permit,
+    ) -> Result<(), Denial> {
         if !self.holds(&rule.name, &rule.when, scope)? {
-            return Ok(None);
+            return Ok(());
         }
         match &rule.what {
-            Authorization::Access(access) => access.permit(&rule.name, scope, rbac, operator).map(Some),
-            Authorization::Patterns(conditions) if self.holds(&rule.name, conditions, scope)? => Ok(None),
+            Authorization::Access(access) => {
+                *permit = Permit::default();
+                access.permit(&rule.name, scope, rbac, operator, permit)
+            }
+            Authorization::Patterns(conditions) if self.holds(&rule.name, conditions, scope)? => Ok(()),
             Authorization::Patterns(_) => {
                 let denial = Denial::new(Code::AccessRule, "a rule of this route's policy does not let you in");
                 Err(denial.detail(format!("authorization `{}` of {} does not hold", rule.name, rule.origin)))
@@ -280,6 +285,7 @@ impl<'a> Caller<'a> {
             tier: None,
             gone: None,
             without_tier: false,
+            rule: None,
             request,
         }
     }

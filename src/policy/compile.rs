@@ -63,6 +63,7 @@ pub fn compile(mut manifests: Manifests, options: &Options) -> Policy {
         tiers: tiers(&mapping, if let [only] = instances.as_slice() { vec![only] } else { Vec::new() }),
         named_tiers: tiers::named(&manifests),
         objects: manifests.read,
+        places: manifests.metas().map(|meta| (meta.object.clone(), meta.place.clone())).collect(),
         ..Policy::default()
     };
     for account in &manifests.service_accounts {
@@ -214,7 +215,8 @@ impl<'m> Applied<'m> {
             Attached::Broken(policy) => Attached::Broken(policy),
             Attached::Active(rules) => {
                 let (policy, rules) = &*rules;
-                let plan = || AuthPlan { policy: policy.clone(), rules: Arc::clone(rules), tiers: tiers.clone() };
+                let plan =
+                    || AuthPlan { policy: Arc::new(policy.clone()), rules: Arc::clone(rules), tiers: tiers.clone() };
                 let plan = self.plans.entry(Arc::as_ptr(rules)).or_insert_with(|| Arc::new(plan()));
                 Attached::Active(Arc::clone(plan))
             }

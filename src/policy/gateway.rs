@@ -191,7 +191,7 @@ impl<T> Attached<T> {
 
 impl Host {
     /// How well this name of a listener fits `host`: the more, the better.
-    fn fits(&self, host: &str) -> Option<usize> {
+    pub(super) fn fits(&self, host: &str) -> Option<usize> {
         match self {
             Host::Every | Host::Unknown => Some(0),
             Host::Named(name) => match name.strip_prefix('*') {

@@ -13,7 +13,7 @@ use super::undecided;
 use crate::gate::Denial;
 use crate::hash::KeyedHasher;
 use crate::limit::{AccountKey, CellId, Quota};
-use crate::manifest::ObjectName;
+use crate::manifest::{ObjectName, Place};
 
 /// What a limit counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -28,6 +28,7 @@ pub struct Limit {
     /// `namespace/policy/limit`
     pub name: Arc<str>,
     pub kind: LimitKind,
+    pub place: Place,
     /// All must hold.
     pub when: Vec<Arc<Expression>>,
     pub counters: Vec<Arc<Expression>>,

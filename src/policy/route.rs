@@ -144,10 +144,26 @@ impl RouteTable {
         hosts.flat_map(HostRoutes::candidates).map(|candidate| &*candidate.plan)
     }
 
+    /// The plans that take every request of a host, since nobody knows what else they were for.
+    pub fn shut_plans(&self) -> impl Iterator<Item = &RoutePlan> {
+        let hosts = self.exact.values().chain(self.wildcard.values()).chain([&self.any, &self.unknown]);
+        hosts.filter_map(|host| host.shut.as_deref())
+    }
+
     /// Names of the headers that matches look at, in lower case.
     pub fn header_names(&self) -> impl Iterator<Item = &str> {
         let hosts = self.exact.values().chain(self.wildcard.values()).chain([&self.any, &self.unknown]);
         hosts.flat_map(HostRoutes::candidates).flat_map(|candidate| &candidate.rule.headers).map(|header| &*header.name)
+    }
+
+    /// Every match, with its host (`None`: every one) and the plan that it leads to.
+    pub fn matches(&self) -> impl Iterator<Item = (Option<String>, &Match, &RoutePlan)> {
+        let exact = self.exact.iter().map(|(name, routes)| (Some(name.clone()), routes));
+        let wildcard = self.wildcard.iter().map(|(suffix, routes)| (Some(format!("*{suffix}")), routes));
+        let hosts = exact.chain(wildcard).chain([(None, &self.any), (None, &self.unknown)]);
+        hosts.flat_map(|(host, routes)| {
+            routes.candidates().map(move |candidate| (host.clone(), &*candidate.rule, &*candidate.plan))
+        })
     }
 
     /// The route of `request`, whose path is canonical.

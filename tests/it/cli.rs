@@ -195,9 +195,13 @@ fn a_token_is_only_made_for_an_account_that_is_there() {
 fn flags_have_environment_variables_and_wrong_ones_are_explained() {
     let output = tiergate(&["check"]).env("TIERGATE_MANIFESTS", root("examples/manifests")).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", out(&output));
-    for command in
-        [&["serve", "--help"][..], &["check", "--help"], &["token", "keys", "--help"], &["token", "create", "--help"]]
-    {
+    for command in [
+        &["serve", "--help"][..],
+        &["check", "--help"],
+        &["token", "keys", "--help"],
+        &["token", "create", "--help"],
+        &["explain", "--help"],
+    ] {
         let help = out(&tiergate(command).output().unwrap());
         let flags = help.lines().filter(|line| line.trim_start().starts_with('-') && line.contains("--"));
         let own = flags.filter(|line| !line.contains("--help")).count();

@@ -13,6 +13,7 @@ mod classic;
 mod cli;
 mod clock;
 mod envoy;
+mod explain;
 mod h2;
 mod hostile;
 mod http;

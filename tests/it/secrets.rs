@@ -35,7 +35,8 @@ async fn a_token_is_in_no_output() {
     let forged = format!("{rest}.{}", signature.chars().rev().collect::<String>());
     let mut outputs = Vec::new();
     for token in [good.as_str(), &forged, "canary-token"] {
-        for path in ["/llm/qwen3/v1", "/llm/draft/v1", "/llm//x", "/nowhere"] {
+        let inside = format!("/llm/{good}/v1?token={good}");
+        for path in ["/llm/qwen3/v1", "/llm/draft/v1", "/llm//x", "/nowhere", &inside] {
             let request = check_request(http(path, Some(&format!("Bearer {token}"))));
             outputs.push(format!("{:?}", check(&channel, request).await));
         }
@@ -43,6 +44,15 @@ async fn a_token_is_in_no_output() {
     for page in ["/metrics", "/problems", "/readyz"] {
         outputs.push(get(tiergate.http, page).await.body);
     }
+    for page in ["/explain", "/explain?format=json"] {
+        outputs.push(get(tiergate.admin, page).await.body);
+    }
+    for entry in get(tiergate.admin, "/explain?format=json").await.json()["decisions"].as_array().unwrap() {
+        let page = format!("/explain/{}", entry["decision_id"].as_str().unwrap());
+        outputs.push(get(tiergate.admin, &page).await.body);
+        outputs.push(get(tiergate.admin, &format!("{page}?format=json")).await.body);
+    }
+    outputs.push(get(tiergate.admin, &format!("/explain/{good}")).await.body);
     // Where no token belongs, and one may come all the same: in a call's own metadata and path, in a page's headers, path and
     // body. (The lookup names the groups that it was asked for, as maas-api does: to whoever asked, and to nobody else.)
     let bearer = format!("Bearer {good}");

@@ -104,6 +104,7 @@ pub(crate) struct Tiergate {
     pub(crate) process: Process,
     pub(crate) grpc: SocketAddr,
     pub(crate) http: SocketAddr,
+    pub(crate) admin: SocketAddr,
     pub(crate) log: mpsc::Receiver<String>,
 }
 
@@ -130,6 +131,7 @@ impl Tiergate {
     fn start_with(port: u16, mut command: Command, manifests: &Path, flags: &[&str]) -> Self {
         command.arg("serve").arg("--manifests").arg(manifests).arg("--jwks").arg(KEYS.0.join("jwks.json"));
         command.args(["--listen-grpc", &format!("127.0.0.1:{port}"), "--listen-http", "127.0.0.1:0"]);
+        command.args(["--listen-admin", "127.0.0.1:0"]);
         let mut child = command.args(flags).stderr(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let (send, log) = mpsc::channel();
@@ -145,7 +147,8 @@ impl Tiergate {
             let Ok(line) = serde_json::from_str::<serde_json::Value>(&line) else { panic!("not JSON: {line}") };
             if line["message"] == "serving" {
                 let address = |name: &str| line[name].as_str().unwrap().parse().unwrap();
-                return Tiergate { process, grpc: address("listen.grpc"), http: address("listen.http"), log };
+                let [grpc, http, admin] = ["listen.grpc", "listen.http", "listen.admin"].map(address);
+                return Tiergate { process, grpc, http, admin, log };
             }
         }
     }
@@ -206,6 +209,7 @@ pub(crate) fn start_with_log(manifests: &Path, log: std::io::PipeWriter) -> (Pro
     let mut command = Command::new(TIERGATE);
     command.arg("serve").arg("--manifests").arg(manifests).arg("--jwks").arg(KEYS.0.join("jwks.json"));
     command.args(["--listen-grpc", &grpc.to_string(), "--listen-http", &http.to_string()]);
+    command.args(["--listen-admin", "off"]);
     let process = Process(command.stderr(log).spawn().unwrap());
     let started = Instant::now();
     // Its log is not read, so its port has to tell.

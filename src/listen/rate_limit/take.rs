@@ -41,7 +41,9 @@ impl RateLimit {
         let decision = self.gate.take(&facts, self.clock.now()).await;
         ext_authz::log(&decision);
         self.metrics.decided(&decision, started.elapsed());
-        respond::rate_limit_response(&decision, self.style)
+        let response = respond::rate_limit_response(&decision, self.style);
+        self.gate.recent.record(facts.request().ok().as_ref(), decision);
+        response
     }
 
     fn facts(&self, request: &RateLimitRequest) -> Result<Facts, Status> {

@@ -56,6 +56,15 @@ async fn limits_say_yes_or_no_with_headers_body_and_metadata() {
     let body: serde_json::Value = serde_json::from_slice(&refused.raw_body).unwrap();
     assert_eq!((&body["error"]["code"], &body["error"]["tier"]), (&"TG-LIMIT-REQUESTS".into(), &"free".into()));
     assert!(refused.dynamic_metadata.unwrap().fields.contains_key("tiergate"));
+    let [record] = &service.gate.recent.newest_first()[..] else { panic!("one is kept") };
+    let trace = crate::explain::Trace::of_record(record, &service.gate.policies.current()).to_string();
+    for line in [
+        "POST /llm/granite/v1/chat/completions at models",
+        "identity  skipped     this call asks about the limits alone; Check asked the rest",
+        "5 requests per 2m, 0 left",
+    ] {
+        assert!(trace.contains(line), "{line}\n{trace}");
+    }
     let page = service.metrics.page(0, 0);
     for line in [
         "tiergate_decisions_total{outcome=\"allowed\",reason=\"\"} 5",

@@ -11,7 +11,7 @@ use crate::policy::expression::{EvalError, Scope};
 use crate::policy::undecided;
 use crate::request::{self, OperatorModel};
 
-/// A model that the caller may call, and what says so.
+/// A model that the caller asked for, and what says that they may call it.
 #[derive(Clone, Debug, Default)]
 pub struct Permit {
     /// `namespace/name`
@@ -28,7 +28,8 @@ impl AccessRule {
         scope: &Scope<'_>,
         rbac: &Rbac,
         operator: OperatorModel<'_>,
-    ) -> Result<Permit, Denial> {
+        permit: &mut Permit,
+    ) -> Result<(), Denial> {
         let attribute = |what: &str, source| attribute(name, what, source, scope);
         let (namespace, model) = self.model(scope, operator)?;
         let user = attribute("user", &self.user)?;
@@ -52,8 +53,9 @@ impl AccessRule {
             namespace: &namespace,
             name: &model,
         };
-        let grantor = rbac.authorize(&query).ok_or_else(|| missing_grant(&query))?;
-        Ok(Permit { model: Some(format!("{namespace}/{model}")), grantor: Some(grantor) })
+        permit.model = Some(format!("{namespace}/{model}"));
+        permit.grantor = Some(rbac.authorize(&query).ok_or_else(|| missing_grant(&query))?);
+        Ok(())
     }
 
     /// Namespace and name of the model. What the operator set on the route goes before the path.

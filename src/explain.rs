@@ -1,0 +1,366 @@
+//! Why a request was answered as it was: what each stage saw and decided, from which object and line.
+//!
+//! A trace is rendered from the evidence of a real decision and the policy as it is now; nothing is decided here.
+
+mod caller;
+mod change;
+mod command;
+mod curl;
+mod steps;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt::{self, Write};
+
+use serde::Serialize;
+
+pub use self::command::{ExplainError, run};
+
+use crate::gate::{Asked, Class, Code, Denial, Evidence, Record, Stage};
+use crate::identity::Identity;
+use crate::manifest::{ObjectName, Place};
+use crate::policy::{Attached, AuthPlan, GatewayPlan, ListenerPlan, Policy, RoutePlan};
+use crate::respond;
+
+/// A decision to explain.
+#[derive(Clone, Copy, Debug)]
+pub struct Case<'a> {
+    pub asked: Option<&'a Asked>,
+    pub evidence: &'a Evidence,
+    /// What was said, or would have been but for `--shadow`; `None` if nothing was to be said.
+    pub denial: Option<&'a Denial>,
+    pub let_through: bool,
+    /// As it is now, which need not be what was decided by.
+    pub policy: &'a Policy,
+    /// Why the caller is taken to be who they are, where no review says so.
+    pub believed: Option<&'a str>,
+    /// Whether the request is the first of all: nothing was taken from any limit before.
+    pub first: bool,
+}
+
+/// The explanation of one decision.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Trace {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decision_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request: Option<Asked>,
+    pub decision: Verdict,
+    /// What the client gets; 200 where the model answers instead.
+    pub status: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<&'static str>,
+    pub steps: Vec<Step>,
+    /// What would change the answer.
+    pub changes: Vec<String>,
+    /// What the reader has to know about the trace itself.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+}
+
+/// One stage of the decision.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Step {
+    pub name: &'static str,
+    pub result: Verdict,
+    pub findings: Vec<Finding>,
+}
+
+/// What a stage, or the whole, came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    Passed,
+    /// There was nothing to do.
+    Skipped,
+    /// It would have been refused, or left undecided.
+    Shadow,
+    Refused,
+    Undecided,
+    NotReached,
+}
+
+/// Something that a stage saw.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    pub text: String,
+    /// Where it is written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub place: Option<Place>,
+}
+
+/// The stages, as they are explained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Part {
+    Route,
+    Policy,
+    Identity,
+    Tier,
+    Access,
+    Limits,
+}
+
+/// The route of the decision, in the policy as it is now.
+struct Found<'p> {
+    plan: &'p RoutePlan,
+    at: Vec<(&'p GatewayPlan, &'p ListenerPlan)>,
+}
+
+// === impl Case ===
+
+impl<'a> Case<'a> {
+    /// The decision of `record`, for which `policy` is the current one.
+    #[must_use]
+    pub fn of(record: &'a Record, policy: &'a Policy) -> Self {
+        Case::new(record.asked.as_ref(), &record.evidence, record.denial.as_ref(), policy)
+    }
+
+    /// The decision whose refusal is `denial`, for which `policy` is the current one.
+    #[must_use]
+    pub fn new(
+        asked: Option<&'a Asked>,
+        evidence: &'a Evidence,
+        denial: Option<&'a Denial>,
+        policy: &'a Policy,
+    ) -> Self {
+        let of_process = evidence.would.iter().find(|would| would.by.is_none());
+        let shadowed = of_process.map(|would| &would.denial);
+        let let_through = denial.is_none();
+        Case { asked, evidence, denial: denial.or(shadowed), let_through, policy, believed: None, first: false }
+    }
+
+    /// Where the request stopped.
+    fn stopped(&self) -> Option<Part> {
+        self.denial?;
+        if self.misses_tier_late() {
+            return Some(Part::Tier);
+        }
+        Some(match self.evidence.passed {
+            None if self.evidence.route.is_none() => Part::Route,
+            None => Part::Policy,
+            Some(Stage::Route) => Part::Identity,
+            Some(Stage::Identity) => Part::Tier,
+            Some(Stage::Facts) => Part::Access,
+            Some(Stage::Access | Stage::Limits | Stage::Admission) => Part::Limits,
+        })
+    }
+
+    /// Whether the tier was missed where it was needed, which is after access.
+    fn misses_tier_late(&self) -> bool {
+        let of_tier = self.denial.is_some_and(|denial| matches!(denial.code, Code::TierNone | Code::TierGone));
+        of_tier && self.evidence.passed >= Some(Stage::Access)
+    }
+
+    /// What the AuthPolicy, being in shadow as a whole, would have said.
+    fn policy_would(&self) -> bool {
+        let policy = self.evidence.policy.as_ref().map(|policy| policy.path());
+        policy.is_some_and(|policy| self.evidence.would.iter().any(|would| would.by.as_deref() == Some(&*policy)))
+    }
+
+    fn verdict(&self, part: Part) -> Verdict {
+        let (Some(denial), Some(stopped)) = (self.denial, self.stopped()) else { return Verdict::Passed };
+        if part == stopped {
+            return if self.let_through { Verdict::Shadow } else { Verdict::of(denial) };
+        }
+        let passed_before = self.misses_tier_late() && part == Part::Access;
+        if part < stopped || passed_before { Verdict::Passed } else { Verdict::NotReached }
+    }
+
+    /// The plan that was decided by; after a change of the policy, what is in its place.
+    fn find(&self) -> Option<Found<'a>> {
+        let (route, rule) = (self.evidence.route.as_deref()?, self.evidence.rule.as_deref()?);
+        let listeners = self
+            .policy
+            .gateways
+            .iter()
+            .flat_map(|gateway| gateway.listeners.iter().map(move |listener| (gateway, listener)));
+        let all = listeners.filter_map(|(gateway, listener)| {
+            let of_rule = |plan: &&RoutePlan| *plan.name == *route && *plan.rule == *rule;
+            Some((gateway, listener, listener.routes.plans().chain(listener.routes.shut_plans()).find(of_rule)?))
+        });
+        let all: Vec<_> = all.collect();
+        let by_policy = |plan: &RoutePlan| match (&plan.auth, &self.evidence.policy) {
+            (Attached::Active(auth), Some(policy)) => auth.policy == *policy,
+            _ => false,
+        };
+        let best = all.iter().find(|(_, _, plan)| by_policy(plan)).or(all.first());
+        let (_, _, plan) = *best?;
+        let same = all.iter().filter(|(_, _, other)| by_policy(other) == by_policy(plan));
+        Some(Found { plan, at: same.map(|(gateway, listener, _)| (*gateway, *listener)).collect() })
+    }
+
+    fn place(&self, object: &ObjectName) -> Option<Place> {
+        self.policy.places.get(object).cloned()
+    }
+
+    fn identity(&self) -> Option<&'a Identity> {
+        self.evidence.identity.as_deref()
+    }
+
+    fn finding(&self, text: impl Into<String>, object: &ObjectName) -> Finding {
+        Finding { text: text.into(), place: self.place(object) }
+    }
+}
+
+// === impl Found ===
+
+impl<'p> Found<'p> {
+    fn auth(&self) -> Option<&'p AuthPlan> {
+        match &self.plan.auth {
+            Attached::Active(auth) => Some(auth),
+            Attached::None | Attached::Broken(_) => None,
+        }
+    }
+
+    /// What is in error of what applies to the route.
+    fn broken(&self) -> impl Iterator<Item = &'p ObjectName> {
+        let auth = match &self.plan.auth {
+            Attached::Broken(name) => Some(name),
+            Attached::None | Attached::Active(_) => None,
+        };
+        let limits = self.plan.limits.iter().filter_map(|limits| match limits {
+            Attached::Broken(name) => Some(name),
+            Attached::None | Attached::Active(_) => None,
+        });
+        auth.into_iter().chain(limits)
+    }
+}
+
+// === impl Trace ===
+
+impl Trace {
+    #[must_use]
+    pub fn of(case: &Case<'_>) -> Self {
+        let found = case.find();
+        let (decision, status) = match case.denial {
+            None => (Verdict::Passed, 200),
+            Some(_) if case.let_through => (Verdict::Shadow, 200),
+            Some(denial) => {
+                let told = denial.told.as_ref().and_then(|told| told.status);
+                (Verdict::of(denial), told.unwrap_or_else(|| respond::status(denial.code).0))
+            }
+        };
+        Trace {
+            decision_id: None,
+            time: None,
+            request: case.asked.cloned(),
+            decision,
+            status,
+            code: case.denial.map(|denial| denial.code.as_str()),
+            steps: steps::all(case, found.as_ref()),
+            changes: change::all(case, found.as_ref()),
+            notes: Vec::new(),
+        }
+    }
+
+    /// The explanation of `record`, for which `policy` is the current one.
+    #[must_use]
+    pub fn of_record(record: &Record, policy: &Policy) -> Self {
+        let mut trace = Trace::of(&Case::of(record, policy));
+        trace.decision_id = Some(respond::decision_id(record.evidence.id));
+        trace.time = Some(record.time.to_string());
+        let (then, now) = (record.evidence.generation, policy.generation);
+        if then != now {
+            trace.notes.push(format!(
+                "the policy has changed since: it was decided by generation {then}; places and advice are of generation {now}"
+            ));
+        }
+        trace
+    }
+}
+
+// === impl Verdict ===
+
+impl Verdict {
+    fn of(denial: &Denial) -> Self {
+        if denial.code.class() == Class::Undecided { Verdict::Undecided } else { Verdict::Refused }
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Verdict::Passed => "passed",
+            Verdict::Skipped => "skipped",
+            Verdict::Shadow => "in shadow",
+            Verdict::Refused => "REFUSED",
+            Verdict::Undecided => "UNDECIDED",
+            Verdict::NotReached => "not reached",
+        }
+    }
+}
+
+// === impl Finding ===
+
+impl Finding {
+    fn new(text: impl Into<String>, place: Option<Place>) -> Self {
+        Finding { text: text.into(), place }
+    }
+}
+
+impl From<&str> for Finding {
+    fn from(text: &str) -> Self {
+        Finding::new(text, None)
+    }
+}
+
+impl From<String> for Finding {
+    fn from(text: String) -> Self {
+        Finding::new(text, None)
+    }
+}
+
+// === text ===
+
+impl fmt::Display for Trace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = String::new();
+        self.write(&mut text)?;
+        // What clients sent must not talk to the reader's terminal.
+        for character in text.chars() {
+            match character {
+                '\n' => f.write_char('\n')?,
+                control if control.is_control() => write!(f, "{}", control.escape_default())?,
+                other => f.write_char(other)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Trace {
+    fn write(&self, out: &mut String) -> fmt::Result {
+        match &self.request {
+            Some(Asked { method, host, path }) => writeln!(out, "{method} {path} at {host}")?,
+            None => writeln!(out, "a request that was not kept")?,
+        }
+        if let (Some(id), Some(time)) = (&self.decision_id, &self.time) {
+            writeln!(out, "decision {id} at {time}")?;
+        }
+        writeln!(out)?;
+        for step in &self.steps {
+            let (mut name, mut result) = (step.name, step.result.as_str());
+            if step.findings.is_empty() {
+                writeln!(out, "{name:<9} {result}")?;
+            }
+            for Finding { text, place } in &step.findings {
+                let place = place.as_ref().map(|place| format!("  [{place}]")).unwrap_or_default();
+                // A text of several lines, such as a problem with its remedy, stays in its column.
+                let text = text.replace('\n', &format!("\n{:<22}", ""));
+                writeln!(out, "{name:<9} {result:<11} {text}{place}")?;
+                (name, result) = ("", "");
+            }
+        }
+        if !self.changes.is_empty() {
+            writeln!(out, "\nwhat would change the answer:")?;
+        }
+        for change in &self.changes {
+            writeln!(out, "  - {}", change.replace('\n', "\n    "))?;
+        }
+        for note in &self.notes {
+            writeln!(out, "\nnote: {note}")?;
+        }
+        Ok(())
+    }
+}

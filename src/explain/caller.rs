@@ -1,0 +1,125 @@
+//! Who asks, as the command line says it: a token, or a name to take on trust.
+
+use serde_json::json;
+
+use super::command::{ExplainError, Sent};
+use crate::args::Explain;
+use crate::gate::{Code, Gate};
+use crate::identity::{Claims, Identity, KubernetesClaims, ObjectClaims, believe, unix_seconds};
+use crate::limit::Nanos;
+use crate::policy::{Attached, Method, Policy, derived_uid};
+
+/// Stands for the token that a caller named by `--as` would have.
+const PLACEHOLDER: &str = "taken-on-trust";
+/// How long the claims of such a caller would be valid, in seconds.
+const VALID: u64 = 3600;
+const SERVICE_ACCOUNT: &str = "system:serviceaccount:";
+/// The group of everybody who has an identity.
+const AUTHENTICATED: &str = "system:authenticated";
+
+/// Lets `gate` know who sends `sent`; why the caller is believed to be that, where no review says so.
+///
+/// # Errors
+///
+/// Two things say who asks, or the token says nothing that could be believed.
+pub(super) fn introduce(args: &Explain, gate: &Gate, sent: &mut Sent) -> Result<Option<String>, ExplainError> {
+    let has_header = sent.headers.iter().any(|(name, _)| name == "authorization");
+    let mut named = [args.as_user.is_some(), args.token.is_some(), has_header].into_iter().filter(|named| *named);
+    if named.next().is_some() && named.next().is_some() {
+        return Err(ExplainError::TwoCallers);
+    }
+    let policy = gate.policies.current();
+    let mut authorize = |token: &str| sent.headers.push(("authorization".to_owned(), format!("Bearer {token}")));
+    if let Some(user) = &args.as_user {
+        authorize(PLACEHOLDER);
+        let identity = named_by_flags(args, user, &policy)?;
+        let Some(token) = sent.request().bearer().ok() else { return Ok(None) };
+        gate.identities.insert(&token, identity);
+        let audiences = if args.audience.is_empty() { ", with every audience that a policy wants" } else { "" };
+        return Ok(Some(format!("taken on trust: --as{audiences}")));
+    }
+    if let Some(token) = &args.token {
+        authorize(token.trim().strip_prefix("Bearer ").unwrap_or(token.trim()));
+    }
+    // What cannot be a token is for the gate to refuse.
+    let Ok(token) = sent.request().bearer() else { return Ok(None) };
+    if token.secret().starts_with('$') {
+        return Err(ExplainError::NotExpanded);
+    }
+    if args.jwks.is_some() {
+        return Ok(None);
+    }
+    match believe(&token, Nanos(0)) {
+        Ok(identity) => gate.identities.insert(&token, identity),
+        Err(denial) if denial.code == Code::TokenMalformed => return Err(ExplainError::Opaque),
+        Err(denial) => gate.identities.insert_refused(&token, denial),
+    }
+    Ok(Some("the token's claims are believed: nobody has checked its signature and issuer without --jwks".to_owned()))
+}
+
+/// The caller that `--as` names, with the groups that the API server gives such users.
+fn named_by_flags(args: &Explain, user: &str, policy: &Policy) -> Result<Identity, ExplainError> {
+    let audiences = if args.audience.is_empty() { wanted_audiences(policy) } else { args.audience.clone() };
+    let mut identity = match user.strip_prefix(SERVICE_ACCOUNT) {
+        Some(account) => {
+            let (namespace, name) = account.split_once(':').ok_or(ExplainError::NoAccount)?;
+            let uid = policy.service_account_uid(namespace, name).map(str::to_owned);
+            let claims = Claims {
+                iss: String::new(),
+                sub: user.to_owned(),
+                aud: audiences,
+                exp: unix_seconds().saturating_add(VALID),
+                nbf: None,
+                iat: None,
+                jti: None,
+                kubernetes: Some(KubernetesClaims {
+                    namespace: namespace.to_owned(),
+                    serviceaccount: ObjectClaims {
+                        name: name.to_owned(),
+                        uid: uid.unwrap_or_else(|| derived_uid(namespace, name)),
+                    },
+                }),
+            };
+            claims.identity(Nanos(0)).map_err(|_| ExplainError::NoAccount)?
+        }
+        None => Identity {
+            user: user.into(),
+            uid: String::new(),
+            groups: vec![AUTHENTICATED.to_owned()],
+            audiences,
+            service_account: None,
+            object: json!({ "authenticated": true, "user": { "username": user, "uid": "", "extra": {} } }),
+            reviewed: Nanos(0),
+            expires: Nanos(u64::MAX),
+        },
+    };
+    for group in &args.as_group {
+        if !identity.groups.contains(group) {
+            identity.groups.push(group.clone());
+        }
+    }
+    if let Some(user) = identity.object.get_mut("user").and_then(|user| user.as_object_mut()) {
+        user.insert("groups".to_owned(), json!(identity.groups));
+    }
+    if let Some(object) = identity.object.as_object_mut() {
+        object.insert("audiences".to_owned(), json!(identity.audiences));
+    }
+    Ok(identity)
+}
+
+/// Every audience that some policy wants.
+fn wanted_audiences(policy: &Policy) -> Vec<String> {
+    let plans = policy.gateways.iter().flat_map(|gateway| gateway.plans());
+    let rules = plans.filter_map(|plan| match &plan.auth {
+        Attached::Active(auth) => Some(&auth.rules.authentication),
+        Attached::None | Attached::Broken(_) => None,
+    });
+    let audiences = rules.flatten().filter_map(|rule| match &rule.what.method {
+        Method::TokenReview { audiences } => Some(audiences),
+        Method::Anonymous | Method::Plain(_) => None,
+    });
+    let mut audiences: Vec<String> = audiences.flatten().cloned().collect();
+    audiences.sort_unstable();
+    audiences.dedup();
+    audiences
+}

@@ -1,0 +1,271 @@
+//! What would change the answer.
+
+use super::steps::{matched, object, span};
+use super::{Case, Found};
+use crate::gate::{Code, Denial, LimitEvidence};
+use crate::manifest::{ObjectName, Problem, did_you_mean};
+use crate::policy::{Authorization, LimitKind, Method, Tiers};
+use crate::request::{PathFault, check_canonical};
+
+/// The annotation that grants a model to tiers.
+const ANNOTATION: &str = crate::manifest::TIERS_ANNOTATION;
+
+/// What would change the answer, the likeliest first.
+pub(super) fn all(case: &Case<'_>, found: Option<&Found<'_>>) -> Vec<String> {
+    let Some(denial) = case.denial else { return when_allowed(case) };
+    match denial.code {
+        Code::RequestInvalid => vec!["send each of these headers once, and no host but the one of the URL".to_owned()],
+        Code::PathNotCanonical => path(case),
+        Code::TokenMissing | Code::TokenMalformed | Code::TokenExpired => {
+            vec![format!("send `Authorization: Bearer <token>`; make one with: {}", token_command(case, found))]
+        }
+        Code::TokenNotYet => {
+            vec!["wait until the token is valid, or set the clocks of its issuer and of this machine right".to_owned()]
+        }
+        Code::TokenAudience => vec![
+            format!("make a token for the audience that is wanted: {}", token_command(case, found)),
+            "or name the token's audience in the policy's kubernetesTokenReview".to_owned(),
+        ],
+        Code::TokenIssuer => vec!["use a token of the issuer that --issuer names, or set --issuer".to_owned()],
+        Code::TokenSignature => vec!["use a token that a key of --jwks signed, or add the key to --jwks".to_owned()],
+        Code::TokenSubjectGone => account(case),
+        Code::TokenRejected => vec![format!("use a ServiceAccount's token: {}", token_command(case, found))],
+        Code::AccessDenied => grant(case),
+        Code::AccessRule => rule(denial, found),
+        Code::TierNone => tiers(case, found),
+        Code::TierGone => {
+            let gone = case.evidence.tier_gone.as_deref().unwrap_or("<tier>");
+            let back =
+                format!("configure tier `{gone}` again, or move the account to the namespace of a tier that is there");
+            [back].into_iter().chain(tiers(case, found)).collect()
+        }
+        Code::RouteNoPolicy => vec![
+            "attach an AuthPolicy to the route, its listener or its Gateway (spec.targetRef)".to_owned(),
+            "or serve with --without-policy allow, which lets everybody use every such route".to_owned(),
+        ],
+        Code::RouteUnknown => nearest(case),
+        Code::LimitNone => vec![
+            "add a limit whose `when` holds for this caller".to_owned(),
+            "or serve with --without-limit allow".to_owned(),
+        ],
+        Code::LimitRequests | Code::LimitTokens => limit(case, found),
+        Code::UnavailableConfiguration => {
+            let unready = case.policy.unready.iter().map(|why| format!("mend the folder: {why}"));
+            unready.chain(problems(case, |problem| problem.is_error())).collect()
+        }
+        Code::UnavailableGateway => {
+            let of_gateway = |problem: &Problem| {
+                problem.is_error() && problem.object.as_ref().is_some_and(|object| &*object.kind == "Gateway")
+            };
+            let name = "name the Gateway in --gateway or context_extensions.gateway, its listener in \
+                        context_extensions.listener";
+            problems(case, of_gateway).chain([name.to_owned()]).collect()
+        }
+        Code::UnavailableDeadline => vec!["try again: a review took too long".to_owned()],
+        Code::UnavailableAccounts => {
+            vec!["raise --max-accounts, or serve with --without-room allow, which counts no new caller".to_owned()]
+        }
+        Code::UnavailableTiers => {
+            let lookup = found.and_then(Found::auth).and_then(|auth| auth.rules.metadata.first());
+            let url = lookup.map_or("the tier service", |lookup| &*lookup.what.endpoint.url);
+            vec![
+                format!("see that {url} answers, and in time"),
+                "or put the tier mapping into the folder: see --tier-mapping".to_owned(),
+            ]
+        }
+        Code::UnavailableInternal => vec!["nothing on the caller's side: see the log of tiergate".to_owned()],
+        Code::PolicyInvalid => in_error(case, found),
+        Code::PolicyTiers => {
+            let of_mapping = |problem: &Problem| {
+                problem.is_error() && problem.object.as_ref().is_some_and(|object| &*object.kind == "ConfigMap")
+            };
+            let problems = problems(case, of_mapping);
+            problems.chain(["add the tier mapping, or name its ConfigMap in --tier-mapping".to_owned()]).collect()
+        }
+        Code::PolicyExpression | Code::PolicyModel => {
+            let policy = case.evidence.policy.as_ref();
+            let place = policy.and_then(|policy| Some(format!(" of {policy} ({})", case.place(policy)?)));
+            vec![format!("mend the expression or the model's name{}", place.unwrap_or_default())]
+        }
+    }
+}
+
+fn problems<'c>(case: &Case<'c>, wanted: impl Fn(&Problem) -> bool) -> impl Iterator<Item = String> {
+    case.policy.problems.iter().filter(move |problem| wanted(problem)).map(ToString::to_string)
+}
+
+/// The problems of what keeps the route shut.
+fn in_error(case: &Case<'_>, found: Option<&Found<'_>>) -> Vec<String> {
+    let broken: Vec<&ObjectName> = found.into_iter().flat_map(Found::broken).collect();
+    if broken.is_empty() {
+        return vec!["nothing: it is not in error any more".to_owned()];
+    }
+    let of_broken = |problem: &Problem| problem.object.as_ref().is_some_and(|object| broken.contains(&object));
+    let of_broken: Vec<String> = problems(case, |problem| problem.is_error() && of_broken(problem)).collect();
+    // An object without a name has problems without an object.
+    let nameless = |problem: &Problem| problem.is_error() && problem.object.is_none();
+    if of_broken.is_empty() { problems(case, nameless).collect() } else { of_broken }
+}
+
+fn when_allowed(case: &Case<'_>) -> Vec<String> {
+    let requests = case.evidence.limits.iter().filter(|limit| limit.kind == LimitKind::Requests);
+    let tightest =
+        requests.filter_map(|limit| Some((limit.standing.as_ref()?.remaining(), limit))).min_by_key(|(n, _)| *n);
+    let told = |(left, limit): (u64, &LimitEvidence)| match left {
+        0 => format!("the next such request at once is refused by limit {}", limit.name),
+        left => format!("{left} more such requests at once use up limit {}", limit.name),
+    };
+    tightest.map(told).into_iter().collect()
+}
+
+// === the request ===
+
+fn path(case: &Case<'_>) -> Vec<String> {
+    let Some(asked) = case.asked else { return Vec::new() };
+    match check_canonical(&asked.path) {
+        Err(PathFault::EmptySegment | PathFault::DotSegment | PathFault::NotAbsolute) => {
+            vec![format!("send {}", canonical(&asked.path))]
+        }
+        Err(PathFault::Character | PathFault::Encoding) => {
+            vec!["send a path without `;`, `\\`, and escapes of `.`, `/`, `\\`, `%` and NUL".to_owned()]
+        }
+        Ok(()) => vec![
+            "send a path that starts with /<namespace>/<model>, as the policy reads it".to_owned(),
+            "or name the model in context_extensions.model of the route".to_owned(),
+        ],
+    }
+}
+
+/// `path` without empty and dot segments.
+fn canonical(path: &str) -> String {
+    let mut segments: Vec<&str> = Vec::new();
+    for segment in path.split('/') {
+        match segment {
+            "" | "." => {}
+            ".." => drop(segments.pop()),
+            other => segments.push(other),
+        }
+    }
+    format!("/{}", segments.join("/"))
+}
+
+fn nearest(case: &Case<'_>) -> Vec<String> {
+    let Some(asked) = case.asked else { return Vec::new() };
+    let Some(nearest) = case.policy.nearest(&asked.method, &asked.host, &asked.path) else {
+        return vec!["add an HTTPRoute: none is attached to a Gateway".to_owned()];
+    };
+    let place = object("HTTPRoute", &nearest.route).and_then(|object| case.place(&object));
+    let place = place.map(|place| format!(" ({place})")).unwrap_or_default();
+    vec![format!("the nearest is HTTPRoute {}{place}, which {}", nearest.route, nearest.what)]
+}
+
+// === the caller ===
+
+/// How a token that the policy accepts is made.
+fn token_command(case: &Case<'_>, found: Option<&Found<'_>>) -> String {
+    let account = case.identity().and_then(|identity| identity.service_account.as_ref());
+    let (namespace, name) = account.map_or(("<namespace>", "<serviceaccount>"), |it| (&it.namespace, &it.name));
+    let rules = found.and_then(Found::auth).map(|auth| auth.rules.authentication.as_slice()).unwrap_or_default();
+    // A policy without audiences wants one for the host.
+    let host = case.asked.map_or("<host>", |asked| &*asked.host);
+    let audience = rules.iter().find_map(|rule| match &rule.what.method {
+        Method::TokenReview { audiences } => Some(audiences.first().map_or(host, String::as_str)),
+        Method::Anonymous | Method::Plain(_) => None,
+    });
+    let audience = audience.map(|audience| format!(" --audience={audience}")).unwrap_or_default();
+    format!("kubectl create token {name} -n {namespace}{audience}")
+}
+
+fn account(case: &Case<'_>) -> Vec<String> {
+    let Some(account) = case.identity().and_then(|identity| identity.service_account.as_ref()) else {
+        return Vec::new();
+    };
+    let (namespace, name) = (&account.namespace, &account.name);
+    if case.policy.service_account_uid(namespace, name).is_some() {
+        return vec![format!(
+            "make a new token, of the account as it is now: kubectl create token {name} -n {namespace}"
+        )];
+    }
+    let mut changes =
+        vec![format!("create the account, and a new token: kubectl create serviceaccount {name} -n {namespace}")];
+    let others = case.policy.service_accounts.get(namespace).into_iter().flat_map(|accounts| accounts.keys());
+    if let Some(meant) = did_you_mean(name, others.map(String::as_str)) {
+        changes.push(format!("or use the account that is there: did you mean {namespace}/{meant}?"));
+    }
+    changes
+}
+
+fn grant(case: &Case<'_>) -> Vec<String> {
+    let Some((namespace, name)) = case.evidence.permit.model.as_deref().and_then(|model| model.split_once('/')) else {
+        return Vec::new();
+    };
+    let model = ObjectName::new("LLMInferenceService", namespace, name);
+    let place = case.place(&model);
+    let mut changes = Vec::new();
+    if place.is_none() {
+        let models = case.policy.places.keys().filter(|object| object.kind == model.kind);
+        let paths: Vec<String> = models.map(ObjectName::path).collect();
+        let meant = did_you_mean(&model.path(), paths.iter().map(String::as_str));
+        let meant = meant.map(|meant| format!("; did you mean {meant}?")).unwrap_or_default();
+        changes.push(format!("ask for a model that is there: the folder has no {model}{meant}"));
+    }
+    let whom = match subject(case) {
+        Some(group) => format!("--group={group}"),
+        None => format!("--user={}", case.evidence.user.as_deref().unwrap_or("<user>")),
+    };
+    changes.push(format!(
+        "grant it:\nkubectl create role {name}-post-access -n {namespace} --verb=post \
+         --resource=llminferenceservices.serving.kserve.io --resource-name={name}\n\
+         kubectl create rolebinding {name}-post-access -n {namespace} --role={name}-post-access {whom}"
+    ));
+    if let (Some(place), Some(tier)) = (place, &case.evidence.tier) {
+        changes.push(format!(
+            "or add \"{tier}\" to the annotation {ANNOTATION} of {model} ({place}), where a controller or \
+             --grant-from-annotation grants by it"
+        ));
+    }
+    changes
+}
+
+/// The caller's group that a grant is usually for: that of its tier's namespace.
+fn subject<'a>(case: &Case<'a>) -> Option<&'a str> {
+    let mut groups = case.identity()?.groups.iter().map(String::as_str);
+    groups.find(|group| group.strip_prefix("system:serviceaccounts:").is_some_and(|name| name.contains("-tier-")))
+}
+
+fn rule(denial: &Denial, found: Option<&Found<'_>>) -> Vec<String> {
+    let rules = found.and_then(Found::auth).map(|auth| auth.rules.authorization.as_slice()).unwrap_or_default();
+    let detail = denial.detail.as_deref().unwrap_or_default();
+    let named = rules
+        .iter()
+        .filter(|rule| matches!(rule.what, Authorization::Patterns(_)) && detail.contains(&format!("`{}`", rule.name)));
+    named.map(|rule| format!("a request for which authorization `{}` holds ({})", rule.name, rule.place)).collect()
+}
+
+fn tiers(case: &Case<'_>, found: Option<&Found<'_>>) -> Vec<String> {
+    let Some(Tiers::Known(table)) = found.and_then(Found::auth).map(|auth| &auth.tiers) else { return Vec::new() };
+    if table.tiers().is_empty() {
+        return vec!["list tiers in the tier mapping: there are none".to_owned()];
+    }
+    let groups = |tier: &crate::tier::Tier| {
+        let groups = table.groups(&tier.name).join(", ");
+        let place = tier.place.as_ref().map(|place| format!(" ({place})")).unwrap_or_default();
+        format!("put the caller into a group of tier {}: {groups}{place}", tier.name)
+    };
+    let own = case.identity().map(|identity| identity.groups.join(", ")).filter(|groups| !groups.is_empty());
+    let add = own.map(|groups| format!("or list one of the caller's groups in a tier: {groups}"));
+    table.tiers().iter().map(groups).chain(add).collect()
+}
+
+// === limits ===
+
+fn limit(case: &Case<'_>, found: Option<&Found<'_>>) -> Vec<String> {
+    let Some((wait, refusing)) = case.evidence.refusing() else { return Vec::new() };
+    let limit = matched(found, refusing);
+    let place = limit.map(|limit| format!(" ({})", limit.place)).unwrap_or_default();
+    let raise = format!("raise limit {}{place}", refusing.name);
+    match wait {
+        Some(wait) => vec![format!("wait: the same request passes {} later", span(wait)), format!("or {raise}")],
+        None => vec![raise],
+    }
+}

@@ -1,0 +1,322 @@
+//! A `curl` line as the request that it would send.
+//!
+//! Source: curl(1). Options that change the request are followed, those that do not are passed over, and one that is not known
+//! here is an error: its next word could be a value or a URL.
+
+use super::command::Sent;
+
+/// Why a line cannot be followed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CurlError {
+    #[error("the curl line has a quote that is not closed, or a backslash at its end")]
+    Words,
+    #[error("the line does not start with `curl`")]
+    NotCurl,
+    #[error("curl's option `{0}` is not known here; leave it out if it does not change the request")]
+    Unknown(String),
+    #[error("curl's option `{0}` needs a value")]
+    NoValue(String),
+    #[error("the curl line has no URL")]
+    NoUrl,
+    #[error("the curl line has several URLs; explain one at a time")]
+    SeveralUrls,
+    #[error("curl's header `{0}` is not `Name: value`; a file of headers is not read")]
+    Header(String),
+}
+
+/// What an option does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Effect {
+    /// Nothing to the request; has no value.
+    Flag,
+    /// Nothing to the request; has a value.
+    Value,
+    Method,
+    Header,
+    Url,
+    Data,
+    Json,
+    Form,
+    Upload,
+    Get,
+    Head,
+    Bearer,
+    User,
+    Agent,
+    Referer,
+    Cookie,
+    AsIs,
+}
+
+use Effect::{
+    Agent, AsIs, Bearer, Cookie, Data, Flag, Form, Get, Head, Header, Json, Method, Referer, Upload, Url, User, Value,
+};
+
+/// Long names, with the letter where there is one.
+const OPTIONS: &[(&str, char, Effect)] = &[
+    ("request", 'X', Method),
+    ("header", 'H', Header),
+    ("url", '\0', Url),
+    ("data", 'd', Data),
+    ("data-raw", '\0', Data),
+    ("data-ascii", '\0', Data),
+    ("data-binary", '\0', Data),
+    ("data-urlencode", '\0', Data),
+    ("json", '\0', Json),
+    ("form", 'F', Form),
+    ("form-string", '\0', Form),
+    ("upload-file", 'T', Upload),
+    ("get", 'G', Get),
+    ("head", 'I', Head),
+    ("oauth2-bearer", '\0', Bearer),
+    ("user", 'u', User),
+    ("user-agent", 'A', Agent),
+    ("referer", 'e', Referer),
+    ("cookie", 'b', Cookie),
+    ("path-as-is", '\0', AsIs),
+    ("silent", 's', Flag),
+    ("show-error", 'S', Flag),
+    ("include", 'i', Flag),
+    ("show-headers", '\0', Flag),
+    ("insecure", 'k', Flag),
+    ("verbose", 'v', Flag),
+    ("location", 'L', Flag),
+    ("fail", 'f', Flag),
+    ("fail-with-body", '\0', Flag),
+    ("fail-early", '\0', Flag),
+    ("no-buffer", 'N', Flag),
+    ("compressed", '\0', Flag),
+    ("globoff", 'g', Flag),
+    ("ipv4", '4', Flag),
+    ("ipv6", '6', Flag),
+    ("progress-bar", '#', Flag),
+    ("no-progress-meter", '\0', Flag),
+    ("http1.0", '0', Flag),
+    ("http1.1", '\0', Flag),
+    ("http2", '\0', Flag),
+    ("http2-prior-knowledge", '\0', Flag),
+    ("http3", '\0', Flag),
+    ("no-keepalive", '\0', Flag),
+    ("tcp-nodelay", '\0', Flag),
+    ("remote-name", 'O', Flag),
+    ("remote-header-name", 'J', Flag),
+    ("disable", 'q', Flag),
+    ("anyauth", '\0', Flag),
+    ("basic", '\0', Flag),
+    ("output", 'o', Value),
+    ("write-out", 'w', Value),
+    ("dump-header", 'D', Value),
+    ("cookie-jar", 'c', Value),
+    ("max-time", 'm', Value),
+    ("connect-timeout", '\0', Value),
+    ("retry", '\0', Value),
+    ("retry-delay", '\0', Value),
+    ("retry-max-time", '\0', Value),
+    ("limit-rate", '\0', Value),
+    ("speed-limit", 'Y', Value),
+    ("speed-time", 'y', Value),
+    ("cacert", '\0', Value),
+    ("capath", '\0', Value),
+    ("cert", 'E', Value),
+    ("key", '\0', Value),
+    ("ciphers", '\0', Value),
+    ("tls-max", '\0', Value),
+    ("pinnedpubkey", '\0', Value),
+    ("resolve", '\0', Value),
+    ("connect-to", '\0', Value),
+    ("proxy", 'x', Value),
+    ("noproxy", '\0', Value),
+    ("interface", '\0', Value),
+    ("unix-socket", '\0', Value),
+    ("trace", '\0', Value),
+    ("trace-ascii", '\0', Value),
+    ("stderr", '\0', Value),
+];
+
+/// What the options came to.
+#[derive(Debug, Default)]
+struct Line {
+    urls: Vec<String>,
+    method: Option<String>,
+    headers: Vec<(String, Option<String>)>,
+    data: Vec<String>,
+    body: bool,
+    upload: bool,
+    get: bool,
+    head: bool,
+    as_is: bool,
+}
+
+/// The request that `line` would send.
+///
+/// # Errors
+///
+/// See [`CurlError`]; no message repeats a value.
+pub(super) fn parse(line: &str) -> Result<Sent, CurlError> {
+    // A line that goes on: the crate would make an empty word of it.
+    let line = line.replace("\\\r\n", "").replace("\\\n", "");
+    let mut words = shlex::split(&line).ok_or(CurlError::Words)?.into_iter();
+    let program = words.next();
+    if !program.as_deref().is_some_and(|word| word == "curl" || word.ends_with("/curl")) {
+        return Err(CurlError::NotCurl);
+    }
+    let mut read = Line::default();
+    let mut only_urls = false;
+    while let Some(word) = words.next() {
+        if only_urls || !word.starts_with('-') || word == "-" {
+            read.urls.push(word);
+        } else if word == "--" {
+            only_urls = true;
+        } else if let Some(long) = word.strip_prefix("--") {
+            let effect = OPTIONS.iter().find(|(name, ..)| *name == long).map(|(.., effect)| *effect);
+            // What follows a `=` may be a secret.
+            let name = || format!("--{}", long.split('=').next().unwrap_or_default());
+            let effect = effect.ok_or_else(|| CurlError::Unknown(name()))?;
+            let value = if effect.has_value() {
+                words.next().ok_or_else(|| CurlError::NoValue(name()))?
+            } else {
+                String::new()
+            };
+            read.take(effect, value)?;
+        } else {
+            read.letters(&word, &mut words)?;
+        }
+    }
+    read.finish()
+}
+
+// === impl Effect ===
+
+impl Effect {
+    fn has_value(self) -> bool {
+        !matches!(self, Flag | Get | Head | AsIs)
+    }
+}
+
+// === impl Line ===
+
+impl Line {
+    /// Letters such as `-sSk`, of which the last may have its value attached: `-XPOST`.
+    fn letters(&mut self, word: &str, words: &mut impl Iterator<Item = String>) -> Result<(), CurlError> {
+        for (at, letter) in word.char_indices().skip(1) {
+            let name = || format!("-{letter}");
+            let effect =
+                OPTIONS.iter().find(|(_, known, _)| *known == letter && letter != '\0').map(|(.., effect)| *effect);
+            let effect = effect.ok_or_else(|| CurlError::Unknown(name()))?;
+            if !effect.has_value() {
+                self.take(effect, String::new())?;
+                continue;
+            }
+            let attached = word.get(at + letter.len_utf8()..).filter(|rest| !rest.is_empty()).map(str::to_owned);
+            let value = attached.or_else(|| words.next()).ok_or_else(|| CurlError::NoValue(name()))?;
+            return self.take(effect, value);
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, effect: Effect, value: String) -> Result<(), CurlError> {
+        let mut header = |name: &str, value: String| self.headers.push((name.to_owned(), Some(value)));
+        match effect {
+            Flag | Value => {}
+            Method => self.method = Some(value),
+            Header => self.header(&value)?,
+            Url => self.urls.push(value),
+            Data => {
+                self.data.push(value);
+                self.body = true;
+            }
+            Json => {
+                header("content-type", "application/json".to_owned());
+                header("accept", "application/json".to_owned());
+                self.data.push(value);
+                self.body = true;
+            }
+            Form => self.body = true,
+            Upload => self.upload = true,
+            Get => self.get = true,
+            Head => self.head = true,
+            AsIs => self.as_is = true,
+            Bearer => header("authorization", format!("Bearer {value}")),
+            // Whose name and password they are does not matter: it is no bearer token.
+            User => header("authorization", "Basic (credentials)".to_owned()),
+            Agent => header("user-agent", value),
+            Referer => header("referer", value),
+            Cookie => header("cookie", value),
+        }
+        Ok(())
+    }
+
+    /// `Name: value`; `Name;` sends an empty one, and `Name:` keeps curl from sending its own.
+    fn header(&mut self, text: &str) -> Result<(), CurlError> {
+        if let Some((name, value)) = text.split_once(':').filter(|(name, _)| !name.is_empty() && !name.starts_with('@'))
+        {
+            let value = Some(value.trim()).filter(|value| !value.is_empty()).map(str::to_owned);
+            self.headers.push((name.to_ascii_lowercase(), value));
+            return Ok(());
+        }
+        match text.strip_suffix(';') {
+            Some(name) => self.headers.push((name.to_ascii_lowercase(), Some(String::new()))),
+            None => return Err(CurlError::Header(text.split([' ', '=']).next().unwrap_or_default().to_owned())),
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Sent, CurlError> {
+        let url = match self.urls.as_slice() {
+            [] => return Err(CurlError::NoUrl),
+            [only] => only,
+            _ => return Err(CurlError::SeveralUrls),
+        };
+        let mut sent = Sent::of_url(url);
+        if !self.as_is {
+            sent.path = without_dots(&sent.path);
+        }
+        if self.get && !self.data.is_empty() {
+            sent.path.push(if sent.path.contains('?') { '&' } else { '?' });
+            sent.path.push_str(&self.data.join("&"));
+        }
+        let inferred = match (self.head, self.body && !self.get, self.upload) {
+            (true, ..) => "HEAD",
+            (_, true, _) => "POST",
+            (.., true) => "PUT",
+            _ => "GET",
+        };
+        sent.method = self.method.unwrap_or_else(|| inferred.to_owned());
+        for (name, value) in self.headers {
+            match value {
+                Some(host) if name == "host" => sent.host = host,
+                Some(value) => sent.headers.push((name, value)),
+                None => {}
+            }
+        }
+        Ok(sent)
+    }
+}
+
+/// curl resolves dot segments before it sends a path (RFC 3986, section 5.2.4); empty segments stay.
+fn without_dots(path: &str) -> String {
+    let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
+    let mut out: Vec<&str> = Vec::new();
+    let segments: Vec<&str> = path.split('/').collect();
+    for (at, segment) in segments.iter().enumerate() {
+        let last = at + 1 == segments.len();
+        match *segment {
+            "." => {}
+            ".." if out.len() > 1 => drop(out.pop()),
+            ".." => {}
+            other => {
+                out.push(other);
+                continue;
+            }
+        }
+        // What a dot segment leaves at the end is a folder.
+        if last {
+            out.push("");
+        }
+    }
+    let path = out.join("/");
+    query.map_or(path.clone(), |query| format!("{path}?{query}"))
+}
+
+#[cfg(test)]
+mod tests;

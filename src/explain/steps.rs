@@ -1,0 +1,398 @@
+//! What each stage saw and decided.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Case, Finding, Found, Part, Step, Verdict};
+use crate::gate::{Code, Denial, IdentitySource, LimitEvidence, TierSource};
+use crate::limit;
+use crate::manifest::{ObjectName, Place};
+use crate::policy::{Attached, AuthPlan, Authorization, Limit, LimitKind, LimitSet, Method, Rule, Tiers};
+use crate::respond;
+
+/// Limits that do not match are listed up to this many.
+const LISTED: usize = 8;
+
+/// All steps, in their order.
+pub(super) fn all(case: &Case<'_>, found: Option<&Found<'_>>) -> Vec<Step> {
+    let auth = found.and_then(Found::auth);
+    let mut steps = vec![
+        step(case, Part::Route, "route", || route(case, found)),
+        step(case, Part::Policy, "policy", || policy(case, found)),
+    ];
+    let unasked = unasked(case, auth);
+    for (part, name) in [(Part::Identity, "identity"), (Part::Tier, "tier"), (Part::Access, "access")] {
+        steps.push(match unasked {
+            Some(why) if case.verdict(part) == Verdict::Passed => {
+                Step { name, result: Verdict::Skipped, findings: vec![why.into()] }
+            }
+            _ if case.policy_would() => {
+                Step { name, result: Verdict::Shadow, findings: seen_in_shadow(case, part, auth) }
+            }
+            _ => step(case, part, name, || match part {
+                Part::Identity => identity(case, auth),
+                Part::Tier => tier(case, auth),
+                _ => access(case, auth),
+            }),
+        });
+    }
+    steps.push(step(case, Part::Limits, "limits", || limits(case, found)));
+    steps.extend(shadow(case));
+    steps.push(answer(case));
+    steps
+}
+
+/// What a policy in shadow saw before it would have refused.
+fn seen_in_shadow(case: &Case<'_>, part: Part, auth: Option<&AuthPlan>) -> Vec<Finding> {
+    match part {
+        Part::Identity => identity(case, auth),
+        Part::Tier if case.evidence.tier.is_some() => tier(case, auth),
+        Part::Access if case.evidence.permit.model.is_some() => access(case, auth),
+        _ => Vec::new(),
+    }
+}
+
+/// What policies and limits in shadow would have said.
+fn shadow(case: &Case<'_>) -> Option<Step> {
+    let by_some = case.evidence.would.iter().filter_map(|would| Some((would.by.as_deref()?, &would.denial)));
+    let told = by_some.map(|(by, denial)| {
+        let (status, code) = (respond::status(denial.code).0, denial.code.as_str());
+        Finding::from(format!("{by} would have said {status} {code}: {}", words(denial)))
+    });
+    let findings: Vec<Finding> = told.collect();
+    (!findings.is_empty()).then_some(Step { name: "shadow", result: Verdict::Shadow, findings })
+}
+
+fn step(case: &Case<'_>, part: Part, name: &'static str, findings: impl FnOnce() -> Vec<Finding>) -> Step {
+    let result = case.verdict(part);
+    let mut findings = if result == Verdict::NotReached { Vec::new() } else { findings() };
+    if case.stopped() == Some(part)
+        && let Some(denial) = case.denial
+    {
+        findings.push(words(denial).into());
+    }
+    Step { name, result, findings }
+}
+
+/// A refusal in words, with what is meant for operators.
+fn words(denial: &Denial) -> String {
+    let detail = denial.detail.as_ref().map(|detail| format!(": {detail}")).unwrap_or_default();
+    format!("{}{detail}", denial.message)
+}
+
+/// Why nobody was asked who they are.
+fn unasked(case: &Case<'_>, auth: Option<&AuthPlan>) -> Option<&'static str> {
+    match (&case.evidence.policy, auth) {
+        (Some(_), _) if case.evidence.left_alone => Some("the policy leaves this request alone"),
+        (Some(_), _) => None,
+        (None, Some(_)) => Some("this call asks about the limits alone; Check asked the rest"),
+        (None, None) => Some("no policy asks"),
+    }
+}
+
+// === route ===
+
+fn route(case: &Case<'_>, found: Option<&Found<'_>>) -> Vec<Finding> {
+    let (Some(route), rule) = (&case.evidence.route, &case.evidence.rule) else { return Vec::new() };
+    let Some(name) = object("HTTPRoute", route) else { return Vec::new() };
+    let rule = rule.as_deref().filter(|rule| !rule.is_empty()).map(|rule| format!(", {rule}")).unwrap_or_default();
+    let mut findings = vec![case.finding(format!("{name}{rule}"), &name)];
+    match found {
+        Some(found) => findings.extend(found.at.iter().map(|(gateway, listener)| {
+            let names: Vec<&str> = listener.names.iter().map(|name| &**name).collect();
+            let place = object("Gateway", &gateway.name).and_then(|object| case.place(&object));
+            Finding::new(format!("on Gateway {}, listener {}", gateway.name, names.join(" or ")), place)
+        })),
+        None => findings.push("it is not in the policy any more".into()),
+    }
+    findings
+}
+
+/// `namespace/name` as the name of an object.
+pub(super) fn object(kind: &str, path: &str) -> Option<ObjectName> {
+    let (namespace, name) = path.split_once('/')?;
+    Some(ObjectName::new(kind, namespace, name))
+}
+
+// === policy ===
+
+fn policy(case: &Case<'_>, found: Option<&Found<'_>>) -> Vec<Finding> {
+    let stopped = case.stopped() == Some(Part::Policy);
+    let Some(policy) = &case.evidence.policy else {
+        let Some(found) = found else { return Vec::new() };
+        return match &found.plan.auth {
+            Attached::Broken(name) => vec![case.finding(format!("{name}, which is in error"), name)],
+            Attached::Active(auth) => vec![case.finding(auth.policy.to_string(), &auth.policy)],
+            Attached::None if stopped => vec!["no AuthPolicy is for this route, its listener or its Gateway".into()],
+            Attached::None => vec!["no AuthPolicy is for this route; --without-policy allow lets it pass".into()],
+        };
+    };
+    let mut findings = vec![case.finding(policy.to_string(), policy)];
+    let Some(auth) = found.and_then(Found::auth) else { return findings };
+    for origin in origins(auth).iter().filter(|origin| **origin != policy) {
+        findings.push(case.finding(format!("with rules of {origin}"), origin));
+    }
+    if case.evidence.left_alone {
+        let place = auth.rules.when.as_ref().map(|when| when.place.clone());
+        findings.push(Finding::new("its `when` does not hold, so it has nothing to say", place));
+    }
+    findings
+}
+
+/// The policies that the rules are written in.
+fn origins(auth: &AuthPlan) -> Vec<&Arc<ObjectName>> {
+    let rules = &auth.rules;
+    fn of<T>(rules: &[Arc<Rule<T>>]) -> impl Iterator<Item = &Arc<ObjectName>> {
+        rules.iter().map(|rule| &rule.origin)
+    }
+    let all = of(&rules.authentication).chain(of(&rules.metadata)).chain(of(&rules.authorization));
+    let mut origins: Vec<_> = all.chain(of(&rules.filters)).chain(of(&rules.headers)).collect();
+    origins.sort_unstable();
+    origins.dedup();
+    origins
+}
+
+// === identity ===
+
+fn identity(case: &Case<'_>, auth: Option<&AuthPlan>) -> Vec<Finding> {
+    let evidence = case.evidence;
+    let mut findings = Vec::new();
+    if let Some(identity) = case.identity() {
+        findings.push(format!("user {}, uid {}", identity.user, or_none(&identity.uid)).into());
+        findings.push(format!("groups {}", or_none(&identity.groups.join(", "))).into());
+        findings.push(format!("audiences {}", or_none(&identity.audiences.join(", "))).into());
+    }
+    match (case.believed, evidence.identity_source) {
+        (Some(believed), _) => findings.push(believed.into()),
+        (None, Some(IdentitySource::Reviewed)) => findings.push("the token was reviewed for this request".into()),
+        (None, Some(IdentitySource::Remembered)) => findings.push("remembered from an earlier review".into()),
+        (None, None) => {}
+    }
+    let rules = auth.map(|auth| auth.rules.authentication.as_slice()).unwrap_or_default();
+    match &evidence.authentication {
+        Some(name) => {
+            let place = rules.iter().find(|rule| rule.name == *name).map(|rule| rule.place.clone());
+            findings.push(Finding::new(format!("accepted by authentication `{name}`"), place));
+        }
+        None if case.stopped() == Some(Part::Identity) || case.policy_would() => {
+            findings.extend(rules.iter().map(|rule| {
+                let wants = match &rule.what.method {
+                    Method::TokenReview { audiences } if audiences.is_empty() => {
+                        "a token for the request's host".to_owned()
+                    }
+                    Method::TokenReview { audiences } => format!("a token for {}", audiences.join(" or ")),
+                    Method::Anonymous => "nothing".to_owned(),
+                    Method::Plain(_) => "an identity that the request carries".to_owned(),
+                };
+                Finding::new(format!("authentication `{}` wants {wants}", rule.name), Some(rule.place.clone()))
+            }))
+        }
+        None => findings.push("the policy asks nobody who they are".into()),
+    }
+    findings
+}
+
+fn or_none(text: &str) -> &str {
+    if text.is_empty() { "(none)" } else { text }
+}
+
+// === tier ===
+
+fn tier(case: &Case<'_>, auth: Option<&AuthPlan>) -> Vec<Finding> {
+    let Some(auth) = auth else { return Vec::new() };
+    let Some(lookup) = auth.rules.metadata.first() else {
+        return vec!["the policy asks for no tier".into()];
+    };
+    let groups = || case.identity().into_iter().flat_map(|identity| identity.groups.iter().map(String::as_str));
+    let asked = || Finding::new(format!("asked for by metadata `{}`", lookup.name), Some(lookup.place.clone()));
+    let Some(name) = &case.evidence.tier else {
+        if case.stopped() == Some(Part::Tier) {
+            return vec![asked()];
+        }
+        let groups: Vec<&str> = groups().collect();
+        return vec![format!("none: no tier lists any of the groups {}", or_none(&groups.join(", "))).into(), asked()];
+    };
+    if let Some(source) = case.evidence.tier_source {
+        let how = match source {
+            TierSource::Asked => "asked for this request",
+            TierSource::Remembered => "remembered",
+            TierSource::Stale => "remembered, and past its time",
+        };
+        return vec![format!("{name}, as {} says: {how}", lookup.what.endpoint.url).into(), asked()];
+    }
+    let known = match &auth.tiers {
+        Tiers::Known(table) => table.tiers().iter().find(|tier| tier.name == *name).map(|tier| (table, tier)),
+        Tiers::Missing | Tiers::Invalid(_) => None,
+    };
+    let Some((table, tier)) = known else {
+        return vec![format!("{name}, which the tier mapping does not have any more").into(), asked()];
+    };
+    let from = match table.giving(name, groups()) {
+        Some(group) if group.ends_with(&format!("-tier-{name}")) && group.starts_with("system:serviceaccounts:") => {
+            format!("{name}, by group {group}: the ServiceAccounts of the tier's own namespace")
+        }
+        Some(group) => format!("{name}, by group {group}"),
+        None => format!("{name}, by groups that the look-up names"),
+    };
+    let gone = case.evidence.tier_gone.iter().map(|gone| {
+        Finding::from(format!("its namespace is named for tier `{gone}`, which is not configured any more"))
+    });
+    let given = Finding::new(format!("{from} (level {})", tier.level), tier.place.clone());
+    [given, asked()].into_iter().chain(gone).collect()
+}
+
+// === access ===
+
+fn access(case: &Case<'_>, auth: Option<&AuthPlan>) -> Vec<Finding> {
+    let permit = &case.evidence.permit;
+    let mut findings = Vec::new();
+    if let Some(model) = &permit.model {
+        let place = object("LLMInferenceService", model).and_then(|object| case.place(&object));
+        findings.push(Finding::new(format!("model {model}"), place));
+    }
+    if let Some(grantor) = &permit.grantor {
+        findings.push(Finding::new(format!("granted by {grantor}"), grantor_place(case, &grantor.name)));
+    }
+    let rules = auth.map(|auth| auth.rules.authorization.as_slice()).unwrap_or_default();
+    if case.stopped() == Some(Part::Access) {
+        let asks = |rule: &Arc<Rule<Authorization>>| {
+            Finding::new(format!("authorization `{}` asks", rule.name), Some(rule.place.clone()))
+        };
+        findings.extend(rules.iter().map(asks));
+        return findings;
+    }
+    let would = |rule: &Rule<Authorization>| {
+        let origin = rule.origin.path();
+        case.evidence.would.iter().any(|would| would.by.as_deref() == Some(&*origin))
+    };
+    let patterns = rules.iter().filter(|rule| matches!(rule.what, Authorization::Patterns(_)) && !would(rule));
+    findings.extend(patterns.map(|rule| {
+        Finding::new(format!("authorization `{}` does not stand in the way", rule.name), Some(rule.place.clone()))
+    }));
+    if findings.is_empty() {
+        findings.push("the policy checks no access".into());
+    }
+    findings
+}
+
+/// Where a binding, or an annotated model, is written: `RoleBinding llm/x`, `annotation of LLMInferenceService llm/x`.
+fn grantor_place(case: &Case<'_>, name: &str) -> Option<Place> {
+    let (kind, name) = name.strip_prefix("annotation of ").unwrap_or(name).split_once(' ')?;
+    let (namespace, name) = name.split_once('/').unwrap_or(("", name));
+    case.place(&ObjectName::new(kind, namespace, name))
+}
+
+// === limits ===
+
+fn limits(case: &Case<'_>, found: Option<&Found<'_>>) -> Vec<Finding> {
+    let evidence = case.evidence;
+    let in_error = case.denial.is_some_and(|denial| denial.code == Code::PolicyInvalid);
+    if let Some(broken) = found.filter(|_| in_error).and_then(|found| found.broken().next()) {
+        return vec![case.finding(format!("{broken}, which is in error"), broken)];
+    }
+    let admitted = case.let_through;
+    let mut findings: Vec<Finding> =
+        evidence.limits.iter().map(|limit| one_limit(case, found, limit, admitted)).collect();
+    if evidence.unlimited {
+        findings.extend(unmatched(found));
+    }
+    findings.extend(evidence.shadow_limits.iter().map(|limit| {
+        let Finding { text, place } = one_limit(case, found, limit, admitted);
+        Finding { text: format!("in shadow: {text}"), place }
+    }));
+    if case.first && !findings.is_empty() && !evidence.unlimited {
+        findings.push("this is taken for the caller's first request: nothing was used before it".into());
+    }
+    findings
+}
+
+fn one_limit(case: &Case<'_>, found: Option<&Found<'_>>, of: &LimitEvidence, admitted: bool) -> Finding {
+    let (kind, what) = match of.kind {
+        LimitKind::Requests => ("RateLimitPolicy", "requests"),
+        LimitKind::Tokens => ("TokenRateLimitPolicy", "tokens"),
+    };
+    let place = matched(found, of).map(|limit| limit.place.clone());
+    let Some(standing) = &of.standing else {
+        let asked = if case.evidence.no_room { "there is no room to count it" } else { "a second call takes from it" };
+        return Finding::new(format!("{kind} {}: {asked}", of.name), place);
+    };
+    let verdict = match standing.verdict {
+        limit::Verdict::Exceeds(Some(wait)) => format!("EXCEEDED, lets this through in {}", span(wait)),
+        limit::Verdict::Exceeds(None) => "EXCEEDED, lets nothing through, ever".to_owned(),
+        limit::Verdict::Fits => "fits".to_owned(),
+    };
+    let left = if admitted && of.kind == LimitKind::Requests { "left after this one" } else { "left" };
+    let (number, window) = (standing.limit(), span(standing.window()));
+    let (remaining, reset) = (standing.remaining(), span(standing.reset()));
+    let state = format!("{number} {what} per {window}, {remaining} {left}, full in {reset}: {verdict}");
+    Finding::new(format!("{kind} {}: {state}", of.name), place)
+}
+
+/// The limit, in the policy as it is now.
+pub(super) fn matched<'p>(found: Option<&Found<'p>>, of: &LimitEvidence) -> Option<&'p Limit> {
+    let in_shadow = |set: &'p LimitSet| set.shadow.iter().flat_map(|shadow| shadow.limits.limits());
+    sets(found)
+        .flat_map(|set| set.limits().iter().chain(in_shadow(set)))
+        .find(|limit| limit.name == of.name && limit.kind == of.kind)
+}
+
+/// The limits that apply to the route.
+fn sets<'p>(found: Option<&Found<'p>>) -> impl Iterator<Item = &'p LimitSet> {
+    found.into_iter().flat_map(|found| &found.plan.limits).filter_map(|limits| match limits {
+        Attached::Active(limits) => Some(&**limits),
+        Attached::Broken(_) | Attached::None => None,
+    })
+}
+
+/// Limits of the route that did not match, and what they ask for.
+fn unmatched(found: Option<&Found<'_>>) -> Vec<Finding> {
+    let limits: Vec<&Limit> = sets(found).flat_map(|set| set.limits()).collect();
+    if limits.is_empty() {
+        return vec!["no limit is for this route".into()];
+    }
+    let mut findings = vec![format!("none of {} limits matches", limits.len()).into()];
+    findings.extend(limits.iter().take(LISTED).map(|limit| {
+        let wants: Vec<&str> = limit.when.iter().map(|expression| expression.source()).collect();
+        Finding::new(format!("{} wants {}", limit.name, wants.join(" and ")), Some(limit.place.clone()))
+    }));
+    if limits.len() > LISTED {
+        findings.push(format!("and {} others", limits.len() - LISTED).into());
+    }
+    findings
+}
+
+/// A duration for people: the largest units that say it exactly, else seconds.
+pub(super) fn span(duration: Duration) -> String {
+    let (seconds, rest) = (duration.as_secs(), duration.subsec_nanos());
+    match seconds {
+        0 if rest == 0 => "0s".to_owned(),
+        _ if rest > 0 => format!("{:.1}s", duration.as_secs_f64()),
+        _ if seconds.is_multiple_of(3600) => format!("{}h", seconds / 3600),
+        _ if seconds.is_multiple_of(60) => format!("{}m", seconds / 60),
+        _ => format!("{seconds}s"),
+    }
+}
+
+// === answer ===
+
+fn answer(case: &Case<'_>) -> Step {
+    let Some(denial) = case.denial else {
+        return Step { name: "answer", result: Verdict::Passed, findings: vec!["allowed: the model answers".into()] };
+    };
+    if case.let_through {
+        let (status, code) = (respond::status(denial.code).0, denial.code.as_str());
+        let would =
+            format!("allowed: --shadow lets everything through; without it {status} {code}: {}", denial.message);
+        return Step { name: "answer", result: Verdict::Shadow, findings: vec![would.into()] };
+    }
+    let told = denial.told.as_deref();
+    let status = told.and_then(|told| told.status).unwrap_or(respond::status(denial.code).0);
+    let mut findings = vec![Finding::from(format!("{status} {}: {}", denial.code.as_str(), denial.message))];
+    if told.is_some() {
+        findings.push("said in the policy's own words".into());
+    }
+    if let Some(wait) = denial.retry_after.filter(|_| matches!(denial.code, Code::LimitRequests | Code::LimitTokens)) {
+        findings.push(format!("Retry-After: {}", respond::whole_seconds(wait)).into());
+    }
+    Step { name: "answer", result: Verdict::of(denial), findings }
+}

@@ -1,0 +1,50 @@
+use super::*;
+use crate::gate::{Code, Grant};
+use crate::request::{Headers, OperatorModel};
+
+fn request<'a>(path: &'a str, host: &'a str) -> Request<'a> {
+    Request {
+        method: "POST",
+        host,
+        scheme: "http",
+        path,
+        query: Some("secret"),
+        headers: Headers::List(vec![("authorization", b"Bearer secret")]),
+        gateway: None,
+        listener: None,
+        port: None,
+        model: OperatorModel::Unset,
+    }
+}
+
+fn refused(id: u64) -> Decision {
+    Evidence::new(id, 1).refuse(Denial::new(Code::TokenMissing, "no"))
+}
+
+#[test]
+fn the_newest_are_kept_and_what_was_let_through_is_not() {
+    let recent = Recent::default();
+    let beyond = 5;
+    for id in 0..Recent::KEPT as u64 + beyond {
+        recent.record(Some(&request("/a", "h")), refused(id));
+    }
+    recent.record(None, Evidence::new(9_999, 1).allow(Grant::default()));
+    let ids: Vec<u64> = recent.newest_first().iter().map(|record| record.evidence.id).collect();
+    let expected: Vec<u64> = (beyond..Recent::KEPT as u64 + beyond).rev().collect();
+    assert_eq!(ids, expected);
+    assert!(recent.get(beyond - 1).is_none() && recent.get(9_999).is_none());
+    assert_eq!(recent.get(beyond).unwrap().evidence.id, beyond);
+}
+
+#[test]
+fn nothing_secret_is_kept_and_nothing_long() {
+    let token = format!("{TOKEN}hbGciOi.payload.signature");
+    let (path, long, host) = (format!("/llm/{token}/v1"), "/é".repeat(400), "h".repeat(1_000));
+    let asked = Asked::of(&request(&path, &host));
+    assert_eq!(asked, Asked { method: "POST".into(), host: "h".repeat(HOST).into(), path: "/llm/(a token)/v1".into() });
+    let asked = Asked::of(&request(&long, "h"));
+    assert_eq!(&*asked.path, format!("{}/", "/é".repeat(170)), "whole characters");
+    let recent = Recent::default();
+    recent.record(Some(&request("/a", "h")), refused(1));
+    assert!(!format!("{:?}", recent.get(1)).contains("secret"));
+}

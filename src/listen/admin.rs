@@ -1,0 +1,108 @@
+//! The admin port: what tells about callers, and later what changes state. It is on loopback unless told otherwise.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Path, RawQuery, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use serde_json::json;
+
+use super::http::in_time;
+use crate::explain::Trace;
+use crate::gate::{Code, Gate, Recent, Record};
+use crate::respond::{decision_id, parse_decision_id};
+
+/// What the pages show.
+#[derive(Clone, Debug)]
+pub struct AdminPages {
+    pub gate: Arc<Gate>,
+}
+
+/// The routes.
+pub fn router(pages: AdminPages) -> Router {
+    Router::new()
+        .route("/explain", get(list))
+        .route("/explain/{id}", get(explain))
+        .layer(axum::middleware::from_fn(in_time))
+        .with_state(pages)
+}
+
+/// What was not let through of late, the newest first.
+async fn list(State(pages): State<AdminPages>, RawQuery(query): RawQuery, headers: HeaderMap) -> Response {
+    let records = pages.gate.recent.newest_first();
+    if wants_json(query.as_deref(), &headers) {
+        let entries: Vec<_> = records.iter().map(|record| entry(record)).collect();
+        return axum::Json(json!({ "decisions": entries, "kept": Recent::KEPT })).into_response();
+    }
+    let mut text: String = records.iter().map(|record| line(record)).collect();
+    if text.is_empty() {
+        text.push_str("nothing was refused, and nothing was left undecided\n");
+    }
+    text.into_response()
+}
+
+async fn explain(
+    State(pages): State<AdminPages>,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    let json = wants_json(query.as_deref(), &headers);
+    let missing = |why: String| {
+        let why = format!(
+            "{why}; the last {} requests that were refused or undecided are kept, and listed at /explain",
+            Recent::KEPT
+        );
+        let body =
+            if json { axum::Json(json!({ "error": why })).into_response() } else { format!("{why}\n").into_response() };
+        (StatusCode::NOT_FOUND, body).into_response()
+    };
+    let number = match parse_decision_id(&id) {
+        Ok(number) => number,
+        // What was asked for is not repeated: it may be anything.
+        Err(error) => return missing(format!("what was asked for {error}")),
+    };
+    let Some(record) = pages.gate.recent.get(number) else {
+        return missing(format!("decision {id} is not kept, or let its request through"));
+    };
+    let trace = Trace::of_record(&record, &pages.gate.policies.current());
+    if json { axum::Json(trace).into_response() } else { trace.to_string().into_response() }
+}
+
+fn line(record: &Record) -> String {
+    let (id, code) = (decision_id(record.evidence.id), record.code().map_or("-", Code::as_str));
+    let shadow = if record.denial.is_none() { " (shadow)" } else { "" };
+    let what = record.asked.as_ref().map_or_else(String::new, |asked| format!("{} {}", asked.method, asked.path));
+    let user = record.evidence.user.as_deref().unwrap_or("-");
+    let line = format!("{} {id} {code}{shadow} {user} {what}", record.time);
+    // What clients sent must not talk to the reader's terminal, and is one line.
+    line.chars()
+        .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
+        .chain(['\n'])
+        .collect()
+}
+
+fn entry(record: &Record) -> serde_json::Value {
+    json!({
+        "decision_id": decision_id(record.evidence.id),
+        "time": record.time.to_string(),
+        "code": record.code().map(Code::as_str),
+        "shadow": record.denial.is_none(),
+        "user": record.evidence.user.as_deref(),
+        "request": record.asked,
+    })
+}
+
+/// Whether JSON is wanted, and not text for people.
+fn wants_json(query: Option<&str>, headers: &HeaderMap) -> bool {
+    let mut pairs = query.into_iter().flat_map(|query| query.split('&'));
+    match pairs.find_map(|pair| pair.strip_prefix("format=")) {
+        Some(format) => format == "json",
+        None => {
+            let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+            accept.is_some_and(|accept| accept.contains("application/json"))
+        }
+    }
+}
