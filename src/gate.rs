@@ -115,7 +115,7 @@ struct Candidate {
     grant: Grant,
     demands: Demands,
     /// What limits that refuse nothing would take.
-    shadow: Demands,
+    shadow: Vec<Demand>,
 }
 
 type Demands = SmallVec<[Demand; 2]>;
@@ -366,8 +366,11 @@ impl Gate {
         }
         let mut demands = Demands::new();
         for Matched { limit, account } in matched {
-            demands.extend(limit.demands(account, route));
-            evidence.limits.extend(limit.rates.iter().map(|_| LimitEvidence::new(limit)));
+            // One by one: `extend` sets up for many, and there are two.
+            for demand in limit.demands(account, route) {
+                demands.push(demand);
+                evidence.limits.push(LimitEvidence::new(limit));
+            }
         }
         Ok(demands)
     }
@@ -394,7 +397,9 @@ impl Gate {
         }
         self.admit_in_shadow(&candidate, now, &mut evidence).await;
         let Candidate { grant, mut demands, shadow } = candidate;
-        demands.extend(shadow);
+        for demand in shadow {
+            demands.push(demand);
+        }
         let reservation = self.reserve(&demands, &evidence, now);
         evidence.lap(Stage::Admission);
         evidence.allow(Grant { reservation, ..grant })

@@ -4,8 +4,8 @@
 
 use std::sync::Arc;
 
-use super::{Candidate, Decision, Demands, Denial, Evidence, Gate, Grant, LimitEvidence, exceeded};
-use crate::limit::Nanos;
+use super::{Candidate, Decision, Denial, Evidence, Gate, Grant, LimitEvidence, exceeded};
+use crate::limit::{Demand, Nanos};
 use crate::policy::{self, Attached, Matched, RoutePlan, Scope};
 
 /// Something that would have been said.
@@ -27,9 +27,13 @@ impl Gate {
 
     /// The answer: under `--shadow` always yes.
     pub(super) fn answer(&self, decision: Decision, now: Nanos) -> Decision {
+        // As it is, without moving it: it is large.
+        if !self.settings.shadow {
+            return decision;
+        }
         let Decision { outcome, mut evidence } = decision;
         match outcome {
-            Err(denial) if self.settings.shadow => {
+            Err(denial) => {
                 evidence.would.push(Would { denial, by: None });
                 // Its usage report is taken, and charged to nothing.
                 let reservation = self.reserve(&[], &evidence, now);
@@ -40,8 +44,8 @@ impl Gate {
     }
 
     /// What the request would ask of the limits in shadow.
-    pub(super) fn shadow_demands(&self, route: &RoutePlan, scope: &Scope<'_>, evidence: &mut Evidence) -> Demands {
-        let mut demands = Demands::new();
+    pub(super) fn shadow_demands(&self, route: &RoutePlan, scope: &Scope<'_>, evidence: &mut Evidence) -> Vec<Demand> {
+        let mut demands = Vec::new();
         for limits in &route.limits {
             let Attached::Active(limits) = limits else { continue };
             let Some(shadow) = &limits.shadow else { continue };
