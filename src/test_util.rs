@@ -165,6 +165,7 @@ impl Call {
             gateway: self.gateway.as_deref(),
             listener: None,
             port: None,
+            sni: None,
             model: self.model.as_deref().map_or(OperatorModel::Unset, OperatorModel::Named),
         };
         gate.check(&request, now).await

@@ -151,6 +151,7 @@ fn assert_nobody_passes(policy: Policy) {
                 gateway,
                 listener: None,
                 port: None,
+                sni: None,
                 model: OperatorModel::Unset,
             };
             let decision = run(gate.check(&request, Nanos(0)));

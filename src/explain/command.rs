@@ -224,6 +224,7 @@ impl Sent {
             gateway: self.gateway.as_deref(),
             listener: self.listener.as_deref(),
             port: None,
+            sni: None,
             model: self.model.as_deref().map_or(OperatorModel::Unset, OperatorModel::Named),
         }
     }

@@ -131,6 +131,7 @@ pub fn to_request(check: &CheckRequest) -> Option<Request<'_>> {
         gateway: extension("gateway"),
         listener: extension("listener"),
         port: port(attributes),
+        sni: attributes.tls_session.as_ref().map(|session| session.sni.as_str()).filter(|sni| !sni.is_empty()),
         model: match (extension("model"), metadata) {
             (_, Err(())) => OperatorModel::Conflict,
             (None, Ok(None)) => OperatorModel::Unset,

@@ -120,12 +120,20 @@ impl GatewayPlan {
         let of_port = |listener: &&ListenerPlan| {
             listener.ports.is_empty() || port.is_some_and(|port| listener.ports.contains(&port))
         };
-        let fit =
-            self.listeners.iter().filter(of_port).filter_map(|listener| Some((listener.host.fits(host)?, listener)));
-        let Some((_, listener)) = fit.clone().max_by_key(|(fit, _)| *fit) else { return Ok(None) };
+        let fitting = |host: &str| {
+            let fit = |listener: &&ListenerPlan| listener.host.fits(host);
+            self.listeners.iter().filter(of_port).filter(|listener| fit(listener).is_some()).max_by_key(fit)
+        };
+        let fit = self.listeners.iter().filter(of_port).filter(|listener| listener.host.fits(host).is_some());
+        let Some(listener) = fitting(host) else { return Ok(None) };
+        // TLS chose the listener by the name in the handshake: its policies are not for a host of another one.
+        let by_sni = request.sni.and_then(|sni| fitting(&host_name(sni)));
+        if by_sni.is_some_and(|other| !std::ptr::eq(other, listener)) {
+            return Err(Denial::new(Code::RequestInvalid, "the TLS connection was made for another host"));
+        }
         // Envoy knows host names alone. Where a wider listener's is the closest one, Istio and Envoy Gateway let the request
         // stray to it.
-        let closest = fit.map(|(_, other)| other).max_by_key(|other| other.routes.serves(host));
+        let closest = fit.max_by_key(|other| other.routes.serves(host));
         let Some(strayed) = closest.filter(|other| other.routes.serves(host) > listener.routes.serves(host)) else {
             return listener.find(request);
         };

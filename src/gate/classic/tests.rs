@@ -241,6 +241,7 @@ spec:
             gateway: None,
             listener: None,
             port: Some(port),
+            sni: None,
             model: crate::request::OperatorModel::Unset,
         };
         let checked = gate.check(&request, Nanos(0)).await;

@@ -324,3 +324,19 @@ fn listeners_of_one_host_are_told_apart_by_port_and_else_not_at_all() {
     let named = Request { listener: Some("https"), port: Some(8443), ..request("h", "/") };
     assert_eq!(listener_of(&policy, &named).as_deref(), Ok("https"));
 }
+
+#[test]
+fn a_tls_connection_is_for_the_hosts_of_its_listener() {
+    let policy = world()
+        .policy("RateLimitPolicy", "ns/in", &section("Gateway gw", "in"), &limits("", &[("a", 1)]))
+        .policy("RateLimitPolicy", "ns/out", &section("Gateway gw", "out"), &limits("", &[("a", 1)]))
+        .auth("ns/auth", "Gateway gw")
+        .sound();
+    let at = |sni, host| listener_of(&policy, &Request { sni, ..request(host, "/chat") });
+    assert_eq!(at(Some("in.example.com"), "in.example.com").as_deref(), Ok("in"));
+    assert_eq!(at(Some("IN.example.com"), "in.example.com:443").as_deref(), Ok("in"));
+    assert_eq!(at(Some("out.example.com"), "in.example.com"), Err(Code::RequestInvalid));
+    // A name that no listener has was not what chose one.
+    assert_eq!(at(Some("else.example.com"), "in.example.com").as_deref(), Ok("in"));
+    assert_eq!(at(None, "in.example.com").as_deref(), Ok("in"));
+}
