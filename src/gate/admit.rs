@@ -1,0 +1,145 @@
+//! Admission: what a request asks of the limits that match it, all of it or nothing.
+
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use super::{Code, Decision, Denial, Evidence, Gate, Grant, LimitEvidence, Otherwise, Stage};
+use crate::limit::{AccountKey, Admission, Cost, Demand, Nanos};
+use crate::policy::{self, Attached, Limit, LimitKind, Matched, Presented, RoutePlan, Scope};
+use crate::request::Request;
+use crate::usage::Hold;
+
+/// A request that passes, if its limits let it.
+#[derive(Debug, Default)]
+pub(super) struct Candidate {
+    pub(super) grant: Grant,
+    pub(super) demands: Demands,
+    /// What limits that refuse nothing would take.
+    pub(super) shadow: Vec<Demand>,
+}
+
+pub(super) type Demands = SmallVec<[Demand; 2]>;
+
+// === impl Gate ===
+
+impl Gate {
+    /// The request of a caller who is `presented` to the limits.
+    pub(super) fn candidate(
+        &self,
+        route: &RoutePlan,
+        request: &Request<'_>,
+        presented: Presented<'_>,
+        evidence: &mut Evidence,
+    ) -> Result<Candidate, Denial> {
+        let scope = Scope { request: request.attributes(), identity: presented.identity(), metadata: &[] };
+        let demands = self.demand(route, &scope, evidence)?;
+        let shadow = self.shadow_demands(route, &scope, evidence);
+        Ok(Candidate { grant: Grant::new(presented), demands, shadow })
+    }
+
+    /// What the request asks of the limits that match it.
+    pub(super) fn demand(
+        &self,
+        route: &RoutePlan,
+        scope: &Scope<'_>,
+        evidence: &mut Evidence,
+    ) -> Result<Demands, Denial> {
+        evidence.passed = Some(Stage::Access);
+        let mut matched: SmallVec<[Matched<'_>; 2]> = SmallVec::new();
+        for limits in &route.limits {
+            match limits {
+                Attached::Active(limits) => limits.matching(scope, &self.keys, &mut matched)?,
+                Attached::Broken(name) => return Err(policy::broken(name)),
+                Attached::None => {}
+            }
+        }
+        evidence.unlimited = matched.is_empty();
+        if matched.is_empty() && self.settings.without_limit == Otherwise::Refuse {
+            return Err(Denial::new(Code::LimitNone, "no limit is configured for you"));
+        }
+        let mut demands = Demands::new();
+        for Matched { limit, account } in matched {
+            // One by one: `extend` sets up for many, and there are two.
+            for demand in limit.demands(account, route) {
+                demands.push(demand);
+                evidence.limits.push(LimitEvidence::new(limit));
+            }
+        }
+        Ok(demands)
+    }
+
+    /// Takes what the request costs, all of it or nothing.
+    pub(super) async fn admit(&self, candidate: Candidate, now: Nanos, mut evidence: Evidence) -> Decision {
+        let Admission { admitted, full, standings } = self.limits.admit(&candidate.demands, now).await;
+        evidence.no_room = full;
+        if full && self.settings.without_room == Otherwise::Allow {
+            // Its usage report is taken, and charged to nothing.
+            let reservation = self.reserve(&[], &evidence, now);
+            return evidence.allow(Grant { reservation, ..candidate.grant });
+        }
+        if full {
+            let denial = Denial::new(Code::UnavailableAccounts, "there is no room to count another caller");
+            return evidence.refuse(denial.detail("see --max-accounts"));
+        }
+        for (limit, standing) in evidence.limits.iter_mut().zip(standings) {
+            limit.standing = Some(standing);
+        }
+        if !admitted {
+            let denial = exceeded(evidence.refusing());
+            return evidence.refuse(denial);
+        }
+        self.admit_in_shadow(&candidate, now, &mut evidence).await;
+        let Candidate { grant, mut demands, shadow } = candidate;
+        for demand in shadow {
+            demands.push(demand);
+        }
+        let reservation = self.reserve(&demands, &evidence, now);
+        evidence.lap(Stage::Admission);
+        evidence.allow(Grant { reservation, ..grant })
+    }
+
+    /// What the usage report gives back, so that its tokens are charged to the token limits among `demands`.
+    pub(super) fn reserve(&self, demands: &[Demand], evidence: &Evidence, now: Nanos) -> String {
+        let mut holds: SmallVec<[Hold; 2]> = SmallVec::new();
+        for Demand { account, cell, quota, cost } in demands {
+            if *cost == Cost::Positive {
+                holds.push(Hold { account: *account, cell: *cell, quota: *quota });
+            }
+        }
+        self.sealer.seal(&holds, evidence.tier.as_deref().unwrap_or_default(), now)
+    }
+}
+
+/// The refusal by the limit that takes longest to let this request through.
+pub(super) fn exceeded(refusing: Option<(Option<Duration>, &LimitEvidence)>) -> Denial {
+    let Some((retry_after, limit)) = refusing else {
+        return Denial::new(Code::UnavailableInternal, "the limits gave no reason");
+    };
+    let (number, window) = limit.standing.map_or((0, Duration::ZERO), |standing| (standing.limit(), standing.window()));
+    let (code, what) = match limit.kind {
+        LimitKind::Requests => (Code::LimitRequests, "requests"),
+        LimitKind::Tokens => (Code::LimitTokens, "tokens"),
+    };
+    let message = format!("you have used your {number} {what} per {window:?}");
+    let mut denial = Denial::new(code, message).detail(format!("limit {}", limit.name));
+    denial.retry_after = retry_after;
+    denial
+}
+
+// === impl Limit ===
+
+impl Limit {
+    /// What a request asks of each of the limit's rates.
+    pub(super) fn demands(&self, account: AccountKey, route: &RoutePlan) -> impl Iterator<Item = Demand> {
+        self.cells(route.hash).map(move |(cell, quota)| Demand { account, cell, quota, cost: self.cost() })
+    }
+
+    /// What a request costs before its answer is known.
+    fn cost(&self) -> Cost {
+        match self.kind {
+            LimitKind::Requests => Cost::Take(1),
+            LimitKind::Tokens => Cost::Positive,
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! What the process's flags say about decisions.
+
+use super::EnforceLimits;
+
+/// What happens to requests that no policy, or no limit, says anything about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Otherwise {
+    Allow,
+    Refuse,
+}
+
+/// What happens to a caller whose tier is not known: it is no longer configured, or none has their groups.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum TierUnknown {
+    Refuse,
+    /// The next tier that their groups give; without one, the policy decides.
+    #[default]
+    Next,
+}
+
+/// What the process's flags say about decisions.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `namespace/name` of the Gateway, where Envoy does not say it.
+    pub gateway: Option<String>,
+    pub without_policy: Otherwise,
+    pub without_limit: Otherwise,
+    /// What happens to a new caller when there is no room for another account.
+    pub without_room: Otherwise,
+    pub enforce_limits: EnforceLimits,
+    /// Whether every request is let through, and what would have been said is only recorded.
+    pub shadow: bool,
+    pub tier_unknown: TierUnknown,
+}
