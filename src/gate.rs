@@ -77,16 +77,23 @@ impl Gate {
 
     /// Decides one request at `now`.
     pub async fn check(&self, request: &Request<'_>, now: Nanos) -> Decision {
-        let decision = self.judge(request, now).await;
-        self.answer(decision, now)
-    }
-
-    async fn judge(&self, request: &Request<'_>, now: Nanos) -> Decision {
         let policy = self.policies.current();
         let mut evidence = self.evidence(policy.generation);
+        let outcome = self.judge(&policy, request, now, &mut evidence).await;
+        let outcome = self.answer(outcome, now, &mut evidence);
+        Decision { outcome, evidence }
+    }
+
+    async fn judge(
+        &self,
+        policy: &Policy,
+        request: &Request<'_>,
+        now: Nanos,
+        evidence: &mut Evidence,
+    ) -> Result<Grant, Denial> {
         let mut known = Known::default();
         loop {
-            let step = self.decide(&policy, request, &mut known, now, &mut evidence);
+            let step = self.decide(policy, request, &mut known, now, evidence);
             for question in known.stale.drain(..) {
                 self.tiers.refresh(&question, now);
             }
@@ -94,10 +101,10 @@ impl Gate {
                 Ok(candidate) => {
                     return match self.settings.enforce_limits {
                         EnforceLimits::Check => self.admit(candidate, now, evidence).await,
-                        EnforceLimits::Rls => self.hand_over(candidate, &policy, request, now, evidence).await,
+                        EnforceLimits::Rls => self.hand_over(candidate, policy, request, now, evidence).await,
                     };
                 }
-                Err(Step::Refuse(denial)) => return evidence.refuse(denial),
+                Err(Step::Refuse(denial)) => return Err(denial),
                 Err(Step::Need(fact)) => {
                     let stage = fact.stage();
                     self.fetch(fact, &mut known, now).await;
@@ -110,7 +117,9 @@ impl Gate {
     /// The answer to what is not even a request.
     #[must_use]
     pub fn refuse(&self, denial: Denial, now: Nanos) -> Decision {
-        self.answer(self.evidence(self.policies.current().generation).refuse(denial), now)
+        let mut evidence = self.evidence(self.policies.current().generation);
+        let outcome = self.answer(Err(denial), now, &mut evidence);
+        Decision { outcome, evidence }
     }
 
     fn evidence(&self, generation: u64) -> Evidence {

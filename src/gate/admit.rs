@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::{Code, Decision, Denial, Evidence, Gate, Grant, LimitEvidence, Otherwise, Stage};
+use super::{Code, Denial, Evidence, Gate, Grant, LimitEvidence, Otherwise, Stage};
 use crate::limit::{AccountKey, Admission, Cost, Demand, Nanos};
 use crate::policy::{self, Attached, Limit, LimitKind, Matched, Presented, RoutePlan, Scope};
 use crate::request::Request;
@@ -70,33 +70,37 @@ impl Gate {
     }
 
     /// Takes what the request costs, all of it or nothing.
-    pub(super) async fn admit(&self, candidate: Candidate, now: Nanos, mut evidence: Evidence) -> Decision {
+    pub(super) async fn admit(
+        &self,
+        candidate: Candidate,
+        now: Nanos,
+        evidence: &mut Evidence,
+    ) -> Result<Grant, Denial> {
         let Admission { admitted, full, standings } = self.limits.admit(&candidate.demands, now).await;
         evidence.no_room = full;
         if full && self.settings.without_room == Otherwise::Allow {
             // Its usage report is taken, and charged to nothing.
-            let reservation = self.reserve(&[], &evidence, now);
-            return evidence.allow(Grant { reservation, ..candidate.grant });
+            let reservation = self.reserve(&[], evidence, now);
+            return Ok(Grant { reservation, ..candidate.grant });
         }
         if full {
             let denial = Denial::new(Code::UnavailableAccounts, "there is no room to count another caller");
-            return evidence.refuse(denial.detail("see --max-accounts"));
+            return Err(denial.detail("see --max-accounts"));
         }
         for (limit, standing) in evidence.limits.iter_mut().zip(standings) {
             limit.standing = Some(standing);
         }
         if !admitted {
-            let denial = exceeded(evidence.refusing());
-            return evidence.refuse(denial);
+            return Err(exceeded(evidence.refusing()));
         }
-        self.admit_in_shadow(&candidate, now, &mut evidence).await;
+        self.admit_in_shadow(&candidate, now, evidence).await;
         let Candidate { grant, mut demands, shadow } = candidate;
         for demand in shadow {
             demands.push(demand);
         }
-        let reservation = self.reserve(&demands, &evidence, now);
+        let reservation = self.reserve(&demands, evidence, now);
         evidence.lap(Stage::Admission);
-        evidence.allow(Grant { reservation, ..grant })
+        Ok(Grant { reservation, ..grant })
     }
 
     /// What the usage report gives back, so that its tokens are charged to the token limits among `demands`.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 use smallvec::SmallVec;
 
-use super::{Candidate, Decision, Denial, Evidence, Gate, Handover, Otherwise, Would};
+use super::{Candidate, Decision, Denial, Evidence, Gate, Grant, Handover, Otherwise, Would};
 use crate::limit::{Cost, Demand, Nanos};
 use crate::policy::{Attached, LimitSet, Object, Policy, Properties, Reference, RoutePlan, Scope};
 use crate::request::{Facts, Request};
@@ -36,11 +36,12 @@ impl Gate {
     pub async fn take(&self, facts: &Facts, now: Nanos) -> Decision {
         let policy = self.policies.current();
         let mut evidence = self.evidence(policy.generation);
-        let decision = match self.told(&policy, facts, &mut evidence) {
-            Ok(candidate) => self.admit(candidate, now, evidence).await,
-            Err(denial) => evidence.refuse(denial),
+        let outcome = match self.told(&policy, facts, &mut evidence) {
+            Ok(candidate) => self.admit(candidate, now, &mut evidence).await,
+            Err(denial) => Err(denial),
         };
-        self.answer(decision, now)
+        let outcome = self.answer(outcome, now, &mut evidence);
+        Decision { outcome, evidence }
     }
 
     /// What the limits ask of the request.
@@ -84,8 +85,8 @@ impl Gate {
         policy: &Policy,
         request: &Request<'_>,
         now: Nanos,
-        evidence: Evidence,
-    ) -> Decision {
+        evidence: &Evidence,
+    ) -> Result<Grant, Denial> {
         let Candidate { mut grant, mut demands, shadow } = candidate;
         let gateway = policy.gateway(request.gateway.or(self.settings.gateway.as_deref()));
         let handover = gateway.and_then(|gateway| {
@@ -107,15 +108,15 @@ impl Gate {
         });
         match handover {
             Ok(handover) => grant.handover = Some(Box::new(handover)),
-            Err(denial) => return evidence.refuse(denial),
+            Err(denial) => return Err(denial),
         }
         if self.settings.without_room == Otherwise::Allow && self.has_no_room(&demands, now).await {
             // Whoever is let through uncounted is not charged afterwards either.
             demands.clear();
         }
         demands.extend(shadow);
-        grant.reservation = self.reserve(&demands, &evidence, now);
-        evidence.allow(grant)
+        grant.reservation = self.reserve(&demands, evidence, now);
+        Ok(grant)
     }
 
     async fn has_no_room(&self, demands: &[Demand], now: Nanos) -> bool {

@@ -246,16 +246,6 @@ impl Evidence {
         }
     }
 
-    #[must_use]
-    pub fn refuse(self, denial: Denial) -> Decision {
-        Decision { outcome: Err(denial), evidence: self }
-    }
-
-    #[must_use]
-    pub fn allow(self, grant: Grant) -> Decision {
-        Decision { outcome: Ok(grant), evidence: self }
-    }
-
     /// The limit that takes longest to let this request through, and how long that is; never is longer than any wait.
     #[must_use]
     pub fn refusing(&self) -> Option<(Option<Duration>, &LimitEvidence)> {

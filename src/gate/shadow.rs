@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::{Candidate, Decision, Denial, Evidence, Gate, Grant, LimitEvidence, exceeded};
+use super::{Candidate, Denial, Evidence, Gate, Grant, LimitEvidence, exceeded};
 use crate::limit::{Demand, Nanos};
 use crate::policy::{self, Attached, Matched, RoutePlan, Scope};
 
@@ -26,20 +26,19 @@ impl Gate {
     }
 
     /// The answer: under `--shadow` always yes.
-    pub(super) fn answer(&self, decision: Decision, now: Nanos) -> Decision {
-        // As it is, without moving it: it is large.
-        if !self.settings.shadow {
-            return decision;
-        }
-        let Decision { outcome, mut evidence } = decision;
+    pub(super) fn answer(
+        &self,
+        outcome: Result<Grant, Denial>,
+        now: Nanos,
+        evidence: &mut Evidence,
+    ) -> Result<Grant, Denial> {
         match outcome {
-            Err(denial) => {
+            Err(denial) if self.settings.shadow => {
                 evidence.would.push(Would { denial, by: None });
                 // Its usage report is taken, and charged to nothing.
-                let reservation = self.reserve(&[], &evidence, now);
-                evidence.allow(Grant { reservation, ..Grant::default() })
+                Ok(Grant { reservation: self.reserve(&[], evidence, now), ..Grant::default() })
             }
-            outcome => Decision { outcome, evidence },
+            outcome => outcome,
         }
     }
 

@@ -327,21 +327,30 @@ impl Authentication {
             return Err(undecided("defaults", &EvalError::Failed("the identity has no properties".to_owned())));
         }
         let scope = Scope { request, identity: Some(Object { base: Some(object), extra: &[] }), metadata: &[] };
-        let missing = |(name, _): &&(Arc<str>, ValueSource)| {
-            object.get(&**name).is_none() && self.overrides.iter().all(|(other, _)| other != name)
-        };
-        let wanted = self.overrides.iter().chain(self.defaults.iter().filter(missing));
-        let value = |(name, source): &'v (Arc<str>, ValueSource)| match source.eval(&scope) {
-            Ok(value) => Ok((Arc::clone(name), value)),
-            Err(EvalError::Missing(_)) => {
-                let user = object.pointer("/user/username").and_then(Value::as_str).unwrap_or_default();
-                let denial = Denial::new(Code::TokenRejected, "the token is not of a known kind of user");
-                Err(denial.detail(format!("`{name}` has no value for user `{user}`")))
+        // Without adapters: every request with a token comes by.
+        let mut properties = Vec::with_capacity(self.overrides.len() + self.defaults.len());
+        for (name, source) in &self.overrides {
+            properties.push((Arc::clone(name), property(name, source, object, &scope)?));
+        }
+        for (name, source) in &self.defaults {
+            let overridden = self.overrides.iter().any(|(other, _)| other == name);
+            if !overridden && object.get(&**name).is_none() {
+                properties.push((Arc::clone(name), property(name, source, object, &scope)?));
             }
-            Err(error) => Err(undecided(&format!("identity property `{name}`"), &error)),
-        };
-        wanted.map(value).collect()
+        }
+        Ok(properties)
     }
+}
+
+fn property<'v>(name: &str, source: &'v ValueSource, object: &Value, scope: &Scope<'v>) -> Result<Val<'v>, Denial> {
+    source.eval(scope).map_err(|error| match error {
+        EvalError::Missing(_) => {
+            let user = object.pointer("/user/username").and_then(Value::as_str).unwrap_or_default();
+            let denial = Denial::new(Code::TokenRejected, "the token is not of a known kind of user");
+            denial.detail(format!("`{name}` has no value for user `{user}`"))
+        }
+        error @ EvalError::Failed(_) => undecided(&format!("identity property `{name}`"), &error),
+    })
 }
 
 // === impl ValueSource ===

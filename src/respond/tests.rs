@@ -118,7 +118,7 @@ struct Refused {
 }
 
 fn refuse(denial: Denial, evidence: Evidence, style: Style) -> Refused {
-    let response = check_response(&evidence.refuse(denial), None, style);
+    let response = check_response(&Decision { outcome: Err(denial), evidence }, None, style);
     let Some(HttpResponse::DeniedResponse(denied)) = &response.http_response else {
         panic!("not a denial: {response:?}");
     };
@@ -132,7 +132,7 @@ fn refuse(denial: Denial, evidence: Evidence, style: Style) -> Refused {
 }
 
 fn admit(grant: Grant, evidence: Evidence, sent: Option<&Headers<'_>>) -> (OkHttpResponse, CheckResponse) {
-    let response = check_response(&evidence.allow(grant), sent, TERSE);
+    let response = check_response(&Decision { outcome: Ok(grant), evidence }, sent, TERSE);
     match &response.http_response {
         Some(HttpResponse::OkResponse(ok)) => (ok.clone(), response),
         other => panic!("not admitted: {other:?}"),

@@ -19,7 +19,7 @@ fn request<'a>(path: &'a str, host: &'a str) -> Request<'a> {
 }
 
 fn refused(id: u64) -> Decision {
-    Evidence::new(id, 1).refuse(Denial::new(Code::TokenMissing, "no"))
+    Decision { outcome: Err(Denial::new(Code::TokenMissing, "no")), evidence: Evidence::new(id, 1) }
 }
 
 #[test]
@@ -29,7 +29,7 @@ fn the_newest_are_kept_and_what_was_let_through_is_not() {
     for id in 0..Recent::KEPT as u64 + beyond {
         recent.record(Some(&request("/a", "h")), refused(id));
     }
-    recent.record(None, Evidence::new(9_999, 1).allow(Grant::default()));
+    recent.record(None, Decision { outcome: Ok(Grant::default()), evidence: Evidence::new(9_999, 1) });
     let ids: Vec<u64> = recent.newest_first().iter().map(|record| record.evidence.id).collect();
     let expected: Vec<u64> = (beyond..Recent::KEPT as u64 + beyond).rev().collect();
     assert_eq!(ids, expected);
