@@ -18,7 +18,8 @@ bench: ## Measure, and print the goals: ratios of one run
 soak: ## Run the load tests with their full numbers, one after another, and print their figures
 	./scripts/envoy.sh
 	./scripts/faketime.sh
-	TIERGATE_SOAK=1 cargo test --locked --release --test it -- --nocapture --test-threads=1 clock:: hostile::the_process live:: restart:: routes:: scale:: tiers::changes::
+	./scripts/kube.sh etcd kube-apiserver
+	TIERGATE_SOAK=1 cargo test --locked --release --test it -- --nocapture --test-threads=1 clock:: hostile::the_process kubernetes:: live:: restart:: routes:: scale:: tiers::changes::
 
 rbac-cases: ## Record what a real API server answers to the RBAC cases, into tests/data/rbac.json
 	python3 ./scripts/record_rbac.py

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Puts etcd, kube-apiserver and kube-controller-manager into .tools/ and prints their directory as the last line of standard output.
+# Puts etcd, kube-apiserver and kube-controller-manager into .tools/, or those that are named, and prints their directory as the last line
+# of standard output.
 # Go builds them from source, of the versions in tests/cluster/go.mod. KUBEBUILDER_ASSETS=/path/to/directory, as for envtest, uses the
 # binaries there and builds nothing.
 set -euo pipefail
@@ -20,7 +21,6 @@ progress() {
 
 build() { # NAME PACKAGE
   local name=$1 package=$2 flags="-s -w"
-  [ ! -x "$target/$name" ] || return 0
   if [ "$name" != etcd ]; then
     local stamp=k8s.io/component-base/version minor=${version#*.}
     flags+=" -X $stamp.gitVersion=v$version -X $stamp.gitMajor=${version%%.*} -X $stamp.gitMinor=${minor%%.*}"
@@ -38,12 +38,16 @@ if [ -n "${KUBEBUILDER_ASSETS:-}" ]; then
     [ -x "$KUBEBUILDER_ASSETS/$name" ] || fail "KUBEBUILDER_ASSETS: \`$KUBEBUILDER_ASSETS/$name\` is not an executable file"
   done
   [ -x "$KUBEBUILDER_ASSETS/kube-controller-manager" ] ||
-    say "KUBEBUILDER_ASSETS has no kube-controller-manager, as envtest ships none: ClusterRoles are not aggregated"
+    [ $# -gt 0 ] || say "KUBEBUILDER_ASSETS has no kube-controller-manager, as envtest ships none: ClusterRoles are not aggregated"
   say "using KUBEBUILDER_ASSETS"
   (cd "$KUBEBUILDER_ASSETS" && pwd)
   exit 0
 fi
-if [ -x "$target/etcd" ] && [ -x "$target/kube-apiserver" ] && [ -x "$target/kube-controller-manager" ]; then
+names=("$@")
+[ $# -gt 0 ] || names=(etcd kube-apiserver kube-controller-manager)
+missing=()
+for name in "${names[@]}"; do [ -x "$target/$name" ] || missing+=("$name"); done
+if [ ${#missing[@]} -eq 0 ]; then
   say "Kubernetes $version is there"
   echo "$target"
   exit 0
@@ -58,8 +62,11 @@ trap 'rm -rf "$work"' EXIT
 export CGO_ENABLED=0 GOFLAGS="-mod=readonly -buildvcs=false" GOWORK=off
 
 say "Kubernetes $version: the first time about 1 GB of modules, 3 GB of build cache and 5 to 15 minutes on two cores"
-build etcd go.etcd.io/etcd/server/v3
-build kube-apiserver k8s.io/kubernetes/cmd/kube-apiserver
-build kube-controller-manager k8s.io/kubernetes/cmd/kube-controller-manager
+for name in "${missing[@]}"; do
+  case "$name" in
+    etcd) build "$name" go.etcd.io/etcd/server/v3 ;;
+    *) build "$name" "k8s.io/kubernetes/cmd/$name" ;;
+  esac
+done
 say "built Kubernetes $version"
 echo "$target"

@@ -55,6 +55,8 @@ pub struct Grantor {
 pub struct Rbac {
     cluster: Bindings,
     namespaces: HashMap<String, Bindings>,
+    /// What of it could not be read: then nobody can be told that nothing grants them what they ask for.
+    pub unread: Option<String>,
 }
 
 #[derive(Debug, Default)]

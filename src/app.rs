@@ -1,5 +1,6 @@
 //! The serving process: builds what it needs, starts its tasks, and drains on a signal.
 
+use std::collections::HashSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,7 +26,7 @@ use crate::manifest::Problem;
 use crate::metrics::Metrics;
 use crate::policy::{Policies, Policy};
 use crate::respond::Style;
-use crate::source::{Folder, FolderError};
+use crate::source::{Folder, FolderError, Kubernetes, KubernetesError, Source};
 
 /// How often the workers are asked whether they answer, and how long they have for it.
 const PROBE: Duration = Duration::from_millis(500);
@@ -45,6 +46,10 @@ struct StopSignals {
 pub enum StartError {
     #[error(transparent)]
     Folder(#[from] FolderError),
+    #[error(transparent)]
+    Kubernetes(#[from] KubernetesError),
+    #[error("give one source of the policy: --manifests DIR or --kubernetes")]
+    OneSource,
     #[error("cannot read `{}`: {error}", path.display())]
     Jwks { path: PathBuf, error: io::Error },
     #[error("`{}` {error}", path.display())]
@@ -63,12 +68,13 @@ pub enum StartError {
 pub fn serve(args: &Serve) -> Result<bool, StartError> {
     let _flushed_at_the_end = start_logging(&args.log)?;
     crate::process::prepare();
-    let mut folder = Folder::new(&args.manifests, args.policy.clone().into());
-    let policy = folder.load()?.unwrap_or_default();
-    policy.problems.iter().for_each(log_problem);
+    let mut source = source(args)?;
+    let policy = source.first()?;
+    let mut told = Told::default();
+    told.tell(&policy);
     let gate = Arc::new(gate(args, policy)?);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let ended = runtime.block_on(run(args, gate, folder));
+    let ended = runtime.block_on(run(args, gate, source, told));
     // Whatever still runs had its time; the threads end with the process.
     runtime.shutdown_background();
     ended
@@ -99,11 +105,23 @@ pub fn gate(args: &Serve, policy: Policy) -> Result<Gate, StartError> {
     Ok(Gate::new(policies, Identities::new(authority, remember), limits, settings))
 }
 
-async fn run(args: &Serve, gate: Arc<Gate>, folder: Folder) -> Result<bool, StartError> {
+fn source(args: &Serve) -> Result<Source, StartError> {
+    let options = args.policy.clone().into();
+    match (&args.manifests, args.kubernetes) {
+        (Some(folder), false) => Ok(Source::Folder(Box::new(Folder::new(folder, options)))),
+        (None, true) => {
+            let cluster = Kubernetes::connect(args.kubeconfig.as_deref(), options)?;
+            Ok(Source::Kubernetes(Box::new(cluster)))
+        }
+        _ => Err(StartError::OneSource),
+    }
+}
+
+async fn run(args: &Serve, gate: Arc<Gate>, source: Source, told: Told) -> Result<bool, StartError> {
     let mut signals = StopSignals::install()?;
     let metrics = Arc::new(Metrics::new());
     metrics.published(&gate.policies.current());
-    watch(folder, Arc::clone(&gate), Arc::clone(&metrics))?;
+    watch(source, told, Arc::clone(&gate), Arc::clone(&metrics))?;
     let clock = Clock::start();
     let (health, _) = tonic_health::server::health_reporter();
     set_health(&health, false).await;
@@ -165,23 +183,29 @@ async fn run(args: &Serve, gate: Arc<Gate>, folder: Folder) -> Result<bool, Star
     Ok(true)
 }
 
-/// Publishes what the folder becomes, from a thread that ends with the process.
-fn watch(folder: Folder, gate: Arc<Gate>, metrics: Arc<Metrics>) -> io::Result<()> {
+/// Publishes what the source becomes, from a thread that ends with the process.
+fn watch(source: Source, mut told: Told, gate: Arc<Gate>, metrics: Arc<Metrics>) -> io::Result<()> {
     let changed = move |loaded: Result<Policy, FolderError>| {
         metrics.reloaded(loaded.is_ok());
         match loaded {
             Ok(policy) => {
-                policy.problems.iter().for_each(log_problem);
+                told.tell(&policy);
                 gate.policies.publish(policy);
                 let policy = gate.policies.current();
                 metrics.published(&policy);
-                tracing::info!(policy.generation = policy.generation, objects = policy.objects, "policy published");
+                let (generation, objects) = (policy.generation, policy.objects);
+                match &policy.unready {
+                    None => tracing::info!(policy.generation = generation, objects, "policy published"),
+                    Some(why) => {
+                        tracing::warn!(policy.generation = generation, objects, why, "policy published: not ready")
+                    }
+                }
             }
-            Err(error) => tracing::error!(%error, "the folder is not read; the policy stays as it is"),
+            Err(error) => tracing::error!(%error, "the source is not read; the policy stays as it is"),
         }
     };
     let watch = move || {
-        if let Err(error) = folder.watch(changed) {
+        if let Err(error) = source.watch(changed) {
             tracing::error!(%error, "the folder is not watched; a change needs a restart");
         }
     };
@@ -222,6 +246,19 @@ async fn set_health(health: &HealthReporter, serving: bool) {
     }
 }
 
+/// The problems of the last policy.
+#[derive(Default)]
+struct Told(HashSet<Problem>);
+
+impl Told {
+    /// Logs the problems that the last policy did not have: a cluster changes often.
+    fn tell(&mut self, policy: &Policy) {
+        let new = policy.problems.iter().filter(|problem| !self.0.contains(problem));
+        new.for_each(log_problem);
+        self.0 = policy.problems.iter().cloned().collect();
+    }
+}
+
 fn log_problem(problem: &Problem) {
     let (code, place) = (problem.code.as_str(), problem.place.to_string());
     let remedy = problem.remedy.as_deref();
@@ -238,8 +275,15 @@ fn log_problem(problem: &Problem) {
 /// at all, must not make requests wait.
 const LOG_LINES: usize = 16_384;
 
+/// The client of the API server, among the targets of the log.
+const KUBE: &str = "kube_client";
+
 fn start_logging(args: &LogArgs) -> Result<WorkerGuard, tracing_subscriber::filter::ParseError> {
-    let filter = tracing_subscriber::EnvFilter::try_new(&args.log)?;
+    let mut filter = tracing_subscriber::EnvFilter::try_new(&args.log)?;
+    // It tells every failure as often as it is tried; what is wrong with a watch is said once, by us.
+    if !args.log.contains(KUBE) {
+        filter = filter.add_directive(format!("{KUBE}=off").parse()?);
+    }
     let queue = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LOG_LINES);
     let (writer, guard) = queue.finish(io::stderr());
     // A closed stderr is no reason to fail, and there is nobody to tell.

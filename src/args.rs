@@ -31,7 +31,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Answer a gateway's ext_authz and rate-limit calls
-    Serve(Serve),
+    Serve(Box<Serve>),
     /// Check a folder of manifests, and print every problem with its place and remedy
     Check(Check),
     /// Say why a request would be answered as it is: what each stage sees, from which object, and what would change it
@@ -59,8 +59,15 @@ pub struct PolicyArgs {
 pub struct Serve {
     /// The folder of manifests (*.yaml, *.yml, *.json)
     #[arg(long, env = "TIERGATE_MANIFESTS", value_name = "DIR")]
-    pub manifests: PathBuf,
-    /// The JSON Web Key Set that signs callers' tokens (RS256, ES256)
+    pub manifests: Option<PathBuf>,
+    /// Watch a cluster instead of a folder: the same objects, and their changes at once
+    #[arg(long, env = "TIERGATE_KUBERNETES", value_parser = FalseyValueParser::new())]
+    pub kubernetes: bool,
+    /// How the cluster is reached [default: the cluster that this runs in, else KUBECONFIG, else ~/.kube/config]
+    #[arg(long, env = "TIERGATE_KUBECONFIG", value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// The JSON Web Key Set that signs callers' tokens (RS256, ES256); a cluster's is what
+    /// `kubectl get --raw /openid/v1/jwks` prints
     #[arg(long, env = "TIERGATE_JWKS", value_name = "FILE")]
     pub jwks: PathBuf,
     /// The issuer of callers' tokens

@@ -1,4 +1,4 @@
-//! The objects of a folder, as users write them: Kubernetes, Gateway API, Kuadrant and KServe manifests.
+//! The objects of a folder or a cluster, as users write them: Kubernetes, Gateway API, Kuadrant and KServe manifests.
 //!
 //! Reading collects every problem of every object. Expressions are compiled on the way, so that their errors carry
 //! the place they were written at. Unknown fields are errors in policy specs, where skipping a rule could open the
@@ -7,6 +7,7 @@
 mod annotation;
 mod auth_policy;
 mod block;
+mod cluster;
 mod finding;
 mod gateway;
 mod last_good;
@@ -79,19 +80,25 @@ pub struct Meta {
     /// Whether an annotation is no text.
     pub unreadable_annotation: bool,
     pub uid: Option<String>,
+    /// When a cluster made it; a folder has no ages.
+    pub created: Option<jiff::Timestamp>,
     /// Whether the object can be used: its API version is known, and no other object has its name.
     pub usable: bool,
 }
 
 /// A kind of object that is read, with the API versions whose shape it has.
-struct Kind {
-    name: &'static str,
-    group: &'static str,
-    versions: &'static [&'static str],
-    namespaced: bool,
+#[derive(Debug)]
+pub struct Kind {
+    pub name: &'static str,
+    /// Empty for the core group.
+    pub group: &'static str,
+    /// The first of them that a cluster serves is read.
+    pub versions: &'static [&'static str],
+    pub namespaced: bool,
 }
 
-const KINDS: &[Kind] = &[
+/// The kinds that are read.
+pub const KINDS: &[Kind] = &[
     Kind { name: "ConfigMap", group: "", versions: &["v1"], namespaced: true },
     Kind { name: "ServiceAccount", group: "", versions: &["v1"], namespaced: true },
     Kind { name: "AuthPolicy", group: "kuadrant.io", versions: &["v1"], namespaced: true },
@@ -115,7 +122,8 @@ const KINDS: &[Kind] = &[
 
 impl Kind {
     /// Whether requests could pass that should not, if an object of this kind were not there.
-    fn guards(&self) -> bool {
+    #[must_use]
+    pub fn guards(&self) -> bool {
         self.name.ends_with("Policy") || matches!(self.name, "HTTPRoute" | "Gateway")
     }
 }
@@ -376,7 +384,17 @@ fn read_meta(fields: &mut reader::Fields<'_>, kind: &Kind, report: &Report) -> O
     meta.done(Severity::Warning);
     fields.ignore(&["status"]);
     let ignored = read_ignored(&annotations, report);
-    Some(Meta { object, place, namespace_place, annotations, ignored, unreadable_annotation, uid, usable: true })
+    Some(Meta {
+        object,
+        place,
+        namespace_place,
+        annotations,
+        ignored,
+        unreadable_annotation,
+        uid,
+        created: None,
+        usable: true,
+    })
 }
 
 /// Lists, with commas between, the codes of findings about an object that are meant to be so.
@@ -414,6 +432,7 @@ impl Meta {
             ignored: Vec::new(),
             unreadable_annotation: false,
             uid: None,
+            created: None,
             usable: false,
         }
     }
@@ -426,6 +445,12 @@ impl Meta {
     #[must_use]
     pub fn name(&self) -> &Arc<str> {
         &self.object.name
+    }
+
+    /// The order in which objects go before each other: the oldest first, then by namespace and name.
+    #[must_use]
+    pub fn seniority(&self) -> (Option<jiff::Timestamp>, &ObjectName) {
+        (self.created, &self.object)
     }
 
     #[must_use]

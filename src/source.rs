@@ -1,4 +1,6 @@
-//! Where the policy comes from: a folder of manifests, read at the start and whenever it changes.
+//! Where the policy comes from: a folder of manifests, read at the start and whenever it changes, or a cluster that is watched.
+
+mod kubernetes;
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -8,6 +10,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use notify::{RecursiveMode, Watcher};
+
+pub use self::kubernetes::{Kubernetes, KubernetesError};
 
 use crate::manifest::Manifests;
 use crate::policy::{Options, Policy, compile};
@@ -20,6 +24,12 @@ const QUIET: Duration = Duration::from_millis(100);
 const LATEST: Duration = Duration::from_secs(1);
 /// How often the folder is looked at without being told: some file systems tell nothing.
 const POLL: Duration = Duration::from_secs(10);
+
+/// A source of the policy.
+pub enum Source {
+    Folder(Box<Folder>),
+    Kubernetes(Box<Kubernetes>),
+}
 
 /// A folder of manifests, with what was last good in it.
 #[derive(Debug)]
@@ -46,6 +56,37 @@ pub enum FolderError {
 
 /// A file's name for messages, and its text or why there is none.
 type File = (String, Result<String, String>);
+
+// === impl Source ===
+
+impl Source {
+    /// What there is at the start. A cluster has to be read first.
+    ///
+    /// # Errors
+    ///
+    /// The folder cannot be read.
+    pub fn first(&mut self) -> Result<Policy, FolderError> {
+        match self {
+            Source::Folder(folder) => Ok(folder.load()?.unwrap_or_default()),
+            Source::Kubernetes(cluster) => Ok(cluster.unread()),
+        }
+    }
+
+    /// Watches the source for ever, and passes on what it becomes: a new policy, or why there is none.
+    ///
+    /// # Errors
+    ///
+    /// The operating system does not let the folder be watched.
+    pub fn watch(self, changed: impl FnMut(Result<Policy, FolderError>)) -> Result<(), FolderError> {
+        match self {
+            Source::Folder(folder) => folder.watch(changed),
+            Source::Kubernetes(cluster) => {
+                cluster.watch(changed);
+                Ok(())
+            }
+        }
+    }
+}
 
 // === impl Folder ===
 

@@ -58,6 +58,7 @@ pub(super) fn list(out: &mut impl Write) -> io::Result<()> {
         (Origin::Reading, "While reading"),
         (Origin::Objects, "Between objects"),
         (Origin::Envoy, "In Envoy's configuration"),
+        (Origin::Cluster, "On a cluster"),
     ] {
         writeln!(out, "{heading}:")?;
         for finding in Finding::ALL.iter().filter(|finding| finding.origin() == origin) {

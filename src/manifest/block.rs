@@ -9,6 +9,8 @@ pub(super) fn inside_block(header: Option<u32>, start: Position, inner: Position
         Some(line) if inner.line > 0 => {
             Position { line: line + inner.line, column: start.column + inner.column.saturating_sub(1) }
         }
+        // An object of a cluster has no lines but those of its texts.
+        None if start.line == 0 => inner,
         _ => start,
     }
 }

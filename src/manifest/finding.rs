@@ -17,6 +17,8 @@ pub enum Origin {
     Objects,
     /// An Envoy configuration.
     Envoy,
+    /// The watches of a cluster.
+    Cluster,
 }
 
 /// Declares the findings once: their names, codes and origins.
@@ -112,6 +114,13 @@ findings! {
         EnvoyHitsAddendIgnored "envoy-hits-addend-ignored"
         EnvoyClusterNotHttp2 "envoy-cluster-not-http2"
         EnvoyCircuitBreakers "envoy-circuit-breakers"
+    }
+    Cluster {
+        ClusterUnreachable "cluster-unreachable"
+        ClusterUnauthenticated "cluster-unauthenticated"
+        WatchForbidden "watch-forbidden"
+        KindMissing "kind-missing"
+        VersionUnknown "version-unknown"
     }
 }
 

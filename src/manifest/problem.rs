@@ -9,7 +9,7 @@ use super::finding::Finding;
 use super::tree::Position;
 
 /// How much a [`Problem`] weighs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// The object is not used as it stands; `tiergate check` fails.
@@ -18,11 +18,15 @@ pub enum Severity {
     Warning,
 }
 
-/// A place in a file of the folder.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+/// A place in a file of the folder, or an object of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct Place {
+    /// Of what is no file: `kind namespace/name`, or what was to be read.
     pub file: Arc<str>,
+    /// 0 where there are no lines; in an object of a cluster, lines are those of a text inside it.
+    #[serde(skip_serializing_if = "is_zero")]
     pub line: u32,
+    #[serde(skip_serializing_if = "is_zero")]
     pub column: u32,
 }
 
@@ -36,7 +40,7 @@ pub struct ObjectName {
 }
 
 /// One error or warning about the configuration.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Problem {
     pub code: Finding,
     pub severity: Severity,
@@ -62,8 +66,16 @@ impl Place {
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}", self.file, self.line, self.column)
+        match self.line {
+            0 => f.write_str(&self.file),
+            line => write!(f, "{}:{line}:{}", self.file, self.column),
+        }
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks with a reference")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 // === impl ObjectName ===
@@ -123,7 +135,11 @@ impl fmt::Display for Severity {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}[{}]: {}", self.place, self.severity, self.code, self.text())
+        // Without a line, the place is the object again.
+        if self.place.line > 0 || self.object.is_none() {
+            write!(f, "{}: ", self.place)?;
+        }
+        write!(f, "{}[{}]: {}", self.severity, self.code, self.text())
     }
 }
 

@@ -119,6 +119,30 @@ impl From<Spanned<Tree>> for Node {
     }
 }
 
+impl From<&serde_json::Value> for Node {
+    /// An object of a cluster: it has no lines.
+    fn from(value: &serde_json::Value) -> Self {
+        use serde_json::Value as Json;
+        let number = |number: &serde_json::Number| match (number.as_i64(), number.as_u64()) {
+            (Some(value), _) => Value::Int(value),
+            (None, Some(value)) => Value::BigInt(value),
+            (None, None) => Value::Float(number.as_f64().unwrap_or(f64::NAN)),
+        };
+        let key = |name: &String| Key { name: name.clone(), at: Position::default() };
+        let value = match value {
+            Json::Null => Value::Null,
+            Json::Bool(value) => Value::Bool(*value),
+            Json::Number(value) => number(value),
+            Json::String(text) => Value::Text(text.clone()),
+            Json::Array(items) => Value::List(items.iter().map(Node::from).collect()),
+            Json::Object(entries) => {
+                Value::Map(entries.iter().map(|(name, value)| (key(name), value.into())).collect())
+            }
+        };
+        Node { value, at: Position::default() }
+    }
+}
+
 impl PartialEq for Node {
     /// Positions do not count: two nodes are equal when they say the same.
     fn eq(&self, other: &Self) -> bool {

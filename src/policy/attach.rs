@@ -87,10 +87,10 @@ fn own_conditions<'m>((policy, limit): Written<'m>) -> impl Iterator<Item = &'m 
 // === impl Attachments ===
 
 impl<'m, R: Merge, T> Attachments<'m, R, T> {
-    /// Of several policies of a kind on one target the first by namespace and name wins, as the oldest does in a cluster.
+    /// Of several policies of a kind on one target the oldest wins, then the first by namespace and name.
     fn new(policies: impl Iterator<Item = (&'m Target, Attachment<'m, R>)>) -> Self {
         let mut policies: Vec<_> = policies.collect();
-        policies.sort_by(|(_, a), (_, b)| a.meta.object.cmp(&b.meta.object));
+        policies.sort_by(|(_, a), (_, b)| a.meta.seniority().cmp(&b.meta.seniority()));
         let mut attachments = Attachments {
             by_target: HashMap::new(),
             made: HashMap::new(),

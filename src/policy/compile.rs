@@ -44,8 +44,7 @@ impl Default for Options {
 #[must_use]
 pub fn compile(mut manifests: Manifests, options: &Options) -> Policy {
     let mut problems = std::mem::take(&mut manifests.problems);
-    // Without ages, namespace and name decide between routes.
-    manifests.routes.sort_by(|a, b| a.meta.object.cmp(&b.meta.object));
+    manifests.routes.sort_by(|a, b| a.meta.seniority().cmp(&b.meta.seniority()));
     // A ConfigMap that only happens to have a key `tiers` is somebody else's.
     let foreign = |mapping: &&TierMapping| mapping.meta.object.path() != options.tier_mapping;
     let foreign: Vec<_> = manifests.tier_mappings.iter().filter(foreign).map(|mapping| &mapping.meta.object).collect();

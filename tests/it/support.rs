@@ -130,6 +130,17 @@ impl Tiergate {
 
     fn start_with(port: u16, mut command: Command, manifests: &Path, flags: &[&str]) -> Self {
         command.arg("serve").arg("--manifests").arg(manifests).arg("--jwks").arg(KEYS.0.join("jwks.json"));
+        Self::serve(port, command, flags)
+    }
+
+    /// On a cluster, which it may not have read yet.
+    pub(crate) fn start_on(kubeconfig: &Path, jwks: &Path, flags: &[&str]) -> Self {
+        let mut command = Command::new(TIERGATE);
+        command.args(["serve", "--kubernetes", "--kubeconfig"]).arg(kubeconfig).arg("--jwks").arg(jwks);
+        Self::serve(0, command, flags)
+    }
+
+    fn serve(port: u16, mut command: Command, flags: &[&str]) -> Self {
         command.args(["--listen-grpc", &format!("127.0.0.1:{port}"), "--listen-http", "127.0.0.1:0"]);
         command.args(["--listen-admin", "127.0.0.1:0"]);
         let mut child = command.args(flags).stderr(Stdio::piped()).spawn().unwrap();
@@ -223,6 +234,12 @@ pub(crate) fn start_with_log(manifests: &Path, log: std::io::PipeWriter) -> (Pro
 /// A port that nobody listens on.
 pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// As many, each another one.
+pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
+    let held: [TcpListener; N] = std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+    held.map(|listener| listener.local_addr().unwrap().port())
 }
 
 /// An HTTP answer.

@@ -54,7 +54,12 @@ impl AccessRule {
             name: &model,
         };
         permit.model = Some(format!("{namespace}/{model}"));
-        permit.grantor = Some(rbac.authorize(&query).ok_or_else(|| missing_grant(&query))?);
+        let grantor = rbac.authorize(&query).ok_or_else(|| match &rbac.unread {
+            None => missing_grant(&query),
+            Some(what) => Denial::new(Code::UnavailableConfiguration, "your access could not be looked up")
+                .detail(format!("nothing that is known grants it, and these could not be read: {what}")),
+        })?;
+        permit.grantor = Some(grantor);
         Ok(())
     }
 

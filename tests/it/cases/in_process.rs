@@ -46,7 +46,7 @@ impl InProcess {
         words.extend(table.flags());
         words.extend(setup.flags().iter().map(|flag| (*flag).to_owned()));
         let Command::Serve(args) = Cli::try_parse_from(&words).unwrap().command else { panic!("it serves") };
-        let policy = Source::new(&args.manifests, args.policy.clone().into()).load().unwrap().unwrap();
+        let policy = Source::new(&folder.0, args.policy.clone().into()).load().unwrap().unwrap();
         let gate = Arc::new(tiergate::app::gate(&args, policy).unwrap());
         let (clock, metrics) = (Clock::start(), Arc::new(Metrics::new()));
         let style = Style { verbose_refusals: args.verbose_refusals, shadow: args.shadow };

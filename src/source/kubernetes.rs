@@ -1,0 +1,140 @@
+//! A cluster as the source of the policy: watched, read by the same readers as a folder, and compiled by the same compiler.
+//!
+//! One thread owns all that was read, and the watches that feed it; nothing of it is on the path of a request. What is
+//! watched is what policies need. ServiceAccounts are watched in all namespaces, their headers alone, and kept where the
+//! namespace is a tier's: the API server cannot select by a part of a name, and one watch for each tier's namespace would need
+//! another one of all namespaces, and a connection each. Of an LLMInferenceService too the header says everything.
+
+mod connection;
+mod store;
+mod watch;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::Client;
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc::{Receiver, channel};
+use tokio::time::{Instant, timeout_at};
+
+pub use self::connection::KubernetesError;
+
+use self::store::Store;
+use self::watch::{Namespaces, Outlet, Update, Watch};
+use super::{FolderError, on_large_stack};
+use crate::manifest::{KINDS, Kind};
+use crate::policy::{Options, Policy, compile};
+
+/// A change is compiled when nothing else has changed for this long: one `kubectl apply` is many changes.
+const QUIET: Duration = Duration::from_millis(50);
+/// And at the latest this long after the first one.
+const LATEST: Duration = Duration::from_millis(500);
+/// Updates on their way to the store. Watches wait when it is behind.
+const BACKLOG: usize = 1024;
+
+/// A cluster, with what was read from it.
+pub struct Kubernetes {
+    runtime: Runtime,
+    client: Client,
+    options: Options,
+    watches: Vec<Arc<Watch>>,
+    store: Store,
+}
+
+// === impl Kubernetes ===
+
+impl Kubernetes {
+    /// Connects to the API server of `kubeconfig`; without one to that of the cluster that this runs in, or of the default
+    /// kubeconfig. It is waited for while it does not answer.
+    ///
+    /// # Errors
+    ///
+    /// The kubeconfig cannot be used, or the server does not accept its credentials.
+    pub fn connect(kubeconfig: Option<&Path>, options: Options) -> Result<Self, KubernetesError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (client, server) = runtime.block_on(async {
+            let config = connection::config(kubeconfig).await?;
+            let server = connection::name(&config);
+            Ok::<_, KubernetesError>((connection::connect(config).await?, server))
+        })?;
+        let watches: Vec<Arc<Watch>> = KINDS.iter().map(|kind| Arc::new(Watch::of(kind, &options))).collect();
+        let store = Store::new(&server, &watches);
+        Ok(Kubernetes { runtime, client, options, watches, store })
+    }
+
+    /// What there is before anything was read.
+    #[must_use]
+    pub fn unread(&self) -> Policy {
+        Policy { unready: self.store.unready(), ..Policy::default() }
+    }
+
+    /// Watches the cluster for ever, and passes on what it becomes.
+    pub fn watch(mut self, mut changed: impl FnMut(Result<Policy, FolderError>)) {
+        let (send, updates) = channel(BACKLOG);
+        for (at, watch) in self.watches.iter().enumerate() {
+            let outlet = Outlet { at, updates: send.clone() };
+            let (watch, client) = (Arc::clone(watch), self.client.clone());
+            self.runtime.spawn(async move { watch.follow(&client, &outlet).await });
+        }
+        drop(send);
+        let own = own(&mut self.store, updates, |store| changed(snapshot(store, &self.options)));
+        self.runtime.block_on(own);
+    }
+}
+
+impl Watch {
+    fn of(kind: &'static Kind, options: &Options) -> Self {
+        let only = match kind.name {
+            "ConfigMap" => options.tier_mapping.split_once('/'),
+            _ => None,
+        };
+        let only = only.map(|(namespace, name)| (namespace.to_owned(), name.to_owned()));
+        let namespaces = match kind.name {
+            "ServiceAccount" => Namespaces::Tiers(options.instance.clone()),
+            _ => Namespaces::All,
+        };
+        let header_only = matches!(kind.name, "ServiceAccount" | "LLMInferenceService");
+        Watch { kind, only, namespaces, header_only }
+    }
+}
+
+/// Takes over updates, and calls `changed` when they pause, until there are none any more. While that compiles, watches wait.
+async fn own(store: &mut Store, mut updates: Receiver<(usize, Update)>, mut changed: impl FnMut(&mut Store)) {
+    while let Some((at, update)) = updates.recv().await {
+        if !store.apply(at, update) {
+            continue;
+        }
+        let latest = Instant::now() + LATEST;
+        let mut quiet = Instant::now() + QUIET;
+        while Instant::now() < latest {
+            match timeout_at(quiet.min(latest), updates.recv()).await {
+                // Of what changes nothing there may be any number.
+                Ok(Some((at, update))) => {
+                    if store.apply(at, update) {
+                        quiet = Instant::now() + QUIET;
+                    }
+                }
+                Ok(None) => return,
+                Err(_) => break,
+            }
+        }
+        changed(store);
+    }
+}
+
+/// What the cluster is now.
+fn snapshot(store: &mut Store, options: &Options) -> Result<Policy, FolderError> {
+    if let Some(why) = store.unready() {
+        return Ok(Policy { unready: Some(why), problems: store.problems(), ..Policy::default() });
+    }
+    on_large_stack(|| {
+        let mut policy = compile(store.read(), options);
+        policy.rbac.unread = store.unread_rbac();
+        policy.problems.splice(0..0, store.problems());
+        policy
+    })
+}

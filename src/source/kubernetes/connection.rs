@@ -1,0 +1,121 @@
+//! The way to the API server: where it is, who we are, and whether it lets us in.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::{Client, Config};
+
+use super::watch::{Fault, reason};
+
+/// How long the first answer may take. A server that is away is waited for while we serve; one that does not know us is not.
+const FIRST_ANSWER: Duration = Duration::from_secs(5);
+
+/// Why the cluster cannot be watched.
+#[derive(Debug, thiserror::Error)]
+pub enum KubernetesError {
+    #[error("kubeconfig `{}`: {}; {REMEDY}", path.display(), chain(error))]
+    Kubeconfig { path: PathBuf, error: KubeconfigError },
+    #[error("no --kubeconfig, not in a cluster, and the default kubeconfig (KUBECONFIG or ~/.kube/config): {}; {REMEDY}", chain(.0))]
+    Default(KubeconfigError),
+    #[error("the ServiceAccount of this pod: {}; {POD}", chain(.0))]
+    InCluster(InClusterError),
+    #[error("cannot make a connection to `{server}`: {}; {REMEDY}", reason(error))]
+    Client { server: String, error: kube::Error },
+    #[error(
+        "`{server}` does not accept the credentials: {why}; a token or certificate that has expired has to be made anew"
+    )]
+    Unauthenticated { server: String, why: String },
+    #[error("`{server}` does not show a certificate that is trusted: {why}; {CERTIFICATE}")]
+    Certificate { server: String, why: String },
+    #[error("`{server}` does not answer as an API server: {why}; {REMEDY}")]
+    NoApiServer { server: String, why: String },
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+}
+
+const REMEDY: &str = "see `kubectl --kubeconfig FILE version`";
+const POD: &str = "mount it (automountServiceAccountToken), or give --kubeconfig";
+const CERTIFICATE: &str =
+    "`certificate-authority` of the kubeconfig has to be the CA that signed it, and `server` a name in it";
+
+/// Who is asked, as whom.
+///
+/// # Errors
+///
+/// There is no configuration, or it cannot be used.
+pub(super) async fn config(kubeconfig: Option<&Path>) -> Result<Config, KubernetesError> {
+    let options = KubeConfigOptions::default();
+    let Some(path) = kubeconfig else {
+        return match std::env::var_os("KUBERNETES_SERVICE_HOST") {
+            Some(_) => Config::incluster().map_err(KubernetesError::InCluster),
+            None => Config::from_kubeconfig(&options).await.map_err(KubernetesError::Default),
+        };
+    };
+    let failed = |error| KubernetesError::Kubeconfig { path: path.to_owned(), error };
+    let kubeconfig = Kubeconfig::read_from(path).map_err(failed)?;
+    Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(failed)
+}
+
+/// Connects, and looks whether we are let in. A server that does not answer is no error: it may come.
+///
+/// # Errors
+///
+/// It answers, and will not do.
+pub(super) async fn connect(config: Config) -> Result<Client, KubernetesError> {
+    let server = name(&config);
+    let client = Client::try_from(config).map_err(|error| KubernetesError::Client { server: server.clone(), error })?;
+    let error = match tokio::time::timeout(FIRST_ANSWER, client.apiserver_version()).await {
+        // Silence is not an answer.
+        Ok(Ok(_)) | Err(_) => return Ok(client),
+        Ok(Err(error)) => error,
+    };
+    let certificate = certificate_fault(&error);
+    match (error, certificate) {
+        (_, Some(why)) => Err(KubernetesError::Certificate { server, why }),
+        (error @ kube::Error::SerdeError(_), _) => Err(KubernetesError::NoApiServer { server, why: reason(&error) }),
+        (kube::Error::Api(status), _) if status.code == 404 => {
+            Err(KubernetesError::NoApiServer { server, why: "404 for /version".to_owned() })
+        }
+        (error @ kube::Error::Auth(_), _) => Err(KubernetesError::Unauthenticated { server, why: reason(&error) }),
+        (error, _) => match Fault::of(error) {
+            Fault::Unauthenticated(why) => Err(KubernetesError::Unauthenticated { server, why }),
+            // What is not permitted is told of each watch.
+            _ => Ok(client),
+        },
+    }
+}
+
+/// The server, for messages.
+pub(super) fn name(config: &Config) -> String {
+    config.cluster_url.to_string().trim_end_matches('/').to_owned()
+}
+
+/// What is wrong with the server's certificate, if that is what is wrong.
+fn certificate_fault(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    if let Some(rustls::Error::InvalidCertificate(why)) = error.downcast_ref() {
+        return Some(why.to_string());
+    }
+    // An `io::Error` hides what it wraps from `source`.
+    let wrapped = error.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref());
+    match (wrapped, error.source()) {
+        (Some(wrapped), _) => certificate_fault(wrapped),
+        (None, source) => certificate_fault(source?),
+    }
+}
+
+/// An error with its reasons, each said once.
+fn chain(error: &dyn std::error::Error) -> String {
+    // Further lines show the text around a fault of YAML.
+    let line = |error: &dyn std::error::Error| error.to_string().lines().next().unwrap_or_default().to_owned();
+    let mut text = line(error);
+    let mut next = error.source();
+    while let Some(error) = next {
+        let reason = line(error);
+        if !text.contains(&reason) {
+            text = format!("{text}: {reason}");
+        }
+        next = error.source();
+    }
+    text
+}

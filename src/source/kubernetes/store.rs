@@ -1,0 +1,255 @@
+//! What is known of the cluster: every object that was read, and how each watch stands.
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::watch::{Fault, Object, Update, Watch};
+use crate::manifest::{Finding, Manifests, Place, Problem, Severity};
+
+/// Namespace and name.
+pub(super) type Key = (String, String);
+
+/// Everything that is watched. One thread owns it.
+#[derive(Debug)]
+pub(super) struct Store {
+    /// For messages.
+    server: String,
+    kinds: Vec<Watched>,
+    hasher: RandomState,
+}
+
+/// One kind of object.
+#[derive(Debug)]
+struct Watched {
+    watch: Arc<Watch>,
+    objects: BTreeMap<Key, Entry>,
+    /// Whether all of its objects were read once. It stays so: what fails later keeps what was read.
+    known: bool,
+    /// Why it is not watched now.
+    fault: Option<Fault>,
+}
+
+/// One object.
+#[derive(Debug)]
+struct Entry {
+    fingerprint: u64,
+    /// What has not been read yet.
+    unread: Option<Value>,
+    /// What it says; where it is in error, what it said last without.
+    read: Manifests,
+}
+
+// === impl Store ===
+
+impl Store {
+    pub(super) fn new(server: &str, watches: &[Arc<Watch>]) -> Self {
+        let watched = |watch: &Arc<Watch>| Watched {
+            watch: Arc::clone(watch),
+            objects: BTreeMap::new(),
+            known: false,
+            fault: None,
+        };
+        let kinds = watches.iter().map(watched).collect();
+        Store { server: server.to_owned(), kinds, hasher: RandomState::new() }
+    }
+
+    /// Takes over what the watch of kind `at` saw; whether that changes anything.
+    pub(super) fn apply(&mut self, at: usize, update: Update) -> bool {
+        let Some(watched) = self.kinds.get_mut(at) else { return false };
+        match update {
+            Update::Listed(objects) => watched.replace(objects, &self.hasher),
+            Update::Changed(object) => watched.put(object, &self.hasher),
+            Update::Deleted(key) => watched.objects.remove(&key).is_some(),
+            Update::Watching => watched.fault.take().is_some(),
+            Update::Failed(fault) => watched.fail(fault),
+        }
+    }
+
+    /// What all objects say. Objects that are new or changed are read; one in error keeps its own last good version.
+    pub(super) fn read(&mut self) -> Manifests {
+        let mut manifests = Manifests::default();
+        for entry in self.kinds.iter_mut().flat_map(|watched| watched.objects.values_mut()) {
+            entry.read();
+            manifests.append(&entry.read);
+        }
+        manifests
+    }
+
+    /// Why nothing can be decided: a kind without which a request could pass that should not, or be refused that should
+    /// pass, was never read. Others are waited for, but not for a permission.
+    pub(super) fn unready(&self) -> Option<String> {
+        let missing: Vec<String> =
+            self.kinds.iter().filter(|watched| watched.blocks()).map(Watched::describe).collect();
+        (!missing.is_empty()).then(|| format!("not read yet from {}: {}", self.server, missing.join(", ")))
+    }
+
+    /// The kinds of RBAC that could not be read, so that it is not known who is granted what.
+    pub(super) fn unread_rbac(&self) -> Option<String> {
+        let unread = |watched: &&Watched| watched.watch.kind.group == "rbac.authorization.k8s.io" && !watched.known;
+        let unread: Vec<String> = self.kinds.iter().filter(unread).map(|watched| watched.watch.kind.plural()).collect();
+        (!unread.is_empty()).then(|| unread.join(", "))
+    }
+
+    /// What is wrong with the watches.
+    pub(super) fn problems(&self) -> Vec<Problem> {
+        let mut problems: Vec<Problem> = self.kinds.iter().filter_map(Watched::problem).collect();
+        // One server that is away is one problem, however many watches it ends.
+        let unreachable = |watched: &&Watched| matches!(watched.fault, Some(Fault::Unreachable(_)));
+        let away: Vec<&Watched> = self.kinds.iter().filter(unreachable).collect();
+        if let Some(Watched { fault: Some(Fault::Unreachable(why)), .. }) = away.first() {
+            let message = match self.kinds.iter().all(|watched| watched.known) {
+                true => format!("{why}; what was read last stays in force, and changes are not seen"),
+                false => why.clone(),
+            };
+            let kinds: Vec<String> = away.iter().map(|watched| watched.watch.kind.plural()).collect();
+            let problem = problem(Finding::ClusterUnreachable, &self.server, Severity::Error, message);
+            problems.push(problem.remedy(format!(
+                "see whether the API server answers, and what lies between; not watched: {}",
+                kinds.join(", ")
+            )));
+        }
+        problems
+    }
+
+    #[cfg(test)]
+    pub(super) fn objects(&self) -> usize {
+        self.kinds.iter().map(|watched| watched.objects.len()).sum()
+    }
+}
+
+// === impl Watched ===
+
+impl Watched {
+    fn put(&mut self, object: Object, hasher: &RandomState) -> bool {
+        let entry = Entry::of(object.value, hasher);
+        match self.objects.get_mut(&object.key) {
+            Some(known) if known.fingerprint == entry.fingerprint => return false,
+            // What it said before is its last good version, should it be in error now.
+            Some(known) => *known = Entry { read: std::mem::take(&mut known.read), ..entry },
+            None => {
+                self.objects.insert(object.key, entry);
+            }
+        }
+        true
+    }
+
+    /// Puts a new list in place of all that was known, at once.
+    fn replace(&mut self, objects: Vec<Object>, hasher: &RandomState) -> bool {
+        let mut changed = !self.known;
+        let mut before = std::mem::take(&mut self.objects);
+        for object in objects {
+            if let Some(known) = before.remove(&object.key) {
+                self.objects.insert(object.key.clone(), known);
+            }
+            changed |= self.put(object, hasher);
+        }
+        self.known = true;
+        changed || !before.is_empty()
+    }
+
+    fn fail(&mut self, fault: Fault) -> bool {
+        let mut changed = false;
+        // Without its definition there can be no object. Once is not enough where there were some: a server that starts may
+        // not have found its definitions yet, and rules must not go by mistake.
+        if matches!(fault, Fault::Missing { again } if again || self.objects.is_empty()) {
+            changed = !self.known || !self.objects.is_empty();
+            self.known = true;
+            self.objects.clear();
+        }
+        // Of a connection that fails again and again, the first reason stays.
+        let same = match (&self.fault, &fault) {
+            (Some(Fault::Unreachable(_)), Fault::Unreachable(_))
+            | (Some(Fault::Missing { .. }), Fault::Missing { .. }) => true,
+            (before, now) => before.as_ref() == Some(now),
+        };
+        if !same {
+            self.fault = Some(fault);
+        }
+        changed || !same
+    }
+
+    fn blocks(&self) -> bool {
+        let needed = self.watch.kind.guards() || self.watch.kind.name == "ServiceAccount";
+        !self.known && (needed || !matches!(self.fault, Some(Fault::Forbidden(_) | Fault::Newer(_))))
+    }
+
+    fn describe(&self) -> String {
+        let resource = self.watch.kind.resource();
+        match &self.fault {
+            None => resource,
+            Some(Fault::Unreachable(why)) => format!("{resource} ({why})"),
+            Some(Fault::Unauthenticated(_)) => format!("{resource} (the credentials are not accepted)"),
+            Some(Fault::Forbidden(_)) => format!("{resource} (no permission)"),
+            Some(Fault::Missing { .. }) => format!("{resource} (not served)"),
+            Some(Fault::Newer(versions)) => format!("{resource} (only of {})", versions.join(", ")),
+        }
+    }
+
+    fn problem(&self) -> Option<Problem> {
+        let kind = self.watch.kind;
+        let report = |code, severity, message: String| problem(code, &kind.resource(), severity, message);
+        let kept = if self.known { "; what was read last stays in force, and changes are not seen" } else { "" };
+        Some(match self.fault.as_ref()? {
+            Fault::Unreachable(_) => return None,
+            Fault::Unauthenticated(why) => report(
+                Finding::ClusterUnauthenticated,
+                Severity::Error,
+                format!("the credentials are not accepted: {why}{kept}"),
+            )
+            .remedy("give a kubeconfig, or a ServiceAccount, whose credentials are valid"),
+            Fault::Forbidden(why) => {
+                let rule = self.watch.rule();
+                report(Finding::WatchForbidden, Severity::Error, format!("may not be watched: {why}{kept}"))
+                    .remedy(format!("add to the {} of tiergate's ServiceAccount: {rule}", self.watch.role()))
+            }
+            Fault::Missing { .. } => {
+                let (severity, consequence) = match self.objects.is_empty() {
+                    true => (Severity::Warning, "so there is none"),
+                    false => (Severity::Error, "as it did; what was read last stays in force until it says so again"),
+                };
+                let remedy = "install its CustomResourceDefinition, if it is wanted: that is noticed within seconds";
+                report(
+                    Finding::KindMissing,
+                    severity,
+                    format!("the cluster does not know {}, {consequence}", kind.name),
+                )
+                .remedy(remedy)
+            }
+            Fault::Newer(versions) => {
+                let known: Vec<String> = kind.versions.iter().map(|version| kind.api_version(version)).collect();
+                report(
+                    Finding::VersionUnknown,
+                    Severity::Error,
+                    format!("is served only as {}, which is not known here{kept}", versions.join(", ")),
+                )
+                .expected(known.join(" or "))
+                .remedy("update tiergate, or serve one of these versions")
+            }
+        })
+    }
+}
+
+fn problem(code: Finding, what: &str, severity: Severity, message: String) -> Problem {
+    let place = Place { file: what.into(), line: 0, column: 0 };
+    Problem { code, severity, place, object: None, field: String::new(), message, expected: None, remedy: None }
+}
+
+// === impl Entry ===
+
+impl Entry {
+    fn of(value: Value, hasher: &RandomState) -> Self {
+        Entry { fingerprint: hasher.hash_one(value.to_string()), unread: Some(value), read: Manifests::default() }
+    }
+
+    fn read(&mut self) {
+        if let Some(value) = &self.unread {
+            let mut read = Manifests::of_object(value);
+            read.keep_last_good(&self.read);
+            self.read = read;
+            self.unread = None;
+        }
+    }
+}
