@@ -10,6 +10,23 @@ use crate::policy::Options;
 use crate::test_util::{Call, compile_files, compile_text, demo, gate, options, settings, token};
 use crate::usage::{Settlement, Settlements, Usage};
 
+/// A Gateway with one route for everything, and somebody who calls.
+const ONE_ROUTE: &str = "apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: gw, namespace: ns}
+spec: {gatewayClassName: x, listeners: [{name: http, port: 80, protocol: HTTP}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: r, namespace: ns}
+spec: {parentRefs: [{name: gw}]}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: alice, namespace: team}
+---
+";
+
 fn demo_gate() -> Gate {
     gate(compile_files(&demo(), &options()), settings())
 }

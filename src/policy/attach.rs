@@ -6,6 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use super::lint::warning;
 use super::{Attached, AuthRules, Limit, LimitKind, LimitSet, ReferenceFault, ShadowLimits};
 use crate::manifest::{
     Finding, LimitPolicy, LimitSpec, Manifests, Meta, ObjectName, Place, Predicate, Problem, Severity, Shadow,
@@ -190,19 +191,6 @@ impl<'m, R: Merge, T> Attachments<'m, R, T> {
             }
         }
         self.problems
-    }
-}
-
-fn warning(code: Finding, meta: &Meta, place: &Place, field: &str, message: String) -> Problem {
-    Problem {
-        code,
-        severity: Severity::Warning,
-        place: place.clone(),
-        object: Some(meta.object.clone()),
-        field: field.to_owned(),
-        message,
-        expected: None,
-        remedy: None,
     }
 }
 

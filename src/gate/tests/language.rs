@@ -9,21 +9,7 @@ use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
 /// One route for everything, and its AuthPolicy's `spec`, without the target.
 fn protected(spec: &str) -> String {
     format!(
-        "apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {{name: gw, namespace: ns}}
-spec: {{gatewayClassName: x, listeners: [{{name: http, port: 80, protocol: HTTP}}]}}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: HTTPRoute
-metadata: {{name: r, namespace: ns}}
-spec: {{parentRefs: [{{name: gw}}]}}
----
-apiVersion: v1
-kind: ServiceAccount
-metadata: {{name: alice, namespace: team}}
----
-apiVersion: kuadrant.io/v1
+        "{ONE_ROUTE}apiVersion: kuadrant.io/v1
 kind: AuthPolicy
 metadata: {{name: auth, namespace: ns}}
 spec:

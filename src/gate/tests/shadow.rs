@@ -48,21 +48,7 @@ async fn a_process_in_shadow_lets_everything_through_and_changes_nothing() {
 /// A folder with one route, an AuthPolicy and a limit of one request for each user, with these annotations.
 fn world(auth: &str, limits: &str) -> String {
     format!(
-        "apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {{name: gw, namespace: ns}}
-spec: {{gatewayClassName: x, listeners: [{{name: http, port: 80, protocol: HTTP}}]}}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: HTTPRoute
-metadata: {{name: r, namespace: ns}}
-spec: {{parentRefs: [{{name: gw}}]}}
----
-apiVersion: v1
-kind: ServiceAccount
-metadata: {{name: alice, namespace: team}}
----
-apiVersion: kuadrant.io/v1
+        "{ONE_ROUTE}apiVersion: kuadrant.io/v1
 kind: AuthPolicy
 metadata: {{name: auth, namespace: ns, annotations: {{{auth}}}}}
 spec:
