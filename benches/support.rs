@@ -94,6 +94,7 @@ pub fn gate_with_limits(request: &CheckRequest, limits: usize) -> Arc<Gate> {
             enforce_limits: EnforceLimits::Check,
             shadow: false,
             tier_unknown: TierUnknown::Next,
+            stale_for: std::time::Duration::ZERO,
         },
     );
     let uid = derived_uid(NAMESPACE, &name);
@@ -109,8 +110,11 @@ pub fn gate_with_limits(request: &CheckRequest, limits: usize) -> Arc<Gate> {
         uid,
         groups,
         audiences: vec!["maas-default-gateway-sa".to_owned()],
+        asked_for: None,
+        scoped: false,
         service_account: Some(account),
         reviewed: Nanos(0),
+        keep: std::time::Duration::MAX,
         expires: Nanos(u64::MAX),
     };
     let http = to_request(request).expect("HTTP attributes");

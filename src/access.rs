@@ -8,8 +8,14 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
+mod review;
+
 #[cfg(test)]
 mod tests;
+
+pub use self::review::{AccessMode, AccessReviews, AccessSource, Question, Verdict};
+
+use crate::limit::Nanos;
 
 /// One rule of a role.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -57,6 +63,8 @@ pub struct Rbac {
     namespaces: HashMap<String, Bindings>,
     /// What of it could not be read: then nobody can be told that nothing grants them what they ask for.
     pub unread: Option<String>,
+    /// When it changed last, as far as that was seen.
+    pub changed: Nanos,
 }
 
 #[derive(Debug, Default)]
@@ -73,6 +81,16 @@ struct Binding {
 
 /// A group that every API server lets do everything.
 const SUPERUSERS: &str = "system:masters";
+
+// === impl Query ===
+
+impl Query<'_> {
+    /// Whether it is about an LLMInferenceService.
+    #[must_use]
+    pub fn is_for_a_model(&self) -> bool {
+        self.group == "serving.kserve.io" && self.resource == "llminferenceservices" && self.subresource.is_empty()
+    }
+}
 
 // === impl Rbac ===
 

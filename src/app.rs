@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -13,9 +13,11 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 
+use crate::access::{AccessMode, AccessReviews};
+use crate::apiserver::{ApiMetrics, ApiServer, Budget, KubernetesError};
 use crate::args::{LogArgs, LogFormat, Serve};
 use crate::gate::{Gate, Settings};
-use crate::identity::{Authority, AuthorityError, Identities, Remember};
+use crate::identity::{Authority, AuthorityError, ClusterReview, Identities, Remember};
 use crate::limit::{Clock, Limits, Memory};
 use crate::listen::admin::{self, AdminPages};
 use crate::listen::ext_authz::ExtAuthz;
@@ -26,7 +28,7 @@ use crate::manifest::Problem;
 use crate::metrics::Metrics;
 use crate::policy::{Policies, Policy};
 use crate::respond::Style;
-use crate::source::{Folder, FolderError, Kubernetes, KubernetesError, Source};
+use crate::source::{Folder, FolderError, Kubernetes, Source};
 
 /// How often the workers are asked whether they answer, and how long they have for it.
 const PROBE: Duration = Duration::from_millis(500);
@@ -50,6 +52,8 @@ pub enum StartError {
     Kubernetes(#[from] KubernetesError),
     #[error("give one source of the policy: --manifests DIR or --kubernetes")]
     OneSource,
+    #[error("callers' tokens are verified with the keys of --jwks FILE, or by an API server: {0}")]
+    NoAuthority(KubernetesError),
     #[error("cannot read `{}`: {error}", path.display())]
     Jwks { path: PathBuf, error: io::Error },
     #[error("`{}` {error}", path.display())]
@@ -68,13 +72,15 @@ pub enum StartError {
 pub fn serve(args: &Serve) -> Result<bool, StartError> {
     let _flushed_at_the_end = start_logging(&args.log)?;
     crate::process::prepare();
-    let mut source = source(args)?;
+    let clock = Clock::start();
+    let metrics = Arc::new(Metrics::new());
+    let mut source = source(args, clock)?;
     let policy = source.first()?;
     let mut told = Told::default();
     told.tell(&policy);
-    let gate = Arc::new(gate(args, policy)?);
+    let gate = Arc::new(gate(args, policy, clock, &metrics.api)?);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let ended = runtime.block_on(run(args, gate, source, told));
+    let ended = runtime.block_on(run(args, gate, (source, told), clock, metrics));
     // Whatever still runs had its time; the threads end with the process.
     runtime.shutdown_background();
     ended
@@ -84,14 +90,9 @@ pub fn serve(args: &Serve) -> Result<bool, StartError> {
 ///
 /// # Errors
 ///
-/// The keys of callers' tokens cannot be read.
-pub fn gate(args: &Serve, policy: Policy) -> Result<Gate, StartError> {
+/// The keys of callers' tokens cannot be read, or the API server's kubeconfig cannot be used.
+pub fn gate(args: &Serve, policy: Policy, clock: Clock, metrics: &ApiMetrics) -> Result<Gate, StartError> {
     let policies = Arc::new(Policies::new(policy));
-    let jwks =
-        std::fs::read_to_string(&args.jwks).map_err(|error| StartError::Jwks { path: args.jwks.clone(), error })?;
-    let authority = Authority::from_jwks(&jwks, &args.issuer)
-        .map_err(|error| StartError::Authority { path: args.jwks.clone(), error })?;
-    let remember = Remember { identities: args.identity_ttl, ..Remember::default() };
     let limits = Arc::new(Limits::Memory(Memory::bounded(args.max_accounts)));
     let settings = Settings {
         gateway: args.gateway.clone(),
@@ -101,28 +102,71 @@ pub fn gate(args: &Serve, policy: Policy) -> Result<Gate, StartError> {
         enforce_limits: args.enforce_limits,
         shadow: args.shadow,
         tier_unknown: args.tier_unknown,
+        stale_for: args.authority.stale_for,
     };
-    Ok(Gate::new(policies, Identities::new(authority, remember), limits, settings))
+    let authority = &args.authority;
+    let remember = Remember {
+        identities: args.identity_ttl,
+        stale: authority.stale_for,
+        bytes: Remember::bytes_for(args.max_identities),
+        ..Remember::default()
+    };
+    let server = || {
+        let budget = Budget { qps: authority.kube_api_qps, burst: authority.kube_api_burst };
+        ApiServer::new(args.kubeconfig.as_deref(), budget, metrics.clone())
+    };
+    let (identities, access) = match &authority.jwks {
+        Some(path) => {
+            let identities = Identities::new(keys(path, &authority.issuer)?, remember);
+            // RBAC here is the last word, unless somebody else is asked for.
+            let access = (authority.access != AccessMode::Rbac).then(server).transpose()?;
+            (identities, access)
+        }
+        None => {
+            let server = server().map_err(StartError::NoAuthority)?;
+            let review = ClusterReview::new(
+                server.clone(),
+                authority.identity,
+                authority.review_foreign,
+                authority.stale_for,
+                clock,
+            );
+            (Identities::of_cluster(review, remember), Some(server))
+        }
+    };
+    let access = access.map(|server| AccessReviews::new(server, authority.access, authority.stale_for));
+    let mut gate = Gate::new(policies, identities, limits, settings);
+    gate.access = access;
+    Ok(gate)
 }
 
-fn source(args: &Serve) -> Result<Source, StartError> {
+fn keys(path: &Path, issuer: &str) -> Result<Authority, StartError> {
+    let jwks = std::fs::read_to_string(path).map_err(|error| StartError::Jwks { path: path.to_owned(), error })?;
+    Authority::from_jwks(&jwks, issuer).map_err(|error| StartError::Authority { path: path.to_owned(), error })
+}
+
+fn source(args: &Serve, clock: Clock) -> Result<Source, StartError> {
     let options = args.policy.clone().into();
     match (&args.manifests, args.kubernetes) {
         (Some(folder), false) => Ok(Source::Folder(Box::new(Folder::new(folder, options)))),
         (None, true) => {
-            let cluster = Kubernetes::connect(args.kubeconfig.as_deref(), options)?;
+            let cluster = Kubernetes::connect(args.kubeconfig.as_deref(), options, clock)?;
             Ok(Source::Kubernetes(Box::new(cluster)))
         }
         _ => Err(StartError::OneSource),
     }
 }
 
-async fn run(args: &Serve, gate: Arc<Gate>, source: Source, told: Told) -> Result<bool, StartError> {
+async fn run(
+    args: &Serve,
+    gate: Arc<Gate>,
+    (source, told): (Source, Told),
+    clock: Clock,
+    metrics: Arc<Metrics>,
+) -> Result<bool, StartError> {
     let mut signals = StopSignals::install()?;
-    let metrics = Arc::new(Metrics::new());
     metrics.published(&gate.policies.current());
     watch(source, told, Arc::clone(&gate), Arc::clone(&metrics))?;
-    let clock = Clock::start();
     let (health, _) = tonic_health::server::health_reporter();
     set_health(&health, false).await;
     let style = Style { verbose_refusals: args.verbose_refusals, shadow: args.shadow };

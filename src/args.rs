@@ -3,6 +3,7 @@
 mod explain;
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,7 +12,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use self::explain::{Explain, TraceFormat};
 
+use crate::access::AccessMode;
+use crate::apiserver::Budget;
 use crate::gate::{EnforceLimits, Otherwise, TierUnknown};
+use crate::identity::IdentityMode;
 use crate::limit::Memory;
 use crate::manifest::parse_duration;
 use crate::policy::Options;
@@ -66,13 +70,8 @@ pub struct Serve {
     /// How the cluster is reached [default: the cluster that this runs in, else KUBECONFIG, else ~/.kube/config]
     #[arg(long, env = "TIERGATE_KUBECONFIG", value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
-    /// The JSON Web Key Set that signs callers' tokens (RS256, ES256); a cluster's is what
-    /// `kubectl get --raw /openid/v1/jwks` prints
-    #[arg(long, env = "TIERGATE_JWKS", value_name = "FILE")]
-    pub jwks: PathBuf,
-    /// The issuer of callers' tokens
-    #[arg(long, env = "TIERGATE_ISSUER", value_name = "URL", default_value = DEFAULT_ISSUER)]
-    pub issuer: String,
+    #[command(flatten)]
+    pub authority: AuthorityArgs,
     /// Where Envoy's gRPC calls are answered
     #[arg(long, env = "TIERGATE_LISTEN_GRPC", value_name = "ADDR", default_value = "127.0.0.1:50051")]
     pub listen_grpc: SocketAddr,
@@ -117,6 +116,9 @@ pub struct Serve {
     /// How long an identity is remembered; never past its token's expiry
     #[arg(long, env = "TIERGATE_IDENTITY_TTL", value_name = "DURATION", default_value = "10m", value_parser = duration)]
     pub identity_ttl: Duration,
+    /// How many identities are remembered, of about 3.5 kB each; of a caller who is not, the token is looked at anew
+    #[arg(long, env = "TIERGATE_MAX_IDENTITIES", value_name = "N", default_value_t = 10_000)]
+    pub max_identities: u32,
     /// Threads that answer gRPC [default: one for each core]
     #[arg(long, env = "TIERGATE_WORKERS", value_name = "N")]
     pub workers: Option<usize>,
@@ -130,6 +132,37 @@ pub struct Serve {
     pub drain_timeout: Duration,
     #[command(flatten)]
     pub log: LogArgs,
+}
+
+/// Whose word it is who calls, and what they may do: that of keys, or of an API server.
+#[derive(Clone, Debug, Args)]
+pub struct AuthorityArgs {
+    /// Verify callers' tokens with this JSON Web Key Set (RS256, ES256), and ask no API server; without it callers' tokens are reviewed
+    /// by the API server of --kubeconfig
+    #[arg(long, env = "TIERGATE_JWKS", value_name = "FILE", conflicts_with_all = ["identity", "review_foreign"])]
+    pub jwks: Option<PathBuf>,
+    /// The issuer of callers' tokens, with --jwks; an API server says itself who issues its tokens
+    #[arg(long, env = "TIERGATE_ISSUER", value_name = "URL", default_value = DEFAULT_ISSUER)]
+    pub issuer: String,
+    /// Whose word it is that a token of the cluster is good
+    #[arg(long, env = "TIERGATE_IDENTITY", value_enum, default_value = "review")]
+    pub identity: IdentityMode,
+    /// Review tokens too that the cluster has not signed: opaque ones, and those of other issuers that the API server trusts. Whatever
+    /// callers send then costs calls, up to 20 a second for each address
+    #[arg(long, env = "TIERGATE_REVIEW_FOREIGN", value_parser = FalseyValueParser::new())]
+    pub review_foreign: bool,
+    /// Who says whether a caller may call a model
+    #[arg(long, env = "TIERGATE_ACCESS", value_enum, default_value = "rbac")]
+    pub access: AccessMode,
+    /// How long callers are answered from what is known while the API server is away; never past a token's expiry. 0s for not at all
+    #[arg(long, env = "TIERGATE_STALE_FOR", value_name = "DURATION", default_value = "5m", value_parser = duration_or_none)]
+    pub stale_for: Duration,
+    /// How many calls a second requests may cost the API server
+    #[arg(long, env = "TIERGATE_KUBE_API_QPS", value_name = "N", default_value_t = Budget::USUAL.qps)]
+    pub kube_api_qps: NonZeroU32,
+    /// And how many at once, after a pause
+    #[arg(long, env = "TIERGATE_KUBE_API_BURST", value_name = "N", default_value_t = Budget::USUAL.burst)]
+    pub kube_api_burst: NonZeroU32,
 }
 
 /// The address of the admin port, if there is to be one.

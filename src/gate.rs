@@ -3,6 +3,7 @@
 //! What is known is decided by a plain function; what is not known is named, fetched, and decided again. Admission is
 //! the last step, so that nothing is taken from a limit for a request that is refused.
 
+mod access;
 mod admit;
 mod classic;
 mod denial;
@@ -18,6 +19,7 @@ mod tests;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+pub use self::access::AccessEvidence;
 pub use self::classic::EnforceLimits;
 pub use self::denial::{Class, Code, Denial, Told};
 pub use self::evidence::{Decision, Evidence, Grant, Handover, IdentitySource, LimitEvidence, Stage, TierSource};
@@ -27,6 +29,7 @@ pub use self::shadow::Would;
 
 use self::admit::{Candidate, exceeded};
 use self::fact::{Fact, Known};
+use crate::access::{AccessReviews, Query};
 use crate::hash::KeyedHasher;
 use crate::identity::Identities;
 use crate::limit::{Limits, Nanos};
@@ -41,6 +44,8 @@ use crate::usage::Sealer;
 pub struct Gate {
     pub policies: Arc<Policies>,
     pub identities: Identities,
+    /// Whom to ask about access, where there is somebody.
+    pub access: Option<AccessReviews>,
     pub tiers: TierServices,
     pub limits: Arc<Limits>,
     pub sealer: Arc<Sealer>,
@@ -65,6 +70,7 @@ impl Gate {
         Gate {
             policies,
             identities,
+            access: None,
             tiers: TierServices::new(),
             limits,
             sealer: Arc::new(Sealer::random()),
@@ -107,7 +113,7 @@ impl Gate {
                 Err(Step::Refuse(denial)) => return Err(denial),
                 Err(Step::Need(fact)) => {
                     let stage = fact.stage();
-                    self.fetch(fact, &mut known, now).await;
+                    self.fetch(fact, policy, &mut known, now).await;
                     evidence.lap(stage);
                 }
             }
@@ -129,13 +135,15 @@ impl Gate {
     /// One try: no await, no I/O.
     fn decide<'a>(
         &self,
-        policy: &Policy,
+        policy: &'a Policy,
         request: &Request<'a>,
         known: &mut Known,
         now: Nanos,
         evidence: &mut Evidence,
     ) -> Result<Candidate, Step<'a>> {
         policy.ready()?;
+        evidence.behind = policy.behind.is_some();
+        policy.recent(now, self.settings.stale_for)?;
         request.check_headers()?;
         let route = policy.route(self.settings.gateway.as_deref(), request)?;
         evidence.route(route);
@@ -160,8 +168,8 @@ impl Gate {
     /// What the AuthPolicy says; and what the limits say to a caller whom it lets through.
     fn authorise<'a>(
         &self,
-        policy: &Policy,
-        (route, auth): (&RoutePlan, &AuthPlan),
+        policy: &'a Policy,
+        (route, auth): (&RoutePlan, &'a AuthPlan),
         request: &Request<'a>,
         known: &mut Known,
         now: Nanos,
@@ -193,7 +201,9 @@ impl Gate {
         rules.check_tier(&caller, self.settings.tier_unknown)?;
         evidence.lap(Stage::Facts);
         let would = |denial, by: &ObjectName| evidence.would.push(Would { denial, by: Some(by.path().into()) });
-        rules.permit(&caller, &policy.rbac, request.model, &mut evidence.permit, would)?;
+        let (access, identity) = (&mut evidence.access, caller.reviewed());
+        let ask = |query: &Query<'_>| self.access(policy, (query, identity), known, now, access);
+        rules.permit(&caller, request.model, &mut evidence.permit, ask, would)?;
         evidence.lap(Stage::Access);
         let presented = rules.present(&caller)?;
         let candidate = self.candidate(route, request, presented, evidence);

@@ -1,6 +1,7 @@
 //! Who calls: a bearer token becomes a user name, uid and groups, and is remembered.
 
 mod authority;
+mod cluster;
 
 #[cfg(test)]
 mod tests;
@@ -12,13 +13,17 @@ use std::time::Duration;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{UnitWeighter, Weighter};
 use serde_json::Value;
+use tokio::time::Instant;
 
 pub(crate) use self::authority::unix_seconds;
 pub use self::authority::{Authority, AuthorityError, Claims, KubernetesClaims, ObjectClaims, believe};
+pub use self::cluster::{ClusterReview, IdentityMode};
 
-use crate::gate::{Code, Denial};
+use crate::apiserver::{Flights, PATIENCE};
+use crate::gate::{Class, Code, Denial};
 use crate::hash::{KeyedHasher, Prehashed};
 use crate::limit::Nanos;
+use crate::policy::{AuthRules, Policy};
 use crate::request::BearerToken;
 
 /// A reviewed user.
@@ -29,13 +34,20 @@ pub struct Identity {
     pub groups: Vec<String>,
     /// The audiences that the token is for.
     pub audiences: Vec<String>,
+    /// The audiences that were asked for, where those of the token are not known otherwise.
+    pub asked_for: Option<Vec<String>>,
     /// The ServiceAccount behind the user.
     pub service_account: Option<ServiceAccountRef>,
+    /// Whether authorizers other than RBAC could go by something that the identity has: anything in `extra` but what the API server
+    /// itself puts there.
+    pub scoped: bool,
     /// `auth.identity` of an AuthPolicy: the status of a TokenReview.
     pub object: Value,
     /// When the token was reviewed.
     pub reviewed: Nanos,
-    /// When to review the token again: never past its expiry.
+    /// How long it may be remembered without another review.
+    pub keep: Duration,
+    /// When the token expires.
     pub expires: Nanos,
 }
 
@@ -53,19 +65,45 @@ pub struct Remember {
     pub identities: Duration,
     /// How long a refused token is refused without another look.
     pub failures: Duration,
+    /// How much longer an identity is used where it cannot be reviewed anew.
+    pub stale: Duration,
     /// What remembered identities may take, in bytes. One of a ServiceAccount takes about 3,500; a review again takes
     /// microseconds, so there need not be room for all.
     pub bytes: u64,
 }
 
+/// A token to review, and what for.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    pub token: BearerToken<'a>,
+    /// Of the policy that asks.
+    pub rules: &'a AuthRules,
+    /// Of the request: an audience, where the policy names none.
+    pub host: &'a str,
+    /// The address of the caller.
+    pub peer: Option<&'a str>,
+}
+
 /// Reviews tokens, and remembers the answers.
 #[derive(Debug)]
 pub struct Identities {
-    authority: Authority,
+    reviewer: Reviewer,
     remember: Remember,
     key: KeyedHasher,
-    /// quick_cache rather than a plain map: bounded, and it keeps one review for all who wait for it. Its hits cost as
-    /// much as dashmap's.
+    memory: Arc<Memory>,
+    flights: Flights<Arc<Identity>>,
+}
+
+/// Whose word it is who a token is of.
+#[derive(Debug)]
+enum Reviewer {
+    Keys(Authority),
+    Cluster(Arc<ClusterReview>),
+}
+
+#[derive(Debug)]
+struct Memory {
+    /// quick_cache rather than a plain map: bounded. Its hits cost as much as dashmap's.
     known: Remembered<Arc<Identity>, Bytes>,
     /// A cache of its own, so that a flood of junk tokens moves no identity out.
     failed: Remembered<(Denial, Nanos), UnitWeighter>,
@@ -75,6 +113,8 @@ pub struct Identities {
 #[derive(Clone, Debug)]
 pub enum Review {
     Known(Arc<Identity>),
+    /// It should have been reviewed anew, and that is not possible now.
+    Stale(Arc<Identity>),
     Refused(Denial),
 }
 
@@ -87,59 +127,137 @@ struct Bytes;
 
 /// Enough for a second of junk; each entry is small.
 const FAILURES: usize = 10_000;
+/// How long the API server is not asked again about a token that it refused, and about one of which it could not be asked.
+const REJECTED: Duration = Duration::from_secs(3);
+const PAUSE: Duration = Duration::from_secs(1);
 
 // === impl Identities ===
 
 impl Identities {
+    /// Tokens that `authority` verifies.
+    ///
     /// # Panics
     ///
     /// The operating system has no randomness: nothing could be kept apart safely.
     #[must_use]
     pub fn new(authority: Authority, remember: Remember) -> Self {
+        Self::of(Reviewer::Keys(authority), remember)
+    }
+
+    /// Tokens that the API server reviews.
+    ///
+    /// # Panics
+    ///
+    /// The operating system has no randomness: nothing could be kept apart safely.
+    #[must_use]
+    pub fn of_cluster(review: ClusterReview, remember: Remember) -> Self {
+        Self::of(Reviewer::Cluster(Arc::new(review)), remember)
+    }
+
+    fn of(reviewer: Reviewer, remember: Remember) -> Self {
         let usual = usize::try_from(remember.bytes / USUAL).unwrap_or(usize::MAX);
         let known = cache(usual, remember.bytes, Bytes);
         let failed = cache(FAILURES, FAILURES as u64, UnitWeighter);
-        Identities { authority, remember, key: KeyedHasher::random(), known, failed }
+        let memory = Arc::new(Memory { known, failed });
+        Identities { reviewer, remember, key: KeyedHasher::random(), memory, flights: Flights::new() }
     }
 
-    /// What is remembered about `token`, at most for as long as `ttl` says. Answers at once.
+    /// What is remembered about a token, for as long as its policy says. Answers at once.
     #[must_use]
-    pub fn recall(&self, token: &BearerToken<'_>, now: Nanos, ttl: Option<Duration>) -> Option<Review> {
-        let key = self.hash(token);
-        if let Some(identity) = self.known.get(&key) {
-            let fresh = ttl.is_none_or(|ttl| identity.reviewed.saturating_add(ttl) > now);
-            if fresh && identity.expires > now {
-                return Some(Review::Known(identity));
-            }
-            self.known.remove(&key);
+    pub fn recall(&self, asked: &Asked<'_>, now: Nanos) -> Option<Review> {
+        let key = self.hash(&asked.token);
+        match self.memory.known(key, asked) {
+            Some(identity) if identity.is_fresh(asked.rules, now) => Some(Review::Known(identity)),
+            known => self.failure(key, known, now),
         }
-        let (denial, until) = self.failed.get(&key)?;
-        (until > now).then_some(Review::Refused(denial))
     }
 
-    /// Reviews `token`, once however many requests wait for it, and remembers the answer.
-    pub async fn review(&self, token: &BearerToken<'_>, now: Nanos) -> Review {
-        let key = self.hash(token);
-        let review = async {
-            // Another request may have waited for the same, and failed.
-            if let Some((denial, _)) = self.failed.get(&key).filter(|(_, until)| *until > now) {
-                return Err(denial);
-            }
-            let identity = self.authority.review(token, now)?;
-            let latest = now.saturating_add(self.remember.identities);
-            Ok::<_, Denial>(Arc::new(Identity { expires: identity.expires.min(latest), ..identity }))
-        };
-        match self.known.get_or_insert_async(&key, review).await {
-            Ok(identity) => Review::Known(identity),
-            Err(denial) => {
-                // A token that is not valid yet may be so in a moment.
-                if denial.code == Code::TokenNotYet {
-                    return Review::Refused(denial);
-                }
-                self.failed.insert(key, (denial.clone(), now.saturating_add(self.remember.failures)));
-                Review::Refused(denial)
-            }
+    /// Why `token` is not to be reviewed again yet, and what is said meanwhile.
+    fn failure(&self, key: u128, known: Option<Arc<Identity>>, now: Nanos) -> Option<Review> {
+        let (denial, _) = self.memory.failed.get(&key).filter(|(_, until)| *until > now)?;
+        Some(self.fall_back(denial, known, now))
+    }
+
+    /// What is said where a review came to no end: what was known before, for a while.
+    fn fall_back(&self, denial: Denial, known: Option<Arc<Identity>>, now: Nanos) -> Review {
+        let undecided = denial.code.class() == Class::Undecided;
+        match known.filter(|identity| undecided && identity.is_usable(self.remember.stale, now)) {
+            Some(identity) => Review::Stale(identity),
+            None => Review::Refused(denial),
         }
+    }
+
+    /// Reviews a token, once however many requests wait for it, and remembers the answer. Waits until `until`.
+    pub async fn review(&self, asked: &Asked<'_>, policy: &Policy, now: Nanos, until: Instant) -> Review {
+        let key = self.hash(&asked.token);
+        let known = self.memory.known(key, asked);
+        // Another request may have found out meanwhile.
+        if let Some(review) = self.failure(key, known.clone(), now) {
+            return review;
+        }
+        let until = match &known {
+            Some(identity) if identity.is_usable(self.remember.stale, now) => until.min(Instant::now() + PATIENCE),
+            _ => until,
+        };
+        let reviewed = match &self.reviewer {
+            Reviewer::Keys(authority) => self.verify(authority, key, asked, now),
+            Reviewer::Cluster(cluster) => self.ask(cluster, key, (asked, policy), now, until).await,
+        };
+        match reviewed {
+            Ok(identity) => Review::Known(identity),
+            Err(denial) => self.fall_back(denial, known, now),
+        }
+    }
+
+    fn verify(&self, authority: &Authority, key: u128, asked: &Asked<'_>, now: Nanos) -> Result<Arc<Identity>, Denial> {
+        match authority.review(&asked.token, now) {
+            Ok(identity) => Ok(self.memory.learn(key, Identity { keep: self.remember.identities, ..identity })),
+            Err(denial) => Err(self.memory.refuse(key, denial, now.saturating_add(self.remember.failures))),
+        }
+    }
+
+    async fn ask(
+        &self,
+        cluster: &Arc<ClusterReview>,
+        key: u128,
+        (asked, policy): (&Asked<'_>, &Policy),
+        now: Nanos,
+        until: Instant,
+    ) -> Result<Arc<Identity>, Denial> {
+        let keep = self.remember.identities;
+        let question = match cluster.look(asked, policy, now, until).await {
+            Err(denial) => {
+                return Err(self.memory.refuse(key, denial, now.saturating_add(self.remember.failures)));
+            }
+            Ok(cluster::Look::Trusted(identity)) => {
+                return Ok(self.memory.learn(key, Identity { keep, ..*identity }));
+            }
+            Ok(cluster::Look::Ask(question)) => question,
+        };
+        let (memory, cluster) = (Arc::clone(&self.memory), Arc::clone(cluster));
+        let server = cluster.server.clone();
+        // Of a token that is not the cluster's own, each policy asks for its audiences.
+        let flight = match &question.asked_for {
+            Some(audiences) => key ^ self.key.hash_list(audiences.iter().map(String::as_str)),
+            None => key,
+        };
+        let recall = || self.memory.known(key, asked).filter(|identity| identity.is_fresh(asked.rules, now));
+        let ask = || async move {
+            match cluster.review(question, now).await {
+                Ok(identity) => Ok(memory.learn(key, Identity { keep: identity.keep.min(keep), ..identity })),
+                Err(denial) if denial.code.class() == Class::Undecided => {
+                    Err(memory.refuse(key, denial, now.saturating_add(PAUSE)))
+                }
+                Err(denial) => Err(memory.refuse(key, denial, now.saturating_add(REJECTED))),
+            }
+        };
+        self.flights.join(flight, (&server, until), recall, ask).await
+    }
+
+    /// Whether a ServiceAccount that is not watched is known all the same, because the API server has reviewed its token.
+    #[must_use]
+    pub fn vouched_for(&self) -> bool {
+        matches!(self.reviewer, Reviewer::Cluster(_))
     }
 
     /// Of the whole token.
@@ -150,30 +268,94 @@ impl Identities {
     /// How many identities are remembered.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.known.len()
+        self.memory.known.len()
     }
 
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.known.is_empty()
+        self.memory.known.is_empty()
     }
 
     /// Remembers `identity` for `token` without a review: for benches, whose tokens are of a foreign issuer, and for explanations.
     #[doc(hidden)]
     pub fn insert(&self, token: &BearerToken<'_>, identity: Identity) {
-        self.known.insert(self.hash(token), Arc::new(identity));
+        self.memory.known.insert(self.hash(token), Arc::new(identity));
     }
 
     /// Remembers that `token` is refused, without a review: for explanations.
     #[doc(hidden)]
     pub fn insert_refused(&self, token: &BearerToken<'_>, denial: Denial) {
-        self.failed.insert(self.hash(token), (denial, Nanos(u64::MAX)));
+        self.memory.failed.insert(self.hash(token), (denial, Nanos(u64::MAX)));
+    }
+}
+
+impl Remember {
+    /// What `identities` of ServiceAccounts take.
+    #[must_use]
+    pub fn bytes_for(identities: u32) -> u64 {
+        u64::from(identities) * USUAL
     }
 }
 
 impl Default for Remember {
     fn default() -> Self {
-        Remember { identities: Duration::from_secs(600), failures: Duration::from_secs(10), bytes: 32 << 20 }
+        Remember {
+            identities: Duration::from_secs(600),
+            failures: Duration::from_secs(10),
+            stale: Duration::ZERO,
+            bytes: 32 << 20,
+        }
+    }
+}
+
+// === impl Memory ===
+
+impl Memory {
+    fn known(&self, key: u128, asked: &Asked<'_>) -> Option<Arc<Identity>> {
+        self.known.get(&key).filter(|identity| identity.answers(asked.rules, asked.host))
+    }
+
+    fn learn(&self, key: u128, identity: Identity) -> Arc<Identity> {
+        let identity = Arc::new(identity);
+        self.known.insert(key, Arc::clone(&identity));
+        self.failed.remove(&key);
+        identity
+    }
+
+    /// Remembers a refusal, unless it is for this moment or this policy alone.
+    fn refuse(&self, key: u128, denial: Denial, until: Nanos) -> Denial {
+        let passing = matches!(
+            denial.code,
+            Code::TokenNotYet | Code::TokenAudience | Code::TokenSubjectGone | Code::UnavailableDeadline
+        );
+        if !passing {
+            if denial.code.class() != Class::Undecided {
+                self.known.remove(&key);
+            }
+            self.failed.insert(key, (denial.clone(), until));
+        }
+        denial
+    }
+}
+
+// === impl Identity ===
+
+impl Identity {
+    /// Whether what was reviewed says something about the audiences of `rules`.
+    fn answers(&self, rules: &AuthRules, host: &str) -> bool {
+        self.asked_for
+            .as_ref()
+            .is_none_or(|asked| rules.audiences(host).all(|wanted| asked.iter().any(|a| a == wanted)))
+    }
+
+    fn is_fresh(&self, rules: &AuthRules, now: Nanos) -> bool {
+        let keep = rules.identity_ttl().map_or(self.keep, |ttl| ttl.min(self.keep));
+        now < self.expires && now < self.reviewed.saturating_add(keep)
+    }
+
+    /// Whether it may be used for want of a newer one.
+    fn is_usable(&self, stale: Duration, now: Nanos) -> bool {
+        now < self.expires && now < self.reviewed.saturating_add(self.keep).saturating_add(stale) && !stale.is_zero()
     }
 }
 

@@ -32,6 +32,8 @@ pub mod tier;
 
 pub mod access;
 
+pub mod apiserver;
+
 pub mod limit;
 
 pub mod usage;

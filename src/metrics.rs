@@ -16,6 +16,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use crate::access::AccessSource;
+use crate::apiserver::ApiMetrics;
 use crate::gate::{Class, Code, Decision, Evidence, IdentitySource, Stage, TierSource};
 use crate::limit::Verdict;
 use crate::manifest::{Finding, Problem};
@@ -25,6 +27,8 @@ use crate::usage::{Settlement, Usage};
 /// The process's metrics.
 #[derive(Debug)]
 pub struct Metrics {
+    /// Of calls of the API server.
+    pub api: ApiMetrics,
     registry: Registry,
     allowed: Counter,
     /// One for each [`Code`], in the order of [`Code::ALL`].
@@ -34,6 +38,11 @@ pub struct Metrics {
     stages: Vec<Histogram>,
     identity_hits: Counter,
     identity_misses: Counter,
+    identity_stale: Counter,
+    /// One for each [`AccessSource`], in the order of [`AccessSource::ALL`].
+    access: Vec<Counter>,
+    disagreements: Counter,
+    stale: Counter,
     would: Family<WouldLabels, Counter>,
     /// One for each [`TierSource`], in the order of [`TierSource::ALL`].
     tier_lookups: Vec<Counter>,
@@ -86,6 +95,11 @@ struct ResultLabel {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct SourceLabel {
+    source: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct SeverityLabel {
     severity: &'static str,
 }
@@ -126,6 +140,8 @@ impl Metrics {
         registry.register("decisions", "Decided requests, by outcome and reason code", decisions.clone());
         let caches = Family::<ResultLabel, Counter>::default();
         registry.register("identity_lookups", "Look-ups of a token's identity, by result", caches.clone());
+        let accesses = Family::<SourceLabel, Counter>::default();
+        registry.register("access_decisions", "Access that was asked for, by who has said", accesses.clone());
         let services = Family::<ResultLabel, Counter>::default();
         registry.register("tier_lookups", "Tiers that a service knows, by how they were come by", services.clone());
         let duration = Histogram::new(buckets());
@@ -138,6 +154,7 @@ impl Metrics {
             _ => "refused",
         };
         let metrics = Metrics {
+            api: ApiMetrics::default(),
             allowed: counter(DecisionLabels { outcome: "allowed", reason: "" }),
             refused: (Code::ALL.iter())
                 .map(|code| counter(DecisionLabels { outcome: outcome(*code), reason: code.as_str() }))
@@ -146,6 +163,12 @@ impl Metrics {
             stages: Stage::ALL.iter().map(|s| stages.get_or_create_owned(&StageLabel { stage: s.as_str() })).collect(),
             identity_hits: caches.get_or_create_owned(&ResultLabel { result: "hit" }),
             identity_misses: caches.get_or_create_owned(&ResultLabel { result: "miss" }),
+            identity_stale: caches.get_or_create_owned(&ResultLabel { result: "stale" }),
+            access: (AccessSource::ALL.iter())
+                .map(|source| accesses.get_or_create_owned(&SourceLabel { source: source.as_str() }))
+                .collect(),
+            disagreements: Counter::default(),
+            stale: Counter::default(),
             would: Family::default(),
             tier_lookups: (TierSource::ALL.iter())
                 .map(|source| services.get_or_create_owned(&ResultLabel { result: source.as_str() }))
@@ -172,6 +195,11 @@ impl Metrics {
 
     fn registered(mut self) -> Self {
         let r = &mut self.registry;
+        self.api.register(r);
+        let help = "Access of which RBAC in process and the API server say different things (--access both)";
+        r.register("access_disagreements", help, self.disagreements.clone());
+        let help = "Decisions that rest on what was known, since the API server is away";
+        r.register("stale_decisions", help, self.stale.clone());
         let help =
             "Requests that would have been refused, or undecided, were it not for --shadow or a policy's annotation";
         r.register("would_have_refused", help, self.would.clone());
@@ -217,8 +245,21 @@ impl Metrics {
         match evidence.identity_source {
             Some(IdentitySource::Remembered) => self.identity_hits.inc(),
             Some(IdentitySource::Reviewed) => self.identity_misses.inc(),
+            Some(IdentitySource::Stale) => self.identity_stale.inc(),
             None => 0,
         };
+        if let Some(source) = evidence.access.source {
+            let at = AccessSource::ALL.iter().position(|known| *known == source);
+            if let Some(counter) = at.and_then(|at| self.access.get(at)) {
+                counter.inc();
+            }
+        }
+        if evidence.access.disagreed {
+            self.disagreements.inc();
+        }
+        if evidence.stale() {
+            self.stale.inc();
+        }
         if let Some(source) = evidence.tier_source {
             let at = TierSource::ALL.iter().position(|known| *known == source);
             if let Some(counter) = at.and_then(|at| self.tier_lookups.get(at)) {

@@ -19,9 +19,10 @@ mod tests;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 pub use self::auth::{
     AccessRule, AuthRules, Authentication, Authorization, Caller, Condition, Item, Method, Operator, Pattern, Patterns,
@@ -39,6 +40,7 @@ pub use self::selector::Selector;
 
 use crate::access::Rbac;
 use crate::gate::{Code, Denial};
+use crate::limit::Nanos;
 use crate::manifest::{ObjectName, Place, Problem};
 use crate::request::{self, Request};
 use crate::tier::TierTable;
@@ -52,8 +54,14 @@ pub struct Policy {
     pub unready: Option<String>,
     pub gateways: Vec<GatewayPlan>,
     pub rbac: Rbac,
-    /// The uid of every ServiceAccount, by namespace and name.
+    /// The uid of every ServiceAccount that is watched, by namespace and name.
     pub service_accounts: HashMap<String, HashMap<String, String>>,
+    /// The namespaces whose ServiceAccounts are watched.
+    pub watched: Namespaces,
+    /// The models that there are, by namespace.
+    pub models: HashMap<String, HashSet<String>>,
+    /// Since when changes may not have been seen, and why; where the source is a cluster.
+    pub behind: Option<Behind>,
     /// For `POST /v1/tiers/lookup`.
     pub tiers: Tiers,
     /// The tiers that limits are for.
@@ -63,6 +71,22 @@ pub struct Policy {
     pub places: HashMap<ObjectName, Place>,
     /// How many objects went in.
     pub objects: usize,
+}
+
+/// A set of namespaces.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Namespaces {
+    #[default]
+    All,
+    /// `<instance>-tier-<tier>`; without an instance, of any.
+    Tiers(Option<String>),
+}
+
+/// What is known may be out of date.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Behind {
+    pub since: Nanos,
+    pub why: Arc<str>,
 }
 
 /// What the tier mapping is, if it is.
@@ -112,6 +136,22 @@ impl<T> Clone for Attached<T> {
     }
 }
 
+// === impl Namespaces ===
+
+impl Namespaces {
+    /// Whether `namespace` is one of them.
+    #[must_use]
+    pub fn hold(&self, namespace: &str) -> bool {
+        match self {
+            Namespaces::All => true,
+            Namespaces::Tiers(Some(instance)) => {
+                namespace.strip_prefix(instance.as_str()).is_some_and(|rest| rest.starts_with("-tier-"))
+            }
+            Namespaces::Tiers(None) => namespace.contains("-tier-"),
+        }
+    }
+}
+
 // === impl Policies ===
 
 impl Policies {
@@ -149,6 +189,27 @@ impl Policy {
                 Err(Denial::new(Code::UnavailableConfiguration, "the gate has no configuration").detail(why.as_str()))
             }
         }
+    }
+
+    /// Whether what is known is not too old: changes may have been missed for as long as `stale` says.
+    ///
+    /// # Errors
+    ///
+    /// It is.
+    pub fn recent(&self, now: Nanos, stale: Duration) -> Result<(), Denial> {
+        match &self.behind {
+            Some(Behind { since, why }) if now >= since.saturating_add(stale) => {
+                let detail = format!("{why}, for longer than --stale-for {} s", stale.as_secs());
+                Err(Denial::new(Code::UnavailableStale, "what the gate knows may be out of date").detail(detail))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether it is known that there is no such model. Where there is none at all, nothing is known of models.
+    #[must_use]
+    pub fn has_no_model(&self, namespace: &str, name: &str) -> bool {
+        !self.models.is_empty() && !self.models.get(namespace).is_some_and(|models| models.contains(name))
     }
 
     /// The route of `request`: `configured` names the Gateway where Envoy does not.

@@ -35,6 +35,8 @@ pub struct Request<'a> {
     pub listener: Option<&'a str>,
     /// The port that the request came to.
     pub port: Option<u16>,
+    /// The address that it came from, as Envoy sees it.
+    pub peer: Option<&'a str>,
     /// The host that the client named in the TLS handshake, where Envoy tells it (`include_tls_session`): RFC 6066, section 3.
     pub sni: Option<&'a str>,
     /// `namespace/name` of the model, when the operator set it on the route instead of leaving it to the path.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use notify::{RecursiveMode, Watcher};
 
-pub use self::kubernetes::{Kubernetes, KubernetesError};
+pub use self::kubernetes::Kubernetes;
 
 use crate::manifest::Manifests;
 use crate::policy::{Options, Policy, compile};

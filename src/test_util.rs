@@ -78,6 +78,7 @@ pub(crate) fn claims(namespace: &str, name: &str) -> Claims {
         kubernetes: Some(KubernetesClaims {
             namespace: namespace.to_owned(),
             serviceaccount: ObjectClaims { name: name.to_owned(), uid: derived_uid(namespace, name) },
+            ..KubernetesClaims::default()
         }),
     }
 }
@@ -121,6 +122,7 @@ pub(crate) fn settings() -> Settings {
         without_room: Otherwise::Refuse,
         enforce_limits: EnforceLimits::Check,
         tier_unknown: TierUnknown::Next,
+        stale_for: std::time::Duration::ZERO,
     }
 }
 
@@ -165,6 +167,7 @@ impl Call {
             gateway: self.gateway.as_deref(),
             listener: None,
             port: None,
+            peer: None,
             sni: None,
             model: self.model.as_deref().map_or(OperatorModel::Unset, OperatorModel::Named),
         };

@@ -125,6 +125,7 @@ pub fn create(args: &Create, out: &mut impl Write) -> Result<(), TokenError> {
         kubernetes: Some(KubernetesClaims {
             namespace: account.namespace,
             serviceaccount: ObjectClaims { name: account.name, uid: account.uid },
+            ..KubernetesClaims::default()
         }),
     };
     let token = encode(&header, &claims, &key).map_err(TokenError::Sign)?;

@@ -10,8 +10,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, EncodingKey, crypto};
 use serde_json::Value;
 use tiergate::args::{KeyAlgorithm, Keys};
-use tiergate::identity::{Authority, Identities, Remember, Review};
+use tiergate::identity::{Asked, Authority, Identities, Remember, Review};
 use tiergate::limit::Nanos;
+use tiergate::policy::{AuthRules, Policy};
 use tiergate::request::BearerToken;
 
 use super::world::run;
@@ -47,9 +48,11 @@ pub fn jwt(data: &[u8]) -> &'static str {
         Authority::from_jwks(&JWKS, ISSUER).unwrap(),
         Remember { bytes: 40_000, ..Remember::default() },
     );
-    let bearer = BearerToken::new(&token);
-    let review = run(identities.review(&bearer, Nanos(0)));
-    let again = run(identities.review(&bearer, Nanos(0)));
+    let (rules, policy) = (AuthRules::default(), Policy::default());
+    let asked = Asked { token: BearerToken::new(&token), rules: &rules, host: "", peer: None };
+    let until = tokio::time::Instant::now();
+    let review = run(identities.review(&asked, &policy, Nanos(0), until));
+    let again = run(identities.review(&asked, &policy, Nanos(0), until));
     match (review, again) {
         (Review::Known(identity), Review::Known(_)) => {
             let (header, claims, key) = signed.expect("what is accepted was signed by a key of the set");

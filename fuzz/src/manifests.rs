@@ -151,6 +151,7 @@ fn assert_nobody_passes(policy: Policy) {
                 gateway,
                 listener: None,
                 port: None,
+                peer: None,
                 sni: None,
                 model: OperatorModel::Unset,
             };

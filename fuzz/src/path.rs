@@ -35,6 +35,7 @@ pub fn path(data: &[u8]) -> &'static str {
             gateway: None,
             listener: None,
             port: None,
+            peer: None,
             sni: None,
             model: OperatorModel::Unset,
         };

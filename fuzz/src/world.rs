@@ -122,6 +122,7 @@ pub(super) fn gate_by(policies: Arc<Policies>, enforce_limits: EnforceLimits) ->
         enforce_limits,
         shadow: false,
         tier_unknown: TierUnknown::Next,
+        stale_for: std::time::Duration::ZERO,
     };
     let identities = Identities::new(authority, Remember { bytes: 400_000, ..Remember::default() });
     Gate::new(policies, identities, Arc::new(Limits::Memory(Memory::default())), settings)
@@ -165,8 +166,11 @@ impl Caller {
             uid,
             groups,
             audiences: vec![self.audience.to_owned()],
+            asked_for: None,
+            scoped: false,
             service_account: Some(account),
             reviewed: Nanos(0),
+            keep: std::time::Duration::MAX,
             expires: Nanos(u64::MAX),
         }
     }

@@ -1,5 +1,7 @@
 //! Who asks, as the command line says it: a token, or a name to take on trust.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use super::command::{ExplainError, Sent};
@@ -78,6 +80,7 @@ fn named_by_flags(args: &Explain, user: &str, policy: &Policy) -> Result<Identit
                         name: name.to_owned(),
                         uid: uid.unwrap_or_else(|| derived_uid(namespace, name)),
                     },
+                    ..KubernetesClaims::default()
                 }),
             };
             claims.identity(Nanos(0)).map_err(|_| ExplainError::NoAccount)?
@@ -87,9 +90,12 @@ fn named_by_flags(args: &Explain, user: &str, policy: &Policy) -> Result<Identit
             uid: String::new(),
             groups: vec![AUTHENTICATED.to_owned()],
             audiences,
+            asked_for: None,
+            scoped: false,
             service_account: None,
             object: json!({ "authenticated": true, "user": { "username": user, "uid": "", "extra": {} } }),
             reviewed: Nanos(0),
+            keep: Duration::MAX,
             expires: Nanos(u64::MAX),
         },
     };

@@ -3,7 +3,7 @@
 use super::steps::{matched, object, span};
 use super::{Case, Found};
 use crate::gate::{Code, Denial, LimitEvidence};
-use crate::manifest::{ObjectName, Problem, did_you_mean};
+use crate::manifest::{ObjectName, Origin, Problem, did_you_mean};
 use crate::policy::{Authorization, LimitKind, Method, Tiers};
 use crate::request::{PathFault, check_canonical};
 
@@ -72,6 +72,14 @@ pub(super) fn all(case: &Case<'_>, found: Option<&Found<'_>>) -> Vec<String> {
                 format!("see that {url} answers, and in time"),
                 "or put the tier mapping into the folder: see --tier-mapping".to_owned(),
             ]
+        }
+        Code::UnavailableApiServer => vec![
+            "see that the API server answers, and that tiergate may ask it: the detail says what failed".to_owned(),
+            "see tiergate_api_calls_total, and --kube-api-qps".to_owned(),
+        ],
+        Code::UnavailableStale => {
+            let cluster = |problem: &Problem| problem.is_error() && problem.code.origin() == Origin::Cluster;
+            problems(case, cluster).chain(["or allow more time: --stale-for".to_owned()]).collect()
         }
         Code::UnavailableInternal => vec!["nothing on the caller's side: see the log of tiergate".to_owned()],
         Code::PolicyInvalid => in_error(case, found),

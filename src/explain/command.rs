@@ -3,6 +3,7 @@
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::curl::{self, CurlError};
 use super::{Case, Trace, caller};
@@ -122,6 +123,7 @@ fn gate(args: &Explain, policies: Arc<Policies>) -> Result<Gate, ExplainError> {
         without_limit: args.without_limit,
         without_room: Otherwise::Refuse,
         tier_unknown: args.tier_unknown,
+        stale_for: Duration::ZERO,
         shadow: false,
         // Whichever call takes from the limits: here is one that does both.
         enforce_limits: EnforceLimits::Check,
@@ -224,6 +226,7 @@ impl Sent {
             gateway: self.gateway.as_deref(),
             listener: self.listener.as_deref(),
             port: None,
+            peer: None,
             sni: None,
             model: self.model.as_deref().map_or(OperatorModel::Unset, OperatorModel::Named),
         }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Case, Finding, Found, Part, Step, Verdict};
+use crate::access::AccessSource;
 use crate::gate::{Code, Denial, IdentitySource, LimitEvidence, TierSource};
 use crate::limit;
 use crate::manifest::{ObjectName, Place};
@@ -166,6 +167,9 @@ fn identity(case: &Case<'_>, auth: Option<&AuthPlan>) -> Vec<Finding> {
         (Some(believed), _) => findings.push(believed.into()),
         (None, Some(IdentitySource::Reviewed)) => findings.push("the token was reviewed for this request".into()),
         (None, Some(IdentitySource::Remembered)) => findings.push("remembered from an earlier review".into()),
+        (None, Some(IdentitySource::Stale)) => {
+            findings.push("remembered from an earlier review, past its time: the API server could not be asked".into());
+        }
         (None, None) => {}
     }
     let rules = auth.map(|auth| auth.rules.authentication.as_slice()).unwrap_or_default();
@@ -252,6 +256,9 @@ fn access(case: &Case<'_>, auth: Option<&AuthPlan>) -> Vec<Finding> {
     }
     if let Some(grantor) = &permit.grantor {
         findings.push(Finding::new(format!("granted by {grantor}"), grantor_place(case, &grantor.name)));
+    }
+    if let Some(source) = case.evidence.access.source.filter(|source| *source != AccessSource::Rbac) {
+        findings.push(format!("says the API server ({})", source.as_str()).into());
     }
     let rules = auth.map(|auth| auth.rules.authorization.as_slice()).unwrap_or_default();
     if case.stopped() == Some(Part::Access) {

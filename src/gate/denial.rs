@@ -31,6 +31,8 @@ pub enum Code {
     UnavailableDeadline,
     UnavailableAccounts,
     UnavailableTiers,
+    UnavailableApiServer,
+    UnavailableStale,
     UnavailableInternal,
     PolicyInvalid,
     PolicyTiers,
@@ -102,6 +104,8 @@ impl Code {
         Code::UnavailableDeadline,
         Code::UnavailableAccounts,
         Code::UnavailableTiers,
+        Code::UnavailableApiServer,
+        Code::UnavailableStale,
         Code::UnavailableInternal,
         Code::PolicyInvalid,
         Code::PolicyTiers,
@@ -135,6 +139,8 @@ impl Code {
             | Code::UnavailableDeadline
             | Code::UnavailableAccounts
             | Code::UnavailableTiers
+            | Code::UnavailableApiServer
+            | Code::UnavailableStale
             | Code::UnavailableInternal
             | Code::PolicyInvalid
             | Code::PolicyTiers
@@ -172,6 +178,8 @@ impl Code {
             Code::UnavailableDeadline => "TG-UNAVAILABLE-DEADLINE",
             Code::UnavailableAccounts => "TG-UNAVAILABLE-ACCOUNTS",
             Code::UnavailableTiers => "TG-UNAVAILABLE-TIERS",
+            Code::UnavailableApiServer => "TG-UNAVAILABLE-API-SERVER",
+            Code::UnavailableStale => "TG-UNAVAILABLE-STALE",
             Code::UnavailableInternal => "TG-UNAVAILABLE-INTERNAL",
             Code::PolicyInvalid => "TG-POLICY-INVALID",
             Code::PolicyTiers => "TG-POLICY-TIERS",

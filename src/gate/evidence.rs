@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
+use super::access::AccessEvidence;
 use super::{Denial, Would};
+use crate::access::AccessSource;
 use crate::identity::Identity;
 use crate::limit::{Standing, Verdict};
 use crate::manifest::ObjectName;
@@ -76,6 +78,9 @@ pub struct Evidence {
     pub tier_gone: Option<Arc<str>>,
     /// The model is there as soon as it was asked for; the grantor, once there is one.
     pub permit: Permit,
+    pub access: AccessEvidence,
+    /// Whether changes may have been missed that would decide otherwise.
+    pub behind: bool,
     pub limits: SmallVec<[LimitEvidence; 2]>,
     /// Those that refuse nothing.
     pub shadow_limits: Vec<LimitEvidence>,
@@ -92,6 +97,8 @@ pub struct Evidence {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IdentitySource {
     Remembered,
+    /// Remembered, past its time, and it cannot be reviewed anew.
+    Stale,
     Reviewed,
 }
 
@@ -157,6 +164,7 @@ impl IdentitySource {
     pub fn as_str(self) -> &'static str {
         match self {
             IdentitySource::Remembered => "remembered",
+            IdentitySource::Stale => "stale",
             IdentitySource::Reviewed => "reviewed",
         }
     }
@@ -208,6 +216,8 @@ impl Evidence {
             tier_source: None,
             tier_gone: None,
             permit: Permit::default(),
+            access: AccessEvidence::default(),
+            behind: false,
             limits: SmallVec::new(),
             shadow_limits: Vec::new(),
             would: Vec::new(),
@@ -244,6 +254,14 @@ impl Evidence {
             laps.taken.push((stage, now - laps.last));
             laps.last = now;
         }
+    }
+
+    /// Whether part of this is older than it should be, because the API server is away.
+    #[must_use]
+    pub fn stale(&self) -> bool {
+        self.behind
+            || self.identity_source == Some(IdentitySource::Stale)
+            || self.access.source == Some(AccessSource::Stale)
     }
 
     /// The limit that takes longest to let this request through, and how long that is; never is longer than any wait.

@@ -7,10 +7,11 @@ use smallvec::SmallVec;
 use tokio::time::{Instant, timeout_at};
 
 use super::{Code, Denial, Evidence, Gate, IdentitySource, Stage, Step, TierSource};
-use crate::identity::{Identity, Review};
+use crate::access::{AccessSource, Question as AccessQuestion, Verdict};
+use crate::identity::{Asked, Identity, Review};
 use crate::limit::Nanos;
 use crate::policy::{AuthPlan, AuthRules, Caller, Policy};
-use crate::request::{BearerToken, Request};
+use crate::request::Request;
 use crate::tier::{Age, Lookup, Question};
 
 /// How long a request waits for all that is not known. Gateways give up after 200 to 250 ms, and then the reason is lost.
@@ -18,8 +19,9 @@ const DEADLINE: Duration = Duration::from_millis(150);
 
 /// Something that was not known when the decision was tried.
 pub(super) enum Fact<'a> {
-    Identity(BearerToken<'a>),
+    Identity(Asked<'a>),
     Tier(Question),
+    Access(AccessQuestion),
 }
 
 /// Facts that were fetched for this request. They need not be found in a cache again: it may be full.
@@ -27,6 +29,7 @@ pub(super) enum Fact<'a> {
 pub(super) struct Known {
     pub(super) identity: Option<Review>,
     pub(super) tiers: SmallVec<[(Question, Lookup); 1]>,
+    pub(super) access: SmallVec<[(AccessQuestion, Verdict, AccessSource); 1]>,
     /// When the request has waited long enough, for whatever.
     pub(super) until: Option<Instant>,
     /// Whose answers are past their time: new ones are fetched after the decision.
@@ -37,13 +40,16 @@ pub(super) struct Known {
 
 impl Gate {
     /// Finds out what was not known. That it could not be found out in time is an answer too.
-    pub(super) async fn fetch(&self, fact: Fact<'_>, known: &mut Known, now: Nanos) {
+    pub(super) async fn fetch(&self, fact: Fact<'_>, policy: &Policy, known: &mut Known, now: Nanos) {
         let until = *known.until.get_or_insert_with(|| Instant::now() + DEADLINE);
         match fact {
-            Fact::Identity(token) => {
-                let review = timeout_at(until, self.identities.review(&token, now)).await;
-                let late = || late("the token could not be reviewed in time");
-                known.identity = Some(review.unwrap_or_else(|_| Review::Refused(late())));
+            Fact::Identity(asked) => known.identity = Some(self.identities.review(&asked, policy, now, until).await),
+            Fact::Access(question) => {
+                // Only where there is somebody to ask is there a question.
+                if let Some(reviews) = &self.access {
+                    let (verdict, source) = reviews.ask(&question, now, until).await;
+                    known.access.push((question, verdict, source));
+                }
             }
             Fact::Tier(question) => {
                 let lookup = timeout_at(until, self.tiers.ask(&question, now)).await;
@@ -58,7 +64,7 @@ impl Gate {
     pub(super) fn identity<'a>(
         &self,
         policy: &Policy,
-        rules: &AuthRules,
+        rules: &'a AuthRules,
         request: &Request<'a>,
         known: &Known,
         now: Nanos,
@@ -68,23 +74,27 @@ impl Gate {
             Ok(token) => token,
             Err(denial) => return Ok(Err(denial)),
         };
+        let asked = Asked { token, rules, host: request.host, peer: request.peer };
         let (review, source) = match &known.identity {
             Some(review) => (review.clone(), IdentitySource::Reviewed),
-            None => match self.identities.recall(&token, now, rules.identity_ttl()) {
+            None => match self.identities.recall(&asked, now) {
                 Some(review) => (review, IdentitySource::Remembered),
-                None => return Err(Step::Need(Fact::Identity(token))),
+                None => return Err(Step::Need(Fact::Identity(asked))),
             },
         };
-        evidence.identity_source = Some(source);
-        Ok(match review {
-            Review::Refused(denial) => Err(denial),
-            Review::Known(identity) => {
-                evidence.identity(&identity);
-                match &identity.service_account {
-                    Some(account) => account.check(policy).map(|()| identity),
-                    None => Ok(identity),
-                }
+        let (identity, source) = match review {
+            Review::Refused(denial) => {
+                evidence.identity_source = Some(source);
+                return Ok(Err(denial));
             }
+            Review::Known(identity) => (identity, source),
+            Review::Stale(identity) => (identity, IdentitySource::Stale),
+        };
+        evidence.identity_source = Some(source);
+        evidence.identity(&identity);
+        Ok(match &identity.service_account {
+            Some(account) => account.check(policy, self.identities.vouched_for()).map(|()| identity),
+            None => Ok(identity),
         })
     }
 
@@ -129,6 +139,7 @@ impl Fact<'_> {
         match self {
             Fact::Identity(_) => Stage::Identity,
             Fact::Tier(_) => Stage::Facts,
+            Fact::Access(_) => Stage::Access,
         }
     }
 }

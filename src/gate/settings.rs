@@ -1,5 +1,7 @@
 //! What the process's flags say about decisions.
 
+use std::time::Duration;
+
 use super::EnforceLimits;
 
 /// What happens to requests that no policy, or no limit, says anything about.
@@ -31,4 +33,6 @@ pub struct Settings {
     /// Whether every request is let through, and what would have been said is only recorded.
     pub shadow: bool,
     pub tier_unknown: TierUnknown,
+    /// How long decisions rest on what was known while changes may not be seen.
+    pub stale_for: Duration,
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::jwk::{Jwk, JwkSet, KeyAlgorithm};
-use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
+use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation, decode, decode_header};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -30,6 +30,30 @@ struct Key {
     id: Option<String>,
     algorithm: Algorithm,
     key: DecodingKey,
+}
+
+/// Who says to have signed a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Signer {
+    /// One of the keys.
+    Known,
+    /// The issuer, with a key that is not known.
+    Unknown,
+    Foreign,
+}
+
+/// What a token lives with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bound {
+    /// Its ServiceAccount alone.
+    ToNothingElse,
+    /// A Pod, Secret or Node too, and only the API server knows whether that is there.
+    ToAnother,
+}
+
+#[derive(Deserialize)]
+struct Issuer {
+    iss: String,
 }
 
 /// Why a JWKS cannot be used.
@@ -62,13 +86,19 @@ pub struct Claims {
     pub kubernetes: Option<KubernetesClaims>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct KubernetesClaims {
     pub namespace: String,
     pub serviceaccount: ObjectClaims,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<ObjectClaims>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<ObjectClaims>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<ObjectClaims>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct ObjectClaims {
     pub name: String,
     pub uid: String,
@@ -107,27 +137,32 @@ impl Authority {
     /// Verifies `token`: signature, issuer, times. The audience is the policy's to accept; that the ServiceAccount is there is
     /// looked at for every request, since it changes.
     pub(super) fn review(&self, token: &BearerToken<'_>, now: Nanos) -> Result<Identity, Denial> {
-        let malformed = || Denial::new(Code::TokenMalformed, "the token is not a JSON Web Token");
-        let header = decode_header(token.secret()).map_err(|error| match error.kind() {
-            ErrorKind::InvalidAlgorithmName => {
-                Denial::new(Code::TokenRejected, "the token's algorithm is not accepted")
-            }
-            _ => malformed(),
-        })?;
-        // Extensions that must be understood (RFC 7515, section 4.1.11) are not.
-        if header.crit.is_some() {
-            return Err(Denial::new(Code::TokenRejected, "the token has an extension that is not understood"));
-        }
-        // INVARIANT: the key decides the algorithm, never the token: no `none`, no HMAC with a public key.
-        let fits = |key: &&Key| key.algorithm == header.alg && (header.kid.is_none() || key.id == header.kid);
+        self.claims(token)?.identity(now)
+    }
+
+    /// What `token` says, if its signature, issuer and times are good.
+    pub(super) fn claims(&self, token: &BearerToken<'_>) -> Result<Claims, Denial> {
+        let header = header(token)?;
         let mut denial = None;
-        for key in self.keys.iter().filter(fits) {
+        for key in self.keys.iter().filter(|key| key.fits(&header)) {
             match self.verify(token, key) {
-                Ok(claims) => return claims.identity(now),
+                Ok(claims) => return Ok(claims),
                 Err(error) => denial = Some(refusal(&error)),
             }
         }
         Err(denial.unwrap_or_else(|| self.foreign(token)))
+    }
+
+    /// Who says to have signed `token`.
+    pub(super) fn signer(&self, token: &BearerToken<'_>) -> Result<Signer, Denial> {
+        let header = header(token)?;
+        let claims = jsonwebtoken::dangerous::insecure_decode::<Issuer>(token.secret());
+        let claims = claims.map_err(|error| refusal(&error))?.claims;
+        Ok(match self.keys.iter().any(|key| key.fits(&header)) {
+            _ if claims.iss != self.issuer => Signer::Foreign,
+            true => Signer::Known,
+            false => Signer::Unknown,
+        })
     }
 
     fn verify(&self, token: &BearerToken<'_>, key: &Key) -> Result<Claims, jsonwebtoken::errors::Error> {
@@ -141,11 +176,7 @@ impl Authority {
     }
 
     /// No key fits: a token of another issuer is called that, since the reader can do something about it.
-    fn foreign(&self, token: &BearerToken<'_>) -> Denial {
-        #[derive(Deserialize)]
-        struct Issuer {
-            iss: String,
-        }
+    pub(super) fn foreign(&self, token: &BearerToken<'_>) -> Denial {
         match jsonwebtoken::dangerous::insecure_decode::<Issuer>(token.secret()) {
             Ok(data) if data.claims.iss != self.issuer => {
                 Denial::new(Code::TokenIssuer, "the token is of another issuer")
@@ -155,6 +186,27 @@ impl Authority {
             Err(_) => Denial::new(Code::TokenMalformed, "the token is not a JSON Web Token"),
         }
     }
+}
+
+fn header(token: &BearerToken<'_>) -> Result<Header, Denial> {
+    let header = decode_header(token.secret()).map_err(|error| match error.kind() {
+        ErrorKind::InvalidAlgorithmName => Denial::new(Code::TokenRejected, "the token's algorithm is not accepted"),
+        _ => Denial::new(Code::TokenMalformed, "the token is not a JSON Web Token"),
+    })?;
+    // Extensions that must be understood (RFC 7515, section 4.1.11) are not.
+    match header.crit {
+        None => Ok(header),
+        Some(_) => Err(Denial::new(Code::TokenRejected, "the token has an extension that is not understood")),
+    }
+}
+
+/// When `token` says that it expires, in seconds since 1970; whoever signed it.
+pub(super) fn expiry(token: &BearerToken<'_>) -> Option<u64> {
+    #[derive(Deserialize)]
+    struct Expiry {
+        exp: u64,
+    }
+    jsonwebtoken::dangerous::insecure_decode::<Expiry>(token.secret()).ok().map(|data| data.claims.exp)
 }
 
 /// Whom `token` claims to be of, whoever signed it: for explanations, never for decisions. Its times are looked at as in a
@@ -179,6 +231,21 @@ pub fn believe(token: &BearerToken<'_>, now: Nanos) -> Result<Identity, Denial> 
 // === impl Claims ===
 
 impl Claims {
+    /// The ServiceAccount that they name.
+    pub(super) fn service_account(&self) -> Option<ServiceAccountRef> {
+        let KubernetesClaims { namespace, serviceaccount: ObjectClaims { name, uid }, .. } =
+            self.kubernetes.as_ref()?;
+        Some(ServiceAccountRef { namespace: namespace.clone(), name: name.clone(), uid: uid.clone() })
+    }
+
+    pub(super) fn bound(&self) -> Bound {
+        let others = self.kubernetes.as_ref().map(|kubernetes| [&kubernetes.pod, &kubernetes.secret, &kubernetes.node]);
+        match others {
+            Some(others) if others.iter().all(|other| other.is_none()) => Bound::ToNothingElse,
+            _ => Bound::ToAnother,
+        }
+    }
+
     /// The user behind these claims.
     ///
     /// # Errors
@@ -186,12 +253,7 @@ impl Claims {
     /// They are not of a ServiceAccount.
     pub fn identity(self, now: Nanos) -> Result<Identity, Denial> {
         let rejected = || Denial::new(Code::TokenRejected, "the token is not of a ServiceAccount");
-        let kubernetes = self.kubernetes.ok_or_else(rejected)?;
-        let account = ServiceAccountRef {
-            namespace: kubernetes.namespace,
-            name: kubernetes.serviceaccount.name,
-            uid: kubernetes.serviceaccount.uid,
-        };
+        let account = self.service_account().ok_or_else(rejected)?;
         let user = account.user();
         if self.sub != user {
             return Err(rejected());
@@ -212,8 +274,11 @@ impl Claims {
             uid: account.uid.clone(),
             groups,
             audiences: self.aud,
+            asked_for: None,
+            scoped: false,
             service_account: Some(account),
             reviewed: now,
+            keep: Duration::MAX,
             expires: now.saturating_add(Duration::from_secs(left)),
         })
     }
@@ -237,14 +302,23 @@ impl ServiceAccountRef {
         ]
     }
 
-    /// Whether it exists, and is not another of the same name.
+    /// The ServiceAccount of a user name, as [`Self::user`] writes it.
+    #[must_use]
+    pub fn of(user: &str, uid: &str) -> Option<Self> {
+        let (namespace, name) = user.strip_prefix("system:serviceaccount:")?.split_once(':')?;
+        Some(ServiceAccountRef { namespace: namespace.to_owned(), name: name.to_owned(), uid: uid.to_owned() })
+    }
+
+    /// Whether it exists, and is not another of the same name. Where it is not watched that is so if somebody has
+    /// `vouched_for` it.
     ///
     /// # Errors
     ///
     /// It was deleted, or deleted and made anew.
-    pub fn check(&self, policy: &Policy) -> Result<(), Denial> {
+    pub fn check(&self, policy: &Policy, vouched_for: bool) -> Result<(), Denial> {
         match policy.service_account_uid(&self.namespace, &self.name) {
             Some(uid) if uid == self.uid => Ok(()),
+            None if vouched_for && !policy.watched.hold(&self.namespace) => Ok(()),
             found => {
                 let what = if found.is_some() { "was made anew since" } else { "does not exist" };
                 let detail = format!("ServiceAccount {}/{} {what}", self.namespace, self.name);
@@ -298,6 +372,13 @@ fn refusal(error: &jsonwebtoken::errors::Error) -> Denial {
 
 pub(crate) fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+impl Key {
+    /// INVARIANT: the key decides the algorithm, never the token: no `none`, no HMAC with a public key.
+    fn fits(&self, header: &Header) -> bool {
+        self.algorithm == header.alg && (header.kid.is_none() || self.id == header.kid)
+    }
 }
 
 impl std::fmt::Debug for Key {

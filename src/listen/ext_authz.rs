@@ -99,6 +99,7 @@ fn log_denial(evidence: &Evidence, denial: &Denial, message: &str, shadow: Optio
         tier = evidence.tier.as_deref(),
         tier.gone = evidence.tier_gone.as_deref(),
         model = evidence.permit.model.as_deref(),
+        stale = evidence.stale().then_some(true),
         retry_after,
         detail = denial.detail.as_deref(),
         shadow,
@@ -131,6 +132,7 @@ pub fn to_request(check: &CheckRequest) -> Option<Request<'_>> {
         gateway: extension("gateway"),
         listener: extension("listener"),
         port: port(attributes),
+        peer: peer(attributes),
         sni: attributes.tls_session.as_ref().map(|session| session.sni.as_str()).filter(|sni| !sni.is_empty()),
         model: match (extension("model"), metadata) {
             (_, Err(())) => OperatorModel::Conflict,
@@ -139,6 +141,14 @@ pub fn to_request(check: &CheckRequest) -> Option<Request<'_>> {
             (Some(model), Ok(_)) | (None, Ok(Some(model))) => OperatorModel::Named(model),
         },
     })
+}
+
+/// The address that Envoy takes for the client's.
+fn peer(attributes: &AttributeContext) -> Option<&str> {
+    match &attributes.source.as_ref()?.address.as_ref()?.address {
+        Some(Address::SocketAddress(address)) => Some(&address.address),
+        _ => None,
+    }
 }
 
 /// The port of Envoy's that the request came to.

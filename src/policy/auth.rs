@@ -25,7 +25,7 @@ pub use self::rules::{
 use self::present::{fits, header_text};
 use super::expression::{Attributes, EvalError, Expression, Object, Scope, Val};
 use super::{Selector, undecided};
-use crate::access::Rbac;
+use crate::access::{Query, Verdict};
 use crate::gate::{Class, Code, Denial, Told};
 use crate::identity::Identity;
 use crate::manifest::ObjectName;
@@ -127,63 +127,91 @@ impl AuthRules {
             let caller = Caller::new(Cow::Borrowed(&identity.object), &identity.groups, request);
             return Ok(Caller { reviewed: Some(identity), ..caller });
         }
-        let wanted = self.authentication.iter().flat_map(|rule| match &rule.what.method {
-            Method::TokenReview { audiences } => audiences.as_slice(),
-            Method::Anonymous | Method::Plain(_) => &[],
-        });
-        let wanted: Vec<_> = wanted.map(String::as_str).collect();
-        let detail =
-            format!("the token is for {}, the policy wants {}", identity.audiences.join(", "), wanted.join(", "));
-        Err(Denial::new(Code::TokenAudience, "the token is for another audience").detail(detail))
+        Err(self.other_audience(&identity.audiences, request.host))
     }
 
-    /// Checks every rule of authorization, and says in `permit` what they were about. What those in shadow refuse goes to `would`.
+    /// The audiences that tokens may be for.
+    pub fn audiences<'a>(&'a self, host: &'a str) -> impl Iterator<Item = &'a str> {
+        self.authentication.iter().flat_map(move |rule| {
+            let (audiences, host) = match &rule.what.method {
+                Method::TokenReview { audiences } if audiences.is_empty() => (&[][..], Some(host)),
+                Method::TokenReview { audiences } => (audiences.as_slice(), None),
+                Method::Anonymous | Method::Plain(_) => (&[][..], None),
+            };
+            audiences.iter().map(String::as_str).chain(host)
+        })
+    }
+
+    /// Whether a token for `audiences` is good for anything here.
+    ///
+    /// # Errors
+    ///
+    /// It is for others.
+    pub fn accept_any(&self, audiences: &[String], host: &str) -> Result<(), Denial> {
+        match self.audiences(host).any(|wanted| audiences.iter().any(|own| own == wanted)) {
+            true => Ok(()),
+            false => Err(self.other_audience(audiences, host)),
+        }
+    }
+
+    fn other_audience(&self, audiences: &[String], host: &str) -> Denial {
+        let wanted: Vec<_> = self.audiences(host).collect();
+        let detail = format!("the token is for {}, the policy wants {}", audiences.join(", "), wanted.join(", "));
+        Denial::new(Code::TokenAudience, "the token is for another audience").detail(detail)
+    }
+
+    /// Checks every rule of authorization, and says in `permit` what they were about. What a caller may do is for `ask` to say.
+    /// What rules in shadow refuse goes to `would`.
     ///
     /// # Errors
     ///
     /// One does not hold, nothing grants the caller this model, or the path names none.
-    pub fn permit(
+    pub fn permit<E: From<Denial>>(
         &self,
         caller: &Caller<'_>,
-        rbac: &Rbac,
         operator: OperatorModel<'_>,
         permit: &mut Permit,
+        mut ask: impl FnMut(&Query<'_>) -> Result<Verdict, E>,
         mut would: impl FnMut(Denial, &ObjectName),
-    ) -> Result<(), Denial> {
+    ) -> Result<(), E> {
         let scope = caller.scope();
         for rule in &self.authorization {
-            match self.permit_by(rule, &scope, rbac, operator, permit).map_err(|denial| caller.explain(denial)) {
+            match self.permit_by(rule, &scope, operator, permit, &mut ask)?.map_err(|denial| caller.explain(denial)) {
                 Ok(()) => {}
                 Err(denial) if self.in_shadow.iter().any(|policy| Arc::ptr_eq(policy, &rule.origin)) => {
                     would(denial, &rule.origin);
                 }
-                Err(denial) => return Err(self.tell(denial, &scope)),
+                Err(denial) => return Err(self.tell(denial, &scope).into()),
             }
         }
         Ok(())
     }
 
-    fn permit_by(
+    fn permit_by<E: From<Denial>>(
         &self,
         rule: &Rule<Authorization>,
         scope: &Scope<'_>,
-        rbac: &Rbac,
         operator: OperatorModel<'_>,
         permit: &mut Permit,
-    ) -> Result<(), Denial> {
-        if !self.holds(&rule.name, &rule.when, scope)? {
-            return Ok(());
+        ask: &mut impl FnMut(&Query<'_>) -> Result<Verdict, E>,
+    ) -> Result<Result<(), Denial>, E> {
+        match self.holds(&rule.name, &rule.when, scope) {
+            Ok(true) => {}
+            Ok(false) => return Ok(Ok(())),
+            Err(denial) => return Ok(Err(denial)),
         }
         match &rule.what {
             Authorization::Access(access) => {
                 *permit = Permit::default();
-                access.permit(&rule.name, scope, rbac, operator, permit)
+                access.permit(&rule.name, scope, operator, permit, ask)
             }
-            Authorization::Patterns(conditions) if self.holds(&rule.name, conditions, scope)? => Ok(()),
-            Authorization::Patterns(_) => {
-                let denial = Denial::new(Code::AccessRule, "a rule of this route's policy does not let you in");
-                Err(denial.detail(format!("authorization `{}` of {} does not hold", rule.name, rule.origin)))
-            }
+            Authorization::Patterns(conditions) => Ok(self.holds(&rule.name, conditions, scope).and_then(|holds| {
+                let denial = || {
+                    let denial = Denial::new(Code::AccessRule, "a rule of this route's policy does not let you in");
+                    denial.detail(format!("authorization `{}` of {} does not hold", rule.name, rule.origin))
+                };
+                holds.then_some(()).ok_or_else(denial)
+            })),
         }
     }
 
@@ -288,6 +316,12 @@ impl<'a> Caller<'a> {
             rule: None,
             request,
         }
+    }
+
+    /// Whose token was reviewed.
+    #[must_use]
+    pub fn reviewed(&self) -> Option<&'a Identity> {
+        self.reviewed
     }
 
     fn scope(&self) -> Scope<'_> {

@@ -71,6 +71,10 @@ pub fn compile(mut manifests: Manifests, options: &Options) -> Policy {
         let namespace = policy.service_accounts.entry(meta.namespace().to_string()).or_default();
         namespace.insert(meta.name().to_string(), uid);
     }
+    for model in &manifests.models {
+        let namespace = policy.models.entry(model.meta.namespace().to_string()).or_default();
+        namespace.insert(model.meta.name().to_string());
+    }
     let mut attached = Applied {
         auth: attach::auth_policies(&manifests),
         requests: attach::limit_policies(&manifests, LimitKind::Requests),

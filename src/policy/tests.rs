@@ -166,6 +166,7 @@ fn request<'r>(host: &'r str, path: &'r str) -> Request<'r> {
         gateway: None,
         listener: None,
         port: None,
+        peer: None,
         sni: None,
         model: OperatorModel::Unset,
     }

@@ -175,6 +175,7 @@ impl Facts {
             gateway: self.gateway.as_deref(),
             listener: self.listener.as_deref(),
             port: None,
+            peer: None,
             sni: None,
             // Access was checked by whoever says who calls.
             model: OperatorModel::Unset,

@@ -13,6 +13,7 @@ fn request(headers: Headers<'_>) -> Request<'_> {
         gateway: None,
         listener: None,
         port: None,
+        peer: None,
         sni: None,
         model: OperatorModel::Unset,
     }

@@ -65,6 +65,8 @@ const ANSWERS: &[AnswerRow] = &[
             (Code::UnavailableDeadline, "TG-UNAVAILABLE-DEADLINE"),
             (Code::UnavailableAccounts, "TG-UNAVAILABLE-ACCOUNTS"),
             (Code::UnavailableTiers, "TG-UNAVAILABLE-TIERS"),
+            (Code::UnavailableApiServer, "TG-UNAVAILABLE-API-SERVER"),
+            (Code::UnavailableStale, "TG-UNAVAILABLE-STALE"),
             (Code::UnavailableInternal, "TG-UNAVAILABLE-INTERNAL"),
             (Code::PolicyInvalid, "TG-POLICY-INVALID"),
             (Code::PolicyTiers, "TG-POLICY-TIERS"),

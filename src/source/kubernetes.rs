@@ -5,7 +5,6 @@
 //! namespace is a tier's: the API server cannot select by a part of a name, and one watch for each tier's namespace would need
 //! another one of all namespaces, and a connection each. Of an LLMInferenceService too the header says everything.
 
-mod connection;
 mod store;
 mod watch;
 
@@ -21,13 +20,13 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc::{Receiver, channel};
 use tokio::time::{Instant, timeout_at};
 
-pub use self::connection::KubernetesError;
-
 use self::store::Store;
-use self::watch::{Namespaces, Outlet, Update, Watch};
+use self::watch::{Outlet, Update, Watch};
 use super::{FolderError, on_large_stack};
+use crate::apiserver::{KubernetesError, connection};
+use crate::limit::Clock;
 use crate::manifest::{KINDS, Kind};
-use crate::policy::{Options, Policy, compile};
+use crate::policy::{Namespaces, Options, Policy, compile};
 
 /// A change is compiled when nothing else has changed for this long: one `kubectl apply` is many changes.
 const QUIET: Duration = Duration::from_millis(50);
@@ -54,7 +53,7 @@ impl Kubernetes {
     /// # Errors
     ///
     /// The kubeconfig cannot be used, or the server does not accept its credentials.
-    pub fn connect(kubeconfig: Option<&Path>, options: Options) -> Result<Self, KubernetesError> {
+    pub fn connect(kubeconfig: Option<&Path>, options: Options, clock: Clock) -> Result<Self, KubernetesError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (client, server) = runtime.block_on(async {
             let config = connection::config(kubeconfig).await?;
@@ -62,7 +61,7 @@ impl Kubernetes {
             Ok::<_, KubernetesError>((connection::connect(config).await?, server))
         })?;
         let watches: Vec<Arc<Watch>> = KINDS.iter().map(|kind| Arc::new(Watch::of(kind, &options))).collect();
-        let store = Store::new(&server, &watches);
+        let store = Store::new(&server, &watches, clock);
         Ok(Kubernetes { runtime, client, options, watches, store })
     }
 
@@ -134,6 +133,9 @@ fn snapshot(store: &mut Store, options: &Options) -> Result<Policy, FolderError>
     on_large_stack(|| {
         let mut policy = compile(store.read(), options);
         policy.rbac.unread = store.unread_rbac();
+        policy.rbac.changed = store.rbac_changed();
+        policy.behind = store.behind();
+        policy.watched = Namespaces::Tiers(options.instance.clone());
         policy.problems.splice(0..0, store.problems());
         policy
     })

@@ -149,6 +149,7 @@ fn select(
         gateway: None,
         listener: to.0,
         port: to.1,
+        peer: None,
         sni: None,
         model: OperatorModel::Unset,
     };

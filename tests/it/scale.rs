@@ -117,6 +117,7 @@ impl Signer {
             kubernetes: Some(KubernetesClaims {
                 namespace: PREMIUM.to_owned(),
                 serviceaccount: ObjectClaims { name: name.to_owned(), uid: derived_uid(PREMIUM, name) },
+                ..KubernetesClaims::default()
             }),
         };
         jsonwebtoken::encode(&self.header, &claims, &self.key).unwrap()

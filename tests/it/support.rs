@@ -134,9 +134,9 @@ impl Tiergate {
     }
 
     /// On a cluster, which it may not have read yet.
-    pub(crate) fn start_on(kubeconfig: &Path, jwks: &Path, flags: &[&str]) -> Self {
+    pub(crate) fn start_on(kubeconfig: &Path, flags: &[&str]) -> Self {
         let mut command = Command::new(TIERGATE);
-        command.args(["serve", "--kubernetes", "--kubeconfig"]).arg(kubeconfig).arg("--jwks").arg(jwks);
+        command.args(["serve", "--kubernetes", "--kubeconfig"]).arg(kubeconfig);
         Self::serve(0, command, flags)
     }
 

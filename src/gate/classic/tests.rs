@@ -241,6 +241,7 @@ spec:
             gateway: None,
             listener: None,
             port: Some(port),
+            peer: None,
             sni: None,
             model: crate::request::OperatorModel::Unset,
         };

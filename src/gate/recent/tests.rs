@@ -13,6 +13,7 @@ fn request<'a>(path: &'a str, host: &'a str) -> Request<'a> {
         gateway: None,
         listener: None,
         port: None,
+        peer: None,
         sni: None,
         model: OperatorModel::Unset,
     }

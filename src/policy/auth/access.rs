@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use smallvec::SmallVec;
 
 use super::{AccessRule, ValueSource};
-use crate::access::{Grantor, Query, Rbac};
+use crate::access::{Grantor, Query, Verdict};
 use crate::gate::{Code, Denial};
 use crate::policy::expression::{EvalError, Scope};
 use crate::policy::undecided;
@@ -22,14 +22,37 @@ pub struct Permit {
 // === impl AccessRule ===
 
 impl AccessRule {
-    pub(super) fn permit(
+    /// What `ask` says, which may not know yet.
+    pub(super) fn permit<E>(
         &self,
         name: &str,
         scope: &Scope<'_>,
-        rbac: &Rbac,
         operator: OperatorModel<'_>,
         permit: &mut Permit,
-    ) -> Result<(), Denial> {
+        ask: &mut impl FnMut(&Query<'_>) -> Result<Verdict, E>,
+    ) -> Result<Result<(), Denial>, E> {
+        let asked = self.ask(name, scope, operator, |query| {
+            permit.model = Some(format!("{}/{}", query.namespace, query.name));
+            Ok(match ask(query)? {
+                Verdict::Granted(grantor) => {
+                    permit.grantor = Some(grantor);
+                    Ok(())
+                }
+                Verdict::NotGranted(why) => Err(missing_grant(query, why.as_deref())),
+                Verdict::Undecided(denial) => Err(denial),
+            })
+        });
+        asked.unwrap_or_else(|denial| Ok(Err(denial)))
+    }
+
+    /// Puts the question.
+    fn ask<T>(
+        &self,
+        name: &str,
+        scope: &Scope<'_>,
+        operator: OperatorModel<'_>,
+        ask: impl FnOnce(&Query<'_>) -> T,
+    ) -> Result<T, Denial> {
         let attribute = |what: &str, source| attribute(name, what, source, scope);
         let (namespace, model) = self.model(scope, operator)?;
         let user = attribute("user", &self.user)?;
@@ -43,7 +66,7 @@ impl AccessRule {
             })?,
             None => SmallVec::new(),
         };
-        let query = Query {
+        Ok(ask(&Query {
             user: &user,
             groups: &groups,
             verb: &attribute("verb", &self.verb)?,
@@ -52,15 +75,7 @@ impl AccessRule {
             subresource: &attribute("subresource", &self.subresource)?,
             namespace: &namespace,
             name: &model,
-        };
-        permit.model = Some(format!("{namespace}/{model}"));
-        let grantor = rbac.authorize(&query).ok_or_else(|| match &rbac.unread {
-            None => missing_grant(&query),
-            Some(what) => Denial::new(Code::UnavailableConfiguration, "your access could not be looked up")
-                .detail(format!("nothing that is known grants it, and these could not be read: {what}")),
-        })?;
-        permit.grantor = Some(grantor);
-        Ok(())
+        }))
     }
 
     /// Namespace and name of the model. What the operator set on the route goes before the path.
@@ -114,7 +129,7 @@ fn not_text(what: &str) -> Denial {
 }
 
 /// The refusal of a model. "Does not exist" and "not granted" look the same to the caller.
-fn missing_grant(query: &Query<'_>) -> Denial {
+fn missing_grant(query: &Query<'_>, why: Option<&str>) -> Denial {
     let Query { user, verb, group, resource, namespace, name, .. } = query;
     let subject = query.groups.iter().find(|group| {
         group.strip_prefix("system:serviceaccounts:").is_some_and(|namespace| namespace.contains("-tier-"))
@@ -125,6 +140,10 @@ fn missing_grant(query: &Query<'_>) -> Denial {
          grant it with: kubectl create rolebinding {name}-post-access -n {namespace} --role=<role> --group={}",
         subject.unwrap_or(&"<group>")
     );
+    let detail = match why {
+        Some(why) => format!("{detail}; the API server says: {why}"),
+        None => detail,
+    };
     let message = format!("you have no access to model {namespace}/{name}");
     Denial::new(Code::AccessDenied, message).detail(detail)
 }

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::watch::{Fault, Object, Update, Watch};
+use crate::limit::{Clock, Nanos};
 use crate::manifest::{Finding, Manifests, Place, Problem, Severity};
+use crate::policy::Behind;
 
 /// Namespace and name.
 pub(super) type Key = (String, String);
@@ -19,6 +21,8 @@ pub(super) struct Store {
     server: String,
     kinds: Vec<Watched>,
     hasher: RandomState,
+    clock: Clock,
+    rbac_changed: Nanos,
 }
 
 /// One kind of object.
@@ -30,6 +34,8 @@ struct Watched {
     known: bool,
     /// Why it is not watched now.
     fault: Option<Fault>,
+    /// Since when.
+    since: Nanos,
 }
 
 /// One object.
@@ -45,27 +51,45 @@ struct Entry {
 // === impl Store ===
 
 impl Store {
-    pub(super) fn new(server: &str, watches: &[Arc<Watch>]) -> Self {
+    pub(super) fn new(server: &str, watches: &[Arc<Watch>], clock: Clock) -> Self {
         let watched = |watch: &Arc<Watch>| Watched {
             watch: Arc::clone(watch),
             objects: BTreeMap::new(),
             known: false,
             fault: None,
+            since: Nanos::default(),
         };
         let kinds = watches.iter().map(watched).collect();
-        Store { server: server.to_owned(), kinds, hasher: RandomState::new() }
+        let (server, hasher) = (server.to_owned(), RandomState::new());
+        Store { server, kinds, hasher, clock, rbac_changed: Nanos::default() }
     }
 
     /// Takes over what the watch of kind `at` saw; whether that changes anything.
     pub(super) fn apply(&mut self, at: usize, update: Update) -> bool {
+        let now = self.clock.now();
         let Some(watched) = self.kinds.get_mut(at) else { return false };
-        match update {
+        let changed = match update {
             Update::Listed(objects) => watched.replace(objects, &self.hasher),
             Update::Changed(object) => watched.put(object, &self.hasher),
             Update::Deleted(key) => watched.objects.remove(&key).is_some(),
-            Update::Watching => watched.fault.take().is_some(),
-            Update::Failed(fault) => watched.fail(fault),
+            Update::Watching => return watched.fault.take().is_some(),
+            Update::Failed(fault) => watched.fail(fault, now),
+        };
+        if changed && watched.is_rbac() {
+            self.rbac_changed = now;
         }
+        changed
+    }
+
+    /// When RBAC changed last, as far as was seen.
+    pub(super) fn rbac_changed(&self) -> Nanos {
+        self.rbac_changed
+    }
+
+    /// Since when something that was known is not watched, and so may have changed.
+    pub(super) fn behind(&self) -> Option<Behind> {
+        let blind = self.kinds.iter().filter(|watched| watched.is_blind()).min_by_key(|watched| watched.since)?;
+        Some(Behind { since: blind.since, why: format!("{} not watched", blind.describe()).into() })
     }
 
     /// What all objects say. Objects that are new or changed are read; one in error keeps its own last good version.
@@ -88,7 +112,7 @@ impl Store {
 
     /// The kinds of RBAC that could not be read, so that it is not known who is granted what.
     pub(super) fn unread_rbac(&self) -> Option<String> {
-        let unread = |watched: &&Watched| watched.watch.kind.group == "rbac.authorization.k8s.io" && !watched.known;
+        let unread = |watched: &&Watched| watched.is_rbac() && !watched.known;
         let unread: Vec<String> = self.kinds.iter().filter(unread).map(|watched| watched.watch.kind.plural()).collect();
         (!unread.is_empty()).then(|| unread.join(", "))
     }
@@ -150,7 +174,19 @@ impl Watched {
         changed || !before.is_empty()
     }
 
-    fn fail(&mut self, fault: Fault) -> bool {
+    fn is_rbac(&self) -> bool {
+        self.watch.kind.group == "rbac.authorization.k8s.io"
+    }
+
+    /// Whether what was read is not followed any more.
+    fn is_blind(&self) -> bool {
+        self.known && self.fault.as_ref().is_some_and(|fault| !matches!(fault, Fault::Missing { .. }))
+    }
+
+    fn fail(&mut self, fault: Fault, now: Nanos) -> bool {
+        if self.fault.is_none() {
+            self.since = now;
+        }
         let mut changed = false;
         // Without its definition there can be no object. Once is not enough where there were some: a server that starts may
         // not have found its definitions yet, and rules must not go by mistake.

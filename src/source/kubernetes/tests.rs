@@ -12,6 +12,7 @@ use tokio::sync::mpsc::{Receiver, channel};
 use self::server::{Answer, Scripted};
 use super::store::Store;
 use super::watch::{Fault, Object, Outlet, Update, Watch};
+use crate::limit::Clock;
 use crate::manifest::{KINDS, Kind, Manifests, ModelGrant, Severity};
 use crate::policy::{Options, compile};
 use crate::request::{Headers, OperatorModel, Request};
@@ -189,7 +190,7 @@ fn gateway(name: &str, port: u32) -> Object {
 
 #[test]
 fn a_new_list_is_in_force_at_once_and_the_old_one_until_then() {
-    let mut store = Store::new("https://server", &watches(&["Gateway"]));
+    let mut store = Store::new("https://server", &watches(&["Gateway"]), Clock::start());
     let names = |store: &mut Store| -> Vec<String> {
         store.read().gateways.iter().map(|gateway| gateway.meta.name().to_string()).collect()
     };
@@ -216,7 +217,7 @@ fn a_new_list_is_in_force_at_once_and_the_old_one_until_then() {
 
 #[test]
 fn rules_do_not_go_because_a_server_says_once_that_it_does_not_know_them() {
-    let mut store = Store::new("https://server", &watches(&["Gateway", "AuthPolicy"]));
+    let mut store = Store::new("https://server", &watches(&["Gateway", "AuthPolicy"]), Clock::start());
     store.apply(0, Update::Listed(vec![gateway("a", 80)]));
     let missing = |again| Update::Failed(Fault::Missing { again });
     // One that was never there is not waited for.
@@ -234,7 +235,7 @@ fn rules_do_not_go_because_a_server_says_once_that_it_does_not_know_them() {
 
 #[test]
 fn a_server_that_is_away_is_one_problem_until_it_is_back() {
-    let mut store = Store::new("https://server", &watches(&["Gateway", "Role", "RoleBinding"]));
+    let mut store = Store::new("https://server", &watches(&["Gateway", "Role", "RoleBinding"]), Clock::start());
     let away = |why: &str| Update::Failed(Fault::Unreachable(why.to_owned()));
     for at in 0..3 {
         assert!(store.apply(at, away("refused")));
@@ -270,7 +271,7 @@ fn what_may_not_be_read_opens_nothing() {
     ];
     let forbidden = || Update::Failed(Fault::Forbidden("no".to_owned()));
     for (at, name) in kinds.iter().enumerate() {
-        let mut store = Store::new("https://server", &watches(&kinds));
+        let mut store = Store::new("https://server", &watches(&kinds), Clock::start());
         for other in (0..kinds.len()).filter(|other| *other != at) {
             store.apply(other, Update::Listed(Vec::new()));
         }
@@ -285,7 +286,7 @@ fn what_may_not_be_read_opens_nothing() {
         assert_eq!((store.unready(), store.unread_rbac()), (None, None));
         assert_eq!(store.problems().len(), 1, "{name}");
     }
-    let mut store = Store::new("https://server", &watches(&["ConfigMap"]));
+    let mut store = Store::new("https://server", &watches(&["ConfigMap"]), Clock::start());
     store.apply(0, forbidden());
     let rule = "add to the Role in namespace maas-api of tiergate's ServiceAccount: {apiGroups: [\"\"], resources: [\"configmaps\"], \
          resourceNames: [\"tier-to-group-mapping\"], verbs: [\"list\", \"watch\"]}";
@@ -350,6 +351,7 @@ fn the_older_of_two_routes_gets_the_request() {
             gateway: None,
             listener: None,
             port: None,
+            peer: None,
             sni: None,
             model: OperatorModel::Unset,
         };

@@ -18,7 +18,9 @@ use tokio::sync::mpsc::Sender;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::store::Key;
+use crate::apiserver::connection::reason;
 use crate::manifest::Kind;
+use crate::policy::Namespaces;
 
 /// How long the server keeps one watch open.
 const WATCH: Duration = Duration::from_secs(60);
@@ -44,14 +46,6 @@ pub(super) struct Watch {
     pub namespaces: Namespaces,
     /// Whether the header says everything that is needed: then nothing else crosses the wire.
     pub header_only: bool,
-}
-
-/// The namespaces whose objects are kept.
-#[derive(Debug)]
-pub(super) enum Namespaces {
-    All,
-    /// `<instance>-tier-<tier>`; without an instance, of any.
-    Tiers(Option<String>),
 }
 
 /// An object, without what changes and says nothing.
@@ -371,20 +365,6 @@ async fn in_time<T>(call: impl Future<Output = Result<T, kube::Error>>) -> Resul
     timeout(CALL, call).await.map_err(late)?
 }
 
-// === impl Namespaces ===
-
-impl Namespaces {
-    fn hold(&self, namespace: &str) -> bool {
-        match self {
-            Namespaces::All => true,
-            Namespaces::Tiers(Some(instance)) => {
-                namespace.strip_prefix(instance.as_str()).is_some_and(|rest| rest.starts_with("-tier-"))
-            }
-            Namespaces::Tiers(None) => namespace.contains("-tier-"),
-        }
-    }
-}
-
 // === impl Fault ===
 
 impl Fault {
@@ -396,15 +376,6 @@ impl Fault {
             error => Fault::Unreachable(reason(&error)),
         }
     }
-}
-
-/// The innermost reason of `error`: the outer ones name layers of the client.
-pub(super) fn reason(error: &dyn std::error::Error) -> String {
-    let mut innermost = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    innermost.to_string()
 }
 
 // === impl End ===

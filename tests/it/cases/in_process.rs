@@ -47,8 +47,8 @@ impl InProcess {
         words.extend(setup.flags().iter().map(|flag| (*flag).to_owned()));
         let Command::Serve(args) = Cli::try_parse_from(&words).unwrap().command else { panic!("it serves") };
         let policy = Source::new(&folder.0, args.policy.clone().into()).load().unwrap().unwrap();
-        let gate = Arc::new(tiergate::app::gate(&args, policy).unwrap());
         let (clock, metrics) = (Clock::start(), Arc::new(Metrics::new()));
+        let gate = Arc::new(tiergate::app::gate(&args, policy, clock, &metrics.api).unwrap());
         let style = Style { verbose_refusals: args.verbose_refusals, shadow: args.shadow };
         InProcess {
             rate_limit: RateLimit::new(Arc::clone(&gate), Arc::clone(&metrics), clock, style),

@@ -122,6 +122,7 @@ impl Caller {
                     name: name.to_owned(),
                     uid: self.uid.clone().unwrap_or_else(|| derived_uid(namespace, name)),
                 },
+                ..KubernetesClaims::default()
             }),
         })
     }

@@ -6,8 +6,6 @@ use std::time::Duration;
 use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 
-use super::watch::{Fault, reason};
-
 /// How long the first answer may take. A server that is away is waited for while we serve; one that does not know us is not.
 const FIRST_ANSWER: Duration = Duration::from_secs(5);
 
@@ -44,7 +42,7 @@ const CERTIFICATE: &str =
 /// # Errors
 ///
 /// There is no configuration, or it cannot be used.
-pub(super) async fn config(kubeconfig: Option<&Path>) -> Result<Config, KubernetesError> {
+pub(crate) async fn config(kubeconfig: Option<&Path>) -> Result<Config, KubernetesError> {
     let options = KubeConfigOptions::default();
     let Some(path) = kubeconfig else {
         return match std::env::var_os("KUBERNETES_SERVICE_HOST") {
@@ -62,9 +60,9 @@ pub(super) async fn config(kubeconfig: Option<&Path>) -> Result<Config, Kubernet
 /// # Errors
 ///
 /// It answers, and will not do.
-pub(super) async fn connect(config: Config) -> Result<Client, KubernetesError> {
+pub(crate) async fn connect(config: Config) -> Result<Client, KubernetesError> {
     let server = name(&config);
-    let client = Client::try_from(config).map_err(|error| KubernetesError::Client { server: server.clone(), error })?;
+    let client = client(config)?;
     let error = match tokio::time::timeout(FIRST_ANSWER, client.apiserver_version()).await {
         // Silence is not an answer.
         Ok(Ok(_)) | Err(_) => return Ok(client),
@@ -78,16 +76,26 @@ pub(super) async fn connect(config: Config) -> Result<Client, KubernetesError> {
             Err(KubernetesError::NoApiServer { server, why: "404 for /version".to_owned() })
         }
         (error @ kube::Error::Auth(_), _) => Err(KubernetesError::Unauthenticated { server, why: reason(&error) }),
-        (error, _) => match Fault::of(error) {
-            Fault::Unauthenticated(why) => Err(KubernetesError::Unauthenticated { server, why }),
-            // What is not permitted is told of each watch.
-            _ => Ok(client),
-        },
+        (kube::Error::Api(status), _) if status.code == 401 => {
+            Err(KubernetesError::Unauthenticated { server, why: status.message })
+        }
+        // What is not permitted is told of each watch.
+        _ => Ok(client),
     }
 }
 
+/// A client, which nothing was asked yet.
+///
+/// # Errors
+///
+/// The certificates or keys of the configuration cannot be used.
+pub(crate) fn client(config: Config) -> Result<Client, KubernetesError> {
+    let server = name(&config);
+    Client::try_from(config).map_err(|error| KubernetesError::Client { server, error })
+}
+
 /// The server, for messages.
-pub(super) fn name(config: &Config) -> String {
+pub(crate) fn name(config: &Config) -> String {
     config.cluster_url.to_string().trim_end_matches('/').to_owned()
 }
 
@@ -118,4 +126,13 @@ fn chain(error: &dyn std::error::Error) -> String {
         next = error.source();
     }
     text
+}
+
+/// The innermost reason of `error`: the outer ones name layers of the client.
+pub(crate) fn reason(error: &dyn std::error::Error) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
 }

@@ -1,0 +1,153 @@
+//! The API server, asked on the way of a request: who a token is of, and what a user may do.
+//!
+//! Calls are made by a thread of their own, so that they go on when whoever asked has left, and what they find out is there for
+//! the next. [`guard`] keeps them few; [`Flights`] makes one of many that ask the same.
+
+pub mod connection;
+mod flights;
+mod guard;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+
+use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
+use k8s_openapi::api::authorization::v1::{SubjectAccessReview, SubjectAccessReviewSpec, SubjectAccessReviewStatus};
+use kube::api::PostParams;
+use kube::{Api, Client};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+pub use self::connection::KubernetesError;
+pub(crate) use self::flights::{Flights, PATIENCE};
+pub use self::guard::{ApiMetrics, Budget};
+
+use self::guard::{Call, Guard};
+use crate::gate::{Code, Denial};
+
+/// An API server, and what guards it. Clones share it.
+#[derive(Clone, Debug)]
+pub struct ApiServer(Arc<Inner>);
+
+struct Inner {
+    client: Client,
+    guard: Guard,
+    runtime: Handle,
+    /// The thread ends with the last who could call.
+    _alive: oneshot::Sender<()>,
+}
+
+/// On whose behalf a call is made: a hash of the user, or of the address that it comes from.
+pub type Caller = u128;
+
+/// The keys that the API server signs ServiceAccounts' tokens with.
+#[derive(Debug)]
+pub struct Discovered {
+    pub issuer: String,
+    /// A JSON Web Key Set.
+    pub jwks: String,
+}
+
+const ISSUER_PATH: &str = "/.well-known/openid-configuration";
+const KEYS_PATH: &str = "/openid/v1/jwks";
+
+// === impl ApiServer ===
+
+impl ApiServer {
+    /// The API server of `kubeconfig`; without one that of the cluster that this runs in, or of the default kubeconfig. Whether it
+    /// answers is not looked at.
+    ///
+    /// # Errors
+    ///
+    /// The kubeconfig cannot be used.
+    pub fn new(kubeconfig: Option<&Path>, budget: Budget, metrics: ApiMetrics) -> Result<Self, KubernetesError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let client = runtime.block_on(async { connection::client(connection::config(kubeconfig).await?) })?;
+        let (alive, ended) = oneshot::channel();
+        let handle = runtime.handle().clone();
+        let run = move || drop(runtime.block_on(ended));
+        thread::Builder::new().name("apiserver".to_owned()).spawn(run)?;
+        let guard = Guard::new(budget, metrics);
+        Ok(ApiServer(Arc::new(Inner { client, guard, runtime: handle, _alive: alive })))
+    }
+
+    /// Runs `work`, which calls the API server, on the thread for that.
+    pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        drop(self.0.runtime.spawn(work));
+    }
+
+    /// A TokenReview.
+    ///
+    /// # Errors
+    ///
+    /// It could not be asked, or did not answer: undecided.
+    pub async fn review_token(
+        &self,
+        token: &str,
+        audiences: Vec<String>,
+        caller: Caller,
+    ) -> Result<TokenReviewStatus, Denial> {
+        let spec = TokenReviewSpec { audiences: Some(audiences), token: Some(token.to_owned()) };
+        let review = TokenReview { spec, ..TokenReview::default() };
+        let api = Api::<TokenReview>::all(self.0.client.clone());
+        let params = PostParams::default();
+        let answer = self.0.guard.call(Call::TokenReview, caller, api.create(&params, &review)).await;
+        let status = answer.and_then(|review| review.status.ok_or_else(|| Call::TokenReview.empty()));
+        status.map_err(|failure| undecided("the token could not be reviewed", &failure))
+    }
+
+    /// A SubjectAccessReview.
+    ///
+    /// # Errors
+    ///
+    /// It could not be asked, or did not answer: undecided.
+    pub async fn review_access(
+        &self,
+        spec: SubjectAccessReviewSpec,
+        caller: Caller,
+    ) -> Result<SubjectAccessReviewStatus, Denial> {
+        let review = SubjectAccessReview { spec, ..SubjectAccessReview::default() };
+        let api = Api::<SubjectAccessReview>::all(self.0.client.clone());
+        let params = PostParams::default();
+        let answer = self.0.guard.call(Call::SubjectAccessReview, caller, api.create(&params, &review)).await;
+        let status = answer.and_then(|review| review.status.ok_or_else(|| Call::SubjectAccessReview.empty()));
+        status.map_err(|failure| undecided("your access could not be looked up", &failure))
+    }
+
+    /// Who issues tokens, and with which keys (OpenID Connect Discovery 1.0, as Kubernetes serves it).
+    ///
+    /// # Errors
+    ///
+    /// It could not be asked, or did not answer: undecided.
+    pub async fn discover(&self) -> Result<Discovered, Denial> {
+        #[derive(Deserialize)]
+        struct Configuration {
+            issuer: String,
+        }
+        let failed = |failure| undecided("the keys of tokens could not be read", &failure);
+        let Configuration { issuer } = self.get(ISSUER_PATH).await.map_err(failed)?;
+        let keys: serde_json::Value = self.get(KEYS_PATH).await.map_err(failed)?;
+        Ok(Discovered { issuer, jwks: keys.to_string() })
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &'static str) -> Result<T, guard::Failure> {
+        let call = async {
+            let request = axum::http::Request::get(path).body(Vec::new()).map_err(kube::Error::HttpError)?;
+            self.0.client.request(request).await
+        };
+        self.0.guard.call(Call::Keys(path), 0, call).await
+    }
+}
+
+fn undecided(message: &'static str, failure: &guard::Failure) -> Denial {
+    let denial = Denial::new(Code::UnavailableApiServer, message).detail(failure.to_string());
+    Denial { retry_after: failure.retry_after(), ..denial }
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ApiServer").field("guard", &self.guard).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,104 @@
+//! Access: by RBAC in process, or by what the API server says.
+
+use super::fact::{Fact, Known};
+use super::{Code, Denial, Gate, Step};
+use crate::access::{AccessMode, AccessReviews, AccessSource, Query, Verdict};
+use crate::identity::Identity;
+use crate::limit::Nanos;
+use crate::policy::Policy;
+
+// === impl Gate ===
+
+impl Gate {
+    /// Whether what `query` asks for is granted, to a caller whose token says that they are `identity`.
+    pub(super) fn access<'a>(
+        &self,
+        policy: &Policy,
+        (query, identity): (&Query<'_>, Option<&Identity>),
+        known: &Known,
+        now: Nanos,
+        evidence: &mut AccessEvidence,
+    ) -> Result<Verdict, Step<'a>> {
+        let granted = policy.rbac.authorize(query);
+        let Some(reviews) = &self.access else {
+            evidence.source = Some(AccessSource::Rbac);
+            return Ok(match (granted, &policy.rbac.unread) {
+                (Some(grantor), _) => Verdict::Granted(grantor),
+                (None, None) => Verdict::NotGranted(None),
+                (None, Some(what)) => Verdict::Undecided(unread(what)),
+            });
+        };
+        // An authorizer may look at what a token is restricted to; RBAC does not.
+        let in_process = reviews.mode == AccessMode::Rbac && identity.is_none_or(|identity| !identity.scoped);
+        match granted {
+            Some(grantor) if in_process => {
+                evidence.source = Some(AccessSource::Rbac);
+                return Ok(Verdict::Granted(grantor));
+            }
+            _ if query.is_for_a_model() && policy.has_no_model(query.namespace, query.name) => {
+                evidence.source = Some(AccessSource::Rbac);
+                return Ok(Verdict::NotGranted(None));
+            }
+            _ => {}
+        }
+        let (verdict, source) = ask(reviews, policy, (query, identity), known, now)?;
+        evidence.source = Some(source);
+        if reviews.mode == AccessMode::Both {
+            evidence.compare(query, granted.is_some(), &verdict, source);
+        }
+        Ok(verdict)
+    }
+}
+
+/// How access was decided.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AccessEvidence {
+    pub source: Option<AccessSource>,
+    /// Whether RBAC in process would have said otherwise than the API server.
+    pub disagreed: bool,
+}
+
+fn ask<'a>(
+    reviews: &AccessReviews,
+    policy: &Policy,
+    (query, identity): (&Query<'_>, Option<&Identity>),
+    known: &Known,
+    now: Nanos,
+) -> Result<(Verdict, AccessSource), Step<'a>> {
+    let question = reviews.question(query, identity, policy.rbac.changed);
+    if let Some((_, verdict, source)) = known.access.iter().find(|(asked, ..)| *asked == question) {
+        return Ok((verdict.clone(), *source));
+    }
+    reviews.recall(&question, now).ok_or(Step::Need(Fact::Access(question)))
+}
+
+fn unread(what: &str) -> Denial {
+    Denial::new(Code::UnavailableConfiguration, "your access could not be looked up")
+        .detail(format!("nothing that is known grants it, and these could not be read: {what}"))
+}
+
+// === impl AccessEvidence ===
+
+impl AccessEvidence {
+    fn compare(&mut self, query: &Query<'_>, rbac: bool, verdict: &Verdict, source: AccessSource) {
+        let review = match verdict {
+            Verdict::Granted(_) => true,
+            Verdict::NotGranted(_) => false,
+            Verdict::Undecided(_) => return,
+        };
+        self.disagreed = rbac != review;
+        // Once for each question.
+        if self.disagreed && source == AccessSource::Asked {
+            tracing::warn!(
+                user.name = query.user,
+                verb = query.verb,
+                resource = query.resource,
+                namespace = query.namespace,
+                name = query.name,
+                rbac,
+                review,
+                "RBAC in process and the API server disagree"
+            );
+        }
+    }
+}
