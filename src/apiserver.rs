@@ -7,8 +7,9 @@ pub mod connection;
 mod flights;
 mod guard;
 
+use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
@@ -64,11 +65,18 @@ impl ApiServer {
     /// The kubeconfig cannot be used.
     pub fn new(kubeconfig: Option<&Path>, budget: Budget, metrics: ApiMetrics) -> Result<Self, KubernetesError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let client = runtime.block_on(async { connection::client(connection::config(kubeconfig).await?) })?;
-        let (alive, ended) = oneshot::channel();
         let handle = runtime.handle().clone();
-        let run = move || drop(runtime.block_on(ended));
+        let kubeconfig = kubeconfig.map(Path::to_owned);
+        let (alive, ended) = oneshot::channel();
+        let (tell, told) = mpsc::channel();
+        let run = move || {
+            let client = async { connection::client(connection::config(kubeconfig.as_deref()).await?) };
+            // Whoever starts it waits for this.
+            let _ = tell.send(runtime.block_on(client));
+            drop(runtime.block_on(ended));
+        };
         thread::Builder::new().name("apiserver".to_owned()).spawn(run)?;
+        let client = told.recv().map_err(io::Error::other)??;
         let guard = Guard::new(budget, metrics);
         Ok(ApiServer(Arc::new(Inner { client, guard, runtime: handle, _alive: alive })))
     }

@@ -212,7 +212,7 @@ impl Identities {
     fn verify(&self, authority: &Authority, key: u128, asked: &Asked<'_>, now: Nanos) -> Result<Arc<Identity>, Denial> {
         match authority.review(&asked.token, now) {
             Ok(identity) => Ok(self.memory.learn(key, Identity { keep: self.remember.identities, ..identity })),
-            Err(denial) => Err(self.memory.refuse(key, denial, now.saturating_add(self.remember.failures))),
+            Err(denial) => Err(self.memory.refuse(key, denial, now, self.remember.failures)),
         }
     }
 
@@ -226,9 +226,7 @@ impl Identities {
     ) -> Result<Arc<Identity>, Denial> {
         let keep = self.remember.identities;
         let question = match cluster.look(asked, policy, now, until).await {
-            Err(denial) => {
-                return Err(self.memory.refuse(key, denial, now.saturating_add(self.remember.failures)));
-            }
+            Err(denial) => return Err(self.memory.refuse(key, denial, now, self.remember.failures)),
             Ok(cluster::Look::Trusted(identity)) => {
                 return Ok(self.memory.learn(key, Identity { keep, ..*identity }));
             }
@@ -245,10 +243,7 @@ impl Identities {
         let ask = || async move {
             match cluster.review(question, now).await {
                 Ok(identity) => Ok(memory.learn(key, Identity { keep: identity.keep.min(keep), ..identity })),
-                Err(denial) if denial.code.class() == Class::Undecided => {
-                    Err(memory.refuse(key, denial, now.saturating_add(PAUSE)))
-                }
-                Err(denial) => Err(memory.refuse(key, denial, now.saturating_add(REJECTED))),
+                Err(denial) => Err(memory.refuse(key, denial, now, REJECTED)),
             }
         };
         self.flights.join(flight, (&server, until), recall, ask).await
@@ -322,18 +317,20 @@ impl Memory {
         identity
     }
 
-    /// Remembers a refusal, unless it is for this moment or this policy alone.
-    fn refuse(&self, key: u128, denial: Denial, until: Nanos) -> Denial {
-        let passing = matches!(
-            denial.code,
-            Code::TokenNotYet | Code::TokenAudience | Code::TokenSubjectGone | Code::UnavailableDeadline
-        );
-        if !passing {
-            if denial.code.class() != Class::Undecided {
-                self.known.remove(&key);
+    /// Remembers a refusal for as long as `failures` says, unless it is for this moment or this policy alone; and for a moment that it could
+    /// not be told.
+    fn refuse(&self, key: u128, denial: Denial, now: Nanos, failures: Duration) -> Denial {
+        let keep = match denial.code {
+            Code::TokenNotYet | Code::TokenAudience | Code::TokenSubjectGone | Code::UnavailableDeadline => {
+                return denial;
             }
-            self.failed.insert(key, (denial.clone(), until));
-        }
+            code if code.class() == Class::Undecided => PAUSE,
+            _ => {
+                self.known.remove(&key);
+                failures
+            }
+        };
+        self.failed.insert(key, (denial.clone(), now.saturating_add(keep)));
         denial
     }
 }

@@ -1,5 +1,6 @@
 //! tiergate on a real kube-apiserver.
 
+mod access;
 mod changes;
 mod outage;
 mod review;
@@ -19,7 +20,7 @@ use crate::support::{PATIENCE, Tiergate, get, root};
 use crate::wire::{channel, check_request, http, outcome};
 
 /// In place of a flag: the API server reviews tokens.
-pub(crate) const REVIEW: &str = "review";
+pub(crate) const REVIEW: &str = "(review)";
 
 /// The tour's objects under names that no other test has.
 pub(crate) struct World {
@@ -143,8 +144,12 @@ impl World {
 
     pub(crate) async fn caller(&self, tiergate: &Tiergate, tier: &str, name: &str) -> Caller {
         let namespace = format!("{}-tier-{tier}", self.name);
-        let token = token(&self.client, &namespace, name, &[&format!("{}-sa", self.name)]).await;
-        Caller { client: AuthorizationClient::new(channel(tiergate).await), authorization: format!("Bearer {token}") }
+        Caller::with(tiergate, &token(&self.client, &namespace, name, &[&self.audience()]).await).await
+    }
+
+    /// What its AuthPolicy wants tokens to be for.
+    pub(crate) fn audience(&self) -> String {
+        format!("{}-sa", self.name)
     }
 }
 
@@ -176,6 +181,10 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
+    pub(crate) async fn with(tiergate: &Tiergate, token: &str) -> Self {
+        Caller { client: AuthorizationClient::new(channel(tiergate).await), authorization: format!("Bearer {token}") }
+    }
+
     pub(crate) async fn asks(&mut self, path: &str) -> (i32, String) {
         let request = check_request(http(path, Some(&self.authorization)));
         let response = self.client.check(request).await.unwrap().into_inner();
