@@ -107,6 +107,11 @@ impl Cluster {
         self.path("jwks.json")
     }
 
+    /// The key that signs them.
+    pub(crate) fn signing_key(&self) -> PathBuf {
+        self.path("tokens.key")
+    }
+
     /// A kubeconfig with these credentials.
     pub(crate) fn kubeconfig(&self, name: &str, user: Value) -> PathBuf {
         self.kubeconfig_of(name, &self.server, "ca.crt", user)

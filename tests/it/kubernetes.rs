@@ -5,6 +5,7 @@ mod changes;
 mod outage;
 mod review;
 mod scale;
+mod stampede;
 mod start;
 
 use std::path::{Path, PathBuf};

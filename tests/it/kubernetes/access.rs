@@ -17,7 +17,7 @@ use tiergate::source::Folder;
 
 use super::review::reviews;
 use super::{Caller, REVIEW, World, ok, refused, rules};
-use crate::cluster::{SHARED, apply_object, request, token};
+use crate::cluster::{Cluster, SHARED, apply_object, request, token};
 use crate::support::{PATIENCE, Tiergate, get, root};
 use crate::wire::{check_request, http};
 
@@ -27,7 +27,7 @@ async fn under_access_review_the_api_server_is_asked_once_for_each_user_and_mode
     let tiergate = world.tiergate(&SHARED, &[REVIEW, "--access", "review"]).await;
     let mut ivan = world.caller(&tiergate, "enterprise", "ivan-e85d40b9").await;
     let phi = world.path("lab", "phi");
-    settled(&mut ivan, &phi, &world).await;
+    settled(&SHARED, &world, &mut ivan, &phi).await;
     let (_, before) = reviews(&SHARED, &world);
     assert!(before > 0);
     // Of what is not there nothing is asked, even if it has a route.
@@ -47,11 +47,11 @@ async fn under_access_review_the_api_server_is_asked_once_for_each_user_and_mode
 }
 
 /// Asks until an answer costs no call: within two seconds after a change of RBAC each does, and other tests make changes.
-async fn settled(caller: &mut Caller, path: &str, world: &World) {
+pub(super) async fn settled(cluster: &Cluster, world: &World, caller: &mut Caller, path: &str) {
     let (started, mut before) = (Instant::now(), None);
     loop {
         caller.asks(path).await;
-        let now = reviews(&SHARED, world);
+        let now = reviews(cluster, world);
         if before == Some(now) {
             return;
         }

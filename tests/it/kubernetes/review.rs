@@ -1,10 +1,9 @@
 //! The API server as the authority: TokenReview and SubjectAccessReview, as few as can be.
 
-use std::time::{Duration, Instant};
-
+use super::access::settled;
 use super::{REVIEW, World, ok, refused};
 use crate::cluster::{Cluster, SHARED};
-use crate::support::{PATIENCE, get};
+use crate::support::get;
 
 /// How many calls of each kind requests have cost.
 pub(super) fn reviews(cluster: &Cluster, world: &World) -> (usize, usize) {
@@ -26,19 +25,10 @@ async fn a_token_is_reviewed_once_and_a_refusal_is_the_api_servers() {
     assert_eq!(reviews(&SHARED, &world), (2, 0));
 
     let draft = world.path("llm", "draft");
-    let (started, mut asked) = (Instant::now(), 0);
-    loop {
-        assert_eq!(free.asks(&draft).await, refused(403, "TG-ACCESS-DENIED"));
-        let (tokens, accesses) = reviews(&SHARED, &world);
-        assert_eq!(tokens, 2);
-        if accesses == asked {
-            break;
-        }
-        asked = accesses;
-        assert!(started.elapsed() < PATIENCE, "what the API server says is remembered");
-        // Within two seconds after a change of RBAC it is not, and other tests make changes.
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
+    assert_eq!(free.asks(&draft).await, refused(403, "TG-ACCESS-DENIED"));
+    settled(&SHARED, &world, &mut free, &draft).await;
+    let (tokens, asked) = reviews(&SHARED, &world);
+    assert_eq!(tokens, 2);
     assert!(asked > 0, "RBAC in process may allow, and not refuse");
     let page = get(tiergate.http, "/metrics").await.body;
     assert!(page.contains("tiergate_api_calls_total{call=\"token_review\",result=\"ok\"} 2"), "{page}");
