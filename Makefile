@@ -3,10 +3,11 @@
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: ## Play the tour through a real Envoy and stay until Ctrl-C; ONCE=1 exits after it, ARGS='--listen …' changes ports
+run: ## Play the tour through a real Envoy and stay until Ctrl-C; ONCE=1 exits after it, KUBE=1 plays it on a real API server (needs Go), ARGS='--listen …' changes ports
 	./scripts/envoy.sh
+	$(if $(KUBE),./scripts/kube.sh etcd kube-apiserver)
 	cargo build --locked --release --bins --examples
-	cargo run --locked --release --quiet --example tour -- $(if $(ONCE),--once) $(ARGS)
+	cargo run --locked --release --quiet --example tour -- $(if $(ONCE),--once) $(if $(KUBE),--kube) $(ARGS)
 
 test: ## Format, lints, tests and documentation; the last line counts them
 	./scripts/test.sh

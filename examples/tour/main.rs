@@ -1,18 +1,20 @@
 //! Plays a tour of requests through a real Envoy that asks tiergate about each, and prints who got what, and why.
 //!
 //! `make run` builds what it needs and starts it; `make run ONCE=1` exits after the tour, with 0 only if every row is as
-//! it should be. Everything it starts ends with it.
+//! it should be; `make run KUBE=1` plays the same rows on a real API server. Everything it starts ends with it.
 
 mod accounts;
 mod client;
 mod play;
 mod processes;
 mod rows;
+mod scratch;
 mod setup;
+mod source;
 
 use std::error::Error;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -20,8 +22,10 @@ use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
-use accounts::{Scratch, Tokens};
+use accounts::Tokens;
 use processes::Processes;
+use scratch::Scratch;
+use setup::Gate;
 
 /// Errors cross a thread on their way to the user.
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
@@ -32,6 +36,11 @@ struct Args {
     /// Exit after the tour: with 0 if every row was as it should be, else with 1
     #[arg(long)]
     once: bool,
+
+    /// Play it on a cluster: a real etcd and kube-apiserver with the manifests applied, in place of the folder. They are
+    /// those of KUBEBUILDER_ASSETS, else Go builds them, the first time in minutes
+    #[arg(long)]
+    kube: bool,
 
     /// The Envoy binary [default: what scripts/envoy.sh installs]
     #[arg(long, env = "TIERGATE_ENVOY")]
@@ -59,10 +68,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    let processes = Processes::default();
-    let outcome = run(Args::parse(), &processes);
-    processes.stop();
-    match outcome {
+    match prepared(Args::parse()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -72,9 +78,18 @@ fn main() -> ExitCode {
     }
 }
 
+/// Servers end before the folder goes that one of them writes to.
+fn prepared(args: Args) -> Result<bool> {
+    let scratch = Scratch::create()?;
+    let processes = Processes::default();
+    let outcome = run(args, &processes, scratch.path());
+    processes.stop();
+    outcome
+}
+
 /// Says whether every row was as it should be.
 #[tokio::main(flavor = "current_thread")]
-async fn run(args: Args, processes: &Processes) -> Result<bool> {
+async fn run(args: Args, processes: &Processes, scratch: &Path) -> Result<bool> {
     let mut interrupted = signal(SignalKind::interrupt())?;
     let mut terminated = signal(SignalKind::terminate())?;
     let stopped = async {
@@ -85,10 +100,8 @@ async fn run(args: Args, processes: &Processes) -> Result<bool> {
     };
     tokio::pin!(stopped);
 
-    // Here and not in the thread, which a signal leaves behind: the keys in it must go.
-    let scratch = Scratch::create()?;
     let played = in_thread({
-        let (args, processes, scratch) = (args.clone(), processes.clone(), scratch.path().to_owned());
+        let (args, processes, scratch) = (args.clone(), processes.clone(), scratch.to_owned());
         move || tour(&args, &processes, &scratch)
     });
     let all_as_expected = tokio::select! {
@@ -114,7 +127,7 @@ fn in_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> on
     receiver
 }
 
-fn tour(args: &Args, processes: &Processes, scratch: &std::path::Path) -> Result<bool> {
+fn tour(args: &Args, processes: &Processes, scratch: &Path) -> Result<bool> {
     let (gate, tokens) = setup::start(args, processes, scratch)?;
     println!();
     let all_as_expected = play::play(&gate, &rows::rows(&tokens), processes)?;
@@ -122,12 +135,13 @@ fn tour(args: &Args, processes: &Processes, scratch: &std::path::Path) -> Result
         println!("\nNot every row is as it should be. {}", processes.logs());
     }
     if !args.once {
-        print_curl_lines(gate.envoy, gate.tiergate, &tokens);
+        print_curl_lines(&gate, &tokens);
     }
     Ok(all_as_expected)
 }
 
-fn print_curl_lines(envoy: SocketAddr, tiergate: SocketAddr, tokens: &Tokens) {
+fn print_curl_lines(gate: &Gate, tokens: &Tokens) {
+    let Gate { envoy, tiergate, kubeconfig } = gate;
     let (premium, free) = (&tokens.curl_premium, &tokens.curl_free);
     println!(
         r#"
@@ -148,4 +162,11 @@ curl -N $GATEWAY/llm/qwen3/v1/chat/completions -H "Authorization: Bearer $PREMIU
 # what tiergate counted
 curl -s http://{tiergate}/metrics | grep ^tiergate_"#
     );
+    if let Some(kubeconfig) = kubeconfig {
+        println!(
+            r#"# the cluster is yours: the premium user's next request is refused, 401
+kubectl --kubeconfig {} delete serviceaccount judy-14f2a9d0 -n maas-default-gateway-tier-premium"#,
+            kubeconfig.display()
+        );
+    }
 }

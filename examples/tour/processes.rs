@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -14,10 +14,11 @@ use crate::Result;
 /// Runs a server until it ends or standard input does. The other end of that pipe closes whenever the tour is gone, be
 /// it by SIGKILL, which no handler of ours would see.
 const UNTIL_STDIN_ENDS: &str = r#"
+signal=$1; shift
 exec 3<&0
 "$@" 3<&- &
 server=$!
-{ cat >/dev/null; kill "$server"; sleep 5; kill -9 "$server"; } <&3 3<&- >/dev/null 2>&1 &
+{ cat >/dev/null; kill -s "$signal" "$server"; sleep 5; kill -9 "$server"; } <&3 3<&- >/dev/null 2>&1 &
 watcher=$!
 exec 3<&- </dev/null
 wait "$server"
@@ -25,6 +26,9 @@ code=$?
 kill "$watcher" 2>/dev/null
 exit "$code"
 "#;
+
+/// Longer than a server takes that has the machine for itself.
+const READY_WITHIN: Duration = Duration::from_secs(60);
 
 /// A little more than the script above gives a server.
 const STOP_WITHIN: Duration = Duration::from_secs(7);
@@ -45,10 +49,15 @@ struct Process {
 impl Processes {
     /// Starts a server, its output in `log`.
     pub fn start(&self, name: &'static str, command: &Command, log: &Path) -> Result<()> {
+        self.start_ended_by("TERM", name, command, log)
+    }
+
+    /// The same, of one that ends by this signal.
+    pub fn start_ended_by(&self, signal: &str, name: &'static str, command: &Command, log: &Path) -> Result<()> {
         let failed = |error: io::Error| format!("{name}: {error}");
         let output = File::create(log).map_err(failed)?;
         let mut shell = Command::new("sh")
-            .args(["-c", UNTIL_STDIN_ENDS, name])
+            .args(["-c", UNTIL_STDIN_ENDS, name, signal])
             .arg(command.get_program())
             .args(command.get_args())
             .stdin(Stdio::piped())
@@ -73,13 +82,15 @@ impl Processes {
         Ok(())
     }
 
-    /// Calls `ready` until it says yes, a server ends, or 30 seconds have passed.
+    /// Calls `ready` until it says yes, a server ends, or a minute has passed.
     pub fn await_ready(&self, name: &str, ready: impl Fn() -> bool) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + READY_WITHIN;
         while !ready() {
             self.check()?;
             if Instant::now() > deadline {
-                return Err(format!("{name} is not ready after 30 seconds. {}", self.logs()).into());
+                return Err(
+                    format!("{name} is not ready after {} seconds. {}", READY_WITHIN.as_secs(), self.logs()).into()
+                );
             }
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -89,7 +100,7 @@ impl Processes {
     /// Where to read what the servers said.
     pub fn logs(&self) -> String {
         self.lock().iter().fold("The logs:".to_owned(), |mut text, process| {
-            _ = write!(text, "\n  {:<9} {}", process.name, process.log.display());
+            _ = write!(text, "\n  {:<14} {}", process.name, process.log.display());
             text
         })
     }
@@ -111,6 +122,35 @@ impl Processes {
     fn lock(&self) -> MutexGuard<'_, Vec<Process>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What a command prints; what it complains about, if it fails.
+pub fn output(command: &mut Command) -> Result<String> {
+    let described = format!("{command:?}");
+    let output = command.output().map_err(|error| format!("{described}: {error}"))?;
+    if !output.status.success() {
+        let complaint = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        return Err(format!("{described}: {}: {complaint}", output.status).into());
+    }
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// Runs a script of `scripts/` that shows its progress and ends with a path.
+pub fn install(script: &Path, arguments: &[&str]) -> Result<PathBuf> {
+    let failed = |error: io::Error| format!("{}: {error}", script.display());
+    let mut child = Command::new(script).args(arguments).stdout(Stdio::piped()).spawn().map_err(failed)?;
+    let mut path = None;
+    for line in child.stdout.take().into_iter().flat_map(|output| BufReader::new(output).lines()) {
+        let line = line.map_err(failed)?;
+        if line.starts_with('/') {
+            path = Some(line.into());
+        } else {
+            println!("{line}");
+        }
+    }
+    let status = child.wait().map_err(failed)?;
+    let failed = || format!("{} failed ({status}): see above", script.display()).into();
+    path.filter(|_| status.success()).ok_or_else(failed)
 }
 
 /// The last lines of a log, indented.

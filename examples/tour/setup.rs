@@ -3,17 +3,20 @@
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use crate::accounts::Tokens;
 use crate::client::Request;
-use crate::processes::Processes;
+use crate::processes::{Processes, install};
+use crate::source::{Cluster, Folder, Parts, Source};
 use crate::{Args, Result};
 
 /// What the rows talk to.
 pub struct Gate {
     pub envoy: SocketAddr,
     pub tiergate: SocketAddr,
+    /// Of who may do everything on the cluster, if there is one.
+    pub kubeconfig: Option<PathBuf>,
 }
 
 /// Where everybody listens, each port free a moment ago.
@@ -30,30 +33,37 @@ struct Files {
     manifests: PathBuf,
     envoy_config: PathBuf,
     envoy_script: PathBuf,
+    kube_script: PathBuf,
+    permissions: PathBuf,
     tiergate: PathBuf,
     model: PathBuf,
     logs: PathBuf,
 }
 
 pub fn start(args: &Args, processes: &Processes, scratch: &Path) -> Result<(Gate, Tokens)> {
-    let files = Files::find()?;
-    let at = Addresses::choose(args)?;
+    let files = Files::find(args)?;
+    let (at, held) = Addresses::choose(args)?;
     let envoy = match &args.envoy {
         Some(path) => path.clone(),
-        None => install_envoy(&files.envoy_script)?,
+        None => install(&files.envoy_script, &[])?,
     };
-
+    println!("logs are in {}", files.logs.display());
+    let source = if args.kube {
+        Source::Cluster(start_cluster(&files, scratch, processes)?)
+    } else {
+        Source::Folder(Folder::open(&files.tiergate, &files.manifests, scratch)?)
+    };
     println!("minting tokens");
-    let (tokens, jwks) = Tokens::mint(&files.tiergate, &files.manifests, scratch)?;
+    let tokens = Tokens::mint(&source, &files.tiergate, scratch)?;
+    drop(held);
     println!("starting the model on {}, tiergate on {} and {}, Envoy on {}", at.model, at.grpc, at.http, at.envoy);
-    println!("their logs are in {}", files.logs.display());
 
     let mut model = Command::new(&files.model);
     model.args(["--listen", &at.model.to_string()]);
     processes.start("model", &model, &files.logs.join("model.log"))?;
 
     let mut tiergate = Command::new(&files.tiergate);
-    tiergate.arg("serve").arg("--manifests").arg(&files.manifests).arg("--jwks").arg(jwks);
+    tiergate.arg("serve").args(source.arguments());
     tiergate.args(["--listen-grpc", &at.grpc.to_string(), "--listen-http", &at.http.to_string()]);
     // It has no page here that the tour does not tell.
     tiergate.args(["--listen-admin", "off"]);
@@ -72,7 +82,13 @@ pub fn start(args: &Args, processes: &Processes, scratch: &Path) -> Result<(Gate
     processes.await_ready("the model", || answers_ok(at.model, "/v1/models"))?;
     processes.await_ready("tiergate", || answers_ok(at.http, "/readyz"))?;
     processes.await_ready("Envoy", || answers_ok(at.admin, "/ready"))?;
-    Ok((Gate { envoy: at.envoy, tiergate: at.http }, tokens))
+    Ok((Gate { envoy: at.envoy, tiergate: at.http, kubeconfig: source.kubeconfig() }, tokens))
+}
+
+fn start_cluster(files: &Files, scratch: &Path, processes: &Processes) -> Result<Cluster> {
+    let binaries = install(&files.kube_script, &["etcd", "kube-apiserver"])?;
+    let Files { manifests, permissions, logs, .. } = files;
+    Cluster::start(&Parts { binaries: &binaries, manifests, permissions, scratch, logs }, processes)
 }
 
 fn read(file: &Path) -> Result<String> {
@@ -83,22 +99,11 @@ fn answers_ok(address: SocketAddr, path: &str) -> bool {
     Request::get(path).send(address).is_ok_and(|response| response.status == 200)
 }
 
-/// The script shows its progress and ends with the path.
-fn install_envoy(script: &Path) -> Result<PathBuf> {
-    let output = Command::new(script).stderr(Stdio::inherit()).output();
-    let output = output.map_err(|error| format!("{}: {error}", script.display()))?;
-    let text = String::from_utf8(output.stdout)?;
-    match text.lines().last() {
-        Some(path) if output.status.success() => Ok(path.into()),
-        _ => Err(format!("{} failed: {}\n{text}", script.display(), output.status).into()),
-    }
-}
-
 // === impl Addresses ===
 
 impl Addresses {
-    fn choose(args: &Args) -> Result<Self> {
-        // Held until all are chosen, so that no two of them are the same free port.
+    /// Also what holds them until the servers start, so that no two of them, or of a cluster's, are the same free port.
+    fn choose(args: &Args) -> Result<(Self, Vec<TcpListener>)> {
         let mut held = Vec::new();
         let mut choose = |what: &str, flag: &str, wanted: SocketAddr| -> Result<SocketAddr> {
             let listener = TcpListener::bind(wanted).map_err(|error| {
@@ -108,13 +113,14 @@ impl Addresses {
             held.push(listener);
             Ok(chosen)
         };
-        Ok(Self {
+        let chosen = Self {
             envoy: choose("Envoy", "--listen", args.listen)?,
             admin: choose("Envoy's admin interface", "--listen-admin", args.listen_admin)?,
             grpc: choose("tiergate", "--listen-grpc", args.listen_grpc)?,
             http: choose("tiergate's HTTP side", "--listen-http", args.listen_http)?,
             model: choose("the sample model", "--listen-model", args.listen_model)?,
-        })
+        };
+        Ok((chosen, held))
     }
 
     /// The shipped configuration with these addresses in place of its own.
@@ -142,15 +148,17 @@ fn socket_address(ip: &str, port: u16) -> String {
 // === impl Files ===
 
 impl Files {
-    fn find() -> Result<Self> {
+    fn find(args: &Args) -> Result<Self> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let examples = std::env::current_exe()?.parent().ok_or("no folder of examples")?.to_owned();
         let built = examples.parent().ok_or("no folder of binaries")?;
-        let logs = built.parent().unwrap_or(built).join("tour");
+        let logs = built.parent().unwrap_or(built).join(if args.kube { "tour-kube" } else { "tour" });
         let files = Self {
             manifests: root.join("examples/manifests"),
             envoy_config: root.join("envoy/tiergate.yaml"),
             envoy_script: root.join("scripts/envoy.sh"),
+            kube_script: root.join("scripts/kube.sh"),
+            permissions: root.join("docs/kubernetes.md"),
             tiergate: built.join("tiergate"),
             model: examples.join("model"),
             logs,

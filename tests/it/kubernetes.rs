@@ -7,6 +7,7 @@ mod review;
 mod scale;
 mod stampede;
 mod start;
+mod tour;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

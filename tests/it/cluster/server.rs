@@ -25,9 +25,10 @@ kill -9 $server 2>/dev/null; wait $server 2>/dev/null
 [ -z "$folder" ] || rm -rf "$folder""#;
 
 impl Server {
-    pub(crate) fn start(program: &Path, arguments: &[String], log: &Path, folder: Option<&Path>) -> Self {
+    pub(crate) fn start(server: &Command, log: &Path, folder: Option<&Path>) -> Self {
         let mut command = Command::new("sh");
-        command.args(["-c", KEEP, "sh"]).arg(log).arg(folder.unwrap_or(Path::new(""))).arg(program).args(arguments);
+        command.args(["-c", KEEP, "sh"]).arg(log).arg(folder.unwrap_or(Path::new("")));
+        command.arg(server.get_program()).args(server.get_args());
         let mut shell = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let input = shell.stdin.take();
         let mut id = String::new();
