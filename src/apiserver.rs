@@ -145,7 +145,7 @@ impl ApiServer {
             let request = axum::http::Request::get(path).body(Vec::new()).map_err(kube::Error::HttpError)?;
             self.0.client.request(request).await
         };
-        self.0.guard.call(Call::Keys(path), 0, call).await
+        self.0.guard.call(Call::Keys, 0, call).await
     }
 }
 

@@ -150,7 +150,7 @@ fn source(args: &Serve, clock: Clock) -> Result<Source, StartError> {
     match (&args.manifests, args.kubernetes) {
         (Some(folder), false) => Ok(Source::Folder(Box::new(Folder::new(folder, options)))),
         (None, true) => {
-            let cluster = Kubernetes::connect(args.kubeconfig.as_deref(), options, clock)?;
+            let cluster = Kubernetes::connect(args.kubeconfig.as_deref(), options, !args.no_status, clock)?;
             Ok(Source::Kubernetes(Box::new(cluster)))
         }
         _ => Err(StartError::OneSource),

@@ -70,6 +70,9 @@ pub struct Serve {
     /// How the cluster is reached [default: the cluster that this runs in, else KUBECONFIG, else ~/.kube/config]
     #[arg(long, env = "TIERGATE_KUBECONFIG", value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
+    /// Write no conditions into the status of policies, and no Events
+    #[arg(long, env = "TIERGATE_NO_STATUS", value_parser = FalseyValueParser::new())]
+    pub no_status: bool,
     #[command(flatten)]
     pub authority: AuthorityArgs,
     /// Where Envoy's gRPC calls are answered

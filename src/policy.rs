@@ -12,6 +12,7 @@ mod lint;
 mod nearest;
 mod route;
 mod selector;
+mod status;
 mod tiers;
 
 #[cfg(test)]
@@ -37,6 +38,7 @@ pub use self::limits::{Limit, LimitKind, LimitSet, Matched, ShadowLimits};
 pub use self::nearest::Nearest;
 pub use self::route::RouteTable;
 pub use self::selector::Selector;
+pub use self::status::{Condition as StatusCondition, say};
 
 use crate::access::Rbac;
 use crate::gate::{Code, Denial};
@@ -67,6 +69,9 @@ pub struct Policy {
     /// The tiers that limits are for.
     pub named_tiers: BTreeSet<Arc<str>>,
     pub problems: Vec<Problem>,
+    /// The policies that are in force on some route; and those that are for some, and replaced on all of them.
+    pub enforced: HashSet<ObjectName>,
+    pub overridden: HashSet<ObjectName>,
     /// Where each object is written that was read.
     pub places: HashMap<ObjectName, Place>,
     /// How many objects went in.

@@ -158,7 +158,7 @@ impl Files {
             envoy_config: root.join("envoy/tiergate.yaml"),
             envoy_script: root.join("scripts/envoy.sh"),
             kube_script: root.join("scripts/kube.sh"),
-            permissions: root.join("docs/kubernetes.md"),
+            permissions: root.join("deploy/base"),
             tiergate: built.join("tiergate"),
             model: examples.join("model"),
             logs,

@@ -66,8 +66,7 @@ pub(super) struct Guard {
 pub(super) enum Call {
     TokenReview,
     SubjectAccessReview,
-    /// Of this path.
-    Keys(&'static str),
+    Keys,
 }
 
 /// Why there is no answer.
@@ -190,7 +189,7 @@ impl Guard {
 
     fn spend(&self, call: Call, caller: Caller) -> Result<(), Failure> {
         // They are asked for once in a while, and without them nobody is let in.
-        if matches!(call, Call::Keys(_)) {
+        if matches!(call, Call::Keys) {
             return Ok(());
         }
         if self.asked.fetch_add(1, Ordering::Relaxed) == SWEEP {
@@ -269,7 +268,7 @@ impl Call {
         match self {
             Call::TokenReview => "token_review",
             Call::SubjectAccessReview => "subject_access_review",
-            Call::Keys(_) => "keys",
+            Call::Keys => "keys",
         }
     }
 
@@ -279,16 +278,17 @@ impl Call {
     }
 
     /// The rule of RBAC that permits it, as it is written in a ClusterRole.
-    fn rule(self) -> String {
+    fn rule(self) -> &'static str {
         match self {
             Call::TokenReview => {
-                r#"{apiGroups: ["authentication.k8s.io"], resources: ["tokenreviews"], verbs: ["create"]}"#.to_owned()
+                r#"{apiGroups: ["authentication.k8s.io"], resources: ["tokenreviews"], verbs: ["create"]}"#
             }
             Call::SubjectAccessReview => {
                 r#"{apiGroups: ["authorization.k8s.io"], resources: ["subjectaccessreviews"], verbs: ["create"]}"#
-                    .to_owned()
             }
-            Call::Keys(path) => format!(r#"{{nonResourceURLs: ["{path}"], verbs: ["get"]}}"#),
+            Call::Keys => {
+                r#"{nonResourceURLs: ["/openid/v1/jwks", "/.well-known/openid-configuration"], verbs: ["get"]}"#
+            }
         }
     }
 }

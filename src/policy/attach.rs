@@ -177,6 +177,13 @@ impl<'m, R: Merge, T> Attachments<'m, R, T> {
         made
     }
 
+    /// The policies that apply somewhere, and those that would if others did not replace them everywhere.
+    pub(super) fn in_force(&self) -> (HashSet<ObjectName>, HashSet<ObjectName>) {
+        let owned =
+            |objects: &mut dyn Iterator<Item = &&'m ObjectName>| objects.map(|object| (*object).clone()).collect();
+        (owned(&mut self.used.iter()), owned(&mut self.reached.difference(&self.used)))
+    }
+
     /// Problems that showed when policies were put together; and the policies that never came to it.
     pub(super) fn into_problems(mut self) -> Vec<Problem> {
         for (target, policy) in &self.by_target {

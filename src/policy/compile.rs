@@ -88,6 +88,10 @@ pub fn compile(mut manifests: Manifests, options: &Options) -> Policy {
         let name = gateway.meta.object.path().into();
         policy.gateways.push(GatewayPlan { name, listeners, broken: gateway.broken });
     }
+    for (enforced, overridden) in [attached.auth.in_force(), attached.requests.in_force(), attached.tokens.in_force()] {
+        policy.enforced.extend(enforced);
+        policy.overridden.extend(overridden);
+    }
     problems.extend(attached.into_problems());
     lint::policy(&policy, &manifests, options, (&mapping, &instances), &mut problems);
     if let Some(Ok(tiers)) = &mapping {

@@ -5,6 +5,7 @@
 //! namespace is a tier's: the API server cannot select by a part of a name, and one watch for each tier's namespace would need
 //! another one of all namespaces, and a connection each. Of an LLMInferenceService too the header says everything.
 
+mod status;
 mod store;
 mod watch;
 
@@ -20,8 +21,9 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc::{Receiver, channel};
 use tokio::time::{Instant, timeout_at};
 
+use self::status::{News, Writer};
 use self::store::Store;
-use self::watch::{Outlet, Update, Watch};
+use self::watch::{Outlet, Update, Watch, heartbeat};
 use super::{FolderError, on_large_stack};
 use crate::apiserver::{KubernetesError, connection};
 use crate::limit::Clock;
@@ -42,18 +44,25 @@ pub struct Kubernetes {
     options: Options,
     watches: Vec<Arc<Watch>>,
     store: Store,
+    /// Whether objects are told about themselves.
+    statuses: bool,
 }
 
 // === impl Kubernetes ===
 
 impl Kubernetes {
     /// Connects to the API server of `kubeconfig`; without one to that of the cluster that this runs in, or of the default
-    /// kubeconfig. It is waited for while it does not answer.
+    /// kubeconfig. It is waited for while it does not answer. With `statuses`, objects are told about themselves.
     ///
     /// # Errors
     ///
     /// The kubeconfig cannot be used, or the server does not accept its credentials.
-    pub fn connect(kubeconfig: Option<&Path>, options: Options, clock: Clock) -> Result<Self, KubernetesError> {
+    pub fn connect(
+        kubeconfig: Option<&Path>,
+        options: Options,
+        statuses: bool,
+        clock: Clock,
+    ) -> Result<Self, KubernetesError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (client, server) = runtime.block_on(async {
             let config = connection::config(kubeconfig).await?;
@@ -62,7 +71,7 @@ impl Kubernetes {
         })?;
         let watches: Vec<Arc<Watch>> = KINDS.iter().map(|kind| Arc::new(Watch::of(kind, &options))).collect();
         let store = Store::new(&server, &watches, clock);
-        Ok(Kubernetes { runtime, client, options, watches, store })
+        Ok(Kubernetes { runtime, client, options, watches, store, statuses })
     }
 
     /// What there is before anything was read.
@@ -74,13 +83,27 @@ impl Kubernetes {
     /// Watches the cluster for ever, and passes on what it becomes.
     pub fn watch(mut self, mut changed: impl FnMut(Result<Policy, FolderError>)) {
         let (send, updates) = channel(BACKLOG);
+        let (tell, news) = tokio::sync::watch::channel(News::default());
+        if self.statuses {
+            self.runtime.spawn(Writer::new(self.client.clone()).run(news));
+        }
         for (at, watch) in self.watches.iter().enumerate() {
             let outlet = Outlet { at, updates: send.clone() };
             let (watch, client) = (Arc::clone(watch), self.client.clone());
             self.runtime.spawn(async move { watch.follow(&client, &outlet).await });
         }
-        drop(send);
-        let own = own(&mut self.store, updates, |store| changed(snapshot(store, &self.options)));
+        // Of no watch.
+        let (outlet, client) = (Outlet { at: usize::MAX, updates: send }, self.client.clone());
+        self.runtime.spawn(async move { heartbeat(&client, &outlet).await });
+        let own = own(&mut self.store, updates, |store| {
+            let policy = snapshot(store, &self.options);
+            if let Ok(policy) = policy.as_ref()
+                && policy.unready.is_none()
+            {
+                tell.send_replace(News::of(policy, |object| store.about(object)));
+            }
+            changed(policy);
+        });
         self.runtime.block_on(own);
     }
 }

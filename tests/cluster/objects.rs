@@ -72,18 +72,27 @@ pub async fn delete(client: &Client, object: &Value) -> Result<()> {
     Ok(())
 }
 
-fn api(client: &Client, object: &Value) -> Result<(Api<DynamicObject>, String)> {
+pub fn api(client: &Client, object: &Value) -> Result<(Api<DynamicObject>, String)> {
     let field = |pointer| text(object, pointer).ok_or_else(|| format!("no `{pointer}` in {object}"));
     let (kind, version) = (field("/kind")?, field("/apiVersion")?);
     let (group, version) = version.split_once('/').unwrap_or(("", version));
     let known = KINDS.iter().find(|known| known.name == kind);
-    let plural = known.map_or_else(|| format!("{}s", kind.to_lowercase()), |known| known.plural());
+    let plural = known.map_or_else(|| plural(kind), |known| known.plural());
     let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), &plural);
     let api = match text(object, "/metadata/namespace") {
         Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
         None => Api::all_with(client.clone(), &resource),
     };
     Ok((api, field("/metadata/name")?.to_owned()))
+}
+
+/// Of a kind that tiergate does not read.
+fn plural(kind: &str) -> String {
+    let kind = kind.to_lowercase();
+    match kind.strip_suffix('y') {
+        Some(stem) => format!("{stem}ies"),
+        None => format!("{kind}s"),
+    }
 }
 
 fn text<'v>(value: &'v Value, pointer: &str) -> Option<&'v str> {

@@ -12,6 +12,7 @@ use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use kube::Client;
+use kube::api::{Api, DynamicObject};
 use serde_json::{Value, json};
 
 use self::control_plane::ControlPlane;
@@ -206,4 +207,8 @@ pub(crate) async fn apply_object(client: &Client, object: &Value) {
 
 pub(crate) async fn delete(client: &Client, object: &Value) {
     objects::delete(client, object).await.unwrap();
+}
+
+pub(crate) fn api(client: &Client, object: &Value) -> (Api<DynamicObject>, String) {
+    objects::api(client, object).unwrap()
 }

@@ -1,12 +1,15 @@
 //! tiergate on a real kube-apiserver.
 
 mod access;
+mod away;
 mod changes;
+mod deploy;
 mod outage;
 mod review;
 mod scale;
 mod stampede;
 mod start;
+mod status;
 mod tour;
 
 use std::path::{Path, PathBuf};
@@ -31,11 +34,12 @@ pub(crate) struct World {
     pub(crate) objects: Vec<Value>,
 }
 
-/// What docs/kubernetes.md says that tiergate's ServiceAccount may do: the ClusterRole, and the Role for the ConfigMap.
+/// What tiergate's ServiceAccount may do: the ClusterRole, and the Role for the ConfigMap.
 fn roles() -> [Value; 2] {
-    let text = std::fs::read_to_string(root("docs/kubernetes.md")).unwrap();
-    let yaml = text.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
-    objects(yaml).try_into().unwrap()
+    ["cluster-role", "tier-mapping-role"].map(|file| {
+        let text = std::fs::read_to_string(root(&format!("deploy/base/{file}.yaml"))).unwrap();
+        objects(&text).swap_remove(0)
+    })
 }
 
 /// The ClusterRole's rules.

@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use kube::Client;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::runtime::Runtime;
 
 use self::control_plane::ControlPlane;
@@ -25,7 +25,7 @@ pub struct Cluster {
     runtime: Runtime,
     client: Client,
     control_plane: ControlPlane,
-    /// tiergate's, which may do what docs/kubernetes.md says and nothing else.
+    /// tiergate's, which may do what deploy/base says and nothing else.
     kubeconfig: PathBuf,
 }
 
@@ -64,7 +64,7 @@ impl Cluster {
                 let text = fs::read_to_string(&file)?;
                 objects::apply(&client, &text).await.map_err(|error| format!("{}: {error}", file.display()))?;
             }
-            permit(&client, &fs::read_to_string(parts.permissions)?).await
+            permit(&client, parts.permissions).await
         })?;
         let token = runtime.block_on(objects::token(&client, NAMESPACE, "tiergate", &[]))?;
         let server = control_plane.server();
@@ -98,29 +98,10 @@ impl Cluster {
     }
 }
 
-/// A ServiceAccount for tiergate, and the roles of the documentation bound to it.
-async fn permit(client: &Client, page: &str) -> Result<()> {
-    let yaml = page.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next());
-    let roles = objects::objects(yaml.ok_or("docs/kubernetes.md has no roles in YAML")?)?;
-    let account = json!({"kind": "ServiceAccount", "name": "tiergate", "namespace": NAMESPACE});
-    let metadata = json!({"name": "tiergate", "namespace": NAMESPACE});
-    let account_object = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata});
-    objects::apply(client, &account_object.to_string()).await?;
-    for role in roles {
-        objects::apply_object(client, &role).await?;
-        objects::apply_object(client, &binding(&role, &account)).await?;
+/// tiergate's ServiceAccount and what it may do, as they are deployed.
+async fn permit(client: &Client, base: &Path) -> Result<()> {
+    for file in ["service-account.yaml", "cluster-role.yaml", "tier-mapping-role.yaml"] {
+        objects::apply(client, &fs::read_to_string(base.join(file))?).await?;
     }
     Ok(())
-}
-
-/// Gives `role` to `subject`, under the role's name.
-fn binding(role: &Value, subject: &Value) -> Value {
-    let field = |name| role.get(name).and_then(Value::as_str).unwrap_or_default();
-    json!({
-        "apiVersion": field("apiVersion"), "kind": format!("{}Binding", field("kind")), "metadata": role.get("metadata"),
-        "subjects": [subject],
-        "roleRef": {
-            "apiGroup": "rbac.authorization.k8s.io", "kind": field("kind"), "name": role.pointer("/metadata/name"),
-        },
-    })
 }

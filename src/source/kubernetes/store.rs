@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::watch::{Fault, Object, Update, Watch};
 use crate::limit::{Clock, Nanos};
-use crate::manifest::{Finding, Manifests, Place, Problem, Severity};
+use crate::manifest::{Finding, Manifests, ObjectName, Place, Problem, Severity};
 use crate::policy::Behind;
 
 /// Namespace and name.
@@ -23,6 +23,9 @@ pub(super) struct Store {
     hasher: RandomState,
     clock: Clock,
     rbac_changed: Nanos,
+    /// When the server answered last, and why it does not now.
+    heard: Nanos,
+    silent: Option<String>,
 }
 
 /// One kind of object.
@@ -38,10 +41,19 @@ struct Watched {
     since: Nanos,
 }
 
+/// What an object says of itself that policies do not ask for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct About {
+    pub version: &'static str,
+    pub uid: String,
+    pub generation: i64,
+}
+
 /// One object.
 #[derive(Debug)]
 struct Entry {
     fingerprint: u64,
+    about: About,
     /// What has not been read yet.
     unread: Option<Value>,
     /// What it says; where it is in error, what it said last without.
@@ -61,24 +73,41 @@ impl Store {
         };
         let kinds = watches.iter().map(watched).collect();
         let (server, hasher) = (server.to_owned(), RandomState::new());
-        Store { server, kinds, hasher, clock, rbac_changed: Nanos::default() }
+        let (rbac_changed, heard) = (Nanos::default(), clock.now());
+        Store { server, kinds, hasher, clock, rbac_changed, heard, silent: None }
     }
 
     /// Takes over what the watch of kind `at` saw; whether that changes anything.
     pub(super) fn apply(&mut self, at: usize, update: Update) -> bool {
         let now = self.clock.now();
+        if let Update::Server(answer) = update {
+            return self.note(answer, now);
+        }
         let Some(watched) = self.kinds.get_mut(at) else { return false };
-        let changed = match update {
-            Update::Listed(objects) => watched.replace(objects, &self.hasher),
-            Update::Changed(object) => watched.put(object, &self.hasher),
-            Update::Deleted(key) => watched.objects.remove(&key).is_some(),
-            Update::Watching => return watched.fault.take().is_some(),
-            Update::Failed(fault) => watched.fail(fault, now),
+        let before = watched.objects.len();
+        let (changed, objects_changed) = match update {
+            Update::Listed(objects) => twice(watched.replace(objects, &self.hasher)),
+            Update::Changed(object) => twice(watched.put(object, &self.hasher)),
+            Update::Deleted(key) => twice(watched.objects.remove(&key).is_some()),
+            Update::Watching => (watched.fault.take().is_some(), false),
+            // What is not seen any more has not changed for that; what is not defined any more is gone.
+            Update::Failed(fault) => (watched.fail(fault, now), watched.objects.len() != before),
+            Update::Server(_) => (false, false),
         };
-        if changed && watched.is_rbac() {
+        if objects_changed && watched.is_rbac() {
             self.rbac_changed = now;
         }
         changed
+    }
+
+    /// Whether the server began to be silent, or ended it.
+    fn note(&mut self, answer: Result<(), String>, now: Nanos) -> bool {
+        let before = self.silent.is_some();
+        match answer {
+            Ok(()) => (self.heard, self.silent) = (now, None),
+            Err(why) => self.silent = Some(self.silent.take().unwrap_or(why)),
+        }
+        before != self.silent.is_some()
     }
 
     /// When RBAC changed last, as far as was seen.
@@ -86,10 +115,13 @@ impl Store {
         self.rbac_changed
     }
 
-    /// Since when something that was known is not watched, and so may have changed.
+    /// Since when changes may not have been seen: something that was known is not watched, or the server is silent.
     pub(super) fn behind(&self) -> Option<Behind> {
-        let blind = self.kinds.iter().filter(|watched| watched.is_blind()).min_by_key(|watched| watched.since)?;
-        Some(Behind { since: blind.since, why: format!("{} not watched", blind.describe()).into() })
+        let blind = self.kinds.iter().filter(|watched| watched.is_blind());
+        let blind = blind.map(|watched| (watched.since, format!("{} not watched", watched.describe())));
+        let silent = self.silent.iter().map(|why| (self.heard, format!("{}: {why}", self.server)));
+        let (since, why) = silent.chain(blind).min_by_key(|(since, _)| *since)?;
+        Some(Behind { since, why: why.into() })
     }
 
     /// What all objects say. Objects that are new or changed are read; one in error keeps its own last good version.
@@ -100,6 +132,13 @@ impl Store {
             manifests.append(&entry.read);
         }
         manifests
+    }
+
+    /// What is known of an object beside what it says.
+    pub(super) fn about(&self, object: &ObjectName) -> Option<About> {
+        let watched = self.kinds.iter().find(|watched| watched.watch.kind.name == &*object.kind)?;
+        let key = (object.namespace.to_string(), object.name.to_string());
+        watched.objects.get(&key).map(|entry| entry.about.clone())
     }
 
     /// Why nothing can be decided: a kind without which a request could pass that should not, or be refused that should
@@ -120,20 +159,19 @@ impl Store {
     /// What is wrong with the watches.
     pub(super) fn problems(&self) -> Vec<Problem> {
         let mut problems: Vec<Problem> = self.kinds.iter().filter_map(Watched::problem).collect();
-        // One server that is away is one problem, however many watches it ends.
-        let unreachable = |watched: &&Watched| matches!(watched.fault, Some(Fault::Unreachable(_)));
-        let away: Vec<&Watched> = self.kinds.iter().filter(unreachable).collect();
-        if let Some(Watched { fault: Some(Fault::Unreachable(why)), .. }) = away.first() {
+        // One server that is away is one problem, in the words of the first watch that noticed, however many it ends.
+        let away = self.kinds.iter().filter_map(|watched| match &watched.fault {
+            Some(Fault::Unreachable(why)) => Some((watched.since, why)),
+            _ => None,
+        });
+        let first = away.min_by_key(|(since, _)| *since).map(|(_, why)| why);
+        if let Some(why) = first.or(self.silent.as_ref()) {
             let message = match self.kinds.iter().all(|watched| watched.known) {
                 true => format!("{why}; what was read last stays in force, and changes are not seen"),
                 false => why.clone(),
             };
-            let kinds: Vec<String> = away.iter().map(|watched| watched.watch.kind.plural()).collect();
             let problem = problem(Finding::ClusterUnreachable, &self.server, Severity::Error, message);
-            problems.push(problem.remedy(format!(
-                "see whether the API server answers, and what lies between; not watched: {}",
-                kinds.join(", ")
-            )));
+            problems.push(problem.remedy("see whether the API server answers, and what lies between"));
         }
         problems
     }
@@ -144,13 +182,20 @@ impl Store {
     }
 }
 
+fn twice(value: bool) -> (bool, bool) {
+    (value, value)
+}
+
 // === impl Watched ===
 
 impl Watched {
     fn put(&mut self, object: Object, hasher: &RandomState) -> bool {
-        let entry = Entry::of(object.value, hasher);
+        let entry = Entry::of(object.value, object.about, hasher);
         match self.objects.get_mut(&object.key) {
-            Some(known) if known.fingerprint == entry.fingerprint => return false,
+            Some(known) if known.fingerprint == entry.fingerprint => {
+                known.about = entry.about;
+                return false;
+            }
             // What it said before is its last good version, should it be in error now.
             Some(known) => *known = Entry { read: std::mem::take(&mut known.read), ..entry },
             None => {
@@ -276,8 +321,13 @@ fn problem(code: Finding, what: &str, severity: Severity, message: String) -> Pr
 // === impl Entry ===
 
 impl Entry {
-    fn of(value: Value, hasher: &RandomState) -> Self {
-        Entry { fingerprint: hasher.hash_one(value.to_string()), unread: Some(value), read: Manifests::default() }
+    fn of(value: Value, about: About, hasher: &RandomState) -> Self {
+        Entry {
+            fingerprint: hasher.hash_one(value.to_string()),
+            about,
+            unread: Some(value),
+            read: Manifests::default(),
+        }
     }
 
     fn read(&mut self) {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc::{Receiver, channel};
 
 use self::server::{Answer, Scripted};
-use super::store::Store;
+use super::store::{About, Store};
 use super::watch::{Fault, Object, Outlet, Update, Watch};
 use crate::limit::Clock;
 use crate::manifest::{KINDS, Kind, Manifests, ModelGrant, Severity};
@@ -46,6 +46,7 @@ async fn next(updates: &mut Receiver<(usize, Update)>) -> String {
         Update::Watching => "watching".to_owned(),
         Update::Failed(Fault::Unreachable(why)) => format!("unreachable: {why}"),
         Update::Failed(fault) => format!("{fault:?}"),
+        Update::Server(answer) => format!("server {answer:?}"),
     }
 }
 
@@ -181,7 +182,8 @@ fn changed(kind: &str, name: &str, spec: Value) -> Object {
     let mut value = object(kind, name, 1);
     value["spec"] = spec;
     value["apiVersion"] = "gateway.networking.k8s.io/v1".into();
-    Object { key: ("ns".to_owned(), name.to_owned()), value }
+    let about = About { version: "v1", uid: String::new(), generation: 1 };
+    Object { key: ("ns".to_owned(), name.to_owned()), about, value }
 }
 
 fn gateway(name: &str, port: u32) -> Object {

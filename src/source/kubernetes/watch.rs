@@ -17,7 +17,7 @@ use serde_json::Value;
 use tokio::sync::mpsc::Sender;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::store::Key;
+use super::store::{About, Key};
 use crate::apiserver::connection::reason;
 use crate::manifest::Kind;
 use crate::policy::Namespaces;
@@ -52,6 +52,7 @@ pub(super) struct Watch {
 #[derive(Debug)]
 pub(super) struct Object {
     pub key: Key,
+    pub about: About,
     pub value: Value,
 }
 
@@ -65,6 +66,8 @@ pub(super) enum Update {
     /// The watch stands: whatever changes from now on is seen.
     Watching,
     Failed(Fault),
+    /// The server answers, or why it does not: of no watch, since one whose server hangs says nothing.
+    Server(Result<(), String>),
 }
 
 /// Why there is no watch.
@@ -96,6 +99,31 @@ enum End {
 pub(super) struct Outlet {
     pub at: usize,
     pub updates: Sender<(usize, Update)>,
+}
+
+/// How often the server is asked whether it is there, and how long it has to answer.
+const BEAT: Duration = Duration::from_secs(2);
+const BEAT_ANSWER: Duration = Duration::from_secs(3);
+
+/// Asks the server, over and over, whether it is there, and says when that changes.
+pub(super) async fn heartbeat(client: &Client, outlet: &Outlet) {
+    let mut well = true;
+    loop {
+        let answer = timeout(BEAT_ANSWER, client.apiserver_version()).await;
+        let answer = match answer {
+            Err(_) => Err(format!("no answer within {} s", BEAT_ANSWER.as_secs())),
+            // A refusal is an answer.
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(kube::Error::Api(status))) if status.code < 500 => Ok(()),
+            Ok(Err(error)) => Err(reason(&error)),
+        };
+        let now = answer.is_ok();
+        if (now != well || now) && outlet.send(Update::Server(answer)).await.is_err() {
+            return;
+        }
+        well = now;
+        sleep(BEAT).await;
+    }
 }
 
 // === impl Watch ===
@@ -164,7 +192,7 @@ impl Watch {
         }
     }
 
-    async fn follow_version<K>(&self, api: Api<K>, version: &str, outlet: &Outlet) -> End
+    async fn follow_version<K>(&self, api: Api<K>, version: &'static str, outlet: &Outlet) -> End
     where
         K: Resource + Clone + Debug + Serialize + DeserializeOwned,
     {
@@ -178,7 +206,7 @@ impl Watch {
     }
 
     /// Lists, and then watches what was listed for as long as that can be continued.
-    async fn follow_once<K>(&self, api: &Api<K>, version: &str, outlet: &Outlet) -> End
+    async fn follow_once<K>(&self, api: &Api<K>, version: &'static str, outlet: &Outlet) -> End
     where
         K: Resource + Clone + Debug + Serialize + DeserializeOwned,
     {
@@ -217,7 +245,7 @@ impl Watch {
     }
 
     /// All objects, and the version of the list.
-    async fn list<K>(&self, api: &Api<K>, version: &str) -> Result<(Vec<Object>, String), kube::Error>
+    async fn list<K>(&self, api: &Api<K>, version: &'static str) -> Result<(Vec<Object>, String), kube::Error>
     where
         K: Resource + Clone + Debug + Serialize + DeserializeOwned,
     {
@@ -235,7 +263,7 @@ impl Watch {
     }
 
     /// One watch from the version `at` on, which follows what is seen; until the server ends it.
-    async fn watch<K>(&self, api: &Api<K>, version: &str, at: &mut String, outlet: &Outlet) -> Result<(), End>
+    async fn watch<K>(&self, api: &Api<K>, version: &'static str, at: &mut String, outlet: &Outlet) -> Result<(), End>
     where
         K: Resource + Clone + Debug + Serialize + DeserializeOwned,
     {
@@ -276,12 +304,17 @@ impl Watch {
     }
 
     /// What is kept of an object, if it is.
-    fn object<K: Resource + Serialize>(&self, object: &K, version: &str) -> Option<Object> {
+    fn object<K: Resource + Serialize>(&self, object: &K, version: &'static str) -> Option<Object> {
         let meta = object.meta();
         let key = (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default());
         if !self.namespaces.hold(&key.0) || self.only.as_ref().is_some_and(|only| *only != key) {
             return None;
         }
+        let about = About {
+            version,
+            uid: meta.uid.clone().unwrap_or_default(),
+            generation: meta.generation.unwrap_or_default(),
+        };
         let mut value = serde_json::to_value(object).ok()?;
         strip(&mut value, self.header_only && self.kind.name == "ServiceAccount");
         if let Value::Object(fields) = &mut value {
@@ -289,7 +322,7 @@ impl Watch {
             fields.insert("kind".to_owned(), self.kind.name.into());
             fields.insert("apiVersion".to_owned(), self.kind.api_version(version).into());
         }
-        Some(Object { key, value })
+        Some(Object { key, about, value })
     }
 
     /// The versions, not known here, in which the cluster serves the kind.

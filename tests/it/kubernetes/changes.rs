@@ -13,7 +13,7 @@ const BOUND: Duration = Duration::from_secs(5);
 #[tokio::test]
 async fn the_tours_callers_get_what_the_tour_says() {
     let world = World::new(&SHARED, "tour").await;
-    let tiergate = world.tiergate(&SHARED, &[]).await;
+    let tiergate = world.tiergate(&SHARED, &["--no-status"]).await;
     let mut free = world.caller(&tiergate, "free", "alice-12345678").await;
     let mut premium = world.caller(&tiergate, "premium", "jland-78028f6d").await;
     let mut enterprise = world.caller(&tiergate, "enterprise", "ivan-e85d40b9").await;

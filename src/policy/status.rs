@@ -1,0 +1,87 @@
+//! What a policy object is told about itself: whether it is accepted, and whether it is in force.
+//!
+//! Types and reasons are those of GEP-713 and of Kuadrant: <https://gateway-api.sigs.k8s.io/geps/gep-713/>.
+
+use std::collections::HashMap;
+
+use super::Policy;
+use crate::manifest::{Finding, ObjectName, Problem};
+
+/// A condition of an object's status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// Its `type`.
+    pub name: &'static str,
+    pub holds: bool,
+    pub reason: &'static str,
+    pub message: String,
+}
+
+// === impl Policy ===
+
+impl Policy {
+    /// The conditions of every policy object.
+    #[must_use]
+    pub fn conditions(&self) -> HashMap<&ObjectName, [Condition; 2]> {
+        let mut problems: HashMap<&ObjectName, Vec<&Problem>> = HashMap::new();
+        for problem in &self.problems {
+            if let Some(object) = &problem.object {
+                problems.entry(object).or_default().push(problem);
+            }
+        }
+        let policies = self.places.keys().filter(|object| object.kind.ends_with("Policy"));
+        policies
+            .map(|object| (object, self.conditions_of(object, problems.get(object).map_or(&[], Vec::as_slice))))
+            .collect()
+    }
+
+    fn conditions_of(&self, object: &ObjectName, problems: &[&Problem]) -> [Condition; 2] {
+        let unaccepted = problems.iter().find_map(|problem| Some((reason(problem)?, say(problem))));
+        let in_error = problems.iter().any(|problem| problem.is_error());
+        let condition =
+            |name, holds, reason, message: &str| Condition { name, holds, reason, message: message.to_owned() };
+        let accepted = match &unaccepted {
+            None => condition(ACCEPTED, true, ACCEPTED, "tiergate reads and uses it"),
+            Some((reason, message)) => condition(ACCEPTED, false, reason, message),
+        };
+        let (enforced, overridden) = (self.enforced.contains(object), self.overridden.contains(object));
+        let enforced = match &unaccepted {
+            _ if enforced && in_error => condition(ENFORCED, true, ENFORCED, "its last good version is in force"),
+            _ if enforced => condition(ENFORCED, true, ENFORCED, "it is in force"),
+            Some((reason, _)) if in_error => {
+                condition(ENFORCED, false, reason, "it is not in force, and requests that it is for are answered 503")
+            }
+            Some((reason, message)) => condition(ENFORCED, false, reason, message),
+            None if overridden => {
+                condition(ENFORCED, false, "Overridden", "other policies replace it on every route that it is for")
+            }
+            None => condition(ENFORCED, false, "Unknown", "no route that it is for is known"),
+        };
+        [accepted, enforced]
+    }
+}
+
+const ACCEPTED: &str = "Accepted";
+const ENFORCED: &str = "Enforced";
+
+/// Why a policy with this problem is not accepted, if it is not.
+fn reason(problem: &Problem) -> Option<&'static str> {
+    match problem.code {
+        Finding::TargetMissing => Some("TargetNotFound"),
+        // Another one has the target; where one is only replaced, no field is to blame.
+        Finding::PolicyShadowed if !problem.field.is_empty() => Some("Conflicted"),
+        _ => problem.is_error().then_some("Invalid"),
+    }
+}
+
+/// The problem, without its object: field, fault, what is expected, and what to do.
+#[must_use]
+pub fn say(problem: &Problem) -> String {
+    let field = match problem.field.as_str() {
+        "" => String::new(),
+        field => format!("{field}: "),
+    };
+    let expected = problem.expected.as_ref().map(|expected| format!("; expected {expected}")).unwrap_or_default();
+    let remedy = problem.remedy.as_ref().map(|remedy| format!("; {remedy}")).unwrap_or_default();
+    format!("{field}{}{expected}{remedy}", problem.message)
+}
