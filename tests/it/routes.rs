@@ -1,7 +1,7 @@
 //! Which rule a request belongs to, beside what a real Envoy selects from the configuration that Istio and Envoy Gateway
 //! make of the same objects: thousands of generated requests.
 
-mod generate;
+pub(crate) mod generate;
 mod patterns;
 mod translate;
 

@@ -183,7 +183,7 @@ impl Random {
     }
 
     /// Up to `most` of them, each once.
-    fn some<'a>(&mut self, of: &[&'a str], most: usize) -> Vec<&'a str> {
+    pub(crate) fn some<'a>(&mut self, of: &[&'a str], most: usize) -> Vec<&'a str> {
         let mut picked: Vec<&str> = Vec::new();
         for _ in 0..self.below(most + 1) {
             let one = self.pick(of);
