@@ -29,7 +29,7 @@ use tiergate::respond::{Style, check_response};
 
 mod support;
 
-use self::support::{captured, ext_authz, gate, now};
+use self::support::{LARGE, SMALL, captured, ext_authz, gate, gate_at, now};
 
 fn check(c: &mut Criterion) {
     let bytes = captured();
@@ -57,6 +57,10 @@ fn check(c: &mut Criterion) {
     group.bench_function("decided, answered and counted", |b| {
         b.iter(|| now(authz.decide(black_box(&request))).status.is_some());
     });
+    for (name, scale) in [("warm decision, ten models", SMALL), ("warm decision, a thousand models", LARGE)] {
+        let gate = gate_at(&request, scale);
+        group.bench_function(name, |b| b.iter(|| now(gate.check(black_box(&http), clock.now())).outcome.is_ok()));
+    }
     group.finish();
 }
 

@@ -38,9 +38,80 @@ pub fn captured() -> Vec<u8> {
     std::fs::read(root("tests/data/check.bin")).expect("the captured request is in the repository")
 }
 
-/// The tour's manifests, with limits that are never reached, and so many more for tiers that nobody has.
-fn policies(more: usize) -> (Policies, String) {
-    let mut files = Vec::new();
+/// How much there is in a policy.
+#[derive(Clone, Copy)]
+pub struct Scale {
+    pub models: usize,
+    pub tiers: usize,
+    pub bindings: usize,
+}
+
+pub const SMALL: Scale = Scale { models: 10, tiers: 3, bindings: 30 };
+pub const LARGE: Scale = Scale { models: 1_000, tiers: 20, bindings: 5_000 };
+
+/// Of the tour.
+const MODELS: usize = 4;
+const TIERS: [&str; 3] = ["free", "premium", "enterprise"];
+
+impl Scale {
+    fn tiers(self) -> Vec<String> {
+        let more = (TIERS.len()..self.tiers).map(|n| format!("tier-{n}"));
+        TIERS.into_iter().map(str::to_owned).chain(more).collect()
+    }
+
+    /// The lines of the tier ConfigMap that are not in the tour's.
+    fn more_tiers(self) -> String {
+        let more = self.tiers().split_off(TIERS.len());
+        let lines = more
+            .iter()
+            .enumerate()
+            .map(|(n, tier)| format!("    - name: {tier}\n      level: {}\n      groups: [{tier}-users]\n", 100 + n));
+        lines.collect()
+    }
+
+    /// Models with a route and a Role each, beside those of the tour; the bindings go round models and tiers.
+    fn objects(self) -> String {
+        let tiers = self.tiers();
+        let models = self.models - MODELS;
+        let mut objects = Vec::new();
+        for n in 0..models {
+            let (name, metadata) = (format!("model-{n}"), json!({"name": format!("model-{n}"), "namespace": "llm"}));
+            objects.push(json!({
+                "apiVersion": "serving.kserve.io/v1alpha1", "kind": "LLMInferenceService", "metadata": metadata,
+            }));
+            objects.push(json!({
+                "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": metadata,
+                "spec": {
+                    "parentRefs": [{"name": "maas-default-gateway", "namespace": "openshift-ingress"}],
+                    "rules": [{"matches": [{"path": {"type": "PathPrefix", "value": format!("/llm/{name}")}}]}],
+                },
+            }));
+            objects.push(json!({
+                "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": metadata,
+                "rules": [{
+                    "apiGroups": ["serving.kserve.io"], "resources": ["llminferenceservices"], "verbs": ["post"],
+                    "resourceNames": [name],
+                }],
+            }));
+        }
+        for n in 0..self.bindings {
+            let group = format!("system:serviceaccounts:maas-default-gateway-tier-{}", tiers[n % tiers.len()]);
+            objects.push(json!({
+                "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+                "metadata": {"name": format!("binding-{n}"), "namespace": "llm"},
+                "subjects": [{"kind": "Group", "apiGroup": "rbac.authorization.k8s.io", "name": group}],
+                "roleRef": {
+                    "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": format!("model-{}", n % models),
+                },
+            }));
+        }
+        objects.iter().map(|object| format!("---\n{object}\n")).collect()
+    }
+}
+
+/// The tour's manifests, with limits that are never reached, and so many more for tiers that nobody has; and what `scale` adds.
+fn policies(more: usize, scale: Option<Scale>) -> (Policies, String) {
+    let mut files: Vec<_> = scale.iter().map(|scale| ("scale.yaml".to_owned(), scale.objects())).collect();
     for entry in std::fs::read_dir(root("examples/manifests")).expect("the tour's manifests") {
         let path = entry.expect("a folder entry").path();
         let text = std::fs::read_to_string(&path).expect("a manifest");
@@ -63,7 +134,11 @@ fn policies(more: usize) -> (Policies, String) {
             }
             None => format!("{line}\n"),
         });
-        files.push((path.display().to_string(), raised.collect::<String>()));
+        let mut raised: String = raised.collect();
+        if path.ends_with("tiers.yaml") {
+            raised.extend(scale.map(Scale::more_tiers));
+        }
+        files.push((path.display().to_string(), raised));
     }
     let manifests = Manifests::read(files.iter().map(|(name, text)| (name.as_str(), text.as_str())));
     let policy = compile(manifests, &Options { grant_from_annotation: true, ..Options::default() });
@@ -79,7 +154,15 @@ pub fn gate(request: &CheckRequest) -> Arc<Gate> {
 
 /// The same, with about so many limits in all.
 pub fn gate_with_limits(request: &CheckRequest, limits: usize) -> Arc<Gate> {
-    let (policies, name) = policies(limits.saturating_sub(6) / 2);
+    gate_of(request, policies(limits.saturating_sub(6) / 2, None))
+}
+
+/// The same with so many models, tiers and bindings in all.
+pub fn gate_at(request: &CheckRequest, scale: Scale) -> Arc<Gate> {
+    gate_of(request, policies(0, Some(scale)))
+}
+
+fn gate_of(request: &CheckRequest, (policies, name): (Policies, String)) -> Arc<Gate> {
     let authority = Authority::from_jwks(JWKS, "https://kubernetes.default.svc").expect("a key set");
     let remember = Remember { identities: std::time::Duration::from_secs(86_400), ..Remember::default() };
     let gate = Gate::new(

@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
+use smallvec::SmallVec;
 
 mod review;
 
@@ -69,8 +70,16 @@ pub struct Rbac {
 
 #[derive(Debug, Default)]
 struct Bindings {
-    users: HashMap<String, Vec<Binding>>,
-    groups: HashMap<String, Vec<Binding>>,
+    users: HashMap<String, Bound>,
+    groups: HashMap<String, Bound>,
+}
+
+/// What one subject is bound to.
+#[derive(Debug, Default)]
+struct Bound {
+    /// By the names of objects, for bindings that grant nothing else: of a Role for each model, one is looked at.
+    named: HashMap<String, Vec<Binding>>,
+    other: Vec<Binding>,
 }
 
 #[derive(Clone, Debug)]
@@ -78,6 +87,9 @@ struct Binding {
     grantor: Grantor,
     rules: Arc<[Rule]>,
 }
+
+/// A binding for more names than these is not kept by name: a role of many, bound to many, would take the product of memory.
+const MAX_NAMES: usize = 8;
 
 /// A group that every API server lets do everything.
 const SUPERUSERS: &str = "system:masters";
@@ -107,7 +119,7 @@ impl Rbac {
                 Subject::User(name) => (&mut bindings.users, name),
                 Subject::Group(name) => (&mut bindings.groups, name),
             };
-            map.entry(key.clone()).or_default().push(binding.clone());
+            map.entry(key.clone()).or_default().add(&binding);
         }
     }
 
@@ -128,8 +140,52 @@ impl Bindings {
     fn authorize(&self, query: &Query<'_>) -> Option<Grantor> {
         let user = self.users.get(query.user).into_iter();
         let groups = query.groups.iter().filter_map(|group| self.groups.get(*group));
+        user.chain(groups).find_map(|bound| bound.authorize(query))
+    }
+}
+
+// === impl Bound ===
+
+impl Bound {
+    fn add(&mut self, binding: &Binding) {
+        match binding.names() {
+            Some(names) => {
+                for name in names {
+                    self.named.entry_ref(name).or_default().push(binding.clone());
+                }
+            }
+            None => self.other.push(binding.clone()),
+        }
+    }
+
+    fn authorize(&self, query: &Query<'_>) -> Option<Grantor> {
         let grants = |binding: &&Binding| binding.rules.iter().any(|rule| rule.grants(query));
-        user.chain(groups).flatten().find(grants).map(|binding| binding.grantor.clone())
+        let named = self.named.get(query.name).into_iter().flatten();
+        named.chain(&self.other).find(grants).map(|binding| binding.grantor.clone())
+    }
+}
+
+// === impl Binding ===
+
+impl Binding {
+    /// The names of the only objects that it can grant anything of, if there are few.
+    fn names(&self) -> Option<SmallVec<[&str; MAX_NAMES]>> {
+        let mut names = SmallVec::new();
+        for rule in &*self.rules {
+            if rule.resource_names.is_empty() {
+                return None;
+            }
+            for name in &rule.resource_names {
+                if names.contains(&name.as_str()) {
+                    continue;
+                }
+                if names.len() == MAX_NAMES {
+                    return None;
+                }
+                names.push(name.as_str());
+            }
+        }
+        Some(names)
     }
 }
 

@@ -124,6 +124,40 @@ fn one_rule_of_many_is_enough_and_two_halves_are_not() {
     assert!(!bind(vec![]));
 }
 
+/// However a binding is kept: by the names in it, or beside those.
+#[test]
+fn a_binding_grants_what_its_rules_grant_whichever_names_they_have() {
+    let names: Vec<String> = (0..12).map(|n| format!("model-{n}")).collect();
+    let first = |count: usize| names.iter().take(count).map(String::as_str).collect::<Vec<_>>();
+    let (groups, resources) = (["serving.kserve.io"], ["llminferenceservices"]);
+    let named = |names: &[&str], verb| rule_of(&groups, &resources, names, &[verb]);
+    let roles: Vec<Vec<Rule>> = vec![
+        vec![],
+        vec![named(&[], "post")],
+        vec![named(&["model-3"], "post")],
+        vec![named(&["model-3", "model-3"], "post"), named(&["model-3", "model-4"], "get")],
+        vec![named(&["model-3"], "get"), named(&[], "post")],
+        vec![named(&[""], "post")],
+        vec![named(&["*"], "post")],
+        vec![named(&first(8), "post")],
+        vec![named(&first(9), "post")],
+        vec![named(&first(8), "post"), named(&["model-9"], "get")],
+        vec![named(&first(12), "get"), named(&["model-1"], "post")],
+    ];
+    let asked = first(12).into_iter().chain(["", "*", "qwen3"]);
+    for (name, verb) in asked.flat_map(|name| [(name, "post"), (name, "get")]) {
+        let query = Query { name, verb, ..QUERY };
+        for (i, role) in roles.iter().enumerate() {
+            let mut rbac = Rbac::default();
+            // Beside others, of the same subject and of another.
+            rbac.bind("llm", "other", &vec![named(&["other"], "post")].into(), &[user("alice"), group("premium")]);
+            rbac.bind("llm", "binding", &role.clone().into(), &[group("premium")]);
+            let granted = role.iter().any(|rule| rule.grants(&query));
+            assert_eq!(rbac.authorize(&query), granted.then(|| by("binding").unwrap()), "role {i}: {query:?}");
+        }
+    }
+}
+
 #[test]
 fn role_in_another_namespace_grants_nothing() {
     let rbac = rbac([

@@ -8,6 +8,8 @@
     reason = "a test that panics has failed, which is what it is for"
 )]
 
+#[path = "../../benches/support.rs"]
+mod bench;
 mod cases;
 mod classic;
 mod cli;
