@@ -193,7 +193,6 @@ fn gate_of(request: &CheckRequest, (policies, name): (Policies, String)) -> Arc<
         uid,
         groups,
         audiences: vec!["maas-default-gateway-sa".to_owned()],
-        asked_for: None,
         scoped: false,
         service_account: Some(account),
         reviewed: Nanos(0),

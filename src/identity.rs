@@ -34,8 +34,6 @@ pub struct Identity {
     pub groups: Vec<String>,
     /// The audiences that the token is for.
     pub audiences: Vec<String>,
-    /// The audiences that were asked for, where those of the token are not known otherwise.
-    pub asked_for: Option<Vec<String>>,
     /// The ServiceAccount behind the user.
     pub service_account: Option<ServiceAccountRef>,
     /// Whether authorizers other than RBAC could go by something that the identity has: anything in `extra` but what the API server
@@ -165,8 +163,8 @@ impl Identities {
     /// What is remembered about a token, for as long as its policy says. Answers at once.
     #[must_use]
     pub fn recall(&self, asked: &Asked<'_>, now: Nanos) -> Option<Review> {
-        let key = self.hash(&asked.token);
-        match self.memory.known(key, asked) {
+        let key = self.key(asked);
+        match self.memory.known.get(&key) {
             Some(identity) if identity.is_fresh(asked.rules, now) => Some(Review::Known(identity)),
             known => self.failure(key, known, now),
         }
@@ -189,8 +187,8 @@ impl Identities {
 
     /// Reviews a token, once however many requests wait for it, and remembers the answer. Waits until `until`.
     pub async fn review(&self, asked: &Asked<'_>, policy: &Policy, now: Nanos, until: Instant) -> Review {
-        let key = self.hash(&asked.token);
-        let known = self.memory.known(key, asked);
+        let key = self.key(asked);
+        let known = self.memory.known.get(&key);
         // Another request may have found out meanwhile.
         if let Some(review) = self.failure(key, known.clone(), now) {
             return review;
@@ -234,19 +232,14 @@ impl Identities {
         };
         let (memory, cluster) = (Arc::clone(&self.memory), Arc::clone(cluster));
         let server = cluster.server.clone();
-        // Of a token that is not the cluster's own, each policy asks for its audiences.
-        let flight = match &question.asked_for {
-            Some(audiences) => key ^ self.key.hash_list(audiences.iter().map(String::as_str)),
-            None => key,
-        };
-        let recall = || self.memory.known(key, asked).filter(|identity| identity.is_fresh(asked.rules, now));
+        let recall = || self.memory.known.get(&key).filter(|identity| identity.is_fresh(asked.rules, now));
         let ask = || async move {
             match cluster.review(question, now).await {
                 Ok(identity) => Ok(memory.learn(key, Identity { keep: identity.keep.min(keep), ..identity })),
                 Err(denial) => Err(memory.refuse(key, denial, now, REJECTED)),
             }
         };
-        self.flights.join(flight, (&server, until), recall, ask).await
+        self.flights.join(key, (&server, until), recall, ask).await
     }
 
     /// Whether a ServiceAccount that is not watched is known all the same, because the API server has reviewed its token.
@@ -255,7 +248,17 @@ impl Identities {
         matches!(self.reviewer, Reviewer::Cluster(_))
     }
 
-    /// Of the whole token.
+    /// Of the whole token; and of what its policy asks for, where the answer depends on that.
+    fn key(&self, asked: &Asked<'_>) -> u128 {
+        let token = self.hash(&asked.token);
+        match &self.reviewer {
+            Reviewer::Cluster(cluster) if cluster.foreign => {
+                token ^ self.key.hash_list(asked.rules.audiences(asked.host))
+            }
+            Reviewer::Cluster(_) | Reviewer::Keys(_) => token,
+        }
+    }
+
     fn hash(&self, token: &BearerToken<'_>) -> u128 {
         self.key.hash(token.secret())
     }
@@ -306,10 +309,6 @@ impl Default for Remember {
 // === impl Memory ===
 
 impl Memory {
-    fn known(&self, key: u128, asked: &Asked<'_>) -> Option<Arc<Identity>> {
-        self.known.get(&key).filter(|identity| identity.answers(asked.rules, asked.host))
-    }
-
     fn learn(&self, key: u128, identity: Identity) -> Arc<Identity> {
         let identity = Arc::new(identity);
         self.known.insert(key, Arc::clone(&identity));
@@ -338,13 +337,6 @@ impl Memory {
 // === impl Identity ===
 
 impl Identity {
-    /// Whether what was reviewed says something about the audiences of `rules`.
-    fn answers(&self, rules: &AuthRules, host: &str) -> bool {
-        self.asked_for
-            .as_ref()
-            .is_none_or(|asked| rules.audiences(host).all(|wanted| asked.iter().any(|a| a == wanted)))
-    }
-
     fn is_fresh(&self, rules: &AuthRules, now: Nanos) -> bool {
         let keep = rules.identity_ttl().map_or(self.keep, |ttl| ttl.min(self.keep));
         now < self.expires && now < self.reviewed.saturating_add(keep)

@@ -1,6 +1,6 @@
 //! Worlds for unit tests: a folder in a string, callers with real tokens, requests.
 
-#[allow(dead_code, reason = "tests of the process use what these do not")]
+pub(crate) mod scripted;
 pub(crate) mod tier_service;
 
 use std::collections::HashMap;

@@ -166,7 +166,6 @@ impl Caller {
             uid,
             groups,
             audiences: vec![self.audience.to_owned()],
-            asked_for: None,
             scoped: false,
             service_account: Some(account),
             reviewed: Nanos(0),

@@ -43,6 +43,13 @@ const CERTIFICATE: &str =
 ///
 /// There is no configuration, or it cannot be used.
 pub(crate) async fn config(kubeconfig: Option<&Path>) -> Result<Config, KubernetesError> {
+    let mut config = find(kubeconfig).await?;
+    // The client would ask a server that has too much to do fifteen times over, and keep whoever waits from knowing.
+    config.default_retry = false;
+    Ok(config)
+}
+
+async fn find(kubeconfig: Option<&Path>) -> Result<Config, KubernetesError> {
     let options = KubeConfigOptions::default();
     let Some(path) = kubeconfig else {
         return match std::env::var_os("KUBERNETES_SERVICE_HOST") {

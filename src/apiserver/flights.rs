@@ -34,6 +34,12 @@ struct OffTheList<T> {
 
 // === impl Flights ===
 
+impl<T> Clone for Flights<T> {
+    fn clone(&self) -> Self {
+        Flights(Arc::clone(&self.0))
+    }
+}
+
 impl<T: Clone + Send + Sync + 'static> Flights<T> {
     pub(crate) fn new() -> Self {
         Flights(Arc::default())

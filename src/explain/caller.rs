@@ -90,7 +90,6 @@ fn named_by_flags(args: &Explain, user: &str, policy: &Policy) -> Result<Identit
             uid: String::new(),
             groups: vec![AUTHENTICATED.to_owned()],
             audiences,
-            asked_for: None,
             scoped: false,
             service_account: None,
             object: json!({ "authenticated": true, "user": { "username": user, "uid": "", "extra": {} } }),

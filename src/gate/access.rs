@@ -19,15 +19,15 @@ impl Gate {
         now: Nanos,
         evidence: &mut AccessEvidence,
     ) -> Result<Verdict, Step<'a>> {
-        let granted = policy.rbac.authorize(query);
         let Some(reviews) = &self.access else {
             evidence.source = Some(AccessSource::Rbac);
-            return Ok(match (granted, &policy.rbac.unread) {
+            return Ok(match (policy.rbac.authorize(query), &policy.rbac.unread) {
                 (Some(grantor), _) => Verdict::Granted(grantor),
                 (None, None) => Verdict::NotGranted(None),
                 (None, Some(what)) => Verdict::Undecided(unread(what)),
             });
         };
+        let granted = if reviews.mode == AccessMode::Review { None } else { policy.rbac.authorize(query) };
         // An authorizer may look at what a token is restricted to; RBAC does not.
         let in_process = reviews.mode == AccessMode::Rbac && identity.is_none_or(|identity| !identity.scoped);
         match granted {

@@ -274,7 +274,6 @@ impl Claims {
             uid: account.uid.clone(),
             groups,
             audiences: self.aud,
-            asked_for: None,
             scoped: false,
             service_account: Some(account),
             reviewed: now,

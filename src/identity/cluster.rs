@@ -1,5 +1,8 @@
 //! The API server as the authority: tokens are looked at here first, so that junk costs no call, and then reviewed by it.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,7 +37,7 @@ pub struct ClusterReview {
     pub(super) server: ApiServer,
     mode: IdentityMode,
     /// Whether tokens are reviewed that the cluster has not signed.
-    foreign: bool,
+    pub(super) foreign: bool,
     /// How much longer keys are used where they cannot be read again.
     stale: Duration,
     keys: Keys,
@@ -69,8 +72,6 @@ pub(super) struct Question {
     token: String,
     audiences: Vec<String>,
     caller: Caller,
-    /// See [`Identity::asked_for`].
-    pub(super) asked_for: Option<Vec<String>>,
     /// When the token expires, in seconds since 1970, if it says so.
     expiry: Option<u64>,
     /// How long the answer is good, where nothing tells of its end.
@@ -94,8 +95,9 @@ impl ClusterReview {
         let keys = Keys { current: Arc::default(), flights: Flights::new(), fault: Arc::default() };
         let review = ClusterReview { server, mode, foreign, stale, keys, hasher: KeyedHasher::random(), clock };
         // Not for the first request to wait for.
-        let first = review.keys.fetch(&review.server, clock);
-        review.server.spawn(async move { drop(first.await) });
+        let (flights, first, to) =
+            (review.keys.flights.clone(), review.keys.fetch(&review.server, clock), review.server.clone());
+        review.server.spawn(async move { drop(flights.join(0, (&to, Instant::now()), || None, || first).await) });
         review
     }
 
@@ -140,7 +142,6 @@ impl ClusterReview {
             caller: self.hasher.hash(&claims.sub),
             // All that it has, so that it is asked about once, whichever policies it comes by.
             audiences: claims.aud,
-            asked_for: None,
             expiry: Some(claims.exp),
             keep: if watched { Duration::MAX } else { UNWATCHED },
         }))
@@ -148,12 +149,10 @@ impl ClusterReview {
 
     /// A token that the cluster has not signed.
     fn foreign(&self, asked: &Asked<'_>) -> Look {
-        let audiences: Vec<String> = asked.rules.audiences(asked.host).map(str::to_owned).collect();
         Look::Ask(Question {
             token: asked.token.secret().to_owned(),
-            audiences: audiences.clone(),
+            audiences: asked.rules.audiences(asked.host).map(str::to_owned).collect(),
             caller: self.hasher.hash_list(asked.peer),
-            asked_for: Some(audiences),
             expiry: expiry(&asked.token),
             keep: UNWATCHED,
         })
@@ -161,13 +160,12 @@ impl ClusterReview {
 
     /// Asks the API server.
     pub(super) async fn review(&self, question: Question, now: Nanos) -> Result<Identity, Denial> {
-        let Question { token, audiences, caller, asked_for, expiry, keep } = question;
+        let Question { token, audiences, caller, expiry, keep } = question;
         let status = self.server.review_token(&token, audiences, caller).await?;
         let identity = identity(status, now)?;
         let left = expiry.map(|expiry| Duration::from_secs(expiry.saturating_sub(super::unix_seconds())));
         let expires = left.map_or(identity.expires, |left| now.saturating_add(left));
-        // A ServiceAccount that is named by a token of another issuer is watched as well as any.
-        Ok(Identity { asked_for, expires, keep, ..identity })
+        Ok(Identity { expires, keep, ..identity })
     }
 
     /// Keys that are no older than `age`.
@@ -248,7 +246,6 @@ fn identity(status: TokenReviewStatus, now: Nanos) -> Result<Identity, Denial> {
         uid,
         groups,
         audiences,
-        asked_for: None,
         reviewed: now,
         keep: Duration::MAX,
         expires: Nanos(u64::MAX),

@@ -1,7 +1,5 @@
 //! What an API server can answer, and what is made of it.
 
-mod server;
-
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,13 +7,13 @@ use kube::{Client, Config};
 use serde_json::{Value, json};
 use tokio::sync::mpsc::{Receiver, channel};
 
-use self::server::{Answer, Scripted};
 use super::store::{About, Store};
 use super::watch::{Fault, Object, Outlet, Update, Watch};
 use crate::limit::Clock;
 use crate::manifest::{KINDS, Kind, Manifests, ModelGrant, Severity};
 use crate::policy::{Options, compile};
 use crate::request::{Headers, OperatorModel, Request};
+use crate::test_util::scripted::{Answer, Scripted};
 
 fn kind(name: &str) -> &'static Kind {
     KINDS.iter().find(|kind| kind.name == name).unwrap()
@@ -248,7 +246,7 @@ fn a_server_that_is_away_is_one_problem_until_it_is_back() {
     let text = problems[0].to_string();
     assert!(
         text.starts_with("https://server: error[cluster-unreachable]: refused\n")
-            && text.contains("gateways, roles, rolebindings"),
+            && text.contains("see whether the API server answers"),
         "{text}"
     );
     assert!(store.unready().unwrap().contains("roles.rbac.authorization.k8s.io (refused)"));
@@ -257,6 +255,50 @@ fn a_server_that_is_away_is_one_problem_until_it_is_back() {
         assert!(store.apply(at, Update::Watching));
     }
     assert_eq!((store.problems(), store.unready()), (Vec::new(), None));
+}
+
+/// A server that hangs keeps its watches open.
+#[test]
+fn a_silence_dates_what_is_known_until_it_ends() {
+    let mut store = Store::new("https://server", &watches(&["Gateway", "Role"]), Clock::start());
+    for at in 0..2 {
+        store.apply(at, Update::Listed(Vec::new()));
+    }
+    let server = |answer: Result<(), &str>| Update::Server(answer.map_err(str::to_owned));
+    assert!(!store.apply(usize::MAX, server(Ok(()))));
+    assert_eq!(store.behind(), None);
+    assert!(store.apply(usize::MAX, server(Err("no answer"))));
+    assert!(!store.apply(usize::MAX, server(Err("another reason"))), "the first reason stays");
+    let behind = store.behind().unwrap();
+    assert_eq!(&*behind.why, "https://server: no answer");
+    assert_eq!(store.problems().len(), 1);
+    // A watch that ends meanwhile changes nothing of when the last word was heard.
+    store.apply(0, Update::Failed(Fault::Unreachable("reset".to_owned())));
+    assert_eq!(store.behind().unwrap().since, behind.since);
+    assert!(store.apply(usize::MAX, server(Ok(()))));
+    assert_eq!(&*store.behind().unwrap().why, "gateways.gateway.networking.k8s.io (reset) not watched");
+    assert!(store.apply(0, Update::Watching));
+    assert_eq!((store.behind(), store.problems()), (None, Vec::new()));
+}
+
+/// Or what the API server said about access would be dropped when it is needed most.
+#[test]
+fn a_watch_of_rbac_that_fails_is_no_change_of_rbac() {
+    let mut store = Store::new("https://server", &watches(&["Role", "Gateway"]), Clock::start());
+    store.apply(0, Update::Listed(vec![changed("Role", "a", json!({}))]));
+    let first = store.rbac_changed();
+    assert!(first > crate::limit::Nanos::default());
+    for update in [
+        Update::Failed(Fault::Unreachable("reset".to_owned())),
+        Update::Listed(vec![changed("Role", "a", json!({}))]),
+        Update::Watching,
+    ] {
+        store.apply(0, update);
+    }
+    store.apply(1, Update::Listed(vec![changed("Gateway", "g", json!({}))]));
+    assert_eq!(store.rbac_changed(), first);
+    store.apply(0, Update::Deleted(("ns".to_owned(), "a".to_owned())));
+    assert!(store.rbac_changed() > first);
 }
 
 #[test]

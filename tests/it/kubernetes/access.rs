@@ -167,7 +167,6 @@ async fn rbac_in_process_allows_nobody_of_whom_it_does_not_know_all() {
             groups,
             uid: uid.clone(),
             audiences: vec!["maas-default-gateway-sa".to_owned()],
-            asked_for: None,
             scoped,
             service_account: Some(ServiceAccountRef { uid, ..account }),
             reviewed: clock.now(),

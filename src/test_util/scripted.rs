@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-pub(super) enum Answer {
+pub(crate) enum Answer {
     Json(u16, Value),
     /// The events of a watch, which then ends as the server ends one.
     Events(Vec<Value>),
@@ -20,14 +20,14 @@ pub(super) enum Answer {
 }
 
 #[derive(Clone)]
-pub(super) struct Scripted {
-    pub url: String,
+pub(crate) struct Scripted {
+    pub(crate) url: String,
     answers: Arc<Mutex<VecDeque<Answer>>>,
     asked: Arc<Mutex<Vec<String>>>,
 }
 
 impl Scripted {
-    pub(super) async fn start(answers: Vec<Answer>) -> Self {
+    pub(crate) async fn start(answers: Vec<Answer>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let server = Scripted { url, answers: Arc::new(Mutex::new(answers.into())), asked: Arc::default() };
@@ -70,12 +70,13 @@ impl Scripted {
         // The client may be gone.
         let _ = stream.write_all(text.as_bytes()).await;
         if silent {
-            let _ = stream.read(&mut byte).await;
+            // Until the client leaves; a body may be on its way.
+            while stream.read(&mut byte).await.is_ok_and(|read| read > 0) {}
         }
     }
 
     /// What was asked for, when it is this many requests.
-    pub(super) async fn asked(&self, count: usize) -> Vec<String> {
+    pub(crate) async fn asked(&self, count: usize) -> Vec<String> {
         for _ in 0..3_000 {
             let asked = self.asked.lock().clone();
             if asked.len() >= count {
