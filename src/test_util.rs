@@ -1,6 +1,7 @@
 //! Worlds for unit tests: a folder in a string, callers with real tokens, requests.
 
 pub(crate) mod scripted;
+#[allow(dead_code, reason = "tests of the process use what these do not")]
 pub(crate) mod tier_service;
 
 use std::collections::HashMap;
