@@ -1,6 +1,7 @@
 mod deployed;
 mod language;
 mod shadow;
+mod stale;
 mod tiers;
 
 use std::time::Duration;

@@ -91,7 +91,11 @@ impl Store {
             Update::Deleted(key) => twice(watched.objects.remove(&key).is_some()),
             Update::Watching => (watched.fault.take().is_some(), false),
             // What is not seen any more has not changed for that; what is not defined any more is gone.
-            Update::Failed(fault) => (watched.fail(fault, now), watched.objects.len() != before),
+            // A watch that fails while the server is silent has seen nothing since the silence began.
+            Update::Failed(fault) => {
+                let since = if self.silent.is_some() { self.heard } else { now };
+                (watched.fail(fault, since), watched.objects.len() != before)
+            }
             Update::Server(_) => (false, false),
         };
         if objects_changed && watched.is_rbac() {
@@ -228,9 +232,9 @@ impl Watched {
         self.known && self.fault.as_ref().is_some_and(|fault| !matches!(fault, Fault::Missing { .. }))
     }
 
-    fn fail(&mut self, fault: Fault, now: Nanos) -> bool {
+    fn fail(&mut self, fault: Fault, since: Nanos) -> bool {
         if self.fault.is_none() {
-            self.since = now;
+            self.since = since;
         }
         let mut changed = false;
         // Without its definition there can be no object. Once is not enough where there were some: a server that starts may

@@ -1,5 +1,7 @@
 //! What an API server can answer, and what is made of it.
 
+mod silence;
+
 use std::sync::Arc;
 use std::time::Duration;
 
