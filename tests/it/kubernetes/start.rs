@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::{World, await_page, await_ready, ok, problems_of, refused, rules_without};
+use super::{World, await_page, await_ready, ok, problems_of, refused, rules, rules_without};
 use crate::cluster::{Cluster, SHARED};
-use crate::support::{Folder, PATIENCE, TIERGATE, get};
+use crate::support::{Folder, PATIENCE, TIERGATE, get, soak};
 
 /// Its last words, which it has to say before it serves.
 fn does_not_start(arguments: &[&str]) -> String {
@@ -132,4 +132,37 @@ async fn a_permission_that_is_missing_is_named_and_the_rest_works() {
         assert_eq!(premium.asks(&qwen).await, refused(503, "TG-UNAVAILABLE-CONFIGURATION"), "{resource}");
         assert_eq!(get(tiergate.http, "/livez").await.status, 200);
     }
+}
+
+/// As a Pod's token is: the kubelet writes a new one into its file before the old one expires. The client looks every 50 seconds.
+#[tokio::test]
+async fn a_token_that_is_replaced_in_its_file_is_used() {
+    if !soak(false, true) {
+        return println!("a minute: `make soak` waits for it");
+    }
+    let world = World::generous(&SHARED, "rotated").await;
+    let mut tokens = Vec::new();
+    for name in ["before", "after"] {
+        let kubeconfig = world.kubeconfig(&SHARED, name, rules()).await;
+        let text = std::fs::read_to_string(kubeconfig).unwrap();
+        let config: serde_json::Value = serde_json::from_str(&text).unwrap();
+        tokens.push(config["users"][0]["user"]["token"].as_str().unwrap().to_owned());
+    }
+    let folder = Folder::new();
+    folder.file("token", &tokens[0]);
+    let kubeconfig = SHARED.kubeconfig("rotated-file", json!({"tokenFile": folder.0.join("token")}));
+    let tiergate = world.start(&SHARED, &kubeconfig, &[]);
+    await_ready(&tiergate).await;
+    let calls =
+        |name: &str| SHARED.calls(|user| user == format!("system:serviceaccount:rotated-{name}:tiergate")).len();
+    assert!(calls("before") > 0 && calls("after") == 0);
+    folder.file("token", &tokens[1]);
+    let started = Instant::now();
+    while calls("after") == 0 {
+        assert!(started.elapsed() < Duration::from_secs(120), "the new token is used");
+        // The audit log is a file, and nothing tells of its lines.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    println!("a new token in its file is used after {:.0?}", started.elapsed());
+    assert_eq!(get(tiergate.http, "/readyz").await.status, 200);
 }
