@@ -11,13 +11,14 @@ pub mod http;
 pub mod rate_limit;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::service::auth::v3::authorization_server::AuthorizationServer;
 use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_service_server::RateLimitServiceServer;
+use socket2::{Domain, Socket, Type};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
@@ -80,17 +81,42 @@ struct Worker {
 /// The workers of the process.
 pub struct Workers(Vec<Worker>);
 
-/// Binds `address`.
+/// Binds `address`; `[::]` is for IPv4 too, whatever the host's default, and for IPv4 alone where the host has no IPv6.
 ///
 /// # Errors
 ///
 /// The address is in use, or not ours; the message says which.
 pub fn bind(address: SocketAddr) -> io::Result<StdListener> {
-    let listener = StdListener::bind(address)
-        .map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))?;
+    let everywhere = address.is_ipv6() && address.ip().is_unspecified();
+    let bound = match everywhere {
+        true => listen_on_both(address),
+        false => StdListener::bind(address),
+    };
+    let bound = bound.or_else(|error| {
+        if !everywhere || error.raw_os_error() != Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()) {
+            return Err(error);
+        }
+        tracing::warn!(%address, "there is no IPv6 here; listening for IPv4 alone");
+        StdListener::bind((Ipv4Addr::UNSPECIFIED, address.port()))
+    });
+    let listener =
+        bound.map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }
+
+fn listen_on_both(address: SocketAddr) -> io::Result<StdListener> {
+    let socket = Socket::new(Domain::IPV6, Type::STREAM, None)?;
+    socket.set_only_v6(false)?;
+    // As the standard library does.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Connections that wait to be accepted; the kernel bounds it further.
+const BACKLOG: i32 = 4_096;
 
 // === impl Workers ===
 

@@ -84,3 +84,12 @@ async fn what_is_in_flight_after_the_grace_is_broken_off() {
     // Nothing is said after it, and a watch never ends by itself.
     assert!(body.data().await.is_none_or(|data| data.is_err()));
 }
+
+#[test]
+fn every_address_of_ipv6_is_every_one_of_ipv4_too() {
+    let listener = bind("[::]:0".parse().unwrap()).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    StdStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+    let taken = bind(SocketAddr::new("::".parse().unwrap(), port)).unwrap_err();
+    assert!(taken.to_string().starts_with(&format!("cannot listen on [::]:{port}: ")), "{taken}");
+}

@@ -123,7 +123,7 @@ async fn cluster() -> (Cluster, Client) {
 }
 
 /// tiergate as the Deployment starts it, but for its ports and for how it reaches the cluster.
-async fn deployed(cluster: &Cluster, client: &Client, flags: &[&str]) -> Tiergate {
+async fn deployed(cluster: &Cluster, client: &Client) -> Tiergate {
     let token = token(client, "tiergate-system", "tiergate", &[]).await;
     let kubeconfig = cluster.kubeconfig("deployed", json!({"token": token}));
     let base = base();
@@ -132,27 +132,37 @@ async fn deployed(cluster: &Cluster, client: &Client, flags: &[&str]) -> Tiergat
     assert_eq!(args[..2], ["serve", "--kubernetes"]);
     let listens = |arg: &&str| arg.starts_with("--listen-");
     assert_eq!(args.iter().filter(|arg| listens(arg)).count(), 3);
-    let own: Vec<&str> = args[2..].iter().copied().filter(|arg| !listens(arg)).chain(flags.iter().copied()).collect();
+    let own: Vec<&str> = args[2..].iter().copied().filter(|arg| !listens(arg)).collect();
     Tiergate::start_on(&kubeconfig, &own)
+}
+
+/// Callers of a model that a RoleBinding grants: to the enterprise tier, and not to the free one. Namespace and name.
+const ENTERPRISE: (&str, &str) = ("maas-default-gateway-tier-enterprise", "ivan-e85d40b9");
+const FREE: (&str, &str) = ("maas-default-gateway-tier-free", "alice-12345678");
+
+async fn ask(tiergate: &Tiergate, client: &Client, (namespace, name): (&str, &str)) -> (i32, String) {
+    let token = token(client, namespace, name, &["maas-default-gateway-sa"]).await;
+    Caller::with(tiergate, &token).await.asks("/lab/phi/v1/chat/completions").await
 }
 
 #[tokio::test]
 async fn what_deploy_has_is_accepted_and_works() {
     let (cluster, client) = cluster().await;
-    let tiergate = deployed(&cluster, &client, &["--grant-from-annotation"]).await;
+    let tiergate = deployed(&cluster, &client).await;
     await_ready(&tiergate).await;
     let problems = get(tiergate.http, "/problems").await.json();
     let cluster_wide = |problem: &&Value| problem["object"].is_null();
     assert_eq!(problems["problems"].as_array().unwrap().iter().find(cluster_wide), None);
-    for (tier, name, path, expected) in [
-        ("free", "alice-12345678", "/llm/granite/v1/chat/completions", ok()),
-        ("free", "alice-12345678", "/llm/qwen3/v1/chat/completions", refused(403, "TG-ACCESS-DENIED")),
-        ("premium", "jland-78028f6d", "/llm/qwen3/v1/chat/completions", ok()),
-        ("enterprise", "ivan-e85d40b9", "/lab/phi/v1/chat/completions", ok()),
-    ] {
-        let namespace = format!("maas-default-gateway-tier-{tier}");
-        let token = token(&client, &namespace, name, &["maas-default-gateway-sa"]).await;
-        assert_eq!(Caller::with(&tiergate, &token).await.asks(path).await, expected, "{name} {path}");
+    let base = base();
+    let container = &of(&base, "Deployment")["spec"]["template"]["spec"]["containers"][0];
+    for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
+        let get_of = &container[probe]["httpGet"];
+        assert_eq!(get_of["port"], "http", "{probe}");
+        assert_eq!(get(tiergate.http, get_of["path"].as_str().unwrap()).await.status, 200, "{probe}");
+    }
+    let denied = refused(403, "TG-ACCESS-DENIED");
+    for (caller, expected) in [(ENTERPRISE, ok()), (FREE, denied)] {
+        assert_eq!(ask(&tiergate, &client, caller).await, expected, "{caller:?}");
     }
 
     // Clusters permit everybody to read the keys; this one does not any more.
@@ -162,10 +172,9 @@ async fn what_deploy_has_is_accepted_and_works() {
     });
     crate::cluster::delete(&client, &discovery).await;
     // What the watches need, start.rs tries; what requests need: without it they are undecided, and it is named.
-    let base = base();
     let role = of(&base, "ClusterRole");
-    for (resource, model) in
-        [("tokenreviews", "granite"), ("subjectaccessreviews", "qwen3"), ("/openid/v1/jwks", "granite")]
+    for (resource, caller) in
+        [("tokenreviews", ENTERPRISE), ("subjectaccessreviews", FREE), ("/openid/v1/jwks", ENTERPRISE)]
     {
         let mut less = role.clone();
         let rules = less["rules"].as_array_mut().unwrap();
@@ -173,13 +182,9 @@ async fn what_deploy_has_is_accepted_and_works() {
         rules.retain(|rule| !rule.to_string().contains(resource));
         assert_eq!(rules.len(), before - 1, "{resource}");
         apply_strictly(&client, &less).await;
-        let tiergate = deployed(&cluster, &client, &["--grant-from-annotation"]).await;
+        let tiergate = deployed(&cluster, &client).await;
         await_ready(&tiergate).await;
-        let token =
-            token(&client, "maas-default-gateway-tier-free", "alice-12345678", &["maas-default-gateway-sa"]).await;
-        let path = format!("/llm/{model}/v1/chat/completions");
-        let (status, code) = Caller::with(&tiergate, &token).await.asks(&path).await;
-        assert_eq!((status, &*code), (503, "TG-UNAVAILABLE-API-SERVER"), "{resource}");
+        assert_eq!(ask(&tiergate, &client, caller).await, refused(503, "TG-UNAVAILABLE-API-SERVER"), "{resource}");
         let told = tiergate.await_log("could not be").to_string();
         assert!(told.contains("add to the ClusterRole") && told.contains(resource), "{told}");
         apply_strictly(&client, role).await;
