@@ -13,7 +13,7 @@
 //! gate ─ explain                      why, from what the decision rests on
 //! ```
 //!
-//! And the configuration this one: `source` → `manifest` → `policy`.
+//! On a cluster `identity` and `access` ask its API server, through `apiserver`. The configuration takes this path: `source` → `manifest` → `policy`.
 
 pub mod app;
 pub mod args;

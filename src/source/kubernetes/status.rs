@@ -13,7 +13,7 @@ use kube::{Api, Client};
 use serde_json::{Value, json};
 use siphasher::sip::SipHasher13;
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::store::About;
 use crate::manifest::{KINDS, ObjectName, Problem};
@@ -53,8 +53,15 @@ pub(super) struct Writer {
     sent: HashSet<String>,
     /// Objects whose conditions are another controller's.
     foreign: HashSet<ObjectName>,
-    /// Why it may not write: said once.
-    forbidden: HashSet<String>,
+    /// What it may not write, and when it tries again.
+    forbidden: HashMap<What, Instant>,
+}
+
+/// What is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum What {
+    Statuses,
+    Events,
 }
 
 /// What became of one object.
@@ -114,7 +121,7 @@ impl Writer {
             told: HashMap::new(),
             sent: HashSet::new(),
             foreign: HashSet::new(),
-            forbidden: HashSet::new(),
+            forbidden: HashMap::new(),
         }
     }
 
@@ -144,6 +151,10 @@ impl Writer {
             if self.told.get(&status.object) == Some(status) {
                 continue;
             }
+            if self.is_forbidden(What::Statuses) {
+                all = false;
+                break;
+            }
             match self.tell(status).await {
                 Ok(outcome) => {
                     if let Outcome::Foreign(manager) = outcome
@@ -154,11 +165,12 @@ impl Writer {
                     }
                     self.told.insert(status.object.clone(), status.clone());
                 }
-                Err(error) => all &= self.failed(&error, "statuses", STATUS_RULE),
+                Err(error) => all &= self.failed(&error, What::Statuses),
             }
             sleep(PACE).await;
         }
-        self.told.retain(|object, _| news.statuses.iter().any(|status| status.object == *object));
+        let objects: HashSet<&ObjectName> = news.statuses.iter().map(|status| &status.object).collect();
+        self.told.retain(|object, _| objects.contains(object));
         let mut names = HashSet::new();
         for event in &news.events {
             let name = event.name();
@@ -166,9 +178,13 @@ impl Writer {
             if self.sent.contains(&name) {
                 continue;
             }
+            if self.is_forbidden(What::Events) {
+                all = false;
+                continue;
+            }
             match self.send(event, &name).await {
                 Ok(()) => drop(self.sent.insert(name)),
-                Err(error) => all &= self.failed(&error, "Events", EVENT_RULE),
+                Err(error) => all &= self.failed(&error, What::Events),
             }
             sleep(PACE).await;
         }
@@ -177,19 +193,26 @@ impl Writer {
         all
     }
 
-    /// Whether another try would do no good. What is not permitted is said once.
-    fn failed(&mut self, error: &kube::Error, what: &str, rule: &str) -> bool {
+    fn is_forbidden(&self, what: What) -> bool {
+        self.forbidden.get(&what).is_some_and(|until| Instant::now() < *until)
+    }
+
+    /// Whether another try at once would do no good. What is not permitted is said once.
+    fn failed(&mut self, error: &kube::Error, what: What) -> bool {
         let kube::Error::Api(status) = error else { return false };
         match status.code {
             403 => {
-                if self.forbidden.insert(what.to_owned()) {
-                    let why = &status.message;
+                if self.forbidden.insert(what, Instant::now() + LONGEST_PAUSE).is_none() {
+                    let (name, rule) = match what {
+                        What::Statuses => ("statuses", STATUS_RULE),
+                        What::Events => ("Events", EVENT_RULE),
+                    };
                     tracing::warn!(
-                        error = why,
-                        "{what} may not be written; add to the ClusterRole of tiergate's ServiceAccount: {rule}; or serve with --no-status"
+                        error = status.message,
+                        "{name} may not be written; add to the ClusterRole of tiergate's ServiceAccount: {rule}; or serve with --no-status"
                     );
                 }
-                true
+                false
             }
             // It is gone, or will be told when it was read anew; or it is not what the API server takes.
             404 | 409 | 422 => true,
