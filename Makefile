@@ -20,6 +20,7 @@ soak: ## Run the load tests with their full numbers, one after another, and prin
 	./scripts/envoy.sh
 	./scripts/faketime.sh
 	./scripts/kube.sh etcd kube-apiserver
+	cargo build --locked --release --bins --examples
 	TIERGATE_SOAK=1 cargo test --locked --release --test it -- --include-ignored --nocapture --test-threads=1 clock:: hostile::the_process kubernetes:: live:: restart:: routes:: scale:: tiers::changes::
 
 rbac-cases: ## Record what a real API server answers to the RBAC cases, into tests/data/rbac.json
