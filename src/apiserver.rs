@@ -1,7 +1,7 @@
 //! The API server, asked on the way of a request: who a token is of, and what a user may do.
 //!
 //! Calls are made by a thread of their own, so that they go on when whoever asked has left, and what they find out is there for
-//! the next. [`guard`] keeps them few; [`Flights`] makes one of many that ask the same.
+//! the next. `guard` keeps them few; `flights` makes one of many that ask the same.
 
 pub mod connection;
 mod flights;
