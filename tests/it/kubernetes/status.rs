@@ -127,6 +127,7 @@ async fn event(world: &World, policy: &Value) -> Value {
             return event.clone();
         }
         assert!(started.elapsed() < PATIENCE, "an Event is sent");
+        // As above.
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
