@@ -6,12 +6,10 @@ mod cluster;
 #[cfg(test)]
 mod tests;
 
-use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quick_cache::sync::{Cache, DefaultLifecycle};
-use quick_cache::{UnitWeighter, Weighter};
+use quick_cache::Weighter;
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -21,7 +19,7 @@ pub use self::cluster::{ClusterReview, IdentityMode};
 
 use crate::apiserver::{Flights, PATIENCE};
 use crate::gate::{Class, Code, Denial};
-use crate::hash::{KeyedHasher, Prehashed};
+use crate::hash::{self, KeyedHasher, Remembered, remember_by_weight};
 use crate::limit::Nanos;
 use crate::policy::{AuthRules, Policy};
 use crate::request::BearerToken;
@@ -104,7 +102,7 @@ struct Memory {
     /// quick_cache rather than a plain map: bounded. Its hits cost as much as dashmap's.
     known: Remembered<Arc<Identity>, Bytes>,
     /// A cache of its own, so that a flood of junk tokens moves no identity out.
-    failed: Remembered<(Denial, Nanos), UnitWeighter>,
+    failed: Remembered<(Denial, Nanos)>,
 }
 
 /// What is known about a token.
@@ -115,9 +113,6 @@ pub enum Review {
     Stale(Arc<Identity>),
     Refused(Denial),
 }
-
-type Unhashed = BuildHasherDefault<Prehashed>;
-type Remembered<T, W> = Cache<u128, T, W, Unhashed, DefaultLifecycle<u128, T>>;
 
 /// Weighs an identity by what it takes.
 #[derive(Clone, Debug)]
@@ -154,8 +149,8 @@ impl Identities {
 
     fn of(reviewer: Reviewer, remember: Remember) -> Self {
         let usual = usize::try_from(remember.bytes / USUAL).unwrap_or(usize::MAX);
-        let known = cache(usual, remember.bytes, Bytes);
-        let failed = cache(FAILURES, FAILURES as u64, UnitWeighter);
+        let known = remember_by_weight(usual, remember.bytes, Bytes);
+        let failed = hash::remember(FAILURES);
         let memory = Arc::new(Memory { known, failed });
         Identities { reviewer, remember, key: KeyedHasher::random(), memory, flights: Flights::new() }
     }
@@ -346,10 +341,6 @@ impl Identity {
     fn is_usable(&self, stale: Duration, now: Nanos) -> bool {
         now < self.expires && now < self.reviewed.saturating_add(self.keep).saturating_add(stale) && !stale.is_zero()
     }
-}
-
-fn cache<T: Clone, W: Weighter<u128, T> + Clone>(items: usize, weight: u64, weighter: W) -> Remembered<T, W> {
-    Cache::with(items, weight, weighter, Unhashed::default(), DefaultLifecycle::default())
 }
 
 /// What the identity of a ServiceAccount takes, in bytes.

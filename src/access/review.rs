@@ -3,22 +3,19 @@
 //! An answer is remembered for seconds, and not past a change of RBAC. The API server learns of changes as we do, by a watch, so
 //! what it says within two seconds of one may be older than the change, and is not remembered.
 
-use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SubjectAccessReviewSpec as Spec, SubjectAccessReviewStatus,
 };
-use quick_cache::UnitWeighter;
-use quick_cache::sync::{Cache, DefaultLifecycle};
 use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::{Grantor, Query};
 use crate::apiserver::{ApiServer, Caller, Flights, PATIENCE};
-use crate::gate::{Class, Denial};
-use crate::hash::{KeyedHasher, Prehashed};
+use crate::gate::{Class, Code, Denial};
+use crate::hash::{KeyedHasher, Remembered, remember};
 use crate::identity::Identity;
 use crate::limit::Nanos;
 
@@ -88,9 +85,6 @@ struct Answer {
     asked: Nanos,
 }
 
-type Remembered<T> = Cache<u128, T, UnitWeighter, Unhashed, DefaultLifecycle<u128, T>>;
-type Unhashed = BuildHasherDefault<Prehashed>;
-
 /// How long an answer is remembered.
 const TTL: Duration = Duration::from_secs(5);
 /// The answers within this time of a change of RBAC are not.
@@ -109,18 +103,23 @@ impl AccessReviews {
     /// The operating system has no randomness: nothing could be kept apart safely.
     #[must_use]
     pub fn new(server: ApiServer, mode: AccessMode, stale: Duration) -> Self {
-        let memory = Arc::new(Memory { known: cache(ANSWERS), failed: cache(FAILURES) });
+        let memory = Arc::new(Memory { known: remember(ANSWERS), failed: remember(FAILURES) });
         AccessReviews { server, mode, stale, keys: KeyedHasher::random(), memory, flights: Flights::new() }
     }
 
     /// What to ask about `query`, where RBAC has `changed` last then. What `identity` has beside name and groups goes with it, if the
     /// query is about that user.
-    #[must_use]
-    pub fn question(&self, query: &Query<'_>, identity: Option<&Identity>, changed: Nanos) -> Question {
+    ///
+    /// # Errors
+    ///
+    /// It has something that cannot be written down. Without it, the question would be another one.
+    pub fn question(&self, query: &Query<'_>, identity: Option<&Identity>, changed: Nanos) -> Result<Question, Denial> {
+        let unspeakable = |error: serde_json::Error| {
+            Denial::new(Code::UnavailableInternal, "your access could not be looked up").detail(error.to_string())
+        };
         let identity = identity.filter(|identity| *identity.user == *query.user);
         let extra = identity.and_then(|identity| identity.object.pointer("/user/extra"));
-        // `None` where there is nothing.
-        let extra = extra.and_then(|extra| Option::deserialize(extra).ok()).flatten();
+        let extra = extra.map(Option::deserialize).transpose().map_err(unspeakable)?.flatten();
         let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
         let spec = Spec {
             user: text(query.user),
@@ -139,9 +138,9 @@ impl AccessReviews {
             ..Spec::default()
         };
         // All of it: two users of one name may differ in what they have beside it.
-        let key = self.keys.hash(&serde_json::to_string(&spec).unwrap_or_default());
+        let key = self.keys.hash(&serde_json::to_string(&spec).map_err(unspeakable)?);
         let (caller, since) = (self.keys.hash_list([query.user]), changed.saturating_add(SETTLING));
-        Question { spec: Arc::new(spec), caller, key, since }
+        Ok(Question { spec: Arc::new(spec), caller, key, since })
     }
 
     /// What is remembered. Answers at once.
@@ -209,10 +208,6 @@ impl Memory {
         let answer = self.known.get(&question.key)?;
         (answer.asked >= question.since && now < answer.asked.saturating_add(ttl)).then_some(answer)
     }
-}
-
-fn cache<T: Clone>(entries: usize) -> Remembered<T> {
-    Cache::with(entries, entries as u64, UnitWeighter, Unhashed::default(), DefaultLifecycle::default())
 }
 
 // === impl Question ===

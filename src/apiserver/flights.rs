@@ -1,6 +1,5 @@
 //! Calls in flight: one for all who ask the same.
 
-use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::ApiServer;
 use crate::gate::{Code, Denial};
-use crate::hash::Prehashed;
+use crate::hash::Unhashed;
 
 /// How long a request that has something to fall back on waits for something better.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(50);
@@ -20,7 +19,7 @@ const FLIGHTS: usize = 4_096;
 
 type Outcome<T> = Result<T, Denial>;
 type Landing<T> = watch::Receiver<Option<Outcome<T>>>;
-type InFlight<T> = Mutex<HashMap<u128, Landing<T>, BuildHasherDefault<Prehashed>>>;
+type InFlight<T> = Mutex<HashMap<u128, Landing<T>, Unhashed>>;
 
 /// Calls in flight, by what they ask.
 #[derive(Debug)]

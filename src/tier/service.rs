@@ -6,7 +6,6 @@
 #[cfg(test)]
 mod tests;
 
-use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -15,14 +14,12 @@ use hashbrown::HashMap;
 use hyper::Uri;
 use hyper::body::Bytes;
 use parking_lot::Mutex;
-use quick_cache::UnitWeighter;
-use quick_cache::sync::{Cache, DefaultLifecycle};
 use tokio::sync::{Semaphore, watch};
 
 use super::Tier;
 use super::lookup::{Answer, Caller, Failure};
 use crate::gate::{Code, Denial};
-use crate::hash::{KeyedHasher, Prehashed};
+use crate::hash::{KeyedHasher, Remembered, remember};
 use crate::limit::Nanos;
 
 /// Where tiers are asked for.
@@ -74,13 +71,11 @@ struct Inner {
     /// How long a request waits.
     patience: Duration,
     keys: KeyedHasher,
-    slots: Cache<u128, Arc<Slot>, UnitWeighter, Unhashed, DefaultLifecycle<u128, Arc<Slot>>>,
+    slots: Remembered<Arc<Slot>>,
     /// The tiers that were answered, by name and display name: callers are many, tiers few.
-    tiers: Cache<u128, Arc<Tier>, UnitWeighter, Unhashed, DefaultLifecycle<u128, Arc<Tier>>>,
+    tiers: Remembered<Arc<Tier>>,
     services: Mutex<HashMap<Arc<str>, Arc<Service>>>,
 }
-
-type Unhashed = BuildHasherDefault<Prehashed>;
 
 /// One service, by its URL.
 #[derive(Debug)]
@@ -184,8 +179,8 @@ impl TierServices {
             caller: Caller::new(),
             patience,
             keys: KeyedHasher::random(),
-            slots: cache(CALLERS),
-            tiers: cache(TIERS),
+            slots: remember(CALLERS),
+            tiers: remember(TIERS),
             services: Mutex::default(),
         }))
     }
@@ -297,10 +292,6 @@ impl TierServices {
             Arc::new(Service { calls: Arc::new(Semaphore::new(CALLS)), failing: AtomicBool::new(false) })
         }))
     }
-}
-
-fn cache<T: Clone>(entries: usize) -> Cache<u128, T, UnitWeighter, Unhashed, DefaultLifecycle<u128, T>> {
-    Cache::with(entries, entries as u64, UnitWeighter, Unhashed::default(), DefaultLifecycle::default())
 }
 
 fn undecided(question: &Question, failure: &Failure) -> Denial {

@@ -85,19 +85,18 @@ impl Store {
         }
         let Some(watched) = self.kinds.get_mut(at) else { return false };
         let before = watched.objects.len();
-        let (changed, objects_changed) = match update {
-            Update::Listed(objects) => twice(watched.replace(objects, &self.hasher)),
-            Update::Changed(object) => twice(watched.put(object, &self.hasher)),
-            Update::Deleted(key) => twice(watched.objects.remove(&key).is_some()),
-            Update::Watching => (watched.fault.take().is_some(), false),
-            // What is not seen any more has not changed for that; what is not defined any more is gone.
+        let of_objects = matches!(update, Update::Listed(_) | Update::Changed(_) | Update::Deleted(_));
+        let changed = match update {
+            Update::Listed(objects) => watched.replace(objects, &self.hasher),
+            Update::Changed(object) => watched.put(object, &self.hasher),
+            Update::Deleted(key) => watched.objects.remove(&key).is_some(),
+            Update::Watching => watched.fault.take().is_some(),
             // A watch that fails while the server is silent has seen nothing since the silence began.
-            Update::Failed(fault) => {
-                let since = if self.silent.is_some() { self.heard } else { now };
-                (watched.fail(fault, since), watched.objects.len() != before)
-            }
-            Update::Server(_) => (false, false),
+            Update::Failed(fault) => watched.fail(fault, if self.silent.is_some() { self.heard } else { now }),
+            Update::Server(_) => false,
         };
+        // What is not seen any more has not changed for that; what is not defined any more is gone.
+        let objects_changed = (changed && of_objects) || watched.objects.len() != before;
         if objects_changed && watched.is_rbac() {
             self.rbac_changed = now;
         }
@@ -184,10 +183,6 @@ impl Store {
     pub(super) fn objects(&self) -> usize {
         self.kinds.iter().map(|watched| watched.objects.len()).sum()
     }
-}
-
-fn twice(value: bool) -> (bool, bool) {
-    (value, value)
 }
 
 // === impl Watched ===

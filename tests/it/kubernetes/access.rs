@@ -57,6 +57,7 @@ pub(super) async fn settled(cluster: &Cluster, world: &World, caller: &mut Calle
         }
         before = Some(now);
         assert!(started.elapsed() < PATIENCE, "what the API server says is remembered");
+        // Only time makes a change an old one.
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
