@@ -17,6 +17,7 @@ mod clock;
 mod cluster;
 mod envoy;
 mod explain;
+mod folders;
 mod h2;
 mod hostile;
 mod http;

@@ -15,11 +15,9 @@ async fn a_crash_leaves_no_core_dump() {
         let mut command = Command::new("sh");
         // Where the hard limit is 0 nothing can be dumped anyway.
         command.args(["-c", "ulimit -c unlimited 2>/dev/null; exec \"$0\" \"$@\"", TIERGATE]).current_dir(&folder.0);
-        let mut tiergate = Tiergate::start_as(command, &root("examples/manifests"), &[]);
-        let process = &mut tiergate.process.0;
-        let killed = Command::new("kill").args(["-s", signal, &process.id().to_string()]).status().unwrap();
-        assert!(killed.success());
-        let ended = process.wait().unwrap();
+        let tiergate = Tiergate::start_as(command, &root("examples/manifests"), &[]);
+        tiergate.signal(signal);
+        let (ended, _) = tiergate.ended().await;
         assert!(ended.signal().is_some() && !ended.core_dumped(), "{signal}: {ended}");
     }
     assert_eq!(std::fs::read_dir(&folder.0).unwrap().count(), 0, "no file of a core");
