@@ -1,6 +1,7 @@
 //! The serving process: builds what it needs, starts its tasks, and drains on a signal.
 
 use std::collections::HashSet;
+use std::hash::Hash;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -295,12 +296,28 @@ async fn set_health(health: &HealthReporter, serving: bool) {
 struct Told(HashSet<Problem>);
 
 impl Told {
-    /// Logs the problems that the last policy did not have: a cluster changes often.
+    /// Logs the problems that the last policy did not have, and those that have ended: a cluster changes often.
     fn tell(&mut self, policy: &Policy) {
         let new = policy.problems.iter().filter(|problem| !self.0.contains(problem));
         new.for_each(log_problem);
+        {
+            let now: HashSet<_> = policy.problems.iter().map(what).collect();
+            self.0.iter().filter(|problem| !now.contains(&what(problem))).for_each(log_end);
+        }
         self.0 = policy.problems.iter().cloned().collect();
     }
+}
+
+/// What a problem is, wherever it stands: lines move with every edit.
+fn what(problem: &Problem) -> impl Eq + Hash {
+    let file = problem.object.is_none().then_some(&problem.place.file);
+    (problem.code, &problem.object, file, &problem.field, &problem.message)
+}
+
+fn log_end(problem: &Problem) {
+    let (code, place, field) = (problem.code.as_str(), problem.place.to_string(), problem.field.as_str());
+    let object = problem.object.as_ref().map(ToString::to_string);
+    tracing::info!(code, place, object, field, "no longer so: {}", problem.message);
 }
 
 fn log_problem(problem: &Problem) {
@@ -308,10 +325,11 @@ fn log_problem(problem: &Problem) {
     let remedy = problem.remedy.as_deref();
     let object = problem.object.as_ref().map(ToString::to_string);
     let (object, field) = (object.as_deref(), problem.field.as_str());
+    let in_force = problem.in_force.as_ref().map(ToString::to_string);
     if problem.is_error() {
-        tracing::error!(code, place, object, field, remedy, "{}", problem.message);
+        tracing::error!(code, place, object, field, remedy, in_force, "{}", problem.message);
     } else {
-        tracing::warn!(code, place, object, field, remedy, "{}", problem.message);
+        tracing::warn!(code, place, object, field, remedy, in_force, "{}", problem.message);
     }
 }
 

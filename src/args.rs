@@ -36,7 +36,7 @@ pub struct Cli {
 pub enum Command {
     /// Answer a gateway's ext_authz and rate-limit calls
     Serve(Box<Serve>),
-    /// Check a folder of manifests, and print every problem with its place and remedy
+    /// Check manifests, and print every problem with its place and remedy
     Check(Check),
     /// Say why a request would be answered as it is: what each stage sees, from which object, and what would change it
     Explain(Box<Explain>),
@@ -191,9 +191,9 @@ pub enum LogFormat {
 #[derive(Clone, Debug, Args)]
 #[command(after_help = CHECK_EXIT)]
 pub struct Check {
-    /// The folder of manifests (*.yaml, *.yml, *.json)
-    #[arg(env = "TIERGATE_MANIFESTS", value_name = "DIR", required_unless_present_any = ["envoy", "explain"])]
-    pub manifests: Option<PathBuf>,
+    /// Folders of manifests (*.yaml, *.yml, *.json) and files, taken together; `-` is standard input
+    #[arg(env = "TIERGATE_MANIFESTS", value_name = "PATH", required_unless_present_any = ["envoy", "explain"])]
+    pub manifests: Vec<PathBuf>,
     #[command(flatten)]
     pub policy: PolicyArgs,
     /// An Envoy configuration in front of tiergate, to be checked too (YAML or JSON); several are allowed

@@ -38,10 +38,10 @@ pub fn run(args: Check, out: &mut impl Write) -> Result<bool, CheckError> {
         drop(printed);
         return Ok(true);
     }
-    let policy = match &args.manifests {
+    let policy = match args.manifests.is_empty() {
+        true => Policy::default(),
         // What was never read before has changed.
-        Some(folder) => Folder::new(folder, args.policy.into()).load()?.unwrap_or_default(),
-        None => Policy::default(),
+        false => Folder::of(args.manifests, args.policy.into()).load()?.unwrap_or_default(),
     };
     let beside = Beside { token_limits: limits_tokens(&policy) };
     let mut problems = policy.problems;
@@ -50,7 +50,7 @@ pub fn run(args: Check, out: &mut impl Write) -> Result<bool, CheckError> {
         problems.extend(on_large_stack(|| envoy::problems(&path.display().to_string(), &text, beside))?);
     }
     // A closed pipe, as of `| head`, is no reason to fail: the exit code says what was found.
-    drop(print::problems(args.format, &problems, policy.objects, out));
+    drop(print::problems(args.format, &problems, (policy.objects, &policy.ignored), out));
     Ok(!problems.iter().any(|problem| args.deny_warnings || problem.is_error()))
 }
 

@@ -10,9 +10,12 @@ mod block;
 mod cluster;
 mod finding;
 mod gateway;
+mod in_force;
+mod kind;
 mod last_good;
 mod limit_policy;
 mod model;
+mod parts;
 mod pattern;
 mod problem;
 mod rbac;
@@ -26,15 +29,20 @@ pub(crate) mod tree;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+
+use jiff::Timestamp;
 
 pub use self::annotation::Shadow;
 pub use self::auth_policy::AuthPolicy;
 pub use self::finding::{Finding, Origin};
 pub use self::gateway::{Gateway, HttpRoute, Listener, NamespacesFrom, ParentRef, RouteFault, RouteOrder, RouteRule};
+pub use self::in_force::InForce;
+pub use self::kind::{KINDS, Kind};
 pub use self::limit_policy::{LimitPolicy, LimitSpec, Predicate, parse_duration};
 pub use self::model::{Model, ModelGrant, ServiceAccount, TIERS_ANNOTATION};
+pub use self::parts::{Part, Within};
 pub use self::problem::{ObjectName, Place, Problem, Severity, did_you_mean};
 pub use self::rbac::{Role, RoleBinding};
 pub use self::route_match::{Match, PathMatch, TextMatch, ValueMatch};
@@ -42,8 +50,10 @@ pub use self::selector::{Aggregation, Labels, Selector};
 pub use self::target::{Strategy, Target};
 pub use self::tiers::{TierMapping, TierSpec};
 
+use self::kind::Recognised;
 use self::reader::{Field, Report};
 use self::tree::{Node, Position};
+use crate::request::{is_dns1123_label, is_dns1123_subdomain};
 
 /// What a folder says, and what is wrong with it.
 #[derive(Clone, Debug, Default)]
@@ -63,9 +73,14 @@ pub struct Manifests {
     pub files: Vec<Arc<str>>,
     /// Files that are not YAML, or could not be read: nothing of them is known.
     pub unparsable: Vec<Arc<str>>,
-    /// How many objects were read, and how many are of kinds that tiergate has no use for.
+    /// Objects of which it cannot be read which ones they are.
+    pub unreadable: Vec<(ObjectName, Place)>,
+    /// Since when an object, or what a file had, is in force in place of what is in error now.
+    pub kept: HashMap<ObjectName, Timestamp>,
+    pub kept_files: HashMap<Arc<str>, Timestamp>,
+    /// How many objects were read; and how many were not, by their kinds.
     pub read: usize,
-    pub ignored: usize,
+    pub ignored: BTreeMap<String, usize>,
 }
 
 /// The header of an object.
@@ -77,55 +92,11 @@ pub struct Meta {
     pub annotations: Vec<(String, String, Place)>,
     /// Findings that are meant to be so, by the annotation [`IGNORE_ANNOTATION`].
     pub ignored: Vec<Finding>,
-    /// Whether an annotation is no text.
-    pub unreadable_annotation: bool,
     pub uid: Option<String>,
     /// When a cluster made it; a folder has no ages.
     pub created: Option<jiff::Timestamp>,
     /// Whether the object can be used: its API version is known, and no other object has its name.
     pub usable: bool,
-}
-
-/// A kind of object that is read, with the API versions whose shape it has.
-#[derive(Debug)]
-pub struct Kind {
-    pub name: &'static str,
-    /// Empty for the core group.
-    pub group: &'static str,
-    /// The first of them that a cluster serves is read.
-    pub versions: &'static [&'static str],
-    pub namespaced: bool,
-}
-
-/// The kinds that are read.
-pub const KINDS: &[Kind] = &[
-    Kind { name: "ConfigMap", group: "", versions: &["v1"], namespaced: true },
-    Kind { name: "ServiceAccount", group: "", versions: &["v1"], namespaced: true },
-    Kind { name: "AuthPolicy", group: "kuadrant.io", versions: &["v1"], namespaced: true },
-    Kind { name: "RateLimitPolicy", group: "kuadrant.io", versions: &["v1", "v1beta3", "v1beta2"], namespaced: true },
-    Kind { name: "TokenRateLimitPolicy", group: "kuadrant.io", versions: &["v1", "v1alpha1"], namespaced: true },
-    Kind { name: "Role", group: "rbac.authorization.k8s.io", versions: &["v1"], namespaced: true },
-    Kind { name: "ClusterRole", group: "rbac.authorization.k8s.io", versions: &["v1"], namespaced: false },
-    Kind { name: "RoleBinding", group: "rbac.authorization.k8s.io", versions: &["v1"], namespaced: true },
-    Kind { name: "ClusterRoleBinding", group: "rbac.authorization.k8s.io", versions: &["v1"], namespaced: false },
-    Kind { name: "Gateway", group: "gateway.networking.k8s.io", versions: &["v1", "v1beta1"], namespaced: true },
-    Kind { name: "HTTPRoute", group: "gateway.networking.k8s.io", versions: &["v1", "v1beta1"], namespaced: true },
-    Kind {
-        name: "LLMInferenceService",
-        group: "serving.kserve.io",
-        versions: &["v1alpha1", "v1alpha2", "v1beta1", "v1"],
-        namespaced: true,
-    },
-];
-
-// === impl Kind ===
-
-impl Kind {
-    /// Whether requests could pass that should not, if an object of this kind were not there.
-    #[must_use]
-    pub fn guards(&self) -> bool {
-        self.name.ends_with("Policy") || matches!(self.name, "HTTPRoute" | "Gateway")
-    }
 }
 
 // === impl Manifests ===
@@ -158,11 +129,15 @@ impl Manifests {
     fn read_file(&mut self, file: &Arc<str>, text: Result<&str, &str>, seen: &mut HashMap<ObjectName, Place>) {
         let report = Report::new(file);
         let unusable = |code, at, message: String, remedy: &str| {
-            let problem = report.problem(Severity::Error, at, "", message).code(code);
-            report.add(problem.remedy(format!("{remedy}; nothing of this file is used until then")));
+            report.add(report.problem(Severity::Error, at, "", message).code(code).remedy(remedy));
         };
         match text.map(tree::parse) {
             Ok(Ok(documents)) => {
+                if documents.is_empty() {
+                    let start = Position { line: 1, column: 1 };
+                    let problem = report.problem(Severity::Warning, start, "", "holds no object");
+                    report.add(problem.code(Finding::FileNotRead).remedy("remove the file, if that is meant"));
+                }
                 let mut all_objects = true;
                 for document in &documents {
                     all_objects &= self.read_document(document, text.unwrap_or_default(), &report, seen);
@@ -208,14 +183,26 @@ impl Manifests {
             return all_objects;
         }
         let (group, version_name) = version_text.rsplit_once('/').unwrap_or(("", version_text));
-        match KINDS.iter().find(|known| known.name == kind_name && known.group == group) {
-            Some(known) => {
+        match Recognised::of(kind_name, group) {
+            Recognised::Known(known) => {
                 self.read_object(node, known, Some((&version, version_name)), fields, text, report, seen);
             }
-            None => match misspelt_kind(&kind, kind_name, group) {
-                Some(meant) if meant.guards() => self.read_object(node, meant, None, fields, text, report, seen),
-                _ => self.ignored += 1,
-            },
+            Recognised::Misspelt(meant) => {
+                report.name(Some(ObjectName::unreadable(meant.name, node.at)));
+                unknown_kind(&kind, kind_name, group, Some(meant));
+                self.read_object(node, meant, None, fields, text, report, seen);
+            }
+            Recognised::AnyPolicy(meant) => {
+                report.name(Some(ObjectName::unreadable(kind_name, node.at)));
+                unknown_kind(&kind, kind_name, group, meant);
+                self.read_any_policy(node, kind_name, fields, report);
+            }
+            Recognised::Unread(consequence) => {
+                *self.ignored.entry(kind_name.to_owned()).or_default() += 1;
+                let problem = kind.warning(format!("`{kind_name}` of `{group}` is not read: {consequence}"));
+                kind.report(problem.code(Finding::KindNotRead));
+            }
+            Recognised::Foreign => *self.ignored.entry(kind_name.to_owned()).or_default() += 1,
         }
         true
     }
@@ -233,23 +220,29 @@ impl Manifests {
         seen: &mut HashMap<ObjectName, Place>,
     ) {
         self.read += 1;
+        let unreadable = ObjectName::unreadable(known.name, node.at);
+        report.name(Some(unreadable.clone()));
+        let errors = report.errors();
         let Some(mut meta) = read_meta(&mut fields, known, report) else {
-            self.shut(known.name, report.place(node.at));
+            self.shut(unreadable, report.place(node.at), Target::Unknown);
             return;
         };
-        report.name(Some(meta.object.clone()));
-        meta.usable = match version {
-            None => false,
-            Some((_, name)) if known.versions.contains(&name) => true,
-            Some((field, name)) => {
-                let message = format!("version `{name}` of {} is not supported", known.name);
-                let expected: Vec<_> = known.versions.iter().map(|v| api_version(known.group, v)).collect();
-                report.add(field.error(message).code(Finding::Unsupported).expected(expected.join(" or ")));
-                false
-            }
-        };
-        // It may still say what it is for, and that must stay shut. Objects that shut nothing are not used.
-        if !meta.usable && !known.guards() {
+        report.rename(&unreadable, &meta.object);
+        annotation::unknown(&meta, report, known.annotations());
+        meta.usable = report.errors() == errors
+            && match version {
+                None => false,
+                Some((_, name)) if known.versions.contains(&name) => true,
+                Some((field, name)) => {
+                    let message = format!("version `{name}` of {} is not supported", known.name);
+                    let expected: Vec<_> = known.versions.iter().map(|v| api_version(known.group, v)).collect();
+                    report.add(field.error(message).code(Finding::Unsupported).expected(expected.join(" or ")));
+                    false
+                }
+            };
+        // It may still say what it is for, and that must stay shut. Objects that shut nothing are not used; but that a model
+        // is there is known.
+        if !meta.usable && !known.guards() && known.name != "LLMInferenceService" {
             return;
         }
         if let Some(first) = seen.get(&meta.object) {
@@ -265,11 +258,27 @@ impl Manifests {
         self.read_kind(known.name, meta, fields, text, report);
     }
 
-    /// An object without a name could have been for anything, so everything stays shut.
-    fn shut(&mut self, kind: &str, place: Place) {
-        let meta = Meta::nameless(kind, place.clone());
-        let target = Target::Unknown;
-        match kind {
+    /// Reads what an object of Kuadrant's group is for, whose kind is none of that group's. It could be a policy of any kind.
+    fn read_any_policy(&mut self, node: &Node, kind_name: &str, mut fields: reader::Fields<'_>, report: &Report) {
+        self.read += 1;
+        let kind = Kind { name: "", group: "", versions: &[], namespaced: true };
+        let unreadable = ObjectName::unreadable(kind_name, node.at);
+        report.name(Some(unreadable.clone()));
+        let meta = read_meta(&mut fields, &kind, report);
+        let spec = fields.take("spec").and_then(|spec| spec.fields());
+        let target =
+            meta.as_ref().zip(spec).map(|(meta, mut spec)| target::read_target(spec.take("targetRef"), meta).0);
+        // By its own name it is known to whoever asks for the problems of what shuts a target.
+        let object = meta.map_or(unreadable.clone(), |meta| ObjectName { kind: kind_name.into(), ..meta.object });
+        report.rename(&unreadable, &object);
+        self.shut(object, report.place(node.at), target.unwrap_or(Target::Unknown));
+    }
+
+    /// Shuts what an object that cannot be used may be for.
+    fn shut(&mut self, object: ObjectName, place: Place, target: Target) {
+        self.unreadable.push((object.clone(), place.clone()));
+        let meta = Meta::unreadable(object, place.clone());
+        match &*meta.object.kind {
             "AuthPolicy" => self.auth_policies.push(AuthPolicy {
                 meta,
                 target,
@@ -278,9 +287,13 @@ impl Manifests {
                 rules: None,
                 shadow: false,
             }),
-            "RateLimitPolicy" | "TokenRateLimitPolicy" => self.limit_policies.push(LimitPolicy {
-                meta,
+            "HTTPRoute" => self.routes.push(HttpRoute::unreadable(meta, place)),
+            "Gateway" => self.gateways.push(Gateway::unreadable(meta)),
+            kind if KINDS.iter().any(|known| known.name == kind && !known.is_policy()) => {}
+            // One of no kind shuts what it is for like a limit.
+            kind => self.limit_policies.push(LimitPolicy {
                 kind: limit_policy::kind_of(kind),
+                meta,
                 target,
                 target_place: place.clone(),
                 strategy: None,
@@ -290,15 +303,12 @@ impl Manifests {
                 per_route: false,
                 shadow: Shadow::Nothing,
             }),
-            "HTTPRoute" => self.routes.push(HttpRoute::unreadable(meta, place)),
-            "Gateway" => self.gateways.push(Gateway::unreadable(meta)),
-            _ => {}
         }
     }
 
     fn read_kind(&mut self, kind: &str, meta: Meta, fields: reader::Fields<'_>, text: &str, report: &Report) {
         match kind {
-            "ConfigMap" => self.tier_mappings.extend(tiers::read(meta, fields, text, report)),
+            "ConfigMap" => self.tier_mappings.push(tiers::read(meta, fields, text, report)),
             "ServiceAccount" => self.service_accounts.push(model::read_service_account(meta, fields)),
             "AuthPolicy" => self.auth_policies.push(auth_policy::read(meta, fields, report)),
             "RateLimitPolicy" | "TokenRateLimitPolicy" => {
@@ -319,55 +329,44 @@ fn api_version(group: &str, version: &str) -> String {
     if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
 }
 
-/// A kind or group that is nearly one of ours is a typing error; any other is somebody else's object.
-fn misspelt_kind(kind: &Field<'_>, name: &str, group: &str) -> Option<&'static Kind> {
-    let of_group = || KINDS.iter().filter(|known| known.group == group);
-    let same_name = KINDS.iter().find(|known| known.name == name);
-    let near = |known: &Kind| {
-        group.is_empty()
-            || did_you_mean(group, [known.group]).is_some()
-            || group.strip_suffix(known.group).is_some_and(|prefix| known.group.contains('.') && prefix.ends_with('.'))
-    };
-    let meant = match same_name {
-        Some(known) => Some(known).filter(|known| near(known)),
-        None => {
-            let meant = did_you_mean(name, of_group().map(|known| known.name));
-            // KServe's `InferenceService` is a kind of its own.
-            of_group().find(|known| Some(known.name) == meant && !known.name.ends_with(name))
-        }
-    }?;
+/// Reports a kind or group that is nearly one of ours, or a kind of Kuadrant's group that it does not have. A policy that is
+/// silently not there opens what it should have limited.
+fn unknown_kind(kind: &Field<'_>, name: &str, group: &str, meant: Option<&Kind>) {
     let of = if group.is_empty() { "the core group".to_owned() } else { format!("`{group}`") };
-    let message = format!("`{name}` of {of} is not a kind that is known here, so the object is not used");
-    // A policy that is silently not there opens what it should have limited.
-    let severity = if meant.guards() { Severity::Error } else { Severity::Warning };
-    let version = api_version(meant.group, meant.versions.first().unwrap_or(&"v1"));
-    let problem = kind.problem(severity, message).code(Finding::KindUnknown);
-    kind.report(problem.remedy(format!("did you mean {} of {version}?", meant.name)));
-    Some(meant)
+    let problem = kind.error(format!("`{name}` of {of} is not a kind that is known here")).code(Finding::KindUnknown);
+    kind.report(match meant {
+        Some(meant) => {
+            let version = api_version(meant.group, meant.versions.first().unwrap_or(&"v1"));
+            problem.remedy(format!("did you mean {} of {version}?", meant.name))
+        }
+        None => {
+            let policies: Vec<_> = KINDS.iter().filter(|known| known.is_policy()).map(|known| known.name).collect();
+            problem.expected(policies.join(", "))
+        }
+    });
 }
 
+/// Reads the header of an object; `None` if it cannot be read which object it is.
 fn read_meta(fields: &mut reader::Fields<'_>, kind: &Kind, report: &Report) -> Option<Meta> {
     let metadata = fields.require("metadata", "name, and namespace where the kind has one")?;
     let place = metadata.place();
     let mut meta = metadata.fields()?;
-    let name = meta.require("name", "the object's name")?.non_empty_text()?;
-    let namespace = meta.take("namespace");
+    let name = meta.require("name", "the object's name").and_then(|field| read_name(&field, kind));
+    // `namespace:` with nothing behind it is a slip, and no namespace.
+    let namespace = meta.take_even_null("namespace");
     let namespace_place = namespace.as_ref().map_or_else(|| place.clone(), Field::place);
-    let namespace = namespace.and_then(|field| field.non_empty_text());
-    // What kubectl would do without a context.
-    let namespace = if kind.namespaced { namespace.unwrap_or("default") } else { "" };
-    let object = ObjectName::new(kind.name, namespace, name);
-    report.name(Some(object.clone()));
+    let namespace = match namespace {
+        Some(_) if !kind.namespaced => Some(""),
+        Some(field) => read_namespace(&field),
+        None if kind.namespaced && meta.misspells("namespace") => None,
+        // What kubectl would do without a context.
+        None => Some(if kind.namespaced { "default" } else { "" }),
+    };
     let uid = meta.take("uid").and_then(|field| field.non_empty_text()).map(str::to_owned);
-    let (mut annotations, mut unreadable_annotation) = (Vec::new(), false);
-    if let Some(entries) = meta.take("annotations").and_then(|field| field.entries()) {
-        for (key, value) in entries {
-            match value.text() {
-                Some(text) => annotations.push((key.name.clone(), text.to_owned(), value.place())),
-                None => unreadable_annotation = true,
-            }
-        }
-    }
+    let entries = meta.take("annotations").and_then(|field| field.entries()).unwrap_or_default();
+    let text =
+        |(key, value): (&tree::Key, Field<'_>)| Some((key.name.clone(), value.text()?.to_owned(), value.place()));
+    let annotations: Vec<_> = entries.into_iter().filter_map(text).collect();
     meta.ignore(&[
         "labels",
         "creationTimestamp",
@@ -385,16 +384,36 @@ fn read_meta(fields: &mut reader::Fields<'_>, kind: &Kind, report: &Report) -> O
     fields.ignore(&["status"]);
     let ignored = read_ignored(&annotations, report);
     Some(Meta {
-        object,
+        object: ObjectName::new(kind.name, namespace?, name?),
         place,
         namespace_place,
         annotations,
         ignored,
-        unreadable_annotation,
         uid,
         created: None,
         usable: true,
     })
+}
+
+/// A name that an object of `kind` can have. Those of RBAC are segments of a path, and read with them.
+fn read_name<'a>(field: &Field<'a>, kind: &Kind) -> Option<&'a str> {
+    let name = field.non_empty_text()?;
+    if kind.group != "rbac.authorization.k8s.io" && !is_dns1123_subdomain(name) {
+        let problem = field.error(format!("`{name}` cannot be the name of an object"));
+        field.report(problem.expected("lower-case letters, digits, inner `-` and `.`"));
+        return None;
+    }
+    Some(name)
+}
+
+fn read_namespace<'a>(field: &Field<'a>) -> Option<&'a str> {
+    let namespace = field.non_empty_text()?;
+    if !is_dns1123_label(namespace) {
+        let problem = field.error(format!("`{namespace}` cannot be a namespace"));
+        field.report(problem.expected("lower-case letters, digits and inner `-`"));
+        return None;
+    }
+    Some(namespace)
 }
 
 /// Lists, with commas between, the codes of findings about an object that are meant to be so.
@@ -422,15 +441,14 @@ fn read_ignored(annotations: &[(String, String, Place)], report: &Report) -> Vec
 // === impl Meta ===
 
 impl Meta {
-    /// The header of an object that has none.
-    fn nameless(kind: &str, place: Place) -> Self {
+    /// The header of an object that has none, or cannot be used.
+    fn unreadable(object: ObjectName, place: Place) -> Self {
         Meta {
-            object: ObjectName::new(kind, "", "(without a name)"),
+            object,
             namespace_place: place.clone(),
             place,
             annotations: Vec::new(),
             ignored: Vec::new(),
-            unreadable_annotation: false,
             uid: None,
             created: None,
             usable: false,

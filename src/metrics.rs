@@ -56,6 +56,7 @@ pub struct Metrics {
     last_reload_successful: Gauge,
     objects: Gauge,
     objects_in_error: Gauge,
+    objects_last_good: Gauge,
     problems: Family<SeverityLabel, Gauge>,
     findings: Family<FindingLabels, Gauge>,
     accounts: Gauge,
@@ -183,6 +184,7 @@ impl Metrics {
             last_reload_successful: Gauge::default(),
             objects: Gauge::default(),
             objects_in_error: Gauge::default(),
+            objects_last_good: Gauge::default(),
             problems: Family::default(),
             findings: Family::default(),
             accounts: Gauge::default(),
@@ -216,6 +218,8 @@ impl Metrics {
         self.last_reload_successful.set(1);
         r.register("policy_objects", "Objects read into the policy", self.objects.clone());
         r.register("policy_objects_in_error", "Objects that are in error", self.objects_in_error.clone());
+        let help = "Objects of which a last good version is in force, since they or their files are in error";
+        r.register("policy_objects_last_good", help, self.objects_last_good.clone());
         r.register("policy_problems", "Problems of the configuration, by severity", self.problems.clone());
         r.register("policy_findings", "Problems of the configuration, by code and severity", self.findings.clone());
         r.register("limit_accounts", "Accounts that limits keep", self.accounts.clone());
@@ -332,6 +336,7 @@ impl Metrics {
         self.generation.set(i64::try_from(policy.generation).unwrap_or(i64::MAX));
         self.objects.set(number(policy.objects));
         self.objects_in_error.set(number(policy.objects_in_error()));
+        self.objects_last_good.set(number(policy.kept.len()));
         let errors = policy.problems.iter().filter(|problem| problem.is_error()).count();
         let counts = [("error", errors), ("warning", policy.problems.len() - errors)];
         for (severity, count) in counts {

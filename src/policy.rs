@@ -5,6 +5,7 @@ mod attach;
 mod auth;
 mod compile;
 mod expression;
+mod gaps;
 mod gateway;
 mod gone;
 mod limits;
@@ -18,12 +19,13 @@ mod tiers;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use hashbrown::{HashMap, HashSet};
+use jiff::Timestamp;
 
 pub use self::auth::{
     AccessRule, AuthRules, Authentication, Authorization, Caller, Condition, Item, Method, Operator, Pattern, Patterns,
@@ -33,6 +35,7 @@ pub use self::compile::{Options, compile, derived_uid};
 pub use self::expression::{
     Attributes, CompileError, Direct, EvalError, Expression, How, Object, Path, Reference, Scope, Use, Uses, Val,
 };
+pub use self::gaps::Gaps;
 pub use self::gateway::{GatewayPlan, ListenerPlan, RoutePlan};
 pub use self::limits::{Limit, LimitKind, LimitSet, Matched, ShadowLimits};
 pub use self::nearest::Nearest;
@@ -74,8 +77,11 @@ pub struct Policy {
     pub overridden: HashSet<ObjectName>,
     /// Where each object is written that was read.
     pub places: HashMap<ObjectName, Place>,
-    /// How many objects went in.
+    /// How many objects went in; and how many did not, by their kinds.
     pub objects: usize,
+    pub ignored: BTreeMap<String, usize>,
+    /// The objects in error whose last good version is in force, and since when.
+    pub kept: HashMap<ObjectName, Timestamp>,
 }
 
 /// A set of namespaces.

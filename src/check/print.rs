@@ -1,5 +1,6 @@
 //! How findings are printed.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use serde_json::json;
@@ -7,21 +8,35 @@ use serde_json::json;
 use crate::args::Format;
 use crate::manifest::{Finding, Origin, Problem, Severity};
 
-pub(super) fn problems(format: Format, problems: &[Problem], objects: usize, out: &mut impl Write) -> io::Result<()> {
+/// How many objects were read; and how many were not, by their kinds.
+type Objects<'o> = (usize, &'o BTreeMap<String, usize>);
+
+pub(super) fn problems(
+    format: Format,
+    problems: &[Problem],
+    (objects, ignored): Objects<'_>,
+    out: &mut impl Write,
+) -> io::Result<()> {
     match format {
-        Format::Text => text(problems, objects, out),
-        Format::Json => writeln!(out, "{:#}", json!({ "problems": problems, "objects": objects })),
+        Format::Text => text(problems, (objects, ignored), out),
+        Format::Json => {
+            writeln!(out, "{:#}", json!({ "problems": problems, "objects": objects, "not_read": ignored }))
+        }
         Format::Github => problems.iter().try_for_each(|problem| writeln!(out, "{}", workflow_command(problem))),
     }
 }
 
-fn text(problems: &[Problem], objects: usize, out: &mut impl Write) -> io::Result<()> {
+fn text(problems: &[Problem], (objects, ignored): Objects<'_>, out: &mut impl Write) -> io::Result<()> {
     for problem in problems {
         writeln!(out, "{problem}")?;
     }
     let errors = problems.iter().filter(|problem| problem.is_error()).count();
     let warnings = problems.len() - errors;
     let plural = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    if !ignored.is_empty() {
+        let kinds: Vec<String> = ignored.iter().map(|(kind, number)| format!("{number} {kind}")).collect();
+        writeln!(out, "not read: {}", kinds.join(", "))?;
+    }
     writeln!(out, "{}: {}, {}", plural(objects, "object"), plural(errors, "error"), plural(warnings, "warning"))
 }
 
@@ -59,6 +74,7 @@ pub(super) fn list(out: &mut impl Write) -> io::Result<()> {
         (Origin::Objects, "Between objects"),
         (Origin::Envoy, "In Envoy's configuration"),
         (Origin::Cluster, "On a cluster"),
+        (Origin::Serving, "While serving"),
     ] {
         writeln!(out, "{heading}:")?;
         for finding in Finding::ALL.iter().filter(|finding| finding.origin() == origin) {

@@ -109,8 +109,13 @@ fn every_finding_of_reading_is_found() {
     assert_ne!(cached, auth);
     let rows = [
         (Finding::FileUnreadable, None),
+        (Finding::FileNotRead, Some("# nothing\n".to_owned())),
         (Finding::YamlSyntax, Some("a: [".to_owned())),
         (Finding::KindUnknown, Some(policy("", &sound).replace("RateLimitPolicy", "RateLimitPolcy"))),
+        (
+            Finding::KindNotRead,
+            Some(account.replace("v1", "maas.opendatahub.io/v1alpha1").replace("ServiceAccount", "MaaSSubscription")),
+        ),
         (Finding::FieldUnknown, Some(account.replace("metadata", "extra: 1\nmetadata"))),
         (Finding::FieldMissing, Some(account.replace("metadata: {name: a, namespace: ns}", ""))),
         (Finding::TypeWrong, Some(account.replace("name: a", "name: 1"))),
@@ -192,7 +197,8 @@ fn every_finding_is_explained_in_the_order_of_the_list() {
 
 fn printed(format: Format, problems: &[Problem]) -> String {
     let mut out = Vec::new();
-    print::problems(format, problems, 3, &mut out).unwrap();
+    print::problems(format, problems, (3, &std::collections::BTreeMap::from([("Service".to_owned(), 2)])), &mut out)
+        .unwrap();
     String::from_utf8(out).unwrap()
 }
 

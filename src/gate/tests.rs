@@ -351,7 +351,7 @@ async fn an_annotation_of_ours_that_is_wrong_is_not_passed_over() {
     for (annotation, severity, shut) in [
         ("tiergate.io/algorithm: sliding", "error", true),
         ("tiergate.io/counter-scope: user", "error", true),
-        ("tiergate.io/algoritm: fixed-window", "warning", false),
+        ("tiergate.io/algoritm: fixed-window", "error", true),
         ("example.com/algorithm: x", "", false),
     ] {
         let gate = annotated("gateway-rate-limits", annotation);

@@ -54,20 +54,22 @@ pub(super) fn read_shadow(meta: &Meta, report: &Report, limits: Option<&[LimitSp
     Shadow::Nothing
 }
 
-/// Reports annotations that look like ours and are not among `known`, nor for every object.
+/// Reports annotations that look like ours and are not among `known`, nor for every object, and those that are nearly one of
+/// `known`. They are errors: what they should have said is not said.
 pub(super) fn unknown(meta: &Meta, report: &Report, known: &[&str]) {
     for (name, _, place) in &meta.annotations {
         let is_known = name == IGNORE_ANNOTATION || known.contains(&name.as_str());
-        if !name.starts_with("tiergate.io/") || is_known {
+        let meant = did_you_mean(name, known.iter().copied().chain([IGNORE_ANNOTATION]));
+        if is_known || !(name.starts_with("tiergate.io/") || meant.is_some()) {
             continue;
         }
         let field = format!("metadata.annotations.{name}");
-        let problem = report.problem_at(Severity::Warning, place, &field, "is not an annotation that is known here");
+        let problem = report.problem_at(Severity::Error, place, &field, "is not an annotation that is known here");
         let problem = problem.code(Finding::AnnotationUnknown);
-        let meant = did_you_mean(name, known.iter().copied()).map(|meant| format!("did you mean `{meant}`?"));
-        report.add(match meant {
-            Some(meant) => problem.remedy(meant),
-            None => problem.expected(known.join(" or ")),
+        report.add(match (meant, known) {
+            (Some(meant), _) => problem.remedy(format!("did you mean `{meant}`?")),
+            (None, []) => problem.remedy("remove it"),
+            (None, known) => problem.expected(known.join(" or ")),
         });
     }
 }

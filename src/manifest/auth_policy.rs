@@ -69,7 +69,6 @@ pub(super) fn read(meta: Meta, mut fields: Fields<'_>, report: &Report) -> AuthP
         }
     }
     let shadow = annotation::read_shadow(&meta, report, None) == Shadow::Everything;
-    annotation::unknown(&meta, report, &[annotation::SHADOW]);
     let rules = rules.filter(|_| meta.usable && report.errors() == errors);
     let in_shadow = if shadow { vec![origin] } else { Vec::new() };
     let rules = rules.map(|rules| Arc::new(AuthRules { shadow, in_shadow, ..rules }));

@@ -19,6 +19,8 @@ pub enum Origin {
     Envoy,
     /// The watches of a cluster.
     Cluster,
+    /// The source of the policy, as it changes.
+    Serving,
 }
 
 /// Declares the findings once: their names, codes and origins.
@@ -55,8 +57,10 @@ macro_rules! findings {
 findings! {
     Reading {
         FileUnreadable "file-unreadable"
+        FileNotRead "file-not-read"
         YamlSyntax "yaml-syntax"
         KindUnknown "kind-unknown"
+        KindNotRead "kind-not-read"
         FieldUnknown "field-unknown"
         FieldMissing "field-missing"
         TypeWrong "type-wrong"
@@ -121,6 +125,9 @@ findings! {
         WatchForbidden "watch-forbidden"
         KindMissing "kind-missing"
         VersionUnknown "version-unknown"
+    }
+    Serving {
+        ObjectGone "object-gone"
     }
 }
 

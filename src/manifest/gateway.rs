@@ -4,10 +4,10 @@
 
 use std::sync::Arc;
 
-use super::annotation::{self, read_choice};
+use super::annotation::read_choice;
 use super::reader::{Field, Fields, Report};
 use super::route_match::{Match, at_most, read_match};
-use super::{Meta, Place, Severity};
+use super::{Meta, Place, Severity, did_you_mean};
 
 /// The bounds of the CRD: host names and rules of a route, matches of a rule, and of all its rules.
 const MAX_HOSTNAMES: usize = 16;
@@ -16,7 +16,9 @@ const MAX_MATCHES: usize = 64;
 const MAX_MATCHES_OF_ROUTE: usize = 128;
 
 /// Whose order of matches the Gateway's controller has.
-const ORDER: &str = "tiergate.io/route-order";
+pub(super) const ORDER: &str = "tiergate.io/route-order";
+/// The group of parents, unless they say another.
+const GROUP: &str = "gateway.networking.k8s.io";
 const ORDERS: [(&str, RouteOrder); 2] =
     [("gateway-api", RouteOrder::GatewayApi), ("envoy-gateway", RouteOrder::EnvoyGateway)];
 
@@ -117,7 +119,6 @@ pub(super) fn read_gateway(meta: Meta, mut fields: Fields<'_>, report: &Report) 
         spec.done(Severity::Warning);
     }
     let order = read_choice(&meta, report, ORDER, &ORDERS).unwrap_or_default();
-    annotation::unknown(&meta, report, &[ORDER]);
     let broken = !meta.usable || report.errors() > errors;
     Gateway { meta, listeners, order, broken }
 }
@@ -201,7 +202,10 @@ pub(super) fn read_route(meta: Meta, mut fields: Fields<'_>, report: &Report) ->
     let errors = report.errors();
     let parents = spec.require("parentRefs", "the Gateway of the route");
     route.parents_place = parents.as_ref().map_or(route.parents_place, Field::place);
-    if let Some(items) = parents.and_then(|field| field.items()) {
+    if let Some((field, items)) = parents.and_then(|field| Some((field.clone(), field.items()?))) {
+        if items.is_empty() {
+            field.report(field.error("is empty").expected("the Gateway of the route"));
+        }
         route.parents.extend(items.iter().filter_map(|item| read_parent(item, &route.meta)));
     }
     route.fault.parents = report.errors() > errors;
@@ -228,19 +232,31 @@ pub(super) fn read_route(meta: Meta, mut fields: Fields<'_>, report: &Report) ->
     route
 }
 
+/// Reads a parent that is a Gateway. A route may have others, such as a Service for a mesh; they are not ours.
 fn read_parent(item: &Field<'_>, meta: &Meta) -> Option<ParentRef> {
     let mut fields = item.fields()?;
-    fields.ignore(&["group"]);
+    let (group, kind) = (fields.take("group"), fields.take("kind"));
     let port = fields.take("port").and_then(|field| read_port(&field));
-    let name = fields.require("name", "the Gateway's name")?.non_empty_text()?;
+    let name = fields.require("name", "the Gateway's name").and_then(|field| field.non_empty_text());
     let namespace = fields.take("namespace").and_then(|field| field.non_empty_text());
-    let kind = fields.take("kind").and_then(|field| field.text()).unwrap_or("Gateway");
     let section = fields.take("sectionName").and_then(|field| field.text()).map(str::to_owned);
     fields.done(Severity::Warning);
-    // A route may have parents of other kinds (a Service, for a mesh); they are not ours.
-    (kind == "Gateway").then(|| ParentRef {
+    let names = [(&group, GROUP, "group"), (&kind, "Gateway", "kind")];
+    for (field, ours, what) in names {
+        let Some(field) = field else { continue };
+        let text = field.text()?;
+        if text == ours {
+            continue;
+        }
+        if did_you_mean(text, [ours]).is_some() {
+            let problem = field.error(format!("`{text}` is not a {what} that is known here"));
+            field.report(problem.remedy(format!("did you mean `{ours}`?")));
+        }
+        return None;
+    }
+    Some(ParentRef {
         namespace: namespace.map_or_else(|| Arc::clone(meta.namespace()), Arc::from),
-        name: name.into(),
+        name: name?.into(),
         section,
         port,
     })

@@ -73,7 +73,6 @@ pub(super) fn read(meta: Meta, mut fields: Fields<'_>, report: &Report) -> Limit
     let algorithm = read_choice(&meta, report, ALGORITHM, &ALGORITHMS).unwrap_or_default();
     let per_route = read_choice(&meta, report, SCOPE, &SCOPES).unwrap_or_default();
     let shadow = annotation::read_shadow(&meta, report, limits.as_deref());
-    annotation::unknown(&meta, report, &[ALGORITHM, SCOPE, annotation::SHADOW]);
     for rate in limits.iter_mut().flatten().flat_map(|limit: &mut LimitSpec| &mut limit.rates) {
         *rate = rate.by(algorithm);
     }
@@ -82,11 +81,11 @@ pub(super) fn read(meta: Meta, mut fields: Fields<'_>, report: &Report) -> Limit
 }
 
 /// How a policy's limits count.
-const ALGORITHM: &str = "tiergate.io/algorithm";
+pub(super) const ALGORITHM: &str = "tiergate.io/algorithm";
 const ALGORITHMS: [(&str, Algorithm); 2] =
     [("token-bucket", Algorithm::TokenBucket), ("fixed-window", Algorithm::FixedWindow)];
 /// What a policy on a Gateway counts for: the Gateway, or each of its routes as Kuadrant does.
-const SCOPE: &str = "tiergate.io/counter-scope";
+pub(super) const SCOPE: &str = "tiergate.io/counter-scope";
 const SCOPES: [(&str, bool); 2] = [("gateway", false), ("route", true)];
 
 /// What the limits of a policy of kind `kind` count.
@@ -97,7 +96,7 @@ pub(super) fn kind_of(kind: &str) -> LimitKind {
 fn read_limits(field: &Field<'_>, common: &[Predicate]) -> Option<Vec<LimitSpec>> {
     let entries = field.entries()?;
     if entries.is_empty() {
-        field.report(field.warning("holds no limit").expected("at least one named limit"));
+        field.report(field.error("holds no limit").expected("at least one named limit"));
     }
     Some(entries.iter().filter_map(|(key, field)| read_limit(&key.name, field, common)).collect())
 }

@@ -42,7 +42,7 @@ pub(super) fn read_model(meta: Meta, mut fields: Fields<'_>, report: &Report) ->
     fields.ignore(&["spec"]);
     fields.done(Severity::Warning);
     let grant = match meta.annotation(TIERS_ANNOTATION) {
-        None if meta.unreadable_annotation => ModelGrant::Unreadable,
+        _ if !meta.usable => ModelGrant::Unreadable,
         None => ModelGrant::Nobody,
         Some((_, text, _)) if text.trim().is_empty() => ModelGrant::Nobody,
         Some((_, text, place)) => match serde_json::from_str::<Vec<String>>(text) {
@@ -57,7 +57,8 @@ pub(super) fn read_model(meta: Meta, mut fields: Fields<'_>, report: &Report) ->
                     field: format!("metadata.annotations.{TIERS_ANNOTATION}"),
                     message: format!("is not a JSON list of tier names: {error}"),
                     expected: Some("'[\"premium\",\"enterprise\"]', or '[]' for all tiers".to_owned()),
-                    remedy: Some("no tier has access to the model until it is mended".to_owned()),
+                    remedy: None,
+                    in_force: None,
                 });
                 ModelGrant::Unreadable
             }

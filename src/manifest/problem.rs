@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::finding::Finding;
+use super::in_force::InForce;
 use super::tree::Position;
 
 /// How much a [`Problem`] weighs.
@@ -53,6 +54,9 @@ pub struct Problem {
     pub expected: Option<String>,
     /// What to do.
     pub remedy: Option<String>,
+    /// What is in force meanwhile, where that is not what is written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub in_force: Option<InForce>,
 }
 
 // === impl Place ===
@@ -84,6 +88,17 @@ impl ObjectName {
     #[must_use]
     pub fn new(kind: &str, namespace: &str, name: &str) -> Self {
         ObjectName { kind: kind.into(), namespace: namespace.into(), name: name.into() }
+    }
+
+    /// Stands for an object of which it cannot be read which one it is. No object can have such a name.
+    #[must_use]
+    pub fn unreadable(kind: &str, at: Position) -> Self {
+        ObjectName::new(kind, "", &format!("(at line {})", at.line))
+    }
+
+    #[must_use]
+    pub fn is_unreadable(&self) -> bool {
+        self.name.starts_with('(')
     }
 }
 
@@ -164,11 +179,14 @@ impl Problem {
         if let Some(remedy) = &self.remedy {
             write!(f, "\n    remedy:   {remedy}")?;
         }
+        if let Some(in_force) = &self.in_force {
+            write!(f, "\n    in force: {in_force}")?;
+        }
         Ok(())
     }
 }
 
-/// The candidate that `typed` was probably meant to be.
+/// The candidate that `typed` was probably meant to be, which it is not. Case makes no difference in how near they are.
 #[must_use]
 pub fn did_you_mean<'a>(typed: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let bound = match typed.chars().count() {
@@ -176,10 +194,12 @@ pub fn did_you_mean<'a>(typed: &str, candidates: impl IntoIterator<Item = &'a st
         4..=7 => 2,
         _ => 3,
     };
+    let lower = typed.to_lowercase();
     candidates
         .into_iter()
-        .map(|candidate| (strsim::osa_distance(typed, candidate), candidate))
-        .filter(|(distance, _)| *distance > 0 && *distance <= bound)
+        .filter(|candidate| *candidate != typed)
+        .map(|candidate| (strsim::osa_distance(&lower, &candidate.to_lowercase()), candidate))
+        .filter(|(distance, _)| *distance <= bound)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
 }

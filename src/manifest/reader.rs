@@ -33,6 +33,8 @@ pub struct Fields<'a> {
     path: String,
     report: &'a Report,
     asked: Vec<&'static str>,
+    /// Those that were reported as missing.
+    missing: Vec<&'static str>,
 }
 
 // === impl Report ===
@@ -46,6 +48,15 @@ impl Report {
     /// From here on problems belong to `object`.
     pub fn name(&self, object: Option<ObjectName>) {
         self.object.replace(object);
+    }
+
+    /// The problems of `before` belong to `object`, and those to come.
+    pub fn rename(&self, before: &ObjectName, object: &ObjectName) {
+        self.name(Some(object.clone()));
+        let mut problems = self.problems.borrow_mut();
+        for problem in problems.iter_mut().filter(|problem| problem.object.as_ref() == Some(before)) {
+            problem.object = Some(object.clone());
+        }
     }
 
     #[must_use]
@@ -87,6 +98,7 @@ impl Report {
             message: message.into(),
             expected: None,
             remedy: None,
+            in_force: None,
         }
     }
 }
@@ -192,7 +204,8 @@ impl<'a> Field<'a> {
             self.wrong_type("a mapping");
             return None;
         };
-        Some(Fields { entries, at: self.node.at, path: self.path.clone(), report: self.report, asked: Vec::new() })
+        let (asked, missing) = (Vec::new(), Vec::new());
+        Some(Fields { entries, at: self.node.at, path: self.path.clone(), report: self.report, asked, missing })
     }
 
     /// The entries of a mapping whose keys the user chooses.
@@ -214,17 +227,29 @@ impl<'a> Fields<'a> {
 
     /// The field `name`, if it is there and not null.
     pub fn take(&mut self, name: &'static str) -> Option<Field<'a>> {
+        self.take_even_null(name).filter(|field| field.node.value != Value::Null)
+    }
+
+    /// The field `name`, if it is there. Where null is a slip, it is of the wrong type.
+    pub fn take_even_null(&mut self, name: &'static str) -> Option<Field<'a>> {
         if !self.asked.contains(&name) {
             self.asked.push(name);
         }
         let (_, node) = self.entries.iter().find(|(key, _)| key.name == name)?;
-        (node.value != Value::Null).then(|| self.field(name, node))
+        Some(self.field(name, node))
+    }
+
+    /// Whether there is a field that was probably meant to be `name`.
+    #[must_use]
+    pub fn misspells(&self, name: &str) -> bool {
+        self.entries.iter().any(|(key, _)| did_you_mean(&key.name, [name]).is_some())
     }
 
     /// The field `name`; its absence is an error.
     pub fn require(&mut self, name: &'static str, expected: &str) -> Option<Field<'a>> {
         let field = self.take(name);
         if field.is_none() {
+            self.missing.push(name);
             let message = format!("`{name}` is missing");
             let problem = self.report.problem(Severity::Error, self.at, &self.path, message);
             self.report.add(problem.code(Finding::FieldMissing).expected(expected));
@@ -237,16 +262,25 @@ impl<'a> Fields<'a> {
         self.asked.extend_from_slice(names);
     }
 
-    /// Reports the fields that were never asked for.
+    /// Reports the fields that were never asked for. One that was probably meant to be another is an error wherever it stands:
+    /// what it should have said is not said.
     pub fn done(self, severity: Severity) {
-        for (key, _) in self.entries {
+        for (key, node) in self.entries {
+            let field = if self.path.is_empty() { key.name.clone() } else { format!("{}.{}", self.path, key.name) };
             if self.asked.contains(&key.name.as_str()) {
+                // Where unknown fields are errors, a rule that was emptied is one too.
+                let told = self.missing.contains(&key.name.as_str());
+                if severity == Severity::Error && node.value == Value::Null && !told {
+                    let problem = self.report.problem(severity, node.at, &field, "is null").code(Finding::TypeWrong);
+                    self.report.add(problem.remedy("say what it is, or remove it"));
+                }
                 continue;
             }
-            let field = if self.path.is_empty() { key.name.clone() } else { format!("{}.{}", self.path, key.name) };
+            let meant = did_you_mean(&key.name, self.asked.iter().copied());
+            let severity = if meant.is_some() { Severity::Error } else { severity };
             let mut problem = self.report.problem(severity, key.at, &field, "is not a field that is known here");
             problem = problem.code(Finding::FieldUnknown).expected(format!("one of {}", self.asked.join(", ")));
-            if let Some(meant) = did_you_mean(&key.name, self.asked.iter().copied()) {
+            if let Some(meant) = meant {
                 problem = problem.remedy(format!("did you mean `{meant}`?"));
             }
             self.report.add(problem);

@@ -5,7 +5,7 @@ use super::reader::{Field, Fields, Report};
 use super::tree::{self, Node};
 use super::{Finding, Meta, Place, Severity};
 
-/// A ConfigMap with a key `tiers`. `tiers` is `None` when it is in error.
+/// A ConfigMap. `tiers` is `None` when they are in error, as they are in every ConfigMap that is no tier mapping.
 #[derive(Clone, Debug)]
 pub struct TierMapping {
     pub meta: Meta,
@@ -23,18 +23,36 @@ pub struct TierSpec {
     pub place: Place,
 }
 
-/// Reads a ConfigMap; one without `data.tiers` is somebody else's.
-pub(super) fn read(meta: Meta, mut fields: Fields<'_>, text: &str, report: &Report) -> Option<TierMapping> {
+/// Reads a ConfigMap. Whether it is the tier mapping is told by its name, which is not known here: what is wrong with one that is
+/// not is nobody's problem.
+pub(super) fn read(meta: Meta, mut fields: Fields<'_>, text: &str, report: &Report) -> TierMapping {
+    let tiers = read_data(&mut fields, text, report);
     fields.ignore(&["binaryData", "immutable"]);
-    let data = fields.take("data");
-    let mut data = data?.fields()?;
-    let tiers = data.take("tiers")?;
-    let Some(inner) = tiers.text() else {
-        return Some(TierMapping { meta, tiers: None });
+    let errors = report.errors();
+    fields.done(Severity::Warning);
+    let tiers = tiers.filter(|_| report.errors() == errors && meta.usable);
+    TierMapping { meta, tiers }
+}
+
+fn read_data(fields: &mut Fields<'_>, text: &str, report: &Report) -> Option<Vec<TierSpec>> {
+    let data = fields.require("data", "the key `tiers`, a list of tiers")?;
+    let mut entries = data.fields()?;
+    let Some(tiers) = entries.take("tiers") else {
+        let keys: Vec<&str> = data.entries()?.iter().map(|(key, _)| key.name.as_str()).collect();
+        let problem = data.error("has no `tiers`").code(Finding::FieldMissing);
+        let problem = problem.expected("the key `tiers`, a list of name, level and groups");
+        data.report(match keys.as_slice() {
+            [] => problem,
+            keys => {
+                problem.remedy(format!("it has `{}`: call the one that lists the tiers `tiers`", keys.join("`, `")))
+            }
+        });
+        return None;
     };
+    let inner = tiers.text()?;
     let errors = report.errors();
     let header = block_header(text, tiers.node.at);
-    let tiers = match tree::parse(inner) {
+    let read = match tree::parse(inner) {
         Ok(documents) => documents.into_iter().next().and_then(|mut node| {
             shift(&mut node, header, tiers.node.at);
             read_tiers(&node, &tiers.path, report)
@@ -47,12 +65,11 @@ pub(super) fn read(meta: Meta, mut fields: Fields<'_>, text: &str, report: &Repo
             None
         }
     };
-    if tiers.is_none() && report.errors() == errors {
-        let field = data.take("tiers")?;
-        field.report(field.error("holds no tiers").expected("a list of name, level and groups"));
+    let read = read.filter(|tiers| !tiers.is_empty());
+    if read.is_none() && report.errors() == errors {
+        tiers.report(tiers.error("holds no tier").expected("a list of name, level and groups"));
     }
-    let tiers = tiers.filter(|_| report.errors() == errors);
-    Some(TierMapping { meta, tiers })
+    read.filter(|_| report.errors() == errors)
 }
 
 fn read_tiers(node: &Node, path: &str, report: &Report) -> Option<Vec<TierSpec>> {

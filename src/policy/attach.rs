@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::lint::warning;
 use super::{Attached, AuthRules, Limit, LimitKind, LimitSet, ReferenceFault, ShadowLimits};
 use crate::manifest::{
-    Finding, LimitPolicy, LimitSpec, Manifests, Meta, ObjectName, Place, Predicate, Problem, Severity, Shadow,
+    Finding, InForce, LimitPolicy, LimitSpec, Manifests, Meta, ObjectName, Place, Predicate, Problem, Severity, Shadow,
     Strategy, Target,
 };
 
@@ -224,8 +224,7 @@ impl AuthAttachments<'_> {
             };
             let place = place.unwrap_or_else(|| policy.place.clone());
             let problem = warning(code, policy, &place, "spec", message);
-            let remedy = "mend it; until then every request of these routes is undecided";
-            problems.push(Problem { severity: Severity::Error, ..problem.remedy(remedy) });
+            problems.push(Problem { severity: Severity::Error, in_force: Some(InForce::Shut), ..problem });
             Attached::Broken(object.clone())
         })
     }

@@ -43,9 +43,10 @@ impl Default for Options {
 /// Compiles what was read. Problems of single objects are already in `manifests`; those between objects are added.
 #[must_use]
 pub fn compile(mut manifests: Manifests, options: &Options) -> Policy {
+    manifests.say_what_is_in_force();
     let mut problems = std::mem::take(&mut manifests.problems);
     manifests.routes.sort_by(|a, b| a.meta.seniority().cmp(&b.meta.seniority()));
-    // A ConfigMap that only happens to have a key `tiers` is somebody else's.
+    // Any other ConfigMap is somebody else's.
     let foreign = |mapping: &&TierMapping| mapping.meta.object.path() != options.tier_mapping;
     let foreign: Vec<_> = manifests.tier_mappings.iter().filter(foreign).map(|mapping| &mapping.meta.object).collect();
     problems.retain(|problem| problem.object.as_ref().is_none_or(|object| !foreign.contains(&object)));
@@ -62,6 +63,8 @@ pub fn compile(mut manifests: Manifests, options: &Options) -> Policy {
         tiers: tiers(&mapping, if let [only] = instances.as_slice() { vec![only] } else { Vec::new() }),
         named_tiers: tiers::named(&manifests),
         objects: manifests.read,
+        ignored: manifests.ignored.clone(),
+        kept: manifests.kept.iter().map(|(object, since)| (object.clone(), *since)).collect(),
         places: manifests.metas().map(|meta| (meta.object.clone(), meta.place.clone())).collect(),
         ..Policy::default()
     };

@@ -18,6 +18,8 @@ use std::sync::Arc;
 use super::{Attached, AuthRules, GatewayPlan, LimitSet, Options, Policy};
 use crate::manifest::{Finding, Manifests, Meta, ObjectName, Place, Problem, Severity, TierSpec};
 
+pub(super) use self::tiers::may_apply;
+
 type Mapping<'m> = Option<Result<&'m [TierSpec], Arc<str>>>;
 
 /// What findings about tiers look at.
@@ -41,6 +43,7 @@ pub(super) fn warning(code: Finding, meta: &Meta, place: &Place, field: &str, me
         message,
         expected: None,
         remedy: None,
+        in_force: None,
     }
 }
 

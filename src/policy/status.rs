@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use super::Policy;
-use crate::manifest::{Finding, ObjectName, Problem};
+use crate::manifest::{Finding, InForce, ObjectName, Problem};
 
 /// A condition of an object's status.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +46,10 @@ impl Policy {
         };
         let (enforced, overridden) = (self.enforced.contains(object), self.overridden.contains(object));
         let enforced = match &unaccepted {
-            _ if enforced && in_error => condition(ENFORCED, true, ENFORCED, "its last good version is in force"),
+            _ if enforced && let Some(since) = self.kept.get(object) => {
+                let kept = format!("in force is {}", InForce::LastGood(*since));
+                condition(ENFORCED, true, ENFORCED, &kept)
+            }
             _ if enforced => condition(ENFORCED, true, ENFORCED, "it is in force"),
             Some((reason, _)) if in_error => {
                 condition(ENFORCED, false, reason, "it is not in force, and requests that it is for are answered 503")

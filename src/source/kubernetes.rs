@@ -154,7 +154,10 @@ fn snapshot(store: &mut Store, options: &Options) -> Result<Policy, FolderError>
         return Ok(Policy { unready: Some(why), problems: store.problems(), ..Policy::default() });
     }
     on_large_stack(|| {
-        let mut policy = compile(store.read(), options);
+        let manifests = store.read();
+        let parts = manifests.parts();
+        let mut policy = compile(manifests, options);
+        store.departures.follow(parts, &[], &mut policy, std::time::Instant::now());
         policy.rbac.unread = store.unread_rbac();
         policy.rbac.changed = store.rbac_changed();
         policy.behind = store.behind();

@@ -162,7 +162,7 @@ fn what_cannot_be_explained_is_said_with_exit_code_2_and_without_the_token() {
     }
     let output = Command::new(TIERGATE).args(["explain", "/nonexistent", "--path", "/a"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("cannot read folder `/nonexistent`"), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("cannot read `/nonexistent`"), "{output:?}");
 }
 
 #[tokio::test]

@@ -161,5 +161,5 @@ fn a_slip_in_the_annotation_opens_nothing() {
     }
     let misspelt = compile_text(&world("tiergate.io/shadwo: 'true'", ""));
     let told = misspelt.problems.iter().find(|problem| problem.code == Finding::AnnotationUnknown).unwrap();
-    assert_eq!((told.is_error(), told.remedy.as_deref()), (false, Some("did you mean `tiergate.io/shadow`?")));
+    assert_eq!((told.is_error(), told.remedy.as_deref()), (true, Some("did you mean `tiergate.io/shadow`?")));
 }

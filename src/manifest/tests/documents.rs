@@ -85,7 +85,7 @@ fn problem_reads_as_one_line_that_editors_can_jump_to() {
     let problem = &read(&text).problems[0];
     assert_eq!(
         problem.to_string(),
-        "f.yaml:5:3: warning[field-unknown]: ServiceAccount default/a: metadata.nmespace: is not a field that is known here\n    \
+        "f.yaml:5:3: error[field-unknown]: ServiceAccount (at line 1): metadata.nmespace: is not a field that is known here\n    \
          expected: one of name, namespace, uid, annotations, labels, creationTimestamp, resourceVersion, generation, \
          generateName, managedFields, ownerReferences, finalizers, selfLink, deletionTimestamp, \
          deletionGracePeriodSeconds\n    remedy:   did you mean `namespace`?"
@@ -118,10 +118,10 @@ fn document_that_is_no_object_is_an_error() {
 }
 
 #[test]
-fn empty_documents_are_nothing() {
-    for text in ["", "---\n", "---\n---\n...\n", "# a comment\n", "null\n", "%YAML 1.2\n---\n"] {
-        let manifests = expect(text, &[]);
-        assert_eq!((manifests.read, manifests.ignored), (0, 0), "{text:?}");
+fn a_file_without_an_object_is_noticed() {
+    for text in ["▸", "▸---\n", "▸---\n---\n...\n", "▸# a comment\n", "▸null\n", "▸%YAML 1.2\n---\n"] {
+        let manifests = expect(text, &[(W, "", "holds no object")]);
+        assert_eq!((manifests.read, manifests.ignored.values().sum::<usize>()), (0, 0), "{text:?}");
     }
 }
 
@@ -130,7 +130,6 @@ fn line_ends_and_byte_order_marks_do_not_matter() {
     let text = "\u{feff}apiVersion: v1\r\nkind: ServiceAccount\r\nmetadata:\r\n  name: a\r\n  ▸nmespace: b\r\n";
     let (clean, _) = unmark(text);
     let manifests = read(&clean);
-    assert_eq!(account_names(&manifests), ["a"]);
     let place = &manifests.problems[0].place;
     assert_eq!((place.line, place.column), (5, 3));
 }
@@ -147,12 +146,43 @@ fn objects_without_a_namespace_are_in_default() {
 }
 
 #[test]
-fn unknown_metadata_is_a_warning_and_the_object_is_used() {
-    let manifests = expect(
-        "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: a, ▸lables: {x: y}}\n▸sekrets: []\n",
-        &[(W, "metadata.lables", "did you mean `labels`?"), (W, "sekrets", "did you mean `secrets`?")],
-    );
+fn unknown_metadata_is_a_warning_and_misspelt_metadata_an_error() {
+    let account = |metadata: &str| format!("apiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: a, {metadata}}}\n");
+    let manifests = expect(&account("▸shape: round"), &[(W, "metadata.shape", "is not a field that is known here")]);
     assert_eq!(account_names(&manifests), ["a"]);
+    let manifests = expect(&account("▸lables: {x: y}"), &[(E, "metadata.lables", "did you mean `labels`?")]);
+    assert_eq!(account_names(&manifests), [""; 0]);
+}
+
+/// In `default` it would be another object.
+#[test]
+fn an_object_whose_namespace_cannot_be_read_is_no_other_object() {
+    let account =
+        |namespace: &str| format!("apiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: a, {namespace}}}\n");
+    for (namespace, field, phrase) in [
+        ("namespace: ▸no", "metadata.namespace", "is a boolean"),
+        ("namespace: ▸5", "metadata.namespace", "is an integer"),
+        ("namespace: ▸[ns]", "metadata.namespace", "is a list"),
+        ("namespace: ▸{ns: x}", "metadata.namespace", "is a mapping"),
+        ("namespace: ▸null", "metadata.namespace", "is null"),
+        ("namespace: ▸''", "metadata.namespace", "is empty"),
+        ("namespace: ▸Team", "metadata.namespace", "cannot be a namespace"),
+        ("namespace: ▸a/b", "metadata.namespace", "cannot be a namespace"),
+        ("▸namspace: ns", "metadata.namspace", "did you mean `namespace`?"),
+        ("▸Namespace: ns", "metadata.Namespace", "did you mean `namespace`?"),
+    ] {
+        let marked = account(namespace);
+        let manifests = expect(&marked, &[(E, field, phrase)]);
+        assert_eq!(account_names(&manifests), [""; 0], "{namespace}");
+        let policy = read(
+            &unmark(&marked)
+                .0
+                .replace("apiVersion: v1", "apiVersion: kuadrant.io/v1")
+                .replace("ServiceAccount", "RateLimitPolicy"),
+        );
+        assert_eq!(policy.limit_policies[0].target, Target::Unknown, "{namespace}");
+        assert!(policy.limit_policies[0].limits.is_none());
+    }
 }
 
 /// YAML 1.1, as kubectl reads it.
@@ -161,8 +191,9 @@ fn words_that_kubectl_takes_for_booleans_are_no_names() {
     for word in ["y", "N", "yes", "No", "on", "OFF", "true"] {
         let marked = format!("{{apiVersion: v1, kind: ServiceAccount, metadata: {{name: ▸{word}}}}}");
         expect(&marked, &[(E, "metadata.name", "is a boolean")]);
-        let quoted = marked.replace(&format!("▸{word}"), &format!("'{word}'"));
-        assert_eq!(account_names(&expect(&quoted, &[])), [word]);
+        let lower = word.to_lowercase();
+        let quoted = marked.replace(&format!("▸{word}"), &format!("'{lower}'"));
+        assert_eq!(account_names(&expect(&quoted, &[])), [lower]);
     }
 }
 
@@ -203,7 +234,7 @@ fn lists_are_what_they_hold() {
     for head in ["apiVersion: v1\nkind: List\n", "apiVersion: v1\nkind: ServiceAccountList\nmetadata: {}\n"] {
         let manifests = expect(&format!("{head}{items}"), &[]);
         assert_eq!(account_names(&manifests), ["a", "b"], "{head}");
-        assert_eq!((manifests.read, manifests.ignored), (2, 1), "{head}");
+        assert_eq!((manifests.read, manifests.ignored.values().sum::<usize>()), (2, 1), "{head}");
     }
     let nested =
         format!("apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: List\n  items: [{}]\n", account("a"));
@@ -217,7 +248,7 @@ fn lists_are_what_they_hold() {
 fn problems_inside_a_list_have_their_own_place() {
     let item = "{apiVersion: v1, kind: ServiceAccount, metadata: {name: a, ▸nmespace: x}}";
     let marked = format!("apiVersion: v1\nkind: List\nitems:\n- {item}\n- ▸text\n");
-    expect(&marked, &[(W, "metadata.nmespace", "`namespace`"), (E, "", "a mapping")]);
+    expect(&marked, &[(E, "metadata.nmespace", "`namespace`"), (E, "", "a mapping")]);
     let not_a_list = "apiVersion: v1\nkind: List\nitems: ▸{a: b}\n";
     expect(not_a_list, &[(E, "items", "a list")]);
 }
@@ -234,13 +265,15 @@ fn kinds_of_others_are_ignored() {
         "{apiVersion: extensions.kuadrant.io/v1alpha1, kind: TelemetryPolicy, metadata: {name: a}}",
         "{apiVersion: kuadrant.io/v1, kind: DNSPolicy, metadata: {name: a}}",
         "{apiVersion: kuadrant.io/v1, kind: TLSPolicy, metadata: {name: a}}",
-        "{apiVersion: gateway.networking.k8s.io/v1, kind: GRPCRoute, metadata: {name: a}}",
+        "{apiVersion: kuadrant.io/v1beta1, kind: Kuadrant, metadata: {name: a}}",
+        "{apiVersion: v1, kind: Node, metadata: {name: a}}",
+        "{apiVersion: gateway.networking.x-k8s.io/v1alpha1, kind: XMesh, metadata: {name: a}}",
         "{apiVersion: gateway.networking.k8s.io/v1, kind: GatewayClass, metadata: {name: a}}",
         // Whatever stands in them.
         "{apiVersion: x/v1, kind: Any, metadata: 1, spec: {1: a, true: b, 2.5: c, d: !Tag e, f: 123456789012345678901}}",
     ] {
         let manifests = expect(text, &[]);
-        assert_eq!((manifests.read, manifests.ignored), (0, 1), "{text}");
+        assert_eq!((manifests.read, manifests.ignored.values().sum::<usize>()), (0, 1), "{text}");
     }
 }
 
@@ -248,19 +281,65 @@ fn kinds_of_others_are_ignored() {
 #[test]
 fn inference_service_is_no_misspelt_model() {
     let manifests = expect("{apiVersion: serving.kserve.io/v1beta1, kind: InferenceService, metadata: {name: a}}", &[]);
-    assert_eq!((manifests.read, manifests.ignored), (0, 1));
+    assert_eq!((manifests.read, manifests.ignored.values().sum::<usize>()), (0, 1));
 }
 
 #[test]
-fn misspelt_kinds_that_grant_are_warned_about() {
-    for (marked, phrase) in [
-        ("{apiVersion: v1, kind: ▸Configmap}", "ConfigMap of v1?"),
-        ("{apiVersion: v1, kind: ▸Role}", "Role of rbac.authorization.k8s.io/v1?"),
-        ("{apiVersion: rbac.authorization.k8s.io/v1, kind: ▸RoleBindng}", "RoleBinding"),
-        ("{apiVersion: serving.kserve.io/v1alpha1, kind: ▸LLMInferenceServce}", "LLMInferenceService"),
+fn misspelt_kinds_that_grant_are_errors_and_grant_nothing() {
+    for (version, kind, phrase) in [
+        ("v1", "Configmap", "ConfigMap of v1?"),
+        ("v1", "serviceaccounts", "ServiceAccount of v1?"),
+        ("v1", "Role", "Role of rbac.authorization.k8s.io/v1?"),
+        ("rbac.authorization.k8s.io/v1", "RoleBindng", "RoleBinding"),
+        ("rbac.authorisation.k8s.io/v1", "Role", "Role of rbac.authorization.k8s.io/v1?"),
+        ("serving.kserve.io/v1alpha1", "LLMInferenceServce", "LLMInferenceService"),
     ] {
-        let manifests = expect(marked, &[(W, "kind", phrase)]);
-        assert_eq!((manifests.read, manifests.ignored), (0, 1), "{marked}");
+        let marked = format!("{{apiVersion: {version}, kind: ▸{kind}, metadata: {{name: a}}}}");
+        let manifests = expect(&marked, &[(E, "kind", phrase)]);
+        assert_eq!((manifests.read, manifests.metas().filter(|meta| meta.usable).count()), (1, 0), "{marked}");
+    }
+}
+
+/// They say who may call what, or how much, where they come from.
+#[test]
+fn kinds_that_decide_elsewhere_and_are_not_read_are_named() {
+    for (version, kind) in [
+        ("gateway.networking.k8s.io/v1", "GRPCRoute"),
+        ("gateway.networking.k8s.io/v1alpha2", "TCPRoute"),
+        ("gateway.networking.k8s.io/v1alpha3", "TLSRoute"),
+        ("authorino.kuadrant.io/v1beta3", "AuthConfig"),
+        ("extensions.kuadrant.io/v1alpha1", "PlanPolicy"),
+        ("extensions.kuadrant.io/v1alpha1", "OIDCPolicy"),
+        ("limitador.kuadrant.io/v1alpha1", "Limitador"),
+        ("maas.opendatahub.io/v1alpha1", "MaaSSubscription"),
+        ("maas.opendatahub.io/v1alpha1", "MaaSAuthPolicy"),
+    ] {
+        let marked = format!("{{apiVersion: {version}, kind: ▸{kind}, metadata: {{name: a}}}}");
+        let manifests = expect(&marked, &[(W, "kind", "is not read")]);
+        assert_eq!((manifests.read, manifests.ignored.get(kind)), (0, Some(&1)), "{marked}");
+    }
+}
+
+/// It could be a policy of any kind.
+#[test]
+fn a_kind_that_kuadrant_does_not_have_shuts_its_target() {
+    let target = "targetRef: {group: gateway.networking.k8s.io, kind: Gateway, name: gw}";
+    for (kind, phrase) in [
+        ("RatePolicy", "did you mean RateLimitPolicy of kuadrant.io/v1?"),
+        ("RateLimit", "did you mean RateLimitPolicy of kuadrant.io/v1?"),
+        ("RLP", "did you mean RateLimitPolicy of kuadrant.io/v1?"),
+        ("LimitPolicy", "did you mean RateLimitPolicy of kuadrant.io/v1?"),
+        ("TokenPolicy", "did you mean TokenRateLimitPolicy of kuadrant.io/v1?"),
+        ("Quota", "AuthPolicy, RateLimitPolicy, TokenRateLimitPolicy"),
+        ("authpolicies", "did you mean AuthPolicy of kuadrant.io/v1?"),
+    ] {
+        let marked = format!(
+            "{{apiVersion: kuadrant.io/v1, kind: ▸{kind}, metadata: {{name: a, namespace: ns}}, spec: {{{target}, rest: 1}}}}"
+        );
+        let manifests = expect(&marked, &[(E, "kind", phrase)]);
+        let [policy] = manifests.limit_policies.as_slice() else { panic!("{marked}") };
+        assert_eq!(policy.target.to_string(), "Gateway ns/gw");
+        assert!(policy.limits.is_none() && policy.strategy.is_none(), "{marked}");
     }
 }
 
@@ -287,7 +366,7 @@ fn misspelt_kinds_that_guard_are_errors_and_what_they_are_for_stays_shut() {
     let route = "{apiVersion: gateway.networking.k8s.io/v1, kind: ▸HttpRoute, metadata: {name: a}, spec: {parentRefs: [{name: g}]}}";
     assert!(expect(route, &[(E, "kind", "HTTPRoute")]).routes[0].fault.any);
     let nameless = read("{apiVersion: kuadrant.io/v1, kind: AuthPolcy}");
-    assert_eq!(nameless.auth_policies[0].target, Target::Unknown);
+    assert_eq!(nameless.limit_policies[0].target, Target::Unknown);
     for kind in ["HTTPRoute", "Gateway"] {
         let nameless = read(&format!("{{apiVersion: gateway.networking.k8s.io/v1, kind: {kind}, spec: {{}}}}"));
         let shut = nameless.routes.iter().map(|route| route.fault.hosts && route.fault.matches && route.fault.parents);
@@ -344,7 +423,7 @@ fn second_object_of_a_name_is_an_error_and_the_first_is_used() {
         ("1.yaml", &account("first")),
         ("2.yaml", &account("second")),
         ("3.yaml", &account("third").replace("namespace: ns", "namespace: other")),
-        ("4.yaml", "{apiVersion: v1, kind: ConfigMap, metadata: {name: a, namespace: ns}}"),
+        ("4.yaml", "{apiVersion: rbac.authorization.k8s.io/v1, kind: Role, metadata: {name: a, namespace: ns}}"),
     ]);
     assert_eq!(manifests.problems.len(), 1, "{:?}", manifests.problems);
     assert_eq!(manifests.problems[0].place.to_string(), "2.yaml:1:1");

@@ -86,12 +86,15 @@ fn role_in_error_is_not_used_and_grants_nothing() {
 }
 
 #[test]
-fn unknown_field_of_a_role_is_a_warning_and_the_role_is_used() {
-    let manifests = expect(
-        &rbac("Role", "rules:\n- {apiGroups: [g], resources: [r], verbs: [get], ▸resourceName: [x]}\n▸rulez: []\n"),
-        &[(W, "rules[0].resourceName", "did you mean `resourceNames`?"), (W, "rulez", "did you mean `rules`?")],
-    );
-    assert_eq!(manifests.roles.len(), 1);
+fn unknown_field_of_a_role_is_a_warning_and_a_misspelt_one_an_error() {
+    let rule =
+        |field: &str| rbac("Role", &format!("rules:\n- {{apiGroups: [g], resources: [r], verbs: [get], {field}}}\n"));
+    let unknown = expect(&rule("▸color: red"), &[(W, "rules[0].color", "is not a field that is known here")]);
+    assert_eq!(unknown.roles.len(), 1);
+    // Every model would be granted.
+    let field = "rules[0].resourceName";
+    let misspelt = expect(&rule("▸resourceName: [x]"), &[(E, field, "did you mean `resourceNames`?")]);
+    assert_eq!(misspelt.roles.len(), 0);
 }
 
 #[test]
@@ -275,10 +278,10 @@ fn gateway_faults_say_what_is_right() {
     for (marked, row, used) in [
         (
             gateway("{gatewayClassName: c, listeners: [{name: http, port: 80, protocol: HTTP}], ▸lisners: []}"),
-            (W, "spec.lisners", "did you mean `listeners`?"),
-            true,
+            (E, "spec.lisners", "did you mean `listeners`?"),
+            false,
         ),
-        (listener(", ▸hostnme: a"), (W, "spec.listeners[0].hostnme", "did you mean `hostname`?"), true),
+        (listener(", ▸hostnme: a"), (E, "spec.listeners[0].hostnme", "did you mean `hostname`?"), false),
         (
             listener(", allowedRoutes: {namespaces: {from: ▸Selector}}"),
             (W, "spec.listeners[0].allowedRoutes.namespaces.from", "use `from: All`"),
@@ -358,8 +361,9 @@ fn route_without_rules_or_with_other_parents() {
 #[test]
 fn route_faults_say_what_is_right() {
     for (marked, row, used) in [
-        (route("▸hostname: a\n"), (W, "spec.hostname", "did you mean `hostnames`?"), true),
-        (route("rules: [{▸match: []}]\n"), (W, "spec.rules[0].match", "did you mean `matches`?"), true),
+        (route("▸hostname: a\n"), (E, "spec.hostname", "did you mean `hostnames`?"), false),
+        (route("rules: [{▸match: []}]\n"), (E, "spec.rules[0].match", "did you mean `matches`?"), false),
+        (route("rules: [{▸color: red}]\n"), (W, "spec.rules[0].color", "is not a field that is known here"), true),
         (route("hostnames: [▸'a:80']\n"), (E, "spec.hostnames[0]", "is not a host name"), false),
         (route("rules: ▸{}\n"), (E, "spec.rules", "a list"), false),
         (matching("{path: {value: ▸llm}}"), (E, "spec.rules[0].matches[0].path.value", "starts with `/`"), false),
@@ -434,7 +438,7 @@ fn malformed_annotation_is_an_error_and_grants_nobody() {
     for (value, phrase) in [
         ("▸'[\"free\"'", "is not a JSON list of tier names"),
         ("▸free,premium", "'[]' for all tiers"),
-        ("▸'{}'", "no tier has access to the model until it is mended"),
+        ("▸'{}'", "is not a JSON list of tier names"),
         ("▸'\"free\"'", "is not a JSON list of tier names"),
         ("▸'[1]'", "is not a JSON list of tier names"),
         ("▸'null'", "is not a JSON list of tier names"),

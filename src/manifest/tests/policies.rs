@@ -324,6 +324,14 @@ fn policy_that_lets_nobody_in_or_limits_nothing_is_noticed() {
     expect(&object("AuthPolicy", &format!("▸{TARGET}")), &[(E, "spec", "`rules` is missing")]);
     expect(&object("RateLimitPolicy", &format!("▸{TARGET}")), &[(E, "spec", "`limits` is missing")]);
     let manifests =
-        expect(&object("RateLimitPolicy", &format!("{TARGET}limits: ▸{{}}")), &[(W, "spec.limits", "holds no limit")]);
-    assert_eq!(manifests.limit_policies[0].limits.as_ref().map(Vec::len), Some(0));
+        expect(&object("RateLimitPolicy", &format!("{TARGET}limits: ▸{{}}")), &[(E, "spec.limits", "holds no limit")]);
+    assert!(manifests.limit_policies[0].limits.is_none());
+    // As where there is nothing at all.
+    for (marked, field) in [
+        (auth_policy(&format!("{AUTHENTICATION}authorization: ▸null")), "spec.rules.authorization"),
+        (limit_policy("a: {rates: [{limit: 1, window: 1m}], when: ▸null}"), "spec.limits.a.when"),
+        (limit_policy("a: {rates: [{limit: 1, window: 1m}], counters: ▸null}"), "spec.limits.a.counters"),
+    ] {
+        expect(&marked, &[(E, field, "is null")]);
+    }
 }

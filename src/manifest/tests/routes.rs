@@ -153,6 +153,6 @@ fn the_order_of_a_gateways_matches_is_one_of_two() {
     let field = "metadata.annotations.tiergate.io/route-orders";
     expect(
         &gateway("tiergate.io/route-orders: ▸envoy-gateway"),
-        &[(W, field, "did you mean `tiergate.io/route-order`?")],
+        &[(E, field, "did you mean `tiergate.io/route-order`?")],
     );
 }

@@ -165,8 +165,8 @@ fn text_that_is_not_yaml_has_its_place_in_the_file() {
 
 #[test]
 fn no_tiers_at_all_is_an_error() {
-    for tiers in [" ▸''\n", " ▸\"\"\n", " ▸'# nothing'\n", " ▸'null'\n"] {
-        let manifests = expect(&mapping(tiers), &[(E, "data.tiers", "holds no tiers")]);
+    for tiers in [" ▸''\n", " ▸\"\"\n", " ▸'# nothing'\n", " ▸'null'\n", " ▸'[]'\n"] {
+        let manifests = expect(&mapping(tiers), &[(E, "data.tiers", "holds no tier")]);
         assert_eq!(tiers_of(&manifests), None, "{tiers}");
     }
     // Without the `|`: a list instead of a text.
@@ -175,16 +175,26 @@ fn no_tiers_at_all_is_an_error() {
     assert_eq!(tiers_of(&manifests), None);
 }
 
+/// Of the tier mapping's name it is the tier mapping, in error; of another name it is somebody else's.
 #[test]
-fn config_map_without_tiers_is_somebody_elses() {
-    for text in [
-        "{apiVersion: v1, kind: ConfigMap, metadata: {name: a}}",
-        "{apiVersion: v1, kind: ConfigMap, metadata: {name: a}, data: {}}",
-        "{apiVersion: v1, kind: ConfigMap, metadata: {name: a}, data: {other: x}, immutable: true}",
-        "{apiVersion: v1, kind: ConfigMap, metadata: {name: a}, binaryData: {tiers: eA==}}",
+fn a_config_map_without_tiers_is_an_error_where_it_is_the_mapping() {
+    for (rest, field, phrase) in [
+        ("", "", "`data` is missing"),
+        (", binaryData: {tiers: eA==}", "", "`data` is missing"),
+        (", data: {}", "data", "has no `tiers`"),
+        (", data: {config.yaml: x, mapping.yaml: x}", "data", "it has `config.yaml`, `mapping.yaml`"),
+        (", data: {Tiers: x}, immutable: true", "data", "it has `Tiers`"),
     ] {
-        let manifests = expect(text, &[]);
-        assert_eq!(manifests.tier_mappings.len(), 0, "{text}");
+        let text = |name: &str| {
+            format!("{{apiVersion: v1, kind: ConfigMap, metadata: {{name: {name}, namespace: maas-api}}{rest}}}")
+        };
+        let problems = |name: &str| {
+            let manifests = read(&text(name));
+            on_large_stack(|| crate::policy::compile(manifests, &crate::policy::Options::default())).unwrap().problems
+        };
+        let own = problems("tier-to-group-mapping");
+        assert!(own.len() == 1 && says(&own[0], &(E, field, phrase)), "{own:?}");
+        assert_eq!(problems("another"), [], "{rest}");
     }
 }
 

@@ -156,7 +156,7 @@ pub(super) fn without_limit(policy: &Policy, world: &World<'_>, problems: &mut V
 }
 
 /// Whether a limit may apply to a caller of `tier`: what depends on more than the tier may.
-fn may_apply(when: &[&Expression], tier: &str) -> bool {
+pub(in crate::policy) fn may_apply(when: &[&Expression], tier: &str) -> bool {
     let identity = json!({ "tier": tier });
     let scope = Scope {
         request: Attributes::default(),

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde_json::Value;
 
+use super::super::Departures;
 use super::watch::{Fault, Object, Update, Watch};
 use crate::limit::{Clock, Nanos};
 use crate::manifest::{Finding, Manifests, ObjectName, Place, Problem, Severity};
@@ -26,6 +28,7 @@ pub(super) struct Store {
     /// When the server answered last, and why it does not now.
     heard: Nanos,
     silent: Option<String>,
+    pub(super) departures: Departures,
 }
 
 /// One kind of object.
@@ -74,14 +77,15 @@ impl Store {
         let kinds = watches.iter().map(watched).collect();
         let (server, hasher) = (server.to_owned(), RandomState::new());
         let (rbac_changed, heard) = (Nanos::default(), clock.now());
-        Store { server, kinds, hasher, clock, rbac_changed, heard, silent: None }
+        let departures = Departures::of_cluster();
+        Store { server, kinds, hasher, clock, rbac_changed, heard, silent: None, departures }
     }
 
     /// Takes over what the watch of kind `at` saw; whether that changes anything.
     pub(super) fn apply(&mut self, at: usize, update: Update) -> bool {
         let now = self.clock.now();
         if let Update::Server(answer) = update {
-            return self.note(answer, now);
+            return self.note(answer, now) || self.departures.are_due(Instant::now());
         }
         let Some(watched) = self.kinds.get_mut(at) else { return false };
         let before = watched.objects.len();
@@ -314,7 +318,8 @@ impl Watched {
 
 fn problem(code: Finding, what: &str, severity: Severity, message: String) -> Problem {
     let place = Place { file: what.into(), line: 0, column: 0 };
-    Problem { code, severity, place, object: None, field: String::new(), message, expected: None, remedy: None }
+    let field = String::new();
+    Problem { code, severity, place, object: None, field, message, expected: None, remedy: None, in_force: None }
 }
 
 // === impl Entry ===
@@ -332,7 +337,7 @@ impl Entry {
     fn read(&mut self) {
         if let Some(value) = &self.unread {
             let mut read = Manifests::of_object(value);
-            read.keep_last_good(&self.read);
+            read.keep_last_good(&self.read, jiff::Timestamp::now());
             self.read = read;
             self.unread = None;
         }

@@ -1,0 +1,104 @@
+//! What is in force while something is in error: a message that says "shut" has to be right about it.
+
+use std::fmt;
+
+use jiff::{Timestamp, Unit};
+use serde::{Serialize, Serializer};
+
+use super::{Finding, Manifests, ModelGrant, ObjectName, Problem, Shadow, Target};
+
+/// What is in force in place of what is in error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum InForce {
+    /// What was good before this time.
+    LastGood(Timestamp),
+    /// Nothing can be decided for what it is for.
+    Shut,
+    /// It could be for anything, so nothing can be decided at all.
+    AllShut,
+    /// It grants nothing.
+    NoGrant,
+    /// Nothing of it, and nothing instead.
+    Nothing,
+}
+
+// === impl InForce ===
+
+impl fmt::Display for InForce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            InForce::LastGood(since) => {
+                write!(f, "its last good version, since {}", since.round(Unit::Second).unwrap_or(*since))
+            }
+            InForce::Shut => f.write_str("nothing of it; what it is for is shut (503)"),
+            InForce::AllShut => f.write_str("nothing; it could be for anything, so everything is shut (503)"),
+            InForce::NoGrant => f.write_str("nothing of it; it grants nothing"),
+            InForce::Nothing => f.write_str("nothing of it"),
+        }
+    }
+}
+
+impl Serialize for InForce {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+// === impl Manifests ===
+
+impl Manifests {
+    /// Says of each error what is in force meanwhile.
+    pub fn say_what_is_in_force(&mut self) {
+        let mut problems = std::mem::take(&mut self.problems);
+        // Of two objects of one name the first is used, and its own errors say what is in force of it.
+        for problem in
+            problems.iter_mut().filter(|problem| problem.is_error() && problem.code != Finding::ObjectDuplicate)
+        {
+            problem.in_force = self.in_force(problem);
+        }
+        self.problems = problems;
+    }
+
+    fn in_force(&self, problem: &Problem) -> Option<InForce> {
+        let Some(object) = &problem.object else {
+            let file = &problem.place.file;
+            return Some(match self.kept_files.get(file) {
+                Some(since) => InForce::LastGood(*since),
+                None if self.unparsable.contains(file) => InForce::AllShut,
+                None => InForce::Nothing,
+            });
+        };
+        if let Some(since) = self.kept.get(object) {
+            return Some(InForce::LastGood(*since));
+        }
+        let policy = |target: &Target, in_shadow: bool| match (in_shadow, target) {
+            (true, _) => InForce::Nothing,
+            (false, Target::Unknown) => InForce::AllShut,
+            (false, _) => InForce::Shut,
+        };
+        Some(match &*object.kind {
+            "AuthPolicy" => {
+                let found = self.auth_policies.iter().find(|policy| is(&policy.meta.object, object))?;
+                return found.rules.is_none().then(|| policy(&found.target, found.shadow));
+            }
+            "HTTPRoute" | "Gateway" if object.is_unreadable() => InForce::AllShut,
+            "HTTPRoute" | "Gateway" | "ConfigMap" => InForce::Shut,
+            "LLMInferenceService" => {
+                let found = self.models.iter().find(|model| is(&model.meta.object, object));
+                return found.is_none_or(|model| model.grant == ModelGrant::Unreadable).then_some(InForce::NoGrant);
+            }
+            kind if !kind.ends_with("Policy") && super::KINDS.iter().any(|known| known.name == kind) => {
+                InForce::NoGrant
+            }
+            _ => {
+                let found = self.limit_policies.iter().find(|policy| is(&policy.meta.object, object))?;
+                let in_shadow = found.shadow == Shadow::Everything;
+                return found.limits.is_none().then(|| policy(&found.target, in_shadow));
+            }
+        })
+    }
+}
+
+fn is(one: &ObjectName, other: &ObjectName) -> bool {
+    one == other
+}

@@ -1,0 +1,149 @@
+//! A folder that changes, without a process around it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::Folder;
+use crate::manifest::{Finding, InForce, Problem};
+use crate::policy::{Options, Policy};
+
+/// A copy of the tour's manifests, removed when this is dropped.
+struct Tour {
+    dir: PathBuf,
+    folder: Folder,
+}
+
+impl Drop for Tour {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+impl Tour {
+    /// That was read once.
+    fn read() -> Self {
+        let dir = std::env::temp_dir().join(format!("tiergate-test-{}", uuid::Uuid::new_v4()));
+        fs::create_dir(&dir).unwrap();
+        for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/manifests")).unwrap() {
+            let path = entry.unwrap().path();
+            fs::copy(&path, dir.join(path.file_name().unwrap())).unwrap();
+        }
+        let options = Options { grant_from_annotation: true, ..Options::default() };
+        let mut tour = Tour { folder: Folder::new(&dir, options), dir };
+        assert_eq!(tour.load().problems, []);
+        tour
+    }
+
+    fn load(&mut self) -> Policy {
+        self.folder.load().unwrap().expect("something changed")
+    }
+
+    fn edit(&mut self, file: &str, from: &str, to: &str) -> Policy {
+        let path = self.dir.join(file);
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{file} holds {from}");
+        fs::write(path, text.replacen(from, to, 1)).unwrap();
+        self.load()
+    }
+}
+
+fn gone(policy: &Policy) -> Vec<String> {
+    let gone = policy.problems.iter().filter(|problem| problem.code == Finding::ObjectGone);
+    gone.map(|problem| format!("{}: {}", problem.object.as_ref().unwrap(), problem.message)).collect()
+}
+
+fn errors(policy: &Policy) -> Vec<&Problem> {
+    policy.problems.iter().filter(|problem| problem.is_error()).collect()
+}
+
+#[test]
+fn what_goes_is_told_with_what_is_not_limited_any_more_until_it_is_back() {
+    let mut tour = Tour::read();
+    let limits = fs::read_to_string(tour.dir.join("limits.yaml")).unwrap();
+    fs::remove_file(tour.dir.join("limits.yaml")).unwrap();
+    let file = tour.dir.join("limits.yaml").display().to_string();
+    assert_eq!(
+        gone(&tour.load()),
+        [
+            format!(
+                "RateLimitPolicy openshift-ingress/gateway-rate-limits: is gone with {file}: tiers enterprise, free, premium have \
+                 no request limit"
+            ),
+            format!(
+                "TokenRateLimitPolicy openshift-ingress/gateway-token-rate-limits: is gone with {file}: tiers enterprise, free, \
+                 premium have no token limit"
+            ),
+        ]
+    );
+    fs::write(tour.dir.join("limits.yaml"), limits).unwrap();
+    assert_eq!(tour.load().problems, []);
+    let policy = tour.edit("limits.yaml", "free:\n", "trial:\n");
+    assert_eq!(gone(&policy), ["RateLimitPolicy openshift-ingress/gateway-rate-limits: limit `free` is gone"]);
+    let policy = tour.edit("limits.yaml", "== \"free\"", "== \"premium\"");
+    assert_eq!(gone(&policy).len(), 1, "it is told for an hour");
+    let policy = tour.edit("limits.yaml", "trial:\n", "free:\n");
+    assert_eq!(gone(&policy), ["RateLimitPolicy openshift-ingress/gateway-rate-limits: limit `trial` is gone"]);
+}
+
+#[test]
+fn a_grant_a_tier_and_a_rule_that_go_are_told() {
+    let mut tour = Tour::read();
+    let policy = tour.edit("models.yaml", "[\"premium\",\"enterprise\"]", "[\"enterprise\"]");
+    assert_eq!(gone(&policy), ["LLMInferenceService llm/qwen3: the grant to tier `premium` is gone"]);
+    tour.edit("models.yaml", "[\"enterprise\"]", "[\"premium\",\"enterprise\"]");
+    let policy = tour.edit("models.yaml", "'[]'", "'[\"free\"]'");
+    assert_eq!(gone(&policy), ["LLMInferenceService llm/granite: the grant to all tiers is gone"]);
+    tour.edit("models.yaml", "'[\"free\"]'", "'[]'");
+    let policy = tour.edit("auth-policy.yaml", "tier-access:", "other-access:");
+    assert_eq!(
+        gone(&policy),
+        ["AuthPolicy openshift-ingress/gateway-auth-policy: authorization rule `tier-access` is gone"]
+    );
+}
+
+/// The identity of the object is lost, and with it the rest: what the file had is still known.
+#[test]
+fn an_object_of_which_it_cannot_be_read_which_one_it_is_keeps_its_last_good_version() {
+    for (file, from, to) in [
+        ("limits.yaml", "namespace: openshift-ingress", "namespace: no"),
+        ("limits.yaml", "namespace: openshift-ingress", "namspace: openshift-ingress"),
+        ("limits.yaml", "  name: gateway-rate-limits", "  name: 5"),
+        ("limits.yaml", "kind: RateLimitPolicy", "kind: RatePolicy"),
+        ("limits.yaml", "metadata:", "metdata:"),
+        ("auth-policy.yaml", "kind: AuthPolicy", "kind: AuthPolcy"),
+        ("auth-policy.yaml", "namespace: openshift-ingress", "namespace: [openshift-ingress]"),
+        ("gateway.yaml", "  name: maas-default-gateway", "  nmae: maas-default-gateway"),
+        ("models.yaml", "kind: HTTPRoute", "kind: HTTPRout"),
+        ("models.yaml", "kind: LLMInferenceService", "kind: LLMInferenceServce"),
+        ("users.yaml", "kind: ServiceAccount", "kind: ServicAccount"),
+        ("tiers.yaml", "  namespace: maas-api", "  namespace: 7"),
+        ("tiers.yaml", "tiers: |", "Tiers: |"),
+    ] {
+        let mut tour = Tour::read();
+        let policy = tour.edit(file, from, to);
+        let errors = errors(&policy);
+        assert!(!errors.is_empty(), "{file}: {to}");
+        for error in errors {
+            assert!(matches!(error.in_force, Some(InForce::LastGood(_))), "{file}: {to}: {error}");
+        }
+        assert_eq!(gone(&policy), <[String; 0]>::default(), "{file}: {to}");
+        assert!(!policy.kept.is_empty(), "{file}: {to}");
+        // It stays so as long as it is in error, since the same time.
+        let since = policy.kept.clone();
+        let policy = tour.edit("lab.yaml", "kind", "# edited\nkind");
+        assert_eq!(policy.kept, since, "{file}: {to}");
+        assert_eq!(tour.edit(file, to, from).problems, [], "{file}: {to}");
+    }
+}
+
+#[test]
+fn what_is_new_and_cannot_be_read_is_shut_though_its_file_was_good() {
+    let mut tour = Tour::read();
+    let policy = tour.edit(
+        "limits.yaml",
+        "# Requests",
+        "apiVersion: kuadrant.io/v1\nkind: RateLimitPolicy\nmetadata: {name: more, namespace: no}\n---\n# Requests",
+    );
+    let in_force: Vec<_> = errors(&policy).iter().map(|error| error.in_force).collect();
+    assert_eq!(in_force, [Some(InForce::AllShut)]);
+}
