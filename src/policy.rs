@@ -31,7 +31,7 @@ pub use self::auth::{
 };
 pub use self::compile::{Options, compile, derived_uid};
 pub use self::expression::{
-    Attributes, CompileError, Direct, EvalError, Expression, How, Object, Path, Reference, Scope, Use, Uses, Val,
+    Attributes, CompileError, Direct, EvalError, Expression, How, Object, Path, Reference, Scope, Unset, Use, Uses, Val,
 };
 pub use self::gateway::{GatewayPlan, ListenerPlan, RoutePlan};
 pub use self::limits::{Limit, LimitKind, LimitSet, Matched, ShadowLimits};

@@ -10,7 +10,7 @@ use smallvec::{SmallVec, smallvec};
 pub use self::facts::Facts;
 
 use crate::gate::{Code, Denial};
-use crate::policy::Attributes;
+use crate::policy::{Attributes, Unset};
 
 /// Longest bearer token that is looked at, in bytes. Kubernetes mints about 1 KiB; OIDC tokens with many groups reach 4.
 const MAX_TOKEN: usize = 8 * 1024;
@@ -92,9 +92,9 @@ pub enum PathFault {
 // === impl Request ===
 
 impl<'a> Request<'a> {
-    /// What expressions see of the request.
+    /// What expressions see of the request, where what it does not have is `unset`.
     #[must_use]
-    pub fn attributes(&self) -> Attributes<'_> {
+    pub fn attributes(&self, unset: Unset) -> Attributes<'_> {
         Attributes {
             method: self.method,
             host: self.host,
@@ -102,6 +102,7 @@ impl<'a> Request<'a> {
             path: self.path,
             query: self.query,
             headers: Some(&self.headers),
+            unset,
         }
     }
 

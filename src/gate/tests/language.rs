@@ -198,3 +198,23 @@ async fn a_header_cannot_be_broken_out_of() {
     let (_, headers, _) = refused(&Call::path("/"), &gate).await;
     assert_eq!(headers[1], header("x-ext-auth-reason", "TG-ACCESS-RULE"));
 }
+
+/// What a request has not is empty to the policy as a whole, and absent to its rules.
+#[tokio::test]
+async fn a_query_that_is_not_there_is_empty_to_the_policy_and_absent_to_its_rules() {
+    let when = r#"when: [{predicate: '!request.query.contains("dry_run=true")'}]"#;
+    let gate = gate_of(&format!("{when}\n  rules: {{{REVIEW}}}"));
+    assert_eq!(code(&Call::path("/chat"), &gate).await, Some(Code::TokenMissing), "the policy applies");
+    assert_eq!(code(&Call::path("/chat?"), &gate).await, Some(Code::TokenMissing));
+    assert_eq!(code(&Call::path("/chat?dry_run=true"), &gate).await, None);
+    let rule = |predicate: &str| {
+        format!(
+            "rules: {{{REVIEW}, authorization: {{q: {{patternMatching: {{patterns: [{{predicate: '{predicate}'}}]}}}}}}}}"
+        )
+    };
+    let gate = gate_of(&rule("!has(request.query)"));
+    assert_eq!(code(&Call::path("/chat").bearer(&alice()), &gate).await, None);
+    assert_eq!(code(&Call::path("/chat?a=b").bearer(&alice()), &gate).await, Some(Code::AccessRule));
+    let gate = gate_of(&rule("request.query == \"\""));
+    assert_eq!(code(&Call::path("/chat").bearer(&alice()), &gate).await, Some(Code::PolicyExpression));
+}
