@@ -14,7 +14,7 @@ const ANNOTATION: &str = crate::manifest::TIERS_ANNOTATION;
 pub(super) fn all(case: &Case<'_>, found: Option<&Found<'_>>) -> Vec<String> {
     let Some(denial) = case.denial else { return when_allowed(case) };
     match denial.code {
-        Code::RequestInvalid => vec!["send each of these headers once, and no host but the one of the URL".to_owned()],
+        Code::RequestInvalid => request(case),
         Code::PathNotCanonical => path(case),
         Code::TokenMissing | Code::TokenMalformed | Code::TokenExpired => {
             vec![format!("send `Authorization: Bearer <token>`; make one with: {}", token_command(case, found))]
@@ -128,6 +128,14 @@ fn when_allowed(case: &Case<'_>) -> Vec<String> {
 
 // === the request ===
 
+fn request(case: &Case<'_>) -> Vec<String> {
+    let upper = case.asked.map(|asked| asked.method.to_ascii_uppercase());
+    vec![match upper.filter(|upper| case.asked.is_some_and(|asked| *asked.method != **upper)) {
+        Some(upper) => format!("send the method as {upper}"),
+        None => "send each of these headers once, and no host but the one of the URL".to_owned(),
+    }]
+}
+
 fn path(case: &Case<'_>) -> Vec<String> {
     let Some(asked) = case.asked else { return Vec::new() };
     match check_canonical(&asked.path) {
@@ -135,7 +143,8 @@ fn path(case: &Case<'_>) -> Vec<String> {
             vec![format!("send {}", canonical(&asked.path))]
         }
         Err(PathFault::Character | PathFault::Encoding) => {
-            vec!["send a path without `;`, `\\`, and escapes of `.`, `/`, `\\`, `%` and NUL".to_owned()]
+            let escapes = "escapes of `.`, `/`, `\\`, `%`, `;`, `#`, `?` and control characters";
+            vec![format!("send a path in UTF-8, without `;`, `#`, `\\`, and {escapes}")]
         }
         Ok(()) => vec![
             "send a path that starts with /<namespace>/<model>, as the policy reads it".to_owned(),
