@@ -36,7 +36,7 @@ pub use self::expression::{
 pub use self::gateway::{GatewayPlan, ListenerPlan, RoutePlan};
 pub use self::limits::{Limit, LimitKind, LimitSet, Matched, ShadowLimits};
 pub use self::nearest::Nearest;
-pub use self::route::RouteTable;
+pub use self::route::{RouteTable, host_name};
 pub use self::selector::Selector;
 pub use self::status::{Condition as StatusCondition, say};
 

@@ -1,10 +1,12 @@
 //! What would change the answer.
 
+use std::borrow::Cow;
+
 use super::steps::{matched, object, span};
 use super::{Case, Found};
 use crate::gate::{Code, Denial, LimitEvidence};
 use crate::manifest::{ObjectName, Origin, Problem, did_you_mean};
-use crate::policy::{Authorization, LimitKind, Method, Tiers};
+use crate::policy::{Authorization, LimitKind, Method, Tiers, host_name};
 use crate::request::{PathFault, check_canonical};
 
 /// The annotation that grants a model to tiers.
@@ -184,9 +186,9 @@ fn token_command(case: &Case<'_>, found: Option<&Found<'_>>) -> String {
     let (namespace, name) = account.map_or(("<namespace>", "<serviceaccount>"), |it| (&it.namespace, &it.name));
     let rules = found.and_then(Found::auth).map(|auth| auth.rules.authentication.as_slice()).unwrap_or_default();
     // A policy without audiences wants one for the host.
-    let host = case.asked.map_or("<host>", |asked| &*asked.host);
+    let host = case.asked.map_or(Cow::Borrowed("<host>"), |asked| host_name(&asked.host));
     let audience = rules.iter().find_map(|rule| match &rule.what.method {
-        Method::TokenReview { audiences } => Some(audiences.first().map_or(host, String::as_str)),
+        Method::TokenReview { audiences } => Some(audiences.first().map_or(&*host, String::as_str)),
         Method::Anonymous | Method::Plain(_) => None,
     });
     let audience = audience.map(|audience| format!(" --audience={audience}")).unwrap_or_default();

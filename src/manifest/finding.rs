@@ -93,6 +93,7 @@ findings! {
         PolicyOpen "policy-open"
         PolicyShadowed "policy-shadowed"
         LimitReplaced "limit-replaced"
+        AudienceMissing "audience-missing"
         TargetMissing "target-missing"
         RouteUnattached "route-unattached"
         RouteUnprotected "route-unprotected"
