@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use self::envoy::Beside;
 use crate::args::Check;
 use crate::manifest::Finding;
-use crate::policy::{Attached, GatewayPlan, LimitKind, Policy};
+use crate::policy::{Attached, GatewayPlan, LimitKind, Options, Policy};
 use crate::source::{Folder, FolderError, on_large_stack};
 
 /// Why nothing could be checked.
@@ -40,7 +40,9 @@ pub fn run(args: Check, out: &mut impl Write) -> Result<bool, CheckError> {
     }
     let policy = match &args.manifests {
         // What was never read before has changed.
-        Some(folder) => Folder::new(folder, args.policy.into()).load()?.unwrap_or_default(),
+        Some(folder) => {
+            Folder::new(folder, Options { gateway: args.gateway, ..args.policy.into() }).load()?.unwrap_or_default()
+        }
         None => Policy::default(),
     };
     let beside = Beside { token_limits: limits_tokens(&policy) };

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::steps::{matched, object, span};
 use super::{Case, Found};
 use crate::gate::{Code, Denial, LimitEvidence};
-use crate::manifest::{ObjectName, Origin, Problem, did_you_mean};
+use crate::manifest::{Finding, ObjectName, Origin, Problem, did_you_mean};
 use crate::policy::{Authorization, LimitKind, Method, Tiers, host_name};
 use crate::request::{PathFault, check_canonical};
 
@@ -57,7 +57,8 @@ pub(super) fn all(case: &Case<'_>, found: Option<&Found<'_>>) -> Vec<String> {
         }
         Code::UnavailableGateway => {
             let of_gateway = |problem: &Problem| {
-                problem.is_error() && problem.object.as_ref().is_some_and(|object| &*object.kind == "Gateway")
+                problem.code == Finding::GatewayUnknown
+                    || problem.is_error() && problem.object.as_ref().is_some_and(|object| &*object.kind == "Gateway")
             };
             let name = "name the Gateway in --gateway or context_extensions.gateway, its listener in \
                         context_extensions.listener";

@@ -94,6 +94,7 @@ findings! {
         PolicyShadowed "policy-shadowed"
         LimitReplaced "limit-replaced"
         AudienceMissing "audience-missing"
+        GatewayUnknown "gateway-unknown"
         TargetMissing "target-missing"
         RouteUnattached "route-unattached"
         RouteUnprotected "route-unprotected"

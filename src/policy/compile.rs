@@ -28,6 +28,8 @@ pub struct Options {
     pub instance: Option<String>,
     /// Whether the tiers annotation of a model grants access by itself.
     pub grant_from_annotation: bool,
+    /// `namespace/name` of the Gateway that requests are for where Envoy names none: it has to be there.
+    pub gateway: Option<String>,
 }
 
 impl Default for Options {
@@ -36,6 +38,7 @@ impl Default for Options {
             tier_mapping: "maas-api/tier-to-group-mapping".to_owned(),
             instance: None,
             grant_from_annotation: false,
+            gateway: None,
         }
     }
 }

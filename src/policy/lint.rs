@@ -46,6 +46,7 @@ pub(super) fn warning(code: Finding, meta: &Meta, place: &Place, field: &str, me
 
 /// Findings that need only the objects.
 pub(super) fn objects(manifests: &Manifests, options: &Options, problems: &mut Vec<Problem>) {
+    attach::gateway(manifests, options, problems);
     attach::targets(manifests, problems);
     attach::parents(manifests, problems);
     rbac::rbac(manifests, problems);
@@ -100,6 +101,7 @@ const ABSENCES: &[Finding] = &[
     Finding::AggregationEmpty,
     Finding::PropertyUndeclared,
     Finding::CounterUndeclared,
+    Finding::GatewayUnknown,
     Finding::TargetMissing,
     Finding::RouteUnattached,
     Finding::RouteUnprotected,

@@ -29,6 +29,7 @@ mod restart;
 mod routes;
 mod scale;
 mod secrets;
+mod settings;
 mod shadow;
 mod support;
 #[path = "../../src/test_util/tier_service.rs"]

@@ -93,3 +93,16 @@ fn a_policy_in_shadow_shuts_nothing() {
         other => panic!("{other:?}"),
     }
 }
+
+#[test]
+fn the_name_of_the_gateway_that_serve_is_told_of_has_to_be_there() {
+    let told = |name: &str| {
+        let options = Options { gateway: Some(name.to_owned()), ..Options::default() };
+        shown(&World::new().options(options).compile().problems)
+    };
+    assert_eq!(told("ns/gw"), "");
+    let near = told("ns/gww");
+    assert!(near.starts_with("--gateway: error[gateway-unknown]: no Gateway ns/gww is there"), "{near}");
+    assert!(near.contains("did you mean `ns/gw`?"), "{near}");
+    assert!(told("elsewhere/edge").contains("one of ns/gw"));
+}
