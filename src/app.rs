@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::hash::Hash;
 use std::io;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +17,7 @@ use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 
 use crate::access::{AccessMode, AccessReviews};
 use crate::apiserver::{ApiMetrics, ApiServer, Budget, KubernetesError};
-use crate::args::{LogArgs, LogFormat, Serve};
+use crate::args::{self, LogArgs, LogFormat, Serve};
 use crate::gate::{Gate, Settings};
 use crate::identity::{Authority, AuthorityError, ClusterReview, Identities, Remember};
 use crate::limit::{Clock, Limits, Memory};
@@ -27,7 +28,7 @@ use crate::listen::rate_limit::RateLimit;
 use crate::listen::{Services, Workers, bind};
 use crate::manifest::Problem;
 use crate::metrics::Metrics;
-use crate::policy::{Policies, Policy};
+use crate::policy::{Options, Policies, Policy};
 use crate::respond::Style;
 use crate::source::{Folder, FolderError, Kubernetes, Source};
 
@@ -72,9 +73,11 @@ pub enum StartError {
 /// Something that it needs is not there.
 pub fn serve(args: &Serve) -> Result<bool, StartError> {
     let _flushed_at_the_end = start_logging(&args.log)?;
+    tell_settings(args);
     crate::process::prepare();
     let clock = Clock::start();
     let metrics = Arc::new(Metrics::new());
+    metrics.in_shadow(args.shadow);
     let mut source = source(args, clock)?;
     let policy = source.first()?;
     let mut told = Told::default();
@@ -87,6 +90,15 @@ pub fn serve(args: &Serve) -> Result<bool, StartError> {
     ended
 }
 
+/// Logs what of the settings is likely to be a slip, or must not be forgotten.
+fn tell_settings(args: &Serve) {
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    args::unknown(names).iter().for_each(|variable| tracing::warn!("{variable}"));
+    if args.shadow {
+        tracing::warn!("--shadow: every request is let through, whatever the policies say");
+    }
+}
+
 /// The gate that `args` ask for.
 ///
 /// # Errors
@@ -94,7 +106,7 @@ pub fn serve(args: &Serve) -> Result<bool, StartError> {
 /// The keys of callers' tokens cannot be read, or the API server's kubeconfig cannot be used.
 pub fn gate(args: &Serve, policy: Policy, clock: Clock, metrics: &ApiMetrics) -> Result<Gate, StartError> {
     let policies = Arc::new(Policies::new(policy));
-    let limits = Arc::new(Limits::Memory(Memory::bounded(args.max_accounts)));
+    let limits = Arc::new(Limits::Memory(Memory::bounded(args.max_accounts.get())));
     let settings = Settings {
         gateway: args.gateway.clone(),
         without_policy: args.without_policy,
@@ -109,7 +121,7 @@ pub fn gate(args: &Serve, policy: Policy, clock: Clock, metrics: &ApiMetrics) ->
     let remember = Remember {
         identities: args.identity_ttl,
         stale: authority.stale_for,
-        bytes: Remember::bytes_for(args.max_identities),
+        bytes: Remember::bytes_for(args.max_identities.get()),
         ..Remember::default()
     };
     let server = || {
@@ -147,7 +159,7 @@ fn keys(path: &Path, issuer: &str) -> Result<Authority, StartError> {
 }
 
 fn source(args: &Serve, clock: Clock) -> Result<Source, StartError> {
-    let options = args.policy.clone().into();
+    let options = Options { gateway: args.gateway.clone(), ..args.policy.clone().into() };
     match (&args.manifests, args.kubernetes) {
         (Some(folder), false) => Ok(Source::Folder(Box::new(Folder::new(folder, options)))),
         (None, true) => {
@@ -181,7 +193,7 @@ async fn run(
     let grpc_address = grpc.local_addr()?;
     let (stop, stopped) = watch::channel(false);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let workers = Workers::start(args.workers.unwrap_or(cores), &services, &stopped)?;
+    let workers = Workers::start(args.workers.map_or(cores, NonZeroUsize::get), &services, &stopped)?;
     let mut acceptor = Workers::acceptor(grpc)?;
     let (serving, stopping) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     let pages =

@@ -1,23 +1,28 @@
 //! Flags and environment variables, as they are typed.
 
 mod explain;
+mod value;
+mod variable;
 
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::{FalseyValueParser, NonEmptyStringValueParser};
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use self::explain::{Explain, TraceFormat};
+pub use self::variable::{UnknownVariable, name_variable, unknown};
 
+use self::value::{
+    address, address_or_off, directives, duration, duration_or_none, file, folder, instance, namespaced, number, url,
+};
 use crate::access::AccessMode;
 use crate::apiserver::Budget;
 use crate::gate::{EnforceLimits, Otherwise, TierUnknown};
 use crate::identity::IdentityMode;
 use crate::limit::Memory;
-use crate::manifest::parse_duration;
 use crate::policy::Options;
 
 /// Decides, for an Envoy or Istio gateway, who may call which model and how much.
@@ -52,34 +57,34 @@ pub struct PolicyArgs {
     #[arg(long, env = "TIERGATE_TIER_MAPPING", default_value = "maas-api/tier-to-group-mapping", value_parser = namespaced)]
     pub tier_mapping: String,
     /// The instance whose `<instance>-tier-<tier>` namespaces belong to the tiers [default: the Gateway's name]
-    #[arg(long, env = "TIERGATE_INSTANCE", value_parser = NonEmptyStringValueParser::new())]
+    #[arg(long, env = "TIERGATE_INSTANCE", value_parser = instance)]
     pub instance: Option<String>,
     /// Grant models to the tiers of their annotation, without RoleBindings
-    #[arg(long, env = "TIERGATE_GRANT_FROM_ANNOTATION", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "TIERGATE_GRANT_FROM_ANNOTATION")]
     pub grant_from_annotation: bool,
 }
 
 #[derive(Clone, Debug, Args)]
 pub struct Serve {
     /// The folder of manifests (*.yaml, *.yml, *.json)
-    #[arg(long, env = "TIERGATE_MANIFESTS", value_name = "DIR")]
+    #[arg(long, env = "TIERGATE_MANIFESTS", value_name = "DIR", value_parser = folder)]
     pub manifests: Option<PathBuf>,
     /// Watch a cluster instead of a folder: the same objects, and their changes at once
-    #[arg(long, env = "TIERGATE_KUBERNETES", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "TIERGATE_KUBERNETES")]
     pub kubernetes: bool,
     /// How the cluster is reached [default: the cluster that this runs in, else KUBECONFIG, else ~/.kube/config]
-    #[arg(long, env = "TIERGATE_KUBECONFIG", value_name = "FILE")]
+    #[arg(long, env = "TIERGATE_KUBECONFIG", value_name = "FILE", value_parser = file)]
     pub kubeconfig: Option<PathBuf>,
     /// Write no conditions into the status of policies, and no Events
-    #[arg(long, env = "TIERGATE_NO_STATUS", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "TIERGATE_NO_STATUS")]
     pub no_status: bool,
     #[command(flatten)]
     pub authority: AuthorityArgs,
     /// Where Envoy's gRPC calls are answered
-    #[arg(long, env = "TIERGATE_LISTEN_GRPC", value_name = "ADDR", default_value = "127.0.0.1:50051")]
+    #[arg(long, env = "TIERGATE_LISTEN_GRPC", value_name = "ADDR", default_value = "127.0.0.1:50051", value_parser = address)]
     pub listen_grpc: SocketAddr,
     /// Where /livez, /readyz, /metrics, /problems and /v1/tiers/lookup are answered
-    #[arg(long, env = "TIERGATE_LISTEN_HTTP", value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    #[arg(long, env = "TIERGATE_LISTEN_HTTP", value_name = "ADDR", default_value = "127.0.0.1:8080", value_parser = address)]
     pub listen_http: SocketAddr,
     /// Where /explain is answered, which names callers; `off` for nowhere
     #[arg(long, env = "TIERGATE_LISTEN_ADMIN", value_name = "ADDR", default_value = "127.0.0.1:8081", value_parser = address_or_off)]
@@ -96,8 +101,8 @@ pub struct Serve {
     #[arg(long, env = "TIERGATE_WITHOUT_LIMIT", value_enum, default_value = "allow")]
     pub without_limit: Otherwise,
     /// How many callers' accounts are kept at most; a live one is never forgotten
-    #[arg(long, env = "TIERGATE_MAX_ACCOUNTS", value_name = "N", default_value_t = Memory::ACCOUNTS)]
-    pub max_accounts: usize,
+    #[arg(long, env = "TIERGATE_MAX_ACCOUNTS", value_name = "N", default_value_t = ACCOUNTS, value_parser = number::<NonZeroUsize>)]
+    pub max_accounts: NonZeroUsize,
     /// What happens to a new caller when there is no room for another account
     #[arg(long, env = "TIERGATE_WITHOUT_ROOM", value_enum, default_value = "refuse")]
     pub without_room: Otherwise,
@@ -107,24 +112,24 @@ pub struct Serve {
     pub enforce_limits: EnforceLimits,
     /// Let every request through, change nothing of it, and record what would have been said: in the log, the metadata and
     /// tiergate_would_have_refused_total. Beside the system that decides today, it shows what a change to tiergate would do
-    #[arg(long, env = "TIERGATE_SHADOW", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "TIERGATE_SHADOW")]
     pub shadow: bool,
     /// What happens to a caller whose tier is no longer configured, or whose groups belong to no tier: the next tier that
     /// their groups give, if any, and what the policy says; or a refusal at once
     #[arg(long, env = "TIERGATE_TIER_UNKNOWN", value_enum, default_value = "next")]
     pub tier_unknown: TierUnknown,
     /// Tell callers what is meant for operators: which RoleBinding is missing, which limit refused
-    #[arg(long, env = "TIERGATE_VERBOSE_REFUSALS", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "TIERGATE_VERBOSE_REFUSALS")]
     pub verbose_refusals: bool,
     /// How long an identity is remembered; never past its token's expiry
     #[arg(long, env = "TIERGATE_IDENTITY_TTL", value_name = "DURATION", default_value = "10m", value_parser = duration)]
     pub identity_ttl: Duration,
     /// How many identities are remembered, of about 3.5 kB each; of a caller who is not, the token is looked at anew
-    #[arg(long, env = "TIERGATE_MAX_IDENTITIES", value_name = "N", default_value_t = 10_000)]
-    pub max_identities: u32,
+    #[arg(long, env = "TIERGATE_MAX_IDENTITIES", value_name = "N", default_value = "10000", value_parser = number::<NonZeroU32>)]
+    pub max_identities: NonZeroU32,
     /// Threads that answer gRPC [default: one for each core]
-    #[arg(long, env = "TIERGATE_WORKERS", value_name = "N")]
-    pub workers: Option<usize>,
+    #[arg(long, env = "TIERGATE_WORKERS", value_name = "N", value_parser = number::<NonZeroUsize>)]
+    pub workers: Option<NonZeroUsize>,
     /// How long a stop says "not ready" and serves on, before it closes connections: long enough for Envoy's health checks
     /// (envoy/tiergate.yaml: two a second) and Kubernetes' endpoints to notice. With --drain-timeout, less than the 30 s that
     /// Kubernetes waits. 0s where nobody watches
@@ -142,17 +147,17 @@ pub struct Serve {
 pub struct AuthorityArgs {
     /// Verify callers' tokens with this JSON Web Key Set (RS256, ES256), and ask no API server; without it callers' tokens are reviewed
     /// by the API server of --kubeconfig
-    #[arg(long, env = "TIERGATE_JWKS", value_name = "FILE", conflicts_with_all = ["identity", "review_foreign"])]
+    #[arg(long, env = "TIERGATE_JWKS", value_name = "FILE", value_parser = file, conflicts_with_all = ["identity", "review_foreign"])]
     pub jwks: Option<PathBuf>,
     /// The issuer of callers' tokens, with --jwks; an API server says itself who issues its tokens
-    #[arg(long, env = "TIERGATE_ISSUER", value_name = "URL", default_value = DEFAULT_ISSUER)]
+    #[arg(long, env = "TIERGATE_ISSUER", value_name = "URL", default_value = DEFAULT_ISSUER, value_parser = url)]
     pub issuer: String,
     /// Whose word it is that a token of the cluster is good
     #[arg(long, env = "TIERGATE_IDENTITY", value_enum, default_value = "review")]
     pub identity: IdentityMode,
     /// Review tokens too that the cluster has not signed: opaque ones, and those of other issuers that the API server trusts. Whatever
     /// callers send then costs calls, up to 20 a second for each address
-    #[arg(long, env = "TIERGATE_REVIEW_FOREIGN", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "TIERGATE_REVIEW_FOREIGN")]
     pub review_foreign: bool,
     /// Who says whether a caller may call a model
     #[arg(long, env = "TIERGATE_ACCESS", value_enum, default_value = "rbac")]
@@ -161,10 +166,10 @@ pub struct AuthorityArgs {
     #[arg(long, env = "TIERGATE_STALE_FOR", value_name = "DURATION", default_value = "5m", value_parser = duration_or_none)]
     pub stale_for: Duration,
     /// How many calls a second requests may cost the API server
-    #[arg(long, env = "TIERGATE_KUBE_API_QPS", value_name = "N", default_value_t = Budget::USUAL.qps)]
+    #[arg(long, env = "TIERGATE_KUBE_API_QPS", value_name = "N", default_value_t = Budget::USUAL.qps, value_parser = number::<NonZeroU32>)]
     pub kube_api_qps: NonZeroU32,
     /// And how many at once, after a pause
-    #[arg(long, env = "TIERGATE_KUBE_API_BURST", value_name = "N", default_value_t = Budget::USUAL.burst)]
+    #[arg(long, env = "TIERGATE_KUBE_API_BURST", value_name = "N", default_value_t = Budget::USUAL.burst, value_parser = number::<NonZeroU32>)]
     pub kube_api_burst: NonZeroU32,
 }
 
@@ -175,7 +180,7 @@ pub struct Admin(pub Option<SocketAddr>);
 #[derive(Clone, Debug, Args)]
 pub struct LogArgs {
     /// What is logged: a level, or directives such as tiergate=debug
-    #[arg(long, env = "TIERGATE_LOG", default_value = "info")]
+    #[arg(long, env = "TIERGATE_LOG", default_value = "info", value_parser = directives)]
     pub log: String,
     /// How it is logged
     #[arg(long, env = "TIERGATE_LOG_FORMAT", value_enum, default_value = "json")]
@@ -196,6 +201,9 @@ pub struct Check {
     pub manifests: Vec<PathBuf>,
     #[command(flatten)]
     pub policy: PolicyArgs,
+    /// The Gateway that `serve` is told of by this flag, as namespace/name: it has to be there
+    #[arg(long, env = "TIERGATE_GATEWAY", value_parser = namespaced)]
+    pub gateway: Option<String>,
     /// An Envoy configuration in front of tiergate, to be checked too (YAML or JSON); several are allowed
     #[arg(long, env = "TIERGATE_ENVOY_CONFIG", value_name = "FILE", value_delimiter = ',')]
     pub envoy: Vec<PathBuf>,
@@ -203,7 +211,7 @@ pub struct Check {
     #[arg(long, alias = "output", short_alias = 'o', env = "TIERGATE_FORMAT", value_enum, default_value = "text")]
     pub format: Format,
     /// Fail on warnings too
-    #[arg(long, env = "TIERGATE_DENY_WARNINGS", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "TIERGATE_DENY_WARNINGS")]
     pub deny_warnings: bool,
     /// Explain a finding by its code, such as tier-unknown; without a code, list all
     #[arg(long, env = "TIERGATE_EXPLAIN", value_name = "CODE", num_args = 0..=1, default_missing_value = "")]
@@ -241,7 +249,7 @@ pub struct Keys {
     #[arg(long, env = "TIERGATE_ALGORITHM", value_enum, default_value = "es256")]
     pub algorithm: KeyAlgorithm,
     /// Replace a key that is there: tokens that it signed are refused from then on
-    #[arg(long, env = "TIERGATE_FORCE", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "TIERGATE_FORCE")]
     pub force: bool,
 }
 
@@ -257,10 +265,10 @@ pub struct Create {
     #[arg(value_name = "NAME")]
     pub name: String,
     /// Its namespace
-    #[arg(long, short, env = "TIERGATE_NAMESPACE", default_value = "default")]
+    #[arg(long, short, env = "TIERGATE_NAMESPACE", default_value = "default", value_parser = NonEmptyStringValueParser::new())]
     pub namespace: String,
     /// An audience of the token; several are allowed [default: the issuer]
-    #[arg(long, env = "TIERGATE_AUDIENCE", value_delimiter = ',')]
+    #[arg(long, env = "TIERGATE_AUDIENCE", value_delimiter = ',', value_parser = NonEmptyStringValueParser::new())]
     pub audience: Vec<String>,
     /// How long the token is valid
     #[arg(long, env = "TIERGATE_DURATION", default_value = "1h", value_parser = duration)]
@@ -272,9 +280,11 @@ pub struct Create {
     #[arg(long, env = "TIERGATE_MANIFESTS", value_name = "DIR")]
     pub manifests: PathBuf,
     /// The issuer of the token
-    #[arg(long, env = "TIERGATE_ISSUER", value_name = "URL", default_value = DEFAULT_ISSUER)]
+    #[arg(long, env = "TIERGATE_ISSUER", value_name = "URL", default_value = DEFAULT_ISSUER, value_parser = url)]
     pub issuer: String,
 }
+
+const ACCOUNTS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(Memory::ACCOUNTS - 1);
 
 /// The issuer of most clusters.
 pub const DEFAULT_ISSUER: &str = "https://kubernetes.default.svc";
@@ -287,34 +297,7 @@ impl From<PolicyArgs> for Options {
             tier_mapping: args.tier_mapping,
             instance: args.instance,
             grant_from_annotation: args.grant_from_annotation,
+            gateway: None,
         }
     }
-}
-
-fn namespaced(text: &str) -> Result<String, String> {
-    match text.split_once('/') {
-        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
-            Ok(text.to_owned())
-        }
-        _ => Err("has to be namespace/name".to_owned()),
-    }
-}
-
-fn address_or_off(text: &str) -> Result<Admin, String> {
-    if text == "off" {
-        return Ok(Admin(None));
-    }
-    let address = text.parse().map_err(|_| "has to be an address such as 127.0.0.1:8081, or off".to_owned());
-    address.map(|address| Admin(Some(address)))
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    match parse_duration(text) {
-        Some(duration) if !duration.is_zero() => Ok(duration),
-        _ => Err("has to be a duration such as 90s, 10m or 1h30m".to_owned()),
-    }
-}
-
-fn duration_or_none(text: &str) -> Result<Duration, String> {
-    parse_duration(text).ok_or_else(|| "has to be a duration such as 500ms, 2s or 0s".to_owned())
 }

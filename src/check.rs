@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use self::envoy::Beside;
 use crate::args::Check;
 use crate::manifest::Finding;
-use crate::policy::{Attached, GatewayPlan, LimitKind, Policy};
+use crate::policy::{Attached, GatewayPlan, LimitKind, Options, Policy};
 use crate::source::{Folder, FolderError, on_large_stack};
 
 /// Why nothing could be checked.
@@ -38,10 +38,11 @@ pub fn run(args: Check, out: &mut impl Write) -> Result<bool, CheckError> {
         drop(printed);
         return Ok(true);
     }
+    let options = Options { gateway: args.gateway, ..args.policy.into() };
     let policy = match args.manifests.is_empty() {
         true => Policy::default(),
         // What was never read before has changed.
-        false => Folder::of(args.manifests, args.policy.into()).load()?.unwrap_or_default(),
+        false => Folder::of(args.manifests, options).load()?.unwrap_or_default(),
     };
     let beside = Beside { token_limits: limits_tokens(&policy) };
     let mut problems = policy.problems;

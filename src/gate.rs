@@ -34,7 +34,7 @@ use crate::hash::KeyedHasher;
 use crate::identity::Identities;
 use crate::limit::{Limits, Nanos};
 use crate::manifest::ObjectName;
-use crate::policy::{self, Attached, AuthPlan, Policies, Policy, Presented, RoutePlan};
+use crate::policy::{self, Attached, AuthPlan, Policies, Policy, Presented, RoutePlan, Unset};
 use crate::request::Request;
 use crate::tier::TierServices;
 use crate::usage::Sealer;
@@ -144,6 +144,7 @@ impl Gate {
         policy.ready()?;
         evidence.behind = policy.behind.is_some();
         policy.recent(now, self.settings.stale_for)?;
+        request.check_method()?;
         request.check_headers()?;
         let route = policy.route(self.settings.gateway.as_deref(), request)?;
         evidence.route(route);
@@ -180,17 +181,17 @@ impl Gate {
             return Err(policy::broken(&auth.policy).into());
         }
         evidence.policy(auth);
-        if !rules.applies(request.attributes())? {
+        if !rules.applies(request.attributes(Unset::Empty))? {
             evidence.left_alone = true;
             return Ok(self.candidate(route, request, Presented::default(), evidence));
         }
         evidence.lap(Stage::Route);
         let reviewed;
-        let mut caller = match rules.identify(None, request.attributes())? {
+        let mut caller = match rules.identify(None, request.attributes(Unset::Absent))? {
             Some(caller) => caller,
             None => {
                 reviewed = self.identity(policy, rules, request, known, now, evidence)?;
-                let caller = rules.identify(Some(&reviewed), request.attributes())?;
+                let caller = rules.identify(Some(&reviewed), request.attributes(Unset::Absent))?;
                 caller.ok_or_else(|| Denial::new(Code::UnavailableInternal, "the token was reviewed to no end"))?
             }
         };

@@ -59,9 +59,10 @@ impl KeyedHasher {
 
     /// The hash of a list of texts. Each is hashed with its length, so that no two lists look alike.
     #[must_use]
-    pub fn hash_list<'v>(&self, texts: impl IntoIterator<Item = &'v str>) -> u128 {
+    pub fn hash_list(&self, texts: impl IntoIterator<Item: AsRef<str>>) -> u128 {
         let mut hasher = SipHasher13::new_with_key(&self.list);
         for text in texts {
+            let text = text.as_ref();
             hasher.write_usize(text.len());
             hasher.write(text.as_bytes());
         }

@@ -1,10 +1,11 @@
 //! The `tiergate` command.
 
+use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
-use tiergate::args::{Cli, Command, Token};
+use tiergate::args::{Cli, Command, Token, name_variable, unknown};
 use tiergate::{app, check, explain, token};
 
 /// Costs a fifth less CPU per Check than the system's allocator. Without huge pages (`no_thp`): with them, each byte of
@@ -19,7 +20,14 @@ const NO_ANSWER: u8 = 2;
 
 fn main() -> ExitCode {
     let mut out = io::stdout().lock();
-    let command = Cli::parse().command;
+    let value_of = |name: &OsStr| std::env::var(name).ok();
+    let command = Cli::try_parse().unwrap_or_else(|error| name_variable(error, value_of).exit()).command;
+    // `serve` logs all of them; the others speak of slips alone.
+    if !matches!(command, Command::Serve(_)) {
+        let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        let slips = unknown(names).into_iter().filter(|variable| variable.meant.is_some());
+        slips.for_each(|variable| drop(writeln!(io::stderr(), "tiergate: {variable}")));
+    }
     let failure = if matches!(command, Command::Check(_) | Command::Explain(_)) { NO_ANSWER } else { USAGE };
     let result: Result<bool, Box<dyn std::error::Error>> = match command {
         Command::Serve(args) => {

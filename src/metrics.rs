@@ -52,6 +52,7 @@ pub struct Metrics {
     limit_decisions: Family<LimitLabels, Counter>,
     reports: Family<ResultLabel, Counter>,
     tokens: Family<TokenLabels, Counter>,
+    shadow: Gauge,
     generation: Gauge,
     last_reload_successful: Gauge,
     objects: Gauge,
@@ -180,6 +181,7 @@ impl Metrics {
             limit_decisions: Family::default(),
             reports: Family::default(),
             tokens: Family::default(),
+            shadow: Gauge::default(),
             generation: Gauge::default(),
             last_reload_successful: Gauge::default(),
             objects: Gauge::default(),
@@ -212,6 +214,7 @@ impl Metrics {
         r.register("limit_decisions", "What limits said, by the tier that was enforced", self.limit_decisions.clone());
         r.register("usage_reports", "Usage reports, by what became of them", self.reports.clone());
         r.register("usage_tokens", "Tokens reported, by the tier that was enforced", self.tokens.clone());
+        r.register("shadow", "Whether every request is let through (--shadow)", self.shadow.clone());
         r.register("policy_generation", "Number of the policy snapshot in use", self.generation.clone());
         let name = "policy_last_reload_successful";
         r.register(name, "Whether the folder could be read the last time", self.last_reload_successful.clone());
@@ -231,6 +234,11 @@ impl Metrics {
             drop(self.reports.get_or_create(&ResultLabel { result: settlement.as_str() }));
         }
         self
+    }
+
+    /// Notes whether the process is in shadow.
+    pub fn in_shadow(&self, shadow: bool) {
+        self.shadow.set(i64::from(shadow));
     }
 
     /// Counts a decision that took `elapsed`.

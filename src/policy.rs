@@ -33,13 +33,13 @@ pub use self::auth::{
 };
 pub use self::compile::{Options, compile, derived_uid};
 pub use self::expression::{
-    Attributes, CompileError, Direct, EvalError, Expression, How, Object, Path, Reference, Scope, Use, Uses, Val,
+    Attributes, CompileError, Direct, EvalError, Expression, How, Object, Path, Reference, Scope, Unset, Use, Uses, Val,
 };
 pub use self::gaps::Gaps;
 pub use self::gateway::{GatewayPlan, ListenerPlan, RoutePlan};
 pub use self::limits::{Limit, LimitKind, LimitSet, Matched, ShadowLimits};
 pub use self::nearest::Nearest;
-pub use self::route::RouteTable;
+pub use self::route::{RouteTable, host_name};
 pub use self::selector::Selector;
 pub use self::status::{Condition as StatusCondition, say};
 

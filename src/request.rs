@@ -10,7 +10,7 @@ use smallvec::{SmallVec, smallvec};
 pub use self::facts::Facts;
 
 use crate::gate::{Code, Denial};
-use crate::policy::Attributes;
+use crate::policy::{Attributes, Unset};
 
 /// Longest bearer token that is looked at, in bytes. Kubernetes mints about 1 KiB; OIDC tokens with many groups reach 4.
 const MAX_TOKEN: usize = 8 * 1024;
@@ -92,9 +92,9 @@ pub enum PathFault {
 // === impl Request ===
 
 impl<'a> Request<'a> {
-    /// What expressions see of the request.
+    /// What expressions see of the request, where what it does not have is `unset`.
     #[must_use]
-    pub fn attributes(&self) -> Attributes<'_> {
+    pub fn attributes(&self, unset: Unset) -> Attributes<'_> {
         Attributes {
             method: self.method,
             host: self.host,
@@ -102,11 +102,28 @@ impl<'a> Request<'a> {
             path: self.path,
             query: self.query,
             headers: Some(&self.headers),
+            unset,
         }
     }
 
+    /// Refuses a method with lower-case letters. Methods are case-sensitive (RFC 9110, section 9.1), so `post` is none that
+    /// rules for `POST` are about, and to many a model it is `POST` all the same.
+    ///
+    /// # Errors
+    ///
+    /// It has one.
+    pub fn check_method(&self) -> Result<(), Denial> {
+        if self.method.bytes().any(|byte| byte.is_ascii_lowercase()) {
+            return Err(Denial::new(
+                Code::RequestInvalid,
+                "the method has lower-case letters: methods are case-sensitive",
+            ));
+        }
+        Ok(())
+    }
+
     /// Refuses what could be read in two ways by whoever reads it next: a host that is sent twice, or differs from the
-    /// one that is decided on, and an identity header that is sent twice.
+    /// one that is decided on, an identity header that is sent twice, and a path whose bytes are not those that were sent.
     ///
     /// # Errors
     ///
@@ -135,6 +152,14 @@ impl<'a> Request<'a> {
                 }
                 _ => {}
             }
+        }
+        // Of bytes that are not UTF-8 Envoy makes `!`; the path itself stands among the raw headers alone.
+        let other_bytes = match &self.headers {
+            Headers::Map(_) => self.path.contains('!'),
+            Headers::List(_) => self.headers.get(":path") == Lookup::Opaque,
+        };
+        if other_bytes {
+            return Err(Denial::new(Code::PathNotCanonical, PathFault::Encoding.describe()));
         }
         for (sent, name) in [(host, "host"), (authority, ":authority")] {
             // Looked up once more only if it was sent; a second one is no longer `One`.
@@ -310,13 +335,13 @@ pub fn check_canonical(path: &str) -> Result<(), PathFault> {
     let Some(rest) = path.strip_prefix('/') else {
         return Err(PathFault::NotAbsolute);
     };
-    let bytes = path.as_bytes();
-    for (at, byte) in bytes.iter().enumerate() {
-        match byte {
-            b';' | b'\\' | 0x00..=0x1f | 0x7f => return Err(PathFault::Character),
-            b'%' if is_ambiguous_escape(bytes.get(at + 1..at + 3)) => return Err(PathFault::Encoding),
-            _ => {}
-        }
+    let (bytes, mut at) = (path.as_bytes(), 0);
+    while let Some(byte) = bytes.get(at) {
+        at += match byte {
+            b';' | b'#' | b'\\' | 0x00..=0x1f | 0x7f => return Err(PathFault::Character),
+            b'%' => bytes.get(at..).and_then(escapes).ok_or(PathFault::Encoding)?,
+            _ => 1,
+        };
     }
     // One trailing slash may stand.
     let rest = rest.strip_suffix('/').unwrap_or(rest);
@@ -332,14 +357,31 @@ pub fn check_canonical(path: &str) -> Result<(), PathFault> {
     Ok(())
 }
 
-/// Escapes of `.`, `/`, `\`, `%` and NUL: a decoding backend would see another path.
-fn is_ambiguous_escape(digits: Option<&[u8]>) -> bool {
-    let Some([high, low]) = digits else { return true };
-    matches!(
-        (high.to_ascii_lowercase(), low.to_ascii_lowercase()),
-        (b'2', b'e' | b'f' | b'5') | (b'5', b'c') | (b'0', b'0')
-    ) || !high.is_ascii_hexdigit()
-        || !low.is_ascii_hexdigit()
+/// How many bytes the escapes take of the character that `bytes` start with. `None` if it is one that divides paths or ends them,
+/// where a decoding backend would see another path; or none at all: backends read bytes that are not UTF-8 each in its own way,
+/// and `%c0%ae` as a dot.
+fn escapes(bytes: &[u8]) -> Option<usize> {
+    let length = match escaped(bytes)? {
+        0x00..=0x1f | 0x7f | b'%' | b'.' | b'/' | b'\\' | b';' | b'#' | b'?' => return None,
+        0x20..=0x7e => return Some(3),
+        0xc2..=0xdf => 2,
+        0xe0..=0xef => 3,
+        0xf0..=0xf4 => 4,
+        _ => return None,
+    };
+    let mut character = [0; 4];
+    for (byte, escape) in character.iter_mut().zip(bytes.chunks(3)).take(length) {
+        *byte = escaped(escape)?;
+    }
+    str::from_utf8(character.get(..length)?).ok()?;
+    Some(3 * length)
+}
+
+/// The byte whose escape `bytes` start with.
+fn escaped(bytes: &[u8]) -> Option<u8> {
+    let [b'%', high, low, ..] = bytes else { return None };
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    u8::try_from(digit(*high)? << 4 | digit(*low)?).ok()
 }
 
 /// RFC 1123 label, as Kubernetes names namespaces: at most 63 lower-case letters, digits and inner hyphens.
@@ -367,9 +409,10 @@ impl PathFault {
             PathFault::NotAbsolute => "the path does not start with `/`",
             PathFault::EmptySegment => "the path has an empty segment",
             PathFault::DotSegment => "the path has a dot segment",
-            PathFault::Character => "the path holds `;`, `\\` or a control character",
+            PathFault::Character => "the path holds `;`, `#`, `\\` or a control character",
             PathFault::Encoding => {
-                "the path holds an escaped dot, slash, backslash, percent or NUL, or a broken escape"
+                "the path holds an escape of `.`, `/`, `\\`, `%`, `;`, `#`, `?` or a control character, a broken one, or bytes \
+                 that are not UTF-8"
             }
         }
     }

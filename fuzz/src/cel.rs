@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tiergate::policy::{Attributes, EvalError, Expression, Object, Scope, Val};
+use tiergate::policy::{Attributes, EvalError, Expression, Object, Scope, Unset, Val};
 use tiergate::request::Headers;
 use tiergate::source::on_large_stack;
 
@@ -52,6 +52,7 @@ pub fn cel(data: &[u8]) -> &'static str {
             path,
             query: Some("a=b"),
             headers: Some(&headers),
+            unset: Unset::Empty,
         },
         identity: Some(Object { base: Some(&identity), extra: &extra }),
         metadata: &metadata,

@@ -103,7 +103,13 @@ fn assert_same(one: &Manifests, other: &Manifests) {
         let roles: Vec<_> = m.roles.iter().map(|r| (r.meta.object.clone(), r.rules.clone())).collect();
         let bindings: Vec<_> = m.role_bindings.iter().map(|b| (b.meta.object.clone(), b.subjects.clone())).collect();
         let models: Vec<_> = m.models.iter().map(|m| (m.meta.object.clone(), m.grant.clone())).collect();
-        let counts = (m.read, m.ignored, m.gateways.len(), m.service_accounts.len(), m.tier_mappings.len());
+        let counts = (
+            m.read,
+            m.ignored.values().sum::<usize>(),
+            m.gateways.len(),
+            m.service_accounts.len(),
+            m.tier_mappings.len(),
+        );
         (auth, limits, routes, roles, bindings, models, counts)
     };
     assert_eq!(summary(one), summary(other));

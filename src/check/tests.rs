@@ -20,7 +20,7 @@ fn found(folder: &Path) -> Vec<Problem> {
     };
     let policy = match files(folder).is_empty() {
         true => Policy::default(),
-        false => Folder::new(folder, Options::default()).load().unwrap().unwrap(),
+        false => Folder::new(folder, options(folder)).load().unwrap().unwrap(),
     };
     let beside = Beside { token_limits: limits_tokens(&policy) };
     let mut problems = policy.problems;
@@ -29,6 +29,12 @@ fn found(folder: &Path) -> Vec<Problem> {
         problems.extend(on_large_stack(|| envoy::problems(&file.display().to_string(), &text, beside)).unwrap());
     }
     problems
+}
+
+/// A file `.gateway` is what `--gateway` says.
+fn options(folder: &Path) -> Options {
+    let gateway = std::fs::read_to_string(folder.join(".gateway"));
+    Options { gateway: gateway.ok().map(|name| name.trim().to_owned()), ..Options::default() }
 }
 
 fn shown(problems: &[Problem]) -> String {

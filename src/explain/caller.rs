@@ -1,5 +1,6 @@
 //! Who asks, as the command line says it: a token, or a name to take on trust.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use serde_json::json;
@@ -9,7 +10,7 @@ use crate::args::Explain;
 use crate::gate::{Code, Gate};
 use crate::identity::{Claims, Identity, KubernetesClaims, ObjectClaims, believe, unix_seconds};
 use crate::limit::Nanos;
-use crate::policy::{Attached, Method, Policy, derived_uid};
+use crate::policy::{Attached, Policy, derived_uid};
 
 /// Stands for the token that a caller named by `--as` would have.
 const PLACEHOLDER: &str = "taken-on-trust";
@@ -34,7 +35,7 @@ pub(super) fn introduce(args: &Explain, gate: &Gate, sent: &mut Sent) -> Result<
     let mut authorize = |token: &str| sent.headers.push(("authorization".to_owned(), format!("Bearer {token}")));
     if let Some(user) = &args.as_user {
         authorize(PLACEHOLDER);
-        let identity = named_by_flags(args, user, &policy)?;
+        let identity = named_by_flags(args, user, &policy, &sent.host)?;
         let Some(token) = sent.request().bearer().ok() else { return Ok(None) };
         gate.identities.insert(&token, identity);
         let audiences = if args.audience.is_empty() { ", with every audience that a policy wants" } else { "" };
@@ -60,8 +61,8 @@ pub(super) fn introduce(args: &Explain, gate: &Gate, sent: &mut Sent) -> Result<
 }
 
 /// The caller that `--as` names, with the groups that the API server gives such users.
-fn named_by_flags(args: &Explain, user: &str, policy: &Policy) -> Result<Identity, ExplainError> {
-    let audiences = if args.audience.is_empty() { wanted_audiences(policy) } else { args.audience.clone() };
+fn named_by_flags(args: &Explain, user: &str, policy: &Policy, host: &str) -> Result<Identity, ExplainError> {
+    let audiences = if args.audience.is_empty() { wanted_audiences(policy, host) } else { args.audience.clone() };
     let mut identity = match user.strip_prefix(SERVICE_ACCOUNT) {
         Some(account) => {
             let (namespace, name) = account.split_once(':').ok_or(ExplainError::NoAccount)?;
@@ -112,18 +113,14 @@ fn named_by_flags(args: &Explain, user: &str, policy: &Policy) -> Result<Identit
     Ok(identity)
 }
 
-/// Every audience that some policy wants.
-fn wanted_audiences(policy: &Policy) -> Vec<String> {
+/// Every audience that some policy wants of requests for `host`.
+fn wanted_audiences(policy: &Policy, host: &str) -> Vec<String> {
     let plans = policy.gateways.iter().flat_map(|gateway| gateway.plans());
     let rules = plans.filter_map(|plan| match &plan.auth {
-        Attached::Active(auth) => Some(&auth.rules.authentication),
+        Attached::Active(auth) => Some(&auth.rules),
         Attached::None | Attached::Broken(_) => None,
     });
-    let audiences = rules.flatten().filter_map(|rule| match &rule.what.method {
-        Method::TokenReview { audiences } => Some(audiences),
-        Method::Anonymous | Method::Plain(_) => None,
-    });
-    let mut audiences: Vec<String> = audiences.flatten().cloned().collect();
+    let mut audiences: Vec<String> = rules.flat_map(|rules| rules.audiences(host)).map(Cow::into_owned).collect();
     audiences.sort_unstable();
     audiences.dedup();
     audiences

@@ -1,10 +1,12 @@
 //! What would change the answer.
 
+use std::borrow::Cow;
+
 use super::steps::{matched, object, span};
 use super::{Case, Found};
 use crate::gate::{Code, Denial, LimitEvidence};
-use crate::manifest::{ObjectName, Origin, Problem, did_you_mean};
-use crate::policy::{Authorization, LimitKind, Method, Tiers};
+use crate::manifest::{Finding, ObjectName, Origin, Problem, did_you_mean};
+use crate::policy::{Authorization, LimitKind, Method, Tiers, host_name};
 use crate::request::{PathFault, check_canonical};
 
 /// The annotation that grants a model to tiers.
@@ -14,7 +16,7 @@ const ANNOTATION: &str = crate::manifest::TIERS_ANNOTATION;
 pub(super) fn all(case: &Case<'_>, found: Option<&Found<'_>>) -> Vec<String> {
     let Some(denial) = case.denial else { return when_allowed(case) };
     match denial.code {
-        Code::RequestInvalid => vec!["send each of these headers once, and no host but the one of the URL".to_owned()],
+        Code::RequestInvalid => request(case),
         Code::PathNotCanonical => path(case),
         Code::TokenMissing | Code::TokenMalformed | Code::TokenExpired => {
             vec![format!("send `Authorization: Bearer <token>`; make one with: {}", token_command(case, found))]
@@ -55,7 +57,8 @@ pub(super) fn all(case: &Case<'_>, found: Option<&Found<'_>>) -> Vec<String> {
         }
         Code::UnavailableGateway => {
             let of_gateway = |problem: &Problem| {
-                problem.is_error() && problem.object.as_ref().is_some_and(|object| &*object.kind == "Gateway")
+                problem.code == Finding::GatewayUnknown
+                    || problem.is_error() && problem.object.as_ref().is_some_and(|object| &*object.kind == "Gateway")
             };
             let name = "name the Gateway in --gateway or context_extensions.gateway, its listener in \
                         context_extensions.listener";
@@ -128,6 +131,14 @@ fn when_allowed(case: &Case<'_>) -> Vec<String> {
 
 // === the request ===
 
+fn request(case: &Case<'_>) -> Vec<String> {
+    let upper = case.asked.map(|asked| asked.method.to_ascii_uppercase());
+    vec![match upper.filter(|upper| case.asked.is_some_and(|asked| *asked.method != **upper)) {
+        Some(upper) => format!("send the method as {upper}"),
+        None => "send each of these headers once, and no host but the one of the URL".to_owned(),
+    }]
+}
+
 fn path(case: &Case<'_>) -> Vec<String> {
     let Some(asked) = case.asked else { return Vec::new() };
     match check_canonical(&asked.path) {
@@ -135,7 +146,8 @@ fn path(case: &Case<'_>) -> Vec<String> {
             vec![format!("send {}", canonical(&asked.path))]
         }
         Err(PathFault::Character | PathFault::Encoding) => {
-            vec!["send a path without `;`, `\\`, and escapes of `.`, `/`, `\\`, `%` and NUL".to_owned()]
+            let escapes = "escapes of `.`, `/`, `\\`, `%`, `;`, `#`, `?` and control characters";
+            vec![format!("send a path in UTF-8, without `;`, `#`, `\\`, and {escapes}")]
         }
         Ok(()) => vec![
             "send a path that starts with /<namespace>/<model>, as the policy reads it".to_owned(),
@@ -175,9 +187,9 @@ fn token_command(case: &Case<'_>, found: Option<&Found<'_>>) -> String {
     let (namespace, name) = account.map_or(("<namespace>", "<serviceaccount>"), |it| (&it.namespace, &it.name));
     let rules = found.and_then(Found::auth).map(|auth| auth.rules.authentication.as_slice()).unwrap_or_default();
     // A policy without audiences wants one for the host.
-    let host = case.asked.map_or("<host>", |asked| &*asked.host);
+    let host = case.asked.map_or(Cow::Borrowed("<host>"), |asked| host_name(&asked.host));
     let audience = rules.iter().find_map(|rule| match &rule.what.method {
-        Method::TokenReview { audiences } => Some(audiences.first().map_or(host, String::as_str)),
+        Method::TokenReview { audiences } => Some(audiences.first().map_or(&*host, String::as_str)),
         Method::Anonymous | Method::Plain(_) => None,
     });
     let audience = audience.map(|audience| format!(" --audience={audience}")).unwrap_or_default();

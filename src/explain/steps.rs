@@ -182,7 +182,7 @@ fn identity(case: &Case<'_>, auth: Option<&AuthPlan>) -> Vec<Finding> {
             findings.extend(rules.iter().map(|rule| {
                 let wants = match &rule.what.method {
                     Method::TokenReview { audiences } if audiences.is_empty() => {
-                        "a token for the request's host".to_owned()
+                        "a token for the host of the request".to_owned()
                     }
                     Method::TokenReview { audiences } => format!("a token for {}", audiences.join(" or ")),
                     Method::Anonymous => "nothing".to_owned(),

@@ -168,7 +168,7 @@ async fn a_route_in_error_is_named_with_its_problem() {
 async fn a_path_with_two_readings_says_what_to_send() {
     insta::assert_snapshot!("path", explain(&Call::path("/llm//qwen3/./v1"), &gate_of(&files())).await);
     let escaped = explain(&Call::path("/llm/qwen3%2Fv1"), &gate_of(&files())).await;
-    assert!(escaped.contains("send a path without `;`"), "{escaped}");
+    assert!(escaped.contains("send a path in UTF-8, without `;`"), "{escaped}");
 }
 
 #[tokio::test]

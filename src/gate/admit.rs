@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 
 use super::{Code, Denial, Evidence, Gate, Grant, LimitEvidence, Otherwise, Stage};
 use crate::limit::{AccountKey, Admission, Cost, Demand, Nanos};
-use crate::policy::{self, Attached, Limit, LimitKind, Matched, Presented, RoutePlan, Scope};
+use crate::policy::{self, Attached, Limit, LimitKind, Matched, Presented, RoutePlan, Scope, Unset};
 use crate::request::Request;
 use crate::usage::Hold;
 
@@ -32,7 +32,7 @@ impl Gate {
         presented: Presented<'_>,
         evidence: &mut Evidence,
     ) -> Result<Candidate, Denial> {
-        let scope = Scope { request: request.attributes(), identity: presented.identity(), metadata: &[] };
+        let scope = Scope { request: request.attributes(Unset::Empty), identity: presented.identity(), metadata: &[] };
         let demands = self.demand(route, &scope, evidence)?;
         let shadow = self.shadow_demands(route, &scope, evidence);
         Ok(Candidate { grant: Grant::new(presented), demands, shadow })

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 use super::{Candidate, Decision, Denial, Evidence, Gate, Grant, Handover, Otherwise, Would};
 use crate::limit::{Cost, Demand, Nanos};
-use crate::policy::{Attached, LimitSet, Object, Policy, Properties, Reference, RoutePlan, Scope};
+use crate::policy::{Attached, LimitSet, Object, Policy, Properties, Reference, RoutePlan, Scope, Unset};
 use crate::request::{Facts, Request};
 
 /// Which call takes from the limits.
@@ -62,7 +62,7 @@ impl Gate {
             facts.check(reference, policy)?;
         }
         let identity = facts.identity().map(|base| Object { base: Some(base), extra: &[] });
-        let scope = Scope { request: request.attributes(), identity, metadata: &[] };
+        let scope = Scope { request: request.attributes(Unset::Empty), identity, metadata: &[] };
         let demands = self.demand(route, &scope, evidence)?;
         let mut shadow = self.shadow_demands(route, &scope, evidence);
         // Check has said so already.

@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -151,7 +152,7 @@ impl ClusterReview {
     fn foreign(&self, asked: &Asked<'_>) -> Look {
         Look::Ask(Question {
             token: asked.token.secret().to_owned(),
-            audiences: asked.rules.audiences(asked.host).map(str::to_owned).collect(),
+            audiences: asked.rules.audiences(asked.host).map(Cow::into_owned).collect(),
             caller: self.hasher.hash_list(asked.peer),
             expiry: expiry(&asked.token),
             keep: UNWATCHED,

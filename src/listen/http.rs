@@ -58,7 +58,8 @@ async fn readyz(State(pages): State<Pages>) -> Response {
     if !pages.serving.load(Ordering::Relaxed) {
         return (StatusCode::SERVICE_UNAVAILABLE, "the workers do not answer\n").into_response();
     }
-    format!("ok, generation {}\n", policy.generation).into_response()
+    let shadow = if pages.gate.is_shadow() { ", in shadow: every request is let through" } else { "" };
+    format!("ok, generation {}{shadow}\n", policy.generation).into_response()
 }
 
 async fn metrics(State(pages): State<Pages>) -> Response {

@@ -97,6 +97,8 @@ findings! {
         PolicyOpen "policy-open"
         PolicyShadowed "policy-shadowed"
         LimitReplaced "limit-replaced"
+        AudienceMissing "audience-missing"
+        GatewayUnknown "gateway-unknown"
         TargetMissing "target-missing"
         RouteUnattached "route-unattached"
         RouteUnprotected "route-unprotected"

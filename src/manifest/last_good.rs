@@ -25,11 +25,12 @@ macro_rules! lists {
 }
 
 impl Manifests {
-    /// Puts the last good versions of `last` in place of what is in error `now`.
+    /// Puts the last good versions of `last` in place of what is in error now.
     ///
     /// What was removed is gone; what is in error and was never good stays in error. A file that is new and cannot be
     /// parsed says nothing: only at the start does it keep the gate from getting ready.
-    pub fn keep_last_good(&mut self, last: &Manifests, now: Timestamp) {
+    pub fn keep_last_good(&mut self, last: &Manifests) {
+        let now = Timestamp::now();
         let mut kept = self.keep_files(last, now);
         let broken = self.objects_in_error();
         macro_rules! replace {

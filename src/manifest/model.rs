@@ -1,7 +1,7 @@
 //! ServiceAccounts and the models they call.
 
 use super::reader::{Fields, Report};
-use super::{Finding, Meta, Place, Problem, Severity};
+use super::{Meta, Place, Severity};
 
 /// The annotation that grants a model to tiers.
 pub const TIERS_ANNOTATION: &str = "alpha.maas.opendatahub.io/tiers";
@@ -49,17 +49,10 @@ pub(super) fn read_model(meta: Meta, mut fields: Fields<'_>, report: &Report) ->
             Ok(tiers) if tiers.is_empty() => ModelGrant::AllTiers,
             Ok(tiers) => ModelGrant::Tiers(tiers, place.clone()),
             Err(error) => {
-                report.add(Problem {
-                    code: Finding::ValueInvalid,
-                    severity: Severity::Error,
-                    place: place.clone(),
-                    object: Some(meta.object.clone()),
-                    field: format!("metadata.annotations.{TIERS_ANNOTATION}"),
-                    message: format!("is not a JSON list of tier names: {error}"),
-                    expected: Some("'[\"premium\",\"enterprise\"]', or '[]' for all tiers".to_owned()),
-                    remedy: None,
-                    in_force: None,
-                });
+                let field = format!("metadata.annotations.{TIERS_ANNOTATION}");
+                let message = format!("is not a JSON list of tier names: {error}");
+                let problem = report.problem_at(Severity::Error, place, &field, message);
+                report.add(problem.expected("'[\"premium\",\"enterprise\"]', or '[]' for all tiers"));
                 ModelGrant::Unreadable
             }
         },

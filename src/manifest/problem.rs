@@ -115,6 +115,21 @@ impl fmt::Display for ObjectName {
 // === impl Problem ===
 
 impl Problem {
+    /// A problem of no object.
+    #[must_use]
+    pub fn new(code: Finding, severity: Severity, place: Place, message: impl Into<String>) -> Self {
+        let (object, field, message) = (None, String::new(), message.into());
+        Problem { code, severity, place, object, field, message, expected: None, remedy: None, in_force: None }
+    }
+
+    /// The problem, of a field of `object`; or without a field, of all of it.
+    #[must_use]
+    pub fn of(mut self, object: &ObjectName, field: impl Into<String>) -> Self {
+        self.object = Some(object.clone());
+        self.field = field.into();
+        self
+    }
+
     #[must_use]
     pub fn is_error(&self) -> bool {
         self.severity == Severity::Error

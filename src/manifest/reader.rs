@@ -89,17 +89,8 @@ impl Report {
     /// A problem of a value; [`Problem::code`] says if it is another kind.
     #[must_use]
     pub fn problem(&self, severity: Severity, at: Position, field: &str, message: impl Into<String>) -> Problem {
-        Problem {
-            code: Finding::ValueInvalid,
-            severity,
-            place: self.place(at),
-            object: self.object.borrow().clone(),
-            field: field.to_owned(),
-            message: message.into(),
-            expected: None,
-            remedy: None,
-            in_force: None,
-        }
+        let problem = Problem::new(Finding::ValueInvalid, severity, self.place(at), message);
+        Problem { object: self.object.borrow().clone(), field: field.to_owned(), ..problem }
     }
 }
 

@@ -87,6 +87,10 @@ fn read_path(field: &Field<'_>) -> Option<(PathMatch, usize)> {
     if kind == "RegularExpression" {
         return Some((PathMatch::Regex(read_pattern(value, text)?), text.len()));
     }
+    if text.contains(['?', '#']) {
+        value.report(value.error(format!("`{text}` is more than a path")).expected("a path without `?` and `#`"));
+        return None;
+    }
     if let Err(fault) = crate::request::check_canonical(text) {
         use crate::request::PathFault;
         let expected = "a path that starts with `/`, without empty or dot segments";
@@ -101,10 +105,6 @@ fn read_path(field: &Field<'_>) -> Option<(PathMatch, usize)> {
                 return None;
             }
         }
-    }
-    if text.contains(['?', '#']) {
-        value.report(value.error(format!("`{text}` is more than a path")).expected("a path without `?` and `#`"));
-        return None;
     }
     match kind {
         "Exact" => Some((PathMatch::Exact(text.to_owned()), text.len())),

@@ -24,7 +24,7 @@ pub use self::rules::{
 
 use self::present::{fits, header_text};
 use super::expression::{Attributes, EvalError, Expression, Object, Scope, Val};
-use super::{Selector, undecided};
+use super::{Selector, host_name, undecided};
 use crate::access::{Query, Verdict};
 use crate::gate::{Class, Code, Denial, Told};
 use crate::identity::Identity;
@@ -122,7 +122,10 @@ impl AuthRules {
         request: Attributes<'a>,
     ) -> Result<Caller<'a>, Denial> {
         let is_for = |audience: &str| identity.audiences.iter().any(|own| own == audience);
-        let accepted = if audiences.is_empty() { is_for(request.host) } else { audiences.iter().any(|a| is_for(a)) };
+        let accepted = match audiences {
+            [] => is_for(&host_name(request.host)),
+            audiences => audiences.iter().any(|audience| is_for(audience)),
+        };
         if accepted {
             let caller = Caller::new(Cow::Borrowed(&identity.object), &identity.groups, request);
             return Ok(Caller { reviewed: Some(identity), ..caller });
@@ -130,15 +133,15 @@ impl AuthRules {
         Err(self.other_audience(&identity.audiences, request.host))
     }
 
-    /// The audiences that tokens may be for.
-    pub fn audiences<'a>(&'a self, host: &'a str) -> impl Iterator<Item = &'a str> {
+    /// The audiences that tokens may be for. Without any it is the host, which a listener or route spells out.
+    pub fn audiences<'a>(&'a self, host: &'a str) -> impl Iterator<Item = Cow<'a, str>> {
         self.authentication.iter().flat_map(move |rule| {
             let (audiences, host) = match &rule.what.method {
                 Method::TokenReview { audiences } if audiences.is_empty() => (&[][..], Some(host)),
                 Method::TokenReview { audiences } => (audiences.as_slice(), None),
                 Method::Anonymous | Method::Plain(_) => (&[][..], None),
             };
-            audiences.iter().map(String::as_str).chain(host)
+            audiences.iter().map(|audience| Cow::Borrowed(audience.as_str())).chain(host.map(host_name))
         })
     }
 
@@ -148,7 +151,7 @@ impl AuthRules {
     ///
     /// It is for others.
     pub fn accept_any(&self, audiences: &[String], host: &str) -> Result<(), Denial> {
-        match self.audiences(host).any(|wanted| audiences.iter().any(|own| own == wanted)) {
+        match self.audiences(host).any(|wanted| audiences.iter().any(|own| **own == *wanted)) {
             true => Ok(()),
             false => Err(self.other_audience(audiences, host)),
         }

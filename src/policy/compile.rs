@@ -1,6 +1,6 @@
 //! Objects → policy: which policy applies to which route, who is granted what, which tiers there are.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hasher;
 use std::sync::Arc;
 
@@ -9,13 +9,13 @@ use siphasher::sip::SipHasher13;
 use super::attach::{self, AuthAttachments, LimitAttachments};
 use super::route::{Host, Served};
 use super::{
-    Attached, AuthPlan, AuthRules, GatewayPlan, LimitKind, ListenerPlan, Policy, RoutePlan, RouteTable, Tiers,
-    aggregate, gone, lint, tiers,
+    Attached, AuthPlan, AuthRules, Authentication, GatewayPlan, LimitKind, ListenerPlan, Method, Policy, RoutePlan,
+    RouteTable, Tiers, aggregate, auth, gone, lint, tiers,
 };
 use crate::access::{Rbac, Rule, Subject};
 use crate::manifest::{
-    Gateway, HttpRoute, Listener, Manifests, ModelGrant, NamespacesFrom, ObjectName, ParentRef, Problem, RouteOrder,
-    Target, TierMapping,
+    Finding, Gateway, HttpRoute, InForce, Listener, Manifests, ModelGrant, NamespacesFrom, ObjectName, ParentRef,
+    Place, Problem, RouteOrder, Severity, Target, TierMapping,
 };
 use crate::tier::{TierTable, service_account_group};
 
@@ -28,6 +28,8 @@ pub struct Options {
     pub instance: Option<String>,
     /// Whether the tiers annotation of a model grants access by itself.
     pub grant_from_annotation: bool,
+    /// `namespace/name` of the Gateway that requests are for where Envoy names none: it has to be there.
+    pub gateway: Option<String>,
 }
 
 impl Default for Options {
@@ -36,6 +38,7 @@ impl Default for Options {
             tier_mapping: "maas-api/tier-to-group-mapping".to_owned(),
             instance: None,
             grant_from_annotation: false,
+            gateway: None,
         }
     }
 }
@@ -83,6 +86,7 @@ pub fn compile(mut manifests: Manifests, options: &Options) -> Policy {
         requests: attach::limit_policies(&manifests, LimitKind::Requests),
         tokens: attach::limit_policies(&manifests, LimitKind::Tokens),
         plans: HashMap::new(),
+        hostless: BTreeMap::new(),
     };
     for gateway in &manifests.gateways {
         let instance = options.instance.as_deref().unwrap_or(gateway.meta.name());
@@ -196,15 +200,17 @@ struct Applied<'m> {
     auth: AuthAttachments<'m>,
     requests: LimitAttachments<'m>,
     tokens: LimitAttachments<'m>,
-    /// The AuthPolicies of one Gateway, with its tiers, by their rules.
-    plans: HashMap<*const AuthRules, Arc<AuthPlan>>,
+    /// The AuthPolicies of one Gateway, with its tiers, by their rules, and by whether they are usable as they are.
+    plans: HashMap<(*const AuthRules, bool), Arc<AuthPlan>>,
+    /// The routes at which a token would be for whatever host a caller sends, by the rule that names no audience.
+    hostless: BTreeMap<(Place, Arc<str>, ObjectName), BTreeSet<ObjectName>>,
 }
 
 impl<'m> Applied<'m> {
     fn plan(
         &mut self,
         (gateway, section): (&Gateway, Option<&str>),
-        (route, rule): (&HttpRoute, &str),
+        (route, rule, served): (&HttpRoute, &str, &[Served]),
         tiers: &Tiers,
     ) -> RoutePlan {
         let (name, hash) = (route.meta.object.path(), hash_of(&route.meta.object));
@@ -225,15 +231,38 @@ impl<'m> Applied<'m> {
             Attached::Broken(policy) => Attached::Broken(policy),
             Attached::Active(rules) => {
                 let (policy, rules) = &*rules;
-                let plan =
-                    || AuthPlan { policy: Arc::new(policy.clone()), rules: Arc::clone(rules), tiers: tiers.clone() };
-                let plan = self.plans.entry(Arc::as_ptr(rules)).or_insert_with(|| Arc::new(plan()));
-                Attached::Active(Arc::clone(plan))
+                match self.without_audience(rules, &route.meta.object, served) {
+                    Some(origin) if !rules.shadow => Attached::Broken(origin),
+                    fault => {
+                        let key = (Arc::as_ptr(rules), fault.is_some());
+                        let plan = self.plans.entry(key).or_insert_with(|| {
+                            let rules = match fault {
+                                None => Arc::clone(rules),
+                                Some(_) => Arc::new(AuthRules { broken: true, ..(**rules).clone() }),
+                            };
+                            Arc::new(AuthPlan { policy: Arc::new(policy.clone()), rules, tiers: tiers.clone() })
+                        });
+                        Attached::Active(Arc::clone(plan))
+                    }
+                }
             }
         };
         let limits = [self.requests.at(&levels), self.tokens.at(&levels)];
         let limits = limits.into_iter().filter(|limits| !matches!(limits, Attached::None)).collect();
         RoutePlan { name, rule: rule.into(), hash, auth, limits }
+    }
+
+    /// The policy of a rule that names no audience, where nothing spells out the host that would be one: whoever makes up the host
+    /// of a request would make up the audience.
+    fn without_audience(&mut self, rules: &AuthRules, route: &ObjectName, served: &[Served]) -> Option<ObjectName> {
+        let takes_host = |rule: &&Arc<auth::Rule<Authentication>>| matches!(&rule.what.method, Method::TokenReview { audiences } if audiences.is_empty());
+        if served.iter().all(|served| served.host.is_spelled_out()) {
+            return None;
+        }
+        let rule = rules.authentication.iter().find(takes_host)?;
+        let key = (rule.place.clone(), Arc::clone(&rule.name), (*rule.origin).clone());
+        self.hostless.entry(key).or_default().insert(route.clone());
+        Some((*rule.origin).clone())
     }
 
     /// Whether a policy is for one listener of the Gateway.
@@ -245,9 +274,27 @@ impl<'m> Applied<'m> {
     }
 
     fn into_problems(self) -> impl Iterator<Item = Problem> {
+        let hostless = self.hostless.into_iter().map(|(rule, routes)| audience_missing(rule, &routes));
         let limits = self.requests.into_problems().into_iter().chain(self.tokens.into_problems());
-        self.auth.into_problems().into_iter().chain(limits)
+        self.auth.into_problems().into_iter().chain(limits).chain(hostless)
     }
+}
+
+fn audience_missing((place, rule, policy): (Place, Arc<str>, ObjectName), routes: &BTreeSet<ObjectName>) -> Problem {
+    let route = routes.first().map(ToString::to_string).unwrap_or_default();
+    let more = match routes.len().saturating_sub(1) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let message = format!(
+        "names no `audiences`, and no listener or route spells out the host that would be one: callers of {route}{more} could \
+         make it up"
+    );
+    let problem = Problem::new(Finding::AudienceMissing, Severity::Error, place, message);
+    let problem = problem.of(&policy, format!("rules.authentication.{rule}"));
+    let problem = problem
+        .remedy("name `audiences`, or give the listener a `hostname` or the route `hostnames` without a wildcard");
+    Problem { in_force: Some(InForce::Shut), ..problem }
 }
 
 // === routes ===
@@ -272,8 +319,8 @@ fn listeners(gateway: &Gateway, routes: &[HttpRoute], tiers: Tiers, applied: &mu
     }
     let plan = |(group, served): (Vec<&Listener>, Vec<Vec<Served>>)| {
         let section = group.first().filter(|_| apart).map(|listener| listener.name.as_str());
-        let routes = table(gateway, routes.iter().zip(&served), |route, rule| {
-            Arc::new(applied.plan((gateway, section), (route, rule), &tiers))
+        let routes = table(gateway, routes.iter().zip(&served), |route, rule, served| {
+            Arc::new(applied.plan((gateway, section), (route, rule, served), &tiers))
         });
         let hostname = group.first().and_then(|listener| listener.hostname.clone());
         ListenerPlan {
@@ -289,18 +336,18 @@ fn listeners(gateway: &Gateway, routes: &[HttpRoute], tiers: Tiers, applied: &mu
 fn table<'m>(
     gateway: &Gateway,
     routes: impl Iterator<Item = (&'m HttpRoute, &'m Vec<Served>)>,
-    mut plan: impl FnMut(&HttpRoute, &str) -> Arc<RoutePlan>,
+    mut plan: impl FnMut(&HttpRoute, &str, &[Served]) -> Arc<RoutePlan>,
 ) -> RouteTable {
     let mut table = RouteTable::new(gateway.order);
     for (at, (route, served)) in routes.enumerate().filter(|(_, (_, served))| !served.is_empty()) {
         for (i, rule) in route.rules.iter().enumerate() {
-            let plan = plan(route, &route.rule_name(i));
+            let plan = plan(route, &route.rule_name(i), served);
             for (found, served) in rule.matches.iter().flat_map(|found| served.iter().map(move |one| (found, one))) {
                 table.add(served, found, &plan, (at, i));
             }
         }
         if route.fault.matches {
-            let plan = plan(route, "");
+            let plan = plan(route, "", served);
             served.iter().for_each(|served| table.shut(&served.host, &plan));
         }
     }

@@ -98,6 +98,17 @@ pub struct Attributes<'a> {
     pub path: &'a str,
     pub query: Option<&'a str>,
     pub headers: Option<&'a Headers<'a>>,
+    pub unset: Unset,
+}
+
+/// What an attribute is that the request does not have, such as the query of most.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Unset {
+    /// Not there: as the rules of an AuthPolicy see it, for which Authorino leaves out what is empty.
+    #[default]
+    Absent,
+    /// The empty text: as Envoy has it for limits, and for the `when` of an AuthPolicy as a whole.
+    Empty,
 }
 
 /// The one environment of all expressions: building one costs more than evaluating.
@@ -377,7 +388,7 @@ impl<'a> Object<'a> {
 // === impl Attributes ===
 
 impl<'a> Attributes<'a> {
-    /// A text attribute by name; empty ones are absent, as in Authorino.
+    /// A text attribute by name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&'a str> {
         let value = match name {
@@ -385,10 +396,10 @@ impl<'a> Attributes<'a> {
             "host" => self.host,
             "scheme" => self.scheme,
             "path" | "url_path" => self.path,
-            "query" => self.query?,
+            "query" => self.query.unwrap_or_default(),
             _ => return None,
         };
-        (!value.is_empty()).then_some(value)
+        (!value.is_empty() || self.unset == Unset::Empty).then_some(value)
     }
 
     /// Names that [`Attributes::get`] knows.

@@ -198,6 +198,11 @@ impl<T> Attached<T> {
 // === impl Host ===
 
 impl Host {
+    /// Whether it is one name, and no pattern.
+    pub(super) fn is_spelled_out(&self) -> bool {
+        matches!(self, Host::Named(name) if !name.starts_with('*'))
+    }
+
     /// How well this name of a listener fits `host`: the more, the better.
     pub(super) fn fits(&self, host: &str) -> Option<usize> {
         match self {

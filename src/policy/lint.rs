@@ -34,21 +34,12 @@ struct World<'m> {
 }
 
 pub(super) fn warning(code: Finding, meta: &Meta, place: &Place, field: &str, message: String) -> Problem {
-    Problem {
-        code,
-        severity: Severity::Warning,
-        place: place.clone(),
-        object: Some(meta.object.clone()),
-        field: field.to_owned(),
-        message,
-        expected: None,
-        remedy: None,
-        in_force: None,
-    }
+    Problem::new(code, Severity::Warning, place.clone(), message).of(&meta.object, field)
 }
 
 /// Findings that need only the objects.
 pub(super) fn objects(manifests: &Manifests, options: &Options, problems: &mut Vec<Problem>) {
+    attach::gateway(manifests, options, problems);
     attach::targets(manifests, problems);
     attach::parents(manifests, problems);
     rbac::rbac(manifests, problems);
@@ -103,6 +94,7 @@ const ABSENCES: &[Finding] = &[
     Finding::AggregationEmpty,
     Finding::PropertyUndeclared,
     Finding::CounterUndeclared,
+    Finding::GatewayUnknown,
     Finding::TargetMissing,
     Finding::RouteUnattached,
     Finding::RouteUnprotected,

@@ -208,7 +208,8 @@ impl RouteTable {
 }
 
 /// The host as Envoy compares it: in lower case, without what follows the last colon. A dot that ends it stays.
-pub(super) fn host_name(host: &str) -> Cow<'_, str> {
+#[must_use]
+pub fn host_name(host: &str) -> Cow<'_, str> {
     let name = match host.rsplit_once(':') {
         // `[::1]:8080` has colons before its port; `[::1]` has no port at all.
         Some((name, port)) if !port.contains(']') => name,

@@ -1,4 +1,5 @@
 mod attach;
+mod audiences;
 mod gateways;
 mod gone;
 mod grants;
@@ -68,7 +69,12 @@ impl World {
     }
 
     fn auth(self, path: &str, target: &str) -> Self {
-        self.policy("AuthPolicy", path, target, "rules: {authentication: {sa: {kubernetesTokenReview: {}}}}")
+        self.policy(
+            "AuthPolicy",
+            path,
+            target,
+            "rules: {authentication: {sa: {kubernetesTokenReview: {audiences: [a]}}}}",
+        )
     }
 
     /// An AuthPolicy that looks tiers up.
@@ -79,7 +85,7 @@ impl World {
         let identity = format!("{{json: {{properties: {{{}}}}}}}", properties.join(", "));
         let response = format!("{{success: {{filters: {{identity: {identity}}}}}}}");
         let rules = format!(
-            "rules: {{authentication: {{sa: {{kubernetesTokenReview: {{}}}}}}, metadata: {{tier: {lookup}}}, response: {response}}}"
+            "rules: {{authentication: {{sa: {{kubernetesTokenReview: {{audiences: [a]}}}}}}, metadata: {{tier: {lookup}}}, response: {response}}}"
         );
         self.policy("AuthPolicy", path, target, &rules)
     }

@@ -55,10 +55,10 @@ fn canonical_paths_pass() {
         // Escapes that decode to nothing which would shift a segment.
         "/llm/m%31/v1",
         "/llm/m%20x",
-        "/llm/m%3Fx",
-        // Not in the list, and no namespace or name can hold them.
-        "/llm/m1%c0%af",
-        "/llm/m1#frag",
+        "/llm/m%21%22%3a%7E",
+        // UTF-8, up to the last character; no namespace or name can hold it.
+        "/llm/%c2%a0%df%bf%e0%a0%80%ed%9f%bf%ee%80%80%ef%bf%bd%f0%90%80%80%f4%8f%bf%bf",
+        "/llm/é%C3%a9é",
         "/llm/%c3%a9",
         "/llm/%C3%A9",
         "/llm/é",
@@ -112,6 +112,8 @@ fn paths_with_a_second_reading_are_refused() {
         ("/llm/m1\n", Character),
         ("/llm/\rm1", Character),
         ("/llm/\tm1", Character),
+        ("/llm/m1#frag", Character),
+        ("/#", Character),
         ("/llm/\u{1f}m1", Character),
         ("/llm/m1\u{7f}", Character),
         // Escapes, in any case.
@@ -127,6 +129,35 @@ fn paths_with_a_second_reading_are_refused() {
         ("/llm/m1%25", Encoding),
         ("/llm/m1%2500", Encoding),
         ("/llm/%00m1", Encoding),
+        ("/llm/m1%3ba=b", Encoding),
+        ("/llm/m1%3Ba=b", Encoding),
+        ("/llm/m1%23frag", Encoding),
+        ("/llm/m1%3fx", Encoding),
+        ("/llm/m1%3Fx", Encoding),
+        ("/llm/m1%01", Encoding),
+        ("/llm/m1%09x", Encoding),
+        ("/llm/m1%0d%0aX:%20y", Encoding),
+        ("/llm/m1%1f", Encoding),
+        ("/llm/m1%7f", Encoding),
+        ("/llm/m1%7F", Encoding),
+        // Not UTF-8: overlong dots and slashes, half a character, more than one, a surrogate, none at all.
+        ("/llm/%c0%ae%c0%ae/m1", Encoding),
+        ("/llm/m1%c0%af", Encoding),
+        ("/llm/m1%C1%9C", Encoding),
+        ("/llm/%e0%80%ae/m1", Encoding),
+        ("/llm/%f0%80%80%af", Encoding),
+        ("/llm/m1%c3", Encoding),
+        ("/llm/m1%c3x", Encoding),
+        ("/llm/m1%c3/%a9", Encoding),
+        ("/llm/m1%c3%", Encoding),
+        ("/llm/m1%c3%2e", Encoding),
+        ("/llm/m1%c3%e9", Encoding),
+        ("/llm/m1%a9", Encoding),
+        ("/llm/m1%e2%82", Encoding),
+        ("/llm/m1%ed%a0%80", Encoding),
+        ("/llm/m1%f4%90%80%80", Encoding),
+        ("/llm/m1%f5%80%80%80", Encoding),
+        ("/llm/m1%ff", Encoding),
         // Broken ones: each decoder makes something else of them.
         ("/llm/m1%", Encoding),
         ("/llm/m1%2", Encoding),
@@ -355,7 +386,46 @@ fn both_forms_show_the_same_names_and_values() {
     assert_eq!(in_map.values("b").as_slice(), [b"2,3"]);
 }
 
+// === methods ===
+
+#[test]
+fn a_method_with_lower_case_letters_is_refused() {
+    for (method, fine) in [
+        ("POST", true),
+        ("GET", true),
+        ("M-SEARCH", true),
+        ("post", false),
+        ("Post", false),
+        ("POSt", false),
+        ("pATCH", false),
+        ("x-Y", false),
+    ] {
+        let request = Request { method, ..request(Headers::List(vec![])) };
+        let expected = if fine { Ok(()) } else { Err(Code::RequestInvalid) };
+        assert_eq!(request.check_method().map_err(|denial| denial.code), expected, "{method}");
+    }
+}
+
 // === headers that have a second reading ===
+
+#[test]
+fn a_path_whose_bytes_envoy_has_replaced_is_refused() {
+    let refused = Err(Code::PathNotCanonical);
+    let in_list = |raw: &[u8], path| {
+        let request = Request { path, ..request(Headers::List(vec![("a", b"b"), (":path", raw)])) };
+        request.check_headers().map_err(|denial| denial.code)
+    };
+    assert_eq!(in_list(b"/llm/\xc0\xae\xc0\xae/m1", "/llm/!!!!/m1"), refused);
+    assert_eq!(in_list(b"/llm/m1/\xe9", "/llm/m1/!"), refused);
+    assert_eq!(in_list(b"/llm/m1?\xe9", "/llm/m1"), refused, "of the query likewise");
+    assert_eq!(in_list(b"/llm/m1!", "/llm/m1!"), Ok(()));
+    assert_eq!(in_list("/llm/é".as_bytes(), "/llm/é"), Ok(()));
+    // Without raw headers nobody can tell.
+    let headers = map(&[(":path", "/llm/m1!")]);
+    let in_map =
+        |path| Request { path, ..request(Headers::Map(&headers)) }.check_headers().map_err(|denial| denial.code);
+    assert_eq!((in_map("/llm/m1!"), in_map("/llm/m1")), (refused, Ok(())));
+}
 
 #[test]
 fn a_host_or_identity_header_that_is_sent_twice_is_refused() {

@@ -92,17 +92,8 @@ impl Departures {
 }
 
 fn problem(part: &Part, place: &Place, message: String) -> Problem {
-    Problem {
-        code: Finding::ObjectGone,
-        severity: Severity::Warning,
-        place: place.clone(),
-        object: Some(part.object.clone()),
-        field: String::new(),
-        message,
-        expected: None,
-        remedy: Some("put it back, if that was not meant; it is told for an hour".to_owned()),
-        in_force: None,
-    }
+    let problem = Problem::new(Finding::ObjectGone, Severity::Warning, place.clone(), message).of(&part.object, "");
+    problem.remedy("put it back, if that was not meant; it is told for an hour")
 }
 
 fn message(part: &Part, file: Option<&str>, before: &Gaps, now: &Gaps) -> String {

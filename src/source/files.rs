@@ -194,16 +194,7 @@ fn too_large() -> String {
 
 impl PassedOver {
     fn problem(&self) -> Problem {
-        Problem {
-            code: Finding::FileNotRead,
-            severity: Severity::Warning,
-            place: Place { file: self.name.as_str().into(), line: 0, column: 0 },
-            object: None,
-            field: String::new(),
-            message: self.message.to_owned(),
-            expected: None,
-            remedy: Some(self.remedy.to_owned()),
-            in_force: None,
-        }
+        let place = Place { file: self.name.as_str().into(), line: 0, column: 0 };
+        Problem::new(Finding::FileNotRead, Severity::Warning, place, self.message).remedy(self.remedy)
     }
 }

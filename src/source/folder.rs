@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
 use notify::{RecursiveMode, Watcher};
 
 use super::files::Files;
@@ -65,7 +64,7 @@ impl Folder {
         let (manifests, policy) = on_large_stack(|| {
             let mut manifests = files.parse();
             if let Some(last) = last_good {
-                manifests.keep_last_good(last, Timestamp::now());
+                manifests.keep_last_good(last);
             }
             let mut policy = compile(manifests.clone(), options);
             departures.follow(manifests.parts(), &manifests.files, &mut policy, Instant::now());

@@ -109,7 +109,7 @@ fn the_exit_code_tells_warnings_errors_and_what_was_not_checked_apart() {
         let (code, printed) = check(folder, flags);
         assert_eq!(code, Some(expected), "{} {flags:?}: {printed}", folder.display());
     }
-    let denied = tiergate(&["check"]).arg(&bad).env("TIERGATE_DENY_WARNINGS", "1").output().unwrap();
+    let denied = tiergate(&["check"]).arg(&bad).env("TIERGATE_DENY_WARNINGS", "true").output().unwrap();
     assert_eq!(denied.status.code(), Some(1), "{}", out(&denied));
     let nothing = tiergate(&["check"]).output().unwrap();
     assert_eq!(nothing.status.code(), Some(2), "{}", out(&nothing));
@@ -219,12 +219,12 @@ fn what_serve_needs_is_named_when_it_is_missing() {
         (output.status.code(), out(&output))
     };
     let (jwks, manifests) = (KEYS.0.join("jwks.json"), root("examples/manifests"));
-    for (result, name) in [
-        (serve(Path::new("/nonexistent"), &jwks), "/nonexistent"),
-        (serve(&manifests, Path::new("/nonexistent.json")), "/nonexistent.json"),
-        (serve(&manifests, &root("Cargo.toml")), "is not a JSON Web Key Set"),
+    for (result, code, name) in [
+        (serve(Path::new("/nonexistent"), &jwks), 2, "/nonexistent"),
+        (serve(&manifests, Path::new("/nonexistent.json")), 2, "/nonexistent.json"),
+        (serve(&manifests, &root("Cargo.toml")), 64, "is not a JSON Web Key Set"),
     ] {
-        assert_eq!(result.0, Some(64), "{}", result.1);
+        assert_eq!(result.0, Some(code), "{}", result.1);
         assert!(result.1.contains(name), "{}", result.1);
     }
 }

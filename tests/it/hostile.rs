@@ -40,8 +40,9 @@ macro_rules! cases {
 }
 
 cases! {
-    paths::twenty_eight_paths_reach_the_model_they_name_or_none_over_http1,
-    paths::twenty_eight_paths_reach_the_model_they_name_or_none_over_http2,
+    paths::paths_reach_the_model_they_name_or_none_over_http1,
+    paths::paths_reach_the_model_they_name_or_none_over_http2,
+    paths::raw_bytes_of_a_path_and_methods_in_lower_case_are_refused_over_http2,
     checks::a_check_of_five_mebibytes_is_refused_and_the_connection_serves_on,
     checks::ten_thousand_headers_in_a_check_are_decided,
     checks::duplicated_headers_in_a_check_are_refused,

@@ -8,6 +8,7 @@
     reason = "a test that panics has failed, which is what it is for"
 )]
 
+mod attributes;
 #[path = "../../benches/support.rs"]
 mod bench;
 mod cases;
@@ -28,6 +29,7 @@ mod restart;
 mod routes;
 mod scale;
 mod secrets;
+mod settings;
 mod shadow;
 mod support;
 #[path = "../../src/test_util/tier_service.rs"]

@@ -152,6 +152,19 @@ async fn limits_that_look_at_the_request_see_the_same_one() {
 }
 
 #[tokio::test]
+async fn both_ways_see_an_empty_query_where_there_is_none() {
+    let gate = limited(r#"!request.query.contains("dry_run=true")"#, "request.query");
+    assert_eq!(both(&Call::path("/x"), &gate).await, None);
+    assert_eq!(both(&Call::path("/x"), &gate).await, Some(Code::LimitRequests));
+    assert_eq!(both(&Call::path("/x?"), &gate).await, Some(Code::LimitRequests));
+    assert_eq!(both(&Call::path("/x?dry_run=true"), &gate).await, None, "does not match");
+    assert_eq!(both(&Call::path("/x?dry_run=true"), &gate).await, None);
+    let gate = limited(r#"request.headers["host"] == "127.0.0.1:10000""#, "request.query");
+    assert_eq!(both(&Call::path("/x"), &gate).await, None);
+    assert_eq!(both(&Call::path("/x"), &gate).await, Some(Code::LimitRequests));
+}
+
+#[tokio::test]
 async fn a_limit_without_its_fact_is_an_error_and_not_a_limit_that_does_not_match() {
     let gate = demo_gate();
     let checked = alice().on(&gate, Nanos(0)).await;

@@ -1,6 +1,9 @@
 //! What AuthPolicies can say, played through the gate.
 
+use std::collections::HashMap;
+
 use super::*;
+use crate::request::{Headers, OperatorModel};
 use crate::respond::{Style, check_response};
 use crate::test_util::ES256;
 use crate::test_util::claims;
@@ -197,4 +200,76 @@ async fn a_header_cannot_be_broken_out_of() {
     );
     let (_, headers, _) = refused(&Call::path("/"), &gate).await;
     assert_eq!(headers[1], header("x-ext-auth-reason", "TG-ACCESS-RULE"));
+}
+
+/// As in Authorino; but a host that nobody spells out is the caller's word.
+#[tokio::test]
+async fn without_audiences_a_token_has_to_be_for_the_host_that_is_spelled_out() {
+    let gate_of = |hostname: &str| {
+        let policy = protected("rules: {authentication: {sa: {kubernetesTokenReview: {}}}}");
+        gate(
+            compile_text(&policy.replace("listeners: [{name: http", &format!("listeners: [{{{hostname}name: http"))),
+            settings(),
+        )
+    };
+    let code = async |gate: &Gate, host: &str, audience: &str| {
+        let mut claims = claims("team", "alice");
+        claims.aud = vec![audience.to_owned()];
+        let headers = HashMap::from([("authorization".to_owned(), format!("Bearer {}", ES256.sign(&claims)))]);
+        let request = Request {
+            method: "POST",
+            host,
+            scheme: "https",
+            path: "/chat",
+            query: None,
+            headers: Headers::Map(&headers),
+            gateway: None,
+            listener: None,
+            port: None,
+            peer: None,
+            sni: None,
+            model: OperatorModel::Unset,
+        };
+        gate.check(&request, Nanos(0)).await.outcome.err().map(|denial| denial.code)
+    };
+    let named = gate_of("hostname: models.example.com, ");
+    for (host, audience, expected) in [
+        ("models.example.com", "models.example.com", None),
+        ("models.example.com:8443", "models.example.com", None),
+        ("Models.Example.com", "models.example.com", None),
+        ("models.example.com", "vault", Some(Code::TokenAudience)),
+        ("models.example.com:8443", "models.example.com:8443", Some(Code::TokenAudience)),
+        ("Models.Example.com", "Models.Example.com", Some(Code::TokenAudience)),
+        ("vault", "vault", Some(Code::RouteUnknown)),
+    ] {
+        assert_eq!(code(&named, host, audience).await, expected, "{host} {audience}");
+    }
+    for hostname in ["", "hostname: '*.example.com', "] {
+        let open = gate_of(hostname);
+        assert_eq!(
+            code(&open, "vault.example.com", "vault.example.com").await,
+            Some(Code::PolicyInvalid),
+            "{hostname}"
+        );
+    }
+}
+
+/// What a request has not is empty to the policy as a whole, and absent to its rules.
+#[tokio::test]
+async fn a_query_that_is_not_there_is_empty_to_the_policy_and_absent_to_its_rules() {
+    let when = r#"when: [{predicate: '!request.query.contains("dry_run=true")'}]"#;
+    let gate = gate_of(&format!("{when}\n  rules: {{{REVIEW}}}"));
+    assert_eq!(code(&Call::path("/chat"), &gate).await, Some(Code::TokenMissing), "the policy applies");
+    assert_eq!(code(&Call::path("/chat?"), &gate).await, Some(Code::TokenMissing));
+    assert_eq!(code(&Call::path("/chat?dry_run=true"), &gate).await, None);
+    let rule = |predicate: &str| {
+        format!(
+            "rules: {{{REVIEW}, authorization: {{q: {{patternMatching: {{patterns: [{{predicate: '{predicate}'}}]}}}}}}}}"
+        )
+    };
+    let gate = gate_of(&rule("!has(request.query)"));
+    assert_eq!(code(&Call::path("/chat").bearer(&alice()), &gate).await, None);
+    assert_eq!(code(&Call::path("/chat?a=b").bearer(&alice()), &gate).await, Some(Code::AccessRule));
+    let gate = gate_of(&rule("request.query == \"\""));
+    assert_eq!(code(&Call::path("/chat").bearer(&alice()), &gate).await, Some(Code::PolicyExpression));
 }

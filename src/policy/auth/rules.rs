@@ -67,7 +67,7 @@ pub struct Authentication {
 pub enum Method {
     /// `kubernetesTokenReview`
     TokenReview {
-        /// Empty: the request's host, as in Authorino.
+        /// Empty: the request's host, as in Authorino; but only where a listener or route spells it out.
         audiences: Vec<String>,
     },
     Anonymous,

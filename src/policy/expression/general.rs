@@ -9,7 +9,7 @@ use serde_json::{Map, Number, Value};
 
 use super::cost;
 use super::direct::Path;
-use super::{EvalError, Scope, Val};
+use super::{EvalError, Scope, Unset, Val};
 
 /// Evaluates `program`; only the roots that it names are built.
 pub(super) fn eval<'a>(program: &cel::Program, env: &Arc<cel::Env>, scope: &Scope<'_>) -> Result<Val<'a>, EvalError> {
@@ -54,6 +54,10 @@ fn request(scope: &Scope<'_>) -> Value {
                 Some(Value::String(joined)) => *joined = format!("{joined},{value}"),
                 _ => drop(map.insert(name, Value::String(value.into_owned()))),
             }
+        }
+        // Envoy knows the host by this name too, and sends it by none.
+        if let (Unset::Empty, false) = (scope.request.unset, map.contains_key("host")) {
+            map.insert("host".to_owned(), Value::String(scope.request.host.to_owned()));
         }
         request.insert("headers".to_owned(), Value::Object(map));
     }

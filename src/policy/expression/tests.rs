@@ -15,7 +15,9 @@ struct World {
     extra: Vec<(Arc<str>, Value)>,
     metadata: Vec<(Arc<str>, Value)>,
     path: String,
+    query: Option<String>,
     headers: HashMap<String, String>,
+    unset: Unset,
 }
 
 impl World {
@@ -25,7 +27,9 @@ impl World {
             extra: Vec::new(),
             metadata: Vec::new(),
             path: "/llm/qwen3/v1/chat/completions".to_owned(),
+            query: None,
             headers: HashMap::new(),
+            unset: Unset::Absent,
         }
     }
 
@@ -42,8 +46,9 @@ impl World {
                 host: "models.example.com",
                 scheme: "https",
                 path: &self.path,
-                query: None,
+                query: self.query.as_deref(),
                 headers: Some(&headers),
+                unset: self.unset,
             },
             identity: self.identity.as_ref().map(|base| Object { base: Some(base), extra: &extra }),
             metadata: &metadata,
@@ -134,6 +139,34 @@ fn a_missing_key_is_told_from_a_failure() {
     }
     let nobody = World { identity: None, ..World::new(json!({})) };
     assert!(matches!(nobody.eval("auth.identity.tier == \"free\""), Err(EvalError::Missing(_))));
+}
+
+/// Compared with a real Envoy by `tests/it/attributes.rs`.
+#[test]
+fn what_a_request_does_not_have_is_empty_to_limits_and_absent_to_rules() {
+    let query = "request.query";
+    for (sent, as_limits_see_it, as_rules_see_it) in
+        [(None, Some(""), None), (Some(""), Some(""), None), (Some("a=b"), Some("a=b"), Some("a=b"))]
+    {
+        for (unset, seen) in [(Unset::Empty, as_limits_see_it), (Unset::Absent, as_rules_see_it)] {
+            let world = World { query: sent.map(str::to_owned), unset, ..World::new(json!({})) };
+            let missing = || EvalError::Missing("query".to_owned());
+            assert_eq!(world.eval(query), seen.map(Value::from).ok_or_else(missing), "{sent:?} {unset:?}");
+            for source in ["has(request.query)", r#""query" in request"#] {
+                assert_eq!(world.eval(source), Ok(json!(seen.is_some())), "{source} {sent:?} {unset:?}");
+            }
+        }
+    }
+    let limits = World { unset: Unset::Empty, ..World::new(json!({})) };
+    assert_eq!(limits.eval(r#"!request.query.contains("dry_run=true")"#), Ok(json!(true)));
+    assert_eq!(limits.eval(r#"request.query.split("&")[0]"#), Ok(json!("")));
+    assert_eq!(limits.eval(r#"request.headers["host"]"#), Ok(json!("models.example.com")));
+    assert!(
+        matches!(limits.eval(r#"request.headers["absent"]"#), Err(EvalError::Missing(_))),
+        "a header is no attribute"
+    );
+    let rules = World::new(json!({}));
+    assert!(matches!(rules.eval(r#"request.headers["host"]"#), Err(EvalError::Missing(_))));
 }
 
 #[test]
@@ -398,12 +431,15 @@ fn leaves() -> impl Strategy<Value = Value> {
 fn worlds() -> impl Strategy<Value = World> {
     let objects = || prop::collection::hash_map("[abc]", leaves(), 0..4).prop_map(|map| json!(map));
     let named = || prop::collection::vec(("[abc]", leaves()), 0..2);
-    (prop::option::of(objects()), named(), named(), "/[ab/:]{0,6}").prop_map(|(identity, extra, metadata, path)| {
+    let query = prop::option::of("[ab/:]{0,3}");
+    let unset = prop_oneof![Just(Unset::Absent), Just(Unset::Empty)];
+    let parts = (prop::option::of(objects()), named(), named(), "/[ab/:]{0,6}", query, unset);
+    parts.prop_map(|(identity, extra, metadata, path, query, unset)| {
         let arc = |list: Vec<(String, Value)>| -> Vec<(Arc<str>, Value)> {
             let mut seen = std::collections::HashSet::new();
             list.into_iter().filter(|(name, _)| seen.insert(name.clone())).map(|(n, v)| (n.into(), v)).collect()
         };
-        World { identity, extra: arc(extra), metadata: arc(metadata), path, headers: HashMap::new() }
+        World { identity, extra: arc(extra), metadata: arc(metadata), path, query, headers: HashMap::new(), unset }
     })
 }
 

@@ -3,8 +3,25 @@
 use std::collections::HashSet;
 
 use super::warning;
-use crate::manifest::{Finding, Manifests, Meta, ObjectName, Place, Problem, Target, did_you_mean};
-use crate::policy::{Attached, GatewayPlan, Policy};
+use crate::manifest::{Finding, Manifests, Meta, ObjectName, Place, Problem, Severity, Target, did_you_mean};
+use crate::policy::{Attached, GatewayPlan, Options, Policy};
+
+/// The Gateway that the process is told of.
+pub(super) fn gateway(manifests: &Manifests, options: &Options, problems: &mut Vec<Problem>) {
+    let Some(name) = &options.gateway else { return };
+    let known: Vec<String> = manifests.gateways.iter().map(|gateway| gateway.meta.object.path()).collect();
+    if known.contains(name) {
+        return;
+    }
+    let message = format!("no Gateway {name} is there, so requests are undecided where Envoy names none");
+    let place = Place { file: "--gateway".into(), line: 0, column: 0 };
+    let mut problem = Problem::new(Finding::GatewayUnknown, Severity::Error, place, message);
+    problem.expected = (!known.is_empty()).then(|| format!("one of {}", known.join(", ")));
+    problems.push(match did_you_mean(name, known.iter().map(String::as_str)) {
+        Some(meant) => problem.remedy(format!("did you mean `{meant}`?")),
+        None => problem.remedy("add the Gateway, or name one that is there"),
+    });
+}
 
 pub(super) fn targets(manifests: &Manifests, problems: &mut Vec<Problem>) {
     let auth = manifests.auth_policies.iter().map(|policy| (&policy.meta, &policy.target, &policy.target_place));

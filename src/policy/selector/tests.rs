@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::policy::{Attributes, Object};
+use crate::policy::{Attributes, Object, Unset};
 use crate::request::Headers;
 
 /// A request that `scripts/record_selectors.go` has shown to Authorino v0.24.0 (gjson 1.14.0).
@@ -55,6 +55,7 @@ impl World {
                 path: attribute("path").unwrap_or_default(),
                 query: attribute("query"),
                 headers: Some(&headers),
+                unset: Unset::Absent,
             },
             identity: identity.map(|identity| Object { base: Some(identity), extra: &[] }),
             metadata: &metadata,

@@ -76,7 +76,7 @@ fn targets_are_of_the_policys_namespace() {
 #[test]
 fn of_several_policies_on_one_target_the_first_by_name_wins_and_the_others_are_reported() {
     for (kind, rest) in [
-        ("AuthPolicy", "rules: {authentication: {sa: {kubernetesTokenReview: {}}}}"),
+        ("AuthPolicy", "rules: {authentication: {sa: {kubernetesTokenReview: {audiences: [a]}}}}"),
         ("RateLimitPolicy", "limits: {a: {rates: [{limit: 1, window: 1m}]}}"),
         ("TokenRateLimitPolicy", "limits: {a: {rates: [{limit: 1, window: 1m}]}}"),
     ] {

@@ -28,7 +28,7 @@ fn set(limits: &[(&str, &[&str], &[&str])]) -> Arc<LimitSet> {
 fn matching(set: &LimitSet, keys: &KeyedHasher, identity: &Value) -> Result<Vec<(String, AccountKey)>, Denial> {
     let request = request("models.example.com", "/llm/qwen3");
     let scope = Scope {
-        request: request.attributes(),
+        request: request.attributes(Unset::Empty),
         identity: Some(Object { base: Some(identity), extra: &[] }),
         metadata: &[],
     };

@@ -148,7 +148,7 @@ fn rules(policy: &Policy) -> Vec<String> {
 
 #[test]
 fn auth_policies_merge_rule_by_rule() {
-    let gateway = "when: [{predicate: 'true'}], rules: {authentication: {sa: {kubernetesTokenReview: {}}}, authorization: {a: \
+    let gateway = "when: [{predicate: 'true'}], rules: {authentication: {sa: {kubernetesTokenReview: {audiences: [a]}}}, authorization: {a: \
                    {patternMatching: {patterns: []}}, b: {patternMatching: {patterns: []}}}, response: {unauthorized: {code: 404}}}";
     let route = "rules: {authorization: {b: {patternMatching: {patterns: []}}}, response: {success: {filters: {identity: \
                  {plain: {value: x}}}}}}";
@@ -212,7 +212,7 @@ fn patterns_that_lead_nowhere_or_in_a_circle_shut_the_target() {
             "ns/gateway",
             "Gateway gw",
             "defaults: {strategy: merge, patterns: {a: {allOf: [{selector: request.method, operator: eq, value: POST}]}}, \
-             rules: {authentication: {sa: {kubernetesTokenReview: {}}}}}",
+             rules: {authentication: {sa: {kubernetesTokenReview: {audiences: [a]}}}}}",
         )
         .policy(
             "AuthPolicy",

@@ -318,8 +318,7 @@ impl Watched {
 
 fn problem(code: Finding, what: &str, severity: Severity, message: String) -> Problem {
     let place = Place { file: what.into(), line: 0, column: 0 };
-    let field = String::new();
-    Problem { code, severity, place, object: None, field, message, expected: None, remedy: None, in_force: None }
+    Problem::new(code, severity, place, message)
 }
 
 // === impl Entry ===
@@ -337,7 +336,7 @@ impl Entry {
     fn read(&mut self) {
         if let Some(value) = &self.unread {
             let mut read = Manifests::of_object(value);
-            read.keep_last_good(&self.read, jiff::Timestamp::now());
+            read.keep_last_good(&self.read);
             self.read = read;
             self.unread = None;
         }

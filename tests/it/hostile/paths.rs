@@ -15,7 +15,7 @@ const NO_SUCH_MODEL: (u16, &str) = (404, "TG-ROUTE-UNKNOWN");
 const NOT_YOURS: (u16, &str) = (403, "TG-ACCESS-DENIED");
 const QWEN3: (u16, &str) = (200, "qwen3");
 
-const PATHS: [Row; 28] = [
+const PATHS: [Row; 34] = [
     // Empty segments.
     ("/llm//qwen3/v1/chat/completions", TWO_READINGS, None),
     ("//llm/qwen3/v1/chat/completions", TWO_READINGS, None),
@@ -32,8 +32,14 @@ const PATHS: [Row; 28] = [
     ("/llm/qwen3%2Fx/v1/chat/completions", TWO_READINGS, None),
     ("/llm/qwen3%5Cx/v1/chat/completions", TWO_READINGS, None),
     ("/llm/qwen3%252Fx/v1/chat/completions", TWO_READINGS, None),
-    ("/llm/qwen3%3Fx/v1/chat/completions", NO_SUCH_MODEL, None),
-    ("/llm/qwen3%c0%af/v1/chat/completions", NO_SUCH_MODEL, None),
+    ("/llm/qwen3%3Fx/v1/chat/completions", TWO_READINGS, None),
+    ("/llm/qwen3%23x/v1/chat/completions", TWO_READINGS, None),
+    ("/llm/qwen3/v1%3bx/chat/completions", TWO_READINGS, None),
+    ("/llm/qwen3/v1/chat/completions%0a", TWO_READINGS, None),
+    ("/llm/qwen3/v1/chat/completions%7F", TWO_READINGS, None),
+    ("/llm/qwen3%c0%af/v1/chat/completions", TWO_READINGS, None),
+    ("/llm/qwen3/%c0%ae%c0%ae/draft/v1", TWO_READINGS, None),
+    ("/llm/qwen3/%e9", TWO_READINGS, None),
     ("/llm/qwen%33/v1/chat/completions", QWEN3, None),
     ("/llm/qwen3%00/v1/chat/completions", (400, ""), None),
     ("/llm/qwen3%/v1/chat/completions", TWO_READINGS, None),
@@ -69,7 +75,7 @@ fn compare(rows: Vec<Told>) {
     assert!(others.is_empty(), "path, answer, expected: {others:#?}");
 }
 
-pub(super) async fn twenty_eight_paths_reach_the_model_they_name_or_none_over_http1(world: &World) {
+pub(super) async fn paths_reach_the_model_they_name_or_none_over_http1(world: &World) {
     let (address, bearer) = (world.gateway().await, world.bearer());
     let mut rows = Vec::new();
     for (path, expected, _) in PATHS {
@@ -80,24 +86,45 @@ pub(super) async fn twenty_eight_paths_reach_the_model_they_name_or_none_over_ht
     compare(rows);
 }
 
-pub(super) async fn twenty_eight_paths_reach_the_model_they_name_or_none_over_http2(world: &World) {
-    let (address, bearer) = (world.gateway().await, world.bearer());
+pub(super) async fn paths_reach_the_model_they_name_or_none_over_http2(world: &World) {
     let mut rows = Vec::new();
     for (path, over_http1, over_http2) in PATHS {
-        let fields: [Field<'_>; 6] = [
-            (b":method", b"POST"),
-            (b":scheme", b"http"),
-            (b":authority", b"models.example.com"),
-            (b":path", path.as_bytes()),
-            (b"authorization", bearer.as_bytes()),
-            (b"content-type", b"application/json"),
-        ];
-        let answer = match H2::open(address).await.ask(1, &fields, BODY).await {
-            End::Answer(status, body) => told(status, &body),
-            // Of HTTP/2 itself: it never was a request.
-            End::Reset(_) | End::GoAway(_) | End::Closed => (400, String::new()),
-        };
+        let answer = over_http2_told(world, "POST", path.as_bytes()).await;
         rows.push((path, answer, over_http2.unwrap_or(over_http1)));
     }
     compare(rows);
+}
+
+/// What HTTP/1.1 refuses by itself, and HTTP/2 passes on.
+pub(super) async fn raw_bytes_of_a_path_and_methods_in_lower_case_are_refused_over_http2(world: &World) {
+    let mut rows = Vec::new();
+    for (name, path) in [
+        ("overlong dots", b"/llm/qwen3/\xc0\xae\xc0\xae/draft".as_slice()),
+        ("an overlong slash", b"/llm/qwen3\xc0\xafdraft"),
+        ("Latin-1", b"/llm/qwen3/v1/\xe9"),
+    ] {
+        rows.push((name, over_http2_told(world, "POST", path).await, TWO_READINGS));
+    }
+    for method in ["post", "Post", "delete"] {
+        let answer = over_http2_told(world, method, b"/llm/qwen3/v1/chat/completions").await;
+        rows.push((method, answer, (400, "TG-REQUEST-INVALID")));
+    }
+    compare(rows);
+}
+
+async fn over_http2_told(world: &World, method: &str, path: &[u8]) -> (u16, String) {
+    let bearer = world.bearer();
+    let fields: [Field<'_>; 6] = [
+        (b":method", method.as_bytes()),
+        (b":scheme", b"http"),
+        (b":authority", b"models.example.com"),
+        (b":path", path),
+        (b"authorization", bearer.as_bytes()),
+        (b"content-type", b"application/json"),
+    ];
+    match H2::open(world.gateway().await).await.ask(1, &fields, BODY).await {
+        End::Answer(status, body) => told(status, &body),
+        // Of HTTP/2 itself: it never was a request.
+        End::Reset(_) | End::GoAway(_) | End::Closed => (400, String::new()),
+    }
 }

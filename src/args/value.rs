@@ -1,0 +1,89 @@
+//! What the values of flags and variables have to be. Each error says what would have been right.
+
+use std::net::SocketAddr;
+use std::num::NonZeroU64;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
+
+use super::Admin;
+use crate::manifest::parse_duration;
+use crate::request::{is_dns1123_label, is_dns1123_subdomain};
+
+/// What is watched or read has to be there: `serve` does not wait for it.
+pub(super) fn folder(text: &str) -> Result<PathBuf, String> {
+    there(text, "a folder", Path::is_dir)
+}
+
+pub(super) fn file(text: &str) -> Result<PathBuf, String> {
+    there(text, "a file", |path| !path.is_dir())
+}
+
+fn there(text: &str, what: &str, is_one: fn(&Path) -> bool) -> Result<PathBuf, String> {
+    let path = Path::new(text);
+    let wrong = |why: &str| format!("has to be {what}: {why}");
+    path.metadata().map_err(|error| wrong(&error.to_string()))?;
+    if is_one(path) { Ok(path.to_owned()) } else { Err(wrong("it is something else")) }
+}
+
+pub(super) fn namespaced(text: &str) -> Result<String, String> {
+    match text.split_once('/') {
+        Some((namespace, name)) if is_dns1123_label(namespace) && is_dns1123_subdomain(name) => Ok(text.to_owned()),
+        _ => Err("has to be namespace/name, of an object's lower-case names".to_owned()),
+    }
+}
+
+/// The beginning of namespaces' names.
+pub(super) fn instance(text: &str) -> Result<String, String> {
+    let why = "has to be a name of lower-case letters, digits and inner hyphens, 63 at most";
+    if is_dns1123_label(text) { Ok(text.to_owned()) } else { Err(why.to_owned()) }
+}
+
+pub(super) fn url(text: &str) -> Result<String, String> {
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let is_host = |rest: &str| !rest.is_empty() && !rest.starts_with('/') && rest.bytes().all(|b| b.is_ascii_graphic());
+    let why = "has to be a URL such as https://kubernetes.default.svc";
+    if rest.is_some_and(is_host) { Ok(text.to_owned()) } else { Err(why.to_owned()) }
+}
+
+pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "has to be an address and a port, such as 127.0.0.1:8080 or [::]:8080".to_owned())
+}
+
+pub(super) fn address_or_off(text: &str) -> Result<Admin, String> {
+    if text == "off" {
+        return Ok(Admin(None));
+    }
+    let address = address(text).map_err(|_| "has to be an address such as 127.0.0.1:8081, or off".to_owned());
+    address.map(|address| Admin(Some(address)))
+}
+
+/// At least 1.
+pub(super) fn number<T: TryFrom<NonZeroU64>>(text: &str) -> Result<T, String> {
+    let number = text.parse::<NonZeroU64>().ok().and_then(|number| T::try_from(number).ok());
+    number.ok_or_else(|| "has to be a whole number, 1 at least".to_owned())
+}
+
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    match parse_duration(text) {
+        Some(duration) if !duration.is_zero() => Ok(duration),
+        _ => Err("has to be a duration such as 90s, 10m or 1h30m".to_owned()),
+    }
+}
+
+pub(super) fn duration_or_none(text: &str) -> Result<Duration, String> {
+    parse_duration(text).ok_or_else(|| "has to be a duration such as 500ms, 2s or 0s".to_owned())
+}
+
+/// A word by itself has to be a level: the filter would take any other for the name of a module, and log nothing else.
+pub(super) fn directives(text: &str) -> Result<String, String> {
+    // To the filter no word is a level too.
+    let is_level = |word: &str| !word.is_empty() && LevelFilter::from_str(word).is_ok();
+    let fine = text.split(',').map(str::trim).all(|word| word.contains(['=', '[']) || is_level(word))
+        && EnvFilter::try_new(text).is_ok();
+    let why = "has to be a level (off, error, warn, info, debug or trace), or directives such as tiergate=debug";
+    if fine { Ok(text.to_owned()) } else { Err(why.to_owned()) }
+}

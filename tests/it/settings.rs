@@ -1,0 +1,206 @@
+//! Flags and their variables: a wrong value is an error that says whose it is, and what a serving process was told is told by it.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use clap::CommandFactory;
+use tiergate::args::Cli;
+
+use crate::support::{Folder, TIERGATE, Tiergate, get, root};
+
+/// A variable of `serve`, a bad value, and what is said to be right.
+const BAD: [(&str, &str, &str); 34] = [
+    ("TIERGATE_MANIFESTS", "/nonexistent", "has to be a folder"),
+    ("TIERGATE_KUBERNETES", "yes", "[possible values: true, false]"),
+    ("TIERGATE_KUBECONFIG", "/nonexistent", "has to be a file"),
+    ("TIERGATE_NO_STATUS", "1", "[possible values: true, false]"),
+    ("TIERGATE_JWKS", "/", "has to be a file"),
+    ("TIERGATE_ISSUER", "kubernetes.default.svc", "has to be a URL"),
+    ("TIERGATE_IDENTITY", "lokal", "[possible values: review, local]"),
+    ("TIERGATE_REVIEW_FOREIGN", "True", "[possible values: true, false]"),
+    ("TIERGATE_ACCESS", "none", "[possible values: rbac, review, both]"),
+    ("TIERGATE_STALE_FOR", "5", "has to be a duration"),
+    ("TIERGATE_KUBE_API_QPS", "0", "has to be a whole number, 1 at least"),
+    ("TIERGATE_KUBE_API_BURST", "-1", "has to be a whole number, 1 at least"),
+    ("TIERGATE_LISTEN_GRPC", "localhost", "has to be an address and a port"),
+    ("TIERGATE_LISTEN_HTTP", "8080", "has to be an address and a port"),
+    ("TIERGATE_LISTEN_ADMIN", "false", "has to be an address such as 127.0.0.1:8081, or off"),
+    ("TIERGATE_GATEWAY", "no-slash", "has to be namespace/name"),
+    ("TIERGATE_TIER_MAPPING", "Maas/mapping", "has to be namespace/name"),
+    ("TIERGATE_INSTANCE", "my_instance", "has to be a name"),
+    ("TIERGATE_GRANT_FROM_ANNOTATION", "on", "[possible values: true, false]"),
+    ("TIERGATE_WITHOUT_POLICY", "deny", "[possible values: allow, refuse]"),
+    ("TIERGATE_WITHOUT_LIMIT", "Refuse", "[possible values: allow, refuse]"),
+    ("TIERGATE_MAX_ACCOUNTS", "0", "has to be a whole number, 1 at least"),
+    ("TIERGATE_WITHOUT_ROOM", "true", "[possible values: allow, refuse]"),
+    ("TIERGATE_ENFORCE_LIMITS", "none", "[possible values: check, rls]"),
+    ("TIERGATE_SHADOW", "disabled", "[possible values: true, false]"),
+    ("TIERGATE_TIER_UNKNOWN", "allow", "[possible values: refuse, next]"),
+    ("TIERGATE_VERBOSE_REFUSALS", "0", "[possible values: true, false]"),
+    ("TIERGATE_IDENTITY_TTL", "0s", "has to be a duration"),
+    ("TIERGATE_MAX_IDENTITIES", "1e6", "has to be a whole number, 1 at least"),
+    ("TIERGATE_WORKERS", "0", "has to be a whole number, 1 at least"),
+    ("TIERGATE_DRAIN_DELAY", "2", "has to be a duration"),
+    ("TIERGATE_DRAIN_TIMEOUT", "25 s", "has to be a duration"),
+    ("TIERGATE_LOG", "verbose", "has to be a level"),
+    ("TIERGATE_LOG_FORMAT", "yaml", "[possible values: json, text]"),
+];
+
+fn run(words: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String) {
+    let mut command = Command::new(TIERGATE);
+    let Output { status, stdout, stderr } =
+        command.env_clear().args(words).envs(variables.iter().copied()).output().unwrap();
+    (status.code(), [stdout, stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat())
+}
+
+/// What `serve` says of its settings and manifests. The keys are none, so it ends then.
+fn start_of_a_log(manifests: &Path, flags: &[&str], variables: &[(&str, &str)]) -> String {
+    let words = ["serve", "--manifests", manifests.to_str().unwrap(), "--jwks", "/dev/null"];
+    let (code, log) = run(&[&words, flags].concat(), variables);
+    assert_eq!(code, Some(64), "{log}");
+    log
+}
+
+/// The variables of a command, and whether each is that of a switch.
+fn variables(command: &clap::Command) -> Vec<(String, bool)> {
+    let variable = |arg: &clap::Arg| Some((arg.get_env()?.to_str()?.to_owned(), !arg.get_action().takes_values()));
+    command.get_arguments().filter_map(variable).collect()
+}
+
+/// Every command that can be run, with the words that run it.
+fn commands(command: &clap::Command, words: &[&str]) -> Vec<(Vec<String>, clap::Command)> {
+    let of = |sub: &clap::Command| commands(sub, &[words, &[sub.get_name()]].concat());
+    let subcommands: Vec<_> = command.get_subcommands().flat_map(of).collect();
+    match subcommands.is_empty() {
+        true => vec![(words.iter().map(|word| (*word).to_owned()).collect(), command.clone())],
+        false => subcommands,
+    }
+}
+
+#[test]
+fn a_bad_value_of_each_variable_of_serve_is_an_error_that_names_it() {
+    let cli = Cli::command();
+    for (name, _) in variables(cli.find_subcommand("serve").unwrap()) {
+        let row = BAD.iter().find(|(known, ..)| *known == name);
+        let (_, value, expected) = row.unwrap_or_else(|| panic!("no bad value of {name} is tried"));
+        let (code, printed) = run(&["serve"], &[(&name, value)]);
+        assert_eq!(code, Some(2), "{name}={value}: {printed}");
+        for text in [&name, *value, expected] {
+            assert!(printed.contains(text), "{name}={value} does not say `{text}`: {printed}");
+        }
+    }
+}
+
+/// Unset is one thing, and empty a slip: what was left empty may have been meant to refuse.
+#[test]
+fn an_empty_variable_is_an_error_of_every_command() {
+    for (words, command) in commands(&Cli::command(), &[]) {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        for (name, _) in variables(&command) {
+            // Of `check` alone: a list of all findings.
+            if name == "TIERGATE_EXPLAIN" {
+                continue;
+            }
+            let (code, printed) = run(&words, &[(&name, "")]);
+            assert!(code == Some(2) && printed.contains(&name), "{words:?} {name}: {code:?} {printed}");
+        }
+    }
+}
+
+#[test]
+fn a_switch_is_true_false_or_an_error_in_every_command() {
+    for (words, command) in commands(&Cli::command(), &[]) {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        for (name, _) in variables(&command).into_iter().filter(|(_, is_switch)| *is_switch) {
+            for value in ["disabled", "0", "1", "no", "yes", "off", "on", "n", "TRUE", "False", " true", "false "] {
+                let (code, printed) = run(&words, &[(&name, value)]);
+                let told = printed.contains(&name) && printed.contains(value) && printed.contains("true, false");
+                assert!(code == Some(2) && told, "{words:?} {name}={value}: {code:?} {printed}");
+            }
+        }
+    }
+    // What is right is taken: with it, something else is missing.
+    let serve = |value: &str| run(&["serve"], &[("TIERGATE_SHADOW", value)]).1;
+    assert!(["true", "false"].into_iter().all(|value| serve(value).contains("give one source")), "{}", serve("false"));
+}
+
+#[test]
+fn a_value_of_the_command_line_is_not_said_to_be_a_variable() {
+    let (code, printed) = run(&["serve", "--workers", "0"], &[]);
+    assert!(code == Some(2) && printed.contains("--workers") && !printed.contains("TIERGATE_"), "{printed}");
+    // And goes before it.
+    let (_, printed) = run(&["serve", "--workers", "1"], &[("TIERGATE_WORKERS", "0")]);
+    assert!(printed.contains("give one source"), "{printed}");
+}
+
+#[test]
+fn a_variable_that_nobody_reads_is_named() {
+    let folder = root("examples/manifests");
+    let variables = [("TIERGATE_DENY_WARNINGSS", "true"), ("TIERGATE_SERVICE_HOST", "10.0.0.1")];
+    let (code, printed) = run(&["check", folder.to_str().unwrap(), "--grant-from-annotation"], &variables);
+    assert_eq!(code, Some(0), "{printed}");
+    assert!(
+        printed.contains("TIERGATE_DENY_WARNINGSS is not known")
+            && printed.contains("did you mean TIERGATE_DENY_WARNINGS?"),
+        "{printed}"
+    );
+    assert!(!printed.contains("TIERGATE_SERVICE_HOST"), "{printed}");
+    let log = start_of_a_log(&folder, &[], &[("TIERGATE_SHADOWW", "false")]);
+    assert!(log.contains("TIERGATE_SHADOWW is not known, and has no effect; did you mean TIERGATE_SHADOW?"), "{log}");
+}
+
+/// What the page says once it says yes.
+async fn ready(tiergate: &Tiergate) -> String {
+    loop {
+        let page = get(tiergate.http, "/readyz").await;
+        if page.status == 200 {
+            return page.body;
+        }
+    }
+}
+
+/// Nobody has to remember that everything is let through.
+#[tokio::test]
+async fn shadow_is_told_by_log_page_and_gauge() {
+    let manifests = root("examples/manifests");
+    let log = start_of_a_log(&manifests, &["--shadow"], &[]);
+    assert!(log.contains("--shadow: every request is let through"), "{log}");
+    assert!(!start_of_a_log(&manifests, &[], &[("TIERGATE_SHADOW", "false")]).contains("--shadow"));
+    let tiergate = Tiergate::start(&manifests, &["--shadow"]);
+    assert_eq!(tiergate.metric("tiergate_shadow", "").await, 1);
+    let ready = self::ready(&tiergate).await;
+    assert!(ready.contains("in shadow: every request is let through"), "{ready}");
+    let tiergate = Tiergate::start(&manifests, &[]);
+    assert_eq!(tiergate.metric("tiergate_shadow", "").await, 0);
+    let ready = self::ready(&tiergate).await;
+    assert!(!ready.contains("shadow"), "{ready}");
+}
+
+#[tokio::test]
+async fn a_gateway_that_is_not_there_is_told_until_it_comes() {
+    let folder = Folder::new();
+    for entry in std::fs::read_dir(root("examples/manifests")).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, folder.0.join(path.file_name().unwrap())).unwrap();
+    }
+    let log = start_of_a_log(&folder.0, &["--gateway", "edge/later"], &[]);
+    assert!(log.contains("gateway-unknown") && log.contains("no Gateway edge/later is there"), "{log}");
+    let tiergate = Tiergate::start(&folder.0, &["--gateway", "edge/later"]);
+    let findings = || tiergate.metric("tiergate_policy_findings", "gateway-unknown");
+    assert_eq!(findings().await, 1);
+    let problems = get(tiergate.http, "/problems").await.json();
+    let of_gateway =
+        |problem: &&serde_json::Value| problem["code"] == "gateway-unknown" && problem["severity"] == "error";
+    assert_eq!(problems["problems"].as_array().unwrap().iter().filter(of_gateway).count(), 1);
+    folder.file("later.yaml", "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: later, namespace: edge}\nspec: {gatewayClassName: x, listeners: [{name: http, port: 80, protocol: HTTP}]}\n");
+    while !get(tiergate.http, "/problems").await.json()["problems"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .all(|problem| !of_gateway(&problem))
+    {
+        tokio::task::yield_now().await;
+    }
+    let page = get(tiergate.http, "/metrics").await.body;
+    assert!(!page.contains("gateway-unknown"), "{page}");
+}
