@@ -156,7 +156,7 @@ fn snapshot(store: &mut Store, options: &Options) -> Result<Policy, FolderError>
     on_large_stack(|| {
         let mut policy = compile(store.read(), options);
         policy.rbac.unread = store.unread_rbac();
-        policy.rbac.changed = store.rbac_changed();
+        policy.rbac.changes = store.rbac_changes();
         policy.behind = store.behind();
         policy.watched = Namespaces::Tiers(options.instance.clone());
         policy.problems.splice(0..0, store.problems());

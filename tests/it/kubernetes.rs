@@ -3,6 +3,7 @@
 mod access;
 mod away;
 mod changes;
+mod churn;
 mod deploy;
 mod outage;
 mod rbac;
