@@ -13,6 +13,7 @@ mod gateway;
 mod last_good;
 mod limit_policy;
 mod model;
+mod namespace;
 mod pattern;
 mod problem;
 mod rbac;
@@ -35,6 +36,7 @@ pub use self::finding::{Finding, Origin};
 pub use self::gateway::{Gateway, HttpRoute, Listener, NamespacesFrom, ParentRef, RouteFault, RouteOrder, RouteRule};
 pub use self::limit_policy::{LimitPolicy, LimitSpec, Predicate, parse_duration};
 pub use self::model::{Model, ModelGrant, ServiceAccount, TIERS_ANNOTATION};
+pub use self::namespace::Namespace;
 pub use self::problem::{ObjectName, Place, Problem, Severity, did_you_mean};
 pub use self::rbac::{Role, RoleBinding};
 pub use self::route_match::{Match, PathMatch, TextMatch, ValueMatch};
@@ -58,6 +60,7 @@ pub struct Manifests {
     pub role_bindings: Vec<RoleBinding>,
     pub service_accounts: Vec<ServiceAccount>,
     pub models: Vec<Model>,
+    pub namespaces: Vec<Namespace>,
     pub problems: Vec<Problem>,
     /// Files that were read.
     pub files: Vec<Arc<str>>,
@@ -101,6 +104,7 @@ pub struct Kind {
 pub const KINDS: &[Kind] = &[
     Kind { name: "ConfigMap", group: "", versions: &["v1"], namespaced: true },
     Kind { name: "ServiceAccount", group: "", versions: &["v1"], namespaced: true },
+    Kind { name: "Namespace", group: "", versions: &["v1"], namespaced: false },
     Kind { name: "AuthPolicy", group: "kuadrant.io", versions: &["v1"], namespaced: true },
     Kind { name: "RateLimitPolicy", group: "kuadrant.io", versions: &["v1", "v1beta3", "v1beta2"], namespaced: true },
     Kind { name: "TokenRateLimitPolicy", group: "kuadrant.io", versions: &["v1", "v1alpha1"], namespaced: true },
@@ -152,7 +156,14 @@ impl Manifests {
         let routing = self.gateways.iter().map(|o| &o.meta).chain(self.routes.iter().map(|o| &o.meta));
         let rbac = self.roles.iter().map(|o| &o.meta).chain(self.role_bindings.iter().map(|o| &o.meta));
         let models = self.models.iter().map(|o| &o.meta).chain(self.service_accounts.iter().map(|o| &o.meta));
-        policies.chain(routing).chain(rbac).chain(models).chain(self.tier_mappings.iter().map(|o| &o.meta))
+        let rest = self.tier_mappings.iter().map(|o| &o.meta).chain(self.namespaces.iter().map(|o| &o.meta));
+        policies.chain(routing).chain(rbac).chain(models).chain(rest)
+    }
+
+    /// The labels of each namespace that is there.
+    #[must_use]
+    pub fn namespace_labels(&self) -> HashMap<&str, &Labels> {
+        self.namespaces.iter().map(|namespace| (&**namespace.meta.name(), &namespace.labels)).collect()
     }
 
     fn read_file(&mut self, file: &Arc<str>, text: Result<&str, &str>, seen: &mut HashMap<ObjectName, Place>) {
@@ -300,6 +311,7 @@ impl Manifests {
         match kind {
             "ConfigMap" => self.tier_mappings.extend(tiers::read(meta, fields, text, report)),
             "ServiceAccount" => self.service_accounts.push(model::read_service_account(meta, fields)),
+            "Namespace" => self.namespaces.extend(namespace::read(meta, fields, report)),
             "AuthPolicy" => self.auth_policies.push(auth_policy::read(meta, fields, report)),
             "RateLimitPolicy" | "TokenRateLimitPolicy" => {
                 self.limit_policies.push(limit_policy::read(meta, fields, report));

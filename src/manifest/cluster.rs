@@ -42,7 +42,7 @@ impl Manifests {
             ($($list:ident),*) => { $( self.$list.extend_from_slice(&other.$list); )* };
         }
         append!(gateways, routes, auth_policies, limit_policies, tier_mappings, roles, role_bindings);
-        append!(service_accounts, models, problems, files, unparsable);
+        append!(service_accounts, models, namespaces, problems, files, unparsable);
         self.read += other.read;
         self.ignored += other.ignored;
     }

@@ -95,6 +95,7 @@ findings! {
         LimitReplaced "limit-replaced"
         TargetMissing "target-missing"
         RouteUnattached "route-unattached"
+        NamespaceUnknown "namespace-unknown"
         RouteUnprotected "route-unprotected"
     }
     Envoy {

@@ -45,12 +45,14 @@ impl Manifests {
                 model.grant = good.grant.clone();
             }
         }
-        // Roles and bindings in error are not in the lists at all.
+        // Roles, bindings and Namespaces in error are not in the lists at all.
         let lost = |meta: &Meta, now: &[ObjectName]| broken.contains(&meta.object) && !now.contains(&meta.object);
         let now: Vec<ObjectName> = self.roles.iter().map(|role| role.meta.object.clone()).collect();
         self.roles.extend(last.roles.iter().filter(|good| lost(&good.meta, &now)).cloned());
         let now: Vec<ObjectName> = self.role_bindings.iter().map(|binding| binding.meta.object.clone()).collect();
         self.role_bindings.extend(last.role_bindings.iter().filter(|good| lost(&good.meta, &now)).cloned());
+        let now: Vec<ObjectName> = self.namespaces.iter().map(|namespace| namespace.meta.object.clone()).collect();
+        self.namespaces.extend(last.namespaces.iter().filter(|good| lost(&good.meta, &now)).cloned());
     }
 
     /// The objects of files that cannot be parsed now.
@@ -73,7 +75,8 @@ impl Manifests {
             roles,
             role_bindings,
             service_accounts,
-            models
+            models,
+            namespaces
         );
         for file in unparsable {
             if last.files.contains(&file) {

@@ -102,6 +102,7 @@ const ABSENCES: &[Finding] = &[
     Finding::CounterUndeclared,
     Finding::TargetMissing,
     Finding::RouteUnattached,
+    Finding::NamespaceUnknown,
     Finding::RouteUnprotected,
 ];
 

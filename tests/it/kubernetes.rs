@@ -5,6 +5,7 @@ mod away;
 mod changes;
 mod churn;
 mod deploy;
+mod namespaces;
 mod outage;
 mod rbac;
 mod review;

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::watch::{Fault, Object, Update, Watch};
 use crate::access::Changes;
 use crate::limit::{Clock, Nanos};
-use crate::manifest::{Finding, Manifests, ObjectName, Place, Problem, Severity};
+use crate::manifest::{Finding, Gateway, Manifests, ObjectName, Place, Problem, Severity};
 use crate::policy::Behind;
 
 /// Namespace and name.
@@ -36,6 +36,8 @@ struct Watched {
     objects: BTreeMap<Key, Entry>,
     /// The namespaces of objects that have changed.
     touched: Vec<String>,
+    /// Whether nothing is decided before they were read.
+    awaited: bool,
     /// Whether all of its objects were read once. It stays so: what fails later keeps what was read.
     known: bool,
     /// Why it is not watched now.
@@ -67,18 +69,25 @@ struct Entry {
 
 impl Store {
     pub(super) fn new(server: &str, watches: &[Arc<Watch>], clock: Clock) -> Self {
-        let watched = |watch: &Arc<Watch>| Watched {
-            watch: Arc::clone(watch),
-            objects: BTreeMap::new(),
-            touched: Vec::new(),
-            known: false,
-            fault: None,
-            since: Nanos::default(),
-        };
-        let kinds = watches.iter().map(watched).collect();
+        let kinds = watches.iter().map(|watch| Watched::new(watch, true)).collect();
         let (server, hasher) = (server.to_owned(), RandomState::new());
         let (rbac_changes, heard) = (Changes::default(), clock.now());
         Store { server, kinds, hasher, clock, rbac_changes, heard, silent: None }
+    }
+
+    /// Adds a watch, and says which it is; `awaited` if nothing is decided before its objects were read.
+    pub(super) fn add(&mut self, watch: &Arc<Watch>, awaited: bool) -> usize {
+        self.kinds.push(Watched::new(watch, awaited));
+        self.kinds.len() - 1
+    }
+
+    /// Whether a Gateway takes routes by labels of their namespaces.
+    pub(super) fn asks_for_labels(&mut self) -> bool {
+        let gateways = self.kinds.iter_mut().filter(|watched| watched.watch.kind.name == "Gateway");
+        gateways.flat_map(|watched| watched.objects.values_mut()).any(|entry| {
+            entry.read();
+            entry.read.gateways.iter().any(Gateway::asks_for_labels)
+        })
     }
 
     /// Takes over what the watch of kind `at` saw; whether that changes anything.
@@ -189,6 +198,18 @@ impl Store {
 // === impl Watched ===
 
 impl Watched {
+    fn new(watch: &Arc<Watch>, awaited: bool) -> Self {
+        Watched {
+            watch: Arc::clone(watch),
+            objects: BTreeMap::new(),
+            touched: Vec::new(),
+            awaited,
+            known: false,
+            fault: None,
+            since: Nanos::default(),
+        }
+    }
+
     fn put(&mut self, object: Object, hasher: &RandomState) -> bool {
         let entry = Entry::of(object.value, object.about, hasher);
         match self.objects.get_mut(&object.key) {
@@ -271,7 +292,7 @@ impl Watched {
 
     fn blocks(&self) -> bool {
         let needed = self.watch.kind.guards() || self.watch.kind.name == "ServiceAccount";
-        !self.known && (needed || !matches!(self.fault, Some(Fault::Forbidden(_) | Fault::Newer(_))))
+        self.awaited && !self.known && (needed || !matches!(self.fault, Some(Fault::Forbidden(_) | Fault::Newer(_))))
     }
 
     fn describe(&self) -> String {
