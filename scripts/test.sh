@@ -57,7 +57,7 @@ if scripts/kube.sh etcd kube-apiserver | tee "$log"; then
   KUBEBUILDER_ASSETS=$(tail -n 1 "$log")
   export KUBEBUILDER_ASSETS
 else
-  for name in access away changes deploy::what outage rbac review revoke scale stampede start status tour; do skip+=(--skip "kubernetes::$name"); done
+  for name in access away changes churn deploy::what namespaces outage rbac review revoke scale stampede start status tour; do skip+=(--skip "kubernetes::$name"); done
   skipped=$((skipped + 1))
   reasons+=("the tests on a real API server need Go and its modules, or KUBEBUILDER_ASSETS")
 fi

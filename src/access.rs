@@ -9,14 +9,14 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 
+mod changes;
 mod review;
 
 #[cfg(test)]
 mod tests;
 
+pub use self::changes::Changes;
 pub use self::review::{AccessMode, AccessReviews, AccessSource, Question, Verdict};
-
-use crate::limit::Nanos;
 
 /// One rule of a role.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,8 +64,8 @@ pub struct Rbac {
     namespaces: HashMap<String, Bindings>,
     /// What of it could not be read: then nobody can be told that nothing grants them what they ask for.
     pub unread: Option<String>,
-    /// When it changed last, as far as that was seen.
-    pub changed: Nanos,
+    /// When it changed, as far as that was seen.
+    pub changes: Changes,
 }
 
 #[derive(Debug, Default)]

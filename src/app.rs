@@ -182,7 +182,7 @@ async fn run(
     watch(source, told, Arc::clone(&gate), Arc::clone(&metrics))?;
     let (health, _) = tonic_health::server::health_reporter();
     set_health(&health, false).await;
-    let style = Style { verbose_refusals: args.verbose_refusals, shadow: args.shadow };
+    let style = Style { verbose_refusals: args.verbose_refusals, shadow: args.shadow, compat: args.compat };
     let services = Services {
         ext_authz: Arc::new(ExtAuthz { gate: Arc::clone(&gate), metrics: Arc::clone(&metrics), clock, style }),
         rate_limit: Arc::new(RateLimit::new(Arc::clone(&gate), Arc::clone(&metrics), clock, style)),

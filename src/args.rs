@@ -24,6 +24,7 @@ use crate::gate::{EnforceLimits, Otherwise, TierUnknown};
 use crate::identity::IdentityMode;
 use crate::limit::Memory;
 use crate::policy::Options;
+use crate::respond::Compat;
 
 /// Decides, for an Envoy or Istio gateway, who may call which model and how much.
 ///
@@ -110,6 +111,9 @@ pub struct Serve {
     /// make the second call, as envoy/classic.yaml does, enforces no limit
     #[arg(long, env = "TIERGATE_ENFORCE_LIMITS", value_enum, default_value = "check")]
     pub enforce_limits: EnforceLimits,
+    /// Answer so that something else than Envoy's ext_authz filter can take it
+    #[arg(long, env = "TIERGATE_COMPAT", value_enum, value_name = "WHAT")]
+    pub compat: Option<Compat>,
     /// Let every request through, change nothing of it, and record what would have been said: in the log, the metadata and
     /// tiergate_would_have_refused_total. Beside the system that decides today, it shows what a change to tiergate would do
     #[arg(long, env = "TIERGATE_SHADOW")]

@@ -15,6 +15,7 @@ mod kind;
 mod last_good;
 mod limit_policy;
 mod model;
+mod namespace;
 mod parts;
 mod pattern;
 mod problem;
@@ -42,6 +43,7 @@ pub use self::in_force::InForce;
 pub use self::kind::{KINDS, Kind};
 pub use self::limit_policy::{LimitPolicy, LimitSpec, Predicate, parse_duration};
 pub use self::model::{Model, ModelGrant, ServiceAccount, TIERS_ANNOTATION};
+pub use self::namespace::Namespace;
 pub use self::parts::{Part, Within};
 pub use self::problem::{ObjectName, Place, Problem, Severity, did_you_mean};
 pub use self::rbac::{Role, RoleBinding};
@@ -68,6 +70,7 @@ pub struct Manifests {
     pub role_bindings: Vec<RoleBinding>,
     pub service_accounts: Vec<ServiceAccount>,
     pub models: Vec<Model>,
+    pub namespaces: Vec<Namespace>,
     pub problems: Vec<Problem>,
     /// Files that were read.
     pub files: Vec<Arc<str>>,
@@ -123,7 +126,14 @@ impl Manifests {
         let routing = self.gateways.iter().map(|o| &o.meta).chain(self.routes.iter().map(|o| &o.meta));
         let rbac = self.roles.iter().map(|o| &o.meta).chain(self.role_bindings.iter().map(|o| &o.meta));
         let models = self.models.iter().map(|o| &o.meta).chain(self.service_accounts.iter().map(|o| &o.meta));
-        policies.chain(routing).chain(rbac).chain(models).chain(self.tier_mappings.iter().map(|o| &o.meta))
+        let rest = self.tier_mappings.iter().map(|o| &o.meta).chain(self.namespaces.iter().map(|o| &o.meta));
+        policies.chain(routing).chain(rbac).chain(models).chain(rest)
+    }
+
+    /// The labels of each namespace that is there.
+    #[must_use]
+    pub fn namespace_labels(&self) -> HashMap<&str, &Labels> {
+        self.namespaces.iter().map(|namespace| (&**namespace.meta.name(), &namespace.labels)).collect()
     }
 
     fn read_file(&mut self, file: &Arc<str>, text: Result<&str, &str>, seen: &mut HashMap<ObjectName, Place>) {
@@ -310,6 +320,7 @@ impl Manifests {
         match kind {
             "ConfigMap" => self.tier_mappings.push(tiers::read(meta, fields, text, report)),
             "ServiceAccount" => self.service_accounts.push(model::read_service_account(meta, fields)),
+            "Namespace" => self.namespaces.extend(namespace::read(meta, fields, report)),
             "AuthPolicy" => self.auth_policies.push(auth_policy::read(meta, fields, report)),
             "RateLimitPolicy" | "TokenRateLimitPolicy" => {
                 self.limit_policies.push(limit_policy::read(meta, fields, report));

@@ -40,6 +40,15 @@ pub struct Style {
     pub verbose_refusals: bool,
     /// Change nothing of requests and answers: see `--shadow`.
     pub shadow: bool,
+    pub compat: Option<Compat>,
+}
+
+/// Who asks, where it is not Envoy's own filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Compat {
+    /// Kuadrant's WebAssembly plugin, which fails on an OK answer that removes headers or adds any to the response: headers of identity
+    /// are emptied instead, and only 429 has `x-ratelimit-…`.
+    KuadrantWasm,
 }
 
 /// HTTP status, gRPC code and the `type` of the error body, for each kind of refusal.
@@ -65,7 +74,7 @@ pub fn check_response(decision: &Decision, sent: Option<&Headers<'_>>, style: St
             dynamic_metadata: Some(metadata(decision)),
             http_response: Some(HttpResponse::OkResponse(match style.shadow {
                 true => OkHttpResponse::default(),
-                false => ok(grant, evidence, sent),
+                false => ok(grant, evidence, sent, style),
             })),
         },
         Err(denial) => {
@@ -79,7 +88,7 @@ pub fn check_response(decision: &Decision, sent: Option<&Headers<'_>>, style: St
     }
 }
 
-fn ok(grant: &Grant, evidence: &Evidence, sent: Option<&Headers<'_>>) -> OkHttpResponse {
+fn ok(grant: &Grant, evidence: &Evidence, sent: Option<&Headers<'_>>, style: Style) -> OkHttpResponse {
     // A header that we set is overwritten; one that we remove must not be among them, since Envoy removes last.
     let is_set = |name: &str| grant.headers.iter().any(|(set, _)| set.eq_ignore_ascii_case(name));
     let mut remove: Vec<String> =
@@ -89,8 +98,13 @@ fn ok(grant: &Grant, evidence: &Evidence, sent: Option<&Headers<'_>>) -> OkHttpR
             remove.push(name.to_ascii_lowercase());
         }
     }
+    let mut headers: Vec<_> = grant.headers.iter().map(|(name, value)| overwrite(name, value.clone())).collect();
+    if style.compat == Some(Compat::KuadrantWasm) {
+        headers.extend(remove.iter().map(|name| overwrite(name, String::new())));
+        return OkHttpResponse { headers, ..OkHttpResponse::default() };
+    }
     OkHttpResponse {
-        headers: grant.headers.iter().map(|(name, value)| overwrite(name, value.clone())).collect(),
+        headers,
         headers_to_remove: remove,
         response_headers_to_add: limit_headers(evidence, evidence.most_restrictive(LimitKind::Requests)),
         ..OkHttpResponse::default()
@@ -105,7 +119,9 @@ fn denied(denial: &Denial, evidence: &Evidence, style: Style) -> DeniedHttpRespo
     let content_type = if own_body.is_some() { "text/plain" } else { "application/json" };
     let mut headers =
         vec![overwrite("content-type", content_type.to_owned()), overwrite("x-ext-auth-reason", reason.to_owned())];
-    if status == 401 {
+    // A policy that sends callers elsewhere, or says itself how to authenticate, wants no other challenge.
+    let is_customised = told.is_some_and(|told| told.status.is_some() || !told.headers.is_empty());
+    if status == 401 && !is_customised {
         headers.push(overwrite("www-authenticate", challenge(denial)));
     }
     if let Some(wait) = denial.retry_after.or((status == 503).then_some(UNDECIDED_RETRY)) {

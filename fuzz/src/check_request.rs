@@ -23,7 +23,7 @@ static AUTHZ: LazyLock<ExtAuthz> = LazyLock::new(|| ExtAuthz {
     gate: Arc::clone(&GATE),
     metrics: Arc::new(Metrics::new()),
     clock: Clock::start(),
-    style: Style { verbose_refusals: true, shadow: false },
+    style: Style { verbose_refusals: true, shadow: false, compat: None },
 });
 
 /// Every answer is whole, and holds no token; what is let through is a remembered caller on a model granted to it.

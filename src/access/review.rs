@@ -1,7 +1,9 @@
 //! What the API server says about access (SubjectAccessReview), where RBAC in process is not the last word.
 //!
-//! An answer is remembered for seconds, and not past a change of RBAC. The API server learns of changes as we do, by a watch, so
-//! what it says within two seconds of one may be older than the change, and is not remembered.
+//! An answer is remembered for seconds. A change of RBAC that concerns it has it asked anew: see [`Changes`].
+
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +14,7 @@ use k8s_openapi::api::authorization::v1::{
 use serde::Deserialize;
 use tokio::time::Instant;
 
+use super::changes::{Changes, Concerns};
 use super::{Grantor, Query};
 use crate::apiserver::{ApiServer, Caller, Flights, PATIENCE};
 use crate::gate::{Class, Code, Denial};
@@ -55,8 +58,8 @@ pub struct Question {
     spec: Arc<Spec>,
     caller: Caller,
     key: u128,
-    /// An answer has to be this new.
-    since: Nanos,
+    /// How new an answer has to be.
+    concerns: Concerns,
 }
 
 /// What is known of a caller's access.
@@ -85,10 +88,6 @@ struct Answer {
     asked: Nanos,
 }
 
-/// How long an answer is remembered.
-const TTL: Duration = Duration::from_secs(5);
-/// The answers within this time of a change of RBAC are not.
-const SETTLING: Duration = Duration::from_secs(2);
 /// How long a question that failed is not asked again.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Answers that are remembered; each takes about 300 bytes.
@@ -107,13 +106,18 @@ impl AccessReviews {
         AccessReviews { server, mode, stale, keys: KeyedHasher::random(), memory, flights: Flights::new() }
     }
 
-    /// What to ask about `query`, where RBAC has `changed` last then. What `identity` has beside name and groups goes with it, if the
-    /// query is about that user.
+    /// What to ask about `query`, after these `changes` of RBAC. What `identity` has beside name and groups goes with it, if the query is
+    /// about that user.
     ///
     /// # Errors
     ///
     /// It has something that cannot be written down. Without it, the question would be another one.
-    pub fn question(&self, query: &Query<'_>, identity: Option<&Identity>, changed: Nanos) -> Result<Question, Denial> {
+    pub fn question(
+        &self,
+        query: &Query<'_>,
+        identity: Option<&Identity>,
+        changes: &Changes,
+    ) -> Result<Question, Denial> {
         let unspeakable = |error: serde_json::Error| {
             Denial::new(Code::UnavailableInternal, "your access could not be looked up").detail(error.to_string())
         };
@@ -139,14 +143,14 @@ impl AccessReviews {
         };
         // All of it: two users of one name may differ in what they have beside it.
         let key = self.keys.hash(&serde_json::to_string(&spec).map_err(unspeakable)?);
-        let (caller, since) = (self.keys.hash_list([query.user]), changed.saturating_add(SETTLING));
-        Ok(Question { spec: Arc::new(spec), caller, key, since })
+        let (caller, concerns) = (self.keys.hash_list([query.user]), changes.concerning(query.namespace));
+        Ok(Question { spec: Arc::new(spec), caller, key, concerns })
     }
 
     /// What is remembered. Answers at once.
     #[must_use]
     pub fn recall(&self, question: &Question, now: Nanos) -> Option<(Verdict, AccessSource)> {
-        match self.memory.known(question, now, TTL) {
+        match self.fresh(question, now) {
             Some(answer) => Some((answer.verdict(), AccessSource::Remembered)),
             None => {
                 let (denial, _) = self.memory.failed.get(&question.key).filter(|(_, until)| *until > now)?;
@@ -157,21 +161,20 @@ impl AccessReviews {
 
     /// Asks, once however many requests wait for it, and remembers the answer. Waits until `until`.
     pub async fn ask(&self, question: &Question, now: Nanos, until: Instant) -> (Verdict, AccessSource) {
-        let until = match self.usable(question, now) {
+        let until = match self.standing(question, now) {
             Some(_) => until.min(Instant::now() + PATIENCE),
             None => until,
         };
         // Whoever has seen a change does not wait for what was asked before it.
-        let key = question.key ^ u128::from(question.since.0);
-        let recall = || self.memory.known(question, now, TTL);
+        let key = question.key ^ u128::from(question.concerns.last().0);
+        let recall = || self.fresh(question, now);
         let (server, memory, question_asked) = (self.server.clone(), Arc::clone(&self.memory), question.clone());
         let ask = || async move {
             let Question { spec, caller, key, .. } = question_asked;
             match server.review_access((*spec).clone(), caller).await {
                 Ok(status) => {
                     let answer = Arc::new(Answer::of(status, now));
-                    memory.known.insert(key, Arc::clone(&answer));
-                    memory.failed.remove(&key);
+                    memory.learn(key, &answer);
                     Ok(answer)
                 }
                 Err(denial) => {
@@ -186,14 +189,22 @@ impl AccessReviews {
         }
     }
 
-    fn usable(&self, question: &Question, now: Nanos) -> Option<Arc<Answer>> {
-        (!self.stale.is_zero()).then(|| self.memory.known(question, now, TTL + self.stale)).flatten()
+    /// The last answer, if nothing has to be asked.
+    fn fresh(&self, question: &Question, now: Nanos) -> Option<Arc<Answer>> {
+        let answer = self.memory.known.get(&question.key)?;
+        (now < question.concerns.holds(answer.asked, self.stale).fresh).then_some(answer)
+    }
+
+    /// The last answer, if it stands as long as there is no other.
+    fn standing(&self, question: &Question, now: Nanos) -> Option<Arc<Answer>> {
+        let answer = self.memory.known.get(&question.key)?;
+        (now < question.concerns.holds(answer.asked, self.stale).stands).then_some(answer)
     }
 
     /// What is said where the question came to no end: what was known before, for a while.
     fn fall_back(&self, question: &Question, denial: Denial, now: Nanos) -> (Verdict, AccessSource) {
         debug_assert_eq!(denial.code.class(), Class::Undecided);
-        match self.usable(question, now) {
+        match self.standing(question, now) {
             Some(answer) => (answer.verdict(), AccessSource::Stale),
             None => (Verdict::Undecided(denial), AccessSource::Asked),
         }
@@ -203,10 +214,12 @@ impl AccessReviews {
 // === impl Memory ===
 
 impl Memory {
-    /// An answer that is new enough.
-    fn known(&self, question: &Question, now: Nanos, ttl: Duration) -> Option<Arc<Answer>> {
-        let answer = self.known.get(&question.key)?;
-        (answer.asked >= question.since && now < answer.asked.saturating_add(ttl)).then_some(answer)
+    fn learn(&self, key: u128, answer: &Arc<Answer>) {
+        // One that took long may have been overtaken.
+        if self.known.get(&key).is_none_or(|known| known.asked <= answer.asked) {
+            self.known.insert(key, Arc::clone(answer));
+        }
+        self.failed.remove(&key);
     }
 }
 

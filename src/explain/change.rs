@@ -112,7 +112,8 @@ fn in_error(case: &Case<'_>, found: Option<&Found<'_>>) -> Vec<String> {
         return vec!["nothing: it is not in error any more".to_owned()];
     }
     let of_broken = |problem: &Problem| problem.object.as_ref().is_some_and(|object| broken.contains(&object));
-    let of_broken: Vec<String> = problems(case, |problem| problem.is_error() && of_broken(problem)).collect();
+    let shuts = |problem: &Problem| problem.is_error() || problem.code == Finding::NamespaceUnknown;
+    let of_broken: Vec<String> = problems(case, |problem| shuts(problem) && of_broken(problem)).collect();
     // An object without a name has problems without an object.
     let nameless = |problem: &Problem| problem.is_error() && problem.object.is_none();
     if of_broken.is_empty() { problems(case, nameless).collect() } else { of_broken }

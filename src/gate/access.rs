@@ -65,7 +65,7 @@ fn ask<'a>(
     known: &Known,
     now: Nanos,
 ) -> Result<(Verdict, AccessSource), Step<'a>> {
-    let question = reviews.question(query, identity, policy.rbac.changed)?;
+    let question = reviews.question(query, identity, &policy.rbac.changes)?;
     if let Some((_, verdict, source)) = known.access.iter().find(|(asked, ..)| *asked == question) {
         return Ok((verdict.clone(), *source));
     }

@@ -42,7 +42,7 @@ impl Manifests {
             ($($list:ident),*) => { $( self.$list.extend_from_slice(&other.$list); )* };
         }
         append!(gateways, routes, auth_policies, limit_policies, tier_mappings, roles, role_bindings);
-        append!(service_accounts, models, problems, files, unparsable, unreadable);
+        append!(service_accounts, models, namespaces, problems, files, unparsable, unreadable);
         self.kept.extend(other.kept.iter().map(|(object, since)| (object.clone(), *since)));
         self.read += other.read;
     }

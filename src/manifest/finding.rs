@@ -101,6 +101,7 @@ findings! {
         GatewayUnknown "gateway-unknown"
         TargetMissing "target-missing"
         RouteUnattached "route-unattached"
+        NamespaceUnknown "namespace-unknown"
         RouteUnprotected "route-unprotected"
     }
     Envoy {

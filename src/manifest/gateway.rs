@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::annotation::read_choice;
 use super::reader::{Field, Fields, Report};
 use super::route_match::{Match, at_most, read_match};
+use super::selector::{Selector, read_selector};
 use super::{Meta, Place, Severity, did_you_mean};
 
 /// The bounds of the CRD: host names and rules of a route, matches of a rule, and of all its rules.
@@ -52,12 +53,12 @@ pub struct Listener {
 }
 
 /// From which namespaces routes may attach to a listener.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NamespacesFrom {
     Same,
     All,
-    /// By labels of namespaces, which a folder does not have.
-    Selector,
+    /// From those that it selects by their labels; the Gateway's own is no exception.
+    Selector(Selector),
 }
 
 #[derive(Clone, Debug)]
@@ -152,27 +153,36 @@ fn read_port(field: &Field<'_>) -> Option<u16> {
 }
 
 fn read_namespaces(field: &Field<'_>) -> Option<NamespacesFrom> {
+    const CHOICES: [&str; 3] = ["All", "Same", "Selector"];
     let mut fields = field.fields()?;
-    fields.ignore(&["selector"]);
     let from = fields.take("from");
-    fields.done(Severity::Warning);
-    let Some(from) = from else {
-        return Some(NamespacesFrom::Same);
-    };
-    match from.text()? {
-        "Same" => Some(NamespacesFrom::Same),
-        "All" => Some(NamespacesFrom::All),
-        "Selector" => {
-            let problem = from.warning("labels of namespaces are not known, so routes of other namespaces stay shut");
-            let problem = problem.code(super::Finding::Unsupported);
-            from.report(problem.remedy("use `from: All`, or keep routes in the Gateway's namespace"));
-            Some(NamespacesFrom::Selector)
-        }
-        other => {
-            from.report(from.error(format!("`{other}` is not a choice")).expected("All, Same or Selector"));
-            None
-        }
+    let choice = from.as_ref().map_or(Some("Same"), Field::text)?;
+    if choice == "Selector" {
+        let selector = fields.require("selector", "the labels of the namespaces; `{}` for all");
+        fields.done(Severity::Error);
+        return selector.as_ref().and_then(read_selector).map(NamespacesFrom::Selector);
     }
+    let selector = fields.take("selector");
+    fields.done(Severity::Error);
+    let read = match choice {
+        "Same" => NamespacesFrom::Same,
+        "All" => NamespacesFrom::All,
+        other => {
+            let from = from.as_ref().unwrap_or(field);
+            let problem = from.error(format!("`{other}` is not a choice")).expected("All, Same or Selector");
+            let meant = CHOICES.into_iter().find(|choice| choice.eq_ignore_ascii_case(other));
+            from.report(match meant.or_else(|| did_you_mean(other, CHOICES)) {
+                Some(meant) => problem.remedy(format!("did you mean `{meant}`?")),
+                None => problem,
+            });
+            return None;
+        }
+    };
+    if let Some(selector) = selector {
+        let problem = selector.warning(format!("says nothing beside `from: {choice}`"));
+        selector.report(problem.remedy("remove it, or write `from: Selector`"));
+    }
+    Some(read)
 }
 
 /// A host name, or a wildcard `*.` followed by one.
@@ -297,6 +307,16 @@ fn read_rule(item: &Field<'_>) -> Option<RouteRule> {
 // === impl Gateway ===
 
 impl Gateway {
+    /// Whether one of its listeners takes routes by labels of their namespaces.
+    #[must_use]
+    pub fn asks_for_labels(&self) -> bool {
+        let selectors = self.listeners.iter().filter_map(|listener| match &listener.from {
+            NamespacesFrom::Selector(selector) => Some(selector),
+            NamespacesFrom::Same | NamespacesFrom::All => None,
+        });
+        selectors.into_iter().any(Selector::asks_for_labels)
+    }
+
     /// A Gateway of which nothing is known.
     pub(super) fn unreadable(meta: Meta) -> Self {
         Gateway { meta, listeners: Vec::new(), order: RouteOrder::default(), broken: true }

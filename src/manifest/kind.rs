@@ -20,6 +20,7 @@ pub struct Kind {
 pub const KINDS: &[Kind] = &[
     Kind { name: "ConfigMap", group: "", versions: &["v1"], namespaced: true },
     Kind { name: "ServiceAccount", group: "", versions: &["v1"], namespaced: true },
+    Kind { name: "Namespace", group: "", versions: &["v1"], namespaced: false },
     Kind { name: "AuthPolicy", group: KUADRANT, versions: &["v1"], namespaced: true },
     Kind { name: "RateLimitPolicy", group: KUADRANT, versions: &["v1", "v1beta3", "v1beta2"], namespaced: true },
     Kind { name: "TokenRateLimitPolicy", group: KUADRANT, versions: &["v1", "v1alpha1"], namespaced: true },

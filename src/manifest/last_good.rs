@@ -19,7 +19,8 @@ macro_rules! lists {
             roles,
             role_bindings,
             service_accounts,
-            models
+            models,
+            namespaces
         )
     };
 }

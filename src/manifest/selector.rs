@@ -27,6 +27,9 @@ struct Requirement {
     operator: Operator,
 }
 
+/// The label that every namespace has: its name.
+const NAME: &str = "kubernetes.io/metadata.name";
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Operator {
     In(Vec<String>),
@@ -51,6 +54,33 @@ impl Selector {
     #[must_use]
     pub fn matches(&self, labels: &Labels) -> bool {
         self.requirements.iter().all(|requirement| requirement.holds(labels.get(&requirement.key)))
+    }
+
+    /// Whether it selects a namespace; `None` if that depends on labels that are not known.
+    #[must_use]
+    pub fn selects(&self, namespace: &str, labels: Option<&Labels>) -> Option<bool> {
+        let name = namespace.to_owned();
+        let mut selects = Some(true);
+        for requirement in &self.requirements {
+            let holds = match labels {
+                _ if requirement.key == NAME => requirement.holds(Some(&name)),
+                Some(labels) => requirement.holds(labels.get(&requirement.key)),
+                None => {
+                    selects = None;
+                    continue;
+                }
+            };
+            if !holds {
+                return Some(false);
+            }
+        }
+        selects
+    }
+
+    /// Whether it asks for more of a namespace than its name.
+    #[must_use]
+    pub fn asks_for_labels(&self) -> bool {
+        self.requirements.iter().any(|requirement| requirement.key != NAME)
     }
 }
 
@@ -83,7 +113,8 @@ pub(super) fn read_aggregation(field: &Field<'_>) -> Option<Aggregation> {
     Some(Aggregation { selectors, place: field.place() })
 }
 
-fn read_selector(field: &Field<'_>) -> Option<Selector> {
+/// Reads a label selector. A field that is not known is an error: without it, more would be selected.
+pub(super) fn read_selector(field: &Field<'_>) -> Option<Selector> {
     let mut fields = field.fields()?;
     let mut requirements = Vec::new();
     if let Some(labels) = fields.take("matchLabels") {
@@ -93,7 +124,7 @@ fn read_selector(field: &Field<'_>) -> Option<Selector> {
     if let Some(items) = fields.take("matchExpressions").and_then(|field| field.items()) {
         requirements.extend(items.iter().filter_map(read_requirement));
     }
-    fields.done(Severity::Warning);
+    fields.done(Severity::Error);
     Some(Selector { requirements })
 }
 
@@ -102,7 +133,7 @@ fn read_requirement(field: &Field<'_>) -> Option<Requirement> {
     let key = fields.require("key", "the key of a label")?;
     let operator = fields.require("operator", "In, NotIn, Exists or DoesNotExist")?;
     let list = fields.take("values");
-    fields.done(Severity::Warning);
+    fields.done(Severity::Error);
     let values = match &list {
         Some(list) => list.items()?.iter().filter_map(read_value).collect(),
         None => Vec::new(),

@@ -5,6 +5,7 @@ use std::hash::Hasher;
 use std::sync::Arc;
 
 use siphasher::sip::SipHasher13;
+use smallvec::SmallVec;
 
 use super::attach::{self, AuthAttachments, LimitAttachments};
 use super::route::{Host, Served};
@@ -14,8 +15,8 @@ use super::{
 };
 use crate::access::{Rbac, Rule, Subject};
 use crate::manifest::{
-    Finding, Gateway, HttpRoute, InForce, Listener, Manifests, ModelGrant, NamespacesFrom, ObjectName, ParentRef,
-    Place, Problem, RouteOrder, Severity, Target, TierMapping,
+    Finding, Gateway, HttpRoute, InForce, Labels, Listener, Manifests, ModelGrant, NamespacesFrom, ObjectName,
+    ParentRef, Place, Problem, RouteOrder, Severity, Target, TierMapping,
 };
 use crate::tier::{TierTable, service_account_group};
 
@@ -88,10 +89,12 @@ pub fn compile(mut manifests: Manifests, options: &Options) -> Policy {
         plans: HashMap::new(),
         hostless: BTreeMap::new(),
     };
+    let labels = manifests.namespace_labels();
     for gateway in &manifests.gateways {
         let instance = options.instance.as_deref().unwrap_or(gateway.meta.name());
         attached.plans.clear();
-        let listeners = listeners(gateway, &manifests.routes, tiers(&mapping, vec![instance]), &mut attached);
+        let tiers = tiers(&mapping, vec![instance]);
+        let listeners = listeners(gateway, (&manifests.routes, &labels), tiers, &mut attached);
         let name = gateway.meta.object.path().into();
         policy.gateways.push(GatewayPlan { name, listeners, broken: gateway.broken });
     }
@@ -210,12 +213,12 @@ impl<'m> Applied<'m> {
     fn plan(
         &mut self,
         (gateway, section): (&Gateway, Option<&str>),
-        (route, rule, served): (&HttpRoute, &str, &[Served]),
+        (route, rule, attachment): (&HttpRoute, &str, &Attachment),
         tiers: &Tiers,
     ) -> RoutePlan {
         let (name, hash) = (route.meta.object.path(), hash_of(&route.meta.object));
         let name = name.into();
-        if route.fault.any || route.is_uncertain_on(gateway) {
+        if route.fault.any || !attachment.certain {
             let auth = Attached::Broken(route.meta.object.clone());
             return RoutePlan { name, rule: rule.into(), hash, auth, limits: Vec::new() };
         }
@@ -231,7 +234,7 @@ impl<'m> Applied<'m> {
             Attached::Broken(policy) => Attached::Broken(policy),
             Attached::Active(rules) => {
                 let (policy, rules) = &*rules;
-                match self.without_audience(rules, &route.meta.object, served) {
+                match self.without_audience(rules, &route.meta.object, &attachment.served) {
                     Some(origin) if !rules.shadow => Attached::Broken(origin),
                     fault => {
                         let key = (Arc::as_ptr(rules), fault.is_some());
@@ -299,13 +302,31 @@ fn audience_missing((place, rule, policy): (Place, Arc<str>, ObjectName), routes
 
 // === routes ===
 
+/// What a listener has of a route.
+#[derive(PartialEq)]
+struct Attachment {
+    /// The hosts at which it serves the route; none if it is not attached.
+    served: Vec<Served>,
+    /// Whether it is attached. Where it is not known, Envoy may send it requests: under a broader route's policies they must not
+    /// be decided.
+    certain: bool,
+}
+
+/// The labels of namespaces, where they are known.
+type LabelsOf<'m> = HashMap<&'m str, &'m Labels>;
+
 /// The listeners of a Gateway. Those of one host name are one, unless policies tell them apart, or their routes do.
-fn listeners(gateway: &Gateway, routes: &[HttpRoute], tiers: Tiers, applied: &mut Applied<'_>) -> Vec<ListenerPlan> {
+fn listeners(
+    gateway: &Gateway,
+    (routes, labels): (&[HttpRoute], &LabelsOf<'_>),
+    tiers: Tiers,
+    applied: &mut Applied<'_>,
+) -> Vec<ListenerPlan> {
     let apart = applied.tell_listeners_apart(gateway);
-    let mut groups: Vec<(Vec<&Listener>, Vec<Vec<Served>>)> = Vec::new();
+    let mut groups: Vec<(Vec<&Listener>, Vec<Attachment>)> = Vec::new();
     for listener in &gateway.listeners {
-        let served: Vec<Vec<Served>> = routes.iter().map(|route| route.served_at(gateway, listener)).collect();
-        let same = |(group, of_group): &&mut (Vec<&Listener>, Vec<Vec<Served>>)| {
+        let served: Vec<_> = routes.iter().map(|route| route.attached_to(gateway, listener, labels)).collect();
+        let same = |(group, of_group): &&mut (Vec<&Listener>, Vec<Attachment>)| {
             !apart && group.iter().all(|other| other.hostname == listener.hostname) && *of_group == served
         };
         match groups.iter_mut().find(same) {
@@ -317,10 +338,10 @@ fn listeners(gateway: &Gateway, routes: &[HttpRoute], tiers: Tiers, applied: &mu
     if groups.is_empty() {
         groups.push((Vec::new(), Vec::new()));
     }
-    let plan = |(group, served): (Vec<&Listener>, Vec<Vec<Served>>)| {
+    let plan = |(group, attached): (Vec<&Listener>, Vec<Attachment>)| {
         let section = group.first().filter(|_| apart).map(|listener| listener.name.as_str());
-        let routes = table(gateway, routes.iter().zip(&served), |route, rule, served| {
-            Arc::new(applied.plan((gateway, section), (route, rule, served), &tiers))
+        let routes = table(gateway, routes.iter().zip(&attached), |route, rule, attachment| {
+            Arc::new(applied.plan((gateway, section), (route, rule, attachment), &tiers))
         });
         let hostname = group.first().and_then(|listener| listener.hostname.clone());
         ListenerPlan {
@@ -335,19 +356,23 @@ fn listeners(gateway: &Gateway, routes: &[HttpRoute], tiers: Tiers, applied: &mu
 
 fn table<'m>(
     gateway: &Gateway,
-    routes: impl Iterator<Item = (&'m HttpRoute, &'m Vec<Served>)>,
-    mut plan: impl FnMut(&HttpRoute, &str, &[Served]) -> Arc<RoutePlan>,
+    routes: impl Iterator<Item = (&'m HttpRoute, &'m Attachment)>,
+    mut plan: impl FnMut(&HttpRoute, &str, &Attachment) -> Arc<RoutePlan>,
 ) -> RouteTable {
     let mut table = RouteTable::new(gateway.order);
-    for (at, (route, served)) in routes.enumerate().filter(|(_, (_, served))| !served.is_empty()) {
+    for (at, (route, attachment)) in routes.enumerate() {
+        let served = &attachment.served;
+        if served.is_empty() {
+            continue;
+        }
         for (i, rule) in route.rules.iter().enumerate() {
-            let plan = plan(route, &route.rule_name(i), served);
+            let plan = plan(route, &route.rule_name(i), attachment);
             for (found, served) in rule.matches.iter().flat_map(|found| served.iter().map(move |one| (found, one))) {
                 table.add(served, found, &plan, (at, i));
             }
         }
         if route.fault.matches {
-            let plan = plan(route, "", served);
+            let plan = plan(route, "", attachment);
             served.iter().for_each(|served| table.shut(&served.host, &plan));
         }
     }
@@ -389,27 +414,28 @@ impl Gateway {
 }
 
 impl HttpRoute {
-    /// Whether the route may be attached to `gateway`, by labels of its namespace that are not known. Envoy would send it
-    /// requests; under a broader route's policies they must not be decided.
-    fn is_uncertain_on(&self, gateway: &Gateway) -> bool {
-        let same = gateway.meta.namespace() == self.meta.namespace();
+    /// The listeners of `gateway` that serve the route, and whether that is certain.
+    pub(super) fn listeners_of<'g>(
+        &self,
+        gateway: &'g Gateway,
+        labels: &LabelsOf<'_>,
+    ) -> impl Iterator<Item = (&'g Listener, bool)> {
+        gateway.listeners.iter().filter_map(|listener| {
+            let attached = self.attached_to(gateway, listener, labels);
+            (!attached.served.is_empty()).then_some((listener, attached.certain))
+        })
+    }
+
+    fn attached_to(&self, gateway: &Gateway, listener: &Listener, labels: &LabelsOf<'_>) -> Attachment {
         let parents = self.parents.iter().filter(|parent| parent.is(gateway));
-        let mut listeners =
-            parents.flat_map(|parent| gateway.listeners.iter().filter(|l| l.admits(gateway, self, parent)));
-        !same && listeners.all(|listener| listener.from == NamespacesFrom::Selector)
+        let admitted: SmallVec<[_; 2]> = parents.map(|parent| listener.admits(gateway, self, parent, labels)).collect();
+        let certain = self.fault.parents || admitted.contains(&Some(true)) || !admitted.contains(&None);
+        let attached = self.fault.parents || admitted.iter().any(|admitted| *admitted != Some(false));
+        Attachment { served: if attached { self.served_at(gateway, listener) } else { Vec::new() }, certain }
     }
 
-    /// Whether a request to `gateway` can be for the route.
-    pub(super) fn is_served_by(&self, gateway: &Gateway) -> bool {
-        gateway.listeners.iter().any(|listener| !self.served_at(gateway, listener).is_empty())
-    }
-
-    /// The hosts at which `listener` serves the route; none if it is not attached.
+    /// The hosts at which `listener` serves the route, if it is attached.
     fn served_at(&self, gateway: &Gateway, listener: &Listener) -> Vec<Served> {
-        let mut parents = self.parents.iter().filter(|parent| parent.is(gateway));
-        if !self.fault.parents && !parents.any(|parent| listener.admits(gateway, self, parent)) {
-            return Vec::new();
-        }
         if self.fault.hosts {
             return vec![Served { host: Host::Unknown, wider: None }];
         }
@@ -465,10 +491,17 @@ impl ParentRef {
 }
 
 impl Listener {
-    fn admits(&self, gateway: &Gateway, route: &HttpRoute, parent: &ParentRef) -> bool {
-        let same = gateway.meta.namespace() == route.meta.namespace();
-        let from = self.from != NamespacesFrom::Same || same;
+    /// Whether a route may attach to it by `parent`; `None` if that depends on labels that are not known.
+    fn admits(&self, gateway: &Gateway, route: &HttpRoute, parent: &ParentRef, labels: &LabelsOf<'_>) -> Option<bool> {
         let port = parent.port.is_none() || self.port.is_none() || parent.port == self.port;
-        from && port && parent.section.as_ref().is_none_or(|section| *section == self.name)
+        if !port || parent.section.as_ref().is_some_and(|section| *section != self.name) {
+            return Some(false);
+        }
+        let namespace = route.meta.namespace();
+        match &self.from {
+            NamespacesFrom::Same => Some(gateway.meta.namespace() == namespace),
+            NamespacesFrom::All => Some(true),
+            NamespacesFrom::Selector(selector) => selector.selects(namespace, labels.get(&**namespace).copied()),
+        }
     }
 }

@@ -97,6 +97,7 @@ const ABSENCES: &[Finding] = &[
     Finding::GatewayUnknown,
     Finding::TargetMissing,
     Finding::RouteUnattached,
+    Finding::NamespaceUnknown,
     Finding::RouteUnprotected,
 ];
 

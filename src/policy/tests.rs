@@ -5,6 +5,7 @@ mod gone;
 mod grants;
 mod limits;
 mod listeners;
+mod namespaces;
 mod orders;
 mod recorded;
 mod routes;

@@ -76,8 +76,8 @@ const ANSWERS: &[AnswerRow] = &[
     ),
 ];
 
-const VERBOSE: Style = Style { verbose_refusals: true, shadow: false };
-const TERSE: Style = Style { verbose_refusals: false, shadow: false };
+const VERBOSE: Style = Style { verbose_refusals: true, ..TERSE };
+const TERSE: Style = Style { verbose_refusals: false, shadow: false, compat: None };
 
 /// One row for each code.
 fn answers() -> impl Iterator<Item = (Code, &'static str, i32, GrpcCode, &'static str)> {
@@ -134,7 +134,16 @@ fn refuse(denial: Denial, evidence: Evidence, style: Style) -> Refused {
 }
 
 fn admit(grant: Grant, evidence: Evidence, sent: Option<&Headers<'_>>) -> (OkHttpResponse, CheckResponse) {
-    let response = check_response(&Decision { outcome: Ok(grant), evidence }, sent, TERSE);
+    admit_in(TERSE, grant, evidence, sent)
+}
+
+fn admit_in(
+    style: Style,
+    grant: Grant,
+    evidence: Evidence,
+    sent: Option<&Headers<'_>>,
+) -> (OkHttpResponse, CheckResponse) {
+    let response = check_response(&Decision { outcome: Ok(grant), evidence }, sent, style);
     match &response.http_response {
         Some(HttpResponse::OkResponse(ok)) => (ok.clone(), response),
         other => panic!("not admitted: {other:?}"),

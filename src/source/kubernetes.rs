@@ -3,7 +3,8 @@
 //! One thread owns all that was read, and the watches that feed it; nothing of it is on the path of a request. What is
 //! watched is what policies need. ServiceAccounts are watched in all namespaces, their headers alone, and kept where the
 //! namespace is a tier's: the API server cannot select by a part of a name, and one watch for each tier's namespace would need
-//! another one of all namespaces, and a connection each. Of an LLMInferenceService too the header says everything.
+//! another one of all namespaces, and a connection each. Of an LLMInferenceService too the header says everything. Namespaces are
+//! watched once a listener takes routes by their labels.
 
 mod status;
 mod store;
@@ -43,6 +44,8 @@ pub struct Kubernetes {
     client: Client,
     options: Options,
     watches: Vec<Arc<Watch>>,
+    /// Watched once their labels are asked for.
+    namespaces: Option<Arc<Watch>>,
     store: Store,
     /// Whether objects are told about themselves.
     statuses: bool,
@@ -69,9 +72,10 @@ impl Kubernetes {
             let server = connection::name(&config);
             Ok::<_, KubernetesError>((connection::connect(config).await?, server))
         })?;
-        let watches: Vec<Arc<Watch>> = KINDS.iter().map(|kind| Arc::new(Watch::of(kind, &options))).collect();
-        let store = Store::new(&server, &watches, clock);
-        Ok(Kubernetes { runtime, client, options, watches, store, statuses })
+        let watches = KINDS.iter().map(|kind| Arc::new(Watch::of(kind, &options)));
+        let (mut namespaces, watches): (Vec<_>, Vec<_>) = watches.partition(|watch| watch.kind.name == "Namespace");
+        let (namespaces, store) = (namespaces.pop(), Store::new(&server, &watches, clock));
+        Ok(Kubernetes { runtime, client, options, watches, namespaces, store, statuses })
     }
 
     /// What there is before anything was read.
@@ -87,19 +91,25 @@ impl Kubernetes {
         if self.statuses {
             self.runtime.spawn(Writer::new(self.client.clone()).run(news));
         }
-        for (at, watch) in self.watches.iter().enumerate() {
-            let outlet = Outlet { at, updates: send.clone() };
-            let (watch, client) = (Arc::clone(watch), self.client.clone());
+        let follow = |at: usize, watch: Arc<Watch>| {
+            let (outlet, client) = (Outlet { at, updates: send.clone() }, self.client.clone());
             self.runtime.spawn(async move { watch.follow(&client, &outlet).await });
-        }
+        };
+        self.watches.iter().enumerate().for_each(|(at, watch)| follow(at, Arc::clone(watch)));
         // Of no watch.
-        let (outlet, client) = (Outlet { at: usize::MAX, updates: send }, self.client.clone());
+        let (outlet, client) = (Outlet { at: usize::MAX, updates: send.clone() }, self.client.clone());
         self.runtime.spawn(async move { heartbeat(&client, &outlet).await });
+        let mut ready = false;
         let own = own(&mut self.store, updates, |store| {
+            if let Some(watch) = self.namespaces.take_if(|_| store.asks_for_labels()) {
+                // At the start they are waited for; later, what depends on them is shut meanwhile, and nothing else.
+                follow(store.add(&watch, !ready), watch);
+            }
             let policy = snapshot(store, &self.options);
             if let Ok(policy) = policy.as_ref()
                 && policy.unready.is_none()
             {
+                ready = true;
                 tell.send_replace(News::of(policy, |object| store.about(object)));
             }
             changed(policy);
@@ -119,7 +129,7 @@ impl Watch {
             "ServiceAccount" => Namespaces::Tiers(options.instance.clone()),
             _ => Namespaces::All,
         };
-        let header_only = matches!(kind.name, "ServiceAccount" | "LLMInferenceService");
+        let header_only = matches!(kind.name, "ServiceAccount" | "LLMInferenceService" | "Namespace");
         Watch { kind, only, namespaces, header_only }
     }
 }
@@ -159,7 +169,7 @@ fn snapshot(store: &mut Store, options: &Options) -> Result<Policy, FolderError>
         let mut policy = compile(manifests, options);
         store.departures.follow(parts, &[], &mut policy, std::time::Instant::now());
         policy.rbac.unread = store.unread_rbac();
-        policy.rbac.changed = store.rbac_changed();
+        policy.rbac.changes = store.rbac_changes();
         policy.behind = store.behind();
         policy.watched = Namespaces::Tiers(options.instance.clone());
         policy.problems.splice(0..0, store.problems());

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+
+use crate::apiserver::{ApiMetrics, ApiServer, Budget};
 
 pub(crate) enum Answer {
     Json(u16, Value),
@@ -73,6 +75,19 @@ impl Scripted {
             // Until the client leaves; a body may be on its way.
             while stream.read(&mut byte).await.is_ok_and(|read| read > 0) {}
         }
+    }
+
+    /// Its client.
+    pub(crate) fn api_server(&self) -> ApiServer {
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "c", "users": [{"name": "u", "user": {}}],
+            "clusters": [{"name": "c", "cluster": {"server": self.url}}], "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        });
+        let path = std::env::temp_dir().join(format!("tiergate-test-{}", uuid::Uuid::new_v4()));
+        std::fs::write(&path, config.to_string()).unwrap();
+        let api_server = ApiServer::new(Some(&path), Budget::USUAL, ApiMetrics::default()).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        api_server
     }
 
     /// What was asked for, when it is this many requests.

@@ -3,7 +3,9 @@
 mod access;
 mod away;
 mod changes;
+mod churn;
 mod deploy;
+mod namespaces;
 mod outage;
 mod rbac;
 mod review;

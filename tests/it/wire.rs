@@ -8,7 +8,7 @@ use envoy_types::pb::envoy::extensions::common::ratelimit::v3::rate_limit_descri
 use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Request};
 use envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient;
 use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
-use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest, CheckResponse};
+use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest, CheckResponse, OkHttpResponse};
 use envoy_types::pb::envoy::service::ratelimit::v3::RateLimitRequest;
 use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_response::Code;
 use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_service_client::RateLimitServiceClient;
@@ -139,6 +139,23 @@ async fn both_forms_of_headers_are_read() {
     assert_eq!(outcome(&twice), (401, "TG-TOKEN-MALFORMED"));
     let opaque = check(&channel, raw(&[("authorization", b"Bearer \xff\xfe")])).await;
     assert_eq!(outcome(&opaque), (401, "TG-TOKEN-MALFORMED"));
+}
+
+#[tokio::test]
+async fn kuadrants_plugin_gets_nothing_that_it_cannot_take() {
+    let tiergate = demo(&["--compat", "kuadrant-wasm"]);
+    let channel = channel(&tiergate).await;
+    let good = format!("Bearer {}", premium());
+    let mut request = http("/llm/qwen3/v1/chat/completions", Some(&good));
+    request.headers.insert("x-maas-anything".to_owned(), "me".to_owned());
+    let response = check(&channel, check_request(request)).await;
+    assert_eq!(outcome(&response).0, 200);
+    let Some(HttpResponse::OkResponse(ok)) = response.http_response else { panic!("{response:?}") };
+    let set: HashMap<_, _> =
+        ok.headers.iter().filter_map(|option| option.header.as_ref()).map(|set| (&*set.key, &*set.value)).collect();
+    assert_eq!((set.get("authorization"), set.get("x-maas-anything")), (Some(&""), Some(&"")), "{set:?}");
+    assert_eq!(OkHttpResponse { headers: Vec::new(), ..ok.clone() }, OkHttpResponse::default());
+    assert!(response.dynamic_metadata.unwrap().fields.contains_key("identity"));
 }
 
 #[tokio::test]

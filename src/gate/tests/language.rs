@@ -175,7 +175,6 @@ async fn refusals_are_told_in_the_policys_own_words() {
         [
             header("content-type", "text/plain"),
             header("x-ext-auth-reason", "please log in"),
-            header("www-authenticate", "Bearer realm=\"tiergate\""),
             header("location", "/login?to=/chat"),
         ]
     );
@@ -186,6 +185,30 @@ async fn refusals_are_told_in_the_policys_own_words() {
     // What is no refusal of the policy is told as ever.
     let (status, _, body) = refused(&Call::path("/a//b").bearer(&alice()), &gate).await;
     assert!(status == 400 && body.contains("TG-PATH-NOT-CANONICAL"), "{status} {body}");
+}
+
+#[tokio::test]
+async fn a_refusal_with_a_code_or_headers_of_its_own_has_no_challenge_of_ours() {
+    let ours = "Bearer realm=\"tiergate\"";
+    for (unauthenticated, expected) in [
+        ("", Some(ours)),
+        ("message: {value: please log in}", Some(ours)),
+        ("body: {value: see /login}", Some(ours)),
+        ("code: 401", None),
+        ("code: 302", None),
+        ("headers: {x-hint: {value: see /login}}", None),
+        ("headers: {WWW-Authenticate: {value: 'Bearer realm=\"models\"'}}", Some("Bearer realm=\"models\"")),
+        ("code: 403, headers: {x-hint: {value: a}}, message: {value: b}, body: {value: c}", None),
+    ] {
+        let response = if unauthenticated.is_empty() {
+            String::new()
+        } else {
+            format!(", response: {{unauthenticated: {{{unauthenticated}}}}}")
+        };
+        let (_, headers, _) = refused(&Call::path("/chat"), &gate_of(&format!("rules: {{{REVIEW}{response}}}"))).await;
+        let challenge = headers.iter().find(|(name, _)| name == "www-authenticate").map(|(_, value)| value.as_str());
+        assert_eq!(challenge, expected, "{unauthenticated}");
+    }
 }
 
 #[tokio::test]

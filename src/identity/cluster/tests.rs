@@ -1,7 +1,6 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::apiserver::{ApiMetrics, Budget};
 use crate::gate::{Gate, IdentitySource};
 use crate::identity::{Identities, Remember};
 use crate::limit::Nanos;
@@ -55,14 +54,7 @@ fn good() -> Answer {
 /// A gate whose API server publishes these keys, and then answers so.
 async fn world(keys: &str, answers: Vec<Answer>, foreign: bool) -> (Gate, Scripted, Clock) {
     let server = Scripted::start(discovery(keys).into_iter().chain(answers).collect()).await;
-    let config = json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "c", "users": [{"name": "u", "user": {}}],
-        "clusters": [{"name": "c", "cluster": {"server": server.url}}], "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-    });
-    let path = std::env::temp_dir().join(format!("tiergate-test-{}", uuid::Uuid::new_v4()));
-    std::fs::write(&path, config.to_string()).unwrap();
-    let api = ApiServer::new(Some(&path), Budget::USUAL, ApiMetrics::default()).unwrap();
-    std::fs::remove_file(&path).unwrap();
+    let api = server.api_server();
     let (clock, stale) = (Clock::start(), Duration::from_secs(300));
     let cluster = ClusterReview::new(api, IdentityMode::Review, foreign, stale, clock);
     server.asked(2).await;

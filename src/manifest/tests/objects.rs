@@ -268,8 +268,71 @@ fn listeners_are_read_with_their_defaults() {
         let [listener] = manifests.gateways[0].listeners.as_slice() else {
             panic!("{fields}");
         };
-        let read = (&*listener.name, listener.hostname.as_deref(), listener.from);
+        let read = (&*listener.name, listener.hostname.as_deref(), listener.from.clone());
         assert_eq!(read, ("http", hostname, from), "{fields}");
+    }
+}
+
+/// As Kubernetes has them; what is not known is not guessed, unless it makes no difference.
+#[test]
+fn namespaces_are_selected_by_their_names_and_labels() {
+    use NamespacesFrom::Selector;
+    let labels: Labels = [("team", "red"), ("kubernetes.io/metadata.name", "forged")]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into();
+    let name = "kubernetes.io/metadata.name";
+    for (selector, known, unknown) in [
+        ("{}".to_owned(), true, Some(true)),
+        ("{matchLabels: {team: red}}".to_owned(), true, None),
+        ("{matchLabels: {team: Red}}".to_owned(), false, None),
+        (format!("{{matchLabels: {{{name}: models}}}}"), true, Some(true)),
+        (format!("{{matchLabels: {{{name}: forged}}}}"), false, Some(false)),
+        (format!("{{matchLabels: {{{name}: models, team: red}}}}"), true, None),
+        (format!("{{matchLabels: {{{name}: other, team: red}}}}"), false, Some(false)),
+        (format!("{{matchExpressions: [{{key: {name}, operator: In, values: [a, models]}}]}}"), true, Some(true)),
+        (format!("{{matchExpressions: [{{key: {name}, operator: NotIn, values: [a, models]}}]}}"), false, Some(false)),
+        (format!("{{matchExpressions: [{{key: {name}, operator: DoesNotExist}}]}}"), false, Some(false)),
+        ("{matchExpressions: [{key: team, operator: NotIn, values: [blue]}]}".to_owned(), true, None),
+        ("{matchExpressions: [{key: size, operator: NotIn, values: [big]}]}".to_owned(), true, None),
+        (
+            "{matchExpressions: [{key: team, operator: Exists}, {key: size, operator: DoesNotExist}]}".to_owned(),
+            true,
+            None,
+        ),
+        ("{matchLabels: {team: red}, matchExpressions: [{key: size, operator: Exists}]}".to_owned(), false, None),
+    ] {
+        let manifests = expect(
+            &listener(&format!(", allowedRoutes: {{namespaces: {{from: Selector, selector: {selector}}}}}")),
+            &[],
+        );
+        let gateway = &manifests.gateways[0];
+        let Selector(read) = &gateway.listeners[0].from else { panic!("{selector}") };
+        assert_eq!(
+            (read.selects("models", Some(&labels)), read.selects("models", None)),
+            (Some(known), unknown),
+            "{selector}"
+        );
+        assert_eq!(gateway.asks_for_labels(), selector.contains("team") || selector.contains("size"), "{selector}");
+    }
+}
+
+#[test]
+fn a_namespace_in_error_has_no_labels() {
+    let namespace =
+        |labels: &str| format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: models, labels: {labels}}}\n");
+    let labels =
+        |text: &str| read(text).namespaces.iter().map(|namespace| namespace.labels.clone()).collect::<Vec<_>>();
+    assert_eq!(labels(&namespace("{team: red}")), [Labels::from([("team".to_owned(), "red".to_owned())])]);
+    assert_eq!(
+        labels("apiVersion: v1\nkind: Namespace\nmetadata: {name: models}\nspec: {finalizers: [kubernetes]}\n"),
+        [Labels::new()]
+    );
+    for (text, row) in [
+        (namespace("{team: ▸1}"), (E, "metadata.labels.team", "a string")),
+        (namespace("{team: ▸a b}"), (E, "metadata.labels.team", "is not the value of a label")),
+        (namespace("▸red"), (E, "metadata.labels", "a mapping")),
+    ] {
+        assert_eq!(expect(&text, &[row]).namespaces.len(), 0, "{text}");
     }
 }
 
@@ -283,9 +346,62 @@ fn gateway_faults_say_what_is_right() {
         ),
         (listener(", ▸hostnme: a"), (E, "spec.listeners[0].hostnme", "did you mean `hostname`?"), false),
         (
-            listener(", allowedRoutes: {namespaces: {from: ▸Selector}}"),
-            (W, "spec.listeners[0].allowedRoutes.namespaces.from", "use `from: All`"),
+            listener(", allowedRoutes: {namespaces: {from: All, selector: ▸{matchLabels: {a: b}}}}"),
+            (W, "spec.listeners[0].allowedRoutes.namespaces.selector", "write `from: Selector`"),
             true,
+        ),
+        (
+            listener(", allowedRoutes: {namespaces: {selector: ▸{matchLabels: {a: b}}}}"),
+            (W, "spec.listeners[0].allowedRoutes.namespaces.selector", "says nothing beside `from: Same`"),
+            true,
+        ),
+        (
+            listener(", allowedRoutes: {namespaces: ▸{from: Selector}}"),
+            (E, "spec.listeners[0].allowedRoutes.namespaces", "`selector` is missing"),
+            false,
+        ),
+        (
+            listener(", allowedRoutes: {namespaces: {from: ▸selector}}"),
+            (E, "spec.listeners[0].allowedRoutes.namespaces.from", "did you mean `Selector`?"),
+            false,
+        ),
+        (
+            listener(", allowedRoutes: {namespaces: {from: ▸Alle}}"),
+            (E, "spec.listeners[0].allowedRoutes.namespaces.from", "did you mean `All`?"),
+            false,
+        ),
+        (
+            listener(", allowedRoutes: {namespaces: {▸form: All}}"),
+            (E, "spec.listeners[0].allowedRoutes.namespaces.form", "did you mean `from`?"),
+            false,
+        ),
+        (
+            listener(", allowedRoutes: {namespaces: {from: Selector, selector: {▸matchLables: {a: b}}}}"),
+            (E, "spec.listeners[0].allowedRoutes.namespaces.selector.matchLables", "did you mean `matchLabels`?"),
+            false,
+        ),
+        (
+            listener(", allowedRoutes: {namespaces: {from: Selector, selector: {matchLabels: {a: ▸1}}}}"),
+            (E, "spec.listeners[0].allowedRoutes.namespaces.selector.matchLabels.a", "a string"),
+            false,
+        ),
+        (
+            listener(
+                ", allowedRoutes: {namespaces: {from: Selector, selector: {matchExpressions: [{key: a, operator: ▸in, values: [b]}]}}}",
+            ),
+            (
+                E,
+                "spec.listeners[0].allowedRoutes.namespaces.selector.matchExpressions[0].operator",
+                "In, NotIn, Exists",
+            ),
+            false,
+        ),
+        (
+            listener(
+                ", allowedRoutes: {namespaces: {from: Selector, selector: {matchExpressions: [▸{key: a, operator: In}]}}}",
+            ),
+            (E, "spec.listeners[0].allowedRoutes.namespaces.selector.matchExpressions[0]", "list the values"),
+            false,
         ),
         (
             listener(", allowedRoutes: {namespaces: {from: ▸Everywhere}}"),

@@ -3,7 +3,9 @@
 use std::collections::HashSet;
 
 use super::warning;
-use crate::manifest::{Finding, Manifests, Meta, ObjectName, Place, Problem, Severity, Target, did_you_mean};
+use crate::manifest::{
+    Finding, Gateway, HttpRoute, Manifests, Meta, ObjectName, Place, Problem, Severity, Target, did_you_mean,
+};
 use crate::policy::{Attached, GatewayPlan, Options, Policy};
 
 /// The Gateway that the process is told of.
@@ -71,8 +73,17 @@ fn missing_section(manifests: &Manifests, meta: &Meta, target: &Target, place: &
 }
 
 pub(super) fn parents(manifests: &Manifests, problems: &mut Vec<Problem>) {
+    let labels = manifests.namespace_labels();
     for route in &manifests.routes {
-        let attached = manifests.gateways.iter().any(|gateway| route.is_served_by(gateway));
+        let mut attached = false;
+        for gateway in &manifests.gateways {
+            for (listener, certain) in route.listeners_of(gateway, &labels) {
+                attached = true;
+                if !certain {
+                    problems.push(uncertain(route, gateway, &listener.name));
+                }
+            }
+        }
         if !attached {
             let message = "attaches to no listener of a known Gateway, so no request reaches it".to_owned();
             let problem =
@@ -80,6 +91,19 @@ pub(super) fn parents(manifests: &Manifests, problems: &mut Vec<Problem>) {
             problems.push(problem.remedy("check the parent's name and namespace, allowedRoutes and hostnames"));
         }
     }
+}
+
+/// A route that a listener takes, or not, by labels that are not known.
+fn uncertain(route: &HttpRoute, gateway: &Gateway, listener: &str) -> Problem {
+    let (namespace, gateway) = (route.meta.namespace(), &gateway.meta.object);
+    let message = format!(
+        "listener `{listener}` of {gateway} selects namespaces by labels, and those of `{namespace}` are not known, so the route \
+         is shut there"
+    );
+    let problem = warning(Finding::NamespaceUnknown, &route.meta, &route.parents_place, "spec.parentRefs", message);
+    problem.remedy(format!(
+        "add Namespace `{namespace}` with its labels to the folder; on a cluster, let tiergate list and watch namespaces"
+    ))
 }
 
 pub(super) fn unprotected(policy: &Policy, manifests: &Manifests, problems: &mut Vec<Problem>) {

@@ -66,6 +66,30 @@ fn header_that_is_set_is_overwritten_and_not_removed() {
     assert_eq!(sorted(ok.headers_to_remove), ALWAYS[1..]);
 }
 
+/// It fails a request on `response_headers_to_add`, `headers_to_remove` and parameters of the query, and sets headers by their exact names.
+#[test]
+fn what_kuadrants_plugin_cannot_take_is_said_in_another_way() {
+    let style = Style { compat: Some(Compat::KuadrantWasm), ..TERSE };
+    let sent = Headers::List(vec![("x-maas-Role", b"admin"), ("x-maas-username", b"forged"), ("x-other", b"1")]);
+    let grant = || Grant {
+        headers: vec![("x-maas-username".to_owned(), "alice".to_owned())],
+        filters: vec![(Arc::from("identity"), Properties::Value(json!({"userid": "alice"})))],
+        ..Grant::default()
+    };
+    let limits = || with_limits([limit(LimitKind::Requests, 5, 4, seconds(60.0), Verdict::Fits)]);
+    let (ok, response) = admit_in(style, grant(), limits(), Some(&sent));
+    let emptied = ["authorization", "x-maas-group", "x-maas-key-id", "x-maas-role", "x-maas-subscription"];
+    let mut expected = map(&emptied.map(|name| (name, "")));
+    expected.extend(map(&[("x-maas-username", "alice")]));
+    assert_eq!(headers(&ok.headers), expected);
+    assert_eq!(OkHttpResponse { headers: Vec::new(), ..ok }, OkHttpResponse::default());
+    // The rest is as ever.
+    let (_, other) = admit(grant(), limits(), Some(&sent));
+    assert_eq!((response.status, response.dynamic_metadata), (other.status, other.dynamic_metadata));
+    let refuse = |style| refuse(Denial::new(Code::LimitRequests, "no"), limits(), style).headers;
+    assert_eq!(refuse(style), refuse(TERSE));
+}
+
 #[test]
 fn metadata_carries_the_filters_and_the_decision() {
     let mut evidence = evidence();

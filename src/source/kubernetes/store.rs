@@ -9,8 +9,9 @@ use serde_json::Value;
 
 use super::super::Departures;
 use super::watch::{Fault, Object, Update, Watch};
+use crate::access::Changes;
 use crate::limit::{Clock, Nanos};
-use crate::manifest::{Finding, Manifests, ObjectName, Place, Problem, Severity};
+use crate::manifest::{Finding, Gateway, Manifests, ObjectName, Place, Problem, Severity};
 use crate::policy::Behind;
 
 /// Namespace and name.
@@ -24,7 +25,7 @@ pub(super) struct Store {
     kinds: Vec<Watched>,
     hasher: RandomState,
     clock: Clock,
-    rbac_changed: Nanos,
+    rbac_changes: Changes,
     /// When the server answered last, and why it does not now.
     heard: Nanos,
     silent: Option<String>,
@@ -36,6 +37,10 @@ pub(super) struct Store {
 struct Watched {
     watch: Arc<Watch>,
     objects: BTreeMap<Key, Entry>,
+    /// The namespaces of objects that have changed.
+    touched: Vec<String>,
+    /// Whether nothing is decided before they were read.
+    awaited: bool,
     /// Whether all of its objects were read once. It stays so: what fails later keeps what was read.
     known: bool,
     /// Why it is not watched now.
@@ -67,18 +72,26 @@ struct Entry {
 
 impl Store {
     pub(super) fn new(server: &str, watches: &[Arc<Watch>], clock: Clock) -> Self {
-        let watched = |watch: &Arc<Watch>| Watched {
-            watch: Arc::clone(watch),
-            objects: BTreeMap::new(),
-            known: false,
-            fault: None,
-            since: Nanos::default(),
-        };
-        let kinds = watches.iter().map(watched).collect();
+        let kinds = watches.iter().map(|watch| Watched::new(watch, true)).collect();
         let (server, hasher) = (server.to_owned(), RandomState::new());
-        let (rbac_changed, heard) = (Nanos::default(), clock.now());
+        let (rbac_changes, heard) = (Changes::default(), clock.now());
         let departures = Departures::of_cluster();
-        Store { server, kinds, hasher, clock, rbac_changed, heard, silent: None, departures }
+        Store { server, kinds, hasher, clock, rbac_changes, heard, silent: None, departures }
+    }
+
+    /// Adds a watch, and says which it is; `awaited` if nothing is decided before its objects were read.
+    pub(super) fn add(&mut self, watch: &Arc<Watch>, awaited: bool) -> usize {
+        self.kinds.push(Watched::new(watch, awaited));
+        self.kinds.len() - 1
+    }
+
+    /// Whether a Gateway takes routes by labels of their namespaces.
+    pub(super) fn asks_for_labels(&mut self) -> bool {
+        let gateways = self.kinds.iter_mut().filter(|watched| watched.watch.kind.name == "Gateway");
+        gateways.flat_map(|watched| watched.objects.values_mut()).any(|entry| {
+            entry.read();
+            entry.read.gateways.iter().any(Gateway::asks_for_labels)
+        })
     }
 
     /// Takes over what the watch of kind `at` saw; whether that changes anything.
@@ -88,21 +101,18 @@ impl Store {
             return self.note(answer, now) || self.departures.are_due(Instant::now());
         }
         let Some(watched) = self.kinds.get_mut(at) else { return false };
-        let before = watched.objects.len();
-        let of_objects = matches!(update, Update::Listed(_) | Update::Changed(_) | Update::Deleted(_));
         let changed = match update {
             Update::Listed(objects) => watched.replace(objects, &self.hasher),
             Update::Changed(object) => watched.put(object, &self.hasher),
-            Update::Deleted(key) => watched.objects.remove(&key).is_some(),
+            Update::Deleted(key) => watched.remove(&key),
             Update::Watching => watched.fault.take().is_some(),
             // A watch that fails while the server is silent has seen nothing since the silence began.
             Update::Failed(fault) => watched.fail(fault, if self.silent.is_some() { self.heard } else { now }),
             Update::Server(_) => false,
         };
-        // What is not seen any more has not changed for that; what is not defined any more is gone.
-        let objects_changed = (changed && of_objects) || watched.objects.len() != before;
-        if objects_changed && watched.is_rbac() {
-            self.rbac_changed = now;
+        let touched = std::mem::take(&mut watched.touched);
+        if watched.is_rbac() {
+            touched.iter().for_each(|namespace| self.rbac_changes.note(namespace, now));
         }
         changed
     }
@@ -117,9 +127,9 @@ impl Store {
         before != self.silent.is_some()
     }
 
-    /// When RBAC changed last, as far as was seen.
-    pub(super) fn rbac_changed(&self) -> Nanos {
-        self.rbac_changed
+    /// When RBAC changed, as far as was seen.
+    pub(super) fn rbac_changes(&self) -> Changes {
+        self.rbac_changes.clone()
     }
 
     /// Since when changes may not have been seen: something that was known is not watched, or the server is silent.
@@ -192,6 +202,18 @@ impl Store {
 // === impl Watched ===
 
 impl Watched {
+    fn new(watch: &Arc<Watch>, awaited: bool) -> Self {
+        Watched {
+            watch: Arc::clone(watch),
+            objects: BTreeMap::new(),
+            touched: Vec::new(),
+            awaited,
+            known: false,
+            fault: None,
+            since: Nanos::default(),
+        }
+    }
+
     fn put(&mut self, object: Object, hasher: &RandomState) -> bool {
         let entry = Entry::of(object.value, object.about, hasher);
         match self.objects.get_mut(&object.key) {
@@ -202,10 +224,25 @@ impl Watched {
             // What it said before is its last good version, should it be in error now.
             Some(known) => *known = Entry { read: std::mem::take(&mut known.read), ..entry },
             None => {
-                self.objects.insert(object.key, entry);
+                self.objects.insert(object.key.clone(), entry);
             }
         }
+        self.touch(object.key);
         true
+    }
+
+    fn remove(&mut self, key: &Key) -> bool {
+        let removed = self.objects.remove_entry(key);
+        let was_there = removed.is_some();
+        removed.into_iter().for_each(|(key, _)| self.touch(key));
+        was_there
+    }
+
+    /// What is seen first has not changed for that.
+    fn touch(&mut self, (namespace, _): Key) {
+        if self.known {
+            self.touched.push(namespace);
+        }
     }
 
     /// Puts a new list in place of all that was known, at once.
@@ -218,8 +255,10 @@ impl Watched {
             }
             changed |= self.put(object, hasher);
         }
+        changed |= !before.is_empty();
+        before.into_keys().for_each(|key| self.touch(key));
         self.known = true;
-        changed || !before.is_empty()
+        changed
     }
 
     fn is_rbac(&self) -> bool {
@@ -240,8 +279,8 @@ impl Watched {
         // not have found its definitions yet, and rules must not go by mistake.
         if matches!(fault, Fault::Missing { again } if again || self.objects.is_empty()) {
             changed = !self.known || !self.objects.is_empty();
+            std::mem::take(&mut self.objects).into_keys().for_each(|key| self.touch(key));
             self.known = true;
-            self.objects.clear();
         }
         // Of a connection that fails again and again, the first reason stays.
         let same = match (&self.fault, &fault) {
@@ -257,7 +296,7 @@ impl Watched {
 
     fn blocks(&self) -> bool {
         let needed = self.watch.kind.guards() || self.watch.kind.name == "ServiceAccount";
-        !self.known && (needed || !matches!(self.fault, Some(Fault::Forbidden(_) | Fault::Newer(_))))
+        self.awaited && !self.known && (needed || !matches!(self.fault, Some(Fault::Forbidden(_) | Fault::Newer(_))))
     }
 
     fn describe(&self) -> String {

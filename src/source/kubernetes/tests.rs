@@ -283,24 +283,40 @@ fn a_silence_dates_what_is_known_until_it_ends() {
     assert_eq!((store.behind(), store.problems()), (None, Vec::new()));
 }
 
-/// Or what the API server said about access would be dropped when it is needed most.
+/// Or what the API server said about access would be asked anew when that is least wanted.
 #[test]
-fn a_watch_of_rbac_that_fails_is_no_change_of_rbac() {
-    let mut store = Store::new("https://server", &watches(&["Role", "Gateway"]), Clock::start());
-    store.apply(0, Update::Listed(vec![changed("Role", "a", json!({}))]));
-    let first = store.rbac_changed();
-    assert!(first > crate::limit::Nanos::default());
-    for update in [
-        Update::Failed(Fault::Unreachable("reset".to_owned())),
-        Update::Listed(vec![changed("Role", "a", json!({}))]),
-        Update::Watching,
+fn only_what_changes_is_a_change_of_rbac_and_only_of_its_namespace() {
+    let role = |name: &str, verb: &str| {
+        changed("Role", name, json!({"rules": [{"apiGroups": ["g"], "resources": ["r"], "verbs": [verb]}]}))
+    };
+    let cluster_role = |verb: &str| Object { key: (String::new(), "a".to_owned()), ..role("a", verb) };
+    let listed = || Update::Listed(vec![role("a", "get"), role("b", "get")]);
+    let missing = || Update::Failed(Fault::Missing { again: true });
+    let mut store = Store::new("https://server", &watches(&["Role", "Gateway", "ClusterRole"]), Clock::start());
+    for (what, at, update, concerned) in [
+        ("the first list", 0, listed(), [false, false, false]),
+        ("the first list of another kind", 2, Update::Listed(vec![cluster_role("get")]), [false, false, false]),
+        ("a watch that fails", 0, Update::Failed(Fault::Unreachable("reset".to_owned())), [false, false, false]),
+        ("the same list", 0, listed(), [false, false, false]),
+        ("the watch again", 0, Update::Watching, [false, false, false]),
+        ("what was known already", 0, Update::Changed(role("a", "get")), [false, false, false]),
+        ("a Gateway", 1, Update::Listed(vec![changed("Gateway", "g", json!({}))]), [false, false, false]),
+        ("a Gateway that changes", 1, Update::Changed(changed("Gateway", "g", json!({"a": 1}))), [false, false, false]),
+        ("a Role that changes", 0, Update::Changed(role("a", "post")), [true, false, false]),
+        ("a new Role", 0, Update::Changed(role("c", "post")), [true, false, false]),
+        ("a Role that goes", 0, Update::Deleted(("ns".to_owned(), "c".to_owned())), [true, false, false]),
+        ("what is not there goes", 0, Update::Deleted(("ns".to_owned(), "c".to_owned())), [false, false, false]),
+        ("a list without one", 0, Update::Listed(vec![role("a", "post")]), [true, false, false]),
+        ("a ClusterRole that changes", 2, Update::Changed(cluster_role("post")), [true, true, true]),
+        ("no Role is defined", 0, missing(), [true, false, false]),
+        ("no ClusterRole is defined", 2, missing(), [true, true, true]),
     ] {
-        store.apply(0, update);
+        let of = |store: &Store| ["ns", "other", ""].map(|namespace| store.rbac_changes().concerning(namespace));
+        let before = of(&store);
+        store.apply(at, update);
+        let after = of(&store);
+        assert_eq!([0, 1, 2].map(|at| before[at] != after[at]), concerned, "{what}");
     }
-    store.apply(1, Update::Listed(vec![changed("Gateway", "g", json!({}))]));
-    assert_eq!(store.rbac_changed(), first);
-    store.apply(0, Update::Deleted(("ns".to_owned(), "a".to_owned())));
-    assert!(store.rbac_changed() > first);
 }
 
 #[test]

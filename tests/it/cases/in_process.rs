@@ -49,7 +49,7 @@ impl InProcess {
         let policy = Source::new(&folder.0, args.policy.clone().into()).load().unwrap().unwrap();
         let (clock, metrics) = (Clock::start(), Arc::new(Metrics::new()));
         let gate = Arc::new(tiergate::app::gate(&args, policy, clock, &metrics.api).unwrap());
-        let style = Style { verbose_refusals: args.verbose_refusals, shadow: args.shadow };
+        let style = Style { verbose_refusals: args.verbose_refusals, shadow: args.shadow, compat: args.compat };
         InProcess {
             rate_limit: RateLimit::new(Arc::clone(&gate), Arc::clone(&metrics), clock, style),
             ext_authz: ExtAuthz { gate, metrics, clock, style },

@@ -46,7 +46,7 @@ async fn under_access_review_the_api_server_is_asked_once_for_each_user_and_mode
     ivan.until(&phi, &ok()).await;
 }
 
-/// Asks until an answer costs no call: within two seconds after a change of RBAC each does, and other tests make changes.
+/// Asks until an answer costs no call: changes of RBAC have some asked anew, and other tests make changes.
 pub(super) async fn settled(cluster: &Cluster, world: &World, caller: &mut Caller, path: &str) {
     let (started, mut before) = (Instant::now(), None);
     loop {

@@ -265,7 +265,10 @@ fn the_dockerfile_copies_what_there_is_and_what_the_build_needs() {
                 folders.push(path);
                 continue;
             }
-            let of_tests = path.components().any(|part| part.as_os_str() == "tests" || part.as_os_str() == "test_util");
+            let is_test = |part: std::path::Component<'_>| {
+                ["tests", "tests.rs", "test_util"].iter().any(|name| part.as_os_str() == *name)
+            };
+            let of_tests = path.components().any(is_test);
             let text = std::fs::read_to_string(&path).unwrap();
             for included in text.split("include_str!(\"").skip(1).filter(|_| !of_tests) {
                 let included = included.split('"').next().unwrap().trim_start_matches("../");
