@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
-use super::{Manifests, ModelGrant, ObjectName, Place};
+use super::{Manifests, ModelGrant, ObjectName, Place, Target};
 use crate::access::{Rule, Subject};
 
 /// An object, or a part of one that has a name of its own.
@@ -17,6 +18,8 @@ pub struct Part {
 /// A part of an object.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Within {
+    /// What a policy is attached to, or a route.
+    Target(String),
     Limit(String),
     /// A rule of an AuthPolicy: its block, and its name.
     Rule(&'static str, String),
@@ -41,6 +44,23 @@ impl Manifests {
         let mut add = |object: &ObjectName, within, place: &Place| {
             parts.insert(Part { object: object.clone(), within: Some(within) }, place.clone());
         };
+        for policy in self.limit_policies.iter().filter(|policy| policy.target != Target::Unknown) {
+            add(&policy.meta.object, Within::Target(policy.target.to_string()), &policy.target_place);
+        }
+        for policy in self.auth_policies.iter().filter(|policy| policy.target != Target::Unknown) {
+            add(&policy.meta.object, Within::Target(policy.target.to_string()), &policy.target_place);
+        }
+        for route in &self.routes {
+            for parent in &route.parents {
+                let gateway = ObjectName {
+                    kind: "Gateway".into(),
+                    namespace: Arc::clone(&parent.namespace),
+                    name: Arc::clone(&parent.name),
+                };
+                let target = Target::gateway(&gateway, parent.section.as_deref());
+                add(&route.meta.object, Within::Target(target.to_string()), &route.parents_place);
+            }
+        }
         for policy in &self.limit_policies {
             for limit in policy.limits.iter().flatten() {
                 add(&policy.meta.object, Within::Limit(limit.name.clone()), &limit.place);
@@ -108,9 +128,11 @@ impl Within {
     }
 }
 
+/// What is said when it is gone.
 impl fmt::Display for Within {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Within::Target(target) => return write!(f, "is not for {target} any more"),
             Within::Limit(name) => write!(f, "limit `{name}`"),
             Within::Rule(block, name) => write!(f, "{block} rule `{name}`"),
             Within::Tier(name) => write!(f, "tier `{name}`"),
@@ -119,6 +141,7 @@ impl fmt::Display for Within {
             Within::Permission([verb, resource, name]) => write!(f, "its `{verb}` on {resource} {name}"),
             Within::Grant(Some(tier)) => write!(f, "the grant to tier `{tier}`"),
             Within::Grant(None) => f.write_str("the grant to all tiers"),
-        }
+        }?;
+        f.write_str(" is gone")
     }
 }

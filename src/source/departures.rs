@@ -98,7 +98,7 @@ fn problem(part: &Part, place: &Place, message: String) -> Problem {
 
 fn message(part: &Part, file: Option<&str>, before: &Gaps, now: &Gaps) -> String {
     let gone = match (&part.within, file) {
-        (Some(within), _) => format!("{within} is gone"),
+        (Some(within), _) => within.to_string(),
         (None, Some(file)) => format!("is gone with {file}"),
         (None, None) => "is gone".to_owned(),
     };
@@ -125,7 +125,7 @@ fn consequence(object: &ObjectName, within: Option<&Within>, before: &Gaps, now:
     match (&*object.kind, within) {
         ("RateLimitPolicy", _) => limited("request", &now.requests, &before.requests),
         ("TokenRateLimitPolicy", _) => limited("token", &now.tokens, &before.tokens),
-        ("AuthPolicy", None) => {
+        ("AuthPolicy", None | Some(Within::Target(_))) => {
             let routes = list(&now.routes, &before.routes);
             (!routes.is_empty()).then(|| format!("no AuthPolicy protects {routes}: see --without-policy"))
         }

@@ -101,6 +101,27 @@ fn a_grant_a_tier_and_a_rule_that_go_are_told() {
     );
 }
 
+#[test]
+fn what_is_for_something_else_now_is_told() {
+    let mut tour = Tour::read();
+    let policy = tour.edit("limits.yaml", "name: maas-default-gateway", "name: another");
+    let told = "RateLimitPolicy openshift-ingress/gateway-rate-limits: is not for Gateway openshift-ingress/maas-default-gateway any \
+                more: tiers enterprise, free, premium have no request limit";
+    assert_eq!(gone(&policy), [told]);
+    let mut tour = Tour::read();
+    let policy = tour.edit("auth-policy.yaml", "name: maas-default-gateway", "name: another");
+    let routes = "lab/phi-route, llm/draft-route, llm/granite-route, llm/qwen3-route";
+    let told = format!(
+        "AuthPolicy openshift-ingress/gateway-auth-policy: is not for Gateway openshift-ingress/maas-default-gateway any more: no \
+         AuthPolicy protects {routes}: see --without-policy"
+    );
+    assert_eq!(gone(&policy), [told]);
+    let mut tour = Tour::read();
+    let policy = tour.edit("models.yaml", "{name: maas-default-gateway", "{name: another");
+    let told = "HTTPRoute llm/qwen3-route: is not for Gateway openshift-ingress/maas-default-gateway any more";
+    assert_eq!(gone(&policy), [told]);
+}
+
 /// The identity of the object is lost, and with it the rest: what the file had is still known.
 #[test]
 fn an_object_of_which_it_cannot_be_read_which_one_it_is_keeps_its_last_good_version() {

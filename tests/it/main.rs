@@ -31,6 +31,7 @@ mod scale;
 mod secrets;
 mod settings;
 mod shadow;
+mod slips;
 mod support;
 #[path = "../../src/test_util/tier_service.rs"]
 #[allow(dead_code, reason = "the unit tests use what these do not")]

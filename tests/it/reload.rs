@@ -27,19 +27,19 @@ pub(crate) fn replace(folder: &Path, file: &str, from: &str, to: &str) {
 }
 
 /// One caller, asking again and again.
-struct Caller {
+pub(crate) struct Caller {
     client: AuthorizationClient<Channel>,
     authorization: String,
 }
 
 impl Caller {
-    async fn of(tiergate: &Tiergate, tier: &str, name: &str) -> Self {
+    pub(crate) async fn of(tiergate: &Tiergate, tier: &str, name: &str) -> Self {
         let channel = Channel::from_shared(format!("http://{}", tiergate.grpc)).unwrap().connect().await.unwrap();
         let token = token(&format!("maas-default-gateway-tier-{tier}"), name, &root("examples/manifests"));
         Caller { client: AuthorizationClient::new(channel), authorization: format!("Bearer {token}") }
     }
 
-    async fn asks(&mut self, path: &str) -> (i32, String) {
+    pub(crate) async fn asks(&mut self, path: &str) -> (i32, String) {
         let request = check_request(http(path, Some(&self.authorization)));
         let response = self.client.check(request).await.unwrap().into_inner();
         let (status, code) = outcome(&response);

@@ -166,11 +166,19 @@ impl Tiergate {
 
     /// Waits for a log line with this message.
     pub(crate) fn await_log(&self, message: &str) -> serde_json::Value {
+        self.log_until(message).pop().unwrap()
+    }
+
+    /// The log, up to the line with this message.
+    pub(crate) fn log_until(&self, message: &str) -> Vec<serde_json::Value> {
+        let mut lines = Vec::new();
         loop {
             let line = self.log.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("tiergate says `{message}`"));
             let line: serde_json::Value = serde_json::from_str(&line).unwrap();
-            if line["message"].as_str().is_some_and(|text| text.contains(message)) {
-                return line;
+            let is_last = line["message"].as_str().is_some_and(|text| text.contains(message));
+            lines.push(line);
+            if is_last {
+                return lines;
             }
         }
     }

@@ -8,7 +8,7 @@ use super::super::reader::Field;
 use super::Entry;
 use super::condition::read_conditions;
 use super::tier_lookup::read_lookup;
-use super::value::{read_properties, read_selector, read_value};
+use super::value::{read_properties, read_selector, read_text_value, read_value};
 use crate::policy::{AccessRule, Authentication, Authorization, Expression, Method, TierLookup, ValueSource};
 
 pub(super) fn read_authentication(entry: Entry<'_, '_>) -> Option<Authentication> {
@@ -129,7 +129,8 @@ pub(super) fn read_authorization(entry: Entry<'_, '_>) -> Option<Authorization> 
 fn read_access(field: &Field<'_>) -> Option<Box<AccessRule>> {
     let mut fields = field.fields()?;
     fields.ignore(&["timeout"]);
-    let user = fields.require("user", "expression: auth.identity.user.username").and_then(|field| read_value(&field));
+    let user =
+        fields.require("user", "expression: auth.identity.user.username").and_then(|field| read_text_value(&field));
     if let Some(groups) = fields.take("groups") {
         groups.unsupported("the static `groups`", "use `authorizationGroups`");
     }
@@ -137,12 +138,12 @@ fn read_access(field: &Field<'_>) -> Option<Box<AccessRule>> {
     let attributes = fields.require("resourceAttributes", "the resource that is asked for");
     fields.done(Severity::Error);
     let mut fields = attributes?.fields()?;
-    let mut attribute = |name| fields.take(name).map_or(Some(None), |field| read_value(&field).map(Some));
+    let mut attribute = |name| fields.take(name).map_or(Some(None), |field| read_text_value(&field).map(Some));
     let (group, resource, subresource, verb) =
         (attribute("group"), attribute("resource"), attribute("subresource"), attribute("verb"));
-    let namespace = fields.require("namespace", "the model's namespace").and_then(|field| read_value(&field));
+    let namespace = fields.require("namespace", "the model's namespace").and_then(|field| read_text_value(&field));
     // An empty name would ask for every model at once.
-    let model = fields.require("name", "the model's name").and_then(|field| read_value(&field));
+    let model = fields.require("name", "the model's name").and_then(|field| read_text_value(&field));
     fields.done(Severity::Error);
     let groups = match groups {
         None => None,

@@ -34,6 +34,19 @@ pub(super) fn read_value(field: &Field<'_>) -> Option<ValueSource> {
     }
 }
 
+/// A value that has to be a text, where it is written out.
+pub(super) fn read_text_value(field: &Field<'_>) -> Option<ValueSource> {
+    let source = read_value(field)?;
+    match &source {
+        ValueSource::Constant(value) if !value.is_string() => {
+            let value = field.fields()?.take("value")?;
+            value.wrong_type("a string");
+            None
+        }
+        _ => Some(source),
+    }
+}
+
 pub(super) fn read_selector(field: &Field<'_>) -> Option<Selector> {
     compile(field, Selector::compile)
 }

@@ -244,7 +244,7 @@ fn every_place_for_an_expression_is_compiled() {
     let access = |attributes: &str| {
         auth_policy(&format!(
             "{AUTHENTICATION}authorization:\n  x:\n    kubernetesSubjectAccessReview:\n      user: {{value: u}}\n      \
-             authorizationGroups: {{value: []}}\n      resourceAttributes: {{namespace: {{value: n}}, name: {{value: n}}}}\n"
+             authorizationGroups: {{value: []}}\n      resourceAttributes: {{namespace: {{value: ns}}, name: {{value: ns}}}}\n"
         ))
         .replace("user: {value: u}", attributes)
     };

@@ -155,7 +155,7 @@ authorization:
     kubernetesSubjectAccessReview:
       user: {selector: auth.identity.user.username}
       authorizationGroups: {expression: auth.identity.user.groups}
-      resourceAttributes: {group: {value: g}, resource: {value: r}, verb: {value: post}, namespace: {value: n}, name: {value: m}}
+      resourceAttributes: {group: {value: g}, resource: {value: r}, verb: {value: post}, namespace: {value: ns}, name: {value: m}}
 response:
   success:
     filters: {identity: {json: {properties: {tier: {expression: 'auth.metadata.tier.tier'}}}}, other: {key: renamed, plain: {value: 1}}}
@@ -198,8 +198,8 @@ fn access_rule_has_to_say_which_model() {
         ))
     };
     let field = "spec.rules.authorization.x.kubernetesSubjectAccessReview.resourceAttributes";
-    expect(&rule("namespace: {value: n}"), &[(E, field, "`name` is missing")]);
-    expect(&rule("name: {value: n}"), &[(E, field, "`namespace` is missing")]);
+    expect(&rule("namespace: {value: ns}"), &[(E, field, "`name` is missing")]);
+    expect(&rule("name: {value: ns}"), &[(E, field, "`namespace` is missing")]);
 }
 
 #[test]
