@@ -14,6 +14,7 @@ mod route;
 mod selector;
 mod status;
 mod tiers;
+mod view;
 
 #[cfg(test)]
 mod tests;
@@ -27,11 +28,12 @@ use hashbrown::{HashMap, HashSet};
 
 pub use self::auth::{
     AccessRule, AuthRules, Authentication, Authorization, Caller, Condition, Item, Method, Operator, Pattern, Patterns,
-    Permit, Presented, Properties, ReferenceFault, Rule, Shape, Telling, TierLookup, ValueSource,
+    Permit, Presented, Rule, Shape, Telling, TierLookup, ValueSource,
 };
 pub use self::compile::{Options, compile, derived_uid};
 pub use self::expression::{
-    Attributes, CompileError, Direct, EvalError, Expression, How, Object, Path, Reference, Scope, Use, Uses, Val,
+    Attributes, CompileError, Direct, EvalError, Expression, How, Object, Path, Properties, Reference, Scope, Use,
+    Uses, Val,
 };
 pub use self::gateway::{GatewayPlan, ListenerPlan, RoutePlan};
 pub use self::limits::{Limit, LimitKind, LimitSet, Matched, ShadowLimits};
@@ -39,6 +41,7 @@ pub use self::nearest::Nearest;
 pub use self::route::RouteTable;
 pub use self::selector::Selector;
 pub use self::status::{Condition as StatusCondition, say};
+pub use self::view::View;
 
 use crate::access::Rbac;
 use crate::gate::{Code, Denial};

@@ -1,4 +1,5 @@
 mod attach;
+mod filters;
 mod gateways;
 mod gone;
 mod grants;
@@ -9,6 +10,7 @@ mod recorded;
 mod routes;
 mod strategies;
 mod tiers;
+mod users;
 mod warnings;
 
 use super::*;
