@@ -15,6 +15,7 @@ mod route;
 mod selector;
 mod status;
 mod tiers;
+mod view;
 
 #[cfg(test)]
 mod tests;
@@ -29,11 +30,12 @@ use jiff::Timestamp;
 
 pub use self::auth::{
     AccessRule, AuthRules, Authentication, Authorization, Caller, Condition, Item, Method, Operator, Pattern, Patterns,
-    Permit, Presented, Properties, ReferenceFault, Rule, Shape, Telling, TierLookup, ValueSource,
+    Permit, Presented, Rule, Shape, Telling, TierLookup, ValueSource,
 };
 pub use self::compile::{Options, compile, derived_uid};
 pub use self::expression::{
-    Attributes, CompileError, Direct, EvalError, Expression, How, Object, Path, Reference, Scope, Unset, Use, Uses, Val,
+    Attributes, CompileError, Direct, EvalError, Expression, How, Object, Path, Properties, Reference, Scope, Unset,
+    Use, Uses, Val,
 };
 pub use self::gaps::Gaps;
 pub use self::gateway::{GatewayPlan, ListenerPlan, RoutePlan};
@@ -42,6 +44,7 @@ pub use self::nearest::Nearest;
 pub use self::route::{RouteTable, host_name};
 pub use self::selector::Selector;
 pub use self::status::{Condition as StatusCondition, say};
+pub use self::view::View;
 
 use crate::access::Rbac;
 use crate::gate::{Code, Denial};

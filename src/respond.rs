@@ -287,6 +287,7 @@ fn metadata(decision: &Decision) -> Struct {
                 add("gateway", text(&*handover.gateway));
                 add("listener", text(&*handover.listener));
                 add("identity", text(handover.identity.as_str()));
+                add("filters", text(handover.filters.as_str()));
                 add("headers", text(handover.headers.as_str()));
             }
             for (name, value) in &grant.filters {

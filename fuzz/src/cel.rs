@@ -56,6 +56,7 @@ pub fn cel(data: &[u8]) -> &'static str {
         },
         identity: Some(Object { base: Some(&identity), extra: &extra }),
         metadata: &metadata,
+        filters: &[],
     };
     let started = Instant::now();
     let value = expression.eval(&scope).map(|value| value.to_json());

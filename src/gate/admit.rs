@@ -32,7 +32,8 @@ impl Gate {
         presented: Presented<'_>,
         evidence: &mut Evidence,
     ) -> Result<Candidate, Denial> {
-        let scope = Scope { request: request.attributes(Unset::Empty), identity: presented.identity(), metadata: &[] };
+        let (request, identity) = (request.attributes(Unset::Empty), presented.identity());
+        let scope = Scope { request, identity, metadata: &[], filters: &presented.filters };
         let demands = self.demand(route, &scope, evidence)?;
         let shadow = self.shadow_demands(route, &scope, evidence);
         Ok(Candidate { grant: Grant::new(presented), demands, shadow })

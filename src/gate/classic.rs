@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 use super::{Candidate, Decision, Denial, Evidence, Gate, Grant, Handover, Otherwise, Would};
 use crate::limit::{Cost, Demand, Nanos};
-use crate::policy::{Attached, LimitSet, Object, Policy, Properties, Reference, RoutePlan, Scope, Unset};
+use crate::policy::{Attached, LimitSet, Object, Policy, Reference, RoutePlan, Scope, Unset};
 use crate::request::{Facts, Request};
 
 /// Which call takes from the limits.
@@ -62,7 +62,8 @@ impl Gate {
             facts.check(reference, policy)?;
         }
         let identity = facts.identity().map(|base| Object { base: Some(base), extra: &[] });
-        let scope = Scope { request: request.attributes(Unset::Empty), identity, metadata: &[] };
+        let request_attributes = request.attributes(Unset::Empty);
+        let scope = Scope { request: request_attributes, identity, metadata: &[], filters: facts.filters() };
         let demands = self.demand(route, &scope, evidence)?;
         let mut shadow = self.shadow_demands(route, &scope, evidence);
         // Check has said so already.
@@ -98,11 +99,20 @@ impl Gate {
                 });
             let header = |name: &str| (name.to_owned(), request.headers.joined(name).map(Value::from).into());
             let headers: Map<String, Value> = gateway.header_names().chain(of_limits).map(header).collect();
-            let identity = grant.filters.iter().find(|(name, _)| &**name == "identity");
+            let (identity, others): (Vec<_>, Vec<_>) =
+                grant.filters.iter().partition(|(name, _)| &**name == "identity");
+            let identity = identity.first().map_or(Value::Null, |(_, identity)| identity.to_json());
+            let looked_at = |name: &str| {
+                let mut all = references(route).chain(shadow_references(route));
+                all.any(|(reference, _)| *reference == Reference::Auth || reference.member() == Some(name))
+            };
+            let others = others.into_iter().filter(|(name, _)| looked_at(name));
+            let filters: Map<String, Value> = others.map(|(name, made)| (name.to_string(), made.to_json())).collect();
             Ok(Handover {
                 gateway: Arc::clone(&gateway.name),
                 listener: listener.names.first().map(Arc::clone).unwrap_or_default(),
-                identity: identity.map_or(Value::Null, |(_, identity)| Properties::to_json(identity)).to_string(),
+                identity: identity.to_string(),
+                filters: Value::Object(filters).to_string(),
                 headers: Value::Object(headers).to_string(),
             })
         });

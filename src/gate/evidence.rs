@@ -44,6 +44,8 @@ pub struct Handover {
     pub listener: Arc<str>,
     /// `auth.identity` of the limits, as JSON; null if there is none.
     pub identity: String,
+    /// What the limits look at of filters of other names, as a JSON object.
+    pub filters: String,
     /// The headers that routes and limits look at, as JSON; null for one that was not sent.
     pub headers: String,
 }

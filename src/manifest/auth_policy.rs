@@ -14,12 +14,11 @@ use std::time::Duration;
 use self::condition::{read_conditions, read_patterns, read_predicates};
 use self::response::read_response;
 use self::rules::{read_authentication, read_authorization, read_metadata};
-use self::value::read_selector;
-use super::limit_policy::compile;
+use self::value::{read_expression, read_selector};
 use super::reader::{Field, Fields, Report};
 use super::target::{read_block, read_target};
 use super::{Meta, ObjectName, Place, Severity, Shadow, Strategy, Target, annotation};
-use crate::policy::{AuthRules, Condition, Expression, Rule, Selector};
+use crate::policy::{AuthRules, Condition, Rule, Selector, View};
 
 /// An AuthPolicy. `rules` is `None` when it is in error.
 #[derive(Clone, Debug)]
@@ -58,13 +57,14 @@ pub(super) fn read(meta: Meta, mut fields: Fields<'_>, report: &Report) -> AuthP
                 field.report(problem.expected("kubernetesTokenReview; or `anonymous: {}`, if that is meant"));
             }
             block.done();
+            let named = |field: Field<'_>| {
+                let conditions = read_predicates(&field)?;
+                Some(Arc::new(Rule::new("when", &origin, field.place(), conditions)))
+            };
+            let (when, patterns) = (when.and_then(named), patterns.and_then(|field| read_patterns(&field)));
             if let Some(rules) = &mut rules {
-                let named = |field: Field<'_>| {
-                    let conditions = read_predicates(&field)?;
-                    Some(Arc::new(Rule::new("when", &origin, field.place(), conditions)))
-                };
-                rules.when = when.and_then(named);
-                rules.patterns = patterns.and_then(|field| read_patterns(&field)).unwrap_or_default();
+                rules.when = when;
+                rules.patterns = patterns.unwrap_or_default();
             }
         }
     }
@@ -83,23 +83,27 @@ fn read_rules(field: &Field<'_>, origin: &Arc<ObjectName>) -> Option<AuthRules> 
         callbacks.unsupported("`callbacks`", "remove it");
     }
     fields.done(Severity::Error);
-    let mut rules = AuthRules::default();
-    if let Some(field) = authentication {
-        rules.authentication = read_named(&field, origin, read_authentication)?;
-        rules.authentication.sort_by_key(|rule| rule.priority);
-    }
-    if let Some(field) = metadata {
-        rules.metadata_place = Some(field.place());
-        rules.metadata = read_named(&field, origin, read_metadata)?;
-        rules.metadata.sort_by_key(|rule| rule.priority);
-    }
-    if let Some(field) = authorization {
-        rules.authorization = read_named(&field, origin, read_authorization)?;
-        rules.authorization.sort_by_key(|rule| rule.priority);
-    }
+    // All are read, whatever is wrong with those before: what is not read is not told.
+    let mut rules = AuthRules { metadata_place: metadata.as_ref().map(Field::place), ..AuthRules::default() };
+    let authentication = read_block_of(authentication, origin, View::Request, read_authentication);
+    let metadata = read_block_of(metadata, origin, View::Caller, read_metadata);
+    let authorization = read_block_of(authorization, origin, View::Caller, read_authorization);
     if let Some(field) = response {
         read_response(&field, origin, &mut rules);
     }
+    (rules.authentication, rules.metadata, rules.authorization) = (authentication?, metadata?, authorization?);
+    Some(rules)
+}
+
+/// A block of rules, in the order of their priorities; empty if it is not there.
+fn read_block_of<T>(
+    field: Option<Field<'_>>,
+    origin: &Arc<ObjectName>,
+    view: View,
+    read: fn(Entry<'_, '_>) -> Option<T>,
+) -> Option<Vec<Arc<Rule<T>>>> {
+    let mut rules = field.map_or(Some(Vec::new()), |field| read_named(&field, origin, view, read))?;
+    rules.sort_by_key(|rule| rule.priority);
     Some(rules)
 }
 
@@ -112,15 +116,16 @@ struct Entry<'e, 'a> {
     ttl: Option<Duration>,
 }
 
-/// The entries of a block of named rules.
+/// The entries of a block of named rules, whose conditions look from `view`.
 fn read_named<T>(
     field: &Field<'_>,
     origin: &Arc<ObjectName>,
+    view: View,
     read: fn(Entry<'_, '_>) -> Option<T>,
 ) -> Option<Vec<Arc<Rule<T>>>> {
     let rule = |name: &str, field: &Field<'_>| {
         let mut fields = field.fields()?;
-        let common = read_common(&mut fields);
+        let common = read_common(&mut fields, view);
         let what = read(Entry { name, field, fields, ttl: common.ttl })?;
         let Common { when, priority, .. } = common;
         Some(Arc::new(Rule { when, priority, ..Rule::new(name, origin, field.place(), what) }))
@@ -143,11 +148,11 @@ const DEFAULT_TTL: Duration = Duration::from_secs(60);
 
 /// Reads the fields that every rule has. The keys of a `cache` are read and not used: what is remembered here is remembered by
 /// keys of our own, which never take two callers for one.
-fn read_common(fields: &mut Fields<'_>) -> Common {
+fn read_common(fields: &mut Fields<'_>, view: View) -> Common {
     fields.ignore(&["metrics"]);
     Common {
         priority: fields.take("priority").and_then(|field| field.integer()).unwrap_or_default(),
-        when: fields.take("when").and_then(|field| read_conditions(&field)).unwrap_or_default(),
+        when: fields.take("when").and_then(|field| read_conditions(&field, view)).unwrap_or_default(),
         ttl: fields.take("cache").and_then(|field| read_cache(&field)),
     }
 }
@@ -169,10 +174,10 @@ fn read_cache(field: &Field<'_>) -> Option<Duration> {
     };
     let mut key = key?;
     if let Some(expression) = key.take("expression") {
-        let _ = compile(&expression, Expression::compile);
+        let _ = read_expression(&expression, View::Caller);
     }
     if let Some(selector) = key.take("selector")
-        && let Some(text) = read_selector(&selector).as_ref().map(Selector::source)
+        && let Some(text) = read_selector(&selector, View::Caller).as_ref().map(Selector::source)
         && text.contains("authorization")
         && text.contains("@case:")
     {

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use super::annotation::{self, Shadow, read_choice};
 use super::reader::{Field, Fields, Report};
 use super::target::{read_block, read_target};
+use super::tree::Value;
 use super::{Finding, Meta, Place, Severity, Strategy, Target};
 use crate::limit::{Algorithm, Quota};
-use crate::policy::{Expression, LimitKind};
+use crate::policy::{CompileError, Expression, LimitKind, View};
 
 /// A policy of either kind. `limits` is `None` when it is in error.
 #[derive(Clone, Debug)]
@@ -118,20 +119,57 @@ fn read_rates(field: &Field<'_>) -> Option<Vec<Quota>> {
         return None;
     }
     let mut rates: Vec<Quota> = Vec::new();
+    let mut sound = true;
     for item in &items {
-        let mut fields = item.fields()?;
+        let Some(mut fields) = item.fields() else {
+            sound = false;
+            continue;
+        };
         let limit =
             fields.require("limit", "how many are let through per window").and_then(|field| read_limit_value(&field));
-        let window = fields.require("window", "a duration such as 2m").and_then(|field| read_window(&field));
+        let window = match (fields.take("window"), read_old_window(item)) {
+            (Some(window), _) => read_window(&window),
+            (None, true) => {
+                fields.ignore(&["duration", "unit"]);
+                None
+            }
+            (None, false) => fields.require("window", "a duration such as 2m").and_then(|field| read_window(&field)),
+        };
         fields.done(Severity::Error);
-        let quota = Quota::new(limit?, window?);
+        let (Some(limit), Some(window)) = (limit, window) else {
+            sound = false;
+            continue;
+        };
+        let quota = Quota::new(limit, window);
         if rates.iter().any(|other| other.window() == quota.window()) {
             let problem = item.error("a second rate over the same window");
             item.report(problem.remedy("keep the stricter one"));
         }
         rates.push(quota);
     }
-    Some(rates)
+    sound.then_some(rates)
+}
+
+/// Whether a rate has `duration` and `unit` of v1beta2 in place of a window; which is reported.
+fn read_old_window(rate: &Field<'_>) -> bool {
+    let Some(mut fields) = rate.fields() else { return false };
+    if fields.take("window").is_some() {
+        return false;
+    }
+    let (duration, unit) = (fields.take("duration"), fields.take("unit"));
+    let Some(field) = duration.as_ref().or(unit.as_ref()) else { return false };
+    let number = match duration.as_ref().map(|field| &field.node.value) {
+        Some(Value::Int(number)) => u64::try_from(*number).ok(),
+        _ => Some(1),
+    };
+    let unit = match unit.as_ref().map(|field| &field.node.value) {
+        Some(Value::Text(unit)) => unit.as_str(),
+        _ => "second",
+    };
+    let meant = number.and_then(|number| window_of(number, unit)).unwrap_or_else(|| "1m".to_owned());
+    let problem = field.error("`duration` and `unit` are the form of v1beta2, which is not supported");
+    field.report(problem.code(Finding::Unsupported).remedy(format!("write `window: {meant}`")));
+    true
 }
 
 fn read_limit_value(field: &Field<'_>) -> Option<u64> {
@@ -150,6 +188,15 @@ const WINDOW: &str =
     "a Gateway API duration: up to four of hours, minutes, seconds and milliseconds, such as 2m or 1h30m";
 
 fn read_window(field: &Field<'_>) -> Option<std::time::Duration> {
+    if let Value::Int(seconds) = field.node.value {
+        let problem = field.error("is an integer").code(Finding::TypeWrong).expected(WINDOW);
+        let meant = u64::try_from(seconds).ok().and_then(|seconds| window_of(seconds, "s"));
+        field.report(match meant {
+            Some(meant) => problem.remedy(format!("write {meant}, if seconds are meant")),
+            None => problem,
+        });
+        return None;
+    }
     let text = field.text()?;
     match parse_duration(text) {
         Some(window) if window.is_zero() => {
@@ -160,13 +207,50 @@ fn read_window(field: &Field<'_>) -> Option<std::time::Duration> {
         Some(window) => Some(window),
         None => {
             let mut problem = field.error(format!("`{text}` is not a duration")).expected(WINDOW);
-            if let Some(days) = text.strip_suffix('d').and_then(|days| days.parse::<u32>().ok()) {
-                problem = problem.remedy(format!("days are not a unit here; write {}h", u64::from(days) * 24));
+            if let Some(meant) = meant(text) {
+                problem = problem.remedy(meant);
             }
             field.report(problem);
             None
         }
     }
+}
+
+/// What a window was probably meant to be: `60`, `1 min`, `30d`, `1h 30m`.
+fn meant(text: &str) -> Option<String> {
+    let lower = text.trim().to_ascii_lowercase();
+    let digits = lower.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = lower.split_at_checked(digits)?;
+    let (number, unit) = (number.parse().ok()?, unit.trim_start());
+    match window_of(number, if unit.is_empty() { "s" } else { unit }) {
+        Some(meant) if unit.is_empty() => Some(format!("write {meant}, if seconds are meant")),
+        Some(meant) if unit.starts_with(['d', 'w']) => Some(format!("days are not a unit here; write {meant}")),
+        Some(meant) => Some(format!("write {meant}")),
+        None => {
+            let joined: String = lower.split_whitespace().collect();
+            parse_duration(&joined).filter(|window| !window.is_zero()).map(|_| format!("write {joined}"))
+        }
+    }
+}
+
+/// `number` of a unit, as a duration of the Gateway API.
+fn window_of(number: u64, unit: &str) -> Option<String> {
+    // The unit that was meant, or a larger one where it would take more digits than a duration may have.
+    const UNITS: [(&str, u64); 4] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];
+    let (millis, own) = match unit {
+        "ms" | "millisecond" | "milliseconds" => (1, 0),
+        "s" | "sec" | "secs" | "second" | "seconds" => (1_000, 1),
+        "m" | "min" | "mins" | "minute" | "minutes" => (60_000, 2),
+        "h" | "hr" | "hrs" | "hour" | "hours" => (3_600_000, 3),
+        "d" | "day" | "days" => (24 * 3_600_000, 3),
+        "w" | "week" | "weeks" => (7 * 24 * 3_600_000, 3),
+        _ => return None,
+    };
+    let millis = number.checked_mul(millis)?;
+    UNITS.get(own..)?.iter().find_map(|(name, of)| {
+        let (number, rest) = (millis / of, millis % of);
+        (rest == 0 && (1..100_000).contains(&number)).then(|| format!("{number}{name}"))
+    })
 }
 
 /// GEP-2257: `^([0-9]{1,5}(h|m|s|ms)){1,4}$`.
@@ -208,7 +292,7 @@ fn read_predicate(item: &Field<'_>) -> Option<Predicate> {
     }
     let field = fields.require("predicate", "a CEL expression that yields a boolean")?;
     fields.done(Severity::Error);
-    let expression = compile(&field, Expression::compile_predicate)?;
+    let expression = compile(&field, |text| View::Limits.predicate(text))?;
     Some(Predicate { expression: expression.into(), place: field.place(), field: field.path.clone() })
 }
 
@@ -218,7 +302,7 @@ fn read_counters(field: &Field<'_>) -> Option<Vec<Arc<Expression>>> {
         let mut fields = item.fields()?;
         let field = fields.require("expression", "a CEL expression such as auth.identity.userid")?;
         fields.done(Severity::Error);
-        compile(&field, Expression::compile).map(Arc::new)
+        compile(&field, |text| View::Limits.expression(text)).map(Arc::new)
     };
     let counters: Vec<_> = items.iter().filter_map(read).collect();
     (counters.len() == items.len()).then_some(counters)
@@ -234,7 +318,7 @@ fn excerpt(text: &str) -> std::borrow::Cow<'_, str> {
 }
 
 /// Compiles the expression or selector in `field`, reporting why where it does not compile.
-pub(super) fn compile<T>(field: &Field<'_>, compiler: fn(&str) -> Result<T, crate::policy::CompileError>) -> Option<T> {
+pub(super) fn compile<T>(field: &Field<'_>, compiler: impl FnOnce(&str) -> Result<T, CompileError>) -> Option<T> {
     let text = field.text()?;
     match compiler(text) {
         Ok(expression) => Some(expression),

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::lint::warning;
-use super::{Attached, AuthRules, Limit, LimitKind, LimitSet, ReferenceFault, ShadowLimits};
+use super::{Attached, AuthRules, Limit, LimitKind, LimitSet, ShadowLimits};
 use crate::manifest::{
     Finding, InForce, LimitPolicy, LimitSpec, Manifests, Meta, ObjectName, Place, Predicate, Problem, Severity, Shadow,
     Strategy, Target,
@@ -219,38 +219,47 @@ impl AuthAttachments<'_> {
     pub(super) fn at(&mut self, levels: &Levels) -> Attached<(ObjectName, Arc<AuthRules>)> {
         self.effective(levels, |rules, policy, problems| {
             let object = &policy.object;
-            let Some((code, message, place)) = fault(rules) else {
+            let faults = faults(rules, policy);
+            if faults.is_empty() {
                 return Attached::Active(Arc::new((object.clone(), Arc::new(rules.clone()))));
-            };
-            let place = place.unwrap_or_else(|| policy.place.clone());
-            let problem = warning(code, policy, &place, "spec", message);
-            problems.push(Problem { severity: Severity::Error, in_force: Some(InForce::Shut), ..problem });
+            }
+            problems.extend(faults);
             Attached::Broken(object.clone())
         })
     }
 }
 
-/// What keeps rules that were put together from being used, and where it stands.
-fn fault(rules: &AuthRules) -> Option<(Finding, String, Option<Place>)> {
-    if let Err((fault, place)) = rules.check_references() {
-        let message = match fault {
-            ReferenceFault::Missing(name) => format!("refers to patterns `{name}`, which are not there"),
-            ReferenceFault::Circle(name) => format!("refers to patterns `{name}`, which lead to themselves"),
-        };
-        return Some((Finding::ReferenceUnknown, message, Some(place)));
+/// What keeps rules that were put together from being used.
+fn faults(rules: &AuthRules, policy: &Meta) -> Vec<Problem> {
+    let fault = |code, place: &Place, message: String, remedy: Option<String>| {
+        let problem = Problem::new(code, Severity::Error, place.clone(), message).of(&policy.object, "spec");
+        Problem { remedy, in_force: Some(InForce::Shut), ..problem }
+    };
+    let references = rules.faults().into_iter();
+    let mut faults: Vec<Problem> = references
+        .map(|(error, place)| fault(Finding::ReferenceUnknown, &place, error.message, error.remedy))
+        .collect();
+    if rules.admit_everybody() && !rules.broken {
+        let message = "together with other policies authenticates nobody and checks nothing".to_owned();
+        faults.push(fault(Finding::PolicyOpen, &policy.place, message, None));
     }
-    let message = "together with other policies authenticates nobody and checks nothing".to_owned();
-    (rules.admit_everybody() && !rules.broken).then_some((Finding::PolicyOpen, message, None))
+    faults
 }
 
 // === RateLimitPolicy, TokenRateLimitPolicy ===
 
 pub(super) type LimitAttachments<'m> = Attachments<'m, LimitRules<'m>, LimitSet>;
 
-pub(super) fn limit_policies(manifests: &Manifests, kind: LimitKind) -> LimitAttachments<'_> {
+/// The policies of one kind; those that are `unusable` are in error, whatever they say.
+pub(super) fn limit_policies<'m>(
+    manifests: &'m Manifests,
+    kind: LimitKind,
+    unusable: &HashSet<ObjectName>,
+) -> LimitAttachments<'m> {
     let of_kind = manifests.limit_policies.iter().filter(|policy| policy.kind == kind);
     Attachments::new(of_kind.map(|policy| {
-        let limits = policy.limits.as_ref().map(|limits| limits.iter().map(|spec| (policy, spec)).collect());
+        let limits = policy.limits.as_ref().filter(|_| !unusable.contains(&policy.meta.object));
+        let limits = limits.map(|limits| limits.iter().map(|spec| (policy, spec)).collect());
         let broken = limits.is_none().then_some(&policy.meta.object);
         let limits = limits.or_else(|| (policy.shadow == Shadow::Everything).then(Vec::new));
         let rules =

@@ -7,6 +7,7 @@ mod access;
 mod condition;
 mod facts;
 mod present;
+mod references;
 mod rules;
 
 use std::borrow::Cow;
@@ -16,14 +17,14 @@ use serde_json::{Value, json};
 use smallvec::SmallVec;
 
 pub use self::access::Permit;
-pub use self::condition::{Condition, Operator, Pattern, Patterns, ReferenceFault};
-pub use self::present::{Presented, Properties};
+pub use self::condition::{Condition, Operator, Pattern, Patterns};
+pub use self::present::Presented;
 pub use self::rules::{
     AccessRule, AuthRules, Authentication, Authorization, Item, Method, Rule, Shape, Telling, TierLookup,
 };
 
 use self::present::{fits, header_text};
-use super::expression::{Attributes, EvalError, Expression, Object, Scope, Val};
+use super::expression::{Attributes, EvalError, Expression, Object, Properties, Scope, Val};
 use super::{Selector, host_name, undecided};
 use crate::access::{Query, Verdict};
 use crate::gate::{Class, Code, Denial, Told};
@@ -73,7 +74,7 @@ impl AuthRules {
     pub fn applies(&self, request: Attributes<'_>) -> Result<bool, Denial> {
         match &self.when {
             None => Ok(true),
-            Some(when) => self.holds("when", &when.what, &Scope { request, identity: None, metadata: &[] }),
+            Some(when) => self.holds("when", &when.what, &Scope { request, ..Scope::default() }),
         }
     }
 
@@ -87,7 +88,7 @@ impl AuthRules {
         reviewed: Option<&'a Result<Arc<Identity>, Denial>>,
         request: Attributes<'a>,
     ) -> Result<Option<Caller<'a>>, Denial> {
-        let scope = Scope { request, identity: None, metadata: &[] };
+        let scope = Scope { request, ..Scope::default() };
         if self.authentication.is_empty() {
             return Ok(Some(Caller::new(Cow::Borrowed(&*ANONYMOUS), &[], request)));
         }
@@ -332,6 +333,7 @@ impl<'a> Caller<'a> {
             request: self.request,
             identity: Some(Object { base: Some(&self.object), extra: &self.properties }),
             metadata: &self.metadata,
+            filters: &[],
         }
     }
 }
@@ -363,7 +365,8 @@ impl Authentication {
         if !object.is_object() {
             return Err(undecided("defaults", &EvalError::Failed("the identity has no properties".to_owned())));
         }
-        let scope = Scope { request, identity: Some(Object { base: Some(object), extra: &[] }), metadata: &[] };
+        let identity = Some(Object { base: Some(object), extra: &[] });
+        let scope = Scope { request, identity, ..Scope::default() };
         // Without adapters: every request with a token comes by.
         let mut properties = Vec::with_capacity(self.overrides.len() + self.defaults.len());
         for (name, source) in &self.overrides {

@@ -1,6 +1,6 @@
 //! Objects → policy: which policy applies to which route, who is granted what, which tiers there are.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::Hasher;
 use std::sync::Arc;
 
@@ -82,22 +82,29 @@ pub fn compile(mut manifests: Manifests, options: &Options) -> Policy {
         let namespace = policy.models.entry(model.meta.namespace().to_string()).or_default();
         namespace.insert(model.meta.name().to_string());
     }
-    let mut attached = Applied {
-        auth: attach::auth_policies(&manifests),
-        requests: attach::limit_policies(&manifests, LimitKind::Requests),
-        tokens: attach::limit_policies(&manifests, LimitKind::Tokens),
-        plans: HashMap::new(),
-        hostless: BTreeMap::new(),
-    };
     let labels = manifests.namespace_labels();
-    for gateway in &manifests.gateways {
-        let instance = options.instance.as_deref().unwrap_or(gateway.meta.name());
-        attached.plans.clear();
-        let tiers = tiers(&mapping, vec![instance]);
-        let listeners = listeners(gateway, (&manifests.routes, &labels), tiers, &mut attached);
-        let name = gateway.meta.object.path().into();
-        policy.gateways.push(GatewayPlan { name, listeners, broken: gateway.broken });
-    }
+    let mut unusable = HashSet::new();
+    let attached = loop {
+        let mut attached = Applied::new(&manifests, &unusable);
+        policy.gateways.clear();
+        for gateway in &manifests.gateways {
+            let instance = options.instance.as_deref().unwrap_or(gateway.meta.name());
+            attached.plans.clear();
+            let tiers = tiers(&mapping, vec![instance]);
+            let listeners = listeners(gateway, (&manifests.routes, &labels), tiers, &mut attached);
+            let name = gateway.meta.object.path().into();
+            policy.gateways.push(GatewayPlan { name, listeners, broken: gateway.broken });
+        }
+        // Only now is it known what limits can look at. Those that look at anything else are in error, and others may take
+        // their place.
+        let mut unmade = lint::unmade(&policy, &manifests);
+        unmade.retain(|problem| problem.object.as_ref().is_none_or(|object| !unusable.contains(object)));
+        if unmade.is_empty() {
+            break attached;
+        }
+        unusable.extend(unmade.iter().filter_map(|problem| problem.object.clone()));
+        problems.extend(unmade);
+    };
     for (enforced, overridden) in [attached.auth.in_force(), attached.requests.in_force(), attached.tokens.in_force()] {
         policy.enforced.extend(enforced);
         policy.overridden.extend(overridden);
@@ -210,6 +217,17 @@ struct Applied<'m> {
 }
 
 impl<'m> Applied<'m> {
+    /// `unusable` are limit policies that are right by themselves, and in error here.
+    fn new(manifests: &'m Manifests, unusable: &HashSet<ObjectName>) -> Self {
+        Applied {
+            auth: attach::auth_policies(manifests),
+            requests: attach::limit_policies(manifests, LimitKind::Requests, unusable),
+            tokens: attach::limit_policies(manifests, LimitKind::Tokens, unusable),
+            plans: HashMap::new(),
+            hostless: BTreeMap::new(),
+        }
+    }
+
     fn plan(
         &mut self,
         (gateway, section): (&Gateway, Option<&str>),

@@ -10,7 +10,9 @@ mod cost;
 mod direct;
 mod general;
 mod inspect;
+mod names;
 mod reference;
+mod slip;
 #[cfg(test)]
 mod tests;
 
@@ -77,8 +79,15 @@ pub struct Object<'a> {
     pub extra: &'a [(Arc<str>, Val<'a>)],
 }
 
+/// What a filter of an AuthPolicy's response makes.
+#[derive(Debug, PartialEq)]
+pub enum Properties<'a> {
+    Object(Vec<(Arc<str>, Val<'a>)>),
+    Value(Value),
+}
+
 /// What an expression can see.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Scope<'a> {
     /// `request.*`
     pub request: Attributes<'a>,
@@ -86,6 +95,8 @@ pub struct Scope<'a> {
     pub identity: Option<Object<'a>>,
     /// `auth.metadata`
     pub metadata: &'a [(Arc<str>, Val<'a>)],
+    /// `auth.*` of limits: what filters of any other name made.
+    pub filters: &'a [(Arc<str>, Properties<'a>)],
 }
 
 /// The attributes of the request that expressions see, under the names of Authorino's "well-known attributes".
@@ -120,68 +131,6 @@ static ENVIRONMENT: LazyLock<Arc<cel::Env>> = LazyLock::new(|| {
     Arc::new(env)
 });
 
-/// Functions that expressions may call. The interpreter would find out about an unknown one only per request.
-const FUNCTIONS: &[&str] = &[
-    "_?_:_",
-    "_&&_",
-    "_||_",
-    "!_",
-    "_-_",
-    "_+_",
-    "_*_",
-    "_/_",
-    "_%_",
-    "_==_",
-    "_!=_",
-    "_>=_",
-    "_<=_",
-    "_>_",
-    "_<_",
-    "-_",
-    "_[_]",
-    "_[?_]",
-    "_?._",
-    "@in",
-    "@not_strictly_false",
-    "size",
-    "contains",
-    "startsWith",
-    "endsWith",
-    "matches",
-    "string",
-    "int",
-    "uint",
-    "double",
-    "bool",
-    "bytes",
-    "type",
-    "dyn",
-    "charAt",
-    "indexOf",
-    "lastIndexOf",
-    "join",
-    "lowerAscii",
-    "upperAscii",
-    "replace",
-    "split",
-    "substring",
-    "trim",
-    "reverse",
-    "format",
-    "strings.quote",
-    "duration",
-    "timestamp",
-    "orValue",
-    "hasValue",
-    "optional.of",
-    "optional.none",
-    "value",
-    "or",
-];
-
-/// Root variables, with what is documented about them.
-const ROOTS: &[&str] = &["auth", "request"];
-
 // === impl Expression ===
 
 impl Expression {
@@ -191,16 +140,18 @@ impl Expression {
     ///
     /// # Errors
     ///
-    /// The expression is too long or too deep, is not CEL, or names a function or root that does not exist.
+    /// The expression is too long or too deep, is not CEL, or names a function, a root or a part of a request that does not exist.
     pub fn compile(source: &str) -> Result<Self, CompileError> {
         bound(source)?;
-        let program = ENVIRONMENT.compile(source).map_err(|errors| CompileError::new(general::parse_error(&errors)))?;
+        let program = ENVIRONMENT
+            .compile(source)
+            .map_err(|errors| CompileError { message: general::parse_error(&errors), remedy: slip::remedy(source) })?;
         let depth = general::depth(program.expression());
         if depth > MAX_DEPTH {
             let message = format!("is a tree {depth} levels deep; at most {MAX_DEPTH} are accepted");
             return Err(CompileError::new(message));
         }
-        known_names(&program)?;
+        names::check(&program)?;
         cost::check(program.expression()).map_err(CompileError::new)?;
         Ok(Expression { source: source.trim().into(), direct: Direct::recognise(program.expression()), program })
     }
@@ -372,6 +323,12 @@ impl<'a> Object<'a> {
         self.base?.get(name).map(|value| Val::Json(Cow::Borrowed(value)))
     }
 
+    /// Whether it is no object, but a value that has no properties.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        self.base.is_some_and(|base| !base.is_object())
+    }
+
     /// The whole. A base that is no object stands for itself.
     #[must_use]
     pub fn to_json(&self) -> Value {
@@ -382,6 +339,44 @@ impl<'a> Object<'a> {
         };
         object.extend(self.extra.iter().map(|(name, value)| (name.to_string(), value.to_json())));
         Value::Object(object)
+    }
+}
+
+// === impl Properties ===
+
+impl<'a> Properties<'a> {
+    /// The same as what expressions look at.
+    #[must_use]
+    pub fn object(&self) -> Object<'_> {
+        match self {
+            Properties::Object(extra) => Object { base: None, extra },
+            Properties::Value(value) => Object { base: Some(value), extra: &[] },
+        }
+    }
+
+    /// The same, borrowing nothing.
+    #[must_use]
+    pub fn into_owned(self) -> Properties<'static> {
+        match self {
+            Properties::Object(properties) => {
+                Properties::Object(properties.into_iter().map(|(name, value)| (name, value.into_owned())).collect())
+            }
+            Properties::Value(value) => Properties::Value(value),
+        }
+    }
+
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        self.object().to_json()
+    }
+}
+
+// === impl Scope ===
+
+impl<'a> Scope<'a> {
+    /// What the filter `name` made.
+    pub(super) fn filter(&self, name: &str) -> Option<Object<'a>> {
+        self.filters.iter().find(|(filter, _)| **filter == *name).map(|(_, properties)| properties.object())
     }
 }
 
@@ -432,29 +427,6 @@ fn bound(source: &str) -> Result<(), CompileError> {
     if terms > MAX_TERMS {
         let message = format!("has {terms} operators and separators; at most {MAX_TERMS} are accepted");
         return Err(CompileError::new(message));
-    }
-    Ok(())
-}
-
-/// Refuses unknown functions and roots, which the interpreter would only meet while a request waits.
-fn known_names(program: &cel::Program) -> Result<(), CompileError> {
-    use crate::manifest::did_you_mean;
-    let references = program.references();
-    for name in references.functions() {
-        if !FUNCTIONS.contains(&name) {
-            return Err(CompileError {
-                message: format!("calls `{name}`, which is not a function"),
-                remedy: did_you_mean(name, FUNCTIONS.iter().copied()).map(|meant| format!("did you mean `{meant}`?")),
-            });
-        }
-    }
-    for name in references.variables() {
-        if !ROOTS.contains(&name) && !general::is_local(program.expression(), name) {
-            return Err(CompileError {
-                message: format!("names `{name}`, which is not known here; expressions see `auth` and `request`"),
-                remedy: did_you_mean(name, ROOTS.iter().copied()).map(|meant| format!("did you mean `{meant}`?")),
-            });
-        }
     }
     Ok(())
 }

@@ -69,17 +69,26 @@ pub(super) fn policy(
     attach::unprotected(policy, manifests, problems);
 }
 
+/// Errors of limits that ask for what no AuthPolicy makes: they cannot be used as they stand.
+pub(super) fn unmade(policy: &Policy, manifests: &Manifests) -> Vec<Problem> {
+    properties::unmade(policy, manifests)
+}
+
 /// The limits that apply somewhere, with the AuthPolicy there, each combination once.
-fn limit_sets(policy: &Policy) -> Vec<(Option<&AuthRules>, &LimitSet)> {
+fn limit_sets(policy: &Policy) -> Vec<(Attached<AuthRules>, &LimitSet)> {
     let mut seen = HashSet::new();
     let plans = policy.gateways.iter().flat_map(GatewayPlan::plans);
     let sets = plans.flat_map(|plan| plan.limits.iter().map(move |limits| (&plan.auth, limits)));
     let combinations = sets.filter_map(|(auth, limits)| {
         let Attached::Active(set) = limits else { return None };
-        let rules = if let Attached::Active(auth) = auth { Some(&*auth.rules) } else { None };
+        let (rules, pointer) = match auth {
+            Attached::Active(auth) => (Attached::Active(Arc::clone(&auth.rules)), Some(Arc::as_ptr(&auth.rules))),
+            Attached::Broken(policy) => (Attached::Broken(policy.clone()), None),
+            Attached::None => (Attached::None, None),
+        };
         // Sets that count for a route each are the same otherwise; the least specific limit of what was put together is last.
         let key = (&set.policy, set.all().count(), set.all().last().map(|limit| &limit.name));
-        seen.insert((rules.map(std::ptr::from_ref), key)).then_some((rules, &**set))
+        seen.insert((std::mem::discriminant(auth), pointer, key)).then_some((rules, &**set))
     });
     combinations.collect()
 }

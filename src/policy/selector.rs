@@ -34,7 +34,7 @@ use serde_json::Value;
 use smallvec::SmallVec;
 
 use self::path::SelectorPath;
-use super::expression::{CompileError, EvalError, Scope, Val};
+use super::expression::{CompileError, EvalError, Reference, Scope, Val};
 
 /// Longest selector that is accepted, in bytes.
 const MAX_LENGTH: usize = 8 * 1024;
@@ -82,6 +82,19 @@ impl Selector {
     #[must_use]
     pub fn source(&self) -> &str {
         &self.source
+    }
+
+    /// What of the request and its caller it looks at.
+    pub fn references(&self) -> impl Iterator<Item = Reference> {
+        let (path, pieces) = match &self.form {
+            Form::Path(path) => (Some(path), &[][..]),
+            Form::Template(pieces) => (None, pieces.as_slice()),
+        };
+        let of_pieces = pieces.iter().filter_map(|piece| match piece {
+            Piece::Path(path) => Some(path),
+            Piece::Text(_) => None,
+        });
+        path.into_iter().chain(of_pieces).map(SelectorPath::reference)
     }
 
     /// The value; null where the path leads nowhere. A template yields text.

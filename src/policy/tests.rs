@@ -1,5 +1,6 @@
 mod attach;
 mod audiences;
+mod filters;
 mod gateways;
 mod gone;
 mod grants;
@@ -11,6 +12,7 @@ mod recorded;
 mod routes;
 mod strategies;
 mod tiers;
+mod users;
 mod warnings;
 
 use super::*;

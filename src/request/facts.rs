@@ -5,12 +5,13 @@
 //! what nobody told must not be taken for one that does not match.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
 use super::{Headers, OperatorModel, Request};
 use crate::gate::{Code, Denial};
-use crate::policy::Reference;
+use crate::policy::{Properties, Reference};
 
 /// Headers that are told whole, and properties of the identity that are told one by one, at most.
 const MAX_NAMES: usize = 256;
@@ -27,6 +28,8 @@ pub struct Facts {
     /// Headers that are known not to have been sent.
     unsent: BTreeSet<String>,
     identity: Told,
+    /// What filters of other names made, by their names; all that the limits look at.
+    filters: Option<Vec<(Arc<str>, Properties<'static>)>>,
     /// `namespace/name` of the Gateway.
     pub gateway: Option<String>,
     /// The name of its listener.
@@ -51,6 +54,7 @@ enum Told {
 }
 
 /// Keys of entries.
+const AUTH: &str = "auth";
 const IDENTITY: &str = "auth.identity";
 const PROPERTY: &str = "auth.identity.";
 const HEADERS: &str = "request.headers";
@@ -76,6 +80,7 @@ impl Facts {
             "tiergate.tier" => &mut self.tier,
             "tiergate.model" => &mut self.model,
             "tiergate.user" => &mut self.user,
+            AUTH => return self.tell_filters(value),
             IDENTITY => return self.tell_identity(value),
             HEADERS => return self.tell_headers(value),
             _ => {
@@ -90,6 +95,23 @@ impl Facts {
             Some(told) if told != value => contradicts(),
             told => {
                 *told = Some(value.to_owned());
+                Ok(())
+            }
+        }
+    }
+
+    fn tell_filters(&mut self, value: &str) -> Result<(), String> {
+        let Ok(Value::Object(told)) = serde_json::from_str(value) else {
+            return Err(format!("entry `{AUTH}` is not a JSON object"));
+        };
+        if told.contains_key("identity") {
+            return Err(format!("entry `{AUTH}` tells the identity, which has the entry `{IDENTITY}`"));
+        }
+        let told: Vec<_> = told.into_iter().map(|(name, made)| (name.into(), Properties::Value(made))).collect();
+        match &self.filters {
+            Some(others) if *others != told => Err(format!("entry `{AUTH}` contradicts another one")),
+            _ => {
+                self.filters = Some(told);
                 Ok(())
             }
         }
@@ -191,6 +213,12 @@ impl Facts {
         }
     }
 
+    /// `auth.<name>`, of every other name.
+    #[must_use]
+    pub fn filters(&self) -> &[(Arc<str>, Properties<'static>)] {
+        self.filters.as_deref().unwrap_or_default()
+    }
+
     /// Checks that `reference`, which `whose` looks at, was told: that it is there, or that it is not.
     ///
     /// # Errors
@@ -203,10 +231,18 @@ impl Facts {
             Told::Nothing => false,
         };
         match reference {
-            Reference::Identity if matches!(self.identity, Told::Whole(_)) => Ok(()),
-            Reference::Identity => Err(untold(IDENTITY, whose)),
-            Reference::Property(name) if property(name) => Ok(()),
-            Reference::Property(name) => Err(untold(&format!("{PROPERTY}{name}"), whose)),
+            Reference::Auth if self.filters.is_none() => Err(untold(AUTH, whose)),
+            Reference::Auth => self.check(&Reference::Member("identity".to_owned()), whose),
+            Reference::Member(member) if member == "identity" => match &self.identity {
+                Told::Whole(_) => Ok(()),
+                Told::Properties(_) | Told::Nothing => Err(untold(IDENTITY, whose)),
+            },
+            Reference::Property(member, name) if member == "identity" => match property(name) {
+                true => Ok(()),
+                false => Err(untold(&format!("{PROPERTY}{name}"), whose)),
+            },
+            Reference::Member(_) | Reference::Property(..) if self.filters.is_some() => Ok(()),
+            Reference::Member(_) | Reference::Property(..) => Err(untold(AUTH, whose)),
             Reference::Attribute("scheme") if self.scheme.is_none() => Err(untold("request.scheme", whose)),
             // The rest is told by what `request` asks for: the path has the query.
             Reference::Attribute(_) => Ok(()),

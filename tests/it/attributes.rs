@@ -172,7 +172,7 @@ async fn compare(encode_raw_headers: bool) {
         assert_eq!(send(line, headers).await, 200, "{line}");
         let check = asked.recv().await.unwrap();
         let request = to_request(&check).unwrap();
-        let scope = Scope { request: request.attributes(Unset::Empty), identity: None, metadata: &[] };
+        let scope = Scope { request: request.attributes(Unset::Empty), ..Scope::default() };
         let mut theirs = logged(&log, number).await;
         // Ours has no query.
         let path = theirs["request.path"].as_str().unwrap().split('?').next().unwrap().to_owned();

@@ -60,15 +60,7 @@ enum Got {
 // === the slips ===
 
 /// Names that the user chooses: another one is another name, and no mistake.
-const NAMES: &[&str] = &[
-    "limits.*",
-    "rules.metadata.*",
-    "rules.authentication.*",
-    "rules.authorization.*",
-    "filters.identity.json.properties.*",
-    "defaults.*",
-    "metadata.labels.*",
-];
+const NAMES: &[&str] = &["limits.*", "rules.authentication.*", "rules.authorization.*", "metadata.labels.*"];
 
 /// What is known and not read: where the backends are, and of which class the Gateway is.
 const UNREAD: &[&str] =

@@ -20,6 +20,7 @@ fn handed_over(call: &Call, decision: &Decision) -> Facts {
     let mut facts = Facts::default();
     for (key, value) in [
         ("auth.identity", handover.identity.as_str()),
+        ("auth", &handover.filters),
         ("request.headers", &handover.headers),
         ("tiergate.gateway", &handover.gateway),
         ("tiergate.listener", &handover.listener),
@@ -302,4 +303,56 @@ spec:
     let untold = gate.take(&facts, Nanos(0)).await;
     assert_eq!(untold.outcome.as_ref().err(), None, "a limit in shadow refuses nothing");
     assert_eq!(would(&untold), [Code::RequestInvalid]);
+}
+
+/// What filters of any name made is handed over, as far as limits look at it.
+#[tokio::test]
+async fn filters_of_other_names_are_handed_over() {
+    let policy = compile_text(&format!(
+        "{OPEN}---
+apiVersion: kuadrant.io/v1
+kind: AuthPolicy
+metadata: {{name: p, namespace: a}}
+spec:
+  targetRef: {{group: gateway.networking.k8s.io, kind: Gateway, name: g}}
+  rules:
+    authentication: {{anybody: {{anonymous: {{}}}}}}
+    response:
+      success:
+        filters:
+          tenant: {{json: {{properties: {{name: {{expression: request.headers.x_tenant}}, level: {{value: 3}}}}}}}}
+          secret: {{plain: {{value: not looked at}}}}
+---
+apiVersion: kuadrant.io/v1
+kind: RateLimitPolicy
+metadata: {{name: p, namespace: a}}
+spec:
+  targetRef: {{group: gateway.networking.k8s.io, kind: Gateway, name: g}}
+  limits:
+    one:
+      rates: [{{limit: 1, window: 1h}}]
+      when: [{{predicate: auth.tenant.level == 3}}]
+      counters: [{{expression: auth.tenant.name}}]
+"
+    ));
+    assert_eq!(policy.problems.iter().filter(|problem| problem.is_error()).count(), 0, "{:?}", policy.problems);
+    let gate = gate(policy, classic());
+    let (red, blue) = (with_header("x_tenant", "red"), with_header("x_tenant", "blue"));
+    let checked = red.on(&gate, Nanos(0)).await;
+    let handover = checked.outcome.as_ref().unwrap().handover.as_ref().unwrap();
+    assert_eq!(handover.filters, r#"{"tenant":{"level":3,"name":"red"}}"#);
+    let codes = [both(&red, &gate).await, both(&red, &gate).await, both(&blue, &gate).await];
+    assert_eq!(codes, [None, Some(Code::LimitRequests), None], "each tenant has an account");
+    let mut facts = Facts::default();
+    for (key, value) in [
+        ("auth.identity", "null"),
+        ("request.headers", handover.headers.as_str()),
+        ("request.method", "POST"),
+        ("request.host", "127.0.0.1:10000"),
+        ("request.path", "/x?a=b"),
+    ] {
+        facts.tell(key, value).unwrap();
+    }
+    let denial = gate.take(&facts, Nanos(0)).await.outcome.unwrap_err();
+    assert_eq!(denial.message, "the descriptor has no entry `auth`");
 }

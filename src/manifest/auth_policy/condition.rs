@@ -6,18 +6,18 @@ use super::super::limit_policy::compile;
 use super::super::reader::Field;
 use super::super::{Severity, did_you_mean, pattern};
 use super::value::read_selector;
-use crate::policy::{Condition, Expression, Operator, Pattern};
+use crate::policy::{Condition, Operator, Pattern, View};
 
 /// The conditions of a list, all of which have to hold.
-pub(super) fn read_conditions(field: &Field<'_>) -> Option<Vec<Condition>> {
+pub(super) fn read_conditions(field: &Field<'_>, view: View) -> Option<Vec<Condition>> {
     let items = field.items()?;
-    let conditions: Vec<_> = items.iter().filter_map(read_condition).collect();
+    let conditions: Vec<_> = items.iter().filter_map(|item| read_condition(item, view)).collect();
     (conditions.len() == items.len()).then_some(conditions)
 }
 
-/// `when` of a whole policy: predicates alone, as for limits.
+/// `when` of a whole policy, before anybody is authenticated: predicates alone, as for limits.
 pub(super) fn read_predicates(field: &Field<'_>) -> Option<Vec<Condition>> {
-    let conditions = read_conditions(field)?;
+    let conditions = read_conditions(field, View::Request)?;
     let plain = conditions.iter().all(|condition| matches!(condition, Condition::Predicate(_)));
     if !plain {
         let problem = field.error("holds a condition that is no predicate");
@@ -33,7 +33,7 @@ pub(super) fn read_patterns(field: &Field<'_>) -> Option<Vec<(Arc<str>, Arc<Cond
         let mut fields = field.fields()?;
         let all = fields.require("allOf", "a list of patterns");
         fields.done(Severity::Error);
-        read_conditions(&all?).map(Condition::All)
+        read_conditions(&all?, View::Caller).map(Condition::All)
     };
     let patterns: Vec<_> = entries
         .iter()
@@ -42,7 +42,7 @@ pub(super) fn read_patterns(field: &Field<'_>) -> Option<Vec<(Arc<str>, Arc<Cond
     (patterns.len() == entries.len()).then_some(patterns)
 }
 
-fn read_condition(item: &Field<'_>) -> Option<Condition> {
+fn read_condition(item: &Field<'_>, view: View) -> Option<Condition> {
     let mut fields = item.fields()?;
     let (predicate, reference) = (fields.take("predicate"), fields.take("patternRef"));
     let (all, any) = (fields.take("all"), fields.take("any"));
@@ -58,16 +58,16 @@ fn read_condition(item: &Field<'_>) -> Option<Condition> {
         return None;
     }
     if let Some(predicate) = predicate {
-        return compile(&predicate, Expression::compile_predicate).map(Arc::new).map(Condition::Predicate);
+        return compile(&predicate, |text| view.predicate(text)).map(Arc::new).map(Condition::Predicate);
     }
     if let Some(reference) = reference {
         return reference.non_empty_text().map(Arc::from).map(Condition::Named);
     }
     if let Some(all) = all {
-        return read_conditions(&all).map(Condition::All);
+        return read_conditions(&all, view).map(Condition::All);
     }
     if let Some(any) = any {
-        return read_conditions(&any).map(Condition::Any);
+        return read_conditions(&any, view).map(Condition::Any);
     }
     let missing = |name: &str| item.report(item.error(format!("has no `{name}`")));
     let Some(selector) = selector else {
@@ -78,7 +78,7 @@ fn read_condition(item: &Field<'_>) -> Option<Condition> {
         missing("operator");
         return None;
     };
-    let selector = read_selector(&selector)?;
+    let selector = read_selector(&selector, view);
     let text = value.as_ref().map_or(Some(""), |value| value.text())?.to_owned();
     let operator = match operator.text()? {
         "eq" => Operator::Equals(text),
@@ -96,7 +96,7 @@ fn read_condition(item: &Field<'_>) -> Option<Condition> {
             return None;
         }
     };
-    Some(Condition::Pattern(Box::new(Pattern { selector, operator })))
+    Some(Condition::Pattern(Box::new(Pattern { selector: selector?, operator })))
 }
 
 fn read_regex(text: &str, field: &Field<'_>) -> Option<regex::bytes::Regex> {

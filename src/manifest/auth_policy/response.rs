@@ -6,24 +6,24 @@ use super::super::reader::Field;
 use super::super::{ObjectName, Severity};
 use super::value::{read_properties, read_value};
 use super::{Entry, read_named};
-use crate::policy::{AuthRules, Item, Rule, Shape, Telling};
+use crate::policy::{AuthRules, Item, Rule, Shape, Telling, View};
 
 pub(super) fn read_response(field: &Field<'_>, origin: &Arc<ObjectName>, rules: &mut AuthRules) {
     let Some(mut fields) = field.fields() else { return };
-    let mut telling = |name: &'static str| {
+    let mut telling = |name: &'static str, view: View| {
         let field = fields.take(name)?;
-        read_telling(&field).map(|telling| Arc::new(Rule::new(name, origin, field.place(), telling)))
+        read_telling(&field, view).map(|telling| Arc::new(Rule::new(name, origin, field.place(), telling)))
     };
-    rules.unauthenticated = telling("unauthenticated");
-    rules.unauthorized = telling("unauthorized");
+    rules.unauthenticated = telling("unauthenticated", View::Request);
+    rules.unauthorized = telling("unauthorized", View::Caller);
     let success = fields.take("success").and_then(|field| field.fields());
     fields.done(Severity::Error);
     let Some(mut success) = success else { return };
     if let Some(filters) = success.take("filters") {
-        rules.filters = read_named(&filters, origin, read_item).unwrap_or_default();
+        rules.filters = read_named(&filters, origin, View::Caller, read_item).unwrap_or_default();
     }
     if let Some(headers) = success.take("headers") {
-        rules.headers = read_named(&headers, origin, read_header).unwrap_or_default();
+        rules.headers = read_named(&headers, origin, View::Caller, read_header).unwrap_or_default();
     }
     success.done(Severity::Error);
 }
@@ -56,9 +56,9 @@ fn read_item(entry: Entry<'_, '_>) -> Option<Item> {
             let mut fields = json.fields()?;
             let properties = fields.require("properties", "at least one property");
             fields.done(Severity::Error);
-            Shape::Object(read_properties(&properties?)?)
+            Shape::Object(read_properties(&properties?, View::Caller)?)
         }
-        (None, Some(plain)) => Shape::Plain(read_value(&plain)?),
+        (None, Some(plain)) => Shape::Plain(read_value(&plain, View::Caller)?),
         _ => {
             field.report(field.error("says no value, or two").expected("either `json` or `plain`"));
             return None;
@@ -67,30 +67,32 @@ fn read_item(entry: Entry<'_, '_>) -> Option<Item> {
     Some(Item { name: name.into(), shape })
 }
 
-fn read_telling(field: &Field<'_>) -> Option<Telling> {
+fn read_telling(field: &Field<'_>, view: View) -> Option<Telling> {
     let mut fields = field.fields()?;
     let code = fields.take("code");
     let (message, headers, body) = (fields.take("message"), fields.take("headers"), fields.take("body"));
     fields.done(Severity::Error);
-    let code = match code {
-        None => None,
-        Some(field) => {
-            let number = field.integer()?;
-            let code = u16::try_from(number).ok().filter(|code| (300..=599).contains(code));
-            if code.is_none() {
-                field.report(field.error(format!("{number} is not the status of a refusal")).expected("300 to 599"));
-            }
-            Some(code?)
-        }
-    };
-    let value = |field: Option<Field<'_>>| field.map_or(Some(None), |field| read_value(&field).map(Some));
-    let mut named = Vec::new();
+    let value = |field: Option<Field<'_>>| field.map_or(Some(None), |field| read_value(&field, view).map(Some));
+    let (code, message, body) =
+        (code.map_or(Some(None), |field| read_code(&field).map(Some)), value(message), value(body));
+    let mut named = Some(Vec::new());
     if let Some(headers) = headers {
         for (name, field) in headers.entries()? {
-            if check_header_name(&name.name, &field) {
-                named.push((name.name.to_ascii_lowercase(), read_value(&field)?));
-            }
+            let value = read_value(&field, view).filter(|_| check_header_name(&name.name, &field));
+            named = named.zip(value).map(|(mut named, value)| {
+                named.push((name.name.to_ascii_lowercase(), value));
+                named
+            });
         }
     }
-    Some(Telling { code, message: value(message)?, headers: named, body: value(body)? })
+    Some(Telling { code: code?, message: message?, headers: named?, body: body? })
+}
+
+fn read_code(field: &Field<'_>) -> Option<u16> {
+    let number = field.integer()?;
+    let code = u16::try_from(number).ok().filter(|code| (300..=599).contains(code));
+    if code.is_none() {
+        field.report(field.error(format!("{number} is not the status of a refusal")).expected("300 to 599"));
+    }
+    code
 }

@@ -3,13 +3,12 @@
 use serde_json::Value as Json;
 
 use super::super::Severity;
-use super::super::limit_policy::compile;
 use super::super::reader::Field;
 use super::Entry;
 use super::condition::read_conditions;
 use super::tier_lookup::read_lookup;
-use super::value::{read_properties, read_selector, read_text_value, read_value};
-use crate::policy::{AccessRule, Authentication, Authorization, Expression, Method, TierLookup, ValueSource};
+use super::value::{read_expression, read_properties, read_selector, read_text_value, read_value};
+use crate::policy::{AccessRule, Authentication, Authorization, Method, TierLookup, ValueSource, View};
 
 pub(super) fn read_authentication(entry: Entry<'_, '_>) -> Option<Authentication> {
     let Entry { field, mut fields, ttl, .. } = entry;
@@ -27,7 +26,8 @@ pub(super) fn read_authentication(entry: Entry<'_, '_>) -> Option<Authentication
     let (review, anonymous, plain) =
         (fields.take("kubernetesTokenReview"), fields.take("anonymous"), fields.take("plain"));
     fields.done(Severity::Error);
-    let properties = |field: Option<Field<'_>>| field.map_or(Some(Vec::new()), |field| read_properties(&field));
+    let properties =
+        |field: Option<Field<'_>>| field.map_or(Some(Vec::new()), |field| read_properties(&field, View::Identity));
     let (defaults, overrides) = (properties(defaults), properties(overrides));
     let method = match (review, anonymous, plain) {
         (Some(review), None, None) => Method::TokenReview { audiences: read_audiences(&review)? },
@@ -60,8 +60,8 @@ fn read_plain(field: &Field<'_>) -> Option<ValueSource> {
     let (selector, expression) = (fields.take("selector"), fields.take("expression"));
     fields.done(Severity::Error);
     match (selector, expression) {
-        (Some(selector), None) => read_selector(&selector).map(ValueSource::Selector),
-        (None, Some(expression)) => compile(&expression, Expression::compile).map(ValueSource::Expression),
+        (Some(selector), None) => read_selector(&selector, View::Request).map(ValueSource::Selector),
+        (None, Some(expression)) => read_expression(&expression, View::Request).map(ValueSource::Expression),
         _ => {
             field.report(field.error("says no value, or more than one").expected("selector or expression"));
             None
@@ -115,7 +115,7 @@ pub(super) fn read_authorization(entry: Entry<'_, '_>) -> Option<Authorization> 
             let mut fields = patterns.fields()?;
             let list = fields.require("patterns", "a list of conditions, all of which have to hold");
             fields.done(Severity::Error);
-            read_conditions(&list?).map(Authorization::Patterns)
+            read_conditions(&list?, View::Caller).map(Authorization::Patterns)
         }
         _ if other_way => None,
         _ => {
@@ -129,21 +129,24 @@ pub(super) fn read_authorization(entry: Entry<'_, '_>) -> Option<Authorization> 
 fn read_access(field: &Field<'_>) -> Option<Box<AccessRule>> {
     let mut fields = field.fields()?;
     fields.ignore(&["timeout"]);
-    let user =
-        fields.require("user", "expression: auth.identity.user.username").and_then(|field| read_text_value(&field));
+    let user = fields
+        .require("user", "expression: auth.identity.user.username")
+        .and_then(|field| read_text_value(&field, View::Caller));
     if let Some(groups) = fields.take("groups") {
         groups.unsupported("the static `groups`", "use `authorizationGroups`");
     }
-    let groups = fields.take("authorizationGroups").map(|field| read_value(&field));
+    let groups = fields.take("authorizationGroups").map(|field| read_value(&field, View::Caller));
     let attributes = fields.require("resourceAttributes", "the resource that is asked for");
     fields.done(Severity::Error);
     let mut fields = attributes?.fields()?;
-    let mut attribute = |name| fields.take(name).map_or(Some(None), |field| read_text_value(&field).map(Some));
+    let mut attribute =
+        |name| fields.take(name).map_or(Some(None), |field| read_text_value(&field, View::Caller).map(Some));
     let (group, resource, subresource, verb) =
         (attribute("group"), attribute("resource"), attribute("subresource"), attribute("verb"));
-    let namespace = fields.require("namespace", "the model's namespace").and_then(|field| read_text_value(&field));
+    let namespace =
+        fields.require("namespace", "the model's namespace").and_then(|field| read_text_value(&field, View::Caller));
     // An empty name would ask for every model at once.
-    let model = fields.require("name", "the model's name").and_then(|field| read_text_value(&field));
+    let model = fields.require("name", "the model's name").and_then(|field| read_text_value(&field, View::Caller));
     fields.done(Severity::Error);
     let groups = match groups {
         None => None,

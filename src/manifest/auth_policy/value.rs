@@ -8,25 +8,25 @@ use super::super::Severity;
 use super::super::limit_policy::compile;
 use super::super::reader::Field;
 use super::super::tree::{Node, Value};
-use crate::policy::{Expression, Selector, ValueSource};
+use crate::policy::{Expression, Selector, ValueSource, View};
 
 /// Named values.
-pub(super) fn read_properties(field: &Field<'_>) -> Option<Vec<(Arc<str>, ValueSource)>> {
+pub(super) fn read_properties(field: &Field<'_>, view: View) -> Option<Vec<(Arc<str>, ValueSource)>> {
     let entries = field.entries()?;
     let read: Vec<_> =
-        entries.iter().filter_map(|(key, field)| Some((key.name.as_str().into(), read_value(field)?))).collect();
+        entries.iter().filter_map(|(key, field)| Some((key.name.as_str().into(), read_value(field, view)?))).collect();
     (read.len() == entries.len()).then_some(read)
 }
 
 /// `value`, `selector` or `expression`.
-pub(super) fn read_value(field: &Field<'_>) -> Option<ValueSource> {
+pub(super) fn read_value(field: &Field<'_>, view: View) -> Option<ValueSource> {
     let mut fields = field.fields()?;
     let (value, selector, expression) = (fields.take("value"), fields.take("selector"), fields.take("expression"));
     fields.done(Severity::Error);
     match (value, selector, expression) {
         (Some(value), None, None) => Some(ValueSource::Constant(to_json(value.node))),
-        (None, Some(selector), None) => read_selector(&selector).map(ValueSource::Selector),
-        (None, None, Some(expression)) => compile(&expression, Expression::compile).map(ValueSource::Expression),
+        (None, Some(selector), None) => read_selector(&selector, view).map(ValueSource::Selector),
+        (None, None, Some(expression)) => read_expression(&expression, view).map(ValueSource::Expression),
         _ => {
             field.report(field.error("says no value, or more than one").expected("value, selector or expression"));
             None
@@ -35,8 +35,8 @@ pub(super) fn read_value(field: &Field<'_>) -> Option<ValueSource> {
 }
 
 /// A value that has to be a text, where it is written out.
-pub(super) fn read_text_value(field: &Field<'_>) -> Option<ValueSource> {
-    let source = read_value(field)?;
+pub(super) fn read_text_value(field: &Field<'_>, view: View) -> Option<ValueSource> {
+    let source = read_value(field, view)?;
     match &source {
         ValueSource::Constant(value) if !value.is_string() => {
             let value = field.fields()?.take("value")?;
@@ -47,8 +47,12 @@ pub(super) fn read_text_value(field: &Field<'_>) -> Option<ValueSource> {
     }
 }
 
-pub(super) fn read_selector(field: &Field<'_>) -> Option<Selector> {
-    compile(field, Selector::compile)
+pub(super) fn read_selector(field: &Field<'_>, view: View) -> Option<Selector> {
+    compile(field, |text| view.selector(text))
+}
+
+pub(super) fn read_expression(field: &Field<'_>, view: View) -> Option<Expression> {
+    compile(field, |text| view.expression(text))
 }
 
 fn to_json(node: &Node) -> Json {

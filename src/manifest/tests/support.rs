@@ -283,7 +283,7 @@ fn every_row_about_selectors_is_true() {
     let mut failures = Vec::new();
     for entry in rows().selectors {
         for selector in expand(&entry.field) {
-            let field = "rules.authentication.*.defaults.*.selector".to_owned();
+            let field = "rules.response.success.headers.*.plain.selector".to_owned();
             let laid = Entry { field, set: Some(json!(selector)), ..entry.clone() };
             failures
                 .extend(Case::of(&laid).iter().filter_map(|case| check(case, "AuthPolicy", None, &unchanged).err()));

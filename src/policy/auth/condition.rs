@@ -5,8 +5,9 @@
 
 use std::sync::Arc;
 
+use crate::manifest::did_you_mean;
 use crate::policy::Selector;
-use crate::policy::expression::{EvalError, Expression, Scope};
+use crate::policy::expression::{CompileError, EvalError, Expression, Scope};
 
 /// One condition.
 #[derive(Debug)]
@@ -45,14 +46,6 @@ pub type Patterns = Vec<(Arc<str>, Arc<Condition>)>;
 
 /// Deepest nesting of named patterns in each other.
 const DEEPEST: usize = 16;
-
-/// What is wrong with a reference to a named pattern.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ReferenceFault {
-    Missing(Arc<str>),
-    /// It leads to itself, or through more others than anybody nests.
-    Circle(Arc<str>),
-}
 
 // === impl Condition ===
 
@@ -97,26 +90,35 @@ impl Condition {
     /// # Errors
     ///
     /// The first one that does not.
-    pub fn check(&self, patterns: &Patterns) -> Result<(), ReferenceFault> {
+    pub fn check(&self, patterns: &Patterns) -> Result<(), CompileError> {
         self.check_within(patterns, 0)
     }
 
-    fn check_within(&self, patterns: &Patterns, depth: usize) -> Result<(), ReferenceFault> {
+    fn check_within(&self, patterns: &Patterns, depth: usize) -> Result<(), CompileError> {
         match self {
             Condition::Predicate(_) | Condition::Pattern(_) => Ok(()),
             Condition::All(conditions) | Condition::Any(conditions) => {
                 conditions.iter().try_for_each(|condition| condition.check_within(patterns, depth))
             }
-            Condition::Named(name) if depth == DEEPEST => Err(ReferenceFault::Circle(Arc::clone(name))),
+            // It leads to itself, or through more others than anybody nests.
+            Condition::Named(name) if depth == DEEPEST => {
+                Err(CompileError::new(format!("refers to patterns `{name}`, which lead to themselves")))
+            }
             Condition::Named(name) => match find(patterns, name) {
                 Some(condition) => condition.check_within(patterns, depth + 1),
-                None => Err(ReferenceFault::Missing(Arc::clone(name))),
+                None => {
+                    let fault = CompileError::new(format!("refers to patterns `{name}`, which are not there"));
+                    Err(match did_you_mean(name, patterns.iter().map(|(known, _)| &**known)) {
+                        Some(meant) => fault.remedy(format!("did you mean `{meant}`?")),
+                        None => fault,
+                    })
+                }
             },
         }
     }
 }
 
-fn find<'p>(patterns: &'p Patterns, name: &str) -> Option<&'p Arc<Condition>> {
+pub(super) fn find<'p>(patterns: &'p Patterns, name: &str) -> Option<&'p Arc<Condition>> {
     patterns.iter().find(|(known, _)| **known == *name).map(|(_, condition)| condition)
 }
 
@@ -155,7 +157,7 @@ mod tests {
     fn holds(condition: &Condition, patterns: &Patterns) -> Result<bool, EvalError> {
         let identity = json!({"groups": ["a", "b"], "name": "x", "number": 7, "empty": null});
         let identity = Some(Object { base: Some(&identity), extra: &[] });
-        condition.holds(&Scope { request: Default::default(), identity, metadata: &[] }, patterns)
+        condition.holds(&Scope { identity, ..Scope::default() }, patterns)
     }
 
     #[test]
@@ -206,9 +208,10 @@ mod tests {
     #[test]
     fn references_that_lead_nowhere_or_in_a_circle_are_found() {
         let circle: Patterns = vec![("a".into(), Arc::new(named("b"))), ("b".into(), Arc::new(named("a")))];
-        assert!(matches!(named("a").check(&circle), Err(ReferenceFault::Circle(_))));
+        let fault = |condition: &Condition| condition.check(&circle).unwrap_err().message;
+        assert_eq!(fault(&named("a")), "refers to patterns `a`, which lead to themselves");
         let condition = Condition::Any(vec![Condition::All(vec![named("c")])]);
-        assert_eq!(condition.check(&circle), Err(ReferenceFault::Missing("c".into())));
+        assert_eq!(fault(&condition), "refers to patterns `c`, which are not there");
         assert!(holds(&named("c"), &circle).is_err(), "even unchecked it is undecided");
     }
 

@@ -5,20 +5,13 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::Shape;
-use crate::policy::expression::{EvalError, Object, Scope, Val};
+use crate::policy::expression::{EvalError, Object, Properties, Scope, Val};
 
 /// What an admitted caller is presented as.
 #[derive(Debug, Default)]
 pub struct Presented<'a> {
     pub filters: Vec<(Arc<str>, Properties<'a>)>,
     pub headers: Vec<(String, String)>,
-}
-
-/// The value of a filter.
-#[derive(Debug)]
-pub enum Properties<'a> {
-    Object(Vec<(Arc<str>, Val<'a>)>),
-    Value(Value),
 }
 
 // === impl Shape ===
@@ -49,31 +42,7 @@ impl<'a> Presented<'a> {
     #[must_use]
     pub fn identity(&self) -> Option<Object<'_>> {
         let (_, properties) = self.filters.iter().find(|(name, _)| &**name == "identity")?;
-        Some(match properties {
-            Properties::Object(extra) => Object { base: None, extra },
-            Properties::Value(value) => Object { base: Some(value), extra: &[] },
-        })
-    }
-}
-
-impl Properties<'_> {
-    /// The same, borrowing nothing.
-    #[must_use]
-    pub fn into_owned(self) -> Properties<'static> {
-        match self {
-            Properties::Object(properties) => {
-                Properties::Object(properties.into_iter().map(|(name, value)| (name, value.into_owned())).collect())
-            }
-            Properties::Value(value) => Properties::Value(value),
-        }
-    }
-
-    #[must_use]
-    pub fn to_json(&self) -> Value {
-        match self {
-            Properties::Object(extra) => Object { base: None, extra }.to_json(),
-            Properties::Value(value) => value.clone(),
-        }
+        Some(properties.object())
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::ValueSource;
-use super::condition::{Condition, Patterns, ReferenceFault};
+use super::condition::{Condition, Patterns};
 use crate::manifest::{ObjectName, Place};
 use crate::tier::Endpoint;
 
@@ -170,28 +170,6 @@ impl AuthRules {
             filters: union(&self.filters, &other.filters),
             headers: union(&self.headers, &other.headers),
         }
-    }
-
-    /// Checks every reference to named patterns.
-    ///
-    /// # Errors
-    ///
-    /// The first one that leads nowhere, or in a circle, and where it stands.
-    pub fn check_references(&self) -> Result<(), (ReferenceFault, Place)> {
-        let check = |conditions: &[Condition], place: &Place| {
-            let mut faults = conditions.iter().map(|condition| condition.check(&self.patterns));
-            faults.try_for_each(|fault| fault).map_err(|fault| (fault, place.clone()))
-        };
-        fn whens<T>(rules: &[Arc<Rule<T>>]) -> impl Iterator<Item = (&[Condition], &Place)> {
-            rules.iter().map(|rule| (&*rule.when, &rule.place))
-        }
-        let patterns = self.authorization.iter().filter_map(|rule| match &rule.what {
-            Authorization::Patterns(conditions) => Some((&**conditions, &rule.place)),
-            Authorization::Access(_) => None,
-        });
-        let all = whens(&self.authentication).chain(whens(&self.metadata)).chain(whens(&self.authorization));
-        let all = all.chain(whens(&self.filters)).chain(whens(&self.headers)).chain(patterns);
-        all.into_iter().try_for_each(|(conditions, place)| check(conditions, place))
     }
 
     /// The longest that an identity may be remembered.

@@ -4,6 +4,9 @@
 //! largest request that an expression may see (which [`fits`] holds true), and what could take too long does not compile.
 //! All functions are linear in each of their arguments, once texts that multiply (`replace` by something computed) are
 //! refused; so a macro's body may be estimated for the average element, and multiplied.
+//!
+//! What is selected or looked up is lent by the interpreter, and not copied: `auth.identity.tier` costs as little in a macro as
+//! outside of it. What a macro over the headers looks up there, each under its own name, is all of them once: the average too.
 
 use cel::IdedExpr;
 use cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, LiteralValue, operators};
@@ -17,6 +20,13 @@ const ELEMENTS: u64 = 1024;
 const MAX_WORK: u64 = 20_000_000;
 /// Of any value on the way, as often as it is made, in bytes.
 const MAX_SIZE: u64 = 16 * 1024 * 1024;
+/// Finding a variable of a macro, and a root from within macros.
+const LOCAL: u64 = 5;
+const ROOT: u64 = 30;
+/// Calling a function, or looking something up.
+const CALL: u64 = 10;
+/// One round of a macro, without its body.
+const ROUND: u64 = 10;
 /// Texts are copied and compared this many bytes a unit.
 const BYTES: u64 = 16;
 /// Compiling a small regular expression, which the interpreter does for every match.
@@ -34,10 +44,27 @@ struct Bound {
     size: u64,
     /// Elements, of this value or of any inside it.
     items: u64,
+    /// Whether the interpreter only points to the value: it is part of what an expression sees, or of the expression.
+    lent: bool,
+    kind: Kind,
+}
+
+/// What is known of a value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Kind {
+    #[default]
+    Any,
+    /// A text, or a list of texts: nothing inside has elements.
+    Texts,
+    /// `request.headers`, or the name of one of them that a macro goes through.
+    Headers,
 }
 
 /// Variables of the macros around a node.
 type Locals<'e> = Vec<(&'e str, Bound)>;
+
+/// A boolean or a number.
+const SCALAR: Bound = Bound { work: 0, size: 8, items: 0, lent: true, kind: Kind::Any };
 
 /// Refuses an expression that could cost too much.
 ///
@@ -78,13 +105,27 @@ pub(super) fn fits(data: &Value) -> bool {
 /// Bounds `expression`, which is evaluated `times` times.
 fn bound<'e>(expression: &'e IdedExpr, locals: &mut Locals<'e>, times: u64) -> Result<Bound, String> {
     let found = match &expression.expr {
-        Expr::Literal(LiteralValue::String(text)) => Bound { size: text.inner().len() as u64, ..Bound::default() },
-        Expr::Literal(_) | Expr::Unspecified => Bound { size: 8, ..Bound::default() },
+        Expr::Literal(LiteralValue::String(text)) => Bound { size: text.inner().len() as u64, ..SCALAR },
+        Expr::Literal(_) | Expr::Unspecified => SCALAR,
         Expr::Ident(name) => match locals.iter().rfind(|(local, _)| local == name) {
-            Some((_, local)) => Bound { work: 0, ..*local },
-            None => Bound { work: 0, size: DATA, items: ELEMENTS },
+            Some((_, local)) => Bound { work: LOCAL, ..*local },
+            None => Bound { work: ROOT, size: DATA, items: ELEMENTS, lent: true, kind: Kind::Any },
         },
-        Expr::Select(select) => bound(&select.operand, locals, times)?,
+        Expr::Select(select) => {
+            let operand = bound(&select.operand, locals, times)?.working(LOCAL);
+            let of_request = matches!(&select.operand.expr, Expr::Ident(name) if name == "request");
+            match operand.kind {
+                _ if select.test => operand.scalar(),
+                Kind::Any if of_request && locals.iter().all(|(local, _)| *local != "request") => {
+                    match select.field.as_str() {
+                        "headers" => Bound { kind: Kind::Headers, ..operand },
+                        _ => Bound { items: 0, kind: Kind::Texts, ..operand },
+                    }
+                }
+                Kind::Any => operand,
+                Kind::Texts | Kind::Headers => Bound { items: 0, kind: Kind::Texts, ..operand },
+            }
+        }
         Expr::List(list) => gather(&list.elements.iter().collect::<Vec<_>>(), locals, times)?,
         Expr::Map(map) => gather(&map.entries.iter().flat_map(|e| parts(&e.expr)).collect::<Vec<_>>(), locals, times)?,
         Expr::Struct(object) => {
@@ -97,7 +138,7 @@ fn bound<'e>(expression: &'e IdedExpr, locals: &mut Locals<'e>, times: u64) -> R
     if found.work.saturating_mul(times) > MAX_WORK {
         return Err("could keep a request waiting: put fewer macros inside each other".to_owned());
     }
-    if found.size.saturating_mul(times) > MAX_SIZE {
+    if !found.lent && found.size.saturating_mul(times) > MAX_SIZE {
         return Err(format!(
             "could make more than {} MiB of values for one request: do less for each element",
             MAX_SIZE >> 20
@@ -116,7 +157,7 @@ fn parts(entry: &EntryExpr) -> Vec<&IdedExpr> {
 /// A value made of others.
 fn gather<'e>(elements: &[&'e IdedExpr], locals: &mut Locals<'e>, times: u64) -> Result<Bound, String> {
     let count = elements.len() as u64;
-    let mut whole = Bound { work: count, size: count * 8, items: count };
+    let mut whole = Bound { work: count.saturating_mul(CALL), size: count * 8, items: count, ..Bound::default() };
     for element in elements {
         whole = whole.and(bound(element, locals, times)?);
     }
@@ -126,7 +167,7 @@ fn gather<'e>(elements: &[&'e IdedExpr], locals: &mut Locals<'e>, times: u64) ->
 fn bound_call<'e>(call: &'e CallExpr, locals: &mut Locals<'e>, times: u64) -> Result<Bound, String> {
     let target = call.target.as_deref();
     let arguments: Vec<&IdedExpr> = target.into_iter().chain(&call.args).collect();
-    let mut all = Bound::default();
+    let mut all = Bound { work: CALL, ..Bound::default() };
     let mut bounds = Vec::new();
     for argument in &arguments {
         let argument = bound(argument, locals, times)?;
@@ -136,26 +177,64 @@ fn bound_call<'e>(call: &'e CallExpr, locals: &mut Locals<'e>, times: u64) -> Re
     let size = |at: usize| bounds.get(at).map_or(0, |bound: &Bound| bound.size);
     let literal = |at: usize| arguments.get(at).and_then(|argument| text_literal(argument));
     let touched = |bytes: u64| bytes / BYTES;
+    // What differs in length is never compared further, and nothing is compared beyond the shorter one.
+    let shorter = bounds.iter().map(|bound| bound.size).min().unwrap_or_default();
+    let fewer = bounds.iter().map(|bound| bound.items).min().unwrap_or_default();
     Ok(match call.func_name.as_str() {
-        // Chosen or compared; nothing is copied.
-        operators::CONDITIONAL | operators::LOGICAL_AND | operators::LOGICAL_OR | operators::LOGICAL_NOT => all,
-        operators::INDEX | operators::OPT_INDEX => Bound { size: size(0), ..all },
-        operators::IN => all.working(touched(all.size).saturating_add(all.items)).sized(8),
+        operators::CONDITIONAL => {
+            let chosen = bounds.iter().skip(1);
+            let lent = chosen.clone().all(|bound| bound.lent);
+            Bound { size: chosen.map(|bound| bound.size).max().unwrap_or_default(), lent, ..all }
+        }
+        operators::LOGICAL_AND | operators::LOGICAL_OR | operators::LOGICAL_NOT | operators::NOT_STRICTLY_FALSE => {
+            all.scalar()
+        }
+        operators::EQUALS
+        | operators::NOT_EQUALS
+        | operators::LESS
+        | operators::LESS_EQUALS
+        | operators::GREATER
+        | operators::GREATER_EQUALS => all.working(touched(shorter).saturating_add(fewer)).scalar(),
+        operators::INDEX | operators::OPT_INDEX => {
+            let [of, key] = bounds.as_slice() else { return Ok(all) };
+            // An optional value is a copy.
+            let lent = of.lent && call.func_name == operators::INDEX;
+            let all = Bound { size: of.size, lent, ..all.working(touched(key.size)) };
+            match (of.kind, key.kind) {
+                (Kind::Headers, Kind::Headers) => {
+                    Bound { size: of.size / ELEMENTS, items: 0, kind: Kind::Texts, ..all }
+                }
+                (Kind::Headers | Kind::Texts, _) => Bound { items: 0, kind: Kind::Texts, ..all },
+                (Kind::Any, _) => all,
+            }
+        }
+        operators::OPT_SELECT => all.working(touched(size(0))).made(size(0)),
+        operators::IN => {
+            let items = bounds.get(1).map_or(0, |container| container.items);
+            all.working(touched(all.size).saturating_add(items)).scalar()
+        }
+        "contains" | "startsWith" | "endsWith" | "size" | "int" | "uint" | "double" | "bool" | "type" | "hasValue" => {
+            all.working(touched(all.size)).scalar()
+        }
         "replace" => {
             let Some(replacement) = literal(2) else {
                 return Err("replaces by something computed, which could grow without a bound: write it out".to_owned());
             };
             let grown = size(0).saturating_add(1).saturating_mul(replacement.len() as u64 + 1);
-            all.working(touched(grown)).sized(grown)
+            all.working(touched(grown)).made(grown)
         }
         "split" => {
             let pieces = size(0).saturating_add(1);
-            Bound { items: pieces, ..all.working(pieces).sized(size(0).saturating_add(pieces.saturating_mul(8))) }
+            Bound {
+                items: pieces,
+                kind: Kind::Texts,
+                ..all.working(pieces).made(size(0).saturating_add(pieces.saturating_mul(8)))
+            }
         }
         "join" => {
             let items = bounds.first().map_or(0, |list| list.items);
             let grown = size(0).saturating_add(items.saturating_mul(size(1)));
-            all.working(touched(grown)).sized(grown)
+            all.working(touched(grown)).made(grown)
         }
         "format" => {
             let Some(template) = literal(0).filter(|template| is_short_format(template)) else {
@@ -163,7 +242,7 @@ fn bound_call<'e>(call: &'e CallExpr, locals: &mut Locals<'e>, times: u64) -> Re
             };
             let numbers = template.matches('%').count() as u64;
             let grown = all.size.saturating_mul(2).saturating_add(numbers.saturating_mul(2_000));
-            all.working(touched(grown)).sized(grown)
+            all.working(touched(grown)).made(grown)
         }
         "matches" => {
             let Some(pattern) = literal(1) else {
@@ -174,15 +253,15 @@ fn bound_call<'e>(call: &'e CallExpr, locals: &mut Locals<'e>, times: u64) -> Re
                 let reason = reason.lines().last().unwrap_or_default();
                 return Err(format!("holds a regular expression that cannot be used: {reason}"));
             }
-            all.working(REGEX.saturating_add(size(0))).sized(8)
+            all.working(REGEX.saturating_add(size(0))).scalar()
         }
         // The interpreter compares at every position.
-        "indexOf" | "lastIndexOf" => all.working(touched(size(0).saturating_mul(size(1).max(BYTES)))).sized(8),
+        "indexOf" | "lastIndexOf" => all.working(touched(size(0).saturating_mul(size(1).max(BYTES)))).scalar(),
         // Characters, on the way.
         "charAt" | "substring" | "reverse" | "strings.quote" => {
-            all.working(all.size / 4).sized(size(0).saturating_mul(2))
+            all.working(all.size / 4).made(size(0).saturating_mul(2))
         }
-        _ => all.working(touched(all.size)).sized(all.size.saturating_add(8)),
+        _ => all.working(touched(all.size)).made(all.size.saturating_add(8)),
     })
 }
 
@@ -190,11 +269,12 @@ fn bound_call<'e>(call: &'e CallExpr, locals: &mut Locals<'e>, times: u64) -> Re
 fn bound_macro<'e>(c: &'e ComprehensionExpr, locals: &mut Locals<'e>, times: u64) -> Result<Bound, String> {
     let range = bound(&c.iter_range, locals, times)?;
     let (initial, rounds) = (bound(&c.accu_init, locals, times)?, range.items);
-    let element = Bound { work: 0, size: range.size / rounds.max(1), items: range.items };
+    let inside = if range.kind == Kind::Any { range.items } else { 0 };
+    let element = Bound { size: range.size / rounds.max(1), items: inside, ..range };
     let outside = locals.len();
     locals.push((&c.iter_var, element));
     if let Some(second) = &c.iter_var2 {
-        locals.push((second, element));
+        locals.push((second, Bound { kind: Kind::Any, ..element }));
     }
     // The body sees what was gathered so far; what one round adds to it is told by a round that has gathered nothing.
     locals.push((&c.accu_var, Bound { work: 0, ..initial }));
@@ -202,20 +282,36 @@ fn bound_macro<'e>(c: &'e ComprehensionExpr, locals: &mut Locals<'e>, times: u64
     let body = bound(&c.loop_cond, locals, inside)?.and(bound(&c.loop_step, locals, inside)?);
     let gathers = matches!(c.accu_init.expr, Expr::List(_) | Expr::Map(_));
     let gathered = Bound {
-        work: 0,
         size: if gathers { rounds.saturating_mul(body.size) } else { body.size },
         items: if gathers { rounds.max(body.items) } else { body.items },
+        kind: if gathers_itself(c) { range.kind } else { Kind::Any },
+        ..Bound::default()
     };
     locals.truncate(outside);
     locals.push((&c.accu_var, gathered));
     let result = bound(&c.result, locals, times)?;
     locals.truncate(outside);
     // Every element is copied; what is gathered is not, the interpreter appends.
-    let work = rounds.saturating_mul(body.work.saturating_add(2)).saturating_add(range.size / BYTES);
+    let work = rounds.saturating_mul(body.work.saturating_add(ROUND)).saturating_add(range.size / BYTES);
     Ok(Bound {
         work: work.saturating_add(range.work).saturating_add(initial.work).saturating_add(result.work),
         ..result
     })
+}
+
+/// Whether a macro gathers the elements themselves, all or some of them, as `filter` does.
+fn gathers_itself(c: &ComprehensionExpr) -> bool {
+    let itself = |expression: &IdedExpr| {
+        let Expr::Call(call) = &expression.expr else { return false };
+        let [_, added] = call.args.as_slice() else { return false };
+        let Expr::List(list) = &added.expr else { return false };
+        let is_variable = |element: &IdedExpr| matches!(&element.expr, Expr::Ident(name) if *name == c.iter_var);
+        call.func_name == operators::ADD && matches!(list.elements.as_slice(), [only] if is_variable(only))
+    };
+    match &c.loop_step.expr {
+        Expr::Call(call) if call.func_name == operators::CONDITIONAL => call.args.get(1).is_some_and(itself),
+        _ => itself(&c.loop_step),
+    }
 }
 
 fn text_literal(expression: &IdedExpr) -> Option<&str> {
@@ -238,6 +334,8 @@ impl Bound {
             work: self.work.saturating_add(other.work),
             size: self.size.saturating_add(other.size),
             items: self.items.max(other.items),
+            lent: false,
+            kind: Kind::Any,
         }
     }
 
@@ -245,7 +343,13 @@ impl Bound {
         Bound { work: self.work.saturating_add(work), ..self }
     }
 
-    fn sized(self, size: u64) -> Self {
-        Bound { size, ..self }
+    /// A boolean or a number, made of it.
+    fn scalar(self) -> Self {
+        Bound { work: self.work, ..SCALAR }
+    }
+
+    /// A new value, of `size` bytes.
+    fn made(self, size: u64) -> Self {
+        Bound { size, lent: false, kind: Kind::Any, ..self }
     }
 }

@@ -33,6 +33,8 @@ pub struct Path {
 enum Root {
     Identity,
     Metadata,
+    /// `auth.<filter>` of limits: the filter is the first field.
+    Filter,
     Request,
 }
 
@@ -208,18 +210,23 @@ impl Path {
         Self::from_reversed(reversed).filter(|_| select.test)
     }
 
-    /// The property of `auth.identity` that the path is, or leads through.
-    #[must_use]
-    pub fn identity_property(&self) -> Option<&str> {
-        self.fields.first().filter(|_| self.root == Root::Identity).map(String::as_str)
-    }
-
     /// The property of `auth.identity`, or the text attribute of the request, that the path is.
     #[must_use]
     pub fn text_property(&self) -> Option<(bool, &str)> {
         match (self.root, self.fields.as_slice()) {
             (Root::Identity, [name]) => Some((true, name)),
             (Root::Request, [name]) if Attributes::NAMES.contains(&name.as_str()) => Some((false, name)),
+            _ => None,
+        }
+    }
+
+    /// To limits: the filter that the path leads into, and the property of it.
+    #[must_use]
+    pub fn filter_property(&self) -> Option<(&str, &str)> {
+        match (self.root, self.fields.as_slice()) {
+            (Root::Identity, [name, ..]) => Some(("identity", name)),
+            (Root::Metadata, [name, ..]) => Some(("metadata", name)),
+            (Root::Filter, [filter, name, ..]) => Some((filter, name)),
             _ => None,
         }
     }
@@ -236,28 +243,46 @@ impl Path {
         let root = match (root.as_str(), first.as_str()) {
             ("auth", "identity") => Root::Identity,
             ("auth", "metadata") => Root::Metadata,
-            ("request", _) => {
-                reversed.push(first);
-                Root::Request
-            }
+            ("auth", _) => Root::Filter,
+            ("request", _) => Root::Request,
             _ => return None,
         };
+        if matches!(root, Root::Filter | Root::Request) {
+            reversed.push(first);
+        }
         reversed.reverse();
         // A bare root is an object to build: left to the interpreter.
-        (!reversed.is_empty()).then_some(Path { root, fields: reversed })
+        let least = if root == Root::Filter { 2 } else { 1 };
+        (reversed.len() >= least).then_some(Path { root, fields: reversed })
     }
 
     /// `None` where the interpreter has to be asked.
     pub(crate) fn eval<'a>(&self, scope: &Scope<'a>) -> Option<Result<Val<'a>, EvalError>> {
-        let (first, rest) = self.fields.split_first()?;
+        let (mut first, mut rest) = self.fields.split_first()?;
         let value = match self.root {
             Root::Identity => match scope.identity {
+                // Selecting from a text is a type error, which the interpreter words.
+                Some(identity) if identity.is_plain() => return None,
                 Some(identity) => identity.get(first),
                 None => return Some(Err(EvalError::Missing("identity".to_owned()))),
             },
-            Root::Metadata => {
-                let found = scope.metadata.iter().find(|(name, _)| **name == **first);
-                found.map(|(_, value)| value.reborrow())
+            Root::Metadata => match scope.metadata.iter().find(|(name, _)| **name == **first) {
+                Some((_, value)) => Some(value.reborrow()),
+                // To limits it is a filter like others.
+                None => match scope.filter("metadata") {
+                    Some(filter) if filter.is_plain() => return None,
+                    filter => filter.and_then(|filter| filter.get(first)),
+                },
+            },
+            Root::Filter => {
+                let Some(filter) = scope.filter(first) else {
+                    return Some(Err(EvalError::Missing(first.clone())));
+                };
+                if filter.is_plain() {
+                    return None;
+                }
+                (first, rest) = rest.split_first()?;
+                filter.get(first)
             }
             // Headers and unknown attributes are the interpreter's.
             Root::Request if !rest.is_empty() || !Attributes::NAMES.contains(&first.as_str()) => return None,

@@ -36,6 +36,9 @@ fn auth(scope: &Scope<'_>) -> Value {
     }
     let metadata = scope.metadata.iter().map(|(name, value)| (name.to_string(), value.to_json()));
     auth.insert("metadata".to_owned(), Value::Object(metadata.collect()));
+    for (name, properties) in scope.filters {
+        auth.insert(name.to_string(), properties.to_json());
+    }
     Value::Object(auth)
 }
 

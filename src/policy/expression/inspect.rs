@@ -42,7 +42,8 @@ pub(super) fn uses(expression: &IdedExpr) -> Uses {
         } else if let Some(path) = Path::recognise(expression) {
             uses.paths.push(Use { path, how: How::Read });
         } else {
-            uses.opaque |= matches!(&expression.expr, Expr::Ident(name) if super::ROOTS.contains(&name.as_str()));
+            uses.opaque |=
+                matches!(&expression.expr, Expr::Ident(name) if super::names::ROOTS.contains(&name.as_str()));
             children(expression, &mut |child| open.push(child));
         }
     }

@@ -1,4 +1,4 @@
-//! What an expression looks at: for whoever has to carry it to where the expression is evaluated.
+//! What an expression looks at: for whoever has to carry it to where the expression is evaluated, or knows that it can never be there.
 
 use std::collections::BTreeSet;
 
@@ -11,10 +11,12 @@ use super::general::children;
 /// A part of the request or of its caller.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reference {
-    /// `auth.identity` as a whole, for instance to ask which properties it has.
-    Identity,
-    /// `auth.identity.<name>`, and whatever is inside it.
-    Property(String),
+    /// `auth` as a whole.
+    Auth,
+    /// `auth.<name>` as a whole, for instance to ask which properties `auth.identity` has.
+    Member(String),
+    /// `auth.<member>.<name>`, and whatever is inside it.
+    Property(String, String),
     /// `request.<name>`, of [`Attributes::NAMES`].
     Attribute(&'static str),
     /// `request.headers` as a whole.
@@ -37,8 +39,8 @@ pub(super) fn of(expression: &IdedExpr) -> BTreeSet<Reference> {
     found
 }
 
-/// The names of a chain of fields, the root first; a presence test names its field too.
-fn fields(expression: &IdedExpr) -> Option<Vec<&str>> {
+/// The names of a chain of fields, the root first; a presence test names its field too, and so does `.?`.
+pub(super) fn fields(expression: &IdedExpr) -> Option<Vec<&str>> {
     let mut reversed = Vec::new();
     let mut current = expression;
     loop {
@@ -52,7 +54,12 @@ fn fields(expression: &IdedExpr) -> Option<Vec<&str>> {
                 reversed.push(&select.field);
                 current = &select.operand;
             }
-            Expr::Call(call) if call.func_name == operators::INDEX => {
+            Expr::Call(call)
+                if matches!(
+                    call.func_name.as_str(),
+                    operators::INDEX | operators::OPT_INDEX | operators::OPT_SELECT
+                ) =>
+            {
                 let [operand, key] = call.args.as_slice() else { return None };
                 reversed.push(text(key)?);
                 current = operand;
@@ -63,7 +70,7 @@ fn fields(expression: &IdedExpr) -> Option<Vec<&str>> {
 }
 
 /// `"name" in auth.identity` asks for one name alone.
-fn asked_for(expression: &IdedExpr) -> Option<Vec<&str>> {
+pub(super) fn asked_for(expression: &IdedExpr) -> Option<Vec<&str>> {
     let Expr::Call(call) = &expression.expr else { return None };
     let [name, container] = call.args.as_slice() else { return None };
     let mut path = (call.func_name == operators::IN).then(|| fields(container)).flatten()?;
@@ -71,7 +78,7 @@ fn asked_for(expression: &IdedExpr) -> Option<Vec<&str>> {
     Some(path)
 }
 
-fn text(expression: &IdedExpr) -> Option<&str> {
+pub(super) fn text(expression: &IdedExpr) -> Option<&str> {
     match &expression.expr {
         Expr::Literal(LiteralValue::String(text)) => Some(text.inner()),
         _ => None,
@@ -84,8 +91,9 @@ impl Reference {
     /// What a chain of fields leads to; nothing where it leads to what no request has.
     fn to(path: &[&str]) -> Option<Self> {
         Some(match path {
-            ["auth"] | ["auth", "identity"] => Reference::Identity,
-            ["auth", "identity", name, ..] => Reference::Property((*name).to_owned()),
+            ["auth"] => Reference::Auth,
+            ["auth", member] => Reference::Member((*member).to_owned()),
+            ["auth", member, name, ..] => Reference::Property((*member).to_owned(), (*name).to_owned()),
             ["request"] | ["request", "headers"] => Reference::Headers,
             ["request", "headers", name, ..] => Reference::Header(name.to_ascii_lowercase()),
             ["request", name, ..] => {
@@ -93,5 +101,14 @@ impl Reference {
             }
             _ => return None,
         })
+    }
+
+    /// The member of `auth` that it is, or is in.
+    #[must_use]
+    pub fn member(&self) -> Option<&str> {
+        match self {
+            Reference::Member(member) | Reference::Property(member, _) => Some(member),
+            Reference::Auth | Reference::Attribute(_) | Reference::Headers | Reference::Header(_) => None,
+        }
     }
 }

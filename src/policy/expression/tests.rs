@@ -14,6 +14,7 @@ struct World {
     identity: Option<Value>,
     extra: Vec<(Arc<str>, Value)>,
     metadata: Vec<(Arc<str>, Value)>,
+    filters: Vec<(Arc<str>, Properties<'static>)>,
     path: String,
     query: Option<String>,
     headers: HashMap<String, String>,
@@ -26,6 +27,7 @@ impl World {
             identity: Some(identity),
             extra: Vec::new(),
             metadata: Vec::new(),
+            filters: Vec::new(),
             path: "/llm/qwen3/v1/chat/completions".to_owned(),
             query: None,
             headers: HashMap::new(),
@@ -52,6 +54,7 @@ impl World {
             },
             identity: self.identity.as_ref().map(|base| Object { base: Some(base), extra: &extra }),
             metadata: &metadata,
+            filters: &self.filters,
         };
         let json = |value: Val<'_>| value.to_json();
         [expression.eval(&scope).map(json), expression.eval_general(&scope).map(json)]
@@ -192,11 +195,8 @@ fn no_error_repeats_a_header() {
     }
     let predicate = Expression::compile_predicate("request.headers[\"authorization\"]").unwrap();
     let headers = Headers::Map(&world.headers);
-    let scope = Scope {
-        request: Attributes { headers: Some(&headers), ..Attributes::default() },
-        identity: None,
-        metadata: &[],
-    };
+    let request = Attributes { headers: Some(&headers), ..Attributes::default() };
+    let scope = Scope { request, ..Scope::default() };
     let error = predicate.eval_bool(&scope).unwrap_err();
     assert_eq!(error.to_string(), "`request.headers[\"authorization\"]` yields no boolean");
 }
@@ -214,14 +214,51 @@ fn unknown_names_do_not_compile() {
         ("auth.identity.tier.splitt(\",\")", "`splitt`", Some("`split`")),
         ("foo(1)", "`foo`", None),
         ("atuh.identity.tier == \"free\"", "`atuh`", Some("`auth`")),
-        ("context.request.http.path", "`context`", None),
+        ("foo == bar", "`bar`", Some("`\"bar\"`")),
+        ("request.headers.x-team == \"red\"", "`team`", Some("write `request.headers[\"x-team\"]`")),
+        ("\"a\" == auth.metadata.tier-of-caller.tier", "`caller`", None),
+        ("auth.identity.claims.my-own-tier != \"\"", "`own`", Some("write `auth.identity.claims[\"my-own-tier\"]`")),
+        ("auth.identity.tier == pro", "`pro`", Some("write a text in quotes: `\"pro\"`")),
+        ("auth.identity.tier in [free, \"pro\"]", "`free`", Some("`\"free\"`")),
+        ("auth.identity.flag == True", "`True`", Some("did you mean `true`?")),
+        ("context.request.http.path == \"/\"", "`context`", Some("`request.path`")),
+        ("source.address == \"10.0.0.1\"", "`source`, which is not supported", Some("`auth.identity`")),
+        ("requestBodyJSON(\"/model\") == \"granite\"", "`requestBodyJSON`, which is not supported", Some("HTTPRoute")),
+        (
+            "request.pathh == \"/\"",
+            "asks for `request.pathh`, which no request has",
+            Some("did you mean `request.path`?"),
+        ),
+        ("has(request.header)", "`request.header`", Some("did you mean `request.headers`?")),
+        ("request[\"pathh\"] == \"/\"", "`request.pathh`", Some("`request.path`")),
+        ("\"pathh\" in request", "`request.pathh`", Some("`request.path`")),
+        ("request.?pathh.orValue(\"\") == \"\"", "`request.pathh`", Some("`request.path`")),
+        ("request.zone == \"eu\"", "`request.zone`", Some("there are method, host")),
+        ("request.auth.claims.sub == \"ann\"", "`request.auth`, which is not supported", Some("`auth.identity`")),
+        ("request.time.getHours() == 3", "`getHours`", None),
+        ("request.time == 3", "`request.time`, which is not supported", None),
+        ("request.http.headers[\"a\"] == \"\"", "`request.http`", Some("leave `http` out")),
+        ("request.path.first == \"a\"", "`first` in `request.path`, which is a text", Some("`request.path == ")),
+        ("\"admin\" in request.headers[\"x-groups\"]", "`admin` in", Some("`request.headers[\"x-groups\"].contains(")),
+        ("request.headers[\"X-Team\"] == \"red\"", "the header `X-Team`", Some("write `x-team`")),
+        ("has(request.headers.X_team)", "the header `X_team`", Some("write `x_team`")),
+        ("\"X-Team\" in request.headers", "the header `X-Team`", Some("write `x-team`")),
+        ("request.headers.exists(h, h == \"X-Team\")", "the header `X-Team`", Some("write `x-team`")),
+        ("[\"x-a\", \"X-B\"].exists(h, h in request.headers)", "the header `X-B`", Some("write `x-b`")),
+        ("[\"X-A\"].all(h, request.headers[h] == \"\")", "the header `X-A`", Some("write `x-a`")),
     ] {
         let error = fails_to_compile(source);
         assert!(error.message.contains(message), "{source}: {error}");
         match remedy {
             Some(remedy) => assert!(error.remedy.unwrap().contains(remedy), "{source}"),
+            None if message.ends_with("supported") => assert!(error.remedy.is_some(), "{source}"),
             None => assert_eq!(error.remedy, None, "{source}"),
         }
+    }
+    for source in
+        ["request.headers.x_team", "request.headers.exists(h, h.lowerAscii() == \"x-team\")", "auth.tenant.X-1"]
+    {
+        assert!(Expression::compile(source).is_ok(), "{source}");
     }
     assert!(Expression::compile("[1, 2].all(x, x > 0) && [1].map(y, y + 1).size() == 1").is_ok(), "locals are known");
 }
@@ -231,6 +268,33 @@ fn errors_say_where_in_the_expression() {
     let error = fails_to_compile("auth.identity. == 3");
     assert!(error.message.contains("at 1:16 of the expression"), "{error}");
     assert_eq!(fails_to_compile("  ").message, "is empty");
+}
+
+#[test]
+fn signs_of_other_languages_are_told_from_others() {
+    const TIER: &str = "auth.identity.tier";
+    for (source, remedy) in [
+        (format!("{TIER} = \"free\""), "compare with `==`"),
+        (format!("{TIER}=\"free\""), "compare with `==`"),
+        (format!("{TIER} === \"free\""), "compare with `==`, not `===`"),
+        (format!("{TIER} == \"a=b\" & {TIER} != \"\""), "write `&&`"),
+        (format!("{TIER} == \"a&b\" | {TIER} != \"\""), "write `||`"),
+        (format!("{TIER} <> \"free\""), "write `!=`"),
+        (format!("{TIER} =~ \"fr.*\""), "write `matches`, as in `request.path.matches(\"^/a\")`"),
+        (format!("{TIER} == \"a\" and {TIER} == \"b\""), "write `&&` for `and`"),
+        (format!("{TIER} == \"a and b\" OR {TIER} == 'c'"), "write `||` for `or`"),
+        (format!("not {TIER} == \"a\""), "write `!` for `not`"),
+        (format!("{TIER} is \"a\""), "write `==` for `is`"),
+        (format!("{TIER} == \u{201c}free\u{201d}"), "write quotes as `\"` or `'`"),
+        (format!("{TIER} == \"free"), "close the quotes"),
+        (format!("{TIER} == \"free\";"), "leave out the `;`"),
+    ] {
+        assert_eq!(fails_to_compile(&source).remedy.as_deref(), Some(remedy), "{source}");
+    }
+    assert_eq!(fails_to_compile("auth.identity. == 3").remedy, None);
+    for source in ["auth.identity.tier == 'free'", "auth.identity.n <= 3 && auth.identity.n >= 1 || !(1 != 2)"] {
+        assert!(Expression::compile(source).is_ok(), "{source}");
+    }
 }
 
 #[test]
@@ -291,6 +355,25 @@ const ORDINARY: &[&str] = &[
     "request.path.replace(\"/v1/\", \"/\").lowerAscii().split(\"/\")[1]",
     "auth.identity.user.groups.map(g, \"group:\" + g).join(\",\")",
     "\"%s of %s\".format([auth.identity.userid, auth.identity.tier])",
+    "request.headers.exists(h, h.lowerAscii() == 'x-mark' && request.headers[h] == 'true')",
+    "request.headers.exists(h, h.startsWith(\"x-\") && request.headers[h] != \"\")",
+    "[\"a\", \"b\"].exists(h, h in request.headers && request.headers[h] == \"x\")",
+    "request.headers.all(h, request.headers[h].size() < 8000 && !request.headers[h].matches(\"[<>]\"))",
+    "request.headers.exists_one(h, request.headers[h].lowerAscii().contains(\"team\"))",
+    "request.headers.filter(h, h.startsWith(\"x-\")).map(h, h + \"=\" + request.headers[h]).join(\",\")",
+    "request.headers.map(h, request.headers[h].trim()).size() > 3",
+    "request.headers.exists(h, request.headers[?h].orValue(\"\") == auth.identity.tier)",
+    "auth.identity.user.groups.exists(g, g == request.headers[\"x-team\"] || g == auth.identity.tier)",
+    "request.headers[\"x-groups\"].split(\",\").exists(g, g in [\"red\", \"blue\"])",
+];
+
+/// As much work as is accepted: every value that is looked up is as large, or as many, as it can be.
+const HARDEST: &[&str] = &[
+    "auth.identity.user.groups.all(g, request.headers[\"x-large\"].contains(g) == false)",
+    "auth.identity.user.groups.all(g, [1, 2, 3, 4].all(n, !request.headers[\"x-large\"].contains(\"aa\")))",
+    "auth.identity.user.groups.all(g, [1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20].all(n, has(auth.identity.tier)))",
+    "auth.identity.user.groups.all(g, g in auth.identity.user.groups && !(request.headers[\"x-large\"] in auth.identity.user.groups))",
+    "request.headers[\"x-large\"].split(\"\").all(c, c != request.method && c in [\"a\", \"v\"])",
 ];
 
 #[test]
@@ -302,6 +385,10 @@ fn what_could_keep_a_request_waiting_or_grow_without_a_bound_is_refused() {
             "two loops over everything",
             format!("{GROUPS}.all(a, {GROUPS}.all(b, a.matches(\"x\") == b.matches(\"y\")))"),
         ),
+        ("every pair of headers", "request.headers.all(a, request.headers.all(b, request.headers[a] != b))".to_owned()),
+        ("a header for each group, changed", format!("{GROUPS}.map(g, request.headers[g].lowerAscii()).size() > 0")),
+        ("an identity for each group", format!("{GROUPS}.all(g, auth.?identity.?tier.orValue(\"\") != g)")),
+        ("a split for each header", "request.headers.all(h, request.path.split(\"/\").size() > 1)".to_owned()),
         ("a computed replacement", "request.path.replace(\"a\", request.path)".to_owned()),
         ("a large replacement", format!("request.path.replace(\"a\", \"{}\")", "b".repeat(500))),
         ("a copy of everything for each", format!("{GROUPS}.map(g, request.path + g)")),
@@ -334,6 +421,12 @@ fn the_largest_request_is_answered_in_bounded_time() {
     for expression in &compiled {
         let result = world.both(expression);
         assert!(!result.iter().any(|value| value.as_ref().is_err_and(|error| error.to_string().contains("more than"))));
+    }
+    world.path = "/llm".to_owned();
+    world.headers = HashMap::from([("x-large".to_owned(), "v".repeat(63 * 1024))]);
+    for source in HARDEST {
+        let result = world.eval(source);
+        assert_eq!(result, Ok(json!(true)), "{source}");
     }
     // In a debug build, on a loaded machine.
     assert!(started.elapsed() < std::time::Duration::from_secs(30), "{:?}", started.elapsed());
@@ -433,13 +526,15 @@ fn worlds() -> impl Strategy<Value = World> {
     let named = || prop::collection::vec(("[abc]", leaves()), 0..2);
     let query = prop::option::of("[ab/:]{0,3}");
     let unset = prop_oneof![Just(Unset::Absent), Just(Unset::Empty)];
-    let parts = (prop::option::of(objects()), named(), named(), "/[ab/:]{0,6}", query, unset);
-    parts.prop_map(|(identity, extra, metadata, path, query, unset)| {
+    let parts = (prop::option::of(objects()), named(), named(), named(), "/[ab/:]{0,6}", query, unset);
+    parts.prop_map(|(identity, extra, metadata, filters, path, query, unset)| {
         let arc = |list: Vec<(String, Value)>| -> Vec<(Arc<str>, Value)> {
             let mut seen = std::collections::HashSet::new();
             list.into_iter().filter(|(name, _)| seen.insert(name.clone())).map(|(n, v)| (n.into(), v)).collect()
         };
-        World { identity, extra: arc(extra), metadata: arc(metadata), path, query, headers: HashMap::new(), unset }
+        let filters = arc(filters).into_iter().map(|(name, value)| (name, Properties::Value(value))).collect();
+        let (extra, metadata) = (arc(extra), arc(metadata));
+        World { identity, extra, metadata, filters, path, query, headers: HashMap::new(), unset }
     })
 }
 
@@ -448,16 +543,14 @@ fn paths() -> impl Strategy<Value = String> {
         prop_oneof!["[abc]".prop_map(|f| format!(".{f}")), "[abc]".prop_map(|f| format!("[\"{f}\"]"))],
         0..4,
     );
-    let roots = prop_oneof![
-        Just("auth.identity"),
-        Just("auth.metadata"),
-        Just("request.path"),
-        Just("request.method"),
-        Just("request.query"),
-        Just("request"),
-        Just("auth"),
-    ];
-    (roots, fields).prop_map(|(root, fields)| format!("{root}{}", fields.concat()))
+    // What is a text has no fields.
+    let texts = prop_oneof![Just("request.path"), Just("request.method"), Just("request.query"), Just("request")];
+    let roots =
+        prop_oneof![Just("auth.identity"), Just("auth.metadata"), Just("auth"), Just("auth.a"), Just("auth.b"),];
+    prop_oneof![
+        texts.prop_map(str::to_owned),
+        (roots, fields).prop_map(|(root, fields)| format!("{root}{}", fields.concat()))
+    ]
 }
 
 fn expressions() -> impl Strategy<Value = String> {
@@ -484,8 +577,9 @@ proptest! {
 
 #[test]
 fn an_expression_names_what_it_looks_at() {
-    use super::Reference::{Attribute, Header, Headers, Identity, Property};
-    let property = |name: &str| Property(name.to_owned());
+    use super::Reference::{Attribute, Auth, Header, Headers, Member, Property};
+    let property = |name: &str| Property("identity".to_owned(), name.to_owned());
+    let identity = || Member("identity".to_owned());
     let header = |name: &str| Header(name.to_owned());
     for (source, expected) in [
         (r#"auth.identity.tier == "free""#, vec![property("tier")]),
@@ -495,10 +589,17 @@ fn an_expression_names_what_it_looks_at() {
         (r#""a" in auth.identity.groups"#, vec![property("groups")]),
         (r#"auth.identity.groups.exists(g, g == "a")"#, vec![property("groups")]),
         (r#"auth.identity.groups_str.split(",")[0] == """#, vec![property("groups_str")]),
-        ("auth.identity == {}", vec![Identity]),
-        (r#"auth.identity[request.path] == """#, vec![Identity, Attribute("path")]),
-        ("auth.identity.exists(name, true)", vec![Identity]),
-        (r#"request.headers["X-One"] == """#, vec![header("x-one")]),
+        ("auth.identity == {}", vec![identity()]),
+        (r#"auth.identity[request.path] == """#, vec![identity(), Attribute("path")]),
+        ("auth.identity.exists(name, true)", vec![identity()]),
+        (r#"auth.?identity.?tier.orValue("") == "free""#, vec![property("tier")]),
+        (
+            r#"auth.tenant.name == "a" && "b" in auth.region"#,
+            vec![Property("tenant".to_owned(), "name".to_owned()), Property("region".to_owned(), "b".to_owned())],
+        ),
+        (r#"auth.tenant == "a" || "tenant" in auth"#, vec![Member("tenant".to_owned())]),
+        (r#"size(auth) > 2"#, vec![Auth]),
+        (r#"request.headers["x-one"] == """#, vec![header("x-one")]),
         (r#""x-one" in request.headers"#, vec![header("x-one")]),
         ("size(request.headers) > 1", vec![Headers]),
         (r#"request.headers[auth.identity.h] == """#, vec![property("h"), Headers]),

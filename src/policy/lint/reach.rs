@@ -116,7 +116,7 @@ impl<'w> World<'w> {
     /// Whether the predicate is false whatever else the request has.
     fn refutes(&self, predicate: &Predicate) -> bool {
         let identity = Some(Object { base: Some(&self.identity), extra: &[] });
-        let scope = Scope { request: self.request, identity, metadata: &[] };
+        let scope = Scope { request: self.request, identity, ..Scope::default() };
         predicate.expression.eval_bool(&scope) == Ok(false)
     }
 }

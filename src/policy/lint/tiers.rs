@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{World, limit_sets, warning};
 use crate::access::Subject;
 use crate::manifest::{Finding, LimitSpec, Manifests, ModelGrant, ObjectName, Problem, TierSpec, did_you_mean};
-use crate::policy::{Attributes, Expression, LimitKind, LimitSet, Object, Options, Policy, Scope};
+use crate::policy::{Expression, LimitKind, LimitSet, Object, Options, Policy, Scope};
 
 const TIER: &str = "auth.identity.tier";
 const ADD: &str = "add the tier to the mapping; until then this has no effect";
@@ -158,11 +158,8 @@ pub(super) fn without_limit(policy: &Policy, world: &World<'_>, problems: &mut V
 /// Whether a limit may apply to a caller of `tier`: what depends on more than the tier may.
 pub(in crate::policy) fn may_apply(when: &[&Expression], tier: &str) -> bool {
     let identity = json!({ "tier": tier });
-    let scope = Scope {
-        request: Attributes::default(),
-        identity: Some(Object { base: Some(&identity), extra: &[] }),
-        metadata: &[],
-    };
+    let identity = Some(Object { base: Some(&identity), extra: &[] });
+    let scope = Scope { identity, ..Scope::default() };
     when.iter().all(|expression| expression.eval_bool(&scope) != Ok(false))
 }
 

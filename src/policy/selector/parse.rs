@@ -107,6 +107,13 @@ fn path(text: &str) -> Result<SelectorPath, CompileError> {
     });
     let names: [Option<&str>; 5] = std::array::from_fn(|_| names.next());
     let (root, taken) = root(&names.map(Option::unwrap_or_default)).ok_or_else(|| no_root(text, &names))??;
+    let is_text = matches!(root, Root::Attribute(_) | Root::Target | Root::Header(_));
+    if is_text && steps.get(taken).is_some_and(|step| !matches!(step, Step::Modifier(_))) {
+        let of: Vec<&str> = names.iter().copied().map_while(std::convert::identity).take(taken).collect();
+        let of = of.join(".");
+        return Err(error(format!("selects nothing: `{of}` is a text and has no members"))
+            .remedy("look at the whole of it, or at a part by `@extract`"));
+    }
     steps.drain(..taken.min(steps.len()));
     let plain = Path::parse(text).filter(|_| matches!(root, Root::Identity | Root::Metadata | Root::Attribute(_)));
     Ok(SelectorPath { root, steps, plain })

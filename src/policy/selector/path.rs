@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Value};
 
-use super::super::expression::{EvalError, Path, Scope, Val};
+use super::super::expression::{EvalError, Path, Reference, Scope, Val};
 use super::modifier::{Budget, Modifier};
 use super::query::Query;
 
@@ -53,6 +53,22 @@ pub(super) type Found<'a> = Option<Cow<'a, Value>>;
 // === impl SelectorPath ===
 
 impl SelectorPath {
+    /// What it looks at.
+    pub(super) fn reference(&self) -> Reference {
+        let member = |of: &str| match self.steps.first() {
+            Some(Step::Name(name)) => Reference::Property(of.to_owned(), name.clone()),
+            _ => Reference::Member(of.to_owned()),
+        };
+        match &self.root {
+            Root::Identity => member("identity"),
+            Root::Metadata => member("metadata"),
+            Root::Attribute(name) => Reference::Attribute(name),
+            Root::Target => Reference::Attribute("path"),
+            Root::Header(name) => Reference::Header(name.clone()),
+            Root::Headers => Reference::Headers,
+        }
+    }
+
     pub(super) fn eval<'a>(&'a self, scope: &Scope<'a>) -> Result<Option<Val<'a>>, EvalError> {
         match self.plain.as_ref().and_then(|path| path.eval(scope)) {
             Some(Ok(value)) => return Ok(Some(value)),

@@ -59,6 +59,7 @@ impl World {
             },
             identity: identity.map(|identity| Object { base: Some(identity), extra: &[] }),
             metadata: &metadata,
+            filters: &[],
         };
         Ok(Seen {
             value: selector.eval(&scope)?.to_json(),
@@ -137,7 +138,7 @@ fn strip_takes_what_is_not_printable() {
 fn identity_has_what_is_laid_over_it_and_need_not_be_there() {
     let extra = [(Arc::from("userid"), Val::Text("ada".into())), (Arc::from("kind"), Val::Text("person".into()))];
     let base = json!({"kind": "user"});
-    let of = |identity| Scope { request: Attributes::default(), identity, metadata: &[] };
+    let of = |identity| Scope { identity, ..Scope::default() };
     let eval = |text: &str, scope: &Scope<'_>| Selector::compile(text).unwrap().eval(scope).unwrap().to_json();
 
     let scope = of(Some(Object { base: Some(&base), extra: &extra }));
@@ -164,7 +165,7 @@ fn identity_has_what_is_laid_over_it_and_need_not_be_there() {
 fn header_that_was_sent_twice_is_joined_by_a_comma() {
     let headers = Headers::List(vec![("x-team", b"red"), ("X-Team", b"blue"), ("accept", b"\xff")]);
     let request = Attributes { headers: Some(&headers), ..Attributes::default() };
-    let scope = Scope { request, identity: None, metadata: &[] };
+    let scope = Scope { request, ..Scope::default() };
     let eval = |text: &str| Selector::compile(text).unwrap().eval(&scope).unwrap().to_json();
     assert_eq!(eval("request.headers.x-team"), json!("red,blue"));
     assert_eq!(eval("context.request.http.headers.x-team.@extract:{\"sep\":\",\",\"pos\":1}"), json!("blue"));

@@ -27,11 +27,8 @@ fn set(limits: &[(&str, &[&str], &[&str])]) -> Arc<LimitSet> {
 /// The limits that match a caller with this identity, and the accounts they count in.
 fn matching(set: &LimitSet, keys: &KeyedHasher, identity: &Value) -> Result<Vec<(String, AccountKey)>, Denial> {
     let request = request("models.example.com", "/llm/qwen3");
-    let scope = Scope {
-        request: request.attributes(Unset::Empty),
-        identity: Some(Object { base: Some(identity), extra: &[] }),
-        metadata: &[],
-    };
+    let identity = Some(Object { base: Some(identity), extra: &[] });
+    let scope = Scope { request: request.attributes(Unset::Empty), identity, ..Scope::default() };
     let mut matched: SmallVec<[Matched<'_>; 2]> = SmallVec::new();
     set.matching(&scope, keys, &mut matched)?;
     Ok(matched.iter().map(|matched| (matched.limit.name.to_string(), matched.account)).collect())

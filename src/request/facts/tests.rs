@@ -55,27 +55,35 @@ fn without_method_host_or_path_there_is_no_request() {
 
 #[test]
 fn what_is_not_told_is_not_taken_for_absent() {
-    let property = |name: &str| Reference::Property(name.to_owned());
+    let property = |name: &str| Reference::Property("identity".to_owned(), name.to_owned());
+    let identity = Reference::Member("identity".to_owned());
+    let tenant = Reference::Property("tenant".to_owned(), "name".to_owned());
     let header = |name: &str| Reference::Header(name.to_owned());
     let no = |name: &str| Some(format!("the descriptor has no entry `{name}`"));
     let nothing = Facts::default();
     assert_eq!(missing(&nothing, &property("tier")), no("auth.identity.tier"));
-    assert_eq!(missing(&nothing, &Reference::Identity), no("auth.identity"));
+    assert_eq!(missing(&nothing, &identity), no("auth.identity"));
     assert_eq!(missing(&nothing, &header("x-one")), no("request.headers.x-one"));
     assert_eq!(missing(&nothing, &Reference::Attribute("scheme")), no("request.scheme"));
     let parts = facts(&[("auth.identity.tier", "free"), ("request.headers.x-one", ""), ("request.scheme", "http")]);
     assert_eq!(missing(&parts, &property("tier")), None);
     assert_eq!(missing(&parts, &property("userid")), no("auth.identity.userid"));
-    assert_eq!(missing(&parts, &Reference::Identity), no("auth.identity"), "there may be other properties");
+    assert_eq!(missing(&parts, &identity), no("auth.identity"), "there may be other properties");
     assert_eq!(missing(&parts, &header("x-one")), None);
     assert_eq!(missing(&parts, &header("x-two")), no("request.headers.x-two"));
     assert_eq!(missing(&parts, &Reference::Attribute("scheme")), None);
     let whole = facts(&[("auth.identity", r#"{"tier": "free"}"#), ("request.headers", r#"{"x-two": null}"#)]);
     assert_eq!(missing(&whole, &property("userid")), None, "it is known that there is none");
-    assert_eq!(missing(&whole, &Reference::Identity), None);
+    assert_eq!(missing(&whole, &identity), None);
     assert_eq!(missing(&whole, &header("x-two")), None, "it is known that it was not sent");
     assert_eq!(missing(&whole, &header("x-one")), no("request.headers.x-one"));
     assert!(missing(&whole, &Reference::Headers).is_some(), "no entry can tell all headers");
+    for reference in [&tenant, &Reference::Member("tenant".to_owned()), &Reference::Auth] {
+        assert_eq!(missing(&whole, reference), no("auth"), "{reference:?}");
+    }
+    let others = facts(&[("auth.identity", "{}"), ("auth", r#"{"region": "eu"}"#)]);
+    assert_eq!(missing(&others, &tenant), None, "it is known that there is no such filter");
+    assert_eq!(missing(&others, &Reference::Auth), None);
     let nobody = facts(&[("auth.identity", "null")]);
     assert_eq!((missing(&nobody, &property("tier")), nobody.identity()), (None, None));
 }
@@ -100,6 +108,9 @@ fn entries_that_contradict_each_other_or_themselves_are_refused() {
         &[("auth.identity", "")],
         &[("auth.identity", "[]")],
         &[("auth.identity", "\"alice\"")],
+        &[("auth", "not told")],
+        &[("auth", r#"{"identity": {}}"#)],
+        &[("auth", r#"{"tenant": {"name": "a"}}"#), ("auth", "{}")],
         &[("request.headers", "not told")],
         &[("request.headers", r#"{"x-one": 1}"#)],
         &[("request.headers", r#"{"x-one": "1"}"#), ("request.headers.x-one", "2")],

@@ -1,0 +1,156 @@
+//! Whether what the rules refer to is there: named patterns, and what `metadata` found out.
+//!
+//! Only when the rules of all levels are put together is it known which there are.
+
+use super::condition::{Condition, Patterns, find};
+use super::{AccessRule, AuthRules, Authorization, Item, Shape, Telling, ValueSource};
+use crate::manifest::{Place, did_you_mean};
+use crate::policy::View;
+use crate::policy::expression::{CompileError, Reference};
+
+/// A reference that leads nowhere, and where it stands.
+pub type Fault = (CompileError, Place);
+
+/// Names of metadata that a rule can look at.
+type Known<'r> = Vec<&'r str>;
+
+// === impl AuthRules ===
+
+impl AuthRules {
+    /// Every reference that leads nowhere, or in a circle.
+    #[must_use]
+    pub fn faults(&self) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        let all: Known<'_> = self.metadata.iter().map(|rule| &*rule.name).collect();
+        let none = Known::new();
+        for rule in &self.authentication {
+            self.check_conditions(&rule.when, &rule.place, (View::Request, &none), &mut faults);
+        }
+        for (at, rule) in self.metadata.iter().enumerate() {
+            // A rule sees what those before it found out.
+            let before = all.get(..at).unwrap_or_default().to_vec();
+            self.check_conditions(&rule.when, &rule.place, (View::Caller, &before), &mut faults);
+            check_values([&rule.what.body], &rule.place, &before, &mut faults);
+        }
+        let seen = (View::Caller, &all);
+        for rule in &self.authorization {
+            self.check_conditions(&rule.when, &rule.place, seen, &mut faults);
+            match &rule.what {
+                Authorization::Patterns(conditions) => {
+                    self.check_conditions(conditions, &rule.place, seen, &mut faults);
+                }
+                Authorization::Access(access) => check_values(access.values(), &rule.place, &all, &mut faults),
+            }
+        }
+        for rule in self.filters.iter().chain(&self.headers) {
+            self.check_conditions(&rule.when, &rule.place, seen, &mut faults);
+            check_values(rule.what.values(), &rule.place, &all, &mut faults);
+        }
+        if let Some(rule) = &self.unauthorized {
+            check_values(rule.what.values(), &rule.place, &all, &mut faults);
+        }
+        faults
+    }
+
+    fn check_conditions(
+        &self,
+        conditions: &[Condition],
+        place: &Place,
+        (view, known): (View, &Known<'_>),
+        faults: &mut Vec<Fault>,
+    ) {
+        for condition in conditions {
+            if let Err(fault) = condition.check(&self.patterns) {
+                faults.push((fault, place.clone()));
+                continue;
+            }
+            let mut references = Vec::new();
+            condition.references(&self.patterns, &mut references);
+            // A condition was read for its place, but the patterns that it names for any.
+            if let Err(fault) = view.check(references.iter().cloned()) {
+                let message = format!("refers to patterns for another place: one {}", fault.message);
+                faults.push((CompileError { message, ..fault }, place.clone()));
+            }
+            check_metadata(&references, place, known, faults);
+        }
+    }
+}
+
+fn check_values<'v>(
+    values: impl IntoIterator<Item = &'v ValueSource>,
+    place: &Place,
+    known: &Known<'_>,
+    faults: &mut Vec<Fault>,
+) {
+    values.into_iter().for_each(|value| check_metadata(&value.references(), place, known, faults));
+}
+
+fn check_metadata(references: &[Reference], place: &Place, known: &Known<'_>, faults: &mut Vec<Fault>) {
+    for reference in references {
+        let Reference::Property(member, name) = reference else { continue };
+        if member != "metadata" || known.contains(&name.as_str()) {
+            continue;
+        }
+        let fault =
+            CompileError::new(format!("asks for `auth.metadata.{name}`, which no rule of metadata before it makes"));
+        let fault = match did_you_mean(name, known.iter().copied()) {
+            Some(meant) => fault.remedy(format!("did you mean `auth.metadata.{meant}`?")),
+            None if known.is_empty() => fault.remedy("there is none: add one under rules.metadata"),
+            None => fault.remedy(format!("there is {}", known.join(", "))),
+        };
+        faults.push((fault, place.clone()));
+    }
+}
+
+// === what is looked at ===
+
+impl Condition {
+    /// What it looks at, through the patterns that it names.
+    fn references(&self, patterns: &Patterns, found: &mut Vec<Reference>) {
+        match self {
+            Condition::Predicate(expression) => found.extend(expression.references()),
+            Condition::Pattern(pattern) => found.extend(pattern.selector.references()),
+            Condition::All(conditions) | Condition::Any(conditions) => {
+                conditions.iter().for_each(|condition| condition.references(patterns, found));
+            }
+            Condition::Named(name) => {
+                if let Some(condition) = find(patterns, name) {
+                    condition.references(patterns, found);
+                }
+            }
+        }
+    }
+}
+
+impl ValueSource {
+    fn references(&self) -> Vec<Reference> {
+        match self {
+            ValueSource::Constant(_) => Vec::new(),
+            ValueSource::Expression(expression) => expression.references().into_iter().collect(),
+            ValueSource::Selector(selector) => selector.references().collect(),
+        }
+    }
+}
+
+impl AccessRule {
+    fn values(&self) -> impl Iterator<Item = &ValueSource> {
+        let AccessRule { user, groups, verb, group, resource, subresource, namespace, model } = self;
+        [user, verb, group, resource, subresource, namespace, model].into_iter().chain(groups)
+    }
+}
+
+impl Item {
+    fn values(&self) -> impl Iterator<Item = &ValueSource> {
+        let (properties, plain) = match &self.shape {
+            Shape::Object(properties) => (properties.as_slice(), None),
+            Shape::Plain(source) => (&[][..], Some(source)),
+        };
+        properties.iter().map(|(_, source)| source).chain(plain)
+    }
+}
+
+impl Telling {
+    fn values(&self) -> impl Iterator<Item = &ValueSource> {
+        self.headers.iter().map(|(_, source)| source).chain(&self.message).chain(&self.body)
+    }
+}
