@@ -64,7 +64,7 @@ pub(super) fn read(meta: Meta, mut fields: Fields<'_>, report: &Report) -> AuthP
                     Some(Arc::new(Rule::new("when", &origin, field.place(), conditions)))
                 };
                 rules.when = when.and_then(named);
-                rules.patterns = patterns.and_then(|field| read_patterns(&field)).unwrap_or_default();
+                rules.patterns = patterns.and_then(|field| read_patterns(&field, &origin)).unwrap_or_default();
             }
         }
     }

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::Rule;
 use crate::policy::Selector;
 use crate::policy::expression::{EvalError, Expression, Scope};
 
@@ -41,7 +42,7 @@ pub enum Operator {
 }
 
 /// Named sets of patterns.
-pub type Patterns = Vec<(Arc<str>, Arc<Condition>)>;
+pub type Patterns = Vec<Arc<Rule<Condition>>>;
 
 /// Deepest nesting of named patterns in each other.
 const DEEPEST: usize = 16;
@@ -116,8 +117,8 @@ impl Condition {
     }
 }
 
-fn find<'p>(patterns: &'p Patterns, name: &str) -> Option<&'p Arc<Condition>> {
-    patterns.iter().find(|(known, _)| **known == *name).map(|(_, condition)| condition)
+fn find<'p>(patterns: &'p Patterns, name: &str) -> Option<&'p Condition> {
+    patterns.iter().find(|rule| *rule.name == *name).map(|rule| &rule.what)
 }
 
 // === impl Pattern ===
@@ -141,6 +142,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::manifest::{ObjectName, Place};
     use crate::policy::Object;
 
     fn pattern(selector: &str, operator: Operator) -> Condition {
@@ -150,6 +152,12 @@ mod tests {
 
     fn named(name: &str) -> Condition {
         Condition::Named(name.into())
+    }
+
+    fn patterns<const N: usize>(named: [(&str, Condition); N]) -> Patterns {
+        let origin = Arc::new(ObjectName::new("AuthPolicy", "ns", "a"));
+        let place = || Place::new(&"f".into(), Default::default());
+        named.map(|(name, condition)| Arc::new(Rule::new(name, &origin, place(), condition))).into()
     }
 
     fn holds(condition: &Condition, patterns: &Patterns) -> Result<bool, EvalError> {
@@ -189,8 +197,7 @@ mod tests {
     fn lists_nest_and_names_refer() {
         let yes = || pattern("auth.identity.name", Operator::Equals("x".to_owned()));
         let no = || pattern("auth.identity.name", Operator::Equals("y".to_owned()));
-        let patterns: Patterns =
-            vec![("yes".into(), Arc::new(yes())), ("no".into(), Arc::new(Condition::All(vec![no()])))];
+        let patterns = patterns([("yes", yes()), ("no", Condition::All(vec![no()]))]);
         for (condition, expected) in [
             (Condition::All(vec![]), true),
             (Condition::Any(vec![]), false),
@@ -205,7 +212,7 @@ mod tests {
 
     #[test]
     fn references_that_lead_nowhere_or_in_a_circle_are_found() {
-        let circle: Patterns = vec![("a".into(), Arc::new(named("b"))), ("b".into(), Arc::new(named("a")))];
+        let circle = patterns([("a", named("b")), ("b", named("a"))]);
         assert!(matches!(named("a").check(&circle), Err(ReferenceFault::Circle(_))));
         let condition = Condition::Any(vec![Condition::All(vec![named("c")])]);
         assert_eq!(condition.check(&circle), Err(ReferenceFault::Missing("c".into())));
