@@ -4,6 +4,7 @@
 //! the place they were written at. Unknown fields are errors in policy specs, where skipping a rule could open the
 //! gate, and warnings elsewhere.
 
+mod age;
 mod annotation;
 mod auth_policy;
 mod block;
@@ -35,6 +36,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+pub use self::age::Age;
 pub use self::annotation::Shadow;
 pub use self::auth_policy::AuthPolicy;
 pub use self::finding::{Finding, Origin};
@@ -96,9 +98,8 @@ pub struct Meta {
     /// Findings that are meant to be so, by the annotation [`IGNORE_ANNOTATION`].
     pub ignored: Vec<Finding>,
     pub uid: Option<String>,
-    /// When a cluster made it; a folder has no ages.
-    pub created: Option<jiff::Timestamp>,
-    /// Whether the object can be used: its API version is known, and no other object has its name.
+    pub age: Age,
+    /// Whether the object can be used: its API version is known, its age can be told, and no other object has its name.
     pub usable: bool,
 }
 
@@ -378,9 +379,9 @@ fn read_meta(fields: &mut reader::Fields<'_>, kind: &Kind, report: &Report) -> O
     let text =
         |(key, value): (&tree::Key, Field<'_>)| Some((key.name.clone(), value.text()?.to_owned(), value.place()));
     let annotations: Vec<_> = entries.into_iter().filter_map(text).collect();
+    meta.ignore(&["labels"]);
+    let age = age::read(meta.take("creationTimestamp"), kind);
     meta.ignore(&[
-        "labels",
-        "creationTimestamp",
         "resourceVersion",
         "generation",
         "generateName",
@@ -401,7 +402,7 @@ fn read_meta(fields: &mut reader::Fields<'_>, kind: &Kind, report: &Report) -> O
         annotations,
         ignored,
         uid,
-        created: None,
+        age,
         usable: true,
     })
 }
@@ -461,7 +462,7 @@ impl Meta {
             annotations: Vec::new(),
             ignored: Vec::new(),
             uid: None,
-            created: None,
+            age: Age::Unreadable,
             usable: false,
         }
     }
@@ -478,8 +479,8 @@ impl Meta {
 
     /// The order in which objects go before each other: the oldest first, then by namespace and name.
     #[must_use]
-    pub fn seniority(&self) -> (Option<jiff::Timestamp>, &ObjectName) {
-        (self.created, &self.object)
+    pub fn seniority(&self) -> (Age, &ObjectName) {
+        (self.age, &self.object)
     }
 
     #[must_use]

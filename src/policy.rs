@@ -75,9 +75,11 @@ pub struct Policy {
     /// The tiers that limits are for.
     pub named_tiers: BTreeSet<Arc<str>>,
     pub problems: Vec<Problem>,
-    /// The policies that are in force on some route; and those that are for some, and replaced on all of them.
+    /// The policies that are in force on some route.
     pub enforced: HashSet<ObjectName>,
-    pub overridden: HashSet<ObjectName>,
+    /// The policies that give way to others on some route, be it in part, and to which; and those that are for some route and in force
+    /// on none, because another is in error there.
+    pub overridden: HashMap<ObjectName, BTreeSet<ObjectName>>,
     /// Where each object is written that was read.
     pub places: HashMap<ObjectName, Place>,
     /// How many objects went in; and how many did not, by their kinds.
@@ -121,6 +123,15 @@ pub enum Attached<T> {
     Active(Arc<T>),
     /// The policy is in error: its target stays shut.
     Broken(ObjectName),
+}
+
+/// A policy, or a rule or limit of it, that gives way to others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Overridden {
+    pub policy: ObjectName,
+    /// Such as `limits.free`; `None` for the whole policy.
+    pub part: Option<String>,
+    pub by: Vec<ObjectName>,
 }
 
 /// An AuthPolicy on a Gateway.
@@ -292,6 +303,16 @@ impl Policy {
         places.sort_unstable();
         places.dedup();
         places.len()
+    }
+}
+
+/// `ns/a and ns/b`: of policies, whose kind is known.
+pub(crate) fn in_words<'o>(objects: impl IntoIterator<Item = &'o ObjectName>) -> String {
+    const NAMED: usize = 8;
+    let names: Vec<String> = objects.into_iter().map(ObjectName::path).collect();
+    match names.split_at_checked(NAMED) {
+        Some((first, rest)) if !rest.is_empty() => format!("{} and {} others", first.join(", "), rest.len()),
+        _ => names.join(" and "),
     }
 }
 

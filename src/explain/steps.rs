@@ -8,10 +8,12 @@ use crate::access::AccessSource;
 use crate::gate::{Code, Denial, IdentitySource, LimitEvidence, TierSource};
 use crate::limit;
 use crate::manifest::{ObjectName, Place};
-use crate::policy::{Attached, AuthPlan, Authorization, Limit, LimitKind, LimitSet, Method, Rule, Tiers};
+use crate::policy::{
+    Attached, AuthPlan, Authorization, Limit, LimitKind, LimitSet, Method, Overridden, Rule, Tiers, in_words,
+};
 use crate::respond;
 
-/// Limits that do not match are listed up to this many.
+/// Limits that do not match, and what is overridden, are listed up to this many.
 const LISTED: usize = 8;
 
 /// All steps, in their order.
@@ -133,9 +135,28 @@ fn policy(case: &Case<'_>, found: Option<&Found<'_>>) -> Vec<Finding> {
     for origin in origins(auth).iter().filter(|origin| **origin != policy) {
         findings.push(case.finding(format!("with rules of {origin}"), origin));
     }
+    findings.extend(overridden(case, found, |kind| kind == "AuthPolicy"));
     if case.evidence.left_alone {
         let place = auth.rules.when.as_ref().map(|when| when.place.clone());
         findings.push(Finding::new("its `when` does not hold, so it has nothing to say", place));
+    }
+    findings
+}
+
+/// What gives way here of the policies of some kinds.
+fn overridden(case: &Case<'_>, found: Option<&Found<'_>>, of_kind: fn(&str) -> bool) -> Vec<Finding> {
+    let all = found.into_iter().flat_map(|found| &found.plan.overridden).filter(|told| of_kind(&told.policy.kind));
+    let all: Vec<&Overridden> = all.collect();
+    let mut findings: Vec<Finding> = all
+        .iter()
+        .take(LISTED)
+        .map(|told| {
+            let what = told.part.as_ref().map(|part| format!("{part} of ")).unwrap_or_default();
+            case.finding(format!("{what}{} is overridden by {}", told.policy, in_words(&told.by)), &told.policy)
+        })
+        .collect();
+    if all.len() > LISTED {
+        findings.push(format!("and {} others are overridden", all.len() - LISTED).into());
     }
     findings
 }
@@ -310,6 +331,7 @@ fn limits(case: &Case<'_>, found: Option<&Found<'_>>) -> Vec<Finding> {
     if case.first && !findings.is_empty() && !evidence.unlimited {
         findings.push("this is taken for the caller's first request: nothing was used before it".into());
     }
+    findings.extend(overridden(case, found, |kind| kind != "AuthPolicy"));
     findings
 }
 

@@ -61,7 +61,7 @@ pub(super) fn read(meta: Meta, mut fields: Fields<'_>, report: &Report) -> AuthP
                 let conditions = read_predicates(&field)?;
                 Some(Arc::new(Rule::new("when", &origin, field.place(), conditions)))
             };
-            let (when, patterns) = (when.and_then(named), patterns.and_then(|field| read_patterns(&field)));
+            let (when, patterns) = (when.and_then(named), patterns.and_then(|field| read_patterns(&field, &origin)));
             if let Some(rules) = &mut rules {
                 rules.when = when;
                 rules.patterns = patterns.unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The objects of a cluster: each is read by itself, and they have ages.
+//! The objects of a cluster: each is read by itself.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -28,11 +28,6 @@ impl Manifests {
         for role in &mut manifests.roles {
             role.aggregation = None;
         }
-        let created = text("/metadata/creationTimestamp").parse().ok();
-        let policies = manifests.auth_policies.iter_mut().map(|policy| &mut policy.meta);
-        let limits = manifests.limit_policies.iter_mut().map(|policy| &mut policy.meta);
-        let routes = manifests.routes.iter_mut().map(|route| &mut route.meta);
-        policies.chain(limits).chain(routes).for_each(|meta| meta.created = created);
         manifests
     }
 

@@ -1,16 +1,23 @@
 //! Which policies apply to a rule of a route, and what they make together.
 //!
-//! Source: GEP-713 and GEP-2649; how rules of several levels meet is Kuadrant's (`merge_strategies.go`): from the most specific
-//! policy to the least, the less specific one's strategy decides.
+//! Source: GEP-713 and GEP-2649; how policies meet is Kuadrant's (`EffectivePolicyForPath` in `merge_strategies.go`). All that a
+//! request can be reached by stand in one row: level by level from the least specific, those of one target by age, the oldest
+//! first. They are put together from the row's end, and the strategy of the one that comes to the others decides. So of the
+//! `defaults` of one target the newest wins, of its `overrides` the oldest.
 
-use std::collections::{HashMap, HashSet};
+mod fold;
+mod shared;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fmt;
 use std::sync::Arc;
 
+use self::fold::{Folded, Lost, Merge, Part, Says, WHEN, fold};
 use super::lint::warning;
-use super::{Attached, AuthRules, Limit, LimitKind, LimitSet, ShadowLimits};
+use super::{Attached, AuthRules, Limit, LimitKind, LimitSet, Overridden, Rule, ShadowLimits, in_words};
 use crate::manifest::{
-    Finding, InForce, LimitPolicy, LimitSpec, Manifests, Meta, ObjectName, Place, Predicate, Problem, Severity, Shadow,
-    Strategy, Target,
+    Age, Finding, InForce, LimitPolicy, LimitSpec, Manifests, Meta, ObjectName, Place, Predicate, Problem, Severity,
+    Shadow, Strategy, Target,
 };
 
 /// What a rule of a route on a listener can be reached by, from the least specific to the most.
@@ -19,103 +26,68 @@ pub(super) type Levels = [Target; 4];
 /// One policy of a kind, as far as it could be read.
 struct Attachment<'m, R> {
     meta: &'m Meta,
-    /// `None` if it could not be read.
+    target: &'m Target,
+    /// Where the target is named.
+    place: &'m Place,
+    /// `None` if it could not be read, or its place among others cannot be told.
     strategy: Option<Strategy>,
+    /// Whether all of it only says what it would have refused.
+    shadow: bool,
     /// `None` where the policy is in error.
     rules: Option<Arc<R>>,
 }
 
-/// All policies of one kind, by target.
+/// All policies of one kind.
 pub(super) struct Attachments<'m, R, T> {
-    by_target: HashMap<Target, Attachment<'m, R>>,
+    /// Those of one target by age, the oldest first.
+    by_target: HashMap<Target, Vec<Attachment<'m, R>>>,
     /// What was put together before, by the policies that went in.
     made: HashMap<Vec<&'m ObjectName>, Attached<T>>,
     /// Policies that apply somewhere, and those that would if no other did.
     used: HashSet<&'m ObjectName>,
     reached: HashSet<&'m ObjectName>,
-    /// Policies that a less specific one overrides.
+    /// Policies that give way somewhere, be it in part, and to which.
+    gave_way: HashMap<&'m ObjectName, BTreeSet<ObjectName>>,
+    /// Policies that are overridden as a whole.
     overridden: HashSet<&'m ObjectName>,
+    /// Policies that shut what they are for somewhere, being in error.
+    shut: HashSet<ObjectName>,
     problems: Vec<Problem>,
 }
 
-/// Rules that can be put together.
-pub(super) trait Merge {
-    /// These rules, and those of `other` whose names are not among them.
-    fn and(&self, other: &Self) -> Self;
-}
-
-impl Merge for AuthRules {
-    fn and(&self, other: &Self) -> Self {
-        AuthRules::and(self, other)
-    }
-}
-
-/// The limits of one or more policies.
-pub(super) struct LimitRules<'m> {
-    /// A policy in shadow that is in error.
-    broken: Option<&'m ObjectName>,
-    when: &'m [Predicate],
-    limits: Vec<Written<'m>>,
-    /// Limits that gave way to one of the same name, and that one, where it is for other requests.
-    replaced: Vec<(Written<'m>, Written<'m>)>,
-}
-
-/// A limit, and the policy that it is written in.
-type Written<'m> = (&'m LimitPolicy, &'m LimitSpec);
-
-impl Merge for LimitRules<'_> {
-    fn and(&self, other: &Self) -> Self {
-        let mut replaced: Vec<_> = self.replaced.iter().chain(&other.replaced).copied().collect();
-        let mut limits = self.limits.clone();
-        for limit in &other.limits {
-            match self.limits.iter().find(|(_, known)| known.name == limit.1.name) {
-                None => limits.push(*limit),
-                Some(winner) if own_conditions(*winner).ne(own_conditions(*limit)) => replaced.push((*limit, *winner)),
-                Some(_) => {}
-            }
-        }
-        let when = if self.when.is_empty() { other.when } else { self.when };
-        let broken = self.broken.or(other.broken);
-        LimitRules { broken, when, limits, replaced }
-    }
-}
-
-/// What a limit itself says of the requests that it is for.
-fn own_conditions<'m>((policy, limit): Written<'m>) -> impl Iterator<Item = &'m str> {
-    limit.when.iter().skip(policy.when.len()).map(|predicate| predicate.expression.source())
-}
+/// Policies that are in force somewhere; and those that give way to others, or to none but are in force nowhere.
+pub(super) type Standing = (HashSet<ObjectName>, HashMap<ObjectName, BTreeSet<ObjectName>>);
 
 // === impl Attachments ===
 
 impl<'m, R: Merge, T> Attachments<'m, R, T> {
-    /// Of several policies of a kind on one target the oldest wins, then the first by namespace and name.
-    fn new(policies: impl Iterator<Item = (&'m Target, Attachment<'m, R>)>) -> Self {
-        let mut policies: Vec<_> = policies.collect();
-        policies.sort_by(|(_, a), (_, b)| a.meta.seniority().cmp(&b.meta.seniority()));
-        let mut attachments = Attachments {
-            by_target: HashMap::new(),
+    fn new(policies: impl Iterator<Item = Attachment<'m, R>>) -> Self {
+        let mut by_target: HashMap<Target, Vec<Attachment<'m, R>>> = HashMap::new();
+        for policy in policies {
+            let of_target = by_target.entry(policy.target.clone()).or_default();
+            // One object that is there twice was reported as such.
+            if of_target.iter().all(|known| known.meta.object != policy.meta.object) {
+                of_target.push(policy);
+            }
+        }
+        for policies in by_target.values_mut() {
+            // On trial a policy adds to those in force, and takes nothing of them away.
+            let any_in_force = policies.iter().any(|policy| !policy.shadow);
+            for trial in policies.iter_mut().filter(|policy| policy.shadow && any_in_force) {
+                trial.strategy = Some(Strategy { overrides: false, merge: true });
+            }
+            policies.sort_by_key(|policy| (!policy.shadow, policy.meta.seniority()));
+        }
+        Attachments {
+            problems: shared::problems(&by_target),
+            by_target,
             made: HashMap::new(),
             used: HashSet::new(),
             reached: HashSet::new(),
+            gave_way: HashMap::new(),
             overridden: HashSet::new(),
-            problems: Vec::new(),
-        };
-        for (target, policy) in policies {
-            match attachments.by_target.get(target) {
-                // One object that is there twice was reported as such.
-                Some(winner) if *target != Target::Unknown && winner.meta.object != policy.meta.object => {
-                    let message = format!("{} has the same target, and wins", winner.meta.object);
-                    let code = Finding::PolicyShadowed;
-                    let problem = warning(code, policy.meta, &policy.meta.place, "spec.targetRef", message);
-                    attachments.problems.push(problem.remedy("keep one policy of a kind per target"));
-                }
-                Some(_) if *target != Target::Unknown => {}
-                _ => {
-                    attachments.by_target.insert(target.clone(), policy);
-                }
-            }
+            shut: HashSet::new(),
         }
-        attachments
     }
 
     /// Whether a policy is for one section of `whole`.
@@ -123,82 +95,109 @@ impl<'m, R: Merge, T> Attachments<'m, R, T> {
         self.by_target.keys().any(|target| target.section().is_some() && target.whole() == *whole)
     }
 
-    /// What applies at `levels`. `make` finishes what is put together, once for each combination of policies.
+    /// What applies at `levels`, and what gives way there. `make` finishes what is put together, once for each combination of
+    /// policies.
     fn effective(
         &mut self,
         levels: &Levels,
         make: impl FnOnce(&R, &Meta, &mut Vec<Problem>) -> Attached<T>,
-    ) -> Attached<T> {
+    ) -> (Attached<T>, Vec<Overridden>) {
         // One whose target is unknown could be for anything.
-        if let Some(unknown) = self.by_target.get(&Target::Unknown) {
-            return Attached::Broken(unknown.meta.object.clone());
+        if let Some(unknown) = self.by_target.get(&Target::Unknown).and_then(|policies| policies.first()) {
+            return (Attached::Broken(unknown.meta.object.clone()), Vec::new());
         }
-        let policies: Vec<_> = levels.iter().filter_map(|target| self.by_target.get(target)).collect();
+        let policies: Vec<_> = levels.iter().filter_map(|target| self.by_target.get(target)).flatten().collect();
         self.reached.extend(policies.iter().map(|policy| &policy.meta.object));
-        let mut rules: Attached<R> = Attached::None;
-        let mut from: Vec<&'m Meta> = Vec::new();
-        for policy in policies.into_iter().rev() {
-            let object = &policy.meta.object;
-            let strategy = policy.strategy.unwrap_or(Strategy { overrides: true, merge: true });
-            rules = match (&policy.rules, rules, strategy) {
-                // The more specific rules replace these, whatever these are.
-                (
-                    _,
-                    rules @ (Attached::Active(_) | Attached::Broken(_)),
-                    Strategy { overrides: false, merge: false },
-                ) => rules,
-                (None, _, _) => Attached::Broken(object.clone()),
-                (Some(own), Attached::None, _) | (Some(own), _, Strategy { overrides: true, merge: false }) => {
-                    self.overridden.extend(from.iter().map(|meta| &meta.object));
-                    from = vec![policy.meta];
-                    Attached::Active(Arc::clone(own))
-                }
-                (Some(_), broken @ Attached::Broken(_), _) => broken,
-                (Some(own), Attached::Active(specific), Strategy { overrides, .. }) => {
-                    from.push(policy.meta);
-                    let merged = if overrides { own.and(&specific) } else { specific.and(own) };
-                    Attached::Active(Arc::new(merged))
-                }
-            };
+        let folded = fold(&policies);
+        let lost = folded.lost();
+        let whole = folded.replaced.iter().map(|replaced| (replaced.policy, None, replaced.by.clone()));
+        let parts = lost.iter().map(|lost| (lost.policy, Some(lost.part.field()), vec![lost.by]));
+        let mut overridden = Vec::new();
+        for (policy, part, by) in whole.chain(parts) {
+            let by: Vec<_> = by.iter().map(|policy| policy.meta.object.clone()).collect();
+            self.gave_way.entry(&policy.meta.object).or_default().extend(by.iter().cloned());
+            overridden.push(Overridden { policy: policy.meta.object.clone(), part, by });
         }
-        let rules = match rules {
-            Attached::None => return Attached::None,
-            Attached::Broken(policy) => return Attached::Broken(policy),
-            Attached::Active(rules) => rules,
+        let everywhere = folded.replaced.iter().filter(|replaced| replaced.everywhere);
+        self.overridden.extend(everywhere.map(|replaced| &replaced.policy.meta.object));
+        let Folded { rules, from, .. } = &folded;
+        let (rules, most_specific) = match (rules, from.first()) {
+            (Attached::Active(rules), Some(policy)) => (rules, policy.meta),
+            (Attached::Broken(policy), _) => {
+                self.shut.insert(policy.clone());
+                return (Attached::Broken(policy.clone()), overridden);
+            }
+            _ => return (Attached::None, overridden),
         };
-        let names: Vec<_> = from.iter().map(|meta| &meta.object).collect();
-        self.used.extend(&names);
-        let Some(most_specific) = from.first().copied() else { return Attached::None };
+        let has_lost_all = |policy: &Attachment<'m, R>| {
+            let lost = lost.iter().filter(|lost| std::ptr::eq(lost.policy, policy)).count();
+            lost > 0 && lost == policy.parts().len()
+        };
+        self.used.extend(from.iter().filter(|policy| !has_lost_all(policy)).map(|policy| &policy.meta.object));
+        let names: Vec<_> = from.iter().map(|policy| &policy.meta.object).collect();
         if let Some(made) = self.made.get(&names) {
-            return made.clone();
+            return (made.clone(), overridden);
         }
-        let made = make(&rules, most_specific, &mut self.problems);
+        self.problems.extend(lost.iter().filter_map(Lost::for_other_requests));
+        let made = make(rules, most_specific, &mut self.problems);
         self.made.insert(names, made.clone());
-        made
+        (made, overridden)
     }
 
-    /// The policies that apply somewhere, and those that would if others did not replace them everywhere.
-    pub(super) fn in_force(&self) -> (HashSet<ObjectName>, HashSet<ObjectName>) {
-        let owned =
-            |objects: &mut dyn Iterator<Item = &&'m ObjectName>| objects.map(|object| (*object).clone()).collect();
-        (owned(&mut self.used.iter()), owned(&mut self.reached.difference(&self.used)))
+    /// Policies that are replaced wherever they would apply: in error, they shut nothing.
+    pub(super) fn spared(&self) -> impl Iterator<Item = &'m ObjectName> {
+        self.reached
+            .iter()
+            .filter(|object| self.gave_way.contains_key(*object) && !self.shut.contains(**object))
+            .copied()
+    }
+
+    pub(super) fn in_force(&self) -> Standing {
+        let gave_way = |object: &&&'m ObjectName| {
+            let by = self.gave_way.get(*object).cloned().unwrap_or_default();
+            (!by.is_empty() || !self.used.contains(*object)).then(|| ((**object).clone(), by))
+        };
+        let used = self.used.iter().map(|object| (*object).clone()).collect();
+        (used, self.reached.iter().filter_map(|object| gave_way(&object)).collect())
     }
 
     /// Problems that showed when policies were put together; and the policies that never came to it.
     pub(super) fn into_problems(mut self) -> Vec<Problem> {
-        for (target, policy) in &self.by_target {
+        let told = self.problems.iter().filter(|problem| problem.code != Finding::TargetShared);
+        let told: HashSet<_> = told.filter_map(|problem| problem.object.clone()).collect();
+        for policy in self.by_target.values().flatten() {
             let object = &policy.meta.object;
             // The defaults of a Gateway are for routes to come, too.
-            let is_default = matches!(target, Target::Gateway { .. }) && !self.overridden.contains(object);
+            let is_default = matches!(policy.target, Target::Gateway { .. }) && !self.overridden.contains(object);
             let is_idle = self.reached.contains(object) && !self.used.contains(object) && !is_default;
-            if policy.rules.is_some() && is_idle {
-                let message = "other policies replace all of it wherever it would apply".to_owned();
+            if let Some(by) = self.gave_way.get(object).filter(|_| is_idle && !told.contains(object))
+                && policy.rules.is_some()
+            {
+                let message = format!("overridden by {} wherever it would apply", in_words(by));
                 let problem = warning(Finding::PolicyShadowed, policy.meta, &policy.meta.place, "", message);
                 self.problems.push(problem.remedy("remove it, or use the strategy `merge`"));
             }
         }
         self.problems
     }
+}
+
+impl<R> Lost<'_, '_, R> {
+    /// Of two levels the more specific one may say otherwise of the same requests, and is meant to; not of others.
+    fn for_other_requests(&self) -> Option<Problem> {
+        let Lost { policy, part, by, winner } = self;
+        (by.target != policy.target && part.what.requests() != winner.what.requests()).then(|| {
+            let message = format!("a limit of this name in {} takes its place, for other requests", winner.policy);
+            let field = format!("spec.{}", part.field());
+            let problem = warning(Finding::LimitReplaced, policy.meta, part.place, &field, message);
+            problem.remedy("give one of them another name: `merge` goes by names alone")
+        })
+    }
+}
+
+/// What the policy's strategy is good for: where its place among others is not known, it could win over any.
+fn strategy(meta: &Meta, strategy: Option<Strategy>) -> Option<Strategy> {
+    strategy.filter(|_| meta.age != Age::Unreadable)
 }
 
 // === AuthPolicy ===
@@ -209,14 +208,56 @@ pub(super) fn auth_policies(manifests: &Manifests) -> AuthAttachments<'_> {
     Attachments::new(manifests.auth_policies.iter().map(|policy| {
         let broken = || Arc::new(AuthRules { shadow: true, broken: true, ..AuthRules::default() });
         let rules = policy.rules.clone().or_else(|| policy.shadow.then(broken));
-        let strategy = policy.strategy;
-        (&policy.target, Attachment { meta: &policy.meta, strategy, rules })
+        Attachment {
+            meta: &policy.meta,
+            target: &policy.target,
+            place: &policy.target_place,
+            strategy: strategy(&policy.meta, policy.strategy),
+            shadow: policy.shadow,
+            rules,
+        }
     }))
+}
+
+impl Merge for AuthRules {
+    const REPLACED: Finding = Finding::RuleReplaced;
+
+    fn and(&self, other: &Self) -> Self {
+        AuthRules::and(self, other)
+    }
+
+    fn parts(&self) -> Vec<Part<'_>> {
+        fn parts<'r, T: fmt::Debug + 'r>(
+            rules: &'r AuthRules,
+            block: &'static str,
+            of_block: impl IntoIterator<Item = &'r Arc<Rule<T>>>,
+        ) -> impl Iterator<Item = Part<'r>> {
+            of_block.into_iter().map(move |rule| Part {
+                block,
+                name: &rule.name,
+                policy: &rule.origin,
+                place: &rule.place,
+                in_shadow: rules.in_shadow.contains(&rule.origin),
+                what: &**rule,
+            })
+        }
+        let when = parts(self, WHEN, &self.when).map(|when| Part { name: "", ..when });
+        let patterns = parts(self, "patterns", &self.patterns);
+        let authentication = parts(self, "rules.authentication", &self.authentication);
+        let metadata = parts(self, "rules.metadata", &self.metadata);
+        let authorization = parts(self, "rules.authorization", &self.authorization);
+        let filters = parts(self, "rules.response.success.filters", &self.filters);
+        let headers = parts(self, "rules.response.success.headers", &self.headers);
+        let told = parts(self, "rules.response", self.unauthenticated.iter());
+        let told = told.chain(parts(self, "rules.response", self.unauthorized.iter()));
+        let rules = authentication.chain(metadata).chain(authorization).chain(told).chain(filters).chain(headers);
+        when.chain(patterns).chain(rules).collect()
+    }
 }
 
 impl AuthAttachments<'_> {
     /// The rules for a request at `levels`, and the most specific policy that they are from.
-    pub(super) fn at(&mut self, levels: &Levels) -> Attached<(ObjectName, Arc<AuthRules>)> {
+    pub(super) fn at(&mut self, levels: &Levels) -> (Attached<(ObjectName, Arc<AuthRules>)>, Vec<Overridden>) {
         self.effective(levels, |rules, policy, problems| {
             let object = &policy.object;
             let faults = faults(rules, policy);
@@ -226,6 +267,12 @@ impl AuthAttachments<'_> {
             problems.extend(faults);
             Attached::Broken(object.clone())
         })
+    }
+}
+
+impl<T: fmt::Debug> Says for Rule<T> {
+    fn all(&self) -> String {
+        format!("{:?} {} {:?}", self.when, self.priority, self.what)
     }
 }
 
@@ -248,6 +295,76 @@ fn faults(rules: &AuthRules, policy: &Meta) -> Vec<Problem> {
 
 // === RateLimitPolicy, TokenRateLimitPolicy ===
 
+/// The limits of one or more policies.
+pub(super) struct LimitRules<'m> {
+    /// A policy in shadow that is in error.
+    broken: Option<&'m ObjectName>,
+    /// Whose `when` has to hold for every limit, but for those of policies in shadow, which have their own.
+    when: Option<&'m LimitPolicy>,
+    limits: Vec<Written<'m>>,
+}
+
+/// A limit, and the policy that it is written in.
+type Written<'m> = (&'m LimitPolicy, &'m LimitSpec);
+
+impl Merge for LimitRules<'_> {
+    const REPLACED: Finding = Finding::LimitReplaced;
+
+    fn and(&self, other: &Self) -> Self {
+        let is_new = |(_, limit): &&Written<'_>| self.limits.iter().all(|(_, known)| known.name != limit.name);
+        let limits = self.limits.iter().chain(other.limits.iter().filter(is_new)).copied().collect();
+        LimitRules { broken: self.broken.or(other.broken), when: self.when.or(other.when), limits }
+    }
+
+    fn parts(&self) -> Vec<Part<'_>> {
+        let when = self.when.map(|policy| Part {
+            block: WHEN,
+            name: "",
+            policy: &policy.meta.object,
+            place: policy.when.first().map_or(&policy.limits_place, |predicate| &predicate.place),
+            in_shadow: false,
+            what: policy,
+        });
+        let limits = self.limits.iter().map(|written @ (policy, spec)| Part {
+            block: "limits",
+            name: &spec.name,
+            policy: &policy.meta.object,
+            place: &spec.place,
+            in_shadow: policy.shadow.covers(&spec.name),
+            what: written,
+        });
+        when.into_iter().chain(limits).collect()
+    }
+}
+
+impl Says for LimitPolicy {
+    fn all(&self) -> String {
+        sources(self.when.iter())
+    }
+}
+
+impl Says for Written<'_> {
+    fn requests(&self) -> String {
+        sources(own_conditions(self.0, self.1))
+    }
+
+    fn all(&self) -> String {
+        let (policy, spec) = self;
+        let counters: Vec<&str> = spec.counters.iter().map(|counter| counter.source()).collect();
+        format!("{} {counters:?} {:?} {}", self.requests(), spec.rates, policy.per_route)
+    }
+}
+
+fn sources<'m>(when: impl Iterator<Item = &'m Predicate>) -> String {
+    let sources: Vec<&str> = when.map(|predicate| predicate.expression.source()).collect();
+    format!("{sources:?}")
+}
+
+/// What a limit itself says of the requests that it is for.
+fn own_conditions<'m>(policy: &LimitPolicy, limit: &'m LimitSpec) -> impl Iterator<Item = &'m Predicate> {
+    limit.when.iter().skip(policy.when.len())
+}
+
 pub(super) type LimitAttachments<'m> = Attachments<'m, LimitRules<'m>, LimitSet>;
 
 /// The policies of one kind; those that are `unusable` are in error, whatever they say.
@@ -261,10 +378,17 @@ pub(super) fn limit_policies<'m>(
         let limits = policy.limits.as_ref().filter(|_| !unusable.contains(&policy.meta.object));
         let limits = limits.map(|limits| limits.iter().map(|spec| (policy, spec)).collect());
         let broken = limits.is_none().then_some(&policy.meta.object);
-        let limits = limits.or_else(|| (policy.shadow == Shadow::Everything).then(Vec::new));
-        let rules =
-            limits.map(|limits| Arc::new(LimitRules { broken, when: &policy.when, limits, replaced: Vec::new() }));
-        (&policy.target, Attachment { meta: &policy.meta, strategy: policy.strategy, rules })
+        let shadow = policy.shadow == Shadow::Everything;
+        let limits = limits.or_else(|| shadow.then(Vec::new));
+        let when = Some(policy).filter(|policy| !policy.when.is_empty() && !shadow);
+        Attachment {
+            meta: &policy.meta,
+            target: &policy.target,
+            place: &policy.target_place,
+            strategy: strategy(&policy.meta, policy.strategy),
+            shadow,
+            rules: limits.map(|limits| Arc::new(LimitRules { broken, when, limits })),
+        }
     }))
 }
 
@@ -273,9 +397,8 @@ impl LimitAttachments<'_> {
     ///
     /// A limit counts for what its policy is attached to: on a Gateway once per user for that Gateway, on an HTTPRoute for that
     /// route; for the route too where its policy says so.
-    pub(super) fn at(&mut self, levels: &Levels) -> Attached<LimitSet> {
-        self.effective(levels, |rules, most_specific, problems| {
-            problems.extend(rules.replaced.iter().map(|(limit, winner)| replaced(*limit, *winner)));
+    pub(super) fn at(&mut self, levels: &Levels) -> (Attached<LimitSet>, Vec<Overridden>) {
+        self.effective(levels, |rules, most_specific, _| {
             let (shadow, enforced): (Vec<_>, Vec<_>) =
                 rules.limits.iter().partition(|(policy, spec)| policy.shadow.covers(&spec.name));
             let set = |limits: Vec<&Written<'_>>| {
@@ -288,20 +411,13 @@ impl LimitAttachments<'_> {
     }
 }
 
-/// A limit that the strategy `merge` took away, though it was for other requests than the one in its place.
-fn replaced((policy, limit): Written<'_>, (other, _): Written<'_>) -> Problem {
-    let message = format!("a limit of this name in {} takes its place, for other requests", other.meta.object);
-    let field = format!("spec.limits.{}", limit.name);
-    let problem = warning(Finding::LimitReplaced, &policy.meta, &limit.place, &field, message);
-    problem.remedy("give one of them another name: `merge` goes by names alone")
-}
-
 impl LimitRules<'_> {
     fn limit(&self, (policy, spec): Written<'_>) -> Limit {
         let (name, scope) = (&policy.meta.object, policy.target.to_string());
         // What holds for all limits is that of the policy that won it.
-        let own = spec.when.iter().skip(policy.when.len());
-        let when = self.when.iter().chain(own);
+        let common = if policy.shadow == Shadow::Everything { Some(policy) } else { self.when };
+        let common = common.into_iter().flat_map(|policy| &policy.when);
+        let when = common.chain(own_conditions(policy, spec));
         Limit {
             name: format!("{}/{}", name.path(), spec.name).into(),
             kind: policy.kind,

@@ -109,6 +109,12 @@ pub fn compile(mut manifests: Manifests, options: &Options) -> Policy {
         policy.enforced.extend(enforced);
         policy.overridden.extend(overridden);
     }
+    let spared: HashSet<&ObjectName> =
+        attached.auth.spared().chain(attached.requests.spared()).chain(attached.tokens.spared()).collect();
+    let is_spared = |problem: &&mut Problem| problem.object.as_ref().is_some_and(|object| spared.contains(object));
+    for problem in problems.iter_mut().filter(|problem| problem.in_force == Some(InForce::Shut)).filter(is_spared) {
+        problem.in_force = Some(InForce::Nothing);
+    }
     problems.extend(attached.into_problems());
     lint::policy(&policy, &manifests, options, (&mapping, &instances), &mut problems);
     if let Some(Ok(tiers)) = &mapping {
@@ -238,7 +244,7 @@ impl<'m> Applied<'m> {
         let name = name.into();
         if route.fault.any || !attachment.certain {
             let auth = Attached::Broken(route.meta.object.clone());
-            return RoutePlan { name, rule: rule.into(), hash, auth, limits: Vec::new() };
+            return RoutePlan { name, rule: rule.into(), hash, auth, limits: Vec::new(), overridden: Vec::new() };
         }
         let levels = [
             Target::gateway(&gateway.meta.object, None),
@@ -247,7 +253,8 @@ impl<'m> Applied<'m> {
             Target::route(&route.meta.object, None),
             Target::route(&route.meta.object, Some(rule)),
         ];
-        let auth = match self.auth.at(&levels) {
+        let (auth, mut overridden) = self.auth.at(&levels);
+        let auth = match auth {
             Attached::None => Attached::None,
             Attached::Broken(policy) => Attached::Broken(policy),
             Attached::Active(rules) => {
@@ -268,9 +275,12 @@ impl<'m> Applied<'m> {
                 }
             }
         };
-        let limits = [self.requests.at(&levels), self.tokens.at(&levels)];
-        let limits = limits.into_iter().filter(|limits| !matches!(limits, Attached::None)).collect();
-        RoutePlan { name, rule: rule.into(), hash, auth, limits }
+        let mut limits = Vec::new();
+        for (of_kind, gave_way) in [self.requests.at(&levels), self.tokens.at(&levels)] {
+            limits.extend(Some(of_kind).filter(|of_kind| !matches!(of_kind, Attached::None)));
+            overridden.extend(gave_way);
+        }
+        RoutePlan { name, rule: rule.into(), hash, auth, limits, overridden }
     }
 
     /// The policy of a rule that names no audience, where nothing spells out the host that would be one: whoever makes up the host

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::route::{Host, RouteTable, host_name};
-use super::{Attached, AuthPlan, LimitSet};
+use super::{Attached, AuthPlan, LimitSet, Overridden};
 use crate::gate::{Code, Denial};
 use crate::request::Request;
 
@@ -43,6 +43,8 @@ pub struct RoutePlan {
     pub auth: Attached<AuthPlan>,
     /// RateLimitPolicy and TokenRateLimitPolicy, where there are any.
     pub limits: Vec<Attached<LimitSet>>,
+    /// Policies and parts of them that give way to these.
+    pub overridden: Vec<Overridden>,
 }
 
 // === impl GatewayPlan ===

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use super::Policy;
+use super::{Policy, in_words};
 use crate::manifest::{Finding, InForce, ObjectName, Problem};
 
 /// A condition of an object's status.
@@ -37,26 +37,38 @@ impl Policy {
 
     fn conditions_of(&self, object: &ObjectName, problems: &[&Problem]) -> [Condition; 2] {
         let unaccepted = problems.iter().find_map(|problem| Some((reason(problem)?, say(problem))));
-        let in_error = problems.iter().any(|problem| problem.is_error());
+        let in_error = problems.iter().any(|problem| is_fault(problem));
+        let shuts = problems.iter().any(|problem| problem.in_force.is_some_and(|now| now != InForce::Nothing));
         let condition =
             |name, holds, reason, message: &str| Condition { name, holds, reason, message: message.to_owned() };
         let accepted = match &unaccepted {
             None => condition(ACCEPTED, true, ACCEPTED, "tiergate reads and uses it"),
             Some((reason, message)) => condition(ACCEPTED, false, reason, message),
         };
-        let (enforced, overridden) = (self.enforced.contains(object), self.overridden.contains(object));
+        let (enforced, overridden) = (self.enforced.contains(object), self.overridden.get(object));
+        let winners = overridden.filter(|by| !by.is_empty()).map(in_words);
         let enforced = match &unaccepted {
             _ if enforced && let Some(since) = self.kept.get(object) => {
                 let kept = format!("in force is {}", InForce::LastGood(*since));
                 condition(ENFORCED, true, ENFORCED, &kept)
             }
-            _ if enforced => condition(ENFORCED, true, ENFORCED, "it is in force"),
-            Some((reason, _)) if in_error => {
-                condition(ENFORCED, false, reason, "it is not in force, and requests that it is for are answered 503")
-            }
+            _ if enforced => match winners {
+                None => condition(ENFORCED, true, ENFORCED, "it is in force"),
+                Some(by) => {
+                    condition(ENFORCED, true, ENFORCED, &format!("it is in force, but for what is overridden by {by}"))
+                }
+            },
+            Some((reason, _)) if in_error => match winners.filter(|_| !shuts) {
+                None => {
+                    let message = "it is not in force, and requests that it is for are answered 503";
+                    condition(ENFORCED, false, reason, message)
+                }
+                Some(by) => condition(ENFORCED, false, reason, &format!("it is not in force: overridden by {by}")),
+            },
             Some((reason, message)) => condition(ENFORCED, false, reason, message),
-            None if overridden => {
-                condition(ENFORCED, false, "Overridden", "other policies replace it on every route that it is for")
+            None if overridden.is_some() => {
+                let by = winners.unwrap_or_else(|| "a policy that is in error".to_owned());
+                condition(ENFORCED, false, "Overridden", &format!("overridden by {by} on every route that it is for"))
             }
             None => condition(ENFORCED, false, "Unknown", "no route that it is for is known"),
         };
@@ -71,10 +83,14 @@ const ENFORCED: &str = "Enforced";
 fn reason(problem: &Problem) -> Option<&'static str> {
     match problem.code {
         Finding::TargetMissing => Some("TargetNotFound"),
-        // Another one has the target; where one is only replaced, no field is to blame.
-        Finding::PolicyShadowed if !problem.field.is_empty() => Some("Conflicted"),
-        _ => problem.is_error().then_some("Invalid"),
+        _ => is_fault(problem).then_some("Invalid"),
     }
+}
+
+/// Whether it keeps the policy from being used. What gives way to another policy is right by itself.
+fn is_fault(problem: &Problem) -> bool {
+    let meeting = [Finding::PolicyShadowed, Finding::RuleReplaced, Finding::LimitReplaced];
+    problem.is_error() && !meeting.contains(&problem.code)
 }
 
 /// The problem, without its object: field, fault, what is expected, and what to do.

@@ -10,6 +10,7 @@ mod namespaces;
 mod orders;
 mod recorded;
 mod routes;
+mod shared;
 mod strategies;
 mod tiers;
 mod users;
@@ -37,9 +38,14 @@ impl World {
         World::default().gateway("ns/gw", "{name: http, allowedRoutes: {namespaces: {from: All}}}")
     }
 
+    /// `path` is `namespace/name`, or `namespace/name@day` for one that was made on a day of March.
     fn object(mut self, version: &str, kind: &str, path: &str, rest: &str) -> Self {
         let (namespace, name) = path.split_once('/').unwrap();
-        let metadata = format!("metadata: {{name: {name}, namespace: {namespace}}}");
+        let (name, age) = match name.split_once('@') {
+            Some((name, day)) => (name, format!(", creationTimestamp: '2026-03-{day:0>2}T09:00:00Z'")),
+            None => (name, String::new()),
+        };
+        let metadata = format!("metadata: {{name: {name}, namespace: {namespace}{age}}}");
         self.text += &format!("---\napiVersion: {version}\nkind: {kind}\n{metadata}\n{rest}\n");
         self
     }

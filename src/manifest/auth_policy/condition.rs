@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use super::super::limit_policy::compile;
 use super::super::reader::Field;
-use super::super::{Severity, did_you_mean, pattern};
+use super::super::tree::Key;
+use super::super::{ObjectName, Severity, did_you_mean, pattern};
 use super::value::read_selector;
-use crate::policy::{Condition, Operator, Pattern, View};
+use crate::policy::{Condition, Operator, Pattern, Patterns, Rule, View};
 
 /// The conditions of a list, all of which have to hold.
 pub(super) fn read_conditions(field: &Field<'_>, view: View) -> Option<Vec<Condition>> {
@@ -27,7 +28,7 @@ pub(super) fn read_predicates(field: &Field<'_>) -> Option<Vec<Condition>> {
 }
 
 /// Named sets of conditions.
-pub(super) fn read_patterns(field: &Field<'_>) -> Option<Vec<(Arc<str>, Arc<Condition>)>> {
+pub(super) fn read_patterns(field: &Field<'_>, origin: &Arc<ObjectName>) -> Option<Patterns> {
     let entries = field.entries()?;
     let read = |field: &Field<'_>| {
         let mut fields = field.fields()?;
@@ -35,10 +36,9 @@ pub(super) fn read_patterns(field: &Field<'_>) -> Option<Vec<(Arc<str>, Arc<Cond
         fields.done(Severity::Error);
         read_conditions(&all?, View::Caller).map(Condition::All)
     };
-    let patterns: Vec<_> = entries
-        .iter()
-        .filter_map(|(key, field)| Some((Arc::from(key.name.as_str()), Arc::new(read(field)?))))
-        .collect();
+    let named =
+        |key: &Key, field: &Field<'_>| Some(Arc::new(Rule::new(&key.name, origin, field.place(), read(field)?)));
+    let patterns: Vec<_> = entries.iter().filter_map(|(key, field)| named(key, field)).collect();
     (patterns.len() == entries.len()).then_some(patterns)
 }
 

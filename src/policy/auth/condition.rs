@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::Rule;
 use crate::manifest::did_you_mean;
 use crate::policy::Selector;
 use crate::policy::expression::{CompileError, EvalError, Expression, Scope};
@@ -42,7 +43,7 @@ pub enum Operator {
 }
 
 /// Named sets of patterns.
-pub type Patterns = Vec<(Arc<str>, Arc<Condition>)>;
+pub type Patterns = Vec<Arc<Rule<Condition>>>;
 
 /// Deepest nesting of named patterns in each other.
 const DEEPEST: usize = 16;
@@ -108,7 +109,7 @@ impl Condition {
                 Some(condition) => condition.check_within(patterns, depth + 1),
                 None => {
                     let fault = CompileError::new(format!("refers to patterns `{name}`, which are not there"));
-                    Err(match did_you_mean(name, patterns.iter().map(|(known, _)| &**known)) {
+                    Err(match did_you_mean(name, patterns.iter().map(|rule| &*rule.name)) {
                         Some(meant) => fault.remedy(format!("did you mean `{meant}`?")),
                         None => fault,
                     })
@@ -118,8 +119,8 @@ impl Condition {
     }
 }
 
-pub(super) fn find<'p>(patterns: &'p Patterns, name: &str) -> Option<&'p Arc<Condition>> {
-    patterns.iter().find(|(known, _)| **known == *name).map(|(_, condition)| condition)
+pub(super) fn find<'p>(patterns: &'p Patterns, name: &str) -> Option<&'p Condition> {
+    patterns.iter().find(|rule| *rule.name == *name).map(|rule| &rule.what)
 }
 
 // === impl Pattern ===
@@ -143,6 +144,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::manifest::{ObjectName, Place};
     use crate::policy::Object;
 
     fn pattern(selector: &str, operator: Operator) -> Condition {
@@ -152,6 +154,12 @@ mod tests {
 
     fn named(name: &str) -> Condition {
         Condition::Named(name.into())
+    }
+
+    fn patterns<const N: usize>(named: [(&str, Condition); N]) -> Patterns {
+        let origin = Arc::new(ObjectName::new("AuthPolicy", "ns", "a"));
+        let place = || Place::new(&"f".into(), Default::default());
+        named.map(|(name, condition)| Arc::new(Rule::new(name, &origin, place(), condition))).into()
     }
 
     fn holds(condition: &Condition, patterns: &Patterns) -> Result<bool, EvalError> {
@@ -191,8 +199,7 @@ mod tests {
     fn lists_nest_and_names_refer() {
         let yes = || pattern("auth.identity.name", Operator::Equals("x".to_owned()));
         let no = || pattern("auth.identity.name", Operator::Equals("y".to_owned()));
-        let patterns: Patterns =
-            vec![("yes".into(), Arc::new(yes())), ("no".into(), Arc::new(Condition::All(vec![no()])))];
+        let patterns = patterns([("yes", yes()), ("no", Condition::All(vec![no()]))]);
         for (condition, expected) in [
             (Condition::All(vec![]), true),
             (Condition::Any(vec![]), false),
@@ -207,7 +214,7 @@ mod tests {
 
     #[test]
     fn references_that_lead_nowhere_or_in_a_circle_are_found() {
-        let circle: Patterns = vec![("a".into(), Arc::new(named("b"))), ("b".into(), Arc::new(named("a")))];
+        let circle = patterns([("a", named("b")), ("b", named("a"))]);
         let fault = |condition: &Condition| condition.check(&circle).unwrap_err().message;
         assert_eq!(fault(&named("a")), "refers to patterns `a`, which lead to themselves");
         let condition = Condition::Any(vec![Condition::All(vec![named("c")])]);

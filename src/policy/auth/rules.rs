@@ -149,19 +149,25 @@ impl AuthRules {
         self.authentication.is_empty() && self.authorization.is_empty()
     }
 
-    /// These rules, and those of `other` whose names are not among them.
+    /// These rules, and those of `other` whose names are not among them. What is on trial in shadow lets nobody in, neither by
+    /// saying who they are nor by saying nothing of their requests.
     #[must_use]
     pub fn and(&self, other: &AuthRules) -> AuthRules {
-        let mut patterns = self.patterns.clone();
-        let is_new = |name: &str| self.patterns.iter().all(|(known, _)| **known != *name);
-        patterns.extend(other.patterns.iter().filter(|(name, _)| is_new(name)).cloned());
+        let (authentication, when) = match (self.shadow, other.shadow) {
+            (true, false) => (other.authentication.clone(), other.when.clone()),
+            (false, true) => (self.authentication.clone(), self.when.clone()),
+            _ => {
+                let when = self.when.clone().or_else(|| other.when.clone());
+                (union(&self.authentication, &other.authentication), when)
+            }
+        };
         AuthRules {
             shadow: self.shadow && other.shadow,
             in_shadow: self.in_shadow.iter().chain(&other.in_shadow).cloned().collect(),
             broken: self.broken || other.broken,
-            when: self.when.clone().or_else(|| other.when.clone()),
-            patterns,
-            authentication: union(&self.authentication, &other.authentication),
+            when,
+            patterns: union(&self.patterns, &other.patterns),
+            authentication,
             metadata: union(&self.metadata, &other.metadata),
             metadata_place: self.metadata_place.clone().or_else(|| other.metadata_place.clone()),
             authorization: union(&self.authorization, &other.authorization),

@@ -74,33 +74,6 @@ fn targets_are_of_the_policys_namespace() {
 }
 
 #[test]
-fn of_several_policies_on_one_target_the_first_by_name_wins_and_the_others_are_reported() {
-    for (kind, rest) in [
-        ("AuthPolicy", "rules: {authentication: {sa: {kubernetesTokenReview: {audiences: [a]}}}}"),
-        ("RateLimitPolicy", "limits: {a: {rates: [{limit: 1, window: 1m}]}}"),
-        ("TokenRateLimitPolicy", "limits: {a: {rates: [{limit: 1, window: 1m}]}}"),
-    ] {
-        for target in ["Gateway gw", "HTTPRoute a"] {
-            for order in [["ns/p1", "ns/p2", "ns/p3"], ["ns/p3", "ns/p2", "ns/p1"]] {
-                let add = |world: World, path: &&str| world.policy(kind, path, target, rest);
-                let policy = order.iter().fold(two_routes(), add).compile();
-                let expected = format!("{kind} ns/p1");
-                assert!(applied(&policy, "/a").contains(&expected), "{:?}", applied(&policy, "/a"));
-                let mut losers: Vec<_> = policy
-                    .problems
-                    .iter()
-                    .filter(|p| p.message == format!("{expected} has the same target, and wins"))
-                    .map(|p| (p.severity, p.object.as_ref().unwrap().to_string(), &*p.field))
-                    .collect();
-                losers.sort();
-                let loser = |name: &str| (Severity::Warning, format!("{kind} ns/{name}"), "spec.targetRef");
-                assert_eq!(losers, [loser("p2"), loser("p3")], "{}", shown(&policy.problems));
-            }
-        }
-    }
-}
-
-#[test]
 fn policy_in_error_shuts_its_target_and_nothing_else() {
     let good = ["AuthPolicy ns/auth", "RateLimitPolicy ns/requests", "TokenRateLimitPolicy ns/tokens"];
     let world = two_routes()
@@ -126,15 +99,6 @@ fn policy_in_error_shuts_its_target_and_nothing_else() {
     let auth = |path| policy.route(None, &asked(path)).map(|plan| plan.auth.clone()).unwrap();
     assert!(matches!(auth("/a"), Attached::Broken(_)));
     assert!(matches!(auth("/b"), Attached::Active(_)));
-}
-
-#[test]
-fn winner_in_error_is_not_replaced_by_another_policy() {
-    let policy = two_routes()
-        .policy("AuthPolicy", "ns/first", "Gateway gw", UNSUPPORTED)
-        .auth("ns/second", "Gateway gw")
-        .compile();
-    assert_eq!(applied(&policy, "/a"), ["broken AuthPolicy ns/first"]);
 }
 
 #[test]

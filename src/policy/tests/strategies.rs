@@ -3,7 +3,7 @@
 use super::*;
 
 /// `ns/gw` with two listeners; `ns/a` on both, with a named rule and one without a name.
-fn world() -> World {
+pub(super) fn world() -> World {
     let listener = |name: &str, host: &str| {
         format!("{{name: {name}, hostname: {host}, allowedRoutes: {{namespaces: {{from: All}}}}}}")
     };
@@ -13,7 +13,7 @@ fn world() -> World {
 }
 
 /// A RateLimitPolicy with limits of these names, each of one number.
-fn limits(strategy: &str, names: &[(&str, u64)]) -> String {
+pub(super) fn limits(strategy: &str, names: &[(&str, u64)]) -> String {
     let limit = |(name, limit): &(&str, u64)| format!("{name}: {{rates: [{{limit: {limit}, window: 1m}}]}}");
     let limits = format!("limits: {{{}}}", names.iter().map(limit).collect::<Vec<_>>().join(", "));
     match strategy {
@@ -26,7 +26,7 @@ fn limits(strategy: &str, names: &[(&str, u64)]) -> String {
 }
 
 /// The limits, by name and number, that a request at `host` and `path` meets.
-fn met(policy: &Policy, host: &str, path: &str) -> Vec<String> {
+pub(super) fn met(policy: &Policy, host: &str, path: &str) -> Vec<String> {
     let plan = policy.route(None, &request(host, path)).unwrap();
     let mut met = Vec::new();
     for limits in &plan.limits {
@@ -43,7 +43,7 @@ fn met(policy: &Policy, host: &str, path: &str) -> Vec<String> {
     met
 }
 
-fn section(target: &str, section: &str) -> String {
+pub(super) fn section(target: &str, section: &str) -> String {
     format!("{target}, sectionName: {section}")
 }
 
@@ -79,8 +79,9 @@ fn the_most_specific_of_four_levels_applies() {
     let policy = world.policy("RateLimitPolicy", "ns/second", &second, &limits("", &[("s", 5)])).compile();
     assert_eq!(met(&policy, "in.example.com", "/rest"), ["s 5"]);
     let replaced: Vec<_> =
-        policy.problems.iter().map(|p| (p.object.as_ref().unwrap().name.to_string(), &*p.message)).collect();
-    assert_eq!(replaced, [("route".to_owned(), "other policies replace all of it wherever it would apply")]);
+        policy.problems.iter().map(|p| format!("{}: {}", p.object.as_ref().unwrap(), p.message)).collect();
+    let by = "ns/rule and ns/second";
+    assert_eq!(replaced, [format!("RateLimitPolicy ns/route: overridden by {by} wherever it would apply")]);
 }
 
 #[test]
@@ -133,7 +134,7 @@ fn what_is_in_error_shuts_what_its_rules_could_be_part_of() {
 }
 
 /// What an AuthPolicy's rules are called, wherever they are from.
-fn rules(policy: &Policy) -> Vec<String> {
+pub(super) fn rules(policy: &Policy) -> Vec<String> {
     let plan = policy.route(None, &request("in.example.com", "/chat")).unwrap();
     let Attached::Active(auth) = &plan.auth else { panic!("{:?}", plan.auth) };
     let rules = &auth.rules;

@@ -6,7 +6,7 @@ use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
 use super::{REVIEW, World};
-use crate::cluster::{CRDS, Cluster, api, apply, apply_object, request};
+use crate::cluster::{CRDS, Cluster, api, apply, apply_object, delete, request};
 use crate::support::PATIENCE;
 
 /// One of its own: every tiergate tells all policies of a cluster.
@@ -86,14 +86,17 @@ async fn policies_say_whether_they_are_accepted_and_in_force() {
     apply_object(&world.client, limits).await;
     until(&world, limits, "Accepted", is("True", "Accepted")).await;
 
-    // Of two on one target the older is in force.
+    // Of two on one target the newer is in force.
     let mut second = limits.clone();
     second["metadata"]["name"] = json!("z-second");
     apply_object(&world.client, &second).await;
-    let accepted = until(&world, &second, "Accepted", is("False", "Conflicted")).await;
-    let winner = limits["metadata"]["name"].as_str().unwrap();
-    assert!(accepted["message"].as_str().unwrap().contains(winner), "{accepted}");
-    until(&world, &second, "Enforced", is("False", "Conflicted")).await;
+    until(&world, &second, "Enforced", is("True", "Enforced")).await;
+    let enforced = until(&world, limits, "Enforced", is("False", "Overridden")).await;
+    let winner = format!("overridden by {}/z-second ", second["metadata"]["namespace"].as_str().unwrap());
+    assert!(enforced["message"].as_str().unwrap().starts_with(&winner), "{enforced}");
+    until(&world, limits, "Accepted", is("True", "Accepted")).await;
+    delete(&world.client, &second).await;
+    until(&world, limits, "Enforced", is("True", "Enforced")).await;
     let mut lost = limits.clone();
     lost["metadata"]["name"] = json!("lost");
     lost["spec"]["targetRef"]["name"] = json!("nowhere");

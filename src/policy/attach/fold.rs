@@ -1,0 +1,147 @@
+//! Puts the rules of policies together, which stand in a row from the least specific to the most.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::Attachment;
+use crate::manifest::{Finding, ObjectName, Place, Strategy};
+use crate::policy::Attached;
+
+/// Rules that can be put together.
+pub(in crate::policy) trait Merge {
+    /// That one gives way to another of its name on the same target.
+    const REPLACED: Finding;
+
+    /// These rules, and those of `other` whose names are not among them.
+    fn and(&self, other: &Self) -> Self;
+
+    fn parts(&self) -> Vec<Part<'_>>;
+}
+
+/// A rule, a limit, or the `when` of a policy.
+#[derive(Clone, Copy)]
+pub(in crate::policy) struct Part<'r> {
+    /// What it is one of, such as `limits`.
+    pub(super) block: &'static str,
+    /// Empty where there is one alone.
+    pub(super) name: &'r str,
+    /// The policy that it is written in.
+    pub(super) policy: &'r ObjectName,
+    pub(super) place: &'r Place,
+    pub(super) in_shadow: bool,
+    pub(super) what: &'r dyn Says,
+}
+
+/// What a part says, for comparing two of one name.
+pub(in crate::policy) trait Says {
+    /// Of the requests that it is for. Empty where it need not be told.
+    fn requests(&self) -> String {
+        String::new()
+    }
+
+    fn all(&self) -> String;
+}
+
+/// The block of the condition of a whole policy.
+pub(super) const WHEN: &str = "when";
+
+/// What policies make together.
+pub(super) struct Folded<'a, 'm, R> {
+    pub(super) rules: Attached<R>,
+    /// The policies that they are from, the most specific first.
+    pub(super) from: Vec<&'a Attachment<'m, R>>,
+    pub(super) replaced: Vec<Replaced<'a, 'm, R>>,
+}
+
+/// A policy that gives way as a whole.
+pub(super) struct Replaced<'a, 'm, R> {
+    pub(super) policy: &'a Attachment<'m, R>,
+    pub(super) by: Vec<&'a Attachment<'m, R>>,
+    /// It is overridden, so that it counts nowhere; a default may count elsewhere.
+    pub(super) everywhere: bool,
+}
+
+/// A part that gives way to another of its name, which counts.
+pub(super) struct Lost<'f, 'm, R> {
+    pub(super) policy: &'f Attachment<'m, R>,
+    pub(super) part: Part<'f>,
+    pub(super) by: &'f Attachment<'m, R>,
+    pub(super) winner: Part<'f>,
+}
+
+/// Source: Kuadrant's `merge_strategies.go`. What is in error counts by the strategy that it was written with: what replaces it
+/// does so whatever it says, and without that nobody can tell what it would have said.
+pub(super) fn fold<'a, 'm, R: Merge>(policies: &[&'a Attachment<'m, R>]) -> Folded<'a, 'm, R> {
+    let (mut from, mut replaced): (Vec<&Attachment<'m, R>>, Vec<Replaced<'a, 'm, R>>) = (Vec::new(), Vec::new());
+    let mut rules = Attached::None;
+    for &policy in policies.iter().rev() {
+        let strategy = policy.strategy.unwrap_or(Strategy { overrides: true, merge: true });
+        rules = match (&policy.rules, rules, strategy) {
+            // The more specific rules replace these, whatever these are.
+            (_, rules @ (Attached::Active(_) | Attached::Broken(_)), Strategy { overrides: false, merge: false }) => {
+                replaced.push(Replaced { policy, by: from.clone(), everywhere: false });
+                rules
+            }
+            (None, _, _) => {
+                from = vec![policy];
+                Attached::Broken(policy.meta.object.clone())
+            }
+            (Some(own), Attached::None, _) | (Some(own), _, Strategy { overrides: true, merge: false }) => {
+                let before = replaced.into_iter().map(|replaced| replaced.policy);
+                let before = before.chain(std::mem::replace(&mut from, vec![policy]));
+                replaced =
+                    before.map(|before| Replaced { policy: before, by: vec![policy], everywhere: true }).collect();
+                Attached::Active(Arc::clone(own))
+            }
+            (Some(_), broken @ Attached::Broken(_), _) => broken,
+            (Some(own), Attached::Active(specific), Strategy { overrides, .. }) => {
+                from.push(policy);
+                let merged = if overrides { own.and(&specific) } else { specific.and(own) };
+                Attached::Active(Arc::new(merged))
+            }
+        };
+    }
+    Folded { rules, from, replaced }
+}
+
+// === impl Folded ===
+
+impl<'m, R: Merge> Folded<'_, 'm, R> {
+    /// The parts that give way.
+    pub(super) fn lost(&self) -> Vec<Lost<'_, 'm, R>> {
+        let Attached::Active(rules) = &self.rules else { return Vec::new() };
+        if self.from.len() < 2 {
+            return Vec::new();
+        }
+        let winners: HashMap<_, _> = rules.parts().into_iter().map(|part| ((part.block, part.name), part)).collect();
+        let parts = self.from.iter().flat_map(|policy| policy.parts().into_iter().map(move |part| (*policy, part)));
+        let lost = parts.filter_map(|(policy, part)| {
+            let winner = *winners.get(&(part.block, part.name)).filter(|winner| winner.policy != part.policy)?;
+            let by = *self.from.iter().find(|policy| policy.meta.object == *winner.policy)?;
+            Some(Lost { policy, part, by, winner })
+        });
+        lost.collect()
+    }
+}
+
+// === impl Attachment ===
+
+impl<R: Merge> Attachment<'_, R> {
+    pub(super) fn parts(&self) -> Vec<Part<'_>> {
+        self.rules.as_ref().map(|rules| rules.parts()).unwrap_or_default()
+    }
+}
+
+// === impl Part ===
+
+impl Part<'_> {
+    /// Whether it makes no difference which of the two counts.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        self.in_shadow == other.in_shadow && self.what.all() == other.what.all()
+    }
+
+    /// Such as `limits.free`.
+    pub(super) fn field(&self) -> String {
+        if self.name.is_empty() { self.block.to_owned() } else { format!("{}.{}", self.block, self.name) }
+    }
+}
