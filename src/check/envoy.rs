@@ -1,19 +1,30 @@
-//! What an Envoy configuration undoes: a gate that opens when nobody answers, a path that changes after it was judged, an
-//! answer that comes too late.
+//! What an Envoy configuration undoes: a gate that opens for some requests or when nobody answers, a path that changes after it was
+//! judged, an answer that comes too late, a report that says nothing.
 //!
-//! Reads a bootstrap or anything that holds listeners, filters or clusters, such as the `value` of an Istio EnvoyFilter. It
-//! is no validator: Envoy says itself what it does not accept (`envoy --mode validate`).
+//! Reads a bootstrap or anything that holds listeners, routes, filters or clusters, such as the `value` of an Istio EnvoyFilter.
+//! It is no validator: Envoy says itself what it does not accept (`envoy --mode validate`).
 
+mod chain;
 mod cluster;
+mod context;
 mod filter;
 mod manager;
+mod matcher;
+mod reach;
 mod read;
+mod report;
+mod route;
+mod runtime;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use self::chain::{Chain, Filter, Role};
 use self::filter::{Authz, RateLimit};
-use self::read::{Item, type_of};
-use crate::manifest::reader::{Field, Report};
+use self::read::{Item, is_type, type_of};
+use self::route::Way;
+use self::runtime::Runtime;
+use crate::manifest::reader::Report;
 use crate::manifest::tree::{self, Node};
 use crate::manifest::{Finding, Problem, Severity};
 
@@ -27,10 +38,19 @@ pub struct Beside {
 /// What a file has that matters here.
 #[derive(Debug, Default)]
 struct Found<'a> {
+    documents: Vec<Item<'a>>,
     managers: Vec<Item<'a>>,
     authz: Vec<Authz<'a>>,
     rate_limits: Vec<RateLimit<'a>>,
-    clusters: Vec<Item<'a>>,
+    /// By their names.
+    clusters: BTreeMap<&'a str, Vec<Item<'a>>>,
+    /// Network filters of other kinds.
+    others: Vec<Item<'a>>,
+    /// Filters that stand in no connection manager.
+    alone: Vec<Item<'a>>,
+    /// Routes, and parts of routes, that stand in no connection manager.
+    loose: Vec<Item<'a>>,
+    runtime: Runtime<'a>,
 }
 
 /// What is wrong with an Envoy configuration.
@@ -51,55 +71,156 @@ pub fn problems(file: &str, text: &str, beside: Beside) -> Vec<Problem> {
 }
 
 fn check(documents: &[Node], report: &Report, beside: Beside) {
-    let mut found = Found::default();
-    for document in documents {
-        found.collect(&Item(Field::root(document, report)));
+    let found = Found::of(documents.iter().map(|document| Item::root(document, report)).collect());
+    reach::check(&found);
+    found.authz.iter().for_each(|authz| authz.check(&found));
+    found.rate_limits.iter().for_each(|limit| limit.check(&found, beside));
+    for manager in found.managers.iter().filter(|manager| found.is_asked_by(manager)) {
+        manager::check(manager, &found, beside);
     }
-    found.keep_ours();
-    if found.authz.is_empty()
-        && let Some(document) = documents.first()
-    {
-        let message = "no ext_authz filter asks tiergate, so nothing is refused here";
-        let remedy = "add the filter of envoy/tiergate.yaml, whose `envoy_grpc.cluster_name` leads to tiergate";
-        Item(Field::root(document, report)).warn(Finding::EnvoyCheckMissing, message, remedy);
-    }
-    found.authz.iter().for_each(Authz::check);
-    found.rate_limits.iter().for_each(RateLimit::check);
-    found.managers.iter().for_each(|manager| manager::check(manager, &found, beside));
-    found.clusters.iter().for_each(cluster::check);
+    let chains = found.chains();
+    chains.iter().for_each(|(chain, ways)| chain.check(ways, &found, beside));
+    let filters: Vec<&Filter<'_>> = chains.iter().flat_map(|(chain, _)| &chain.filters).collect();
+    report::check(&found, &filters, beside);
+    context::check(&found, &filters);
+    let asked: BTreeSet<&str> = found.authz.iter().map(|authz| authz.cluster.as_str()).collect();
+    asked.into_iter().flat_map(|name| found.clusters_of(name)).for_each(cluster::check);
 }
 
 // === impl Found ===
 
 impl<'a> Found<'a> {
-    fn collect(&mut self, item: &Item<'a>) {
-        match type_of(item) {
-            Some(name) if name.ends_with(".HttpConnectionManager") => self.managers.push(item.clone()),
-            Some(name) if name.ends_with(".ext_authz.v3.ExtAuthz") => self.authz.extend(Authz::of(item)),
-            Some(name) if name.ends_with(".ratelimit.v3.RateLimit") => self.rate_limits.push(RateLimit::of(item)),
-            Some(name) if name.ends_with(".cluster.v3.Cluster") => self.clusters.push(item.clone()),
-            None if item.get("load_assignment").is_some() => self.clusters.push(item.clone()),
-            None if item.get("name").is_some() && item.get("connect_timeout").is_some() => {
-                self.clusters.push(item.clone());
-            }
-            _ => {}
-        }
-        item.children().iter().for_each(|child| self.collect(child));
+    fn of(documents: Vec<Item<'a>>) -> Self {
+        let mut found = Found { runtime: Runtime::of(&documents), ..Found::default() };
+        documents.iter().for_each(|document| found.collect(document, false));
+        found.documents = documents;
+        found.keep_ours();
+        found
     }
 
-    /// Leaves what leads to tiergate: by the name of the cluster, or if none has it, every ext_authz filter that speaks gRPC.
-    fn keep_ours(&mut self) {
-        let named = |cluster: &str| cluster.contains("tiergate");
-        if self.authz.iter().any(|authz| named(&authz.cluster)) {
-            self.authz.retain(|authz| named(&authz.cluster));
+    /// `owned` is what stands in a connection manager, or in routes that were found.
+    fn collect(&mut self, item: &Item<'a>, owned: bool) {
+        let mut owns = false;
+        match type_of(item) {
+            Some(name) if name.ends_with(".HttpConnectionManager") => {
+                self.managers.push(item.clone());
+                owns = true;
+            }
+            Some(name) if name.ends_with(".filters.http.ext_authz.v3.ExtAuthz") => {
+                self.authz.extend(Authz::of(item));
+            }
+            Some(name) if name.ends_with(".filters.http.ratelimit.v3.RateLimit") => {
+                self.rate_limits.push(RateLimit::of(item));
+            }
+            Some(name) if name.ends_with(".cluster.v3.Cluster") => self.add_cluster(item),
+            Some(name) if name.contains(".filters.network.") || name.contains(".filters.udp.") => {
+                self.others.push(item.clone());
+            }
+            None if item.get("load_assignment").is_some() => self.add_cluster(item),
+            None if item.get("connect_timeout").is_some() => self.add_cluster(item),
+            _ => {}
         }
-        let ours: Vec<String> = self.authz.iter().map(|authz| authz.cluster.clone()).collect();
-        let is_ours = |cluster: &String| named(cluster) || ours.contains(cluster);
-        self.rate_limits.retain(|limit| is_ours(&limit.cluster) || named(&limit.domain));
-        self.clusters.retain(|cluster| cluster.text("name").is_some_and(|name| ours.iter().any(|own| own == name)));
-        let has_ours =
-            |manager: &Item<'a>| manager::filters(manager).iter().any(|filter| self.authz.iter().any(|a| a.is(filter)));
-        let managers = std::mem::take(&mut self.managers);
-        self.managers = managers.into_iter().filter(has_ours).collect();
+        if !owned && !owns && route::is_part(item) {
+            self.loose.push(item.clone());
+            owns = true;
+        }
+        if !owned && chain::is_filter(item) {
+            self.alone.push(item.clone());
+        }
+        item.children().iter().for_each(|child| self.collect(child, owned || owns));
     }
+
+    fn add_cluster(&mut self, item: &Item<'a>) {
+        if let Some(name) = item.text("name") {
+            self.clusters.entry(name).or_default().push(item.clone());
+        }
+    }
+
+    fn clusters_of(&self, name: &str) -> &[Item<'a>] {
+        self.clusters.get(name).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// Leaves what leads to tiergate: by the name of the cluster, or if no filter's has it, every ext_authz filter that speaks gRPC.
+    fn keep_ours(&mut self) {
+        let mut clusters = self.authz.iter().map(|authz| &authz.cluster);
+        if clusters.any(|name| is_named(name)) || self.rate_limits.iter().any(|limit| is_named(&limit.cluster)) {
+            self.authz.retain(|authz| is_named(&authz.cluster));
+        }
+        let authz = &self.authz;
+        let is_ours = |cluster: &String| is_named(cluster) || authz.iter().any(|authz| authz.cluster == *cluster);
+        self.rate_limits.retain(|limit| is_ours(&limit.cluster) || is_named(&limit.domain));
+        let alone = std::mem::take(&mut self.alone);
+        self.alone = alone.into_iter().filter(|entry| self.role(entry).is_some()).collect();
+    }
+
+    /// Whether a cluster of this name is tiergate.
+    fn is_ours(&self, cluster: &str) -> bool {
+        is_named(cluster) || self.authz.iter().any(|authz| authz.cluster == cluster)
+    }
+
+    /// What a filter asks tiergate, if it does.
+    fn role(&self, entry: &Item<'a>) -> Option<Role> {
+        if self.authz.iter().any(|authz| entry.holds(&authz.item)) {
+            return Some(Role::Check);
+        }
+        Some(self.rate_limits.iter().find(|limit| entry.holds(&limit.item))?.role())
+    }
+
+    /// Whether tiergate judges the requests of a connection manager.
+    fn is_asked_by(&self, manager: &Item<'a>) -> bool {
+        manager.get("http_filters").is_some_and(|list| Chain::of(&list).roles(self).contains(&Role::Check))
+    }
+
+    /// Every chain that asks tiergate, and the ways of its requests.
+    fn chains(&self) -> Vec<(Chain<'a>, Vec<Way<'a>>)> {
+        let alone = self.alone.iter().map(|entry| (Chain::alone(entry), Vec::new()));
+        let managed = self.managers.iter().flat_map(|manager| {
+            let chains = manager::chains(manager).into_iter();
+            chains.map(|chain| (chain, self.ways(manager)))
+        });
+        let all = managed.chain(alone).filter(|(chain, _)| !chain.roles(self).is_empty());
+        all.map(|(chain, mut ways)| {
+            let loose = self.loose.iter().flat_map(route::ways).filter(|way| chain.is_named_by(way));
+            ways.extend(loose);
+            (chain, ways)
+        })
+        .collect()
+    }
+
+    /// Whether metadata are those of an RBAC filter that marks every request: so Istio turns Check on, by a policy of action CUSTOM.
+    fn marks_everybody(&self, metadata: &Item<'a>) -> bool {
+        let is_rbac = |item: &Item<'a>| is_type(item, ".filters.http.rbac.v3.RBAC");
+        let filters = self.documents.iter().flat_map(|document| document.find(&is_rbac));
+        let shadows = filters.filter_map(|filter| filter.at(&["shadow_rules", "policies"]));
+        let mut policies = shadows.flat_map(|policies| policies.children());
+        let is_any =
+            |policy: &Item<'a>, name| policy.get(name).is_some_and(|list| list.items().iter().any(matches_all));
+        metadata.text("filter") == Some("envoy.filters.http.rbac")
+            && policies.any(|policy| is_any(&policy, "permissions") && is_any(&policy, "principals"))
+    }
+
+    /// Whether routes have descriptors of their own, for filters that have none.
+    fn has_limited_routes(&self) -> bool {
+        let is_route = |item: &Item<'a>| item.get("cluster").is_some() || item.get("domains").is_some();
+        let is_limited = |item: &Item<'a>| is_route(item) && item.get("rate_limits").is_some();
+        self.documents.iter().any(|document| !document.find(&is_limited).is_empty())
+    }
+
+    /// The ways of a connection manager's requests: its own, and those of the routes that it asks for by name.
+    fn ways(&self, manager: &Item<'a>) -> Vec<Way<'a>> {
+        let own = [manager.get("route_config"), manager.get("scoped_routes")].into_iter().flatten();
+        let wanted = manager.at(&["rds", "route_config_name"]).and_then(|name| name.as_text());
+        let named = self.loose.iter().filter(|routes| wanted.is_some() && routes.text("name") == wanted);
+        own.chain(named.cloned()).flat_map(|routes| route::ways(&routes)).collect()
+    }
+}
+
+/// Whether a permission or principal of RBAC is every one.
+fn matches_all(rule: &Item<'_>) -> bool {
+    let all = [["and_rules", "rules"], ["and_ids", "ids"]].iter().find_map(|path| rule.at(path));
+    rule.is_true("any") || all.is_some_and(|list| list.items().iter().all(matches_all))
+}
+
+fn is_named(cluster: &str) -> bool {
+    cluster.contains("tiergate")
 }

@@ -129,9 +129,9 @@ fn an_envoy_configuration_is_checked_with_or_without_a_folder() {
     let envoy = root("tests/data/lint/envoy-fail-open/bad/envoy/envoy.yaml");
     let alone = tiergate(&["check", "--deny-warnings", "--envoy"]).arg(&envoy).output().unwrap();
     assert_eq!(alone.status.code(), Some(1), "{}", out(&alone));
-    assert_eq!(out(&alone).matches("envoy.yaml:").count(), 4, "{}", out(&alone));
+    assert_eq!(out(&alone).matches("envoy.yaml:").count(), 5, "{}", out(&alone));
     let (code, both) = check(&root("tests/data/lint/tier-unknown/bad"), &["--envoy", envoy.to_str().unwrap()]);
-    assert_eq!((code, both.matches("warning[envoy-fail-open]").count()), (Some(0), 4), "{both}");
+    assert_eq!((code, both.matches("error[envoy-fail-open]").count()), (Some(1), 5), "{both}");
     assert!(both.contains("warning[tier-unknown]"), "{both}");
 }
 

@@ -34,4 +34,5 @@ mod support;
 #[allow(dead_code, reason = "the unit tests use what these do not")]
 mod tier_service;
 mod tiers;
+mod undone;
 mod wire;

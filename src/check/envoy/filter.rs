@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
+use super::chain::Role;
 use super::read::Item;
-use crate::manifest::Finding;
+use super::runtime::Runtime;
+use super::{Beside, Found, report};
+use crate::manifest::{Finding, did_you_mean};
 
 /// An ext_authz filter that speaks gRPC.
 #[derive(Debug)]
 pub(super) struct Authz<'a> {
-    item: Item<'a>,
+    pub(super) item: Item<'a>,
     pub(super) cluster: String,
 }
 
@@ -22,6 +25,8 @@ pub(super) struct RateLimit<'a> {
 
 /// The domain of usage reports.
 pub(super) const REPORT: &str = "tiergate.report";
+/// The domain of questions about the limits.
+pub(super) const DOMAIN: &str = "tiergate";
 /// tiergate gives up by itself then, with a reason.
 const DEADLINE: Duration = Duration::from_millis(150);
 /// Longer than this nobody should wait for an answer that takes milliseconds.
@@ -36,7 +41,16 @@ const SERVER_ERRORS: [(&str, i64); 5] = [
     ("BadGateway", 502),
     ("GatewayTimeout", 504),
 ];
-const DENOMINATORS: [(&str, i64); 3] = [("HUNDRED", 100), ("TEN_THOUSAND", 10_000), ("MILLION", 1_000_000)];
+
+/// A fraction of the requests that is not all of them, or need not stay so.
+fn part<'a>(item: &Item<'a>, name: &str, runtime: &Runtime<'a>, does: &str) {
+    let Some((at, is_now)) = item.get(name).and_then(|fraction| runtime.part(&fraction)) else { return };
+    let message = match is_now {
+        true => format!("{does} a part of the requests only, and lets the others pass"),
+        false => format!("{does} all requests until somebody sets this runtime key"),
+    };
+    at.error(Finding::EnvoyFailOpen, message, &format!("remove `{name}`"));
+}
 
 /// Where a gRPC service leads: the name of a cluster, or an address.
 fn cluster(service: &Item<'_>) -> Option<String> {
@@ -63,13 +77,8 @@ impl<'a> Authz<'a> {
         Some(Authz { item: item.clone(), cluster })
     }
 
-    /// Whether it is this filter's configuration.
-    pub(super) fn is(&self, configuration: &Item<'_>) -> bool {
-        std::ptr::eq(self.item.0.node, configuration.0.node)
-    }
-
-    pub(super) fn check(&self) {
-        self.opens();
+    pub(super) fn check(&self, found: &Found<'a>) {
+        self.opens(found);
         self.errors();
         api_version(&self.item);
         self.headers();
@@ -77,33 +86,30 @@ impl<'a> Authz<'a> {
             let message = "holds bodies back until they are there, which tiergate does not read: long prompts wait, or are answered 413";
             body.warn(Finding::EnvoyBodyBuffered, message, "remove `with_request_body`");
         }
-        if self.item.is_true("clear_route_cache") {
-            let at = self.item.get("clear_route_cache").unwrap_or_else(|| self.item.clone());
+        if let Some(at) = self.item.turned_on("clear_route_cache") {
             let message = "chooses the route again after the Check, so that another one than was judged may be taken";
             at.warn(Finding::EnvoyRouteCache, message, "set `clear_route_cache: false`");
         }
     }
 
     /// What lets requests pass that nobody judged.
-    fn opens(&self) {
-        let warn = |name: &str, message: &str, remedy: &str| {
-            let at = self.item.get(name).unwrap_or_else(|| self.item.clone());
-            at.warn(Finding::EnvoyFailOpen, message, remedy);
-        };
-        if self.item.is_true("failure_mode_allow") {
+    fn opens(&self, found: &Found<'a>) {
+        let runtime = &found.runtime;
+        if let Some(at) = self.item.turned_on("failure_mode_allow") {
             let message = "lets every request pass while tiergate does not answer";
-            warn("failure_mode_allow", message, "set `failure_mode_allow: false`");
+            at.error(Finding::EnvoyFailOpen, message, "set `failure_mode_allow: false`");
         }
-        if self.item.is_true("shadow_mode") {
-            warn("shadow_mode", "lets every request pass that tiergate refuses", "remove `shadow_mode`");
+        if let Some(at) = self.item.turned_on("shadow_mode") {
+            at.error(Finding::EnvoyFailOpen, "lets every request pass that tiergate refuses", "remove `shadow_mode`");
         }
-        let Some(fraction) = self.item.at(&["filter_enabled", "default_value"]) else { return };
-        let denominator = DENOMINATORS.iter().find(|one| fraction.is_one_of("denominator", &[**one]));
-        // The first is the default of protobuf.
-        let whole = denominator.map_or(100, |(_, number)| *number);
-        if fraction.number("numerator").unwrap_or_default() < whole {
-            let message = "asks tiergate about a part of the requests only, and lets the others pass";
-            warn("filter_enabled", message, "remove `filter_enabled`");
+        // Whom it does not ask about it may refuse.
+        if self.item.get("deny_at_disable").is_some_and(|flag| runtime.is_on(&flag)) {
+            return;
+        }
+        part(&self.item, "filter_enabled", runtime, "asks tiergate about");
+        if let Some(at) = self.item.get("filter_enabled_metadata").filter(|metadata| !found.marks_everybody(metadata)) {
+            let message = "asks tiergate about requests with these metadata only, and lets the others pass";
+            at.error(Finding::EnvoyFailOpen, message, "remove `filter_enabled_metadata`");
         }
     }
 
@@ -186,19 +192,58 @@ impl<'a> RateLimit<'a> {
         RateLimit { item: item.clone(), cluster, domain: item.text("domain").unwrap_or_default().to_owned() }
     }
 
-    pub(super) fn is(&self, configuration: &Item<'_>) -> bool {
-        std::ptr::eq(self.item.0.node, configuration.0.node)
+    /// What it is for: whatever the domain is called, what is sent after the answer is a report.
+    pub(super) fn role(&self) -> Role {
+        let is_named = self.domain == REPORT || did_you_mean(&self.domain, [REPORT]).is_some();
+        let is_question = self.domain == DOMAIN && !report::has_reservation(&self.item);
+        if is_named || !is_question && report::is_afterwards(&self.item) { Role::Report } else { Role::Limits }
     }
 
-    pub(super) fn check(&self) {
+    pub(super) fn check(&self, found: &Found<'a>, beside: Beside) {
         if let Some(service) = self.item.get("rate_limit_service") {
             api_version(&service);
         }
-        // A report is not waited for, and denies nothing.
-        if self.domain != REPORT && !self.item.is_true("failure_mode_deny") {
+        let asks_some = |name: &str| !matches!(self.item.text(name), None | Some("" | "both"));
+        match self.role() {
+            Role::Report if beside.token_limits && asks_some("request_type") => {
+                let at = self.item.get("request_type").unwrap_or_else(|| self.item.clone());
+                at.warn(Finding::EnvoyReportMissing, "reports a part of the answers only", "remove `request_type`");
+            }
+            // A report is not waited for, and denies nothing.
+            Role::Report => {}
+            Role::Check | Role::Limits => self.opens(found, asks_some("request_type")),
+        }
+    }
+
+    /// What lets requests pass that nobody counted.
+    fn opens(&self, found: &Found<'a>, asks_some: bool) {
+        let runtime = &found.runtime;
+        let denies = self.item.get("failure_mode_deny_percent");
+        if denies.is_none() && !self.item.is_true("failure_mode_deny") {
             let at = self.item.get("failure_mode_deny").unwrap_or_else(|| self.item.clone());
             let message = "lets every request pass uncounted while tiergate does not answer";
-            at.warn(Finding::EnvoyFailOpen, message, "set `failure_mode_deny: true`");
+            at.error(Finding::EnvoyFailOpen, message, "set `failure_mode_deny: true`");
+        }
+        part(&self.item, "failure_mode_deny_percent", runtime, "refuses, while tiergate does not answer,");
+        part(&self.item, "filter_enabled", runtime, "asks tiergate about");
+        part(&self.item, "filter_enforced", runtime, "enforces what tiergate says about");
+        let service = self.item.at(&["rate_limit_service", "grpc_service", "envoy_grpc", "cluster_name"]);
+        if let Some(at) = service.filter(|_| self.domain == DOMAIN && !found.is_ours(&self.cluster)) {
+            let message = "asks another service than tiergate about the limits: requests pass uncounted";
+            at.error(Finding::EnvoyFailOpen, message, "name the cluster of the ext_authz filter");
+        }
+        if let Some(at) = self.item.get("request_type").filter(|_| asks_some) {
+            let message = "asks tiergate about a part of the requests only, and lets the others pass";
+            at.error(Finding::EnvoyFailOpen, message, "remove `request_type`");
+        }
+        let limits = self.item.get("rate_limits");
+        if limits.is_none() && found.has_limited_routes() {
+            return;
+        }
+        if let Err(at) = limits.as_ref().map_or(Err(self.item.clone()), report::asks_always) {
+            let message = "has no descriptor that every request makes: one that lacks a value is dropped, and without any the request passes";
+            let remedy = "add `{actions: [{generic_key: {descriptor_key: tiergate.call, descriptor_value: limits}}]}`, as envoy/classic.yaml has it";
+            at.error(Finding::EnvoyFailOpen, message, remedy);
         }
     }
 }

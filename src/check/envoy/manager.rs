@@ -1,36 +1,77 @@
 //! An HTTP connection manager whose requests tiergate judges.
 
-use super::filter::REPORT;
-use super::read::{Item, type_of};
+use std::time::Duration;
+
+use super::chain::{Chain, Role};
+use super::read::{Item, is_type};
 use super::{Beside, Found};
 use crate::manifest::Finding;
 
 const REWRITES: [(&str, i64); 2] = [("UNESCAPE_AND_REDIRECT", 3), ("UNESCAPE_AND_FORWARD", 4)];
 
-/// The configurations of its filters, in their order.
-pub(super) fn filters<'a>(manager: &Item<'a>) -> Vec<Item<'a>> {
-    let filters = manager.get("http_filters").map(|filters| filters.items()).unwrap_or_default();
-    let configured = filters.iter().filter_map(|filter| {
-        let configuration = filter.get("typed_config")?;
-        // A filter may be wrapped in a matcher.
-        Some(configuration.at(&["extension_config", "typed_config"]).unwrap_or(configuration))
-    });
-    configured.collect()
+/// Its chain of filters, and those of its upgrades.
+pub(super) fn chains<'a>(manager: &Item<'a>) -> Vec<Chain<'a>> {
+    let own = manager.get("http_filters").into_iter();
+    own.chain(upgrades(manager).iter().filter_map(|upgrade| upgrade.get("filters")))
+        .map(|list| Chain::of(&list))
+        .collect()
+}
+
+pub(super) fn upgrades<'a>(manager: &Item<'a>) -> Vec<Item<'a>> {
+    manager.get("upgrade_configs").map(|list| list.items()).unwrap_or_default()
+}
+
+/// The name of routes that it is told while Envoy runs.
+pub(super) fn routes_by_name<'a>(manager: &Item<'a>) -> Option<&'a str> {
+    manager.get("rds")?.text("route_config_name")
 }
 
 pub(super) fn check(manager: &Item<'_>, found: &Found<'_>, beside: Beside) {
     path(manager);
-    order(manager, found);
+    timeouts(manager, found);
     if let Some(routes) = manager.get("route_config") {
         hits_addend(&routes);
     }
-    let limits = filters(manager);
-    let reports =
-        found.rate_limits.iter().any(|own| own.domain == REPORT && limits.iter().any(|filter| own.is(filter)));
-    if beside.token_limits && !reports {
+    let Some(chain) = manager.get("http_filters").map(|list| Chain::of(&list)) else { return };
+    order(&chain, found);
+    if beside.token_limits && !chain.roles(found).contains(&Role::Report) {
         let message = "reports no usage, so that token limits never fill";
         let remedy = "add the ratelimit filter of envoy/tiergate.yaml, with `domain: tiergate.report`";
         manager.warn(Finding::EnvoyReportMissing, message, remedy);
+    }
+}
+
+/// Whoever says nothing is not waited for.
+fn timeouts(manager: &Item<'_>, found: &Found<'_>) {
+    let is_never = |item: &Item<'_>, name: &str| item.duration(name).is_none_or(|duration| duration == Duration::ZERO);
+    if is_never(manager, "request_timeout") {
+        let at = manager.get("request_timeout").unwrap_or_else(|| manager.clone());
+        let message = "waits for ever for a request that does not end";
+        at.warn(Finding::EnvoyRequestTimeout, message, "set `request_timeout: 60s`");
+    }
+    let options = manager.get("common_http_protocol_options");
+    let idle = options.as_ref().and_then(|options| options.get("idle_timeout"));
+    if options.is_none_or(|options| is_never(&options, "idle_timeout")) {
+        let message = if idle.is_some() {
+            "keeps connections that nobody uses for ever"
+        } else {
+            "keeps connections that nobody uses for an hour"
+        };
+        let at = idle.unwrap_or_else(|| manager.clone());
+        at.warn(Finding::EnvoyIdleTimeout, message, "set `common_http_protocol_options: {idle_timeout: 600s}`");
+    }
+    let message = "keeps a request for ever on which nobody says anything";
+    let actions: Vec<_> = found.ways(manager).into_iter().filter_map(|way| way.action).collect();
+    let is_set = |name: &str, item: &Item<'_>| item.get(name).is_some();
+    for at in actions.iter().filter(|action| is_set("idle_timeout", action) && is_never(action, "idle_timeout")) {
+        let at = at.get("idle_timeout").unwrap_or_else(|| at.clone());
+        at.warn(Finding::EnvoyIdleTimeout, message, "set `idle_timeout: 600s`");
+    }
+    let is_inherited = actions.is_empty() || actions.iter().any(|action| !is_set("idle_timeout", action));
+    if let Some(at) =
+        manager.get("stream_idle_timeout").filter(|_| is_inherited && is_never(manager, "stream_idle_timeout"))
+    {
+        at.warn(Finding::EnvoyIdleTimeout, message, "remove `stream_idle_timeout: 0s` (the default is 300s)");
     }
 }
 
@@ -56,20 +97,16 @@ fn path(manager: &Item<'_>) {
 }
 
 /// The Check comes first: what comes before it acts on requests that nobody judged.
-fn order(manager: &Item<'_>, found: &Found<'_>) {
-    let filters = filters(manager);
-    let Some(check) = filters.iter().position(|filter| found.authz.iter().any(|authz| authz.is(filter))) else {
-        return;
-    };
-    for filter in filters.iter().take(check) {
-        let is_limit = found.rate_limits.iter().any(|limit| limit.is(filter));
-        let is_router = type_of(filter).is_some_and(|name| name.ends_with(".router.v3.Router"));
-        let message = match (is_limit, is_router) {
+fn order(chain: &Chain<'_>, found: &Found<'_>) {
+    let is_check = |entry: &Item<'_>| found.role(entry) == Some(Role::Check);
+    for filter in chain.filters.iter().take_while(|filter| !is_check(&filter.entry)) {
+        let Some(configuration) = filter.entry.get("typed_config") else { continue };
+        let message = match (found.role(&filter.entry).is_some(), is_type(&configuration, ".router.v3.Router")) {
             (true, _) => "counts before the Check, of which it knows nothing then",
             (_, true) => "sends requests away before the Check",
             _ => continue,
         };
-        filter.warn(Finding::EnvoyFilterOrder, message, "put it behind the ext_authz filter");
+        configuration.warn(Finding::EnvoyFilterOrder, message, "put it behind the ext_authz filter");
     }
 }
 

@@ -2,17 +2,26 @@
 
 use std::time::Duration;
 
-use crate::manifest::Finding;
-use crate::manifest::reader::Field;
-use crate::manifest::tree::Value;
+use crate::manifest::reader::{Field, Report};
+use crate::manifest::tree::{Node, Position, Value};
+use crate::manifest::{Finding, Severity};
 
 /// A value of the configuration.
 #[derive(Clone, Debug)]
-pub(super) struct Item<'a>(pub(super) Field<'a>);
+pub(super) struct Item<'a> {
+    field: Field<'a>,
+    /// Where its name stands.
+    key: Option<Position>,
+}
 
-/// The type that `@type` names.
+/// The type that `@type` names; of a TypedStruct, that of what it wraps.
 pub(super) fn type_of<'a>(item: &Item<'a>) -> Option<&'a str> {
-    item.text("@type")
+    item.entry(if item.wraps() { "type_url" } else { "@type" })?.as_text()
+}
+
+/// Whether it is a message of this type.
+pub(super) fn is_type(item: &Item<'_>, ending: &str) -> bool {
+    type_of(item).is_some_and(|name| name.ends_with(ending))
 }
 
 fn camel(name: &str) -> String {
@@ -28,14 +37,39 @@ fn camel(name: &str) -> String {
 // === impl Item ===
 
 impl<'a> Item<'a> {
-    /// The field `name` of a mapping, if it is there and not null.
+    pub(super) fn root(document: &'a Node, report: &'a Report) -> Self {
+        Item { field: Field::root(document, report), key: None }
+    }
+
+    fn value(&self) -> &'a Value {
+        &self.field.node.value
+    }
+
+    /// Whether it is the same value, and not an equal one.
+    pub(super) fn is(&self, other: &Item<'_>) -> bool {
+        std::ptr::eq(self.field.node, other.field.node)
+    }
+
+    /// Whether `other` is this value or inside of it.
+    pub(super) fn holds(&self, other: &Item<'_>) -> bool {
+        self.is(other) || self.children().iter().any(|child| child.holds(other))
+    }
+
+    /// The field `name` of a mapping, if it is there and not null; of a TypedStruct, that of what it wraps.
     pub(super) fn get(&self, name: &str) -> Option<Item<'a>> {
-        let Value::Map(entries) = &self.0.node.value else { return None };
-        let is_there = entries
-            .iter()
-            .any(|(key, node)| (key.name == name || key.name == camel(name)) && node.value != Value::Null);
-        let found = self.0.entries().filter(|_| is_there)?.into_iter();
-        found.into_iter().find(|(key, _)| key.name == name || key.name == camel(name)).map(|(_, field)| Item(field))
+        let wrapped = || self.entry("value").filter(|_| self.wraps())?.get(name);
+        self.entry(name).or_else(|| self.entry(&camel(name))).or_else(wrapped)
+    }
+
+    fn wraps(&self) -> bool {
+        self.entry("@type").and_then(|name| name.as_text()).is_some_and(|name| name.ends_with(".TypedStruct"))
+    }
+
+    /// As `get`, by a name that the user chose.
+    pub(super) fn entry(&self, name: &str) -> Option<Item<'a>> {
+        let Value::Map(entries) = self.value() else { return None };
+        entries.iter().find(|(key, node)| key.name == name && node.value != Value::Null)?;
+        self.entries().into_iter().find(|(key, _)| *key == name).map(|(_, item)| item)
     }
 
     /// The field at the end of a path of names.
@@ -44,33 +78,51 @@ impl<'a> Item<'a> {
     }
 
     pub(super) fn items(&self) -> Vec<Item<'a>> {
-        match &self.0.node.value {
-            Value::List(_) => self.0.items().unwrap_or_default().into_iter().map(Item).collect(),
+        match self.value() {
+            Value::List(_) => {
+                let items = self.field.items().unwrap_or_default().into_iter();
+                items.map(|field| Item { field, key: None }).collect()
+            }
             _ => Vec::new(),
         }
     }
 
     /// The values of a mapping or list.
     pub(super) fn children(&self) -> Vec<Item<'a>> {
-        match &self.0.node.value {
-            Value::Map(_) => self.0.entries().unwrap_or_default().into_iter().map(|(_, field)| Item(field)).collect(),
+        match self.value() {
+            Value::Map(_) => self.entries().into_iter().map(|(_, item)| item).collect(),
             _ => self.items(),
         }
     }
 
     /// The names and values of a mapping.
     pub(super) fn entries(&self) -> Vec<(&'a str, Item<'a>)> {
-        match &self.0.node.value {
+        match self.value() {
             Value::Map(_) => {
-                let entries = self.0.entries().unwrap_or_default().into_iter();
-                entries.map(|(key, field)| (key.name.as_str(), Item(field))).collect()
+                let entries = self.field.entries().unwrap_or_default().into_iter();
+                entries.map(|(key, field)| (key.name.as_str(), Item { field, key: Some(key.at) })).collect()
             }
             _ => Vec::new(),
         }
     }
 
+    /// What `wanted` is true of, at any depth.
+    pub(super) fn find(&self, wanted: &impl Fn(&Item<'a>) -> bool) -> Vec<Item<'a>> {
+        let mut found: Vec<Item<'a>> = self.children().iter().flat_map(|child| child.find(wanted)).collect();
+        if wanted(self) {
+            found.insert(0, self.clone());
+        }
+        found
+    }
+
+    /// Every setting that routes have for filters, at any depth, by the filter's name.
+    pub(super) fn settings(&self) -> Vec<(&'a str, Item<'a>)> {
+        let all = self.find(&|item| item.get("typed_per_filter_config").is_some()).into_iter();
+        all.filter_map(|item| item.get("typed_per_filter_config")).flat_map(|settings| settings.entries()).collect()
+    }
+
     pub(super) fn as_text(&self) -> Option<&'a str> {
-        match &self.0.node.value {
+        match self.value() {
             Value::Text(text) => Some(text),
             _ => None,
         }
@@ -80,28 +132,47 @@ impl<'a> Item<'a> {
         self.get(name)?.as_text()
     }
 
-    /// A number, also in the form `{value: 1}`.
-    pub(super) fn number(&self, name: &str) -> Option<i64> {
-        let item = self.get(name)?;
-        let item = item.get("value").unwrap_or(item);
-        match &item.0.node.value {
+    pub(super) fn as_number(&self) -> Option<i64> {
+        match self.value() {
             Value::Int(number) => Some(*number),
             Value::Text(text) => text.parse().ok(),
             _ => None,
         }
     }
 
-    /// Whether the field is there and true, also in the form `{value: true}`.
+    /// A number, also in the form `{value: 1}`.
+    pub(super) fn number(&self, name: &str) -> Option<i64> {
+        let item = self.get(name)?;
+        item.get("value").unwrap_or(item).as_number()
+    }
+
+    /// `true` or `false`, in all the words that Envoy takes for them, also in the form `{value: true}`.
+    pub(super) fn as_bool(&self) -> Option<bool> {
+        match self.get("value").as_ref().unwrap_or(self).value() {
+            Value::Bool(value) => Some(*value),
+            Value::Text(text) => match text.to_ascii_lowercase().as_str() {
+                "true" | "yes" | "y" | "on" => Some(true),
+                "false" | "no" | "n" | "off" => Some(false),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// Whether the field is there and true.
     pub(super) fn is_true(&self, name: &str) -> bool {
-        let item = self.get(name);
-        let item = item.map(|item| item.get("value").unwrap_or(item));
-        item.is_some_and(|item| item.0.node.value == Value::Bool(true))
+        self.turned_on(name).is_some()
+    }
+
+    /// The field, if it is there and true.
+    pub(super) fn turned_on(&self, name: &str) -> Option<Item<'a>> {
+        self.get(name).filter(|item| item.as_bool() == Some(true))
     }
 
     /// Whether an enumeration is one of `names`, or the number of one.
     pub(super) fn is_one_of(&self, name: &str, names: &[(&str, i64)]) -> bool {
         let Some(item) = self.get(name) else { return false };
-        names.iter().any(|(text, number)| match &item.0.node.value {
+        names.iter().any(|(text, number)| match item.value() {
             Value::Text(written) => written == text,
             Value::Int(written) => written == number,
             _ => false,
@@ -115,6 +186,19 @@ impl<'a> Item<'a> {
     }
 
     pub(super) fn warn(&self, code: Finding, message: impl Into<String>, remedy: &str) {
-        self.0.report(self.0.warning(message).code(code).remedy(remedy));
+        self.say(Severity::Warning, code, message, remedy);
+    }
+
+    pub(super) fn error(&self, code: Finding, message: impl Into<String>, remedy: &str) {
+        self.say(Severity::Error, code, message, remedy);
+    }
+
+    fn say(&self, severity: Severity, code: Finding, message: impl Into<String>, remedy: &str) {
+        let mut problem = self.field.problem(severity, message).code(code).remedy(remedy);
+        // What has lines of its own is found by its name.
+        if let Some(at) = self.key.filter(|_| matches!(self.value(), Value::Map(_) | Value::List(_))) {
+            (problem.place.line, problem.place.column) = (at.line, at.column);
+        }
+        self.field.report(problem);
     }
 }

@@ -1,0 +1,258 @@
+//! The descriptors of rate-limit calls: whether tiergate can read what a report says, and whether a question is always asked.
+
+use super::chain::{Filter, Role};
+use super::filter::{DOMAIN, REPORT};
+use super::read::{Item, type_of};
+use super::route::configuration;
+use super::{Beside, Found};
+use crate::manifest::{Finding, did_you_mean};
+
+const RESERVATION: &str = "tiergate.reservation";
+const USAGE: &str = "tiergate.usage";
+const NUMBERS: [&str; 9] =
+    ["total", "input", "output", "cached", "reasoning", "bytes", "chunks", "status", "duration_ms"];
+/// Those of which one is enough.
+const TOKENS: [&str; 3] = ["total", "input", "output"];
+/// Where Check's answer left the reservation.
+const NAMESPACE: &str = "envoy.filters.http.ext_authz";
+const PATH: [&str; 2] = ["tiergate", "reservation"];
+const UNREAD: Finding = Finding::EnvoyReportUnread;
+
+/// One action of a descriptor.
+struct Action<'a> {
+    item: Item<'a>,
+    kind: &'a str,
+}
+
+pub(super) fn check<'a>(found: &Found<'a>, filters: &[&Filter<'a>], beside: Beside) {
+    let reports: Vec<_> = found.rate_limits.iter().filter(|limit| limit.role() == Role::Report).collect();
+    let Some(first) = reports.first() else { return };
+    let own = reports.iter().filter_map(|report| report.item.get("rate_limits"));
+    let overrides = overrides(found, filters);
+    let lists: Vec<Item<'a>> = own.chain(overrides.iter().filter_map(|own| own.get("rate_limits"))).collect();
+    if beside.token_limits && !found.has_limited_routes() && !lists.iter().any(carries_tokens) {
+        let at = lists.first().unwrap_or(&first.item);
+        at.warn(Finding::EnvoyReportMissing, "reports no tokens", "take the `rate_limits` of envoy/tiergate.yaml");
+    }
+    for report in &reports {
+        domain(&report.item);
+        leads(&report.item, found);
+    }
+    overrides.iter().filter(|own| own.get("domain").is_some()).for_each(domain);
+    for limit in lists.iter().flat_map(|list| list.items()) {
+        descriptor(&limit, found);
+    }
+    for authz in &found.authz {
+        let ingests = authz.item.get("enable_dynamic_metadata_ingestion");
+        if let Some(at) = ingests.filter(|flag| flag.as_bool() == Some(false)) {
+            let message = "drops what Check's answer leaves for the report, so that there is none";
+            at.warn(UNREAD, message, "remove `enable_dynamic_metadata_ingestion`");
+        }
+    }
+}
+
+/// What routes have for a filter that reports.
+fn overrides<'a>(found: &Found<'a>, filters: &[&Filter<'a>]) -> Vec<Item<'a>> {
+    let reports = filters.iter().filter(|filter| found.role(&filter.entry) == Some(Role::Report));
+    let names: Vec<&str> = reports.map(|filter| filter.name).collect();
+    let settings = found.documents.iter().flat_map(Item::settings).filter(|(name, _)| names.contains(name));
+    settings.filter_map(|(_, setting)| configuration(setting)).collect()
+}
+
+/// Whether a list of descriptors tells what an answer cost.
+fn carries_tokens(list: &Item<'_>) -> bool {
+    let actions = list.items().into_iter().flat_map(|limit| Action::of(&limit));
+    let mut numbers = actions.filter_map(|action| action.item.text("descriptor_value"));
+    numbers.any(|name| TOKENS.contains(&name) || did_you_mean(name, TOKENS).is_some())
+}
+
+/// A report is settled by whoever made the reservation.
+fn leads(item: &Item<'_>, found: &Found<'_>) {
+    let at = item.at(&["rate_limit_service", "grpc_service", "envoy_grpc", "cluster_name"]);
+    if let Some(at) = at.filter(|name| !name.as_text().is_some_and(|name| found.is_ours(name))) {
+        let message = "leads to another service than Check: tiergate gets no report";
+        at.warn(UNREAD, message, "name the cluster of the ext_authz filter");
+    }
+}
+
+fn domain(item: &Item<'_>) {
+    let domain = item.text("domain").unwrap_or_default();
+    if domain == REPORT {
+        return;
+    }
+    let at = item.get("domain").unwrap_or_else(|| item.clone());
+    let message = match domain {
+        DOMAIN => "is the domain of questions about the limits: tiergate takes no report there".to_owned(),
+        _ => format!("`{domain}` is no domain that tiergate serves: every report is refused, and Envoy says nothing"),
+    };
+    let remedy = match did_you_mean(domain, [REPORT]) {
+        Some(meant) => format!("did you mean `{meant}`?"),
+        None => format!("set `domain: {REPORT}`"),
+    };
+    at.warn(UNREAD, message, &remedy);
+}
+
+/// One descriptor of a report.
+fn descriptor(limit: &Item<'_>, found: &Found<'_>) {
+    if !limit.is_true("apply_on_stream_done") {
+        let at = limit.get("apply_on_stream_done").unwrap_or_else(|| limit.clone());
+        let message = "is sent before the answer, of which nothing is known yet, and the request waits for it";
+        at.warn(UNREAD, message, "set `apply_on_stream_done: true`");
+    }
+    let actions = Action::of(limit);
+    let named = |key: &str| actions.iter().find(|action| action.key() == key);
+    match named(RESERVATION) {
+        Some(action) => action.reservation(),
+        None => {
+            let meant = actions.iter().find(|action| did_you_mean(action.key(), [RESERVATION]).is_some());
+            let message = match meant {
+                Some(action) => format!(
+                    "`{}` is nothing that tiergate reads, and it refuses a report without `{RESERVATION}`",
+                    action.key()
+                ),
+                None => format!("has no `{RESERVATION}`, and tiergate refuses a report with such a descriptor"),
+            };
+            let remedy = match meant {
+                Some(_) => format!("did you mean `{RESERVATION}`?"),
+                None => "add the metadata action of envoy/tiergate.yaml to each descriptor".to_owned(),
+            };
+            let at = meant.and_then(|action| action.item.get("descriptor_key")).unwrap_or_else(|| limit.clone());
+            at.warn(UNREAD, message, &remedy);
+        }
+    }
+    for action in actions.iter().filter(|action| did_you_mean(action.key(), [USAGE]).is_some()) {
+        let at = action.item.get("descriptor_key").unwrap_or_else(|| action.item.clone());
+        let message = format!("`{}` is nothing that tiergate reads, and the number is lost", action.key());
+        at.warn(UNREAD, message, &format!("did you mean `{USAGE}`?"));
+    }
+    if let Some(action) = named(USAGE) {
+        usage(limit, action, found);
+    }
+}
+
+/// A descriptor that carries a number.
+fn usage(limit: &Item<'_>, action: &Action<'_>, found: &Found<'_>) {
+    let value = action.item.get("descriptor_value");
+    let name = value.as_ref().and_then(Item::as_text).unwrap_or_default();
+    if !NUMBERS.contains(&name) && action.kind == "generic_key" {
+        let remedy = match did_you_mean(name, NUMBERS) {
+            Some(meant) => format!("did you mean `{meant}`?"),
+            None => format!("name one of {}", NUMBERS.join(", ")),
+        };
+        let message = format!("`{name}` is no number that tiergate knows, and it is lost");
+        value.unwrap_or_else(|| action.item.clone()).warn(UNREAD, message, &remedy);
+    }
+    let Some(hits) = limit.get("hits_addend") else {
+        let message = "carries no number, which counts as 1";
+        limit.warn(UNREAD, message, "add `hits_addend`, as in envoy/tiergate.yaml");
+        return;
+    };
+    if let Some(at) = hits.turned_on("is_negative_hits") {
+        at.warn(
+            UNREAD,
+            "makes tiergate refuse the report: what was held is settled by it",
+            "remove `is_negative_hits`",
+        );
+    }
+    match hits.get("format") {
+        Some(format) => metadata(&format, found),
+        None if TOKENS.contains(&name) => {
+            let message = format!("is the same for every answer, whatever its `{name}` is");
+            hits.warn(UNREAD, message, "set `format`, as in envoy/tiergate.yaml");
+        }
+        None => {}
+    }
+}
+
+/// A number that is read from what a filter wrote.
+fn metadata(format: &Item<'_>, found: &Found<'_>) {
+    let read = format.as_text().and_then(|text| text.strip_prefix("%DYNAMIC_METADATA(")?.split_once(")%"));
+    let Some((read, _)) = read else { return };
+    let is_written = |item: &Item<'_>| item.get("metadata_namespace").is_some();
+    let all = found.documents.iter().flat_map(|document| document.find(&is_written));
+    let name = |item: Item<'_>| Some([item.text("metadata_namespace")?, ":", item.text("key")?].concat());
+    let written: Vec<String> = all.filter_map(name).collect();
+    if written.iter().any(|one| one == read) {
+        return;
+    }
+    let remedy = match did_you_mean(read, written.iter().map(String::as_str)) {
+        Some(meant) => format!("did you mean `{meant}`?"),
+        // A program may write what it likes, and another file may have the filter.
+        None if found.managers.is_empty() || found.documents.iter().any(runs_programs) => return,
+        None => "add the filters of envoy/tiergate.yaml that read `usage` from answers".to_owned(),
+    };
+    let message = format!("`{read}` is metadata that no filter of this file writes, and the number is lost");
+    format.warn(UNREAD, message, &remedy);
+}
+
+/// Whether there is a filter that writes what its program says.
+fn runs_programs(document: &Item<'_>) -> bool {
+    const PROGRAMS: [&str; 6] = [".lua.", ".wasm.", ".ext_proc.", ".golang.", ".dynamic_modules.", ".set_metadata."];
+    let is_program =
+        |item: &Item<'_>| type_of(item).is_some_and(|name| PROGRAMS.iter().any(|part| name.contains(part)));
+    !document.find(&is_program).is_empty()
+}
+
+fn limits<'a>(item: &Item<'a>) -> Vec<Item<'a>> {
+    item.get("rate_limits").map(|list| list.items()).unwrap_or_default()
+}
+
+/// Whether a filter carries a reservation.
+pub(super) fn has_reservation(filter: &Item<'_>) -> bool {
+    limits(filter).iter().flat_map(Action::of).any(|action| action.key() == RESERVATION)
+}
+
+/// Whether a filter carries a reservation, or sends everything when the answer is over.
+pub(super) fn is_afterwards(filter: &Item<'_>) -> bool {
+    let limits = limits(filter);
+    let is_late = !limits.is_empty() && limits.iter().all(|limit| limit.is_true("apply_on_stream_done"));
+    is_late || has_reservation(filter)
+}
+
+/// Whether every request makes one of these descriptors, with all values, before it goes on; else where that is not so.
+pub(super) fn asks_always<'a>(limits: &Item<'a>) -> Result<(), Item<'a>> {
+    let is_question = |limit: &Item<'_>| !limit.is_true("apply_on_stream_done");
+    let is_sure = |limit: &Item<'a>| {
+        let actions = Action::of(limit);
+        is_question(limit) && !actions.is_empty() && actions.iter().all(Action::is_sure)
+    };
+    if limits.items().iter().any(is_sure) { Ok(()) } else { Err(limits.clone()) }
+}
+
+// === impl Action ===
+
+impl<'a> Action<'a> {
+    fn of(limit: &Item<'a>) -> Vec<Self> {
+        let actions = limit.get("actions").map(|list| list.items()).unwrap_or_default();
+        let kinds = actions.iter().filter_map(|action| action.entries().into_iter().next());
+        kinds.map(|(kind, item)| Action { item, kind }).collect()
+    }
+
+    fn key(&self) -> &'a str {
+        self.item.text("descriptor_key").unwrap_or_default()
+    }
+
+    /// Whether it has a value, or can do without, whatever the request is like.
+    fn is_sure(&self) -> bool {
+        let is_pseudo = self.item.text("header_name").is_some_and(|name| name.starts_with(':'));
+        let is_always = matches!(self.kind, "generic_key" | "genericKey" | "remote_address" | "remoteAddress");
+        is_always || is_pseudo || self.item.get("default_value").is_some() || self.item.is_true("skip_if_absent")
+    }
+
+    /// It has to be what Check's answer left.
+    fn reservation(&self) {
+        let path = self.item.at(&["metadata_key", "path"]).map(|path| path.items()).unwrap_or_default();
+        let path: Vec<&str> = path.iter().filter_map(|segment| segment.text("key")).collect();
+        let namespace = self.item.get("metadata_key").and_then(|key| key.text("key"));
+        let is_dynamic = self.item.get("source").is_none() || self.item.is_one_of("source", &[("DYNAMIC", 0)]);
+        if namespace != Some(NAMESPACE) || path != PATH || !is_dynamic {
+            let at = self.item.get("metadata_key").unwrap_or_else(|| self.item.clone());
+            let message = "is not where Check's answer leaves the reservation: without it there is no report";
+            at.warn(
+                UNREAD,
+                message,
+                &format!("set `metadata_key: {{key: {NAMESPACE}, path: [{{key: tiergate}}, {{key: reservation}}]}}`"),
+            );
+        }
+    }
+}

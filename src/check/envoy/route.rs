@@ -1,0 +1,192 @@
+//! Routes: where requests go, and what is turned off for them on the way.
+
+use super::Found;
+use super::chain::{Filter, Role};
+use super::matcher::{self, Gap};
+use super::read::{Item, is_type};
+use super::report;
+
+/// One way of requests through routes, to one cluster.
+#[derive(Clone, Debug)]
+pub(super) struct Way<'a> {
+    /// What may have settings for filters, the widest first: route configuration, virtual host, route, part of its traffic.
+    levels: Vec<Item<'a>>,
+    /// What the route is called.
+    name: Option<&'a str>,
+    /// What the route does; of a part of a configuration it may be unknown.
+    pub(super) action: Option<Item<'a>>,
+    pub(super) to: To<'a>,
+}
+
+/// Where a way leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum To<'a> {
+    Cluster(&'a str),
+    /// The request says, or a plugin.
+    Any,
+}
+
+/// That a filter is off, and where that stands.
+#[derive(Clone, Debug)]
+pub(super) struct Off<'a> {
+    pub(super) at: Item<'a>,
+    pub(super) how: How<'a>,
+}
+
+/// In which way a filter is off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum How<'a> {
+    /// Where no route turns it on, such as the one of this name.
+    Unless(Option<&'a str>),
+    /// For the requests of this part of the routes.
+    Of(&'static str),
+    /// For what a matcher says.
+    Matched,
+    /// Somebody else is asked about this part of the routes.
+    Elsewhere(&'static str),
+    /// For requests that lack a value of each descriptor.
+    Dropped,
+}
+
+const SETTINGS: &str = "typed_per_filter_config";
+/// What a route may do.
+const ACTIONS: [&str; 5] = ["route", "filter_action", "redirect", "direct_response", "non_forwarding_action"];
+
+fn is_route(item: &Item<'_>) -> bool {
+    item.get("match").is_some() && ACTIONS.iter().any(|name| item.get(name).is_some())
+}
+
+/// Whether it is a route configuration, or a part of one.
+pub(super) fn is_part(item: &Item<'_>) -> bool {
+    item.get("virtual_hosts").is_some() || item.get(SETTINGS).is_some() || is_route(item)
+}
+
+/// All ways through a route configuration, or a part of one.
+pub(super) fn ways<'a>(routes: &Item<'a>) -> Vec<Way<'a>> {
+    let mut ways = Vec::new();
+    follow(routes, &[], &mut ways);
+    ways
+}
+
+/// Whether there is a route.
+fn follow<'a>(item: &Item<'a>, levels: &[Item<'a>], ways: &mut Vec<Way<'a>>) -> bool {
+    let mut levels = levels.to_vec();
+    levels.extend(item.get(SETTINGS).map(|_| item.clone()));
+    if ACTIONS.iter().any(|name| item.get(name).is_some()) {
+        // A redirect and a direct response are Envoy's own answers.
+        for action in ["route", "filter_action"].iter().filter_map(|name| item.get(name)) {
+            ways.extend(split(item.text("name"), &action, &levels));
+        }
+        return true;
+    }
+    let children = item.children();
+    let found = children.iter().filter(|child| follow(child, &levels, ways)).count() > 0;
+    if !found && item.get(SETTINGS).is_some() {
+        ways.push(Way { levels, name: None, action: None, to: To::Any });
+    }
+    found
+}
+
+/// The ways of one route.
+fn split<'a>(name: Option<&'a str>, action: &Item<'a>, levels: &[Item<'a>]) -> Vec<Way<'a>> {
+    let way = |levels: Vec<Item<'a>>, to| Way { levels, name, action: Some(action.clone()), to };
+    let to = |name: Option<&'a str>| name.map_or(To::Any, To::Cluster);
+    let parts = action.at(&["weighted_clusters", "clusters"]).map(|clusters| clusters.items());
+    let Some(parts) = parts else { return vec![way(levels.to_vec(), to(action.text("cluster")))] };
+    parts.into_iter().map(|part| way([levels, std::slice::from_ref(&part)].concat(), to(part.text("name")))).collect()
+}
+
+/// What a level is called.
+fn scope(level: &Item<'_>) -> &'static str {
+    let has = |names: &[&str]| names.iter().any(|name| level.get(name).is_some());
+    if has(&["virtual_hosts", "vhds"]) {
+        "route configuration"
+    } else if has(&["domains", "routes"]) {
+        "virtual host"
+    } else if has(&["weight", "cluster_header"]) {
+        "part of a route's traffic"
+    } else if is_route(level) {
+        "route"
+    } else {
+        "part of the routes"
+    }
+}
+
+// === impl To ===
+
+impl<'a> To<'a> {
+    pub(super) fn cluster(self) -> Option<&'a str> {
+        match self {
+            To::Cluster(name) => Some(name),
+            To::Any => None,
+        }
+    }
+}
+
+// === impl Way ===
+
+impl<'a> Way<'a> {
+    /// Whether it has settings for a filter of this name.
+    pub(super) fn names(&self, filter: &str) -> bool {
+        self.settings(filter).next().is_some()
+    }
+
+    /// Where a Check is turned off, whatever its filter is called.
+    pub(super) fn unchecked(&self) -> Vec<Item<'a>> {
+        let settings = self.levels.iter().filter_map(|level| level.get(SETTINGS)).flat_map(|all| all.children());
+        let own = settings.filter_map(configuration).filter(|own| is_type(own, ".ExtAuthzPerRoute"));
+        own.filter_map(|own| own.turned_on("disabled")).collect()
+    }
+
+    /// The settings for a filter, the most specific first.
+    fn settings(&self, filter: &str) -> impl Iterator<Item = (&'static str, Item<'a>)> {
+        let of = |level: &Item<'a>| Some((scope(level), level.get(SETTINGS)?.entry(filter)?));
+        self.levels.iter().rev().filter_map(of)
+    }
+
+    /// Whether a filter is off for these requests. Envoy looks twice: whether the filter is in the chain, and then, in the most specific
+    /// configuration, whether it does anything.
+    pub(super) fn off(&self, filter: &Filter<'a>, found: &Found<'a>) -> Option<Off<'a>> {
+        match self.settings(filter.name).next() {
+            None => filter.off(self.name),
+            Some((scope, setting)) => {
+                let is_wrapper = is_type(&setting, ".route.v3.FilterConfig");
+                let at = setting.turned_on("disabled").filter(|_| is_wrapper);
+                at.map(|at| Off { at, how: How::Of(scope) })
+            }
+        }
+        .or_else(|| {
+            let mut own =
+                self.settings(filter.name).filter_map(|(scope, setting)| Some((scope, configuration(setting)?)));
+            let (scope, own) = own.next()?;
+            undone(&own, scope, found.role(&filter.entry)?, found)
+        })
+    }
+}
+
+/// A route's configuration of a filter, as it is or in a FilterConfig.
+pub(super) fn configuration<'a>(setting: Item<'a>) -> Option<Item<'a>> {
+    if is_type(&setting, ".route.v3.FilterConfig") { setting.get("config") } else { Some(setting) }
+}
+
+/// How a route's configuration of a filter turns it off.
+fn undone<'a>(own: &Item<'a>, scope: &'static str, role: Role, found: &Found<'a>) -> Option<Off<'a>> {
+    let off = |at: Item<'a>, how| Off { at, how };
+    if is_type(own, ".ExtAuthzPerRoute") {
+        let elsewhere = || {
+            let settings = own.get("check_settings")?;
+            let cluster = settings.at(&["grpc_service", "envoy_grpc", "cluster_name"]);
+            let cluster = cluster.or_else(|| settings.at(&["grpc_service", "google_grpc", "target_uri"]));
+            let other = cluster.filter(|cluster| !cluster.as_text().is_some_and(|name| found.is_ours(name)));
+            Some(off(other.or_else(|| settings.get("http_service"))?, How::Elsewhere(scope)))
+        };
+        return own.turned_on("disabled").map(|at| off(at, How::Of(scope))).or_else(elsewhere);
+    }
+    if is_type(own, ".RateLimitPerRoute") {
+        let limits = own.get("rate_limits").filter(|_| role == Role::Limits)?;
+        return report::asks_always(&limits).err().map(|at| off(at, How::Dropped));
+    }
+    match matcher::gap(own, &|item| found.role(item).is_some())? {
+        Gap::Skip(at) | Gap::Matched(at) => Some(off(at, How::Matched)),
+    }
+}
