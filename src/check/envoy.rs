@@ -140,9 +140,10 @@ impl<'a> Found<'a> {
         self.clusters.get(name).map(Vec::as_slice).unwrap_or_default()
     }
 
-    /// Leaves what leads to tiergate: by the name of the cluster, or if none has it, every ext_authz filter that speaks gRPC.
+    /// Leaves what leads to tiergate: by the name of the cluster, or if no filter's has it, every ext_authz filter that speaks gRPC.
     fn keep_ours(&mut self) {
-        if self.authz.iter().any(|authz| is_named(&authz.cluster)) {
+        let mut clusters = self.authz.iter().map(|authz| &authz.cluster);
+        if clusters.any(|name| is_named(name)) || self.rate_limits.iter().any(|limit| is_named(&limit.cluster)) {
             self.authz.retain(|authz| is_named(&authz.cluster));
         }
         let authz = &self.authz;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::chain::{Chain, Role};
 use super::read::Item;
 use super::route::{To, Way};
-use super::{Found, manager};
+use super::{Found, manager, route};
 use crate::manifest::Finding;
 
 /// Where the requests that tiergate judges go.
@@ -67,6 +67,16 @@ fn nobody_asks(found: &Found<'_>) {
     }
     for at in places {
         at.error(Finding::EnvoyCheckMissing, message, remedy);
+    }
+    // The filter may be in another file.
+    let mut unchecked: Vec<Item<'_>> = Vec::new();
+    for at in found.loose.iter().flat_map(route::ways).flat_map(|way| way.unchecked()) {
+        if !unchecked.iter().any(|other| other.is(&at)) {
+            unchecked.push(at);
+        }
+    }
+    for at in unchecked {
+        at.error(Finding::EnvoyFailOpen, "turns the Check off: these requests pass unjudged", "remove `disabled`");
     }
 }
 

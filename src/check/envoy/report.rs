@@ -28,7 +28,8 @@ pub(super) fn check<'a>(found: &Found<'a>, filters: &[&Filter<'a>], beside: Besi
     let reports: Vec<_> = found.rate_limits.iter().filter(|limit| limit.role() == Role::Report).collect();
     let Some(first) = reports.first() else { return };
     let own = reports.iter().filter_map(|report| report.item.get("rate_limits"));
-    let lists: Vec<Item<'a>> = own.chain(overrides(found, filters)).collect();
+    let overrides = overrides(found, filters);
+    let lists: Vec<Item<'a>> = own.chain(overrides.iter().filter_map(|own| own.get("rate_limits"))).collect();
     if beside.token_limits && !found.has_limited_routes() && !lists.iter().any(carries_tokens) {
         let at = lists.first().unwrap_or(&first.item);
         at.warn(Finding::EnvoyReportMissing, "reports no tokens", "take the `rate_limits` of envoy/tiergate.yaml");
@@ -37,6 +38,7 @@ pub(super) fn check<'a>(found: &Found<'a>, filters: &[&Filter<'a>], beside: Besi
         domain(&report.item);
         leads(&report.item, found);
     }
+    overrides.iter().filter(|own| own.get("domain").is_some()).for_each(domain);
     for limit in lists.iter().flat_map(|list| list.items()) {
         descriptor(&limit, found);
     }
@@ -49,12 +51,12 @@ pub(super) fn check<'a>(found: &Found<'a>, filters: &[&Filter<'a>], beside: Besi
     }
 }
 
-/// The limits that a route has for a filter that reports.
+/// What routes have for a filter that reports.
 fn overrides<'a>(found: &Found<'a>, filters: &[&Filter<'a>]) -> Vec<Item<'a>> {
     let reports = filters.iter().filter(|filter| found.role(&filter.entry) == Some(Role::Report));
     let names: Vec<&str> = reports.map(|filter| filter.name).collect();
     let settings = found.documents.iter().flat_map(Item::settings).filter(|(name, _)| names.contains(name));
-    settings.filter_map(|(_, setting)| configuration(setting)?.get("rate_limits")).collect()
+    settings.filter_map(|(_, setting)| configuration(setting)).collect()
 }
 
 /// Whether a list of descriptors tells what an answer cost.

@@ -131,6 +131,13 @@ impl<'a> Way<'a> {
         self.settings(filter).next().is_some()
     }
 
+    /// Where a Check is turned off, whatever its filter is called.
+    pub(super) fn unchecked(&self) -> Vec<Item<'a>> {
+        let settings = self.levels.iter().filter_map(|level| level.get(SETTINGS)).flat_map(|all| all.children());
+        let own = settings.filter_map(configuration).filter(|own| is_type(own, ".ExtAuthzPerRoute"));
+        own.filter_map(|own| own.turned_on("disabled")).collect()
+    }
+
     /// The settings for a filter, the most specific first.
     fn settings(&self, filter: &str) -> impl Iterator<Item = (&'static str, Item<'a>)> {
         let of = |level: &Item<'a>| Some((scope(level), level.get(SETTINGS)?.entry(filter)?));
