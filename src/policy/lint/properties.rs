@@ -5,7 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{limit_sets, warning};
-use crate::manifest::{Finding, InForce, LimitPolicy, LimitSpec, Manifests, Place, Problem, Severity, did_you_mean};
+use crate::manifest::{
+    Finding, InForce, LimitPolicy, LimitSpec, Manifests, Place, Problem, Severity, Shadow, did_you_mean,
+};
 use crate::policy::{Attached, AuthRules, Expression, How, Policy, Reference, Shape, Uses};
 
 /// What limits see of a caller on some route: the properties of each filter, `None` if they may be any.
@@ -44,8 +46,14 @@ pub(super) fn unmade(policy: &Policy, manifests: &Manifests) -> Vec<Problem> {
             predicates(policy, limit, declared, &mut problems);
         }
     });
+    // A policy in shadow shuts nothing.
+    let in_shadow = |policy: &&LimitPolicy| policy.shadow == Shadow::Everything;
+    let in_shadow: Vec<_> =
+        manifests.limit_policies.iter().filter(in_shadow).map(|policy| &policy.meta.object).collect();
     for problem in &mut problems {
-        (problem.severity, problem.in_force) = (Severity::Error, Some(InForce::Shut));
+        let shuts = problem.object.as_ref().is_none_or(|object| !in_shadow.contains(&object));
+        problem.severity = Severity::Error;
+        problem.in_force = Some(if shuts { InForce::Shut } else { InForce::Nothing });
     }
     problems
 }

@@ -102,3 +102,17 @@ fn a_rule_sees_the_metadata_of_every_level_that_comes_before_it() {
     assert_eq!(errors(&policy), ["spec: asks for `auth.metadata.teir`, which no rule of metadata before it makes"]);
     assert_eq!(applied(&policy, "/"), ["broken AuthPolicy ns/own"]);
 }
+
+#[test]
+fn a_limit_policy_in_shadow_shuts_nothing() {
+    let limits = "targetRef: {group: gateway.networking.k8s.io, kind: Gateway, name: gw}, limits: {a: {rates: [{limit: 1, window: \
+                  1m}], when: [{predicate: 'auth.x.y == 1'}]}}";
+    let text = format!(
+        "---\napiVersion: kuadrant.io/v1\nkind: RateLimitPolicy\nmetadata: {{name: p, namespace: ns, annotations: \
+         {{tiergate.io/shadow: 'true'}}}}\nspec: {{{limits}}}\n"
+    );
+    let policy = routes("tenant", "tenant").text(&text).compile();
+    let in_force: Vec<_> = policy.problems.iter().filter_map(|problem| problem.in_force).collect();
+    assert_eq!(in_force, [crate::manifest::InForce::Nothing], "{}", shown(&policy.problems));
+    assert_eq!(applied(&policy, "/a")[1], "RateLimitPolicy ns/p", "of which nothing is used");
+}
