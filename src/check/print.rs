@@ -6,6 +6,7 @@ use serde_json::json;
 
 use crate::args::Format;
 use crate::manifest::{Finding, Origin, Problem, Severity};
+use crate::printable::printable_line;
 
 pub(super) fn problems(format: Format, problems: &[Problem], objects: usize, out: &mut impl Write) -> io::Result<()> {
     match format {
@@ -32,7 +33,7 @@ fn workflow_command(problem: &Problem) -> String {
         Severity::Warning => "warning",
     };
     let place = &problem.place;
-    let (file, text) = (property(&place.file), data(&problem.text().to_string()));
+    let (file, text) = (property(&printable_line(&place.file)), data(&problem.text().to_string()));
     format!("::{command} file={file},line={},col={},title={}::{text}", place.line, place.column, problem.code)
 }
 
