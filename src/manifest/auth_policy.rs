@@ -47,7 +47,12 @@ pub(super) fn read(meta: Meta, mut fields: Fields<'_>, report: &Report) -> AuthP
             read_target(spec.require("targetRef", "the Gateway or HTTPRoute that is protected"), &meta);
         if let Some(mut block) = read_block(spec, &["rules", "when", "patterns"]) {
             strategy = block.strategy;
-            let (when, patterns) = (block.fields.take("when"), block.fields.take("patterns"));
+            let named = |field: Field<'_>| {
+                let conditions = read_predicates(&field)?;
+                Some(Arc::new(Rule::new("when", &origin, field.place(), conditions)))
+            };
+            let when = block.fields.take("when").and_then(named);
+            let patterns = block.fields.take("patterns").and_then(|field| read_patterns(&field));
             let found = block.fields.require("rules", "authentication and authorization");
             rules = found.as_ref().and_then(|field| read_rules(field, &origin));
             if let (Some(field), Some(rules), Some(Strategy { merge: false, .. })) = (&found, &rules, strategy)
@@ -59,12 +64,8 @@ pub(super) fn read(meta: Meta, mut fields: Fields<'_>, report: &Report) -> AuthP
             }
             block.done();
             if let Some(rules) = &mut rules {
-                let named = |field: Field<'_>| {
-                    let conditions = read_predicates(&field)?;
-                    Some(Arc::new(Rule::new("when", &origin, field.place(), conditions)))
-                };
-                rules.when = when.and_then(named);
-                rules.patterns = patterns.and_then(|field| read_patterns(&field)).unwrap_or_default();
+                rules.when = when;
+                rules.patterns = patterns.unwrap_or_default();
             }
         }
     }
@@ -84,23 +85,25 @@ fn read_rules(field: &Field<'_>, origin: &Arc<ObjectName>) -> Option<AuthRules> 
         callbacks.unsupported("`callbacks`", "remove it");
     }
     fields.done(Severity::Error);
-    let mut rules = AuthRules::default();
-    if let Some(field) = authentication {
-        rules.authentication = read_named(&field, origin, read_authentication)?;
-        rules.authentication.sort_by_key(|rule| rule.priority);
-    }
-    if let Some(field) = metadata {
-        rules.metadata_place = Some(field.place());
-        rules.metadata = read_named(&field, origin, read_metadata)?;
-        rules.metadata.sort_by_key(|rule| rule.priority);
-    }
-    if let Some(field) = authorization {
-        rules.authorization = read_named(&field, origin, read_authorization)?;
-        rules.authorization.sort_by_key(|rule| rule.priority);
-    }
+    let mut rules = AuthRules { metadata_place: metadata.as_ref().map(Field::place), ..AuthRules::default() };
     if let Some(field) = response {
         read_response(&field, origin, &mut rules);
     }
+    let authentication = read_block_of(authentication, origin, read_authentication);
+    let metadata = read_block_of(metadata, origin, read_metadata);
+    let authorization = read_block_of(authorization, origin, read_authorization);
+    Some(AuthRules { authentication: authentication?, metadata: metadata?, authorization: authorization?, ..rules })
+}
+
+/// A block of named rules, by priority.
+fn read_block_of<T>(
+    field: Option<Field<'_>>,
+    origin: &Arc<ObjectName>,
+    read: fn(Entry<'_, '_>) -> Option<T>,
+) -> Option<Vec<Arc<Rule<T>>>> {
+    let Some(field) = field else { return Some(Vec::new()) };
+    let mut rules = read_named(&field, origin, read)?;
+    rules.sort_by_key(|rule| rule.priority);
     Some(rules)
 }
 
@@ -159,14 +162,14 @@ fn read_cache(field: &Field<'_>) -> Option<Duration> {
     let ttl = fields.take("ttl").and_then(|field| field.integer().map(|ttl| (field, ttl)));
     fields.done(Severity::Error);
     let ttl = match ttl {
-        None => DEFAULT_TTL,
-        Some((field, ttl)) => match u64::try_from(ttl) {
-            Ok(seconds) => Duration::from_secs(seconds),
-            Err(_) => {
+        None => Some(DEFAULT_TTL),
+        Some((field, ttl)) => {
+            let seconds = u64::try_from(ttl);
+            if seconds.is_err() {
                 field.report(field.error(format!("{ttl} is negative")).expected("seconds"));
-                return None;
             }
-        },
+            seconds.ok().map(Duration::from_secs)
+        }
     };
     let mut key = key?;
     if let Some(expression) = key.take("expression") {
@@ -184,5 +187,5 @@ fn read_cache(field: &Field<'_>) -> Option<Duration> {
     }
     key.ignore(&["value"]);
     key.done(Severity::Error);
-    Some(ttl)
+    ttl
 }

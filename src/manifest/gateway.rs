@@ -126,19 +126,18 @@ fn read_listener(item: &Field<'_>) -> Option<Listener> {
     let mut fields = item.fields()?;
     fields.ignore(&["protocol", "tls"]);
     let port = fields.take("port").and_then(|field| read_port(&field));
-    let name = fields.require("name", "the listener's name")?.non_empty_text()?;
+    let name = fields.require("name", "the listener's name").and_then(|field| field.non_empty_text());
     let hostname = fields.take("hostname").and_then(|field| read_hostname(&field));
-    let mut from = NamespacesFrom::Same;
-    if let Some(allowed) = fields.take("allowedRoutes") {
-        let mut allowed = allowed.fields()?;
+    let mut from = Some(NamespacesFrom::Same);
+    if let Some(mut allowed) = fields.take("allowedRoutes").and_then(|allowed| allowed.fields()) {
         allowed.ignore(&["kinds"]);
         if let Some(namespaces) = allowed.take("namespaces") {
-            from = read_namespaces(&namespaces)?;
+            from = read_namespaces(&namespaces);
         }
         allowed.done(Severity::Warning);
     }
     fields.done(Severity::Warning);
-    Some(Listener { name: name.to_owned(), hostname, port, from })
+    Some(Listener { name: name?.to_owned(), hostname, port, from: from? })
 }
 
 fn read_port(field: &Field<'_>) -> Option<u16> {
@@ -232,11 +231,12 @@ fn read_parent(item: &Field<'_>, meta: &Meta) -> Option<ParentRef> {
     let mut fields = item.fields()?;
     fields.ignore(&["group"]);
     let port = fields.take("port").and_then(|field| read_port(&field));
-    let name = fields.require("name", "the Gateway's name")?.non_empty_text()?;
+    let name = fields.require("name", "the Gateway's name").and_then(|field| field.non_empty_text());
     let namespace = fields.take("namespace").and_then(|field| field.non_empty_text());
     let kind = fields.take("kind").and_then(|field| field.text()).unwrap_or("Gateway");
     let section = fields.take("sectionName").and_then(|field| field.text()).map(str::to_owned);
     fields.done(Severity::Warning);
+    let name = name?;
     // A route may have parents of other kinds (a Service, for a mesh); they are not ours.
     (kind == "Gateway").then(|| ParentRef {
         namespace: namespace.map_or_else(|| Arc::clone(meta.namespace()), Arc::from),

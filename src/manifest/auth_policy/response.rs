@@ -72,25 +72,25 @@ fn read_telling(field: &Field<'_>) -> Option<Telling> {
     let code = fields.take("code");
     let (message, headers, body) = (fields.take("message"), fields.take("headers"), fields.take("body"));
     fields.done(Severity::Error);
-    let code = match code {
-        None => None,
-        Some(field) => {
-            let number = field.integer()?;
-            let code = u16::try_from(number).ok().filter(|code| (300..=599).contains(code));
-            if code.is_none() {
-                field.report(field.error(format!("{number} is not the status of a refusal")).expected("300 to 599"));
-            }
-            Some(code?)
-        }
-    };
+    let code = code.map_or(Some(None), |field| read_status(&field).map(Some));
     let value = |field: Option<Field<'_>>| field.map_or(Some(None), |field| read_value(&field).map(Some));
-    let mut named = Vec::new();
-    if let Some(headers) = headers {
-        for (name, field) in headers.entries()? {
-            if check_header_name(&name.name, &field) {
-                named.push((name.name.to_ascii_lowercase(), read_value(&field)?));
-            }
-        }
+    let (message, body) = (value(message), value(body));
+    let entries = headers.map_or(Some(Vec::new()), |headers| headers.entries())?;
+    let read: Vec<_> = entries
+        .iter()
+        .map(|(name, field)| {
+            let (sound, value) = (check_header_name(&name.name, field), read_value(field));
+            value.filter(|_| sound).map(|value| (name.name.to_ascii_lowercase(), value))
+        })
+        .collect();
+    Some(Telling { code: code?, message: message?, headers: read.into_iter().collect::<Option<_>>()?, body: body? })
+}
+
+fn read_status(field: &Field<'_>) -> Option<u16> {
+    let number = field.integer()?;
+    let code = u16::try_from(number).ok().filter(|code| (300..=599).contains(code));
+    if code.is_none() {
+        field.report(field.error(format!("{number} is not the status of a refusal")).expected("300 to 599"));
     }
-    Some(Telling { code, message: value(message)?, headers: named, body: value(body)? })
+    code
 }

@@ -38,7 +38,8 @@ pub(super) fn read_lookup(http: &Field<'_>, ttl: Option<Duration>) -> Option<Tie
         milliseconds.ok().map(Duration::from_millis)
     });
     fields.done(Severity::Error);
-    let (url, body) = (url?, body?);
+    let body = body.and_then(|field| read_value(&field));
+    let url = url?;
     let text = url.text()?;
     let path = text.split_once("://").and_then(|(_, rest)| rest.find('/').and_then(|at| rest.get(at..)));
     if path != Some(TIER_LOOKUP) {
@@ -49,5 +50,5 @@ pub(super) fn read_lookup(http: &Field<'_>, ttl: Option<Duration>) -> Option<Tie
     let endpoint = Endpoint::new(text, ttl, timeout).map_err(|fault| {
         url.report(url.error(format!("{fault}, so it cannot be called")).expected("an http or https URL"));
     });
-    Some(TierLookup { endpoint: Arc::new(endpoint.ok()?), body: read_value(&body)? })
+    Some(TierLookup { endpoint: Arc::new(endpoint.ok()?), body: body? })
 }
