@@ -33,7 +33,7 @@ pub use self::annotation::Shadow;
 pub use self::auth_policy::AuthPolicy;
 pub use self::finding::{Finding, Origin};
 pub use self::gateway::{Gateway, HttpRoute, Listener, NamespacesFrom, ParentRef, RouteFault, RouteOrder, RouteRule};
-pub use self::limit_policy::{LimitPolicy, LimitSpec, Predicate, parse_duration};
+pub use self::limit_policy::{ALGORITHM as ALGORITHM_ANNOTATION, LimitPolicy, LimitSpec, Predicate, parse_duration};
 pub use self::model::{Model, ModelGrant, ServiceAccount, TIERS_ANNOTATION};
 pub use self::problem::{ObjectName, Place, Problem, Severity, did_you_mean};
 pub use self::rbac::{Role, RoleBinding};

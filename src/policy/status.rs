@@ -37,7 +37,8 @@ impl Policy {
 
     fn conditions_of(&self, object: &ObjectName, problems: &[&Problem]) -> [Condition; 2] {
         let unaccepted = problems.iter().find_map(|problem| Some((reason(problem)?, say(problem))));
-        let in_error = problems.iter().any(|problem| problem.is_error());
+        // A policy for what is not there shuts nothing.
+        let in_error = problems.iter().any(|problem| problem.is_error() && problem.code != Finding::TargetMissing);
         let condition =
             |name, holds, reason, message: &str| Condition { name, holds, reason, message: message.to_owned() };
         let accepted = match &unaccepted {
