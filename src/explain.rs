@@ -6,6 +6,7 @@ mod caller;
 mod change;
 mod command;
 mod curl;
+mod shape;
 mod steps;
 
 #[cfg(test)]
@@ -195,6 +196,11 @@ impl<'a> Case<'a> {
 
     fn place(&self, object: &ObjectName) -> Option<Place> {
         self.policy.places.get(object).cloned()
+    }
+
+    /// Whether the policy is that of a cluster: its objects stand in no file.
+    fn is_of_cluster(&self) -> bool {
+        !self.policy.places.is_empty() && self.policy.places.values().all(|place| place.line == 0)
     }
 
     fn identity(&self) -> Option<&'a Identity> {

@@ -27,7 +27,7 @@ use hashbrown::{HashMap, HashSet};
 
 pub use self::auth::{
     AccessRule, AuthRules, Authentication, Authorization, Caller, Condition, Item, Method, Operator, Pattern, Patterns,
-    Permit, Presented, Properties, ReferenceFault, Rule, Shape, Telling, TierLookup, ValueSource,
+    Permit, Presented, Properties, ReferenceFault, Refused, Rule, Shape, Telling, TierLookup, ValueSource,
 };
 pub use self::compile::{Options, compile, derived_uid};
 pub use self::expression::{

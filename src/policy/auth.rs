@@ -15,7 +15,7 @@ use std::sync::{Arc, LazyLock};
 use serde_json::{Value, json};
 use smallvec::SmallVec;
 
-pub use self::access::Permit;
+pub use self::access::{Permit, Refused};
 pub use self::condition::{Condition, Operator, Pattern, Patterns, ReferenceFault};
 pub use self::present::{Presented, Properties};
 pub use self::rules::{
