@@ -20,6 +20,13 @@ pub(super) fn targets(manifests: &Manifests, problems: &mut Vec<Problem>) {
             routes.iter().any(|r| r.name == *name && r.namespace == *namespace)
         }
     };
+    let is_parent = |target: &Target| match target {
+        Target::Gateway { namespace, name, .. } => {
+            let mut parents = manifests.routes.iter().flat_map(|route| &route.parents);
+            parents.any(|parent| parent.name == *name && parent.namespace == *namespace)
+        }
+        Target::HttpRoute { .. } | Target::Unknown => false,
+    };
     let authorises = manifests.auth_policies.iter().any(|policy| is_there(&policy.target));
     for (meta, target, place) in auth.chain(limits) {
         let (known, others, name) = match target {
@@ -37,8 +44,11 @@ pub(super) fn targets(manifests: &Manifests, problems: &mut Vec<Problem>) {
         let of_other_kind = own.clone().find(|object| object.name == *name);
         // Without any policy, requests are refused; beside another one, or in place of a limit, this one's absence opens something.
         let opens = &*meta.object.kind != "AuthPolicy" || authorises;
-        let could_be =
-            elsewhere.is_some() || meant.is_some() || of_other_kind.is_some() || (opens && own.next().is_some());
+        let could_be = elsewhere.is_some()
+            || meant.is_some()
+            || of_other_kind.is_some()
+            || is_parent(target)
+            || (opens && own.next().is_some());
         let message = format!("{target} is not there, so the policy has no effect");
         let mut problem = warning(Finding::TargetMissing, meta, place, "spec.targetRef", message);
         // Else the target is in a folder or file of its own.

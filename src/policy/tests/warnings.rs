@@ -180,6 +180,14 @@ fn policy_whose_target_is_not_there_but_could_be_meant_is_an_error() {
     assert!(elsewhere[0].to_string().contains("in its target's namespace: Gateway ns/gw"), "{}", shown(&elsewhere));
 }
 
+#[test]
+fn policy_for_a_gateway_that_routes_name_and_nobody_has_is_an_error() {
+    let gone = World::default().route_to("{name: gw, namespace: far}", "ns/r", "").requests("far/late", "Gateway gw");
+    let problems = gone.compile().problems;
+    let found = problems.iter().find(|problem| problem.code == Finding::TargetMissing).unwrap();
+    assert!(found.is_error(), "{}", shown(&problems));
+}
+
 /// Manifests are checked by parts, too.
 #[test]
 fn policy_whose_target_is_somewhere_else_is_warned_about() {
