@@ -13,6 +13,7 @@ use crate::policy::{Attached, Expression, GatewayPlan, Limit, LimitKind, LimitSe
 struct Sources {
     /// Something of the caller, other than the tier.
     caller: bool,
+    tier: bool,
     /// Something that the caller writes into the request.
     request: bool,
 }
@@ -51,7 +52,8 @@ fn fault(policy: &LimitPolicy, limit: &LimitSpec) -> Option<Problem> {
     let rates: Vec<String> = limit.rates.iter().map(|rate| shown(policy.kind, rate)).collect();
     let how = match limit.counters.is_empty() {
         true => "has no counter: all callers whom it matches",
-        false => "tells no callers apart: all of a tier",
+        false if counted.tier => "counts by the tier: all of its callers",
+        false => "counts by what is the same for all: all callers whom it matches",
     };
     let message = format!("{how} share {}", rates.join(", and "));
     let remedy =
@@ -130,7 +132,7 @@ impl Sources {
             match reference {
                 Reference::Attribute(_) | Reference::Headers | Reference::Header(_) => sources.request = true,
                 // A tier is all of its callers.
-                Reference::Property(name) if name == "tier" => {}
+                Reference::Property(name) if name == "tier" => sources.tier = true,
                 _ => sources.caller = true,
             }
         }

@@ -17,7 +17,7 @@ const OF_EVERY_CLUSTER: [&str; 4] =
 struct Known<'m> {
     /// The tiers of the mapping, and where it is.
     mapping: Option<(&'m Meta, &'m [TierSpec])>,
-    /// Tiers by name; those that limits are for, where there is no mapping.
+    /// Tiers by name; where there is no mapping, those that limits are for or accounts are in.
     tiers: BTreeSet<String>,
     instances: &'m [&'m str],
     groups: BTreeSet<String>,
@@ -79,7 +79,11 @@ impl<'m> Known<'m> {
     fn of(manifests: &Manifests, mapping: Option<(&'m Meta, &'m [TierSpec])>, instances: &'m [&'m str]) -> Self {
         let tiers: BTreeSet<String> = match mapping {
             Some((_, tiers)) => tiers.iter().map(|tier| tier.name.clone()).collect(),
-            None => tiers::named(manifests).iter().map(ToString::to_string).collect(),
+            None => {
+                let accounts = manifests.service_accounts.iter().map(|account| &**account.meta.namespace());
+                let of_accounts = accounts.filter_map(|namespace| Some(namespace.rsplit_once("-tier-")?.1.to_owned()));
+                tiers::named(manifests).iter().map(ToString::to_string).chain(of_accounts).collect()
+            }
         };
         let of_tiers = tiers.iter().flat_map(|tier| instances.iter().map(|own| service_account_group(own, tier)));
         let accounts = manifests.service_accounts.iter().map(|account| account.meta.namespace());

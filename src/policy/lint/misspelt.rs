@@ -24,14 +24,14 @@ pub(super) fn rules(manifests: &Manifests, problems: &mut Vec<Problem>) {
     let asked = asked(manifests, problems);
     // A role for callers, whatever else it grants.
     let bound = bound(manifests);
-    let accounts = bound.iter().filter(|bound| bound.binding.subjects.iter().any(is_account));
-    let for_accounts: BTreeSet<&ObjectName> = accounts.map(|bound| &bound.role.meta.object).collect();
+    let callers = bound.iter().filter(|bound| bound.binding.subjects.iter().any(is_of_callers));
+    let bound_to_callers: BTreeSet<&ObjectName> = callers.map(|bound| &bound.role.meta.object).collect();
     for role in &manifests.roles {
         let granted = |asked: &Asked<'_>| role.rules.iter().any(|rule| grants(rule, *asked));
         for (i, rule) in role.rules.iter().enumerate() {
             let missing = asked.iter().filter(|asked| !granted(asked));
             let mut faults = missing.filter_map(|asked| {
-                let (field, fault) = fault(rule, *asked, for_accounts.contains(&role.meta.object))?;
+                let (field, fault) = fault(rule, *asked, bound_to_callers.contains(&role.meta.object))?;
                 Some((field, fault, asked))
             });
             let Some((field, fault, (group, resource, verb))) = faults.next() else { continue };
@@ -70,11 +70,9 @@ fn asked<'m>(manifests: &'m Manifests, problems: &mut Vec<Problem>) -> BTreeSet<
     asked
 }
 
-fn is_account(subject: &Subject) -> bool {
-    match subject {
-        Subject::Group(group) => group.starts_with("system:serviceaccounts:"),
-        Subject::User(user) => user.starts_with("system:serviceaccount:"),
-    }
+/// All ServiceAccounts of a namespace are callers; a single one may well be a controller's.
+fn is_of_callers(subject: &Subject) -> bool {
+    matches!(subject, Subject::Group(group) if group.starts_with("system:serviceaccounts:"))
 }
 
 fn holds(names: &[String], wanted: &str) -> bool {
@@ -86,7 +84,7 @@ fn grants(rule: &Rule, (group, resource, verb): Asked<'_>) -> bool {
 }
 
 /// The field that is off, and how, where a rule grants not quite what is asked for.
-fn fault(rule: &Rule, (group, resource, verb): Asked<'_>, for_accounts: bool) -> Option<(&'static str, String)> {
+fn fault(rule: &Rule, (group, resource, verb): Asked<'_>, bound_to_callers: bool) -> Option<(&'static str, String)> {
     let (of_group, of_resource) = (holds(&rule.api_groups, group), holds(&rule.resources, resource));
     let shown = |names: &[String]| match names {
         [only] if only.is_empty() => "the core group".to_owned(),
@@ -103,7 +101,7 @@ fn fault(rule: &Rule, (group, resource, verb): Asked<'_>, for_accounts: bool) ->
         return Some(("resources", format!("grants {}", shown(&rule.resources))));
     }
     let slips = |own: &String| near(own, verb) || verb == VERB && FOR_POST.contains(&own.as_str());
-    let viewer = OF_THE_SERVER.contains(&verb) || !for_accounts && !rule.verbs.iter().all(slips);
+    let viewer = OF_THE_SERVER.contains(&verb) || !bound_to_callers && !rule.verbs.iter().all(slips);
     if of_group && names_it && !viewer && !for_callers {
         return Some(("verbs", format!("grants {}", shown(&rule.verbs))));
     }
