@@ -102,6 +102,44 @@ impl Query<'_> {
     pub fn is_for_a_model(&self) -> bool {
         self.group == "serving.kserve.io" && self.resource == "llminferenceservices" && self.subresource.is_empty()
     }
+
+    /// Whom a grant is usually for: the group of the tier's namespace, else the user.
+    #[must_use]
+    pub fn grantee(&self) -> Subject {
+        let is_of_tier = |group: &&&str| {
+            group.strip_prefix("system:serviceaccounts:").is_some_and(|namespace| namespace.contains("-tier-"))
+        };
+        match self.groups.iter().find(is_of_tier) {
+            Some(group) => Subject::Group((*group).to_owned()),
+            None => Subject::User(self.user.to_owned()),
+        }
+    }
+}
+
+// === impl Subject ===
+
+impl Subject {
+    /// What names the subject to `kubectl create rolebinding`.
+    #[must_use]
+    pub fn flag(&self) -> String {
+        let (flag, name) = match self {
+            Subject::Group(group) => ("group", group.as_str()),
+            Subject::User(user) => match user.strip_prefix("system:serviceaccount:") {
+                Some(account) => ("serviceaccount", account),
+                None => ("user", user.as_str()),
+            },
+        };
+        format!("--{flag}={name}")
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Subject::Group(group) => write!(f, "Group {group}"),
+            Subject::User(user) => write!(f, "User {user}"),
+        }
+    }
 }
 
 // === impl Rbac ===

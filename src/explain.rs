@@ -6,6 +6,7 @@ mod caller;
 mod change;
 mod command;
 mod curl;
+mod shape;
 mod steps;
 
 #[cfg(test)]
@@ -21,6 +22,7 @@ use crate::gate::{Asked, Class, Code, Denial, Evidence, Record, Stage};
 use crate::identity::Identity;
 use crate::manifest::{ObjectName, Place};
 use crate::policy::{Attached, AuthPlan, GatewayPlan, ListenerPlan, Policy, RoutePlan};
+use crate::printable::{printable, printable_line};
 use crate::respond;
 
 /// A decision to explain.
@@ -196,6 +198,11 @@ impl<'a> Case<'a> {
         self.policy.places.get(object).cloned()
     }
 
+    /// Whether the policy is that of a cluster: its objects stand in no file.
+    fn is_of_cluster(&self) -> bool {
+        !self.policy.places.is_empty() && self.policy.places.values().all(|place| place.line == 0)
+    }
+
     fn identity(&self) -> Option<&'a Identity> {
         self.evidence.identity.as_deref()
     }
@@ -317,22 +324,16 @@ impl fmt::Display for Trace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = String::new();
         self.write(&mut text)?;
-        // What clients sent must not talk to the reader's terminal.
-        for character in text.chars() {
-            match character {
-                '\n' => f.write_char('\n')?,
-                control if control.is_control() => write!(f, "{}", control.escape_default())?,
-                other => f.write_char(other)?,
-            }
-        }
-        Ok(())
+        f.write_str(&printable(&text))
     }
 }
 
 impl Trace {
     fn write(&self, out: &mut String) -> fmt::Result {
         match &self.request {
-            Some(Asked { method, host, path }) => writeln!(out, "{method} {path} at {host}")?,
+            Some(Asked { method, host, path }) => {
+                writeln!(out, "{}", printable_line(&format!("{method} {path} at {host}")))?;
+            }
             None => writeln!(out, "a request that was not kept")?,
         }
         if let (Some(id), Some(time)) = (&self.decision_id, &self.time) {

@@ -51,6 +51,8 @@ pub struct Gate {
     pub sealer: Arc<Sealer>,
     /// What was not let through of late.
     pub recent: Recent,
+    /// Whether evidence has the values that limits count under: for explanations alone, since each has to be kept.
+    pub tells_keys: bool,
     keys: KeyedHasher,
     settings: Settings,
     decisions: AtomicU64,
@@ -75,6 +77,7 @@ impl Gate {
             limits,
             sealer: Arc::new(Sealer::random()),
             recent: Recent::default(),
+            tells_keys: false,
             keys: KeyedHasher::random(),
             settings,
             decisions: AtomicU64::new(0),
@@ -129,7 +132,8 @@ impl Gate {
     }
 
     fn evidence(&self, generation: u64) -> Evidence {
-        Evidence::new(self.decisions.fetch_add(1, Ordering::Relaxed), generation)
+        let keys = self.tells_keys.then(Box::default);
+        Evidence { keys, ..Evidence::new(self.decisions.fetch_add(1, Ordering::Relaxed), generation) }
     }
 
     /// One try: no await, no I/O.

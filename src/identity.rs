@@ -14,7 +14,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 pub(crate) use self::authority::unix_seconds;
-pub use self::authority::{Authority, AuthorityError, Claims, KubernetesClaims, ObjectClaims, believe};
+pub use self::authority::{Authority, AuthorityError, Claims, KubernetesClaims, OPENSHIFT, ObjectClaims, believe};
 pub use self::cluster::{ClusterReview, IdentityMode};
 
 use crate::apiserver::{Flights, PATIENCE};

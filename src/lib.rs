@@ -50,6 +50,8 @@ pub mod metrics;
 
 pub mod process;
 
+pub mod printable;
+
 pub mod hash;
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use tiergate::args::{Cli, Command, Token, name_variable, unknown};
+use tiergate::printable::printable;
 use tiergate::{app, check, explain, token};
 
 /// Costs a fifth less CPU per Check than the system's allocator. Without huge pages (`no_thp`): with them, each byte of
@@ -44,7 +45,7 @@ fn main() -> ExitCode {
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             // A closed stderr changes nothing about the exit code.
-            let _ = writeln!(io::stderr(), "tiergate: {error}");
+            let _ = writeln!(io::stderr(), "tiergate: {}", printable(&error.to_string()));
             ExitCode::from(failure)
         }
     }

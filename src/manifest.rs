@@ -43,7 +43,7 @@ pub use self::finding::{Finding, Origin};
 pub use self::gateway::{Gateway, HttpRoute, Listener, NamespacesFrom, ParentRef, RouteFault, RouteOrder, RouteRule};
 pub use self::in_force::InForce;
 pub use self::kind::{KINDS, Kind};
-pub use self::limit_policy::{LimitPolicy, LimitSpec, Predicate, parse_duration};
+pub use self::limit_policy::{ALGORITHM as ALGORITHM_ANNOTATION, LimitPolicy, LimitSpec, Predicate, parse_duration};
 pub use self::model::{Model, ModelGrant, ServiceAccount, TIERS_ANNOTATION};
 pub use self::namespace::Namespace;
 pub use self::parts::{Part, Within};

@@ -30,7 +30,7 @@ use jiff::Timestamp;
 
 pub use self::auth::{
     AccessRule, AuthRules, Authentication, Authorization, Caller, Condition, Item, Method, Operator, Pattern, Patterns,
-    Permit, Presented, Rule, Shape, Telling, TierLookup, ValueSource,
+    Permit, Presented, Refused, Rule, Shape, Telling, TierLookup, ValueSource,
 };
 pub use self::compile::{Options, compile, derived_uid};
 pub use self::expression::{

@@ -14,6 +14,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use crate::args::{Create, KeyAlgorithm, Keys};
 use crate::identity::{Claims, KubernetesClaims, ObjectClaims, ServiceAccountRef, unix_seconds};
 use crate::policy::derived_uid;
+use crate::printable::printable_line;
 use crate::source::{FolderError, read_folder};
 
 /// Why a key or token cannot be made.
@@ -57,7 +58,8 @@ pub fn keys(args: &Keys, out: &mut impl Write) -> Result<(), TokenError> {
     let jwks = serde_json::to_string_pretty(&JwkSet { keys: vec![jwk] }).map_err(|_| TokenError::Generate)?;
     write_private(&key_path, pem.as_bytes(), args.force)?;
     fs::write(&jwks_path, jwks + "\n").map_err(|error| TokenError::Io { path: jwks_path.clone(), error })?;
-    writeln!(out, "{}\n{}", key_path.display(), jwks_path.display()).map_err(TokenError::Output)
+    let printed = [&key_path, &jwks_path].map(|path| printable_line(&path.display().to_string()).into_owned());
+    writeln!(out, "{}", printed.join("\n")).map_err(TokenError::Output)
 }
 
 fn es256() -> Result<Vec<u8>, TokenError> {

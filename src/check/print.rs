@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::args::Format;
 use crate::manifest::{Finding, Origin, Problem, Severity};
+use crate::printable::printable_line;
 
 /// How many objects were read; and how many were not, by their kinds.
 type Objects<'o> = (usize, &'o BTreeMap<String, usize>);
@@ -47,7 +48,7 @@ fn workflow_command(problem: &Problem) -> String {
         Severity::Warning => "warning",
     };
     let place = &problem.place;
-    let (file, text) = (property(&place.file), data(&problem.text().to_string()));
+    let (file, text) = (property(&printable_line(&place.file)), data(&problem.text().to_string()));
     format!("::{command} file={file},line={},col={},title={}::{text}", place.line, place.column, problem.code)
 }
 

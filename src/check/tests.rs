@@ -103,7 +103,11 @@ fn every_finding_of_reading_is_found() {
              spec: {{{target}, {spec}}}\n"
         )
     };
-    let limit = |rate: &str, when: &str| format!("limits: {{a: {{rates: [{{limit: {rate}}}], when: [{when}]}}}}");
+    let limit = |rate: &str, when: &str| {
+        format!(
+            "limits: {{a: {{rates: [{{limit: {rate}}}], when: [{when}], counters: [{{expression: auth.identity.userid}}]}}}}"
+        )
+    };
     let sound = limit("1, window: 1m", "");
     let auth = "{apiVersion: kuadrant.io/v1, kind: AuthPolicy, metadata: {name: a, namespace: ns}, spec: {targetRef: {group: \
                 gateway.networking.k8s.io, kind: Gateway, name: gw}, rules: {authentication: {a: {anonymous: {}, when: \

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::command::{ExplainError, Sent};
 use crate::args::Explain;
 use crate::gate::{Code, Gate};
-use crate::identity::{Claims, Identity, KubernetesClaims, ObjectClaims, believe, unix_seconds};
+use crate::identity::{Claims, Identity, KubernetesClaims, OPENSHIFT, ObjectClaims, believe, unix_seconds};
 use crate::limit::Nanos;
 use crate::policy::{Attached, Policy, derived_uid};
 
@@ -26,6 +26,14 @@ const AUTHENTICATED: &str = "system:authenticated";
 ///
 /// Two things say who asks, or the token says nothing that could be believed.
 pub(super) fn introduce(args: &Explain, gate: &Gate, sent: &mut Sent) -> Result<Option<String>, ExplainError> {
+    // A token that no shell has filled in tells nothing, and whoever names the caller knows it.
+    if args.as_user.is_some() || args.token.is_some() {
+        let is_unknown = |(name, value): &(String, String)| name == "authorization" && value.contains('$');
+        if sent.headers.iter().any(is_unknown) {
+            sent.headers.retain(|header| !is_unknown(header));
+            sent.unknown.push("the token of the line is not known: the caller is who the flags say".to_owned());
+        }
+    }
     let has_header = sent.headers.iter().any(|(name, _)| name == "authorization");
     let mut named = [args.as_user.is_some(), args.token.is_some(), has_header].into_iter().filter(|named| *named);
     if named.next().is_some() && named.next().is_some() {
@@ -46,7 +54,7 @@ pub(super) fn introduce(args: &Explain, gate: &Gate, sent: &mut Sent) -> Result<
     }
     // What cannot be a token is for the gate to refuse.
     let Ok(token) = sent.request().bearer() else { return Ok(None) };
-    if token.secret().starts_with('$') {
+    if token.secret().contains('$') {
         return Err(ExplainError::NotExpanded);
     }
     if args.jwks.is_some() {
@@ -54,6 +62,7 @@ pub(super) fn introduce(args: &Explain, gate: &Gate, sent: &mut Sent) -> Result<
     }
     match believe(&token, Nanos(0)) {
         Ok(identity) => gate.identities.insert(&token, identity),
+        Err(_) if token.secret().starts_with(OPENSHIFT) => return Err(ExplainError::OpenShift),
         Err(denial) if denial.code == Code::TokenMalformed => return Err(ExplainError::Opaque),
         Err(denial) => gate.identities.insert_refused(&token, denial),
     }

@@ -3,10 +3,10 @@
 use std::borrow::Cow;
 
 use super::steps::{matched, object, span};
-use super::{Case, Found};
+use super::{Case, Found, shape};
 use crate::gate::{Code, Denial, LimitEvidence};
 use crate::manifest::{Finding, ObjectName, Origin, Problem, did_you_mean};
-use crate::policy::{Authorization, LimitKind, Method, Tiers, host_name};
+use crate::policy::{Authorization, LimitKind, Method, Refused, Tiers, host_name};
 use crate::request::{PathFault, check_canonical};
 
 /// The annotation that grants a model to tiers.
@@ -19,7 +19,9 @@ pub(super) fn all(case: &Case<'_>, found: Option<&Found<'_>>) -> Vec<String> {
         Code::RequestInvalid => request(case),
         Code::PathNotCanonical => path(case),
         Code::TokenMissing | Code::TokenMalformed | Code::TokenExpired => {
-            vec![format!("send `Authorization: Bearer <token>`; make one with: {}", token_command(case, found))]
+            let send = format!("send `Authorization: Bearer <token>`; make one with: {}", token_command(case, found));
+            let foreign = case.is_of_cluster() && denial.code == Code::TokenMalformed;
+            [send].into_iter().chain(foreign.then(review_foreign)).collect()
         }
         Code::TokenNotYet => {
             vec!["wait until the token is valid, or set the clocks of its issuer and of this machine right".to_owned()]
@@ -28,6 +30,9 @@ pub(super) fn all(case: &Case<'_>, found: Option<&Found<'_>>) -> Vec<String> {
             format!("make a token for the audience that is wanted: {}", token_command(case, found)),
             "or name the token's audience in the policy's kubernetesTokenReview".to_owned(),
         ],
+        Code::TokenIssuer | Code::TokenSignature if case.is_of_cluster() => {
+            vec![format!("use a token of this cluster: {}", token_command(case, found)), review_foreign()]
+        }
         Code::TokenIssuer => vec!["use a token of the issuer that --issuer names, or set --issuer".to_owned()],
         Code::TokenSignature => vec!["use a token that a key of --jwks signed, or add the key to --jwks".to_owned()],
         Code::TokenSubjectGone => account(case),
@@ -52,7 +57,8 @@ pub(super) fn all(case: &Case<'_>, found: Option<&Found<'_>>) -> Vec<String> {
         ],
         Code::LimitRequests | Code::LimitTokens => limit(case, found),
         Code::UnavailableConfiguration => {
-            let unready = case.policy.unready.iter().map(|why| format!("mend the folder: {why}"));
+            let what = if case.is_of_cluster() { "what cannot be read" } else { "the folder" };
+            let unready = case.policy.unready.iter().map(|why| format!("mend {what}: {why}"));
             unready.chain(problems(case, |problem| problem.is_error())).collect()
         }
         Code::UnavailableGateway => {
@@ -71,9 +77,10 @@ pub(super) fn all(case: &Case<'_>, found: Option<&Found<'_>>) -> Vec<String> {
         Code::UnavailableTiers => {
             let lookup = found.and_then(Found::auth).and_then(|auth| auth.rules.metadata.first());
             let url = lookup.map_or("the tier service", |lookup| &*lookup.what.endpoint.url);
+            let place = if case.is_of_cluster() { "cluster" } else { "folder" };
             vec![
                 format!("see that {url} answers, and in time"),
-                "or put the tier mapping into the folder: see --tier-mapping".to_owned(),
+                format!("or put the tier mapping into the {place}: see --tier-mapping"),
             ]
         }
         Code::UnavailableApiServer => vec![
@@ -150,10 +157,13 @@ fn path(case: &Case<'_>) -> Vec<String> {
             let escapes = "escapes of `.`, `/`, `\\`, `%`, `;`, `#`, `?` and control characters";
             vec![format!("send a path in UTF-8, without `;`, `#`, `\\`, and {escapes}")]
         }
-        Ok(()) => vec![
-            "send a path that starts with /<namespace>/<model>, as the policy reads it".to_owned(),
-            "or name the model in context_extensions.model of the route".to_owned(),
-        ],
+        Ok(()) => {
+            let generic = || "send a path that starts with /<namespace>/<model>, as the policy reads it".to_owned();
+            vec![
+                shape::send(&shape::meant(case)).unwrap_or_else(generic),
+                "or name the model in context_extensions.model of the route".to_owned(),
+            ]
+        }
     }
 }
 
@@ -177,7 +187,8 @@ fn nearest(case: &Case<'_>) -> Vec<String> {
     };
     let place = object("HTTPRoute", &nearest.route).and_then(|object| case.place(&object));
     let place = place.map(|place| format!(" ({place})")).unwrap_or_default();
-    vec![format!("the nearest is HTTPRoute {}{place}, which {}", nearest.route, nearest.what)]
+    let nearest = format!("the nearest is HTTPRoute {}{place}, which {}", nearest.route, nearest.what);
+    shape::send(&shape::meant(case)).into_iter().chain([nearest]).collect()
 }
 
 // === the caller ===
@@ -216,30 +227,44 @@ fn account(case: &Case<'_>) -> Vec<String> {
     changes
 }
 
+fn review_foreign() -> String {
+    "or serve with --review-foreign: the API server then reviews tokens that the cluster has not signed, and those of \
+     OpenShift (`sha256~…`)"
+        .to_owned()
+}
+
+/// What would let the one in who was asked about, by the question that was answered with no.
 fn grant(case: &Case<'_>) -> Vec<String> {
-    let Some((namespace, name)) = case.evidence.permit.model.as_deref().and_then(|model| model.split_once('/')) else {
-        return Vec::new();
-    };
+    let Some(refused) = case.evidence.permit.refused.as_deref() else { return Vec::new() };
+    let Refused { namespace, name, verb, resource, .. } = refused;
     let model = ObjectName::new("LLMInferenceService", namespace, name);
-    let place = case.place(&model);
-    let mut changes = Vec::new();
-    if place.is_none() {
-        let models = case.policy.places.keys().filter(|object| object.kind == model.kind);
-        let paths: Vec<String> = models.map(ObjectName::path).collect();
-        let meant = did_you_mean(&model.path(), paths.iter().map(String::as_str));
-        let meant = meant.map(|meant| format!("; did you mean {meant}?")).unwrap_or_default();
-        changes.push(format!("ask for a model that is there: the folder has no {model}{meant}"));
+    let place = case.place(&model).filter(|_| refused.is_model);
+    let mut changes: Vec<String> = Vec::new();
+    if refused.is_model && place.is_none() && !case.policy.models.is_empty() {
+        let meant = shape::meant(case);
+        changes.push(shape::send(&meant).filter(|_| !meant.is_empty()).unwrap_or_else(|| missing_model(case, &model)));
     }
-    let whom = match subject(case) {
-        Some(group) => format!("--group={group}"),
-        None => format!("--user={}", case.evidence.user.as_deref().unwrap_or("<user>")),
+    if verb.is_empty() || resource.is_empty() {
+        changes.push(
+            "name verb and resource in the policy's resourceAttributes: nothing grants what has no name".to_owned(),
+        );
+        return changes;
+    }
+    let plain = verb.bytes().all(|byte| byte.is_ascii_lowercase());
+    let role = if plain { format!("{name}-{verb}-access") } else { format!("{name}-access") };
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:=@".contains(&byte);
+    let quoted = |text: &str| match text.bytes().all(is_plain) {
+        true => text.to_owned(),
+        false => shlex::try_quote(text).map(std::borrow::Cow::into_owned).unwrap_or_default(),
     };
+    let (verb, kind, whom) = (quoted(verb), quoted(resource), quoted(&refused.grantee.flag()));
+    let asked = case.evidence.user.as_deref().is_some_and(|user| *user != *refused.user);
+    let asked = if asked { format!(", to {}, whom the policy asks about", refused.user) } else { String::new() };
     changes.push(format!(
-        "grant it:\nkubectl create role {name}-post-access -n {namespace} --verb=post \
-         --resource=llminferenceservices.serving.kserve.io --resource-name={name}\n\
-         kubectl create rolebinding {name}-post-access -n {namespace} --role={name}-post-access {whom}"
+        "grant it{asked}:\nkubectl create role {role} -n {namespace} --verb={verb} --resource={kind} --resource-name={name}\n\
+         kubectl create rolebinding {role} -n {namespace} --role={role} {whom}"
     ));
-    if let (Some(place), Some(tier)) = (place, &case.evidence.tier) {
+    if let (Some(place), Some(tier), "post") = (place, &case.evidence.tier, refused.verb.as_str()) {
         changes.push(format!(
             "or add \"{tier}\" to the annotation {ANNOTATION} of {model} ({place}), where a controller or \
              --grant-from-annotation grants by it"
@@ -248,10 +273,16 @@ fn grant(case: &Case<'_>) -> Vec<String> {
     changes
 }
 
-/// The caller's group that a grant is usually for: that of its tier's namespace.
-fn subject<'a>(case: &Case<'a>) -> Option<&'a str> {
-    let mut groups = case.identity()?.groups.iter().map(String::as_str);
-    groups.find(|group| group.strip_prefix("system:serviceaccounts:").is_some_and(|name| name.contains("-tier-")))
+fn missing_model(case: &Case<'_>, model: &ObjectName) -> String {
+    let models = case.policy.places.keys().filter(|object| object.kind == model.kind);
+    let paths: Vec<String> = models.map(ObjectName::path).collect();
+    let meant = did_you_mean(&model.path(), paths.iter().map(String::as_str));
+    let meant = meant.map(|meant| format!("; did you mean {meant}?")).unwrap_or_default();
+    let see = match case.is_of_cluster() {
+        true => format!(" (kubectl get llminferenceservices.serving.kserve.io -n {})", model.namespace),
+        false => String::new(),
+    };
+    format!("ask for a model that is there: there is no {model}{see}{meant}")
 }
 
 fn rule(denial: &Denial, found: Option<&Found<'_>>) -> Vec<String> {

@@ -38,9 +38,15 @@ pub enum ExplainError {
     #[error("two things say who asks: --as, --token and an Authorization header exclude each other")]
     TwoCallers,
     #[error(
-        "the token is a variable that no shell has filled in: put its value there, or the whole line into double quotes"
+        "the token is not in the line: it is a variable or a command that no shell has filled in; put its value there, put the \
+         whole line into double quotes, or name the caller in --as"
     )]
     NotExpanded,
+    #[error(
+        "the token is an OpenShift token (`sha256~…`), which only the API server can review, as `serve --kubernetes \
+         --review-foreign` has it; name the caller in --as, as `oc whoami` prints it, with --as-group"
+    )]
+    OpenShift,
     #[error(
         "the token is not a JSON Web Token of a ServiceAccount, so without --jwks nothing is known of its caller; name the \
          caller in --as, or verify the token with --jwks"
@@ -71,6 +77,8 @@ pub struct Sent {
     pub gateway: Option<String>,
     pub listener: Option<String>,
     pub model: Option<String>,
+    /// What of it is not known, and what was taken in its place.
+    pub unknown: Vec<String>,
 }
 
 /// Prints why the request is answered as it is; `true` if it is let through.
@@ -81,7 +89,8 @@ pub struct Sent {
 pub fn run(args: &Explain, out: &mut impl Write) -> Result<bool, ExplainError> {
     let mut sent = Sent::of_args(args)?;
     let policy = Folder::new(&args.manifests, args.policy.clone().into()).load()?.unwrap_or_default();
-    let gate = gate(args, Arc::new(Policies::new(policy)))?;
+    let mut gate = gate(args, Arc::new(Policies::new(policy)))?;
+    gate.tells_keys = true;
     let believed = caller::introduce(args, &gate, &mut sent)?;
     let request = sent.request();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -90,6 +99,7 @@ pub fn run(args: &Explain, out: &mut impl Write) -> Result<bool, ExplainError> {
     let asked = Asked::of(&request);
     let case = Case::new(Some(&asked), &decision.evidence, decision.outcome.as_ref().err(), &policy);
     let mut trace = Trace::of(&Case { believed: believed.as_deref(), first: true, ..case });
+    trace.notes.append(&mut sent.unknown.clone());
     let errors = policy.problems.iter().filter(|problem| problem.is_error()).count();
     if errors > 0 {
         let plural = if errors == 1 { "" } else { "s" };
@@ -145,6 +155,7 @@ impl Sent {
             gateway: None,
             listener: None,
             model: None,
+            unknown: Vec::new(),
         }
     }
 

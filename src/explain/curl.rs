@@ -3,12 +3,15 @@
 //! Source: curl(1). Options that change the request are followed, those that do not are passed over, and one that is not known
 //! here is an error: its next word could be a value or a URL.
 
+mod shell;
+
+use self::shell::{OUTPUT, VARIABLE};
 use super::command::Sent;
 
 /// Why a line cannot be followed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CurlError {
-    #[error("the curl line has a quote that is not closed, or a backslash at its end")]
+    #[error("the curl line has a quote or `$(` that is not closed, or a backslash at its end")]
     Words,
     #[error("the line does not start with `curl`")]
     NotCurl,
@@ -18,6 +21,8 @@ pub enum CurlError {
     NoValue(String),
     #[error("the curl line has no URL")]
     NoUrl,
+    #[error("the URL is not in the curl line: {0}; put its value there")]
+    UnknownUrl(&'static str),
     #[error("the curl line has several URLs; explain one at a time")]
     SeveralUrls,
     #[error("curl's header `{0}` is not `Name: value`; a file of headers is not read")]
@@ -145,7 +150,12 @@ struct Line {
     get: bool,
     head: bool,
     as_is: bool,
+    notes: Vec<String>,
 }
+
+/// What of a line is unknown, in words.
+const PRINTED: &str = "it is what a command prints (`$(…)`)";
+const HELD: &str = "it is what a variable holds";
 
 /// The request that `line` would send.
 ///
@@ -153,14 +163,13 @@ struct Line {
 ///
 /// See [`CurlError`]; no message repeats a value.
 pub(super) fn parse(line: &str) -> Result<Sent, CurlError> {
-    // A line that goes on: the crate would make an empty word of it.
-    let line = line.replace("\\\r\n", "").replace("\\\n", "");
-    let mut words = shlex::split(&line).ok_or(CurlError::Words)?.into_iter();
+    let shell::Line { words, notes } = shell::read(line)?;
+    let mut words = words.into_iter();
     let program = words.next();
     if !program.as_deref().is_some_and(|word| word == "curl" || word.ends_with("/curl")) {
         return Err(CurlError::NotCurl);
     }
-    let mut read = Line::default();
+    let mut read = Line { notes, ..Line::default() };
     let mut only_urls = false;
     while let Some(word) = words.next() {
         if only_urls || !word.starts_with('-') || word == "-" {
@@ -261,19 +270,28 @@ impl Line {
         Ok(())
     }
 
-    fn finish(self) -> Result<Sent, CurlError> {
-        let url = match self.urls.as_slice() {
+    fn finish(mut self) -> Result<Sent, CurlError> {
+        let url = match std::mem::take(&mut self.urls).as_slice() {
             [] => return Err(CurlError::NoUrl),
-            [only] => only,
+            [only] => self.url(only)?,
             _ => return Err(CurlError::SeveralUrls),
         };
-        let mut sent = Sent::of_url(url);
+        let mut sent = Sent::of_url(&url);
         if !self.as_is {
             sent.path = without_dots(&sent.path);
         }
-        if self.get && !self.data.is_empty() {
-            sent.path.push(if sent.path.contains('?') { '&' } else { '?' });
-            sent.path.push_str(&self.data.join("&"));
+        if self.get {
+            let (files, texts): (Vec<String>, _) =
+                std::mem::take(&mut self.data).into_iter().partition(|data| is_of_file(data));
+            if !files.is_empty() {
+                let note = "a part of the query is in a file, which is not read: the path is taken without it";
+                self.notes.push(note.to_owned());
+            }
+            let query: Vec<String> = texts.into_iter().map(|text| self.known(text, "the query")).collect();
+            if !query.is_empty() {
+                sent.path.push(if sent.path.contains('?') { '&' } else { '?' });
+                sent.path.push_str(&query.join("&"));
+            }
         }
         let inferred = match (self.head, self.body && !self.get, self.upload) {
             (true, ..) => "HEAD",
@@ -281,16 +299,52 @@ impl Line {
             (.., true) => "PUT",
             _ => "GET",
         };
-        sent.method = self.method.unwrap_or_else(|| inferred.to_owned());
-        for (name, value) in self.headers {
+        let method = self.method.take().map(|method| self.known(method, "the method"));
+        sent.method = method.unwrap_or_else(|| inferred.to_owned());
+        for (name, value) in std::mem::take(&mut self.headers) {
+            let name = self.known(name, "the name of a header");
+            // The token is for whoever looks at the caller.
+            let value = match value {
+                Some(value) if name == "authorization" => Some(value.replace(OUTPUT, "$(...)").replace(VARIABLE, "")),
+                value => value.map(|value| self.known(value, &format!("header `{name}`"))),
+            };
             match value {
                 Some(host) if name == "host" => sent.host = host,
                 Some(value) => sent.headers.push((name, value)),
                 None => {}
             }
         }
+        sent.unknown = self.notes;
         Ok(sent)
     }
+
+    /// The URL, if enough of it is known.
+    fn url(&mut self, text: &str) -> Result<String, CurlError> {
+        let (_, rest) = text.split_once("://").unwrap_or(("", text));
+        match rest.chars().next() {
+            Some(OUTPUT) if !rest.contains('/') => Err(CurlError::UnknownUrl(PRINTED)),
+            Some(VARIABLE) if !rest.contains('/') => Err(CurlError::UnknownUrl(HELD)),
+            _ => Ok(self.known(text.to_owned(), "the URL")),
+        }
+    }
+
+    /// `text`, where what is unknown has something in its place; and a note of that.
+    fn known(&mut self, text: String, of: &str) -> String {
+        const TAKEN: &str = "unknown";
+        if text.contains(OUTPUT) {
+            self.notes.push(format!("a part of {of} is not known, since {PRINTED}: `{TAKEN}` is taken for it"));
+        }
+        if text.contains(VARIABLE) {
+            self.notes.push(format!("a part of {of} is not known, since {HELD}: its name is taken as it stands"));
+        }
+        text.replace(OUTPUT, TAKEN).replace(VARIABLE, "")
+    }
+}
+
+/// `@file`, or `name@file` as `--data-urlencode` has it.
+fn is_of_file(data: &str) -> bool {
+    let name = data.split(['=', '@']).next().unwrap_or_default();
+    data.get(name.len()..).is_some_and(|rest| rest.starts_with('@'))
 }
 
 /// curl resolves dot segments before it sends a path (RFC 3986, section 5.2.4); empty segments stay.

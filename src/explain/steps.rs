@@ -9,7 +9,7 @@ use crate::gate::{Code, Denial, IdentitySource, LimitEvidence, TierSource};
 use crate::limit;
 use crate::manifest::{ObjectName, Place};
 use crate::policy::{
-    Attached, AuthPlan, Authorization, Limit, LimitKind, LimitSet, Method, Overridden, Rule, Tiers, in_words,
+    Attached, AuthPlan, Authorization, Limit, LimitKind, LimitSet, Method, Overridden, Refused, Rule, Tiers, in_words,
 };
 use crate::respond;
 
@@ -272,8 +272,10 @@ fn access(case: &Case<'_>, auth: Option<&AuthPlan>) -> Vec<Finding> {
     let permit = &case.evidence.permit;
     let mut findings = Vec::new();
     if let Some(model) = &permit.model {
-        let place = object("LLMInferenceService", model).and_then(|object| case.place(&object));
-        findings.push(Finding::new(format!("model {model}"), place));
+        let is_model = permit.refused.as_ref().is_none_or(|refused| refused.is_model);
+        let object = object("LLMInferenceService", model).filter(|_| is_model);
+        let place = object.and_then(|object| case.place(&object));
+        findings.push(Finding::new(format!("{} {model}", if is_model { "model" } else { "object" }), place));
     }
     if let Some(grantor) = &permit.grantor {
         findings.push(Finding::new(format!("granted by {grantor}"), grantor_place(case, &grantor.name)));
@@ -283,8 +285,15 @@ fn access(case: &Case<'_>, auth: Option<&AuthPlan>) -> Vec<Finding> {
     }
     let rules = auth.map(|auth| auth.rules.authorization.as_slice()).unwrap_or_default();
     if case.stopped() == Some(Part::Access) {
+        let refused = permit.refused.as_deref();
         let asks = |rule: &Arc<Rule<Authorization>>| {
-            Finding::new(format!("authorization `{}` asks", rule.name), Some(rule.place.clone()))
+            let what = match refused.filter(|refused| *refused.rule == *rule.name) {
+                Some(Refused { user, verb, resource, namespace, name, .. }) => {
+                    format!(" for `{verb}` on {resource} {namespace}/{name}, for {user}")
+                }
+                None => String::new(),
+            };
+            Finding::new(format!("authorization `{}` asks{what}", rule.name), Some(rule.place.clone()))
         };
         findings.extend(rules.iter().map(asks));
         return findings;
@@ -319,14 +328,15 @@ fn limits(case: &Case<'_>, found: Option<&Found<'_>>) -> Vec<Finding> {
         return vec![case.finding(format!("{broken}, which is in error"), broken)];
     }
     let admitted = case.let_through;
-    let mut findings: Vec<Finding> =
-        evidence.limits.iter().map(|limit| one_limit(case, found, limit, admitted)).collect();
+    let counted = |limit: &LimitEvidence| matched(found, limit).map(|limit| key(case, limit));
+    let told = |limit: &LimitEvidence| [Some(one_limit(case, found, limit, admitted)), counted(limit)];
+    let mut findings: Vec<Finding> = evidence.limits.iter().flat_map(told).flatten().collect();
     if evidence.unlimited {
         findings.extend(unmatched(found));
     }
-    findings.extend(evidence.shadow_limits.iter().map(|limit| {
+    findings.extend(evidence.shadow_limits.iter().flat_map(|limit| {
         let Finding { text, place } = one_limit(case, found, limit, admitted);
-        Finding { text: format!("in shadow: {text}"), place }
+        [Some(Finding { text: format!("in shadow: {text}"), place }), counted(limit)].into_iter().flatten()
     }));
     if case.first && !findings.is_empty() && !evidence.unlimited {
         findings.push("this is taken for the caller's first request: nothing was used before it".into());
@@ -355,6 +365,22 @@ fn one_limit(case: &Case<'_>, found: Option<&Found<'_>>, of: &LimitEvidence, adm
     let (remaining, reset) = (standing.remaining(), span(standing.reset()));
     let state = format!("{number} {what} per {window}, {remaining} {left}, full in {reset}: {verdict}");
     Finding::new(format!("{kind} {}: {state}", of.name), place)
+}
+
+/// What a limit counts under.
+fn key(case: &Case<'_>, limit: &Limit) -> Finding {
+    let known = case.evidence.keys.as_ref().and_then(|keys| keys.get(&(limit.kind, Arc::clone(&limit.name))));
+    let counters = limit.counters.iter().enumerate().map(|(at, counter)| match known.and_then(|key| key.get(at)) {
+        Some(value) => format!("{} = {value}", counter.source()),
+        None => counter.source().to_owned(),
+    });
+    let counters: Vec<String> = counters.collect();
+    let under = match counters.as_slice() {
+        [] => "  one count for all callers".to_owned(),
+        counters => format!("  counted under {}", counters.join(", ")),
+    };
+    let route = if limit.per_route { ", for each route by itself" } else { "" };
+    format!("{under}{route}").into()
 }
 
 /// The limit, in the policy as it is now.

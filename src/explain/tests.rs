@@ -81,10 +81,7 @@ async fn a_missing_grant_comes_with_the_commands_that_make_it() {
     insta::assert_snapshot!("no_grant", explain(&Call::chat("qwen3").bearer(&free()), &gate).await);
     let elsewhere = with("models.yaml", "/llm/qwen3}", "/llm}");
     let misspelt = explain(&Call::chat("qwen33").bearer(&free()), &gate_of(&elsewhere)).await;
-    assert!(
-        misspelt.contains("the folder has no LLMInferenceService llm/qwen33; did you mean llm/qwen3?"),
-        "{misspelt}"
-    );
+    assert!(misspelt.contains("there is no LLMInferenceService llm/qwen33; did you mean llm/qwen3?"), "{misspelt}");
 }
 
 #[tokio::test]
@@ -104,6 +101,67 @@ roleRef: {kind: Role, name: model-post-access, apiGroup: rbac.authorization.k8s.
     files.push(("stranger.yaml".to_owned(), STRANGER.to_owned()));
     let call = Call::path("/lab/phi/v1/chat/completions").bearer(&ES256.sign(&claims("elsewhere", "stranger")));
     insta::assert_snapshot!("no_tier", explain(&call, &gate_of(&files)).await);
+}
+
+/// Whoever calls as OpenAI has it, or forgets a part, is told the path.
+#[tokio::test]
+async fn a_path_of_another_shape_is_told_the_paths_of_models() {
+    let everything = with("models.yaml", "/llm/qwen3}", "/}");
+    for (files, path, expected) in [
+        (
+            files(),
+            "/v1/chat/completions",
+            "send /lab/phi/v1/chat/completions or /llm/draft/v1/chat/completions or /llm/granite/v1/",
+        ),
+        (files(), "/qwen3/v1/chat/completions", "send /llm/qwen3/v1/chat/completions, which starts with the model"),
+        (
+            files(),
+            "/llm/v1/chat/completions",
+            "send /llm/draft/v1/chat/completions or /llm/granite/v1/chat/completions or /llm/qwen3/",
+        ),
+        (files(), "/api/llm/qwen3/v1/chat", "send /llm/qwen3/v1/chat,"),
+        (files(), "/qwen3", "send /llm/qwen3,"),
+        (everything.clone(), "/v1/chat/completions?a=b", "send /lab/phi/v1/chat/completions or"),
+        (everything.clone(), "/qwen3/v1/models", "send /llm/qwen3/v1/models,"),
+        (everything, "/", "send /lab/phi or"),
+    ] {
+        let told = explain(&Call::path(path).bearer(&free()), &gate_of(&files)).await;
+        assert!(told.contains(expected), "{path}: {told}");
+    }
+    let other = explain(&Call::path("/llm/qwen4/v1").bearer(&free()), &gate_of(&files())).await;
+    assert!(!other.contains("send /"), "{other}");
+}
+
+#[tokio::test]
+async fn a_limit_names_what_it_counts_under() {
+    let files = |counters: &str| {
+        let mut files = files();
+        let (_, text) = files.iter_mut().find(|(name, _)| name == "limits.yaml").unwrap();
+        *text = text.replace("[{expression: auth.identity.userid}]", &format!("[{counters}]"));
+        files
+    };
+    let path = "{expression: 'request.path.split(\"/\")[2]'}";
+    for (counters, expected) in [
+        ("{expression: auth.identity.userid}", "counted under auth.identity.userid = alice-12345678\n"),
+        ("", "one count for all callers\n"),
+        (
+            &*format!("{{expression: auth.identity.tier}}, {path}"),
+            "counted under auth.identity.tier = free, request.path.split(\"/\")[2] = granite\n",
+        ),
+        // Whoever reads it is not to have the caller's token.
+        (
+            "{expression: 'request.headers[\"authorization\"]'}",
+            "counted under request.headers[\"authorization\"] = (not shown)\n",
+        ),
+    ] {
+        let mut gate = gate_of(&files(counters));
+        let call = Call::chat("granite").bearer(&free());
+        let refused = explain(&call, &gate).await;
+        assert!(refused.contains("limits.yaml") && !refused.contains(" = "), "{refused}");
+        gate.tells_keys = true;
+        let told = explain(&call, &gate).await;
+        assert!(told.contains(expected), "{expected}\n{told}");
+    }
 }
 
 #[tokio::test]
@@ -268,5 +326,66 @@ fn durations_are_said_in_the_largest_unit_that_is_exact() {
         [(0, "0s"), (12_600, "12.6s"), (24_000, "24s"), (120_000, "2m"), (7_200_000, "2h"), (90_000, "90s")]
     {
         assert_eq!(super::steps::span(Duration::from_millis(millis)), expected);
+    }
+}
+
+/// The policy may ask about another resource, with another verb, for another user.
+#[tokio::test]
+async fn what_would_grant_it_is_what_was_asked_for() {
+    let pools = [
+        ("value: serving.kserve.io", "value: inference.networking.k8s.io"),
+        ("value: llminferenceservices", "value: inferencepools"),
+        ("value: post", "value: get"),
+    ];
+    let mut files = files();
+    let (_, text) = files.iter_mut().find(|(name, _)| name == "auth-policy.yaml").unwrap();
+    for (from, to) in pools {
+        assert!(text.contains(from), "{from}");
+        *text = text.replace(from, to);
+    }
+    let told = explain(&Call::chat("qwen3").bearer(&free()), &gate_of(&files)).await;
+    let group = "system:serviceaccounts:maas-default-gateway-tier-free";
+    for expected in [
+        "authorization `tier-access` asks for `get` on inferencepools.inference.networking.k8s.io llm/qwen3, for system:serviceaccount:",
+        "a Role with `get` on inferencepools.inference.networking.k8s.io `qwen3`",
+        "kubectl create role qwen3-get-access -n llm --verb=get --resource=inferencepools.inference.networking.k8s.io --resource-name=qwen3",
+        &format!("kubectl create rolebinding qwen3-get-access -n llm --role=qwen3-get-access --group={group}"),
+    ] {
+        assert!(told.contains(expected), "{expected}\n{told}");
+    }
+    assert!(!told.contains("LLMInferenceService") && !told.contains("annotation"), "{told}");
+    let (_, text) = files.iter_mut().find(|(name, _)| name == "auth-policy.yaml").unwrap();
+    *text = text.replacen("expression: auth.identity.user.username\n          authorizationGroups:\n            expression: auth.identity.user.groups\n", "value: system:serviceaccount:ops:robot\n", 1);
+    let told = explain(&Call::chat("qwen3").bearer(&free()), &gate_of(&files)).await;
+    for expected in
+        ["grant it, to system:serviceaccount:ops:robot, whom the policy asks about:", " --serviceaccount=ops:robot\n"]
+    {
+        assert!(told.contains(expected), "{expected}\n{told}");
+    }
+}
+
+/// Where the policy is that of a cluster, nobody is sent to a folder.
+#[tokio::test]
+async fn remedies_speak_of_the_cluster_where_there_is_one() {
+    let elsewhere = with("models.yaml", "/llm/qwen3}", "/llm}");
+    let mut policy = compile_files(&elsewhere, &options());
+    policy.places.values_mut().for_each(|place| (place.line, place.column) = (0, 0));
+    let gate = gate(policy, settings());
+    let told = explain(&Call::chat("qwen33").bearer(&free()), &gate).await;
+    assert!(
+        told.contains(
+            "llm/qwen33 (kubectl get llminferenceservices.serving.kserve.io -n llm); did you mean llm/qwen3?"
+        ),
+        "{told}"
+    );
+    let openshift = explain(&Call::chat("qwen3").bearer("sha256~abc"), &gate).await;
+    assert!(openshift.contains("it is an OpenShift token (`sha256~…`)"), "{openshift}");
+    assert!(openshift.contains("- or serve with --review-foreign"), "{openshift}");
+    let (evidence, policy) = (Evidence::new(1, 1), gate.policies.current());
+    for code in Code::ALL {
+        let denial = Denial::new(*code, "no");
+        let asked = Asked { method: "GET".into(), host: "h".into(), path: "/a".into() };
+        let text = Trace::of(&Case::new(Some(&asked), &evidence, Some(&denial), &policy)).to_string();
+        assert!(!text.contains("folder") && !text.contains("--jwks"), "{text}");
     }
 }

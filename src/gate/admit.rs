@@ -61,6 +61,7 @@ impl Gate {
         }
         let mut demands = Demands::new();
         for Matched { limit, account } in matched {
+            evidence.key(limit, scope);
             // One by one: `extend` sets up for many, and there are two.
             for demand in limit.demands(account, route) {
                 demands.push(demand);

@@ -1,5 +1,6 @@
 //! What a decision rests on: body, log, metrics and metadata are rendered from it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use crate::access::AccessSource;
 use crate::identity::Identity;
 use crate::limit::{Standing, Verdict};
 use crate::manifest::ObjectName;
-use crate::policy::{AuthPlan, Caller, Limit, LimitKind, Permit, Presented, Properties, RoutePlan};
+use crate::policy::{AuthPlan, Caller, Limit, LimitKind, Permit, Presented, Properties, RoutePlan, Scope};
 
 /// One request in this many has its stages timed: reading the clock for each would cost more than some stages.
 const TIMED: u64 = 16;
@@ -88,6 +89,8 @@ pub struct Evidence {
     pub shadow_limits: Vec<LimitEvidence>,
     /// What would have been said.
     pub would: Vec<Would>,
+    /// The values that limits count under, by the limit's name; where they are to be told.
+    pub keys: Option<Box<Keys>>,
     /// Whether no limit matched the caller.
     pub unlimited: bool,
     /// Whether there was no room for the caller's account.
@@ -132,6 +135,9 @@ pub enum Stage {
     Limits,
     Admission,
 }
+
+/// By the kind and name of a limit.
+pub type Keys = HashMap<(LimitKind, Arc<str>), Vec<String>>;
 
 /// How long each stage took.
 #[derive(Debug)]
@@ -223,6 +229,7 @@ impl Evidence {
             limits: SmallVec::new(),
             shadow_limits: Vec::new(),
             would: Vec::new(),
+            keys: None,
             unlimited: false,
             no_room: false,
             laps: timed.then(|| Box::new(Laps { last: Instant::now(), taken: SmallVec::new() })),
@@ -246,6 +253,13 @@ impl Evidence {
     pub(super) fn tier(&mut self, caller: &Caller<'_>) {
         self.tier.clone_from(&caller.tier);
         self.tier_gone.clone_from(&caller.gone);
+    }
+
+    /// What `limit` counts under, for a request that it matched.
+    pub(super) fn key(&mut self, limit: &Limit, scope: &Scope<'_>) {
+        if let Some(keys) = &mut self.keys {
+            keys.insert((limit.kind, Arc::clone(&limit.name)), limit.key(scope));
+        }
     }
 
     /// Ends a stage.

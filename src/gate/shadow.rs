@@ -57,6 +57,7 @@ impl Gate {
                 continue;
             }
             for Matched { limit, account } in matched {
+                evidence.key(limit, scope);
                 demands.extend(limit.demands(account, route));
                 evidence.shadow_limits.extend(limit.rates.iter().map(|_| LimitEvidence::new(limit)));
             }

@@ -183,15 +183,29 @@ impl Authority {
                     .detail(format!("this gate accepts tokens of `{}`", self.issuer))
             }
             Ok(_) => Denial::new(Code::TokenSignature, "the token is signed by an unknown key"),
-            Err(_) => Denial::new(Code::TokenMalformed, "the token is not a JSON Web Token"),
+            Err(_) => malformed(token),
         }
+    }
+}
+
+/// What OpenShift's tokens of users start with: they say nothing by themselves.
+pub const OPENSHIFT: &str = "sha256~";
+
+fn malformed(token: &BearerToken<'_>) -> Denial {
+    let denial = Denial::new(Code::TokenMalformed, "the token is not a JSON Web Token");
+    match token.secret().starts_with(OPENSHIFT) {
+        true => denial.detail(
+            "it is an OpenShift token (`sha256~…`), which only the API server can review: serve with --kubernetes and \
+             --review-foreign",
+        ),
+        false => denial,
     }
 }
 
 fn header(token: &BearerToken<'_>) -> Result<Header, Denial> {
     let header = decode_header(token.secret()).map_err(|error| match error.kind() {
         ErrorKind::InvalidAlgorithmName => Denial::new(Code::TokenRejected, "the token's algorithm is not accepted"),
-        _ => Denial::new(Code::TokenMalformed, "the token is not a JSON Web Token"),
+        _ => malformed(token),
     })?;
     // Extensions that must be understood (RFC 7515, section 4.1.11) are not.
     match header.crit {

@@ -46,7 +46,12 @@ pub(super) fn read(meta: Meta, mut fields: Fields<'_>, report: &Report) -> AuthP
             read_target(spec.require("targetRef", "the Gateway or HTTPRoute that is protected"), &meta);
         if let Some(mut block) = read_block(spec, &["rules", "when", "patterns"]) {
             strategy = block.strategy;
-            let (when, patterns) = (block.fields.take("when"), block.fields.take("patterns"));
+            let named = |field: Field<'_>| {
+                let conditions = read_predicates(&field)?;
+                Some(Arc::new(Rule::new("when", &origin, field.place(), conditions)))
+            };
+            let when = block.fields.take("when").and_then(named);
+            let patterns = block.fields.take("patterns").and_then(|field| read_patterns(&field, &origin));
             let found = block.fields.require("rules", "authentication and authorization");
             rules = found.as_ref().and_then(|field| read_rules(field, &origin));
             if let (Some(field), Some(rules), Some(Strategy { merge: false, .. })) = (&found, &rules, strategy)
@@ -57,11 +62,6 @@ pub(super) fn read(meta: Meta, mut fields: Fields<'_>, report: &Report) -> AuthP
                 field.report(problem.expected("kubernetesTokenReview; or `anonymous: {}`, if that is meant"));
             }
             block.done();
-            let named = |field: Field<'_>| {
-                let conditions = read_predicates(&field)?;
-                Some(Arc::new(Rule::new("when", &origin, field.place(), conditions)))
-            };
-            let (when, patterns) = (when.and_then(named), patterns.and_then(|field| read_patterns(&field, &origin)));
             if let Some(rules) = &mut rules {
                 rules.when = when;
                 rules.patterns = patterns.unwrap_or_default();
@@ -163,14 +163,14 @@ fn read_cache(field: &Field<'_>) -> Option<Duration> {
     let ttl = fields.take("ttl").and_then(|field| field.integer().map(|ttl| (field, ttl)));
     fields.done(Severity::Error);
     let ttl = match ttl {
-        None => DEFAULT_TTL,
-        Some((field, ttl)) => match u64::try_from(ttl) {
-            Ok(seconds) => Duration::from_secs(seconds),
-            Err(_) => {
+        None => Some(DEFAULT_TTL),
+        Some((field, ttl)) => {
+            let seconds = u64::try_from(ttl);
+            if seconds.is_err() {
                 field.report(field.error(format!("{ttl} is negative")).expected("seconds"));
-                return None;
             }
-        },
+            seconds.ok().map(Duration::from_secs)
+        }
     };
     let mut key = key?;
     if let Some(expression) = key.take("expression") {
@@ -188,5 +188,5 @@ fn read_cache(field: &Field<'_>) -> Option<Duration> {
     }
     key.ignore(&["value"]);
     key.done(Severity::Error);
-    Some(ttl)
+    ttl
 }

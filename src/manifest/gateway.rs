@@ -128,19 +128,18 @@ fn read_listener(item: &Field<'_>) -> Option<Listener> {
     let mut fields = item.fields()?;
     fields.ignore(&["protocol", "tls"]);
     let port = fields.take("port").and_then(|field| read_port(&field));
-    let name = fields.require("name", "the listener's name")?.non_empty_text()?;
+    let name = fields.require("name", "the listener's name").and_then(|field| field.non_empty_text());
     let hostname = fields.take("hostname").and_then(|field| read_hostname(&field));
-    let mut from = NamespacesFrom::Same;
-    if let Some(allowed) = fields.take("allowedRoutes") {
-        let mut allowed = allowed.fields()?;
+    let mut from = Some(NamespacesFrom::Same);
+    if let Some(mut allowed) = fields.take("allowedRoutes").and_then(|allowed| allowed.fields()) {
         allowed.ignore(&["kinds"]);
         if let Some(namespaces) = allowed.take("namespaces") {
-            from = read_namespaces(&namespaces)?;
+            from = read_namespaces(&namespaces);
         }
         allowed.done(Severity::Warning);
     }
     fields.done(Severity::Warning);
-    Some(Listener { name: name.to_owned(), hostname, port, from })
+    Some(Listener { name: name?.to_owned(), hostname, port, from: from? })
 }
 
 fn read_port(field: &Field<'_>) -> Option<u16> {

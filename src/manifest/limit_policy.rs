@@ -82,7 +82,7 @@ pub(super) fn read(meta: Meta, mut fields: Fields<'_>, report: &Report) -> Limit
 }
 
 /// How a policy's limits count.
-pub(super) const ALGORITHM: &str = "tiergate.io/algorithm";
+pub const ALGORITHM: &str = "tiergate.io/algorithm";
 const ALGORITHMS: [(&str, Algorithm); 2] =
     [("token-bucket", Algorithm::TokenBucket), ("fixed-window", Algorithm::FixedWindow)];
 /// What a policy on a Gateway counts for: the Gateway, or each of its routes as Kuadrant does.
@@ -119,35 +119,31 @@ fn read_rates(field: &Field<'_>) -> Option<Vec<Quota>> {
         return None;
     }
     let mut rates: Vec<Quota> = Vec::new();
-    let mut sound = true;
     for item in &items {
-        let Some(mut fields) = item.fields() else {
-            sound = false;
-            continue;
-        };
-        let limit =
-            fields.require("limit", "how many are let through per window").and_then(|field| read_limit_value(&field));
-        let window = match (fields.take("window"), read_old_window(item)) {
-            (Some(window), _) => read_window(&window),
-            (None, true) => {
-                fields.ignore(&["duration", "unit"]);
-                None
-            }
-            (None, false) => fields.require("window", "a duration such as 2m").and_then(|field| read_window(&field)),
-        };
-        fields.done(Severity::Error);
-        let (Some(limit), Some(window)) = (limit, window) else {
-            sound = false;
-            continue;
-        };
-        let quota = Quota::new(limit, window);
+        let Some(quota) = read_rate(item) else { continue };
         if rates.iter().any(|other| other.window() == quota.window()) {
             let problem = item.error("a second rate over the same window");
             item.report(problem.remedy("keep the stricter one"));
         }
         rates.push(quota);
     }
-    sound.then_some(rates)
+    (rates.len() == items.len()).then_some(rates)
+}
+
+fn read_rate(item: &Field<'_>) -> Option<Quota> {
+    let mut fields = item.fields()?;
+    let limit =
+        fields.require("limit", "how many are let through per window").and_then(|field| read_limit_value(&field));
+    let window = match (fields.take("window"), read_old_window(item)) {
+        (Some(window), _) => read_window(&window),
+        (None, true) => {
+            fields.ignore(&["duration", "unit"]);
+            None
+        }
+        (None, false) => fields.require("window", "a duration such as 2m").and_then(|field| read_window(&field)),
+    };
+    fields.done(Severity::Error);
+    Some(Quota::new(limit?, window?))
 }
 
 /// Whether a rate has `duration` and `unit` of v1beta2 in place of a window; which is reported.
@@ -290,8 +286,9 @@ fn read_predicate(item: &Field<'_>) -> Option<Predicate> {
             return None;
         }
     }
-    let field = fields.require("predicate", "a CEL expression that yields a boolean")?;
+    let field = fields.require("predicate", "a CEL expression that yields a boolean");
     fields.done(Severity::Error);
+    let field = field?;
     let expression = compile(&field, |text| View::Limits.predicate(text))?;
     Some(Predicate { expression: expression.into(), place: field.place(), field: field.path.clone() })
 }
@@ -300,9 +297,9 @@ fn read_counters(field: &Field<'_>) -> Option<Vec<Arc<Expression>>> {
     let items = field.items()?;
     let read = |item: &Field<'_>| {
         let mut fields = item.fields()?;
-        let field = fields.require("expression", "a CEL expression such as auth.identity.userid")?;
+        let field = fields.require("expression", "a CEL expression such as auth.identity.userid");
         fields.done(Severity::Error);
-        compile(&field, |text| View::Limits.expression(text)).map(Arc::new)
+        compile(&field?, |text| View::Limits.expression(text)).map(Arc::new)
     };
     let counters: Vec<_> = items.iter().filter_map(read).collect();
     (counters.len() == items.len()).then_some(counters)

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::finding::Finding;
 use super::in_force::InForce;
 use super::tree::Position;
+use crate::printable::printable_line;
 
 /// How much a [`Problem`] weighs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -71,8 +72,8 @@ impl Place {
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.line {
-            0 => f.write_str(&self.file),
-            line => write!(f, "{}:{line}:{}", self.file, self.column),
+            0 => f.write_str(&printable_line(&self.file)),
+            line => write!(f, "{}:{line}:{}", printable_line(&self.file), self.column),
         }
     }
 }
@@ -182,17 +183,17 @@ impl Problem {
 
     fn write_text(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(object) = &self.object {
-            write!(f, "{object}: ")?;
+            write!(f, "{}: ", printable_line(&object.to_string()))?;
         }
         if !self.field.is_empty() {
-            write!(f, "{}: ", self.field)?;
+            write!(f, "{}: ", printable_line(&self.field))?;
         }
-        write!(f, "{}", self.message)?;
+        f.write_str(&printable_line(&self.message))?;
         if let Some(expected) = &self.expected {
-            write!(f, "\n    expected: {expected}")?;
+            write!(f, "\n    expected: {}", printable_line(expected))?;
         }
         if let Some(remedy) = &self.remedy {
-            write!(f, "\n    remedy:   {remedy}")?;
+            write!(f, "\n    remedy:   {}", printable_line(remedy))?;
         }
         if let Some(in_force) = &self.in_force {
             write!(f, "\n    in force: {in_force}")?;

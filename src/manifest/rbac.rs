@@ -77,23 +77,23 @@ fn read_rule(item: &Field<'_>, cluster_wide: bool) -> Option<Rule> {
     fields.done(Severity::Warning);
     let rule = Rule { verbs: verbs?, api_groups: api_groups?, resources: resources?, resource_names: resource_names? };
     let for_urls = !urls?.is_empty();
+    let for_resources = !(rule.api_groups.is_empty() && rule.resources.is_empty() && rule.resource_names.is_empty());
+    let mut faults = Vec::new();
     if rule.verbs.is_empty() {
-        item.report(item.error("`verbs` is missing").expected("the verbs that the rule grants, such as post"));
-        return None;
+        faults.push(item.error("`verbs` is missing").expected("the verbs that the rule grants, such as post"));
     }
     if for_urls && !cluster_wide {
-        item.report(item.error("a Role cannot grant URLs").remedy("grant `nonResourceURLs` in a ClusterRole"));
-        return None;
+        faults.push(item.error("a Role cannot grant URLs").remedy("grant `nonResourceURLs` in a ClusterRole"));
     }
-    if for_urls && !(rule.api_groups.is_empty() && rule.resources.is_empty() && rule.resource_names.is_empty()) {
-        item.report(item.error("is both for resources and for URLs").remedy("make two rules of it"));
-        return None;
+    if for_urls && for_resources {
+        faults.push(item.error("is both for resources and for URLs").remedy("make two rules of it"));
     }
     if !for_urls && (rule.api_groups.is_empty() || rule.resources.is_empty()) {
-        item.report(item.error("grants nothing").expected("apiGroups and resources, or nonResourceURLs"));
-        return None;
+        faults.push(item.error("grants nothing").expected("apiGroups and resources, or nonResourceURLs"));
     }
-    Some(rule)
+    let sound = faults.is_empty();
+    faults.into_iter().for_each(|fault| item.report(fault));
+    sound.then_some(rule)
 }
 
 pub(super) fn read_binding(meta: Meta, mut fields: Fields<'_>, report: &Report) -> Option<RoleBinding> {
@@ -101,13 +101,14 @@ pub(super) fn read_binding(meta: Meta, mut fields: Fields<'_>, report: &Report) 
     read_header(&meta, &mut fields, report);
     let role = fields.require("roleRef", "the Role or ClusterRole that is granted");
     let role_place = role.as_ref().map_or_else(|| meta.place.clone(), Field::place);
-    let (cluster_role, role) = role.and_then(|field| read_role_ref(&field, &meta))?;
+    let role = role.and_then(|field| read_role_ref(&field, &meta));
     let (mut subjects, list) = (Vec::new(), fields.take("subjects"));
     let subjects_place = list.as_ref().map_or_else(|| meta.place.clone(), Field::place);
     if let Some(items) = list.and_then(|field| field.items()) {
         subjects.extend(items.iter().filter_map(|item| read_subject(item, &meta)));
     }
     fields.done(Severity::Warning);
+    let (cluster_role, role) = role?;
     (report.errors() == errors).then_some(RoleBinding {
         meta,
         cluster_role,
@@ -120,18 +121,20 @@ pub(super) fn read_binding(meta: Meta, mut fields: Fields<'_>, report: &Report) 
 
 fn read_role_ref(field: &Field<'_>, meta: &Meta) -> Option<(bool, String)> {
     let mut fields = field.fields()?;
-    let kind = fields.require("kind", "Role or ClusterRole")?;
-    let name_field = fields.require("name", "the role's name")?;
-    let name = name_field.non_empty_text()?;
-    if let Some(fault) = name_fault(name) {
-        name_field.report(name_field.error(fault));
-    }
+    let kind = fields.require("kind", "Role or ClusterRole");
+    let name = fields.require("name", "the role's name").and_then(|field| {
+        let name = field.non_empty_text()?;
+        if let Some(fault) = name_fault(name) {
+            field.report(field.error(fault));
+        }
+        Some(name.to_owned())
+    });
     check_group(&mut fields, GROUP);
     fields.done(Severity::Warning);
-    let cluster_wide = is_cluster_wide(meta);
+    let (kind, cluster_wide) = (kind?, is_cluster_wide(meta));
     match kind.text()? {
-        "ClusterRole" => Some((true, name.to_owned())),
-        "Role" if !cluster_wide => Some((false, name.to_owned())),
+        "ClusterRole" => Some((true, name?)),
+        "Role" if !cluster_wide => Some((false, name?)),
         other => {
             let expected = if cluster_wide { "ClusterRole" } else { "Role or ClusterRole" };
             kind.report(kind.error(format!("cannot refer to `{other}`")).expected(expected));
@@ -142,16 +145,23 @@ fn read_role_ref(field: &Field<'_>, meta: &Meta) -> Option<(bool, String)> {
 
 fn read_subject(item: &Field<'_>, meta: &Meta) -> Option<Subject> {
     let mut fields = item.fields()?;
-    let kind = fields.require("kind", "User, Group or ServiceAccount")?;
-    let name_field = fields.require("name", "the subject's name")?;
-    let name = name_field.non_empty_text()?;
+    let kind = fields.require("kind", "User, Group or ServiceAccount");
+    let name_field = fields.require("name", "the subject's name");
+    let name = name_field.as_ref().and_then(Field::non_empty_text);
     let namespace = fields.take("namespace").and_then(|field| field.text());
-    check_group(&mut fields, if kind.text()? == "ServiceAccount" { "" } else { GROUP });
+    let kind_text = kind.as_ref().and_then(Field::text);
+    if let Some(text) = kind_text {
+        check_group(&mut fields, if text == "ServiceAccount" { "" } else { GROUP });
+    } else {
+        fields.ignore(&["apiGroup"]);
+    }
     fields.done(Severity::Warning);
-    match kind.text()? {
-        "User" => Some(Subject::User(name.to_owned())),
-        "Group" => Some(Subject::Group(name.to_owned())),
+    let kind = kind?;
+    match kind_text? {
+        "User" => Some(Subject::User(name?.to_owned())),
+        "Group" => Some(Subject::Group(name?.to_owned())),
         "ServiceAccount" => {
+            let (name, name_field) = (name?, name_field?);
             if !is_dns1123_subdomain(name) {
                 let problem = name_field.error(format!("`{name}` is not the name of a ServiceAccount"));
                 name_field.report(problem.expected("lower-case letters, digits, inner `-` and `.`"));

@@ -59,20 +59,11 @@ pub(super) fn read_match(item: &Field<'_>) -> Option<Match> {
     let headers = fields.take("headers");
     let query = fields.take("queryParams");
     fields.done(Severity::Warning);
-    let (path, path_length) = match path {
-        Some(field) => read_path(&field)?,
-        None => (PathMatch::Prefix(String::new()), 1),
-    };
-    Some(Match {
-        path,
-        path_length,
-        method: match method {
-            Some(field) => Some(read_method(&field)?),
-            None => None,
-        },
-        headers: read_values(headers, Of::Headers)?,
-        query: read_values(query, Of::Query)?,
-    })
+    let path = path.map_or(Some((PathMatch::Prefix(String::new()), 1)), |field| read_path(&field));
+    let method = method.map_or(Some(None), |field| read_method(&field).map(Some));
+    let (headers, query) = (read_values(headers, Of::Headers), read_values(query, Of::Query));
+    let (path, path_length) = path?;
+    Some(Match { path, path_length, method: method?, headers: headers?, query: query? })
 }
 
 fn read_path(field: &Field<'_>) -> Option<(PathMatch, usize)> {
@@ -133,28 +124,28 @@ fn read_values(field: Option<Field<'_>>, of: Of) -> Option<Vec<ValueMatch>> {
     at_most(&field, items.len(), MAX_VALUES)?;
     let mut values: Vec<ValueMatch> = Vec::with_capacity(items.len());
     for item in &items {
-        let value = read_value(item, of)?;
+        let Some(value) = read_value(item, of) else { continue };
         if values.iter().any(|other| other.name == value.name) {
             // The Gateway API says that the first counts, Istio and Envoy Gateway ask for all.
             item.report(item.error(format!("`{}` is named twice", value.name)).expected("each name once"));
-            return None;
+            continue;
         }
         values.push(value);
     }
-    Some(values)
+    (values.len() == items.len()).then_some(values)
 }
 
 fn read_value(item: &Field<'_>, of: Of) -> Option<ValueMatch> {
     let mut fields = item.fields()?;
-    let name = fields.require("name", "the name to match")?;
-    let value = fields.require("value", "the value to match")?;
+    let name = fields.require("name", "the name to match").and_then(|field| read_name(&field, of));
+    let value = fields.require("value", "the value to match");
     let kind = fields.take("type");
     fields.done(Severity::Warning);
-    let kind = kind.as_ref().map_or(Some("Exact"), |field| field.text())?;
-    let name = read_name(&name, of)?;
+    let kind = kind.as_ref().map_or(Some("Exact"), |field| field.text());
+    let value = value?;
     let text = value.non_empty_text()?;
     bounded(&value, text, if of == Of::Headers { 4096 } else { 1024 })?;
-    let value = match kind {
+    let value = match kind? {
         "Exact" => TextMatch::Exact(text.to_owned()),
         "RegularExpression" => TextMatch::Regex(read_pattern(&value, text)?),
         other => {
@@ -162,7 +153,7 @@ fn read_value(item: &Field<'_>, of: Of) -> Option<ValueMatch> {
             return None;
         }
     };
-    Some(ValueMatch { name, value })
+    Some(ValueMatch { name: name?, value })
 }
 
 fn read_name(field: &Field<'_>, of: Of) -> Option<String> {

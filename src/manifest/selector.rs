@@ -102,8 +102,9 @@ impl Requirement {
 /// Reads `aggregationRule`. What is in error is reported, and the whole role with it.
 pub(super) fn read_aggregation(field: &Field<'_>) -> Option<Aggregation> {
     let mut fields = field.fields()?;
-    let selectors = fields.require("clusterRoleSelectors", "at least one label selector")?;
+    let selectors = fields.require("clusterRoleSelectors", "at least one label selector");
     fields.done(Severity::Warning);
+    let selectors = selectors?;
     let items = selectors.items()?;
     if items.is_empty() {
         selectors.report(selectors.error("is empty").expected("at least one label selector"));
@@ -130,15 +131,14 @@ pub(super) fn read_selector(field: &Field<'_>) -> Option<Selector> {
 
 fn read_requirement(field: &Field<'_>) -> Option<Requirement> {
     let mut fields = field.fields()?;
-    let key = fields.require("key", "the key of a label")?;
-    let operator = fields.require("operator", "In, NotIn, Exists or DoesNotExist")?;
+    let key = fields.require("key", "the key of a label");
+    let operator = fields.require("operator", "In, NotIn, Exists or DoesNotExist");
     let list = fields.take("values");
     fields.done(Severity::Error);
-    let values = match &list {
-        Some(list) => list.items()?.iter().filter_map(read_value).collect(),
-        None => Vec::new(),
-    };
-    let key = key.text().filter(|text| check_key(&key, text))?.to_owned();
+    let items = list.map_or(Some(Vec::new()), |list| list.items());
+    let key = key.and_then(|key| key.text().filter(|text| check_key(&key, text)).map(str::to_owned));
+    let values = items.iter().flatten().filter_map(read_value).collect();
+    let operator = operator?;
     let name = operator.text()?;
     let read = match name {
         "In" => Operator::In(values),
@@ -151,8 +151,7 @@ fn read_requirement(field: &Field<'_>) -> Option<Requirement> {
             return None;
         }
     };
-    let written = list.as_ref().and_then(Field::items).is_some_and(|items| !items.is_empty());
-    match (&read, written) {
+    match (&read, !items?.is_empty()) {
         (Operator::In(_) | Operator::NotIn(_), false) => {
             field.report(field.error(format!("`{name}` needs `values`")).remedy("list the values of the label"));
         }
@@ -161,7 +160,7 @@ fn read_requirement(field: &Field<'_>) -> Option<Requirement> {
         }
         _ => {}
     }
-    Some(Requirement { key, operator: read })
+    Some(Requirement { key: key?, operator: read })
 }
 
 /// Reads labels as the API server takes them; it refuses an object with others.

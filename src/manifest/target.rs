@@ -8,6 +8,9 @@ use std::sync::Arc;
 use super::reader::{Field, Fields};
 use super::{Meta, ObjectName, Place};
 
+/// The group of everything that a policy can target.
+const GROUP: &str = "gateway.networking.k8s.io";
+
 /// What a policy is attached to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Target {
@@ -54,30 +57,26 @@ pub(super) fn read_target(field: Option<Field<'_>>, meta: &Meta) -> (Target, Pla
 
 fn target(field: Option<Field<'_>>, meta: &Meta) -> Option<Target> {
     let mut fields = field?.fields()?;
-    let group = fields.require("group", "gateway.networking.k8s.io")?;
-    let kind = fields.require("kind", "Gateway or HTTPRoute")?;
-    let name = fields.require("name", "the name of the Gateway or HTTPRoute")?.non_empty_text()?;
-    let section = fields.take("sectionName");
+    let group = fields.require("group", GROUP);
+    let kind = fields.require("kind", "Gateway or HTTPRoute");
+    let name = fields.require("name", "the name of the Gateway or HTTPRoute").and_then(|field| field.non_empty_text());
+    let section = fields.take("sectionName").map_or(Some(None), |field| field.non_empty_text().map(Some));
     fields.done(super::Severity::Error);
-    let (group_text, kind_text) = (group.text()?, kind.text()?);
-    if group_text != "gateway.networking.k8s.io" {
-        let problem = group.error(format!("`{group_text}` has nothing that a policy can target"));
-        group.report(problem.expected("gateway.networking.k8s.io"));
-        return None;
+    let group_text = group.as_ref().and_then(Field::text);
+    if let (Some(group), Some(text)) = (&group, group_text.filter(|text| *text != GROUP)) {
+        group.report(group.error(format!("`{text}` has nothing that a policy can target")).expected(GROUP));
     }
-    let section = match section {
-        Some(section) => Some(Arc::from(section.non_empty_text()?)),
-        None => None,
-    };
+    let kind_text = kind.as_ref().and_then(Field::text);
+    if let (Some(kind), Some(text)) = (&kind, kind_text.filter(|text| !["Gateway", "HTTPRoute"].contains(text))) {
+        kind.report(kind.error(format!("a policy cannot target `{text}`")).expected("Gateway or HTTPRoute"));
+    }
+    let (name, section) = (name?, section?.map(Arc::from));
+    group_text.filter(|text| *text == GROUP)?;
     let (namespace, name) = (Arc::clone(meta.namespace()), name.into());
-    match kind_text {
+    match kind_text? {
         "Gateway" => Some(Target::Gateway { namespace, name, section }),
         "HTTPRoute" => Some(Target::HttpRoute { namespace, name, section }),
-        _ => {
-            let problem = kind.error(format!("a policy cannot target `{kind_text}`"));
-            kind.report(problem.expected("Gateway or HTTPRoute"));
-            None
-        }
+        _ => None,
     }
 }
 

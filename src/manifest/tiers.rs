@@ -118,21 +118,11 @@ fn read_tier(item: &Field<'_>, report: &Report) -> Option<TierSpec> {
     let level = fields.require("level", "a whole number; higher wins").and_then(|field| field.integer());
     let groups = fields.require("groups", "the Kubernetes groups of the tier").and_then(|field| {
         let items = field.items()?;
-        let groups: Vec<String> = items.iter().filter_map(read_group).collect();
+        let groups: Vec<String> = items.iter().filter_map(Field::text).map(str::to_owned).collect();
         (groups.len() == items.len()).then_some(groups)
     });
     fields.ignore(&["description"]);
     fields.done(Severity::Warning);
     let place = report.place(item.node.at);
     Some(TierSpec { name: name?, display_name, level: level?, groups: groups?, place })
-}
-
-fn read_group(field: &Field<'_>) -> Option<String> {
-    let group = field.text()?;
-    if group.starts_with("system:serviceaccounts:") {
-        let problem = field.warning("service account groups belong to a tier without being listed");
-        let problem = problem.code(Finding::TierServiceAccountGroup);
-        field.report(problem.remedy("list only user groups; `<instance>-tier-<tier>` is added by itself"));
-    }
-    Some(group.to_owned())
 }

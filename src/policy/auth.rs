@@ -16,7 +16,7 @@ use std::sync::{Arc, LazyLock};
 use serde_json::{Value, json};
 use smallvec::SmallVec;
 
-pub use self::access::Permit;
+pub use self::access::{Permit, Refused};
 pub use self::condition::{Condition, Operator, Pattern, Patterns};
 pub use self::present::Presented;
 pub use self::rules::{

@@ -9,6 +9,7 @@
 mod cost;
 mod direct;
 mod general;
+mod header;
 mod inspect;
 mod names;
 mod reference;
@@ -198,6 +199,13 @@ impl Expression {
     #[must_use]
     pub fn uses(&self) -> Uses {
         inspect::uses(self.program.expression())
+    }
+
+    /// Whether a predicate could hold for a request that has the header `name`, in lower case, with the value `sent`; or does not
+    /// have it. Whatever else the predicate looks at may be anything.
+    #[must_use]
+    pub fn may_hold(&self, name: &str, sent: Option<&str>) -> bool {
+        header::may_hold(self.program.expression(), name, sent)
     }
 
     /// Evaluates the expression.

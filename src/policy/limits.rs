@@ -200,6 +200,22 @@ impl Limit {
         Ok(true)
     }
 
+    /// The values of the counters, for people. A credential is not shown.
+    #[must_use]
+    pub fn key(&self, scope: &Scope<'_>) -> Vec<String> {
+        let is_secret = |reference: &Reference| match reference {
+            Reference::Headers => true,
+            Reference::Header(name) => ["authorization", "proxy-authorization", "cookie"].contains(&name.as_str()),
+            _ => false,
+        };
+        let value = |counter: &Arc<Expression>| match counter.eval(scope) {
+            _ if counter.references().iter().any(is_secret) => "(not shown)".to_owned(),
+            Ok(value) => value.into_text().map_or_else(|| "(no text)".to_owned(), |text| text.into_owned()),
+            Err(_) => "(no value)".to_owned(),
+        };
+        self.counters.iter().map(value).collect()
+    }
+
     fn account(&self, scope: &Scope<'_>, keys: &KeyedHasher) -> Result<AccountKey, Denial> {
         if self.counters.is_empty() {
             // One account for everybody, of this limit alone: limits without counters share no lock.

@@ -3,7 +3,12 @@
 //! Each finding has its section in `docs/check.md`, and folders with and without it under `tests/data/lint`.
 
 mod attach;
+mod counters;
 mod grants;
+mod groups;
+mod headers;
+mod misspelt;
+mod paths;
 mod properties;
 mod rbac;
 mod reach;
@@ -43,7 +48,10 @@ pub(super) fn objects(manifests: &Manifests, options: &Options, problems: &mut V
     attach::targets(manifests, problems);
     attach::parents(manifests, problems);
     rbac::rbac(manifests, problems);
+    misspelt::rules(manifests, problems);
     reach::limits(manifests, problems);
+    counters::counters(manifests, problems);
+    headers::lifted(manifests, problems);
     tiers::other_mappings(manifests, options, problems);
 }
 
@@ -65,6 +73,10 @@ pub(super) fn policy(
     } else if mapping.is_none() {
         tiers::missing_mapping(manifests, problems);
     }
+    let tiers = mapping.as_ref().and_then(|mapping| mapping.as_ref().ok());
+    groups::groups(manifests, meta.zip(tiers.copied()), instances, problems);
+    counters::tokens_alone(policy, manifests, problems);
+    paths::without_model(policy, manifests, problems);
     properties::undeclared(policy, manifests, problems);
     attach::unprotected(policy, manifests, problems);
 }
@@ -101,6 +113,7 @@ const ABSENCES: &[Finding] = &[
     Finding::RoleMissing,
     Finding::RoleWithoutModels,
     Finding::AggregationEmpty,
+    Finding::TokenLimitAlone,
     Finding::PropertyUndeclared,
     Finding::CounterUndeclared,
     Finding::GatewayUnknown,

@@ -89,8 +89,9 @@ fn reason(problem: &Problem) -> Option<&'static str> {
 
 /// Whether it keeps the policy from being used. What gives way to another policy is right by itself.
 fn is_fault(problem: &Problem) -> bool {
-    let meeting = [Finding::PolicyShadowed, Finding::RuleReplaced, Finding::LimitReplaced];
-    problem.is_error() && !meeting.contains(&problem.code)
+    // A policy for what is not there shuts nothing either.
+    let harmless = [Finding::PolicyShadowed, Finding::RuleReplaced, Finding::LimitReplaced, Finding::TargetMissing];
+    problem.is_error() && !harmless.contains(&problem.code)
 }
 
 /// The problem, without its object: field, fault, what is expected, and what to do.

@@ -32,6 +32,9 @@ struct World {
 const TIERS: &str = "[{name: free, level: 1, groups: [everyone]}, {name: premium, level: 10, groups: [premium-users]}, \
                      {name: enterprise, level: 20, groups: [enterprise-users]}]";
 
+/// A counter of the caller, whatever an AuthPolicy declares.
+const BY_CALLER: &str = "counters: [{expression: 'auth.identity.?userid.orValue(\"\")'}]";
+
 impl World {
     /// A Gateway `ns/gw` that takes routes of every namespace.
     fn new() -> Self {
@@ -82,7 +85,8 @@ impl World {
             "AuthPolicy",
             path,
             target,
-            "rules: {authentication: {sa: {kubernetesTokenReview: {audiences: [a]}}}}",
+            "rules: {authentication: {sa: {kubernetesTokenReview: {audiences: [a]}}}, \
+             response: {success: {filters: {identity: {json: {properties: {userid: {value: x}}}}}}}}",
         )
     }
 
@@ -100,17 +104,27 @@ impl World {
     }
 
     fn requests(self, path: &str, target: &str) -> Self {
-        self.policy("RateLimitPolicy", path, target, "limits: {a: {rates: [{limit: 1, window: 1m}]}}")
+        self.policy(
+            "RateLimitPolicy",
+            path,
+            target,
+            &format!("limits: {{a: {{rates: [{{limit: 1, window: 1m}}], {BY_CALLER}}}}}"),
+        )
     }
 
     fn tokens(self, path: &str, target: &str) -> Self {
-        self.policy("TokenRateLimitPolicy", path, target, "limits: {a: {rates: [{limit: 1, window: 1m}]}}")
+        self.policy(
+            "TokenRateLimitPolicy",
+            path,
+            target,
+            &format!("limits: {{a: {{rates: [{{limit: 1, window: 1m}}], {BY_CALLER}}}}}"),
+        )
     }
 
     /// A RateLimitPolicy on `Gateway gw` with a limit for each predicate.
     fn limits_when(self, predicates: &[&str]) -> Self {
         let limit = |(i, predicate): (usize, &&str)| {
-            format!("l{i}: {{rates: [{{limit: 1, window: 1m}}], when: [{{predicate: '{predicate}'}}]}}")
+            format!("l{i}: {{rates: [{{limit: 1, window: 1m}}], when: [{{predicate: '{predicate}'}}], {BY_CALLER}}}")
         };
         let limits: Vec<String> = predicates.iter().enumerate().map(limit).collect();
         self.policy("RateLimitPolicy", "ns/limits", "Gateway gw", &format!("limits: {{{}}}", limits.join(", ")))
@@ -158,10 +172,19 @@ impl World {
     #[track_caller]
     fn sound(&self) -> Policy {
         use Finding::{
-            CounterUndeclared, LimitUnreachable, PredicateUnreachable, PropertyUndeclared, RouteUnprotected,
+            CounterMissing, CounterUndeclared, LimitUnreachable, PredicateUnreachable, PropertyUndeclared,
+            RouteUnprotected, TokenLimitAlone,
         };
         let policy = self.compile();
-        let aside = [CounterUndeclared, LimitUnreachable, PredicateUnreachable, PropertyUndeclared, RouteUnprotected];
+        let aside = [
+            CounterMissing,
+            CounterUndeclared,
+            LimitUnreachable,
+            PredicateUnreachable,
+            PropertyUndeclared,
+            RouteUnprotected,
+            TokenLimitAlone,
+        ];
         let others = policy.problems.iter().filter(|problem| !aside.contains(&problem.code));
         let shown: Vec<String> = others.map(ToString::to_string).collect();
         assert_eq!(shown, <[String; 0]>::default());

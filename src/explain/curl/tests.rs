@@ -71,9 +71,44 @@ fn what_cannot_be_followed_is_named_without_its_value() {
     }
 }
 
+/// What a shell would make of a line is not known; what is taken in its place is said.
+#[test]
+fn what_only_a_shell_could_tell_is_noted() {
+    let (printed, held) = ("is what a command prints", "is what a variable holds");
+    for (line, path, notes) in [
+        ("curl http://h/a -H \"Authorization: Bearer $(oc whoami -t)\"", "/a", &[][..]),
+        ("curl http://h/a -d \"$(cat \"my file\")\" -d @body.json", "/a", &[]),
+        ("curl http://h/a -d '$(kept) | `as` $it; stands'", "/a", &[]),
+        ("curl http://h/a 2>/dev/null > out 2>&1 <<< \"a b\"", "/a", &[]),
+        ("curl http://h/a;", "/a", &[]),
+        ("curl http://h/a | jq -r '.a | .b'", "/a", &["what follows `|` is another command"]),
+        ("curl http://h/a && curl http://h/b", "/a", &["what follows `&&`"]),
+        ("curl http://h/a || echo no", "/a", &["what follows `||`"]),
+        ("curl http://h/a; echo", "/a", &["what follows `;`"]),
+        ("curl http://h/a\necho", "/a", &["what follows the end of the line"]),
+        ("curl http://h/a?b=c&d=e", "/a?b=c", &["put the URL into quotes"]),
+        ("curl \"http://h/a?b=c&d=e\"", "/a?b=c&d=e", &[]),
+        ("curl http://h/$(echo a)/b", "/unknown/b", &["a part of the URL", printed]),
+        ("curl http://h/`echo a`/b", "/unknown/b", &["a part of the URL", printed]),
+        ("curl \"$HOST/a/${MODEL:-my model}\"", "/a/${MODEL:-my_model}", &["a part of the URL", held]),
+        ("curl http://h/a -X $METHOD", "/a", &["a part of the method", held]),
+        ("curl http://h/a -H \"X-Team: $(id -un)\"", "/a", &["a part of header `x-team`", printed]),
+        ("curl -G http://h/a -d @q -d \"b=$B\"", "/a?b=$B", &["query is in a file", "a part of the query", held]),
+        ("curl -G http://h/a --data-urlencode q@file", "/a", &["query is in a file"]),
+    ] {
+        let sent = parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        let told = sent.unknown.join("\n");
+        assert_eq!(sent.path, path, "{line}");
+        assert!(notes.iter().all(|note| told.contains(note)) && notes.is_empty() == told.is_empty(), "{line}: {told}");
+    }
+    assert_eq!(parse("curl $URL").unwrap_err(), CurlError::UnknownUrl(HELD));
+    assert_eq!(parse("curl http://$(cat host)").unwrap_err(), CurlError::UnknownUrl(PRINTED));
+    assert_eq!(parse("curl http://h/$(a").unwrap_err(), CurlError::Words);
+}
+
 proptest::proptest! {
     #[test]
-    fn no_line_panics(line in "curl( (-|--)?[a-zA-Z@:;/?#%.\\\\'\"=é -]{0,24}){0,6}") {
+    fn no_line_panics(line in "curl( (-|--)?[a-zA-Z@:;/?#%.$(){}<>|&`\\\\'\"=é\n -]{0,24}){0,6}") {
         if let Ok(sent) = parse(&line) {
             proptest::prop_assert!(sent.path.starts_with('/'), "{}", sent.path);
         }

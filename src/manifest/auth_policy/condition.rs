@@ -69,23 +69,32 @@ fn read_condition(item: &Field<'_>, view: View) -> Option<Condition> {
     if let Some(any) = any {
         return read_conditions(&any, view).map(Condition::Any);
     }
-    let missing = |name: &str| item.report(item.error(format!("has no `{name}`")));
-    let Some(selector) = selector else {
-        missing("selector");
-        return None;
-    };
-    let Some(operator) = operator else {
-        missing("operator");
-        return None;
-    };
-    let selector = read_selector(&selector, view);
-    let text = value.as_ref().map_or(Some(""), |value| value.text())?.to_owned();
-    let operator = match operator.text()? {
+    for (name, field) in [("selector", &selector), ("operator", &operator)] {
+        if field.is_none() {
+            item.report(item.error(format!("has no `{name}`")));
+        }
+    }
+    let selector = selector.and_then(|field| read_selector(&field, view));
+    let text = value.as_ref().map_or(Some(""), |value| value.text());
+    let operator = read_operator(item, operator, text, value.as_ref());
+    Some(Condition::Pattern(Box::new(Pattern { selector: selector?, operator: operator? })))
+}
+
+fn read_operator(
+    item: &Field<'_>,
+    operator: Option<Field<'_>>,
+    text: Option<&str>,
+    value: Option<&Field<'_>>,
+) -> Option<Operator> {
+    let operator = operator?;
+    let name = operator.text()?;
+    let text = text?.to_owned();
+    Some(match name {
         "eq" => Operator::Equals(text),
         "neq" => Operator::Differs(text),
         "incl" => Operator::Includes(text),
         "excl" => Operator::Excludes(text),
-        "matches" => Operator::Matches(read_regex(&text, value.as_ref().unwrap_or(item))?),
+        "matches" => Operator::Matches(read_regex(&text, value.unwrap_or(item))?),
         other => {
             let known = ["eq", "neq", "incl", "excl", "matches"];
             let problem = operator.error(format!("`{other}` is not an operator")).expected(known.join(", "));
@@ -95,8 +104,7 @@ fn read_condition(item: &Field<'_>, view: View) -> Option<Condition> {
             });
             return None;
         }
-    };
-    Some(Condition::Pattern(Box::new(Pattern { selector: selector?, operator })))
+    })
 }
 
 fn read_regex(text: &str, field: &Field<'_>) -> Option<regex::bytes::Regex> {

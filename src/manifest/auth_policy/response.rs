@@ -78,7 +78,8 @@ fn read_telling(field: &Field<'_>, view: View) -> Option<Telling> {
     let mut named = Some(Vec::new());
     if let Some(headers) = headers {
         for (name, field) in headers.entries()? {
-            let value = read_value(&field, view).filter(|_| check_header_name(&name.name, &field));
+            let sound = check_header_name(&name.name, &field);
+            let value = read_value(&field, view).filter(|_| sound);
             named = named.zip(value).map(|(mut named, value)| {
                 named.push((name.name.to_ascii_lowercase(), value));
                 named

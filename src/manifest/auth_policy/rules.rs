@@ -92,9 +92,9 @@ pub(super) fn read_metadata(entry: Entry<'_, '_>) -> Option<TierLookup> {
             field.unsupported(&format!("metadata from `{other}`"), "remove it");
         }
     }
-    let http = fields.require("http", "a tier lookup")?;
+    let http = fields.require("http", "a tier lookup");
     fields.done(Severity::Error);
-    read_lookup(&http, ttl)
+    read_lookup(&http?, ttl)
 }
 
 pub(super) fn read_authorization(entry: Entry<'_, '_>) -> Option<Authorization> {

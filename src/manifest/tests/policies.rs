@@ -335,3 +335,172 @@ fn policy_that_lets_nobody_in_or_limits_nothing_is_noticed() {
         expect(&marked, &[(E, field, "is null")]);
     }
 }
+
+/// Whoever mends one mistake at a time learns of the next one by the next check.
+#[test]
+fn an_object_with_several_mistakes_shows_all_of_them() {
+    let policy = |kind: &str, spec: &str| {
+        format!("apiVersion: kuadrant.io/v1\nkind: {kind}\nmetadata: {{name: a, namespace: ns}}\nspec:\n{spec}\n")
+    };
+    let target = "  targetRef: {group: gateway.networking.k8s.io, kind: Gateway, name: gw}\n";
+    let rbac = |kind: &str, rest: &str| {
+        format!(
+            "apiVersion: rbac.authorization.k8s.io/v1\nkind: {kind}\nmetadata: {{name: a, namespace: ns}}\n{rest}\n"
+        )
+    };
+    let gateway = |kind: &str, spec: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\nmetadata: {{name: a, namespace: ns}}\nspec:\n{spec}\n"
+        )
+    };
+    let rows: [(String, &[&str]); 10] = [
+        (
+            policy(
+                "RateLimitPolicy",
+                &format!(
+                    "{target}  limits:\n    a:\n      rates: [1, {{limit: x, window: y}}, {{window: z}}]\n      when: [{{predicate: '1 +'}}, {{predicat: a}}]\n      counters: [{{expression: ')'}}, {{}}]\n      more: 1"
+                ),
+            ),
+            &[
+                "spec.limits.a.rates[0]",
+                "spec.limits.a.rates[1].limit",
+                "spec.limits.a.rates[1].window",
+                "spec.limits.a.rates[2]",
+                "spec.limits.a.rates[2].window",
+                "spec.limits.a.when[0].predicate",
+                "spec.limits.a.when[1]",
+                "spec.limits.a.when[1].predicat",
+                "spec.limits.a.counters[0].expression",
+                "spec.limits.a.counters[1]",
+                "spec.limits.a.more",
+            ],
+        ),
+        (
+            policy(
+                "AuthPolicy",
+                &format!(
+                    "{target}  when: [{{predicate: 1}}]\n  patterns: {{p: {{}}}}\n  rules:\n    authentication: {{a: {{jwt: {{}}}}}}\n    metadata: {{m: {{uma: {{}}}}}}\n    authorization: {{z: {{opa: {{}}}}, y: {{patternMatching: {{patterns: [{{operator: is}}]}}}}}}\n    response: {{unauthorized: {{code: 1, headers: {{'a b': {{}}, c: {{}}}}}}}}"
+                ),
+            ),
+            &[
+                "spec.when[0].predicate",
+                "spec.patterns.p",
+                "spec.rules.authentication.a.jwt",
+                "spec.rules.metadata.m.uma",
+                "spec.rules.metadata.m",
+                "spec.rules.authorization.z.opa",
+                "spec.rules.authorization.y.patternMatching.patterns[0]",
+                "spec.rules.authorization.y.patternMatching.patterns[0].operator",
+                "spec.rules.response.unauthorized.code",
+                "spec.rules.response.unauthorized.headers.a b",
+                "spec.rules.response.unauthorized.headers.a b",
+                "spec.rules.response.unauthorized.headers.c",
+            ],
+        ),
+        (
+            policy("RateLimitPolicy", "  targetRef: {group: x, kind: y, sectionName: 1}\n  limits: {a: {rates: []}}"),
+            &[
+                "spec.targetRef",
+                "spec.targetRef.group",
+                "spec.targetRef.kind",
+                "spec.targetRef.sectionName",
+                "spec.limits.a.rates",
+            ],
+        ),
+        (rbac("Role", "rules: [{nonResourceURLs: [/a], resources: [b]}]"), &["rules[0]", "rules[0]", "rules[0]"]),
+        (
+            rbac("RoleBinding", "roleRef: {kind: Rolle}\nsubjects: [{kind: Grupp}, {name: ''}, {kind: User, name: 1}]"),
+            &[
+                "roleRef",
+                "roleRef.kind",
+                "subjects[0]",
+                "subjects[0].kind",
+                "subjects[1]",
+                "subjects[1].name",
+                "subjects[2].name",
+            ],
+        ),
+        (
+            rbac(
+                "ClusterRole",
+                "aggregationRule: {clusterRoleSelectors: [{matchExpressions: [{key: '-', operator: Is, values: 1}, {}]}]}",
+            ),
+            &[
+                "aggregationRule.clusterRoleSelectors[0].matchExpressions[0].key",
+                "aggregationRule.clusterRoleSelectors[0].matchExpressions[0].operator",
+                "aggregationRule.clusterRoleSelectors[0].matchExpressions[0].values",
+                "aggregationRule.clusterRoleSelectors[0].matchExpressions[1]",
+                "aggregationRule.clusterRoleSelectors[0].matchExpressions[1]",
+            ],
+        ),
+        (
+            gateway("Gateway", "  listeners: [{port: 0, hostname: 'a b', allowedRoutes: {namespaces: {from: Some}}}]"),
+            &[
+                "spec.listeners[0]",
+                "spec.listeners[0].port",
+                "spec.listeners[0].hostname",
+                "spec.listeners[0].allowedRoutes.namespaces.from",
+            ],
+        ),
+        (
+            gateway(
+                "HTTPRoute",
+                "  parentRefs: [{port: 0, kind: 1}]\n  rules: [{matches: [{path: {type: A, value: 1}, method: get, headers: [{name: 'a b', value: ''}, {}], queryParams: 1}]}]",
+            ),
+            &[
+                "spec.parentRefs[0]",
+                "spec.parentRefs[0].port",
+                "spec.parentRefs[0].kind",
+                "spec.rules[0].matches[0].path.value",
+                "spec.rules[0].matches[0].method",
+                "spec.rules[0].matches[0].headers[0].name",
+                "spec.rules[0].matches[0].headers[0].value",
+                "spec.rules[0].matches[0].headers[1]",
+                "spec.rules[0].matches[0].headers[1]",
+                "spec.rules[0].matches[0].queryParams",
+            ],
+        ),
+        (
+            policy(
+                "AuthPolicy",
+                &format!(
+                    "{target}  rules: {{metadata: {{m: {{cache: {{ttl: -1, key: {{expression: ')'}}}}, http: {{url: 'http://a', body: {{}}}}}}}}}}"
+                ),
+            ),
+            &[
+                "spec.rules.metadata.m.cache.ttl",
+                "spec.rules.metadata.m.cache.key.expression",
+                "spec.rules.metadata.m.http.url",
+                "spec.rules.metadata.m.http.body",
+            ],
+        ),
+        (
+            policy(
+                "AuthPolicy",
+                &format!(
+                    "{target}  rules: {{authorization: {{z: {{kubernetesSubjectAccessReview: {{user: {{}}, authorizationGroups: {{}}, resourceAttributes: {{verb: {{}}}}}}}}}}}}"
+                ),
+            ),
+            &[
+                "spec.rules.authorization.z.kubernetesSubjectAccessReview.user",
+                "spec.rules.authorization.z.kubernetesSubjectAccessReview.authorizationGroups",
+                "spec.rules.authorization.z.kubernetesSubjectAccessReview.resourceAttributes.verb",
+                "spec.rules.authorization.z.kubernetesSubjectAccessReview.resourceAttributes",
+                "spec.rules.authorization.z.kubernetesSubjectAccessReview.resourceAttributes",
+            ],
+        ),
+    ];
+    for (text, fields) in rows {
+        let problems = read(&text).problems;
+        let mut found: Vec<&str> = problems.iter().map(|problem| problem.field.as_str()).collect();
+        found.sort_unstable();
+        let mut fields = fields.to_vec();
+        fields.sort_unstable();
+        assert_eq!(
+            found,
+            fields,
+            "{text}{}",
+            problems.iter().map(|problem| format!("{problem}\n")).collect::<String>()
+        );
+    }
+}

@@ -38,6 +38,13 @@ fn expect_all(problems: &[Problem], severity: Severity, rows: &[(&str, u32, &str
 
 const ROUTE_UNPROTECTED: (&str, u32, &str, &str, &str) =
     ("added.yaml", 19, "HTTPRoute llm/qwen3-route", "", "has no AuthPolicy, neither of its own nor of its Gateway");
+const TOKENS_ALONE: (&str, u32, &str, &str, &str) = (
+    "added.yaml",
+    54,
+    "TokenRateLimitPolicy openshift-ingress/gateway-token-rate-limits",
+    "spec.limits",
+    "no request limit is for the callers of `free-user-tokens`, `premium-user-tokens`, `stier-user-tokens`",
+);
 const NO_GATEWAY: (&str, u32, &str, &str, &str) = (
     "seed-002-authpolicy.yaml",
     8,
@@ -69,7 +76,7 @@ fn each_seed_alone_loads_with_the_warnings_that_are_due() {
     let no_mapping = (NO_GATEWAY.0, 13, NO_GATEWAY.2, "spec.rules.metadata", "add the ConfigMap tier-to-group-mapping");
     for (name, text) in SEEDS {
         let rows: &[_] = match *name {
-            "added.yaml" => &[ROUTE_UNPROTECTED],
+            "added.yaml" => &[ROUTE_UNPROTECTED, TOKENS_ALONE],
             "seed-002-authpolicy.yaml" => &[NO_GATEWAY, no_mapping],
             "seed-002-ratelimit.yaml" => &[NO_ROUTE],
             _ => &[],
@@ -94,6 +101,7 @@ fn all_seeds_together_load_with_the_warnings_that_are_due() {
                 "tier `stier`, which is not in the tier mapping",
             ),
             ("added.yaml", 54, tokens, "spec.limits", "has no token limit for tier enterprise"),
+            TOKENS_ALONE,
             (
                 "added.yaml",
                 64,
@@ -117,7 +125,6 @@ fn all_seeds_together_load_with_the_warnings_that_are_due() {
             ),
             NO_GATEWAY,
             NO_ROUTE,
-            (NO_ROUTE.0, 12, NO_ROUTE.2, "spec.limits", "has no request limit for tier enterprise"),
             (
                 "seed-002-rbac.yaml",
                 5,

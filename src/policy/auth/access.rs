@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use smallvec::SmallVec;
 
 use super::{AccessRule, ValueSource};
-use crate::access::{Grantor, Query, Verdict};
+use crate::access::{Grantor, Query, Subject, Verdict};
 use crate::gate::{Code, Denial};
 use crate::policy::expression::{EvalError, Scope};
 use crate::policy::undecided;
@@ -17,6 +17,26 @@ pub struct Permit {
     /// `namespace/name`
     pub model: Option<String>,
     pub grantor: Option<Grantor>,
+    /// What is not granted.
+    pub refused: Option<Box<Refused>>,
+}
+
+/// A question that was answered with no.
+#[derive(Clone, Debug)]
+pub struct Refused {
+    /// The rule of authorization that asks.
+    pub rule: String,
+    /// Who was asked about.
+    pub user: String,
+    /// Whom a grant is usually for.
+    pub grantee: Subject,
+    pub verb: String,
+    /// With its subresource and API group, as kubectl names it: `llminferenceservices.serving.kserve.io`.
+    pub resource: String,
+    pub namespace: String,
+    pub name: String,
+    /// Whether it is about an LLMInferenceService.
+    pub is_model: bool,
 }
 
 // === impl AccessRule ===
@@ -38,7 +58,12 @@ impl AccessRule {
                     permit.grantor = Some(grantor);
                     Ok(())
                 }
-                Verdict::NotGranted(why) => Err(missing_grant(query, why.as_deref())),
+                Verdict::NotGranted(why) => {
+                    let refused = Refused::of(name, query);
+                    let denial = missing_grant(&refused, why.as_deref());
+                    permit.refused = Some(Box::new(refused));
+                    Err(denial)
+                }
                 Verdict::Undecided(denial) => Err(denial),
             })
         });
@@ -129,16 +154,12 @@ fn not_text(what: &str) -> Denial {
 }
 
 /// The refusal of a model. "Does not exist" and "not granted" look the same to the caller.
-fn missing_grant(query: &Query<'_>, why: Option<&str>) -> Denial {
-    let Query { user, verb, group, resource, namespace, name, .. } = query;
-    let subject = query.groups.iter().find(|group| {
-        group.strip_prefix("system:serviceaccounts:").is_some_and(|namespace| namespace.contains("-tier-"))
-    });
-    let whom = subject.map_or_else(|| format!("User {user}"), |group| format!("Group {group}"));
+fn missing_grant(refused: &Refused, why: Option<&str>) -> Denial {
+    let Refused { grantee, verb, resource, namespace, name, .. } = refused;
     let detail = format!(
-        "no RoleBinding in namespace {namespace} grants {whom} a Role with `{verb}` on {resource}.{group} `{name}`; \
-         grant it with: kubectl create rolebinding {name}-post-access -n {namespace} --role=<role> --group={}",
-        subject.unwrap_or(&"<group>")
+        "no RoleBinding in namespace {namespace} grants {grantee} a Role with `{verb}` on {resource} `{name}`; \
+         grant it with: kubectl create rolebinding {name}-{verb}-access -n {namespace} --role=<role> {}",
+        grantee.flag()
     );
     let detail = match why {
         Some(why) => format!("{detail}; the API server says: {why}"),
@@ -146,4 +167,25 @@ fn missing_grant(query: &Query<'_>, why: Option<&str>) -> Denial {
     };
     let message = format!("you have no access to model {namespace}/{name}");
     Denial::new(Code::AccessDenied, message).detail(detail)
+}
+
+// === impl Refused ===
+
+impl Refused {
+    fn of(rule: &str, query: &Query<'_>) -> Self {
+        let with = |separator: &str, part: &str| match part {
+            "" => String::new(),
+            part => format!("{separator}{part}"),
+        };
+        Refused {
+            rule: rule.to_owned(),
+            user: query.user.to_owned(),
+            grantee: query.grantee(),
+            verb: query.verb.to_owned(),
+            resource: format!("{}{}{}", query.resource, with(".", query.group), with("/", query.subresource)),
+            namespace: query.namespace.to_owned(),
+            name: query.name.to_owned(),
+            is_model: query.is_for_a_model(),
+        }
+    }
 }

@@ -231,6 +231,15 @@ impl Path {
         }
     }
 
+    /// The header of the request that the path is.
+    #[must_use]
+    pub fn header(&self) -> Option<&str> {
+        match (self.root, self.fields.as_slice()) {
+            (Root::Request, [headers, name]) if headers == "headers" => Some(name),
+            _ => None,
+        }
+    }
+
     /// Whether the path leads into `auth.metadata`.
     #[must_use]
     pub fn is_metadata(&self) -> bool {

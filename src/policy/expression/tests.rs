@@ -618,3 +618,64 @@ fn an_expression_names_what_it_looks_at() {
         );
     }
 }
+
+/// Whether a predicate can hold without the header `x`, with `x: 1`, and with another value.
+#[test]
+fn a_predicate_may_hold_as_far_as_one_header_tells() {
+    for (source, without, one, other) in [
+        (r#"request.headers["x"] != "1""#, false, false, true),
+        (r#"request.headers["x"] == "1""#, false, true, false),
+        (r#""1" == request.headers.x"#, false, true, false),
+        (r#"!(request.headers["x"] == "1")"#, false, false, true),
+        (r#"request.headers["x"] in ["1", "2"]"#, false, true, false),
+        (r#"request.headers["x"].startsWith("a")"#, false, true, true),
+        (r#"size(request.headers["x"]) > 1"#, false, true, true),
+        (r#""x" in request.headers"#, false, true, true),
+        ("has(request.headers.x)", false, true, true),
+        (r#"!("x" in request.headers)"#, true, false, false),
+        (r#"!("x" in request.headers) || request.headers["x"] != "1""#, true, false, true),
+        (r#""x" in request.headers && request.headers["x"] == "1""#, false, true, false),
+        (r#"has(request.headers.x) ? request.headers.x == "1" : false"#, false, true, false),
+        (r#"auth.identity.tier == "free" && request.headers["x"] != "1""#, false, false, true),
+        (r#"auth.identity.tier == "free" || request.headers["x"] != "1""#, true, true, true),
+        // It is false where the tier is another one, so this may hold.
+        (r#"!(auth.identity.tier == "free" && request.headers["x"] != "1")"#, true, true, true),
+        (r#"request.headers[?"x"].orValue("1") == "1""#, true, true, false),
+        (r#"request.headers["y"] == "1""#, true, true, true),
+        (r#"request.headers.exists(h, h == "x")"#, true, true, true),
+    ] {
+        let predicate = Expression::compile_predicate(source).unwrap();
+        let may = [None, Some("1"), Some("other")].map(|sent| predicate.may_hold("x", sent));
+        assert_eq!(may, [without, one, other], "{source}");
+    }
+}
+
+proptest! {
+    /// What holds of a request may hold of its header.
+    #[test]
+    fn what_holds_may_hold(
+        atoms in prop::collection::vec(0_usize..6, 3),
+        operators in prop::collection::vec(any::<(bool, bool)>(), 3),
+        sent in prop::option::of(prop_oneof![Just("1"), Just("2")]),
+        tier in prop::option::of(prop_oneof![Just("free"), Just("premium")]),
+    ) {
+        const ATOMS: [&str; 6] = [
+            r#"request.headers["x"] != "1""#,
+            r#"request.headers["x"] == "2""#,
+            r#""x" in request.headers"#,
+            "has(request.headers.x)",
+            r#"auth.identity.tier == "free""#,
+            r#"request.headers["y"] == "1""#,
+        ];
+        let mut source = "true".to_owned();
+        for (atom, (and, not)) in atoms.iter().zip(operators) {
+            let (operator, sign) = (if and { "&&" } else { "||" }, if not { "!" } else { "" });
+            source = format!("{sign}({source} {operator} {})", ATOMS[*atom]);
+        }
+        let expression = Expression::compile_predicate(&source).unwrap();
+        let mut world = World::new(tier.map_or(json!({}), |tier| json!({ "tier": tier })));
+        world.headers.extend(sent.map(|text| ("x".to_owned(), text.to_owned())));
+        let holds = world.both(&expression)[1] == Ok(json!(true));
+        prop_assert!(!holds || expression.may_hold("x", sent), "{}", source);
+    }
+}

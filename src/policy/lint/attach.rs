@@ -28,26 +28,61 @@ pub(super) fn gateway(manifests: &Manifests, options: &Options, problems: &mut V
 pub(super) fn targets(manifests: &Manifests, problems: &mut Vec<Problem>) {
     let auth = manifests.auth_policies.iter().map(|policy| (&policy.meta, &policy.target, &policy.target_place));
     let limits = manifests.limit_policies.iter().map(|policy| (&policy.meta, &policy.target, &policy.target_place));
+    let gateways: Vec<&ObjectName> = manifests.gateways.iter().map(|gateway| &gateway.meta.object).collect();
+    let routes: Vec<&ObjectName> = manifests.routes.iter().map(|route| &route.meta.object).collect();
+    let is_there = |target: &Target| match target {
+        Target::Unknown => false,
+        Target::Gateway { namespace, name, .. } => {
+            gateways.iter().any(|g| g.name == *name && g.namespace == *namespace)
+        }
+        Target::HttpRoute { namespace, name, .. } => {
+            routes.iter().any(|r| r.name == *name && r.namespace == *namespace)
+        }
+    };
+    let is_parent = |target: &Target| match target {
+        Target::Gateway { namespace, name, .. } => {
+            let mut parents = manifests.routes.iter().flat_map(|route| &route.parents);
+            parents.any(|parent| parent.name == *name && parent.namespace == *namespace)
+        }
+        Target::HttpRoute { .. } | Target::Unknown => false,
+    };
+    let authorises = manifests.auth_policies.iter().any(|policy| is_there(&policy.target));
     for (meta, target, place) in auth.chain(limits) {
-        let (known, name): (Vec<&ObjectName>, _) = match target {
+        let (known, others, name) = match target {
             Target::Unknown => continue,
-            Target::Gateway { name, .. } => (manifests.gateways.iter().map(|g| &g.meta.object).collect(), name),
-            Target::HttpRoute { name, .. } => (manifests.routes.iter().map(|r| &r.meta.object).collect(), name),
+            Target::Gateway { name, .. } => (&gateways, &routes, name),
+            Target::HttpRoute { name, .. } => (&routes, &gateways, name),
         };
-        if known.iter().any(|object| object.name == *name && object.namespace == *meta.namespace()) {
+        if is_there(target) {
             problems.extend(missing_section(manifests, meta, target, place));
             continue;
         }
+        let elsewhere = known.iter().find(|object| object.name == *name);
+        let meant = did_you_mean(name, known.iter().map(|object| &*object.name));
+        let mut own = known.iter().chain(others).filter(|object| object.namespace == *meta.namespace());
+        let of_other_kind = own.clone().find(|object| object.name == *name);
+        // Without any policy, requests are refused; beside another one, or in place of a limit, this one's absence opens something.
+        let opens = &*meta.object.kind != "AuthPolicy" || authorises;
+        let could_be = elsewhere.is_some()
+            || meant.is_some()
+            || of_other_kind.is_some()
+            || is_parent(target)
+            || (opens && own.next().is_some());
         let message = format!("{target} is not there, so the policy has no effect");
         let mut problem = warning(Finding::TargetMissing, meta, place, "spec.targetRef", message);
-        if let Some(other) = known.iter().find(|object| object.name == *name) {
-            problem = problem.remedy(format!("a policy has to be in its target's namespace: {other}"));
-        } else if let Some(meant) = did_you_mean(name, known.iter().map(|object| &*object.name)) {
-            problem = problem.remedy(format!("did you mean `{meant}`?"));
-        } else {
-            problem = problem.remedy("add it to the folder, or correct the name");
+        // Else the target is in a folder or file of its own.
+        if could_be {
+            problem.severity = Severity::Error;
         }
-        problems.push(problem);
+        problems.push(if let Some(other) = elsewhere {
+            problem.remedy(format!("a policy has to be in its target's namespace: {other}"))
+        } else if let Some(other) = of_other_kind {
+            problem.remedy(format!("did you mean {other}?"))
+        } else if let Some(meant) = meant {
+            problem.remedy(format!("did you mean `{meant}`?"))
+        } else {
+            problem.remedy("add it to the folder, or correct the name")
+        });
     }
 }
 
@@ -65,6 +100,7 @@ fn missing_section(manifests: &Manifests, meta: &Meta, target: &Target, place: &
     }
     let message = format!("{} has no section `{section}`, so the policy has no effect", target.whole());
     let problem = warning(Finding::TargetMissing, meta, place, "spec.targetRef.sectionName", message);
+    let problem = Problem { severity: Severity::Error, ..problem };
     let problem = problem.expected(format!("one of {}", known.join(", ")));
     Some(match did_you_mean(section, known.iter().map(String::as_str)) {
         Some(meant) => problem.remedy(format!("did you mean `{meant}`?")),

@@ -4,15 +4,13 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use serde_json::Value;
 
-use super::rbac::{Bound, RESOURCE, bound};
+use super::rbac::{Bound, GROUP, RESOURCE, VERB, bound};
 use super::{World, warning};
 use crate::access::{Rule, Subject};
 use crate::manifest::{Finding, Manifests, Model, ModelGrant, Problem};
 use crate::policy::{Authorization, ValueSource};
 use crate::tier::service_account_group;
 
-const GROUP: &str = "serving.kserve.io";
-const VERB: &str = "post";
 /// Groups that every ServiceAccount is in.
 const EVERY_ACCOUNT: [&str; 2] = ["system:serviceaccounts", "system:authenticated"];
 const ACCOUNTS: &str = "system:serviceaccounts:";
@@ -64,7 +62,7 @@ fn asked_verbs(manifests: &Manifests) -> HashSet<&str> {
     verbs
 }
 
-fn constant(source: &ValueSource) -> Option<&str> {
+pub(super) fn constant(source: &ValueSource) -> Option<&str> {
     match source {
         ValueSource::Constant(Value::String(text)) => Some(text),
         _ => None,

@@ -8,8 +8,10 @@ use crate::access::Rule;
 use crate::manifest::{Finding, Manifests, Meta, Problem, Role, RoleBinding, Severity};
 use crate::policy::aggregate;
 
-/// The resource that models are.
+/// The resource that models are, and what their callers need.
+pub(super) const GROUP: &str = "serving.kserve.io";
 pub(super) const RESOURCE: &str = "llminferenceservices";
+pub(super) const VERB: &str = "post";
 
 /// A binding whose role is there, with the rules that the role has in effect.
 pub(super) struct Bound<'m> {

@@ -9,7 +9,7 @@ use crate::access::Subject;
 use crate::manifest::{Finding, LimitSpec, Manifests, ModelGrant, ObjectName, Problem, TierSpec, did_you_mean};
 use crate::policy::{Expression, LimitKind, LimitSet, Object, Options, Policy, Scope};
 
-const TIER: &str = "auth.identity.tier";
+pub(super) const TIER: &str = "auth.identity.tier";
 const ADD: &str = "add the tier to the mapping; until then this has no effect";
 
 /// ConfigMaps that look like the tier mapping and are not.
@@ -128,19 +128,17 @@ pub(super) fn without_limit(policy: &Policy, world: &World<'_>, problems: &mut V
     // Limits that were put together are those of the most specific policy.
     let mut of_policy: HashMap<&ObjectName, Vec<&LimitSet>> = HashMap::new();
     sets.iter().for_each(|(_, set)| of_policy.entry(&set.policy).or_default().push(set));
-    let merged: HashSet<&str> = sets.iter().flat_map(|(_, set)| set.all()).map(|limit| &*limit.name).collect();
     for policy in &world.manifests.limit_policies {
-        let Some(limits) = policy.limits.as_deref().filter(|limits| !limits.is_empty()) else { continue };
-        let own: Vec<Vec<&Expression>> =
-            limits.iter().map(|limit| limit.when.iter().map(|predicate| &*predicate.expression).collect()).collect();
-        let is_merged = |limit: &LimitSpec| merged.contains(&*format!("{}/{}", policy.meta.object.path(), limit.name));
+        if policy.limits.as_deref().is_none_or(<[LimitSpec]>::is_empty) {
+            continue;
+        }
         let sets: Vec<Vec<Vec<&Expression>>> = match of_policy.get(&policy.meta.object) {
             Some(sets) => sets
                 .iter()
                 .map(|set| set.all().map(|limit| limit.when.iter().map(|e| &**e).collect()).collect())
                 .collect(),
-            None if limits.iter().any(is_merged) => continue,
-            None => vec![own],
+            // Its limits are told with those of another policy, or it is not in force.
+            None => continue,
         };
         let names = world.tiers.iter().map(|tier| tier.name.as_str());
         let is_limited = |tier: &str| sets.iter().all(|limits| limits.iter().any(|when| may_apply(when, tier)));

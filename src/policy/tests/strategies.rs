@@ -14,7 +14,8 @@ pub(super) fn world() -> World {
 
 /// A RateLimitPolicy with limits of these names, each of one number.
 pub(super) fn limits(strategy: &str, names: &[(&str, u64)]) -> String {
-    let limit = |(name, limit): &(&str, u64)| format!("{name}: {{rates: [{{limit: {limit}, window: 1m}}]}}");
+    let limit =
+        |(name, limit): &(&str, u64)| format!("{name}: {{rates: [{{limit: {limit}, window: 1m}}], {BY_CALLER}}}");
     let limits = format!("limits: {{{}}}", names.iter().map(limit).collect::<Vec<_>>().join(", "));
     match strategy {
         "" => limits,

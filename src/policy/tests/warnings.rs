@@ -75,9 +75,10 @@ fn tier_without_a_limit_is_warned_about() {
     ] {
         expect(&quiet().limits_when(predicates), &row(phrase));
     }
-    let tokens = format!("limits: {{a: {{rates: [{{limit: 1, window: 1m}}], when: [{{predicate: '{FREE}'}}]}}}}");
+    let tokens =
+        format!("limits: {{a: {{rates: [{{limit: 1, window: 1m}}], when: [{{predicate: '{FREE}'}}], {BY_CALLER}}}}}");
     expect(
-        &quiet().policy("TokenRateLimitPolicy", "ns/tokens", "Gateway gw", &tokens),
+        &quiet().requests("ns/limits", "Gateway gw").policy("TokenRateLimitPolicy", "ns/tokens", "Gateway gw", &tokens),
         &[("TokenRateLimitPolicy ns/tokens", "spec.limits", "has no token limit for tier premium, enterprise")],
     );
 }
@@ -88,6 +89,27 @@ fn limit_for_everybody_is_a_limit_for_every_tier() {
         expect(&quiet().limits_when(predicates), &[]);
     }
     expect(&quiet().requests("ns/limits", "Gateway gw"), &[]);
+}
+
+/// What is not in force limits nobody, and is no reason to miss a limit in it.
+#[test]
+fn only_what_is_in_force_is_looked_through_for_the_limits_of_tiers() {
+    let only_free =
+        format!("limits: {{a: {{rates: [{{limit: 1, window: 1m}}], when: [{{predicate: '{FREE}'}}], {BY_CALLER}}}}}");
+    let codes = |world: &World| world.compile().problems.iter().map(|problem| problem.code).collect::<Vec<_>>();
+    let shadowed = quiet().requests("ns/z", "Gateway gw").policy("RateLimitPolicy", "ns/all", "Gateway gw", &only_free);
+    assert_eq!(codes(&shadowed), [Finding::PolicyShadowed]);
+    let gone = quiet().policy("RateLimitPolicy", "ns/late", "Gateway gone", &only_free);
+    assert_eq!(codes(&gone), [Finding::TargetMissing]);
+    let merged = quiet()
+        .policy(
+            "RateLimitPolicy",
+            "ns/all",
+            "Gateway gw",
+            &format!("defaults: {{strategy: merge, {}}}", only_free.replace(FREE, "true").replace("a:", "b:")),
+        )
+        .policy("RateLimitPolicy", "ns/own", "HTTPRoute r", &only_free);
+    assert_eq!(codes(&merged), []);
 }
 
 /// A limit for all but one tier is one for the others.
@@ -124,31 +146,56 @@ fn role_where_no_model_is_is_warned_about() {
         &[("Role elsewhere/access", "metadata.namespace", "models are in llm, llm2")],
     );
     expect(&world().rbac("Role", "llm/access", &models), &[]);
-    expect(&world().rbac("Role", "elsewhere/access", &others), &[]);
+    expect(&world().rbac("Role", "elsewhere/access", &others.replace("post", "get")), &[]);
     expect(&world().rbac("ClusterRole", "x/access", &models), &[]);
     // Without any model in the folder nothing can be said.
     expect(&quiet().rbac("Role", "elsewhere/access", &models), &[]);
 }
 
 #[test]
-fn policy_whose_target_is_not_there_is_warned_about() {
+fn policy_whose_target_is_not_there_but_could_be_meant_is_an_error() {
     for (target, phrase) in [
         ("Gateway gone", "Gateway ns/gone is not there, so the policy has no effect"),
         ("HTTPRoute gone", "HTTPRoute ns/gone is not there, so the policy has no effect"),
         ("Gateway gww", "did you mean `gw`?"),
         // The name of an object of the other kind.
-        ("HTTPRoute gw", "HTTPRoute ns/gw is not there"),
-        ("Gateway r", "Gateway ns/r is not there"),
+        ("HTTPRoute gw", "did you mean Gateway ns/gw?"),
+        ("Gateway r", "did you mean HTTPRoute ns/r?"),
     ] {
-        let field = "spec.targetRef";
-        expect(&quiet().auth("ns/late", target), &[("AuthPolicy ns/late", field, phrase)]);
-        expect(&quiet().requests("ns/late", target), &[("RateLimitPolicy ns/late", field, phrase)]);
-        expect(&quiet().tokens("ns/late", target), &[("TokenRateLimitPolicy ns/late", field, phrase)]);
+        for kind in ["AuthPolicy", "RateLimitPolicy", "TokenRateLimitPolicy"] {
+            let late = |world: World| match kind {
+                "AuthPolicy" => world.auth("ns/late", target),
+                "RateLimitPolicy" => world.requests("ns/late", target),
+                _ => world.tokens("ns/late", target),
+            };
+            let problems = late(quiet()).compile().problems;
+            let [problem] = problems.as_slice() else { panic!("{}", shown(&problems)) };
+            let object = problem.object.as_ref().unwrap().to_string();
+            assert_eq!((object, problem.field.as_str()), (format!("{kind} ns/late"), "spec.targetRef"));
+            assert!(problem.is_error() && problem.to_string().contains(phrase), "{problem}");
+        }
     }
-    expect(
-        &quiet().auth("other/late", "Gateway gw"),
-        &[("AuthPolicy other/late", "spec.targetRef", "in its target's namespace: Gateway ns/gw")],
-    );
+    let elsewhere = quiet().auth("other/late", "Gateway gw").compile().problems;
+    assert!(elsewhere[0].is_error(), "{}", shown(&elsewhere));
+    assert!(elsewhere[0].to_string().contains("in its target's namespace: Gateway ns/gw"), "{}", shown(&elsewhere));
+}
+
+#[test]
+fn policy_for_a_gateway_that_routes_name_and_nobody_has_is_an_error() {
+    let gone = World::default().route_to("{name: gw, namespace: far}", "ns/r", "").requests("far/late", "Gateway gw");
+    let problems = gone.compile().problems;
+    let found = problems.iter().find(|problem| problem.code == Finding::TargetMissing).unwrap();
+    assert!(found.is_error(), "{}", shown(&problems));
+}
+
+/// Manifests are checked by parts, too.
+#[test]
+fn policy_whose_target_is_somewhere_else_is_warned_about() {
+    let row = |object| [(object, "spec.targetRef", "add it to the folder, or correct the name")];
+    expect(&quiet().requests("other/late", "Gateway far"), &row("RateLimitPolicy other/late"));
+    expect(&quiet().auth("other/late", "HTTPRoute far"), &row("AuthPolicy other/late"));
+    // Requests without any AuthPolicy are refused: nothing is open.
+    expect(&World::new().auth("ns/late", "Gateway far"), &row("AuthPolicy ns/late"));
 }
 
 #[test]

@@ -100,6 +100,7 @@ fn metadata_carries_the_filters_and_the_decision() {
     evidence.permit = Permit {
         model: Some("llm/qwen3".to_owned()),
         grantor: Some(Grantor { name: "RoleBinding llm/access".into() }),
+        refused: None,
     };
     let filter = json!({
         "userid": "alice", "level": 1, "half": 0.5, "yes": true, "nothing": null,

@@ -98,7 +98,9 @@ async fn policies_say_whether_they_are_accepted_and_in_force() {
     delete(&world.client, &second).await;
     until(&world, limits, "Enforced", is("True", "Enforced")).await;
     let mut lost = limits.clone();
+    // Where no Gateway and no route is, it is no error, of which there would be an Event.
     lost["metadata"]["name"] = json!("lost");
+    lost["metadata"]["namespace"] = json!(format!("{}-tier-free", world.name));
     lost["spec"]["targetRef"]["name"] = json!("nowhere");
     apply_object(&world.client, &lost).await;
     until(&world, &lost, "Accepted", is("False", "TargetNotFound")).await;
