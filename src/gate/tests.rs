@@ -200,7 +200,7 @@ async fn what_cannot_be_decided_is_not_refused() {
         (
             "limits.yaml",
             "expression: auth.identity.userid",
-            "expression: auth.identity.nothing",
+            "expression: auth.identity.user.nothing",
             Code::PolicyExpression,
         ),
         ("limits.yaml", "auth.identity.tier == \"free\"", "auth.identity.tier + 1 == 2", Code::PolicyExpression),

@@ -513,7 +513,7 @@ fn covers(wildcard: &str, name: &str) -> bool {
 }
 
 impl ParentRef {
-    fn is(&self, gateway: &Gateway) -> bool {
+    pub(super) fn is(&self, gateway: &Gateway) -> bool {
         self.name == *gateway.meta.name() && self.namespace == *gateway.meta.namespace()
     }
 }

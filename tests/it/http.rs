@@ -52,7 +52,7 @@ async fn a_tier_lookup_without_a_mapping_fails_as_maas_api_fails() {
 async fn pages_show_what_is_served() {
     let folder = Folder::new();
     folder
-        .file("a.yaml", "apiVersion: kuadrant.io/v1\nkind: RateLimitPolicy\nmetadata: {name: a}\nspec: {limits: {}}\n");
+        .file("a.yaml", "apiVersion: kuadrant.io/v1\nkind: RateLimitPolicy\nmetadata: {name: a}\nspec: {limits: {l: {rates: [{limit: 1, window: 1m}]}}}\n");
     let tiergate = Tiergate::start(&folder.0, &[]);
     assert_eq!(get(tiergate.http, "/livez").await.status, 200);
     let problems = get(tiergate.http, "/problems").await.json();

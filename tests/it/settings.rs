@@ -9,7 +9,7 @@ use tiergate::args::Cli;
 use crate::support::{Folder, TIERGATE, Tiergate, get, root};
 
 /// A variable of `serve`, a bad value, and what is said to be right.
-const BAD: [(&str, &str, &str); 34] = [
+const BAD: [(&str, &str, &str); 35] = [
     ("TIERGATE_MANIFESTS", "/nonexistent", "has to be a folder"),
     ("TIERGATE_KUBERNETES", "yes", "[possible values: true, false]"),
     ("TIERGATE_KUBECONFIG", "/nonexistent", "has to be a file"),
@@ -35,6 +35,7 @@ const BAD: [(&str, &str, &str); 34] = [
     ("TIERGATE_WITHOUT_ROOM", "true", "[possible values: allow, refuse]"),
     ("TIERGATE_ENFORCE_LIMITS", "none", "[possible values: check, rls]"),
     ("TIERGATE_SHADOW", "disabled", "[possible values: true, false]"),
+    ("TIERGATE_COMPAT", "kuadrant", "[possible values: kuadrant-wasm]"),
     ("TIERGATE_TIER_UNKNOWN", "allow", "[possible values: refuse, next]"),
     ("TIERGATE_VERBOSE_REFUSALS", "0", "[possible values: true, false]"),
     ("TIERGATE_IDENTITY_TTL", "0s", "has to be a duration"),

@@ -38,7 +38,8 @@ enum Kind {
     Misspelt,
     Retyped,
     Moved,
-    /// What only grants something, or takes its Gateway's policies along, may be meant to be in another namespace.
+    /// What only grants something, or takes its Gateway's policies along, may be meant to be in another namespace; and the only
+    /// AuthPolicy for a Gateway of another folder, without which nobody is let in.
     Elsewhere,
     Gone,
 }
@@ -207,8 +208,11 @@ fn slips() -> Vec<Slip> {
             }
             if let Some(target) = document.pointer("/spec/targetRef/name") {
                 let near = format!("{}s", target.as_str().unwrap());
-                for name in ["another", &near] {
-                    slip(format!("is for {name}"), Kind::Moved, &|document| {
+                let is_auth = document["kind"] == "AuthPolicy";
+                for (name, kind) in
+                    [("another", if is_auth { Kind::Elsewhere } else { Kind::Moved }), (&near, Kind::Moved)]
+                {
+                    slip(format!("is for {name}"), kind, &|document| {
                         document["spec"]["targetRef"]["name"] = json!(name)
                     });
                 }

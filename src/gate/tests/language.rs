@@ -165,7 +165,7 @@ async fn refusals_are_told_in_the_policys_own_words() {
         "rules: {{{REVIEW}, authorization: {{never: {{patternMatching: {{patterns: [{{predicate: 'false'}}]}}}}}}, response: \
          {{unauthenticated: {{code: 302, message: {{value: please log in}}, headers: {{Location: {{expression: \
          '\"/login?to=\" + request.path'}}}}, body: {{value: see /login}}}}, unauthorized: {{body: {{expression: \
-         '\"not for \" + auth.identity.user.username'}}, headers: {{x-broken: {{expression: auth.identity.nothing}}, \
+         '\"not for \" + auth.identity.user.username'}}, headers: {{x-broken: {{expression: auth.identity.user.nothing}}, \
          content-type: {{value: text/html}}}}}}}}}}"
     ));
     let (status, headers, body) = refused(&Call::path("/chat"), &gate).await;

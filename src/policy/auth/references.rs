@@ -1,9 +1,9 @@
-//! Whether what the rules refer to is there: named patterns, and what `metadata` found out.
+//! Whether what the rules refer to is there: named patterns, what `metadata` found out, and what an identity has.
 //!
 //! Only when the rules of all levels are put together is it known which there are.
 
 use super::condition::{Condition, Patterns, find};
-use super::{AccessRule, AuthRules, Authorization, Item, Shape, Telling, ValueSource};
+use super::{AccessRule, AuthRules, Authorization, Item, Method, Shape, Telling, ValueSource};
 use crate::manifest::{Place, did_you_mean};
 use crate::policy::View;
 use crate::policy::expression::{CompileError, Reference};
@@ -11,8 +11,17 @@ use crate::policy::expression::{CompileError, Reference};
 /// A reference that leads nowhere, and where it stands.
 pub type Fault = (CompileError, Place);
 
-/// Names of metadata that a rule can look at.
-type Known<'r> = Vec<&'r str>;
+/// What a rule can look at.
+#[derive(Clone, Debug, Default)]
+struct Known<'r> {
+    metadata: Vec<&'r str>,
+    /// Members of the identity; `None` where it may have any.
+    identity: Option<Vec<&'r str>>,
+}
+
+/// What a TokenReview tells of a caller, and what stands for one who is anonymous.
+const REVIEWED: [&str; 3] = ["authenticated", "audiences", "user"];
+const ANONYMOUS: &str = "anonymous";
 
 // === impl AuthRules ===
 
@@ -21,14 +30,17 @@ impl AuthRules {
     #[must_use]
     pub fn faults(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
-        let all: Known<'_> = self.metadata.iter().map(|rule| &*rule.name).collect();
-        let none = Known::new();
+        let all = Known {
+            metadata: self.metadata.iter().map(|rule| &*rule.name).collect(),
+            identity: self.identity_members(),
+        };
+        let none = Known::default();
         for rule in &self.authentication {
             self.check_conditions(&rule.when, &rule.place, (View::Request, &none), &mut faults);
         }
         for (at, rule) in self.metadata.iter().enumerate() {
             // A rule sees what those before it found out.
-            let before = all.get(..at).unwrap_or_default().to_vec();
+            let before = Known { metadata: all.metadata.get(..at).unwrap_or_default().to_vec(), ..all.clone() };
             self.check_conditions(&rule.when, &rule.place, (View::Caller, &before), &mut faults);
             check_values([&rule.what.body], &rule.place, &before, &mut faults);
         }
@@ -52,6 +64,21 @@ impl AuthRules {
         faults
     }
 
+    /// The members that an identity can have, whichever way it was come by; `None` where it may have any.
+    fn identity_members(&self) -> Option<Vec<&str>> {
+        let mut members = if self.authentication.is_empty() { vec![ANONYMOUS] } else { Vec::new() };
+        for rule in &self.authentication {
+            match rule.what.method {
+                Method::TokenReview { .. } => members.extend(REVIEWED),
+                Method::Anonymous => members.push(ANONYMOUS),
+                Method::Plain(_) => return None,
+            }
+            let own = rule.what.defaults.iter().chain(&rule.what.overrides);
+            members.extend(own.map(|(name, _)| &**name));
+        }
+        Some(members)
+    }
+
     fn check_conditions(
         &self,
         conditions: &[Condition],
@@ -71,7 +98,7 @@ impl AuthRules {
                 let message = format!("refers to patterns for another place: one {}", fault.message);
                 faults.push((CompileError { message, ..fault }, place.clone()));
             }
-            check_metadata(&references, place, known, faults);
+            check_members(&references, place, known, faults);
         }
     }
 }
@@ -82,21 +109,25 @@ fn check_values<'v>(
     known: &Known<'_>,
     faults: &mut Vec<Fault>,
 ) {
-    values.into_iter().for_each(|value| check_metadata(&value.references(), place, known, faults));
+    values.into_iter().for_each(|value| check_members(&value.references(), place, known, faults));
 }
 
-fn check_metadata(references: &[Reference], place: &Place, known: &Known<'_>, faults: &mut Vec<Fault>) {
+fn check_members(references: &[Reference], place: &Place, known: &Known<'_>, faults: &mut Vec<Fault>) {
     for reference in references {
-        let Reference::Property(member, name) = reference else { continue };
-        if member != "metadata" || known.contains(&name.as_str()) {
+        let Reference::Property(root, name) = reference else { continue };
+        let (there, why) = match (root.as_str(), &known.identity) {
+            ("metadata", _) => (&known.metadata, "no rule of metadata before it makes"),
+            ("identity", Some(members)) => (members, "neither a token's review nor `defaults` and `overrides` make"),
+            _ => continue,
+        };
+        if there.contains(&name.as_str()) {
             continue;
         }
-        let fault =
-            CompileError::new(format!("asks for `auth.metadata.{name}`, which no rule of metadata before it makes"));
-        let fault = match did_you_mean(name, known.iter().copied()) {
-            Some(meant) => fault.remedy(format!("did you mean `auth.metadata.{meant}`?")),
-            None if known.is_empty() => fault.remedy("there is none: add one under rules.metadata"),
-            None => fault.remedy(format!("there is {}", known.join(", "))),
+        let fault = CompileError::new(format!("asks for `auth.{root}.{name}`, which {why}"));
+        let fault = match did_you_mean(name, there.iter().copied()) {
+            Some(meant) => fault.remedy(format!("did you mean `auth.{root}.{meant}`?")),
+            None if there.is_empty() => fault.remedy(format!("there is none: add one under rules.{root}")),
+            None => fault.remedy(format!("there is {}", there.join(", "))),
         };
         faults.push((fault, place.clone()));
     }

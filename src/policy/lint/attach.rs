@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::warning;
 use crate::manifest::{
-    Finding, Gateway, HttpRoute, Manifests, Meta, ObjectName, Place, Problem, Severity, Target, did_you_mean,
+    Finding, Gateway, HttpRoute, Manifests, Meta, ObjectName, ParentRef, Place, Problem, Severity, Target, did_you_mean,
 };
 use crate::policy::{Attached, GatewayPlan, Options, Policy};
 
@@ -120,13 +120,52 @@ pub(super) fn parents(manifests: &Manifests, problems: &mut Vec<Problem>) {
                 }
             }
         }
-        if !attached {
-            let message = "attaches to no listener of a known Gateway, so no request reaches it".to_owned();
-            let problem =
-                warning(Finding::RouteUnattached, &route.meta, &route.parents_place, "spec.parentRefs", message);
-            problems.push(problem.remedy("check the parent's name and namespace, allowedRoutes and hostnames"));
+        let of_broken = |gateway: &&Gateway| gateway.broken && route.parents.iter().any(|parent| parent.is(gateway));
+        // Which listeners a Gateway in error has is not known.
+        if !attached && !manifests.gateways.iter().any(|gateway| of_broken(&gateway)) {
+            problems.push(unattached(route, &manifests.gateways));
         }
     }
+}
+
+/// A route that no request reaches. Where its parent is not there beside others that are, that is an error: requests that were meant
+/// for it may be decided by the policies of a broader one.
+fn unattached(route: &HttpRoute, gateways: &[Gateway]) -> Problem {
+    let problem = |message: &str| {
+        let message = format!("{message}, so no request reaches it");
+        warning(Finding::RouteUnattached, &route.meta, &route.parents_place, "spec.parentRefs", message)
+    };
+    let missing = route.parents.iter().find_map(|parent| missing_parent(parent, gateways));
+    match missing {
+        Some((what, meant)) => {
+            let remedy = match meant {
+                Some(meant) => format!("did you mean `{meant}`?"),
+                None => "name a Gateway that is there, and a listener of it".to_owned(),
+            };
+            Problem { severity: Severity::Error, ..problem(&format!("attaches to {what}, which is not there")) }
+                .remedy(remedy)
+        }
+        None => {
+            let remedy = "check the parent's name and namespace, allowedRoutes and hostnames";
+            problem("attaches to no listener of a known Gateway").remedy(remedy)
+        }
+    }
+}
+
+/// What of a parent is not there, and what was probably meant. Without any Gateway, they are written elsewhere.
+fn missing_parent(parent: &ParentRef, gateways: &[Gateway]) -> Option<(String, Option<String>)> {
+    let path = format!("{}/{}", parent.namespace, parent.name);
+    let known = || gateways.iter().map(|gateway| gateway.meta.object.path());
+    let Some(gateway) = gateways.iter().find(|gateway| parent.is(gateway)) else {
+        let names: Vec<String> = known().collect();
+        let same_name = names.iter().find(|other| other.rsplit('/').next() == Some(&*parent.name)).cloned();
+        let meant = same_name.or_else(|| did_you_mean(&path, names.iter().map(String::as_str)).map(str::to_owned));
+        return (!gateways.is_empty()).then(|| (format!("Gateway {path}"), meant));
+    };
+    let section = parent.section.as_deref()?;
+    let names: Vec<&str> = gateway.listeners.iter().map(|listener| listener.name.as_str()).collect();
+    let meant = did_you_mean(section, names.iter().copied()).map(str::to_owned);
+    (!names.contains(&section)).then(|| (format!("listener `{section}` of Gateway {path}"), meant))
 }
 
 /// A route that a listener takes, or not, by labels that are not known.

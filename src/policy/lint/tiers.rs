@@ -6,19 +6,26 @@ use serde_json::json;
 
 use super::{World, limit_sets, warning};
 use crate::access::Subject;
-use crate::manifest::{Finding, LimitSpec, Manifests, ModelGrant, ObjectName, Problem, TierSpec, did_you_mean};
+use crate::manifest::{
+    Finding, LimitSpec, Manifests, ModelGrant, ObjectName, Problem, Severity, TierSpec, did_you_mean,
+};
 use crate::policy::{Expression, LimitKind, LimitSet, Object, Options, Policy, Scope};
 
 pub(super) const TIER: &str = "auth.identity.tier";
 const ADD: &str = "add the tier to the mapping; until then this has no effect";
 
-/// ConfigMaps that look like the tier mapping and are not.
+/// ConfigMaps that look like the tier mapping and are not; an error where it has its name, and there is none of its namespace.
 pub(super) fn other_mappings(manifests: &Manifests, options: &Options, problems: &mut Vec<Problem>) {
+    let is_there = manifests.tier_mappings.iter().any(|mapping| mapping.meta.object.path() == options.tier_mapping);
+    let name = options.tier_mapping.rsplit('/').next();
     for mapping in &manifests.tier_mappings {
         let reads_as_tiers = mapping.tiers.as_ref().is_some_and(|tiers| !tiers.is_empty());
         if reads_as_tiers && mapping.meta.object.path() != options.tier_mapping {
             let message = format!("is not the tier mapping, which is {}", options.tier_mapping);
-            let problem = warning(Finding::TierMappingUnused, &mapping.meta, &mapping.meta.place, "", message);
+            let mut problem = warning(Finding::TierMappingUnused, &mapping.meta, &mapping.meta.place, "", message);
+            if !is_there && name == Some(mapping.meta.name()) {
+                problem.severity = Severity::Error;
+            }
             problems.push(problem.remedy("set --tier-mapping if this one is meant"));
         }
     }

@@ -289,7 +289,7 @@ fn listener_and_route_serve_the_hosts_that_both_name() {
         for host in not {
             assert_eq!(found(&policy, &request(host, "/")), Err(Code::RouteUnknown), "{listener} {hosts}: {host}");
         }
-        let unattached = policy.problems.iter().any(|p| p.message.contains("attaches to no listener"));
+        let unattached = policy.problems.iter().any(|problem| problem.code == Finding::RouteUnattached);
         assert_eq!(unattached, served.is_empty(), "{listener} {hosts}");
     }
 }
@@ -318,7 +318,7 @@ fn route_attaches_where_listener_and_parent_agree() {
         let policy = World::default().gateway("ns/gw", listeners).route_to(parent, path, "").compile();
         let reached = hosts.map(|host| found(&policy, &request(host, "/")).is_ok());
         assert_eq!(reached, served, "{path} {parent}");
-        let unattached = policy.problems.iter().any(|p| p.message.contains("attaches to no listener"));
+        let unattached = policy.problems.iter().any(|problem| problem.code == Finding::RouteUnattached);
         assert_eq!(unattached, served == [false; 3], "{path} {parent}: {}", shown(&policy.problems));
     }
 }

@@ -3,11 +3,15 @@ use super::*;
 /// Asserts that compiling gives exactly these warnings, of object, field and a phrase; in the order of the file.
 #[track_caller]
 fn expect(world: &World, rows: &[(&str, &str, &str)]) {
+    expect_of(world, &rows.iter().map(|row| (Severity::Warning, *row)).collect::<Vec<_>>());
+}
+
+fn expect_of(world: &World, rows: &[(Severity, (&str, &str, &str))]) {
     let policy = world.compile();
     let all = shown(&policy.problems);
     assert_eq!(policy.problems.len(), rows.len(), "{all}of\n{}", world.text);
-    for (problem, (object, field, phrase)) in policy.problems.iter().zip(rows) {
-        assert_eq!(problem.severity, Severity::Warning, "{all}");
+    for (problem, (severity, (object, field, phrase))) in policy.problems.iter().zip(rows) {
+        assert_eq!(problem.severity, *severity, "{all}");
         let of = problem.object.as_ref().map(ToString::to_string).unwrap_or_default();
         assert_eq!((&*of, &*problem.field), (*object, *field), "{all}");
         assert!(problem.to_string().contains(phrase), "{phrase} in\n{all}");
@@ -210,7 +214,8 @@ fn lookup_without_a_mapping_is_warned_about() {
         "",
         "is not the tier mapping, which is maas-api/tier-to-group-mapping",
     );
-    expect(&elsewhere, &[row, other]);
+    // It was probably moved.
+    expect_of(&elsewhere, &[(Severity::Warning, row), (Severity::Error, other)]);
     let options = Options { tier_mapping: "tenant/tier-to-group-mapping".to_owned(), ..Options::default() };
     expect(&elsewhere.options(options), &[]);
 }
@@ -261,9 +266,19 @@ fn route_that_nobody_protects_is_warned_about() {
 
 #[test]
 fn route_that_attaches_nowhere_is_warned_about() {
-    let row =
-        ("HTTPRoute ns/r", "spec.parentRefs", "check the parent's name and namespace, allowedRoutes and hostnames");
-    expect(&World::new().route_to("{name: gone}", "ns/r", ""), &[row]);
+    let row = |phrase| ("HTTPRoute ns/r", "spec.parentRefs", phrase);
+    let check = row("check the parent's name and namespace, allowedRoutes and hostnames");
+    expect(&World::new().route_to("{group: '', kind: Service, name: gw}", "ns/r", ""), &[check]);
+    for (parent, phrase) in [
+        ("{name: gone}", "attaches to Gateway ns/gone, which is not there"),
+        ("{name: gww}", "did you mean `ns/gw`?"),
+        ("{name: gw, namespace: other}", "did you mean `ns/gw`?"),
+        ("{name: gw, sectionName: htp}", "did you mean `http`?"),
+    ] {
+        expect_of(&World::new().route_to(parent, "ns/r", ""), &[(Severity::Error, row(phrase))]);
+    }
+    // The Gateways are in a folder of their own.
+    expect(&World::default().route_to("{name: gone}", "ns/r", ""), &[check]);
 }
 
 #[test]
