@@ -13,6 +13,7 @@ mod lint;
 mod nearest;
 mod route;
 mod selector;
+mod served;
 mod status;
 mod tiers;
 mod view;
