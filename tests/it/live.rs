@@ -158,7 +158,10 @@ async fn what_is_broken_stays_as_it_was_while_another_edit_is_live() {
     let problem = &problems["problems"][0];
     assert_eq!(problem["object"]["name"], "gateway-rate-limits", "{problems}");
     assert!(problem["field"].as_str().unwrap().ends_with("rates[0].window"), "{problems}");
-    // `check` shows the same list.
+    assert!(problem["in_force"].as_str().unwrap().starts_with("its last good version, since "), "{problem}");
+    let gone = &problems["problems"][1];
+    assert_eq!((&gone["code"], &gone["object"]["name"]), (&"object-gone".into(), &"qwen3".into()), "{gone}");
+    // `check` shows the same list, but for what was there before.
     let check = std::process::Command::new(crate::support::TIERGATE)
         .args(["check", "--grant-from-annotation", "--output", "json"])
         .arg(&folder.0)
@@ -166,7 +169,9 @@ async fn what_is_broken_stays_as_it_was_while_another_edit_is_live() {
         .unwrap();
     assert_eq!(check.status.code(), Some(1));
     let checked: serde_json::Value = serde_json::from_slice(&check.stdout).unwrap();
-    assert_eq!(checked["problems"], problems["problems"]);
+    let mut problem = problem.clone();
+    problem["in_force"] = "nothing of it; what it is for is shut (503)".into();
+    assert_eq!(checked["problems"], serde_json::json!([problem]));
     // Mend A.
     replace(&folder.0, "limits.yaml", "window: 2 fortnights", "window: 2m");
     until(&mut connection, GRANITE, &token, (200, "8000000")).await;

@@ -153,18 +153,19 @@ async fn an_object_in_error_keeps_its_last_good_version() {
     premium.until(&granite, &refused(503, "TG-POLICY-INVALID")).await;
     delete(&world.client, &bad).await;
     premium.until(&granite, &ok()).await;
-    // Two policies of a kind on one target: the older one wins, whatever its name.
+    // Two policies of a kind on one target: of `defaults` the newer one wins, whatever its name.
     bad["metadata"] = json!({"name": "a-younger-one", "namespace": "broken-ingress"});
     bad["spec"] = world.object("RateLimitPolicy", "gateway-rate-limits")["spec"].clone();
     bad["spec"]["limits"]["premium"]["rates"][0]["limit"] = json!(0);
     // Ages are whole seconds.
     tokio::time::sleep(Duration::from_millis(1100)).await;
     apply_object(&world.client, &bad).await;
-    let younger = "RateLimitPolicy broken-ingress/a-younger-one";
-    await_page(&tiergate, "/problems", |_, page| page.contains(younger)).await;
-    assert_eq!(premium.asks(&granite).await, ok());
-    world.delete("RateLimitPolicy", "gateway-rate-limits").await;
     premium.until(&granite, &refused(429, "TG-LIMIT-REQUESTS")).await;
+    let older = problems_of(&tiergate, "RateLimitPolicy broken-ingress/gateway-rate-limits").await;
+    assert_eq!((older.len(), &older[0]["code"]), (1, &json!("policy-shadowed")), "{older:?}");
+    assert!(older[0]["message"].as_str().unwrap().contains("broken-ingress/a-younger-one"), "{older:?}");
+    delete(&world.client, &bad).await;
+    premium.until(&granite, &ok()).await;
 }
 
 /// The cluster's controller fills in the rules of an aggregated ClusterRole; there is none here, so they stay as written.

@@ -31,8 +31,14 @@ fn does_not_start(arguments: &[&str]) -> String {
         std::thread::sleep(Duration::from_millis(10));
     }
     let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(64), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stderr).unwrap().lines().last().unwrap().to_owned()
+    let said = String::from_utf8(output.stderr).unwrap();
+    // An argument that is no file is told as every argument is, with the way to the help.
+    let (code, line) = match said.strip_suffix("\n\nFor more information, try '--help'.\n") {
+        Some(argument) => (2, argument.lines().last().unwrap()),
+        None => (64, said.lines().last().unwrap()),
+    };
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
+    line.to_owned()
 }
 
 #[test]
@@ -43,8 +49,8 @@ fn a_kubeconfig_that_cannot_be_used_is_told_at_the_start() {
     let cluster: &Cluster = &SHARED;
     let server = cluster.server();
     for (what, path, expected) in [
-        ("no file", folder.0.join("none"), "No such file"),
-        ("a folder", folder.0.clone(), "Is a directory"),
+        ("no file", folder.0.join("none"), "has to be a file: No such file"),
+        ("a folder", folder.0.clone(), "has to be a file"),
         ("no YAML", folder.file("bad", "a: [b"), "failed to parse kubeconfig YAML"),
         ("no context", folder.file("empty", "apiVersion: v1\nkind: Config\n"), "current context"),
         ("a token of nobody", cluster.kubeconfig("nobody", user()), "does not accept the credentials"),
@@ -57,7 +63,8 @@ fn a_kubeconfig_that_cannot_be_used_is_told_at_the_start() {
         ("no URL", cluster.kubeconfig_of("no-url", "https://", "ca.crt", user()), "kubectl"),
     ] {
         let said = on(&path);
-        assert!(said.starts_with("tiergate: ") && said.contains(expected), "{what}: {said}");
+        let start = if expected.contains("has to be") { "error: invalid value" } else { "tiergate: " };
+        assert!(said.starts_with(start) && said.contains(expected), "{what}: {said}");
     }
     let said = does_not_start(&["--kubernetes"]);
     assert!(said.contains("no --kubeconfig, not in a cluster, and the default kubeconfig"), "{said}");

@@ -43,7 +43,11 @@ async fn a_tier_that_vanishes_is_reported_at_once_and_its_users_fall_to_their_ne
     replace(&folder.0, "tiers.yaml", "name: gold", "name: premium");
     tiergate.await_log("policy published");
     assert_eq!(text(own(&ask().await), "tier"), "premium");
-    assert_eq!(tiergate.metric("tiergate_policy_problems", "").await, 0);
+    // What is left is told for an hour: the tier that was there in between.
+    let left = get(tiergate.http, "/problems").await.json();
+    let left = left["problems"].as_array().unwrap();
+    assert!(left.iter().all(|problem| problem["code"] == "object-gone"), "{left:?}");
+    assert_eq!(tiergate.metric("tiergate_policy_problems", "severity=\"error\"").await, 0);
 }
 
 #[tokio::test]
