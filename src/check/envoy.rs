@@ -25,7 +25,7 @@ use self::read::{Item, is_type, type_of};
 use self::route::Way;
 use self::runtime::Runtime;
 use crate::manifest::reader::Report;
-use crate::manifest::tree::{self, Node};
+use crate::manifest::tree::{self, Node, Position};
 use crate::manifest::{Finding, Problem, Severity};
 
 /// What is known beside the file.
@@ -58,6 +58,14 @@ struct Found<'a> {
 pub fn problems(file: &str, text: &str, beside: Beside) -> Vec<Problem> {
     let report = Report::new(&Arc::from(file));
     match tree::parse(text) {
+        // As what a failed command leaves behind.
+        Ok(documents) if documents.is_empty() => {
+            let start = Position { line: 1, column: 1 };
+            let problem =
+                report.problem(Severity::Error, start, "", "holds no Envoy configuration, so nothing is checked");
+            let remedy = "name the file that Envoy runs with, or one part of it";
+            report.add(problem.code(Finding::EnvoyCheckMissing).remedy(remedy));
+        }
         Ok(documents) => check(&documents, &report, beside),
         Err(fault) => {
             let message = format!("is not YAML: {}", fault.message);

@@ -244,7 +244,9 @@ fn parts_of_a_configuration_are_read_too() {
     assert_eq!(codes("{}"), [EnvoyCheckMissing]);
     assert_eq!(codes("a word"), [EnvoyCheckMissing]);
     assert_eq!(codes("[[[{http_filters: 7, '@type': [x], name: {}}]]]"), [EnvoyCheckMissing]);
-    assert_eq!(codes(""), []);
+    for empty in ["", "\n", "---\n", "# none\n", "null"] {
+        assert_eq!(codes(empty), [EnvoyCheckMissing], "{empty:?}");
+    }
 }
 
 #[test]
