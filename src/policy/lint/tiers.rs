@@ -14,7 +14,11 @@ use crate::policy::{Expression, LimitKind, LimitSet, Object, Options, Policy, Sc
 pub(super) const TIER: &str = "auth.identity.tier";
 const ADD: &str = "add the tier to the mapping; until then this has no effect";
 
-/// ConfigMaps that look like the tier mapping and are not; an error where it has its name, and there is none of its namespace.
+fn is_nearly(name: &str, wanted: &str) -> bool {
+    name == wanted || did_you_mean(name, [wanted]).is_some()
+}
+
+/// ConfigMaps that look like the tier mapping and are not; an error where one has its name, or nearly, and it is not there.
 pub(super) fn other_mappings(manifests: &Manifests, options: &Options, problems: &mut Vec<Problem>) {
     let is_there = manifests.tier_mappings.iter().any(|mapping| mapping.meta.object.path() == options.tier_mapping);
     let name = options.tier_mapping.rsplit('/').next();
@@ -23,7 +27,7 @@ pub(super) fn other_mappings(manifests: &Manifests, options: &Options, problems:
         if reads_as_tiers && mapping.meta.object.path() != options.tier_mapping {
             let message = format!("is not the tier mapping, which is {}", options.tier_mapping);
             let mut problem = warning(Finding::TierMappingUnused, &mapping.meta, &mapping.meta.place, "", message);
-            if !is_there && name == Some(mapping.meta.name()) {
+            if !is_there && name.is_some_and(|name| is_nearly(mapping.meta.name(), name)) {
                 problem.severity = Severity::Error;
             }
             problems.push(problem.remedy("set --tier-mapping if this one is meant"));
