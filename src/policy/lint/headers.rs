@@ -1,6 +1,6 @@
 //! Limits that callers lift, by what they send or do not send.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::warning;
 use crate::manifest::{Finding, LimitPolicy, LimitSpec, Manifests, Predicate, Problem};
@@ -12,9 +12,12 @@ const ANY_OTHER: &str = "\u{1}";
 pub(super) fn lifted(manifests: &Manifests, problems: &mut Vec<Problem>) {
     for policy in &manifests.limit_policies {
         let limits = policy.limits.as_deref().unwrap_or_default();
-        for limit in limits.iter().filter(|limit| !is_backed(limit, policy, limits)) {
+        let whatever_is_sent = Plain::of(policy, limits);
+        for limit in limits {
             let names: BTreeSet<String> = limit.when.iter().flat_map(headers).collect();
-            problems.extend(names.iter().filter_map(|name| by_header(policy, limit, name)));
+            if !names.is_empty() && !whatever_is_sent.back(limit) {
+                problems.extend(names.iter().filter_map(|name| by_header(policy, limit, name)));
+            }
         }
     }
 }
@@ -27,17 +30,33 @@ fn headers(predicate: &Predicate) -> impl Iterator<Item = String> {
     })
 }
 
-/// Whether another limit of the policy is for the same callers, whatever headers they send.
-fn is_backed(limit: &LimitSpec, policy: &LimitPolicy, limits: &[LimitSpec]) -> bool {
-    let plain = |limit: &LimitSpec| -> BTreeSet<String> {
-        let plain = limit.when.iter().filter(|predicate| headers(predicate).next().is_none());
-        plain.map(|predicate| predicate.expression.source().to_owned()).collect()
-    };
-    let own = plain(limit);
-    limits.iter().filter(|other| other.name != limit.name && !policy.shadow.covers(&other.name)).any(|other| {
-        let asked = plain(other);
-        asked.len() == other.when.len() && asked.is_subset(&own)
-    })
+/// What the limits in force ask that look at no header: the predicates of each, by the first of them; under `None` those that are for
+/// everybody.
+struct Plain<'a>(BTreeMap<Option<&'a str>, BTreeSet<BTreeSet<&'a str>>>);
+
+fn is_plain(predicate: &&Predicate) -> bool {
+    headers(predicate).next().is_none()
+}
+
+impl<'a> Plain<'a> {
+    fn of(policy: &LimitPolicy, limits: &'a [LimitSpec]) -> Self {
+        let mut all = Plain(BTreeMap::new());
+        for limit in limits.iter().filter(|limit| !policy.shadow.covers(&limit.name)) {
+            if limit.when.iter().all(|predicate| is_plain(&predicate)) {
+                let asked: BTreeSet<&str> = limit.when.iter().map(|predicate| predicate.expression.source()).collect();
+                all.0.entry(asked.first().copied()).or_default().insert(asked);
+            }
+        }
+        all
+    }
+
+    /// Whether one of them is for the callers of a limit too, whatever headers they send.
+    fn back(&self, limit: &LimitSpec) -> bool {
+        let own: BTreeSet<&str> =
+            limit.when.iter().filter(is_plain).map(|predicate| predicate.expression.source()).collect();
+        let firsts = own.iter().copied().map(Some).chain([None]);
+        firsts.filter_map(|first| self.0.get(&first)).flatten().any(|asked| asked.is_subset(&own))
+    }
 }
 
 fn by_header(policy: &LimitPolicy, limit: &LimitSpec, name: &str) -> Option<Problem> {
