@@ -89,7 +89,9 @@ pub(super) fn tokens_alone(policy: &Policy, manifests: &Manifests, problems: &mu
         let sets = || plan.limits.iter().filter_map(active);
         let requests: Vec<&Limit> = sets().flat_map(LimitSet::all).filter(|l| l.kind == LimitKind::Requests).collect();
         let tokens = sets().flat_map(LimitSet::limits).filter(|limit| limit.kind == LimitKind::Tokens && !in_error);
-        let mut limited = BTreeMap::new();
+        // The tiers that request limits name; others are looked for.
+        let named = requests.iter().flat_map(|limit| tiers(limit));
+        let mut limited: BTreeMap<String, bool> = named.map(|tier| (tier, true)).collect();
         for limit in tokens.filter(|limit| is_alone(limit, &requests, &mut limited)) {
             if let Some((policy, name)) = limit.name.rsplit_once('/') {
                 alone.entry(policy).or_default().insert(name);
@@ -116,16 +118,21 @@ fn active(limits: &Attached<LimitSet>) -> Option<&LimitSet> {
 /// Whether none of `requests` is for the tiers that a token limit names; for everybody, if it names none. `limited` remembers which
 /// tiers they are for.
 fn is_alone(limit: &Limit, requests: &[&Limit], limited: &mut BTreeMap<String, bool>) -> bool {
-    fn when(limit: &Limit) -> Vec<&Expression> {
-        limit.when.iter().map(|expression| &**expression).collect()
-    }
-    let named = limit.when.iter().flat_map(|expression| expression.literals_compared_with(TIER));
-    let named: Vec<String> = named.filter(|tier| may_apply(&when(limit), tier)).collect();
     let mut is_limited = |tier: String| {
         let is_for = |tier: &str| requests.iter().any(|other| may_apply(&when(other), tier));
         *limited.entry(tier).or_insert_with_key(|tier| is_for(tier))
     };
-    requests.is_empty() || !named.into_iter().all(&mut is_limited)
+    requests.is_empty() || !tiers(limit).into_iter().all(&mut is_limited)
+}
+
+fn when(limit: &Limit) -> Vec<&Expression> {
+    limit.when.iter().map(|expression| &**expression).collect()
+}
+
+/// The tiers that a limit names, and is for.
+fn tiers(limit: &Limit) -> Vec<String> {
+    let named = limit.when.iter().flat_map(|expression| expression.literals_compared_with(TIER));
+    named.filter(|tier| may_apply(&when(limit), tier)).collect()
 }
 
 // === impl Sources ===
