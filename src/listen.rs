@@ -44,7 +44,9 @@ const MAX_STREAMS: u32 = 1024;
 const MAX_HEADERS: u32 = 16 * 1024;
 /// hyper's guards against rapid reset (CVE-2023-44487), of streams that the peer resets before they are looked at, and of
 /// those that we reset because of the peer's faults. Beyond them the connection is closed. tonic would switch the second off.
-const MAX_PENDING_RESETS: usize = 20;
+/// The peer is a gateway that hands its callers' resets on over a connection that all of them share: the bound is above the
+/// 500 that Envoy takes from one caller, where the usual 20 let one caller break off the calls of the others.
+const MAX_PENDING_RESETS: usize = 512;
 const MAX_LOCAL_RESETS: usize = 1024;
 /// A connection is asked to go (GOAWAY) when it is this old, so that gateways spread over new replicas; what is in flight
 /// after the grace is broken off. Each worker's age differs by up to a tenth, so that not all of them close at once.

@@ -35,7 +35,8 @@ fn headers(predicate: &Predicate) -> impl Iterator<Item = String> {
 struct Plain<'a>(BTreeMap<Option<&'a str>, BTreeSet<BTreeSet<&'a str>>>);
 
 fn is_plain(predicate: &&Predicate) -> bool {
-    headers(predicate).next().is_none()
+    let looks = |reference: &Reference| matches!(reference, Reference::Header(_) | Reference::Headers);
+    !predicate.expression.references().iter().any(looks)
 }
 
 impl<'a> Plain<'a> {

@@ -116,6 +116,43 @@ fn only_what_is_in_force_is_looked_through_for_the_limits_of_tiers() {
     assert_eq!(codes(&merged), []);
 }
 
+/// A limit that looks at the headers, one by one or all of them, is no limit for whoever does not send them.
+#[test]
+fn only_a_limit_that_looks_at_no_header_is_one_whatever_is_sent() {
+    let named = "request.headers[\"x-team\"] == \"a\"";
+    for (other, is_found) in [
+        ("request.path != \"/\"", false),
+        ("request.headers.exists(h, h == \"x-other\")", true),
+        ("size(request.headers) > 3", true),
+    ] {
+        let rates = |limit| format!("rates: [{{limit: {limit}, window: 1m}}], {BY_CALLER}");
+        let limits = format!(
+            "limits: {{all: {{{}, when: [{{predicate: '{other}'}}]}}, \
+             team: {{{}, when: [{{predicate: '{other}'}}, {{predicate: '{named}'}}]}}}}",
+            rates(9),
+            rates(1)
+        );
+        let problems = quiet().policy("RateLimitPolicy", "ns/limits", "Gateway gw", &limits).compile().problems;
+        let found = problems.iter().find(|problem| problem.code == Finding::LimitWithoutHeader);
+        assert_eq!(found.is_some(), is_found, "{other}: {}", shown(&problems));
+    }
+}
+
+/// What is looked for among the limits grows with their number: ten times as many take ten times as long, not a hundred times.
+#[test]
+fn many_limits_are_looked_through_in_time() {
+    let tiers: Vec<String> = (0..3_000).map(|at| format!("auth.identity.tier == \"t{at}\"")).collect();
+    let time = |number: usize| {
+        let predicates: Vec<&str> = tiers[..number].iter().map(String::as_str).collect();
+        let world = quiet().limits_when(&predicates);
+        let started = std::time::Instant::now();
+        assert!(world.compile().problems.len() >= number, "each tier is unknown");
+        started.elapsed()
+    };
+    let (some, many) = (time(300), time(3_000));
+    assert!(many < some * 50, "300 limits take {some:?}, 3,000 take {many:?}");
+}
+
 /// A limit for all but one tier is one for the others.
 #[test]
 fn limit_that_excludes_a_tier_is_none_for_it() {
