@@ -30,7 +30,7 @@ use crate::manifest::Problem;
 use crate::metrics::Metrics;
 use crate::policy::{Options, Policies, Policy};
 use crate::respond::Style;
-use crate::source::{Folder, FolderError, Kubernetes, Source};
+use crate::source::{Folder, FolderError, Kubernetes, Nudges, Source};
 
 /// How often the workers are asked whether they answer, and how long they have for it.
 const PROBE: Duration = Duration::from_millis(500);
@@ -261,11 +261,7 @@ fn watch(source: Source, mut told: Told, gate: Arc<Gate>, metrics: Arc<Metrics>)
             Err(error) => tracing::error!(%error, "the source is not read; the policy stays as it is"),
         }
     };
-    let watch = move || {
-        if let Err(error) = source.watch(changed) {
-            tracing::error!(%error, "the folder is not watched; a change needs a restart");
-        }
-    };
+    let watch = move || source.watch(Nudges::default(), changed);
     std::thread::Builder::new().name("source".to_owned()).spawn(watch).map(drop)
 }
 

@@ -4,6 +4,7 @@ mod departures;
 mod files;
 mod folder;
 mod kubernetes;
+mod lookout;
 #[cfg(test)]
 mod tests;
 
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 
 pub use self::folder::{Folder, read_folder};
 pub use self::kubernetes::Kubernetes;
+pub use self::lookout::{Nudge, Nudges};
 
 use self::departures::Departures;
 use crate::policy::Policy;
@@ -34,8 +36,6 @@ pub enum FolderError {
     Empty { path: PathBuf, passed_over: String },
     #[error("the compiler ended unexpectedly: {0}")]
     Compiler(String),
-    #[error("cannot watch folder `{}`: {error}", path.display())]
-    Watch { path: PathBuf, error: notify::Error },
 }
 
 fn but(passed_over: &str) -> String {
@@ -57,18 +57,12 @@ impl Source {
         }
     }
 
-    /// Watches the source for ever, and passes on what it becomes: a new policy, or why there is none.
-    ///
-    /// # Errors
-    ///
-    /// The operating system does not let the folder be watched.
-    pub fn watch(self, changed: impl FnMut(Result<Policy, FolderError>)) -> Result<(), FolderError> {
+    /// Watches the source for ever, and passes on what it becomes: a new policy, or why there is none. A cluster tells its changes
+    /// itself, and is not nudged.
+    pub fn watch(self, nudges: Nudges, changed: impl FnMut(Result<Policy, FolderError>)) {
         match self {
-            Source::Folder(folder) => folder.watch(changed),
-            Source::Kubernetes(cluster) => {
-                cluster.watch(changed);
-                Ok(())
-            }
+            Source::Folder(folder) => folder.watch(nudges, changed),
+            Source::Kubernetes(cluster) => cluster.watch(changed),
         }
     }
 }

@@ -18,6 +18,7 @@ mod clock;
 mod cluster;
 mod envoy;
 mod explain;
+mod files;
 mod folders;
 mod h2;
 mod hostile;
