@@ -13,6 +13,7 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use self::explain::{Explain, TraceFormat};
+pub use self::value::log_directives;
 pub use self::variable::{UnknownVariable, name_variable, unknown};
 
 use self::value::{
@@ -183,7 +184,8 @@ pub struct Admin(pub Option<SocketAddr>);
 
 #[derive(Clone, Debug, Args)]
 pub struct LogArgs {
-    /// What is logged: a level, or directives such as tiergate=debug
+    /// What is logged: a level, or directives such as tiergate=debug; or @FILE for what stands in a file, which is read again
+    /// whenever it changes
     #[arg(long, env = "TIERGATE_LOG", default_value = "info", value_parser = directives)]
     pub log: String,
     /// How it is logged

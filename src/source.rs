@@ -5,15 +5,17 @@ mod files;
 mod folder;
 mod kubernetes;
 mod lookout;
+mod named;
 #[cfg(test)]
 mod tests;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use self::folder::{Folder, read_folder};
-pub use self::kubernetes::Kubernetes;
+pub use self::kubernetes::{Kubernetes, Reconnect};
 pub use self::lookout::{Nudge, Nudges};
+pub use self::named::NamedFile;
 
 use self::departures::Departures;
 use crate::policy::Policy;
@@ -40,6 +42,19 @@ pub enum FolderError {
 
 fn but(passed_over: &str) -> String {
     if passed_over.is_empty() { String::new() } else { format!("; not read: {passed_over}") }
+}
+
+// === impl FolderError ===
+
+impl FolderError {
+    /// What cannot be read, where that is known.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            FolderError::Folder { path, .. } | FolderError::Empty { path, .. } => Some(path),
+            FolderError::Compiler(_) => None,
+        }
+    }
 }
 
 // === impl Source ===

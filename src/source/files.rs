@@ -213,7 +213,7 @@ fn read_file(path: &Path) -> Result<String, String> {
 }
 
 /// What stands in a file, or why nothing does. A pipe or device would never end.
-fn read_bytes(path: &Path) -> Result<Vec<u8>, String> {
+pub(super) fn read_bytes(path: &Path) -> Result<Vec<u8>, String> {
     let about = fs::metadata(path).map_err(|error| error.to_string())?;
     if !about.is_file() {
         return Err("it is not a regular file".to_owned());
