@@ -17,6 +17,7 @@ mod cli;
 mod clock;
 mod cluster;
 mod envoy;
+mod exits;
 mod explain;
 mod files;
 mod folders;
