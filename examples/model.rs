@@ -15,6 +15,7 @@ use axum::response::{IntoResponse, Json, Response};
 use clap::Parser;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Parser)]
@@ -72,7 +73,7 @@ struct Answer {
 #[tokio::main]
 async fn main() -> std::io::Result<()> {
     let args = Args::parse();
-    let listener = tokio::net::TcpListener::bind(args.listen).await?;
+    let listener = listen(args.listen)?;
     println!("model: listening on {}", listener.local_addr()?);
     let app = Router::new().fallback(serve).layer(DefaultBodyLimit::max(16 << 20));
     let mut terminated = signal(SignalKind::terminate())?;
@@ -83,6 +84,15 @@ async fn main() -> std::io::Result<()> {
         }
     };
     axum::serve(listener, app).with_graceful_shutdown(stopped).await
+}
+
+/// A gateway that was asked by many at once connects as often at once. What the queue has no room for is dropped, and tried again after
+/// a second, which may be all that the gateway waits; the usual 128 are soon full while this process has no turn.
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(4_096)
 }
 
 /// The gateway forwards `/<namespace>/<model>/v1/…` as it came, so only the end of the path tells what is meant.

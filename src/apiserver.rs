@@ -12,6 +12,7 @@ use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::thread;
 
+use arc_swap::ArcSwap;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
 use k8s_openapi::api::authorization::v1::{SubjectAccessReview, SubjectAccessReviewSpec, SubjectAccessReviewStatus};
 use kube::api::PostParams;
@@ -33,7 +34,10 @@ use crate::gate::{Code, Denial};
 pub struct ApiServer(Arc<Inner>);
 
 struct Inner {
-    client: Client,
+    /// With the credentials that were read last.
+    client: ArcSwap<Client>,
+    /// Where it is.
+    address: String,
     guard: Guard,
     runtime: Handle,
     /// The thread ends with the last who could call.
@@ -70,15 +74,34 @@ impl ApiServer {
         let (alive, ended) = oneshot::channel();
         let (tell, told) = mpsc::channel();
         let run = move || {
-            let client = async { connection::client(connection::config(kubeconfig.as_deref()).await?) };
+            let client = async {
+                let config = connection::config(kubeconfig.as_deref()).await?;
+                let address = connection::name(&config);
+                connection::client(config).map(|client| (client, address))
+            };
             // Whoever starts it waits for this.
             let _ = tell.send(runtime.block_on(client));
             drop(runtime.block_on(ended));
         };
         thread::Builder::new().name("apiserver".to_owned()).spawn(run)?;
-        let client = told.recv().map_err(io::Error::other)??;
-        let guard = Guard::new(budget, metrics);
-        Ok(ApiServer(Arc::new(Inner { client, guard, runtime: handle, _alive: alive })))
+        let (client, address) = told.recv().map_err(io::Error::other)??;
+        let (client, guard) = (ArcSwap::from_pointee(client), Guard::new(budget, metrics));
+        Ok(ApiServer(Arc::new(Inner { client, address, guard, runtime: handle, _alive: alive })))
+    }
+
+    /// Goes by the credentials of `kubeconfig` as they are now. Waits for the server, for seconds.
+    ///
+    /// # Errors
+    ///
+    /// They cannot be used, and those from before stay in use.
+    pub fn reconnect(&self, kubeconfig: Option<&Path>) -> Result<(), KubernetesError> {
+        let client = self.0.runtime.block_on(connection::again(kubeconfig, &self.0.address))?;
+        self.0.client.store(Arc::new(client));
+        Ok(())
+    }
+
+    fn client(&self) -> Client {
+        Client::clone(&self.0.client.load())
     }
 
     /// Runs `work`, which calls the API server, on the thread for that.
@@ -99,7 +122,7 @@ impl ApiServer {
     ) -> Result<TokenReviewStatus, Denial> {
         let spec = TokenReviewSpec { audiences: Some(audiences), token: Some(token.to_owned()) };
         let review = TokenReview { spec, ..TokenReview::default() };
-        let api = Api::<TokenReview>::all(self.0.client.clone());
+        let api = Api::<TokenReview>::all(self.client());
         let params = PostParams::default();
         let answer = self.0.guard.call(Call::TokenReview, caller, api.create(&params, &review)).await;
         let status = answer.and_then(|review| review.status.ok_or_else(|| Call::TokenReview.empty()));
@@ -117,7 +140,7 @@ impl ApiServer {
         caller: Caller,
     ) -> Result<SubjectAccessReviewStatus, Denial> {
         let review = SubjectAccessReview { spec, ..SubjectAccessReview::default() };
-        let api = Api::<SubjectAccessReview>::all(self.0.client.clone());
+        let api = Api::<SubjectAccessReview>::all(self.client());
         let params = PostParams::default();
         let answer = self.0.guard.call(Call::SubjectAccessReview, caller, api.create(&params, &review)).await;
         let status = answer.and_then(|review| review.status.ok_or_else(|| Call::SubjectAccessReview.empty()));
@@ -143,7 +166,7 @@ impl ApiServer {
     async fn get<T: DeserializeOwned>(&self, path: &'static str) -> Result<T, guard::Failure> {
         let call = async {
             let request = axum::http::Request::get(path).body(Vec::new()).map_err(kube::Error::HttpError)?;
-            self.0.client.request(request).await
+            self.client().request(request).await
         };
         self.0.guard.call(Call::Keys, 0, call).await
     }

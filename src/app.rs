@@ -1,7 +1,8 @@
 //! The serving process: builds what it needs, starts its tasks, and drains on a signal.
 
-use std::collections::HashSet;
-use std::hash::Hash;
+mod files;
+mod publisher;
+
 use std::io;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -9,15 +10,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::EnvFilter;
+
+use self::files::Files;
+use self::publisher::{Publisher, Told};
 
 use crate::access::{AccessMode, AccessReviews};
 use crate::apiserver::{ApiMetrics, ApiServer, Budget, KubernetesError};
-use crate::args::{self, LogArgs, LogFormat, Serve};
+use crate::args::{self, LogArgs, LogFormat, Serve, log_directives};
 use crate::gate::{Gate, Settings};
 use crate::identity::{Authority, AuthorityError, ClusterReview, Identities, Remember};
 use crate::limit::{Clock, Limits, Memory};
@@ -26,11 +32,10 @@ use crate::listen::ext_authz::ExtAuthz;
 use crate::listen::http::{self, Pages};
 use crate::listen::rate_limit::RateLimit;
 use crate::listen::{Services, Workers, bind};
-use crate::manifest::Problem;
 use crate::metrics::Metrics;
 use crate::policy::{Options, Policies, Policy};
 use crate::respond::Style;
-use crate::source::{Folder, FolderError, Kubernetes, Source};
+use crate::source::{Folder, FolderError, Kubernetes, NamedFile, Nudge, Nudges, Source};
 
 /// How often the workers are asked whether they answer, and how long they have for it.
 const PROBE: Duration = Duration::from_millis(500);
@@ -64,6 +69,8 @@ pub enum StartError {
     Io(#[from] io::Error),
     #[error("--log: {0}")]
     Log(#[from] tracing_subscriber::filter::ParseError),
+    #[error("--log: {0}")]
+    LogFile(String),
 }
 
 /// Serves until a signal says stop, and drains: whether it did, and was not stopped by a second signal.
@@ -72,19 +79,29 @@ pub enum StartError {
 ///
 /// Something that it needs is not there.
 pub fn serve(args: &Serve) -> Result<bool, StartError> {
-    let _flushed_at_the_end = start_logging(&args.log)?;
+    let (_flushed_at_the_end, refilter) = start_logging(&args.log)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // Before anything is waited for: without a handler it would end the process.
+    let hangup = {
+        let _inside = runtime.enter();
+        signal(SignalKind::hangup())?
+    };
     tell_settings(args);
     crate::process::prepare();
     let clock = Clock::start();
     let metrics = Arc::new(Metrics::new());
     metrics.in_shadow(args.shadow);
+    let files = Files::seen(args);
     let mut source = source(args, clock)?;
     let policy = source.first()?;
     let mut told = Told::default();
-    told.tell(&policy);
+    told.tell(&policy.problems);
     let gate = Arc::new(gate(args, policy, clock, &metrics.api)?);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let ended = runtime.block_on(run(args, gate, (source, told), clock, metrics));
+    let files = files.taken(args, &gate, &source, refilter);
+    let publisher = Publisher::new(told, Arc::clone(&gate), Arc::clone(&metrics));
+    let nudges = watch(source, files, publisher)?;
+    runtime.spawn(reload(hangup, nudges));
+    let ended = runtime.block_on(run(args, gate, clock, metrics));
     // Whatever still runs had its time; the threads end with the process.
     runtime.shutdown_background();
     ended
@@ -170,16 +187,8 @@ fn source(args: &Serve, clock: Clock) -> Result<Source, StartError> {
     }
 }
 
-async fn run(
-    args: &Serve,
-    gate: Arc<Gate>,
-    (source, told): (Source, Told),
-    clock: Clock,
-    metrics: Arc<Metrics>,
-) -> Result<bool, StartError> {
+async fn run(args: &Serve, gate: Arc<Gate>, clock: Clock, metrics: Arc<Metrics>) -> Result<bool, StartError> {
     let mut signals = StopSignals::install()?;
-    metrics.published(&gate.policies.current());
-    watch(source, told, Arc::clone(&gate), Arc::clone(&metrics))?;
     let (health, _) = tonic_health::server::health_reporter();
     set_health(&health, false).await;
     let style = Style { verbose_refusals: args.verbose_refusals, shadow: args.shadow, compat: args.compat };
@@ -240,33 +249,27 @@ async fn run(
     Ok(true)
 }
 
-/// Publishes what the source becomes, from a thread that ends with the process.
-fn watch(source: Source, mut told: Told, gate: Arc<Gate>, metrics: Arc<Metrics>) -> io::Result<()> {
-    let changed = move |loaded: Result<Policy, FolderError>| {
-        metrics.reloaded(loaded.is_ok());
-        match loaded {
-            Ok(policy) => {
-                told.tell(&policy);
-                gate.policies.publish(policy);
-                let policy = gate.policies.current();
-                metrics.published(&policy);
-                let (generation, objects) = (policy.generation, policy.objects);
-                match &policy.unready {
-                    None => tracing::info!(policy.generation = generation, objects, "policy published"),
-                    Some(why) => {
-                        tracing::warn!(policy.generation = generation, objects, why, "policy published: not ready")
-                    }
-                }
-            }
-            Err(error) => tracing::error!(%error, "the source is not read; the policy stays as it is"),
-        }
-    };
-    let watch = move || {
-        if let Err(error) = source.watch(changed) {
-            tracing::error!(%error, "the folder is not watched; a change needs a restart");
-        }
-    };
-    std::thread::Builder::new().name("source".to_owned()).spawn(watch).map(drop)
+/// Publishes what the source and the files become, from threads that end with the process; whom to ask for a look.
+fn watch(source: Source, files: Vec<NamedFile>, publisher: Publisher) -> io::Result<[Nudge; 2]> {
+    let of_source = Arc::new(Mutex::new(publisher));
+    let of_files = Arc::clone(&of_source);
+    let (changes, others) = (Nudges::default(), Nudges::default());
+    let nudges = [changes.nudge(), others.nudge()];
+    let watch = move || source.watch(changes, |loaded| of_source.lock().source(loaded));
+    std::thread::Builder::new().name("source".to_owned()).spawn(watch)?;
+    if !files.is_empty() {
+        let watch = move || NamedFile::watch(files, others, |path, taken| of_files.lock().file(path, taken));
+        std::thread::Builder::new().name("files".to_owned()).spawn(watch)?;
+    }
+    Ok(nudges)
+}
+
+/// Has everything that is read from files read again, whenever a signal asks for it.
+async fn reload(mut hangup: Signal, nudges: [Nudge; 2]) {
+    while hangup.recv().await.is_some() {
+        tracing::info!(signal = "SIGHUP", "files are read again");
+        nudges.iter().for_each(Nudge::look);
+    }
 }
 
 /// Waits for the workers, but not for ever: a stream that never ends must not keep the process.
@@ -303,48 +306,6 @@ async fn set_health(health: &HealthReporter, serving: bool) {
     }
 }
 
-/// The problems of the last policy.
-#[derive(Default)]
-struct Told(HashSet<Problem>);
-
-impl Told {
-    /// Logs the problems that the last policy did not have, and those that have ended: a cluster changes often.
-    fn tell(&mut self, policy: &Policy) {
-        let new = policy.problems.iter().filter(|problem| !self.0.contains(problem));
-        new.for_each(log_problem);
-        {
-            let now: HashSet<_> = policy.problems.iter().map(what).collect();
-            self.0.iter().filter(|problem| !now.contains(&what(problem))).for_each(log_end);
-        }
-        self.0 = policy.problems.iter().cloned().collect();
-    }
-}
-
-/// What a problem is, wherever it stands: lines move with every edit.
-fn what(problem: &Problem) -> impl Eq + Hash {
-    let file = problem.object.is_none().then_some(&problem.place.file);
-    (problem.code, &problem.object, file, &problem.field, &problem.message)
-}
-
-fn log_end(problem: &Problem) {
-    let (code, place, field) = (problem.code.as_str(), problem.place.to_string(), problem.field.as_str());
-    let object = problem.object.as_ref().map(ToString::to_string);
-    tracing::info!(code, place, object, field, "no longer so: {}", problem.message);
-}
-
-fn log_problem(problem: &Problem) {
-    let (code, place) = (problem.code.as_str(), problem.place.to_string());
-    let remedy = problem.remedy.as_deref();
-    let object = problem.object.as_ref().map(ToString::to_string);
-    let (object, field) = (object.as_deref(), problem.field.as_str());
-    let in_force = problem.in_force.as_ref().map(ToString::to_string);
-    if problem.is_error() {
-        tracing::error!(code, place, object, field, remedy, in_force, "{}", problem.message);
-    } else {
-        tracing::warn!(code, place, object, field, remedy, in_force, "{}", problem.message);
-    }
-}
-
 /// Lines wait for the writer in a bounded queue, and are dropped when it is full: whoever reads the log too slowly, or not
 /// at all, must not make requests wait.
 const LOG_LINES: usize = 16_384;
@@ -352,21 +313,41 @@ const LOG_LINES: usize = 16_384;
 /// The client of the API server, among the targets of the log.
 const KUBE: &str = "kube_client";
 
-fn start_logging(args: &LogArgs) -> Result<WorkerGuard, tracing_subscriber::filter::ParseError> {
-    let mut filter = tracing_subscriber::EnvFilter::try_new(&args.log)?;
+/// Changes what is logged.
+type Refilter = Box<dyn Fn(EnvFilter) -> Result<(), tracing_subscriber::reload::Error> + Send>;
+
+/// What `--log` lets through.
+fn log_filter(log: &str) -> Result<EnvFilter, StartError> {
+    let directives = log_directives(log).map_err(StartError::LogFile)?;
+    let filter = EnvFilter::try_new(&directives)?;
     // It tells every failure as often as it is tried; what is wrong with a watch is said once, by us.
-    if !args.log.contains(KUBE) {
-        filter = filter.add_directive(format!("{KUBE}=off").parse()?);
+    match directives.contains(KUBE) {
+        true => Ok(filter),
+        false => Ok(filter.add_directive(format!("{KUBE}=off").parse()?)),
     }
+}
+
+fn start_logging(args: &LogArgs) -> Result<(WorkerGuard, Refilter), StartError> {
+    let filter = log_filter(&args.log)?;
     let queue = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LOG_LINES);
     let (writer, guard) = queue.finish(io::stderr());
     // A closed stderr is no reason to fail, and there is nobody to tell.
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).log_internal_errors(false);
-    match args.log_format {
-        LogFormat::Json => builder.json().flatten_event(true).init(),
-        LogFormat::Text => builder.with_ansi(false).init(),
-    }
-    Ok(guard)
+    let refilter: Refilter = match args.log_format {
+        LogFormat::Json => {
+            let builder = builder.json().flatten_event(true).with_filter_reloading();
+            let handle = builder.reload_handle();
+            builder.init();
+            Box::new(move |filter| handle.reload(filter))
+        }
+        LogFormat::Text => {
+            let builder = builder.with_ansi(false).with_filter_reloading();
+            let handle = builder.reload_handle();
+            builder.init();
+            Box::new(move |filter| handle.reload(filter))
+        }
+    };
+    Ok((guard, refilter))
 }
 
 // === impl StopSignals ===

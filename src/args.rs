@@ -13,6 +13,7 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use self::explain::{Explain, TraceFormat};
+pub use self::value::log_directives;
 pub use self::variable::{UnknownVariable, name_variable, unknown};
 
 use self::value::{
@@ -66,6 +67,7 @@ pub struct PolicyArgs {
 }
 
 #[derive(Clone, Debug, Args)]
+#[command(after_help = SERVE_EXIT)]
 pub struct Serve {
     /// The folder of manifests (*.yaml, *.yml, *.json)
     #[arg(long, env = "TIERGATE_MANIFESTS", value_name = "DIR", value_parser = folder)]
@@ -146,6 +148,13 @@ pub struct Serve {
     pub log: LogArgs,
 }
 
+/// What scripts need to know.
+const SERVE_EXIT: &str = "\
+Exit code: 0 after SIGTERM or SIGINT; 1 if a second signal ended it at once; 2 for wrong usage; 64 if it cannot start: a port is in \
+use, or what a flag names cannot be used.
+
+SIGHUP has all files read again that flags name; each is read again by itself when it changes.";
+
 /// Whose word it is who calls, and what they may do: that of keys, or of an API server.
 #[derive(Clone, Debug, Args)]
 pub struct AuthorityArgs {
@@ -183,7 +192,8 @@ pub struct Admin(pub Option<SocketAddr>);
 
 #[derive(Clone, Debug, Args)]
 pub struct LogArgs {
-    /// What is logged: a level, or directives such as tiergate=debug
+    /// What is logged: a level, or directives such as tiergate=debug; or @FILE for what stands in a file, which is read again
+    /// whenever it changes
     #[arg(long, env = "TIERGATE_LOG", default_value = "info", value_parser = directives)]
     pub log: String,
     /// How it is logged
@@ -244,7 +254,13 @@ pub enum Token {
     Create(Create),
 }
 
+/// What scripts need to know.
+const TOKEN_EXIT: &str = "\
+Exit code: 0 if it is done; 2 for wrong usage; 64 if it cannot be done: a key is there already, an account is not, a file \
+cannot be read or written.";
+
 #[derive(Clone, Debug, Args)]
+#[command(after_help = TOKEN_EXIT)]
 pub struct Keys {
     /// The folder, made if it is not there
     #[arg(env = "TIERGATE_KEYS", value_name = "DIR")]
@@ -264,6 +280,7 @@ pub enum KeyAlgorithm {
 }
 
 #[derive(Clone, Debug, Args)]
+#[command(after_help = TOKEN_EXIT)]
 pub struct Create {
     /// The ServiceAccount
     #[arg(value_name = "NAME")]

@@ -9,6 +9,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use quick_cache::Weighter;
 use serde_json::Value;
 use tokio::time::Instant;
@@ -93,8 +94,16 @@ pub struct Identities {
 /// Whose word it is who a token is of.
 #[derive(Debug)]
 enum Reviewer {
-    Keys(Authority),
+    Keys(ArcSwap<Keys>),
     Cluster(Arc<ClusterReview>),
+}
+
+/// The keys of a JSON Web Key Set that is read from a file.
+#[derive(Debug)]
+struct Keys {
+    authority: Authority,
+    /// Of the hashes of tokens: what other keys said of a token, and be it at this moment, is remembered under another hash.
+    salt: u128,
 }
 
 #[derive(Debug)]
@@ -134,7 +143,7 @@ impl Identities {
     /// The operating system has no randomness: nothing could be kept apart safely.
     #[must_use]
     pub fn new(authority: Authority, remember: Remember) -> Self {
-        Self::of(Reviewer::Keys(authority), remember)
+        Self::of(Reviewer::Keys(ArcSwap::from_pointee(Keys { authority, salt: 0 })), remember)
     }
 
     /// Tokens that the API server reviews.
@@ -153,6 +162,16 @@ impl Identities {
         let failed = hash::remember(FAILURES);
         let memory = Arc::new(Memory { known, failed });
         Identities { reviewer, remember, key: KeyedHasher::random(), memory, flights: Flights::new() }
+    }
+
+    /// Goes by the keys of `authority` from now on, where tokens are verified by keys: what is remembered was said by others.
+    pub fn replace_keys(&self, authority: Authority) {
+        let Reviewer::Keys(keys) = &self.reviewer else { return };
+        // Any other than before: each is the hash of the one before, and an attacker knows none of them.
+        let salt = self.key.hash(&keys.load().salt.to_string());
+        keys.store(Arc::new(Keys { authority, salt }));
+        self.memory.known.clear();
+        self.memory.failed.clear();
     }
 
     /// What is remembered about a token, for as long as its policy says. Answers at once.
@@ -193,7 +212,7 @@ impl Identities {
             _ => until,
         };
         let reviewed = match &self.reviewer {
-            Reviewer::Keys(authority) => self.verify(authority, key, asked, now),
+            Reviewer::Keys(keys) => self.verify(&keys.load().authority, key, asked, now),
             Reviewer::Cluster(cluster) => self.ask(cluster, key, (asked, policy), now, until).await,
         };
         match reviewed {
@@ -255,7 +274,11 @@ impl Identities {
     }
 
     fn hash(&self, token: &BearerToken<'_>) -> u128 {
-        self.key.hash(token.secret())
+        let token = self.key.hash(token.secret());
+        match &self.reviewer {
+            Reviewer::Keys(keys) => token ^ keys.load().salt,
+            Reviewer::Cluster(_) => token,
+        }
     }
 
     /// How many identities are remembered.

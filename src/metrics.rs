@@ -221,7 +221,8 @@ impl Metrics {
         self.last_reload_successful.set(1);
         r.register("policy_objects", "Objects read into the policy", self.objects.clone());
         r.register("policy_objects_in_error", "Objects that are in error", self.objects_in_error.clone());
-        let help = "Objects of which a last good version is in force, since they or their files are in error";
+        let help =
+            "Objects, and files that flags name, of which a last good version is in force, since they are in error";
         r.register("policy_objects_last_good", help, self.objects_last_good.clone());
         r.register("policy_problems", "Problems of the configuration, by severity", self.problems.clone());
         r.register("policy_findings", "Problems of the configuration, by code and severity", self.findings.clone());
@@ -337,16 +338,21 @@ impl Metrics {
         }
     }
 
-    /// Notes a snapshot that went into use, and drops the series of tiers that are gone.
-    pub fn published(&self, policy: &Policy) {
+    /// Notes a snapshot that went into use, and drops the series of tiers that are gone; and what is wrong beside it.
+    pub fn published(&self, policy: &Policy, faults: &[Problem]) {
         self.keep_tiers(policy.known_tiers().map(Arc::clone).collect());
         let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         self.generation.set(i64::try_from(policy.generation).unwrap_or(i64::MAX));
         self.objects.set(number(policy.objects));
         self.objects_in_error.set(number(policy.objects_in_error()));
-        self.objects_last_good.set(number(policy.kept.len()));
-        let errors = policy.problems.iter().filter(|problem| problem.is_error()).count();
-        let counts = [("error", errors), ("warning", policy.problems.len() - errors)];
+        let kept = faults.iter().map(|fault| match fault.code {
+            Finding::SourceUnreadable => policy.objects.saturating_sub(policy.kept.len()),
+            _ => 1,
+        });
+        self.objects_last_good.set(number(policy.kept.len() + kept.sum::<usize>()));
+        let problems: Vec<&Problem> = faults.iter().chain(&policy.problems).collect();
+        let errors = problems.iter().filter(|problem| problem.is_error()).count();
+        let counts = [("error", errors), ("warning", problems.len() - errors)];
         for (severity, count) in counts {
             self.problems.get_or_create(&SeverityLabel { severity }).set(number(count));
         }
@@ -354,8 +360,8 @@ impl Metrics {
             Finding::ALL.iter().flat_map(|finding| [("error", true), ("warning", false)].map(|kind| (*finding, kind)))
         {
             let labels = FindingLabels { code: finding.as_str(), severity };
-            let same = |problem: &&Problem| problem.code == finding && problem.is_error() == error;
-            match policy.problems.iter().filter(same).count() {
+            let same = |problem: &&&Problem| problem.code == finding && problem.is_error() == error;
+            match problems.iter().filter(same).count() {
                 0 => drop(self.findings.remove(&labels)),
                 count => drop(self.findings.get_or_create(&labels).set(number(count))),
             }

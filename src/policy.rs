@@ -148,6 +148,8 @@ pub struct AuthPlan {
 #[derive(Debug, Default)]
 pub struct Policies {
     current: ArcSwap<Policy>,
+    /// What is wrong with the source of the policy, and with files that flags name. It changes nothing about the policy in force.
+    faults: ArcSwap<Vec<Problem>>,
 }
 
 // === impl Attached ===
@@ -197,6 +199,16 @@ impl Policies {
     pub fn publish(&self, mut policy: Policy) {
         policy.generation = self.current.load().generation + 1;
         self.current.store(Arc::new(policy));
+    }
+
+    /// What is wrong beside the policy, so that something older stays in force.
+    #[must_use]
+    pub fn faults(&self) -> arc_swap::Guard<Arc<Vec<Problem>>> {
+        self.faults.load()
+    }
+
+    pub fn set_faults(&self, faults: Vec<Problem>) {
+        self.faults.store(Arc::new(faults));
     }
 }
 

@@ -4,14 +4,18 @@ mod departures;
 mod files;
 mod folder;
 mod kubernetes;
+mod lookout;
+mod named;
 #[cfg(test)]
 mod tests;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use self::folder::{Folder, read_folder};
-pub use self::kubernetes::Kubernetes;
+pub use self::kubernetes::{Kubernetes, Reconnect};
+pub use self::lookout::{Nudge, Nudges};
+pub use self::named::NamedFile;
 
 use self::departures::Departures;
 use crate::policy::Policy;
@@ -34,12 +38,23 @@ pub enum FolderError {
     Empty { path: PathBuf, passed_over: String },
     #[error("the compiler ended unexpectedly: {0}")]
     Compiler(String),
-    #[error("cannot watch folder `{}`: {error}", path.display())]
-    Watch { path: PathBuf, error: notify::Error },
 }
 
 fn but(passed_over: &str) -> String {
     if passed_over.is_empty() { String::new() } else { format!("; not read: {passed_over}") }
+}
+
+// === impl FolderError ===
+
+impl FolderError {
+    /// What cannot be read, where that is known.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            FolderError::Folder { path, .. } | FolderError::Empty { path, .. } => Some(path),
+            FolderError::Compiler(_) => None,
+        }
+    }
 }
 
 // === impl Source ===
@@ -57,18 +72,12 @@ impl Source {
         }
     }
 
-    /// Watches the source for ever, and passes on what it becomes: a new policy, or why there is none.
-    ///
-    /// # Errors
-    ///
-    /// The operating system does not let the folder be watched.
-    pub fn watch(self, changed: impl FnMut(Result<Policy, FolderError>)) -> Result<(), FolderError> {
+    /// Watches the source for ever, and passes on what it becomes: a new policy, or why there is none. A cluster tells its changes
+    /// itself, and is not nudged.
+    pub fn watch(self, nudges: Nudges, changed: impl FnMut(Result<Policy, FolderError>)) {
         match self {
-            Source::Folder(folder) => folder.watch(changed),
-            Source::Kubernetes(cluster) => {
-                cluster.watch(changed);
-                Ok(())
-            }
+            Source::Folder(folder) => folder.watch(nudges, changed),
+            Source::Kubernetes(cluster) => cluster.watch(changed),
         }
     }
 }

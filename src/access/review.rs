@@ -106,6 +106,12 @@ impl AccessReviews {
         AccessReviews { server, mode, stale, keys: KeyedHasher::random(), memory, flights: Flights::new() }
     }
 
+    /// Whom they ask.
+    #[must_use]
+    pub fn server(&self) -> &ApiServer {
+        &self.server
+    }
+
     /// What to ask about `query`, after these `changes` of RBAC. What `identity` has beside name and groups goes with it, if the query is
     /// about that user.
     ///

@@ -28,6 +28,8 @@ pub enum KubernetesError {
     Certificate { server: String, why: String },
     #[error("`{server}` does not answer as an API server: {why}; {REMEDY}")]
     NoApiServer { server: String, why: String },
+    #[error("names another API server, `{now}` in place of `{before}`: that needs a restart")]
+    OtherServer { before: String, now: String },
     #[error("{0}")]
     Io(#[from] std::io::Error),
 }
@@ -36,6 +38,21 @@ const REMEDY: &str = "see `kubectl --kubeconfig FILE version`";
 const POD: &str = "mount it (automountServiceAccountToken), or give --kubeconfig";
 const CERTIFICATE: &str =
     "`certificate-authority` of the kubeconfig has to be the CA that signed it, and `server` a name in it";
+
+// === impl KubernetesError ===
+
+impl KubernetesError {
+    /// What is wrong, for pages that others read: a parser's words may repeat what stands in the file, such as a token.
+    pub(crate) fn without_contents(&self) -> String {
+        match self {
+            KubernetesError::Kubeconfig { error: KubeconfigError::Parse(_), .. }
+            | KubernetesError::Default(KubeconfigError::Parse(_)) => {
+                "is not a kubeconfig: `kubectl --kubeconfig FILE config view` says why".to_owned()
+            }
+            error => error.to_string(),
+        }
+    }
+}
 
 /// Who is asked, as whom.
 ///
@@ -60,6 +77,50 @@ async fn find(kubeconfig: Option<&Path>) -> Result<Config, KubernetesError> {
     let failed = |error| KubernetesError::Kubeconfig { path: path.to_owned(), error };
     let kubeconfig = Kubeconfig::read_from(path).map_err(failed)?;
     Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(failed)
+}
+
+/// The file that says who is asked, as whom.
+pub(crate) fn file(kubeconfig: Option<&Path>) -> Option<PathBuf> {
+    match (kubeconfig, std::env::var_os("KUBERNETES_SERVICE_HOST")) {
+        (Some(path), _) => Some(path.to_owned()),
+        (None, Some(_)) => Some(PathBuf::from(OWN_CERTIFICATE)),
+        (None, None) => match std::env::var_os("KUBECONFIG") {
+            // Several of them are merged, in the order of their names.
+            Some(paths) => std::env::split_paths(&paths).find(|path| path.is_file()),
+            None => std::env::home_dir().map(|home| home.join(".kube/config")),
+        },
+    }
+}
+
+/// `kubeconfig`, and the certificates and keys that it names. Not files of tokens: the client reads these anew once a minute.
+pub(crate) fn files(kubeconfig: &Path) -> Vec<PathBuf> {
+    let mut files = vec![kubeconfig.to_owned()];
+    if kubeconfig == Path::new(OWN_CERTIFICATE) {
+        return files;
+    }
+    let Ok(read) = Kubeconfig::read_from(kubeconfig) else { return files };
+    files.extend(read.clusters.into_iter().filter_map(|named| named.cluster?.certificate_authority).map(PathBuf::from));
+    for user in read.auth_infos.into_iter().filter_map(|named| named.auth_info) {
+        files.extend([user.client_certificate, user.client_key].into_iter().flatten().map(PathBuf::from));
+    }
+    files
+}
+
+/// Where a Pod finds who signed the API server's certificate.
+const OWN_CERTIFICATE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
+
+/// Connects anew to `server`, with the credentials that there are now.
+///
+/// # Errors
+///
+/// They cannot be used, or are those of another server: its objects are other ones, and one would be taken for the other.
+pub(crate) async fn again(kubeconfig: Option<&Path>, server: &str) -> Result<Client, KubernetesError> {
+    let config = config(kubeconfig).await?;
+    let now = name(&config);
+    if now != server {
+        return Err(KubernetesError::OtherServer { before: server.to_owned(), now });
+    }
+    connect(config).await
 }
 
 /// Connects, and looks whether we are let in. A server that does not answer is no error: it may come.

@@ -80,10 +80,26 @@ pub(super) fn duration_or_none(text: &str) -> Result<Duration, String> {
 
 /// A word by itself has to be a level: the filter would take any other for the name of a module, and log nothing else.
 pub(super) fn directives(text: &str) -> Result<String, String> {
+    log_directives(text).map(|_| text.to_owned())
+}
+
+/// What `--log` says, or the file that it names.
+///
+/// # Errors
+///
+/// The file cannot be read, or these are no directives; the message says what would be right.
+pub fn log_directives(text: &str) -> Result<String, String> {
+    let text = match text.strip_prefix('@') {
+        None => text.to_owned(),
+        Some(path) => match std::fs::read_to_string(path) {
+            Ok(text) => text.trim().to_owned(),
+            Err(error) => return Err(format!("cannot read `{path}`: {error}")),
+        },
+    };
     // To the filter no word is a level too.
     let is_level = |word: &str| !word.is_empty() && LevelFilter::from_str(word).is_ok();
     let fine = text.split(',').map(str::trim).all(|word| word.contains(['=', '[']) || is_level(word))
-        && EnvFilter::try_new(text).is_ok();
+        && EnvFilter::try_new(&text).is_ok();
     let why = "has to be a level (off, error, warn, info, debug or trace), or directives such as tiergate=debug";
-    if fine { Ok(text.to_owned()) } else { Err(why.to_owned()) }
+    if fine { Ok(text) } else { Err(why.to_owned()) }
 }

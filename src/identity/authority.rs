@@ -59,12 +59,20 @@ struct Issuer {
 /// Why a JWKS cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthorityError {
-    #[error("is not a JSON Web Key Set: {0}")]
+    #[error("is not a JSON Web Key Set: {}", without_contents(.0))]
     NotJwks(serde_json::Error),
     #[error("key {0} cannot be used: {1}")]
     Key(String, jsonwebtoken::errors::Error),
     #[error("holds no key for RS256 or ES256")]
     NoKey,
+}
+
+/// serde's words about a value would repeat it, and it may be a secret that stands where keys should.
+fn without_contents(error: &serde_json::Error) -> String {
+    match error.is_data() {
+        true => format!("a member is missing or another one, at line {} column {}", error.line(), error.column()),
+        false => error.to_string(),
+    }
 }
 
 /// The claims of a ServiceAccount token.

@@ -68,10 +68,11 @@ async fn metrics(State(pages): State<Pages>) -> Response {
     ([(header::CONTENT_TYPE, kind)], page).into_response()
 }
 
-/// The same list as `tiergate check`.
+/// The same list as `tiergate check`, after what only a serving process can have.
 async fn problems(State(pages): State<Pages>) -> Response {
-    let policy = pages.gate.policies.current();
-    axum::Json(json!({ "generation": policy.generation, "problems": policy.problems })).into_response()
+    let (policy, faults) = (pages.gate.policies.current(), pages.gate.policies.faults());
+    let problems: Vec<_> = faults.iter().chain(&policy.problems).collect();
+    axum::Json(json!({ "generation": policy.generation, "problems": problems })).into_response()
 }
 
 #[derive(Deserialize)]

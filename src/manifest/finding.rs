@@ -146,6 +146,8 @@ findings! {
     }
     Serving {
         ObjectGone "object-gone"
+        SourceUnreadable "source-unreadable"
+        SettingUnreadable "setting-unreadable"
     }
 }
 

@@ -31,7 +31,7 @@ async fn a_tier_that_is_renamed_a_thousand_times_has_the_series_of_one() {
     let mut sizes = Vec::new();
     for number in 0..1_000 {
         let name = format!("tier-{number:03}");
-        metrics.published(&only(&name));
+        metrics.published(&only(&name), &[]);
         // What was decided by the snapshot before is counted late, and a report may be of long ago.
         metrics.decided(&decision, Duration::ZERO);
         settled("tier-000");
@@ -53,7 +53,7 @@ async fn a_service_that_answers_a_thousand_tiers_makes_series_of_those_that_limi
     let (metrics, gate) = (Metrics::new(), gate(compile_files(&demo(), &options()), settings()));
     let mut without = demo();
     without.retain(|(name, _)| !name.ends_with("tiers.yaml"));
-    metrics.published(&compile_files(&without, &options()));
+    metrics.published(&compile_files(&without, &options()), &[]);
     let usage = Usage { total: Some(5), ..Usage::default() };
     let mut decision = Call::chat("qwen3").bearer(&token("premium", "jland-78028f6d")).on(&gate, Nanos(0)).await;
     assert!(decision.outcome.is_ok() && decision.evidence.limits.len() == 2);
@@ -95,11 +95,14 @@ fn findings_have_series_as_long_as_they_are_there() {
     };
     let world = |text: &str| compile_files(&[("a.yaml".to_owned(), text.to_owned())], &options());
     assert_eq!(findings(), <[String; 0]>::default());
-    metrics.published(&world(
-        "{apiVersion: v1, kind: ServiceAccount, metadata: {name: 1}, extra: 1}\n---\n\
+    metrics.published(
+        &world(
+            "{apiVersion: v1, kind: ServiceAccount, metadata: {name: 1}, extra: 1}\n---\n\
          {apiVersion: v1, kind: ServiceAccount, metadata: {name: a}, extra: 1}\n---\n\
          {apiVersion: v1, kind: ServiceAccount, metadata: {name: b}, extra: 1}\n",
-    ));
+        ),
+        &[],
+    );
     assert_eq!(
         findings(),
         [
@@ -107,8 +110,8 @@ fn findings_have_series_as_long_as_they_are_there() {
             r#"tiergate_policy_findings{code="type-wrong",severity="error"} 1"#,
         ]
     );
-    metrics.published(&world("{apiVersion: v1, kind: ServiceAccount, metadata: {name: b}, extra: 1}"));
+    metrics.published(&world("{apiVersion: v1, kind: ServiceAccount, metadata: {name: b}, extra: 1}"), &[]);
     assert_eq!(findings(), [r#"tiergate_policy_findings{code="field-unknown",severity="warning"} 1"#]);
-    metrics.published(&Policy::default());
+    metrics.published(&Policy::default(), &[]);
     assert_eq!(findings(), <[String; 0]>::default());
 }

@@ -1,8 +1,11 @@
 //! The files of manifests: what is read, and what is there and is not.
 
-use std::fs;
+use std::fs::{self, Metadata};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::FolderError;
 use crate::manifest::{Finding, Manifests, Place, Problem, Severity};
@@ -36,6 +39,14 @@ struct PassedOver {
     message: &'static str,
     remedy: &'static str,
 }
+
+/// What the file system says of some paths, and of what stands in folders among them, without opening a file. As long as it is the
+/// same, so is what stands in them.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Stamp(u64);
+
+/// A file that changed this short ago may change again, in a moment that has the same time: so coarse do file systems keep it.
+const TICK: Duration = Duration::from_secs(2);
 
 // === impl Files ===
 
@@ -103,6 +114,39 @@ impl Files {
     }
 }
 
+// === impl Stamp ===
+
+impl Stamp {
+    /// `None` where there is none that says enough: something is not there, or has just changed.
+    pub(super) fn of<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> Option<Self> {
+        let (mut hasher, mut newest) = (DefaultHasher::new(), UNIX_EPOCH);
+        let mut add = |path: &Path, about: Option<Metadata>| {
+            let said = about.as_ref().map(|about| {
+                let (changed, written) = ((about.ctime(), about.ctime_nsec()), (about.mtime(), about.mtime_nsec()));
+                newest = newest.max(since_epoch(about.ctime())).max(since_epoch(about.mtime()));
+                (about.dev(), about.ino(), about.size(), about.mode(), changed, written)
+            });
+            (path, said).hash(&mut hasher);
+        };
+        for path in paths {
+            let about = fs::metadata(path).ok()?;
+            if about.is_dir() {
+                let entries = fs::read_dir(path).ok()?.map(|entry| entry.map(|entry| entry.path()));
+                let mut entries: Vec<PathBuf> = entries.collect::<Result<_, _>>().ok()?;
+                entries.sort_unstable();
+                entries.iter().for_each(|entry| add(entry, fs::metadata(entry).ok()));
+            }
+            add(path, Some(about));
+        }
+        let rested = SystemTime::now().duration_since(newest).is_ok_and(|rested| rested >= TICK);
+        rested.then(|| Stamp(hasher.finish()))
+    }
+}
+
+fn since_epoch(seconds: i64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or_default())
+}
+
 /// Why what is at `path` is not read, if it is not: what to say of it where it looks as if it were meant to be.
 fn why_passed_over(path: &Path) -> Option<Option<(&'static str, &'static str)>> {
     let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
@@ -163,8 +207,13 @@ fn read_stdin() -> Result<String, String> {
     text_of(bytes)
 }
 
-/// The text of a file, or why there is none. A pipe or device would never end.
+/// The text of a file, or why there is none.
 fn read_file(path: &Path) -> Result<String, String> {
+    text_of(read_bytes(path)?)
+}
+
+/// What stands in a file, or why nothing does. A pipe or device would never end.
+pub(super) fn read_bytes(path: &Path) -> Result<Vec<u8>, String> {
     let about = fs::metadata(path).map_err(|error| error.to_string())?;
     if !about.is_file() {
         return Err("it is not a regular file".to_owned());
@@ -172,7 +221,7 @@ fn read_file(path: &Path) -> Result<String, String> {
     if about.len() > MAX_FILE {
         return Err(too_large());
     }
-    text_of(fs::read(path).map_err(|error| error.to_string())?)
+    fs::read(path).map_err(|error| error.to_string())
 }
 
 fn text_of(bytes: Vec<u8>) -> Result<String, String> {

@@ -2,32 +2,25 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use notify::{RecursiveMode, Watcher};
-
-use super::files::Files;
-use super::{Departures, FolderError, on_large_stack};
+use super::files::{Files, Stamp};
+use super::lookout::{Look, Lookout, links};
+use super::{Departures, FolderError, Nudges, on_large_stack};
 use crate::manifest::Manifests;
 use crate::policy::{Options, Policy, compile};
-
-/// A change is looked at when nothing has changed for this long: editors and `kubectl` write in several steps.
-const QUIET: Duration = Duration::from_millis(100);
-/// And at the latest this long after its first step.
-const LATEST: Duration = Duration::from_secs(1);
-/// How often the folder is looked at without being told: some file systems tell nothing.
-const POLL: Duration = Duration::from_secs(10);
 
 /// A folder of manifests, with what was last good in it.
 #[derive(Debug)]
 pub struct Folder {
     /// One folder; to look at once, there may be several, and files.
-    paths: Vec<PathBuf>,
+    pub(super) paths: Vec<PathBuf>,
     options: Options,
     last_good: Option<Manifests>,
     /// Of what was read last: a change that changes nothing is none.
     fingerprint: Option<u64>,
+    /// Of what was read last, too: as long as it is the same, no file is opened.
+    stamp: Option<Stamp>,
     departures: Departures,
 }
 
@@ -42,7 +35,7 @@ impl Folder {
     /// Folders and files as one; `-` is standard input.
     #[must_use]
     pub fn of(paths: Vec<PathBuf>, options: Options) -> Self {
-        Folder { paths, options, last_good: None, fingerprint: None, departures: Departures::default() }
+        Folder { paths, options, last_good: None, fingerprint: None, stamp: None, departures: Departures::default() }
     }
 
     /// Reads and compiles the folder, if anything in it changed since the last time. An object in error keeps its own last
@@ -61,6 +54,7 @@ impl Folder {
             return Ok(None);
         }
         let (last_good, options, departures) = (&self.last_good, &self.options, &mut self.departures);
+        self.fingerprint = None;
         let (manifests, policy) = on_large_stack(|| {
             let mut manifests = files.parse();
             if let Some(last) = last_good {
@@ -76,69 +70,47 @@ impl Folder {
     }
 
     /// Watches the folder for ever, and passes on what it becomes: a new policy, or why there is none.
-    ///
-    /// # Errors
-    ///
-    /// The operating system does not let it be watched.
-    pub fn watch(mut self, mut changed: impl FnMut(Result<Policy, FolderError>)) -> Result<(), FolderError> {
-        let paths = self.paths.clone();
-        let (send, events) = channel();
-        // Each event says only that there is something to look at.
-        let tell = move |_: notify::Result<notify::Event>| {
-            // Nobody listens any more only when the process ends.
-            let _ = send.send(());
-        };
-        let failed = |path: &Path| {
-            let path = path.to_owned();
-            move |error| FolderError::Watch { path, error }
-        };
-        let mut watcher = notify::recommended_watcher(tell).map_err(failed(Path::new("")))?;
-        for path in &paths {
-            watcher.watch(path, RecursiveMode::NonRecursive).map_err(failed(path))?;
-        }
-        let mut failing = false;
+    pub fn watch(mut self, nudges: Nudges, mut changed: impl FnMut(Result<Policy, FolderError>)) {
+        let dirs = |paths: &[PathBuf]| paths.iter().cloned().chain(paths.iter().flat_map(|path| links(path))).collect();
+        let mut lookout = Lookout::new(nudges);
+        // The first time for what changed between the start and the watch.
+        let (mut failing, mut look) = (String::new(), Look::Told);
         loop {
-            // The first time for what changed between the start and the watch.
-            match self.load() {
+            // Before it is read, so that nothing is missed that changes meanwhile.
+            let watched = lookout.watch(&dirs(&self.paths));
+            let loaded = self.look(look);
+            let gone = matches!(loaded, Err(FolderError::Folder { .. } | FolderError::Empty { .. }));
+            match loaded {
                 Ok(None) => {}
                 Ok(Some(policy)) => {
-                    failing = false;
+                    failing.clear();
                     changed(Ok(policy));
                 }
-                // Told once, however often it is tried.
-                Err(error) if !failing => {
-                    failing = true;
-                    changed(Err(error));
+                Err(error) => {
+                    let why = error.to_string();
+                    // Told once, however often it is tried.
+                    if why != failing {
+                        changed(Err(error));
+                    }
+                    failing = why;
                 }
-                Err(_) => {}
             }
-            // A folder that was removed and made anew is another one to the operating system.
-            for path in &paths {
-                let _ = watcher.watch(path, RecursiveMode::NonRecursive);
-            }
-            if !settle(&events) {
-                return Ok(());
-            }
+            let Some(next) = lookout.wait(gone || !watched) else { return };
+            look = next;
         }
     }
-}
 
-/// Waits for events, and until they pause; `false` when there will be none any more.
-fn settle(events: &Receiver<()>) -> bool {
-    match events.recv_timeout(POLL) {
-        Err(RecvTimeoutError::Timeout) => return true,
-        Err(RecvTimeoutError::Disconnected) => return false,
-        Ok(()) => {}
-    }
-    let first = Instant::now();
-    while first.elapsed() < LATEST {
-        match events.recv_timeout(QUIET) {
-            Ok(()) => {}
-            Err(RecvTimeoutError::Timeout) => break,
-            Err(RecvTimeoutError::Disconnected) => return false,
+    /// Loads the folder, unless time alone has passed and the file system says that all is as it was.
+    pub(super) fn look(&mut self, look: Look) -> Result<Option<Policy>, FolderError> {
+        let stamp = Stamp::of(&self.paths);
+        let same = stamp.is_some() && stamp == self.stamp;
+        if look == Look::Due && same && !self.departures.are_due(Instant::now()) {
+            return Ok(None);
         }
+        let loaded = self.load();
+        self.stamp = stamp.filter(|_| loaded.is_ok());
+        loaded
     }
-    true
 }
 
 /// Reads the manifests of `dir`.

@@ -18,8 +18,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kube::Client;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::mpsc::{Receiver, channel};
+use tokio::sync::watch as latest;
 use tokio::time::{Instant, timeout_at};
 
 use self::status::{News, Writer};
@@ -41,7 +42,9 @@ const BACKLOG: usize = 1024;
 /// A cluster, with what was read from it.
 pub struct Kubernetes {
     runtime: Runtime,
-    client: Client,
+    /// With the credentials that were read last.
+    clients: latest::Sender<Client>,
+    server: String,
     options: Options,
     watches: Vec<Arc<Watch>>,
     /// Watched once their labels are asked for.
@@ -49,6 +52,14 @@ pub struct Kubernetes {
     store: Store,
     /// Whether objects are told about themselves.
     statuses: bool,
+}
+
+/// The way for new credentials to a cluster that is watched.
+#[derive(Clone)]
+pub struct Reconnect {
+    runtime: Handle,
+    clients: latest::Sender<Client>,
+    server: String,
 }
 
 // === impl Kubernetes ===
@@ -75,7 +86,14 @@ impl Kubernetes {
         let watches = KINDS.iter().map(|kind| Arc::new(Watch::of(kind, &options)));
         let (mut namespaces, watches): (Vec<_>, Vec<_>) = watches.partition(|watch| watch.kind.name == "Namespace");
         let (namespaces, store) = (namespaces.pop(), Store::new(&server, &watches, clock));
-        Ok(Kubernetes { runtime, client, options, watches, namespaces, store, statuses })
+        let clients = latest::Sender::new(client);
+        Ok(Kubernetes { runtime, clients, server, options, watches, namespaces, store, statuses })
+    }
+
+    #[must_use]
+    pub fn reconnect(&self) -> Reconnect {
+        let (runtime, clients) = (self.runtime.handle().clone(), self.clients.clone());
+        Reconnect { runtime, clients, server: self.server.clone() }
     }
 
     /// What there is before anything was read.
@@ -89,16 +107,25 @@ impl Kubernetes {
         let (send, updates) = channel(BACKLOG);
         let (tell, news) = tokio::sync::watch::channel(News::default());
         if self.statuses {
-            self.runtime.spawn(Writer::new(self.client.clone()).run(news));
+            let write = move |client| Writer::new(client).run(news.clone());
+            self.runtime.spawn(with_each(self.clients.subscribe(), write));
         }
         let follow = |at: usize, watch: Arc<Watch>| {
-            let (outlet, client) = (Outlet { at, updates: send.clone() }, self.client.clone());
-            self.runtime.spawn(async move { watch.follow(&client, &outlet).await });
+            let outlet = Outlet { at, updates: send.clone() };
+            let follow = move |client: Client| {
+                let (watch, outlet) = (Arc::clone(&watch), outlet.clone());
+                async move { watch.follow(&client, &outlet).await }
+            };
+            self.runtime.spawn(with_each(self.clients.subscribe(), follow));
         };
         self.watches.iter().enumerate().for_each(|(at, watch)| follow(at, Arc::clone(watch)));
         // Of no watch.
-        let (outlet, client) = (Outlet { at: usize::MAX, updates: send.clone() }, self.client.clone());
-        self.runtime.spawn(async move { heartbeat(&client, &outlet).await });
+        let outlet = Outlet { at: usize::MAX, updates: send.clone() };
+        let beat = move |client: Client| {
+            let outlet = outlet.clone();
+            async move { heartbeat(&client, &outlet).await }
+        };
+        self.runtime.spawn(with_each(self.clients.subscribe(), beat));
         let mut ready = false;
         let own = own(&mut self.store, updates, |store| {
             if let Some(watch) = self.namespaces.take_if(|_| store.asks_for_labels()) {
@@ -115,6 +142,34 @@ impl Kubernetes {
             changed(policy);
         });
         self.runtime.block_on(own);
+    }
+}
+
+// === impl Reconnect ===
+
+impl Reconnect {
+    /// Watches the cluster with the credentials of `kubeconfig` as they are now: every watch begins anew, and nothing of what was
+    /// read is lost. Waits for the server, for seconds.
+    ///
+    /// # Errors
+    ///
+    /// They cannot be used, and those from before stay in use.
+    pub fn by(&self, kubeconfig: Option<&Path>) -> Result<(), KubernetesError> {
+        let client = self.runtime.block_on(connection::again(kubeconfig, &self.server))?;
+        self.clients.send_replace(client);
+        Ok(())
+    }
+}
+
+/// Does `work` with the latest client, from the beginning whenever there is another.
+async fn with_each<W: Future<Output = ()>>(mut clients: latest::Receiver<Client>, work: impl Fn(Client) -> W) {
+    loop {
+        let client = clients.borrow_and_update().clone();
+        tokio::select! {
+            () = work(client) => return,
+            // Its sender lives as long as this does.
+            changed = clients.changed() => if changed.is_err() { return },
+        }
     }
 }
 

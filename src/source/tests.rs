@@ -2,8 +2,15 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use notify::event::{AccessKind, AccessMode};
+use notify::{EventKind, RecursiveMode, Watcher};
 
 use super::Folder;
+use super::files::Stamp;
+use super::lookout::Look;
 use crate::manifest::{Finding, InForce, Problem};
 use crate::policy::{Options, Policy};
 
@@ -167,4 +174,52 @@ fn what_is_new_and_cannot_be_read_is_shut_though_its_file_was_good() {
     );
     let in_force: Vec<_> = errors(&policy).iter().map(|error| error.in_force).collect();
     assert_eq!(in_force, [Some(InForce::AllShut)]);
+}
+
+/// Files that were opened in `work`, in the folder of `events`: a file that is written afterwards tells that all have been heard of.
+fn opened(dir: &Path, events: &Receiver<notify::Event>, end: &str, work: impl FnOnce()) -> usize {
+    work();
+    fs::write(dir.join(end), "").unwrap();
+    let events = std::iter::from_fn(|| Some(events.recv_timeout(Duration::from_secs(20)).unwrap()));
+    let until = events.take_while(|event| !event.paths.iter().any(|path| path.ends_with(end)));
+    let is_open = |event: &notify::Event| event.kind == EventKind::Access(AccessKind::Open(AccessMode::Any));
+    let is_file = |event: &notify::Event| event.paths.iter().any(|path| path.extension().is_some());
+    until.filter(|event| is_open(event) && is_file(event)).count()
+}
+
+#[test]
+fn a_folder_that_is_as_it_was_is_looked_at_without_opening_a_file() {
+    let mut tour = Tour::read();
+    let started = Instant::now();
+    while Stamp::of(&tour.folder.paths).is_none() {
+        assert!(started.elapsed() < Duration::from_secs(20), "it rests");
+        // What is waited for is time.
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let dir = tour.dir.clone();
+    assert!(tour.folder.look(Look::Told).unwrap().is_none());
+    let (send, events) = channel();
+    let mut watcher =
+        notify::recommended_watcher(move |event: notify::Result<_>| drop(send.send(event.unwrap()))).unwrap();
+    watcher.watch(&dir, RecursiveMode::NonRecursive).unwrap();
+    let due = opened(&dir, &events, "end", || assert!(tour.folder.look(Look::Due).unwrap().is_none()));
+    assert_eq!(due, 0);
+    // Something is another now.
+    let due = opened(&dir, &events, "another-end", || assert!(tour.folder.look(Look::Due).unwrap().is_none()));
+    assert!(due >= 5, "{due}");
+}
+
+#[test]
+fn a_change_of_the_same_size_in_the_same_moment_is_seen() {
+    let mut tour = Tour::read();
+    let path = tour.dir.join("limits.yaml");
+    let text = fs::read_to_string(&path).unwrap();
+    let (from, to) = ("limit: 20, window: 2m", "limit: 21, window: 2m");
+    assert!(text.contains(from));
+    // As long as it is, and within the same moment as far as the file system can tell.
+    for now in [text.replace(from, to), text] {
+        assert!(tour.folder.look(Look::Due).unwrap().is_none());
+        fs::write(&path, now).unwrap();
+        assert!(tour.folder.look(Look::Due).unwrap().is_some());
+    }
 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use crate::support::{Connection, Folder, Process, Tiergate, example, free_port, generous_manifests, get, root, token};
 
@@ -99,6 +100,26 @@ fn the_shipped_configurations_are_valid() {
         assert!(output.status.success(), "{file}: {text}");
         assert!(!text.to_lowercase().contains("deprecated"), "{file}: {text}");
     }
+}
+
+/// A thousand requests at once are a thousand connections to the model, and Envoy waits a second for each.
+#[tokio::test]
+async fn the_model_keeps_a_burst_of_connections_until_it_has_its_turn() {
+    let port = free_port();
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let mut command = Command::new(example("model"));
+    let command = command.args(["--listen", &address.to_string()]).stdout(Stdio::null());
+    let process = Process(command.spawn().unwrap());
+    drop(Connection::open(address).await);
+    let signal = |name: &str| {
+        let sent = Command::new("kill").args(["-s", name, &process.0.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    };
+    signal("STOP");
+    let connect = || std::net::TcpStream::connect_timeout(&address, Duration::from_millis(900));
+    let connections: Vec<_> = (0..500).map_while(|_| connect().ok()).collect();
+    signal("CONT");
+    assert_eq!(connections.len(), 500);
 }
 
 /// The tour, on ports of its own.

@@ -4,6 +4,7 @@ mod access;
 mod away;
 mod changes;
 mod churn;
+mod credentials;
 mod deploy;
 mod namespaces;
 mod outage;

@@ -34,8 +34,12 @@ pub(crate) struct Caller {
 
 impl Caller {
     pub(crate) async fn of(tiergate: &Tiergate, tier: &str, name: &str) -> Self {
-        let channel = Channel::from_shared(format!("http://{}", tiergate.grpc)).unwrap().connect().await.unwrap();
         let token = token(&format!("maas-default-gateway-tier-{tier}"), name, &root("examples/manifests"));
+        Self::with(tiergate, &token).await
+    }
+
+    pub(crate) async fn with(tiergate: &Tiergate, token: &str) -> Self {
+        let channel = Channel::from_shared(format!("http://{}", tiergate.grpc)).unwrap().connect().await.unwrap();
         Caller { client: AuthorizationClient::new(channel), authorization: format!("Bearer {token}") }
     }
 

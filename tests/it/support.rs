@@ -65,17 +65,25 @@ impl Drop for Folder {
 }
 
 /// One pair of keys for all tests.
-pub(crate) static KEYS: LazyLock<Folder> = LazyLock::new(|| {
+pub(crate) static KEYS: LazyLock<Folder> = LazyLock::new(keys);
+
+/// A pair of keys.
+pub(crate) fn keys() -> Folder {
     let folder = Folder::new();
     let status = Command::new(TIERGATE).args(["token", "keys"]).arg(&folder.0).stdout(Stdio::null()).status().unwrap();
     assert!(status.success());
     folder
-});
+}
 
 pub(crate) fn token(namespace: &str, name: &str, manifests: &Path) -> String {
+    token_by(&KEYS, namespace, name, manifests)
+}
+
+/// Signed by the key of `keys`.
+pub(crate) fn token_by(keys: &Folder, namespace: &str, name: &str, manifests: &Path) -> String {
     let mut command = Command::new(TIERGATE);
     command.args(["token", "create", name, "-n", namespace, "--audience", "maas-default-gateway-sa"]);
-    command.arg("--signing-key").arg(KEYS.0.join("signing-key.pem")).arg("--manifests").arg(manifests);
+    command.arg("--signing-key").arg(keys.0.join("signing-key.pem")).arg("--manifests").arg(manifests);
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
@@ -130,8 +138,18 @@ impl Tiergate {
         Self::start_with(0, Command::new(TIERGATE), manifests, flags)
     }
 
-    fn start_with(port: u16, mut command: Command, manifests: &Path, flags: &[&str]) -> Self {
-        command.arg("serve").arg("--manifests").arg(manifests).arg("--jwks").arg(KEYS.0.join("jwks.json"));
+    fn start_with(port: u16, command: Command, manifests: &Path, flags: &[&str]) -> Self {
+        Self::start_by(port, command, (manifests, &KEYS.0.join("jwks.json")), flags)
+    }
+
+    /// With keys of its own.
+    pub(crate) fn start_verifying(manifests: &Path, jwks: &Path, flags: &[&str]) -> Self {
+        let flags = [&["--grant-from-annotation"], flags].concat();
+        Self::start_by(0, Command::new(TIERGATE), (manifests, jwks), &flags)
+    }
+
+    fn start_by(port: u16, mut command: Command, (manifests, jwks): (&Path, &Path), flags: &[&str]) -> Self {
+        command.arg("serve").arg("--manifests").arg(manifests).arg("--jwks").arg(jwks);
         Self::serve(port, command, flags)
     }
 
