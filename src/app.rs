@@ -208,7 +208,8 @@ async fn run(
     let mut served = tokio::task::JoinSet::new();
     if let Some(admin) = admin {
         let pages = AdminPages { gate: Arc::clone(&gate) };
-        served.spawn(http::serve(admin, admin::router(pages), closed.clone()));
+        let router = admin::router(pages, admin.local_addr()?);
+        served.spawn(http::serve(admin, router, closed.clone()));
     }
     served.spawn(http::serve(http, http::router(pages), closed));
     tokio::select! {

@@ -265,27 +265,33 @@ impl Answer {
 }
 
 pub(crate) async fn get(address: SocketAddr, path: &str) -> Answer {
-    Connection::open(address).await.send("GET", path, &[], "").await
+    Connection::of_pages(address).await.send("GET", path, &[], "").await
 }
 
 pub(crate) async fn post(address: SocketAddr, path: &str, body: &str) -> Answer {
-    Connection::open(address).await.send("POST", path, &[("content-type", "application/json")], body).await
+    Connection::of_pages(address).await.send("POST", path, &[("content-type", "application/json")], body).await
 }
 
 /// One HTTP/1.1 connection, kept alive. It sends paths as they are, which HTTP libraries do not.
 pub(crate) struct Connection {
     pub(crate) stream: TcpStream,
     buffer: Vec<u8>,
+    host: String,
 }
 
 impl Connection {
+    /// Of somebody who asks for a page by the address that it is at, and not for a model.
+    pub(crate) async fn of_pages(address: SocketAddr) -> Self {
+        Connection { host: address.to_string(), ..Self::open(address).await }
+    }
+
     pub(crate) async fn open(address: SocketAddr) -> Self {
         let started = Instant::now();
         loop {
             match TcpStream::connect(address).await {
                 Ok(stream) => {
                     stream.set_nodelay(true).unwrap();
-                    return Connection { stream, buffer: Vec::new() };
+                    return Connection { stream, buffer: Vec::new(), host: "models.example.com".to_owned() };
                 }
                 Err(error) if started.elapsed() > PATIENCE => panic!("{address}: {error}"),
                 // Nothing tells when another process listens; its port does not answer before.
@@ -295,7 +301,7 @@ impl Connection {
     }
 
     pub(crate) async fn send(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
-        let mut request = format!("{method} {path} HTTP/1.1\r\nhost: models.example.com\r\n");
+        let mut request = format!("{method} {path} HTTP/1.1\r\nhost: {}\r\n", self.host);
         for (name, value) in headers {
             request.push_str(&format!("{name}: {value}\r\n"));
         }
