@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::hash::Hash;
 use std::io;
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use crate::access::{AccessMode, AccessReviews};
 use crate::apiserver::{ApiMetrics, ApiServer, Budget, KubernetesError};
 use crate::args::{self, LogArgs, LogFormat, Serve};
-use crate::gate::{Gate, Settings};
+use crate::gate::{EnforceLimits, Gate, Settings};
 use crate::identity::{Authority, AuthorityError, ClusterReview, Identities, Remember};
 use crate::limit::{Clock, Limits, Memory};
 use crate::listen::admin::{self, AdminPages};
@@ -96,6 +97,22 @@ fn tell_settings(args: &Serve) {
     args::unknown(names).iter().for_each(|variable| tracing::warn!("{variable}"));
     if args.shadow {
         tracing::warn!("--shadow: every request is let through, whatever the policies say");
+    }
+    if args.enforce_limits == EnforceLimits::Rls {
+        tell_trust(args.listen_grpc);
+    }
+}
+
+/// Check knows who calls, and the second call only repeats it: nothing tells the gateway's word from another's.
+fn tell_trust(address: SocketAddr) {
+    const WHO: &str =
+        "--enforce-limits rls: whoever reaches the gRPC port is believed, and can spend any caller's limits";
+    if address.ip().to_canonical().is_loopback() {
+        tracing::info!(listen.grpc = %address, remedy = "keep it on loopback", "{WHO}");
+    } else {
+        let remedy =
+            "let only the gateway reach it: on loopback, by a NetworkPolicy as in deploy/base, or by a mesh's mTLS";
+        tracing::warn!(listen.grpc = %address, remedy, "{WHO}");
     }
 }
 

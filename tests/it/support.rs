@@ -105,6 +105,8 @@ pub(crate) struct Tiergate {
     pub(crate) grpc: SocketAddr,
     pub(crate) http: SocketAddr,
     pub(crate) admin: SocketAddr,
+    /// What it said before it served.
+    pub(crate) told: Vec<serde_json::Value>,
     pub(crate) log: mpsc::Receiver<String>,
 }
 
@@ -153,14 +155,16 @@ impl Tiergate {
             }
         });
         let process = Process(child);
+        let mut told = Vec::new();
         loop {
             let line = log.recv_timeout(PATIENCE).expect("tiergate says that it serves");
             let Ok(line) = serde_json::from_str::<serde_json::Value>(&line) else { panic!("not JSON: {line}") };
             if line["message"] == "serving" {
                 let address = |name: &str| line[name].as_str().unwrap().parse().unwrap();
                 let [grpc, http, admin] = ["listen.grpc", "listen.http", "listen.admin"].map(address);
-                return Tiergate { process, grpc, http, admin, log };
+                return Tiergate { process, grpc, http, admin, told, log };
             }
+            told.push(line);
         }
     }
 
