@@ -28,7 +28,7 @@ use crate::listen::http::{self, Pages};
 use crate::listen::rate_limit::RateLimit;
 use crate::listen::{Services, Workers, bind};
 use crate::manifest::Problem;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Port};
 use crate::policy::{Options, Policies, Policy};
 use crate::respond::Style;
 use crate::source::{Folder, FolderError, Kubernetes, Source};
@@ -211,8 +211,9 @@ async fn run(
     let (stop, stopped) = watch::channel(false);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = Workers::start(args.workers.map_or(cores, NonZeroUsize::get), &services, &stopped)?;
-    let mut acceptor = Workers::acceptor(grpc)?;
+    let mut acceptor = Workers::acceptor(grpc, metrics.ports.clone())?;
     let (serving, stopping) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let ports = metrics.ports.clone();
     let pages =
         Pages { gate: Arc::clone(&gate), metrics, serving: Arc::clone(&serving), stopping: Arc::clone(&stopping) };
     tracing::info!(
@@ -226,9 +227,9 @@ async fn run(
     if let Some(admin) = admin {
         let pages = AdminPages { gate: Arc::clone(&gate) };
         let router = admin::router(pages, admin.local_addr()?);
-        served.spawn(http::serve(admin, router, closed.clone()));
+        served.spawn(http::serve(admin, Port::Admin, router, ports.clone(), closed.clone()));
     }
-    served.spawn(http::serve(http, http::router(pages), closed));
+    served.spawn(http::serve(http, Port::Http, http::router(pages), ports, closed));
     tokio::select! {
         () = workers.accept(&mut acceptor) => {}
         () = probe(&workers, &gate, &health, &serving) => {}

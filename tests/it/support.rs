@@ -212,8 +212,17 @@ impl Tiergate {
 
     /// Resident memory in KiB.
     pub(crate) fn memory(&self) -> u64 {
+        self.status("VmRSS:")
+    }
+
+    /// The most resident memory that it ever had, in KiB.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        self.status("VmHWM:")
+    }
+
+    fn status(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.0.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("the process lives");
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("the process lives");
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
