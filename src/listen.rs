@@ -111,30 +111,27 @@ pub struct Workers(Vec<Worker>);
 /// The address is in use, or not ours; the message says which.
 pub fn bind(address: SocketAddr) -> io::Result<StdListener> {
     let everywhere = address.is_ipv6() && address.ip().is_unspecified();
-    let bound = match everywhere {
-        true => listen_on_both(address),
-        false => StdListener::bind(address),
-    };
-    let bound = bound.or_else(|error| {
+    let bound = listen(address).or_else(|error| {
         if !everywhere || error.raw_os_error() != Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()) {
             return Err(error);
         }
         tracing::warn!(%address, "there is no IPv6 here; listening for IPv4 alone");
-        StdListener::bind((Ipv4Addr::UNSPECIFIED, address.port()))
+        listen(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port()))
     });
-    let listener =
-        bound.map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
+    bound.map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))
 }
 
-fn listen_on_both(address: SocketAddr) -> io::Result<StdListener> {
-    let socket = Socket::new(Domain::IPV6, Type::STREAM, None)?;
-    socket.set_only_v6(false)?;
-    // As the standard library does.
+fn listen(address: SocketAddr) -> io::Result<StdListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    if address.is_ipv6() && address.ip().is_unspecified() {
+        socket.set_only_v6(false)?;
+    }
+    // As the standard library does, but for the backlog: its 128 are fewer than come at once when something is wrong, and who is
+    // dropped tries again after a second, which is as long as a probe waits.
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
     Ok(socket.into())
 }
 

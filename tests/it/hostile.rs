@@ -68,6 +68,8 @@ cases! {
     slow::a_body_that_is_not_finished_is_refused,
     places::one_address_has_half_of_the_places_and_they_come_back,
     places::a_new_gateway_is_served_beside_connections_that_fill_every_place,
+    places::probes_are_answered_beside_connections_that_trickle,
+    places::who_was_answered_stays_beside_connections_that_ask_for_nothing,
     unfinished::a_thousand_messages_without_their_last_byte_take_little_memory,
     unfinished::ten_thousand_calls_that_say_nothing_take_little_memory,
     unfinished::a_thousand_checks_in_flight_are_all_decided,

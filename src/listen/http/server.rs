@@ -26,8 +26,10 @@ use crate::listen::acceptor::Acceptor;
 use crate::listen::places::{Bounds, Place};
 use crate::metrics::{Port, PortMetrics};
 
-/// Connections at one time: of probes, a scraper or two, people, and maas-api's clients.
-const BOUNDS: Bounds = Bounds { all: 256, of_one: 128, idle: Duration::MAX };
+/// Connections at one time: of probes, a scraper or two, people, and maas-api's clients. Who comes always gets a place, since a
+/// probe cannot be told from others before its head is read: the idlest goes for it, and of those that were not answered
+/// yet, the oldest. A probe asks at once, and so is answered before it is the oldest of many.
+const BOUNDS: Bounds = Bounds { all: 256, of_one: 128, idle: Duration::ZERO };
 /// How long a request's head may take, and how long a connection may say nothing between two requests.
 const HEAD: Duration = Duration::from_secs(5);
 /// How long its body and its answer may take together.
@@ -59,6 +61,8 @@ pub async fn serve(
         tokio::select! {
             (stream, place) = acceptor.accept() => {
                 served.spawn(converse(stream, place, router.clone(), stop.clone()));
+                // It is looked at before the next is accepted, so that in a flood of them who asks at once is answered.
+                tokio::task::yield_now().await;
             }
             Some(_) = served.join_next() => {}
             _ = stop.changed() => break,

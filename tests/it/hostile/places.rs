@@ -1,13 +1,17 @@
 //! Peers that take up connections.
 
+use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 use tonic::codegen::Bytes;
 
 use crate::h2::{BOUND, GOAWAY, H2, answered, connect_from, head};
-use crate::support::{TIERGATE, Tiergate, get};
+use crate::support::{Connection, TIERGATE, Tiergate, get};
 
 use super::World;
 
@@ -108,4 +112,80 @@ pub(super) async fn a_new_gateway_is_served_beside_connections_that_fill_every_p
     used.check().await.unwrap();
     newcomer.check().await.unwrap();
     assert_eq!(get(tiergate.http, "/livez").await.status, 200, "the pages have their own bound");
+}
+
+/// Sends a byte now and then, and comes again where it is closed.
+async fn trickle(address: SocketAddr, opening: &'static str, first: Duration) {
+    let mut buffer = [0; 1024];
+    tokio::time::sleep(first).await;
+    loop {
+        if let Ok(mut stream) = TcpStream::connect(address).await {
+            let _ = stream.write_all(opening.as_bytes()).await;
+            // Until it is closed.
+            while !matches!(tokio::time::timeout(PACE, stream.read(&mut buffer)).await, Ok(Ok(0) | Err(_))) {
+                if stream.write_all(b"a").await.is_err() {
+                    break;
+                }
+            }
+        }
+        tokio::time::sleep(PACE).await;
+    }
+}
+
+/// How often somebody who trickles sends a byte, or comes again.
+const PACE: Duration = Duration::from_millis(500);
+
+/// The slowest of these probes, on a thread of their own: a kubelet does not wait for the attack.
+async fn slowest_probe(address: SocketAddr, rounds: usize) -> Duration {
+    let probing = move || {
+        let mut slowest = Duration::ZERO;
+        for page in ["/livez", "/readyz"].iter().cycle().take(2 * rounds) {
+            let asked = Instant::now();
+            let mut stream = std::net::TcpStream::connect(address).unwrap();
+            stream.set_read_timeout(Some(BOUND)).unwrap();
+            stream
+                .write_all(format!("GET {page} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").as_bytes())
+                .unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            assert!(answer.starts_with("HTTP/1.1 200 OK"), "{page}: {answer}");
+            slowest = slowest.max(asked.elapsed());
+        }
+        slowest
+    };
+    tokio::task::spawn_blocking(probing).await.unwrap()
+}
+
+pub(super) async fn probes_are_answered_beside_connections_that_trickle(world: &World) {
+    const HEAD: &str = "GET /livez HTTP/1.1\r\nhost: a\r\nx-a: ";
+    const BODY: &str = "POST /v1/tiers/lookup HTTP/1.1\r\nhost: a\r\ncontent-length: 100000\r\n\r\n{";
+    for opening in [HEAD, BODY] {
+        for number in [256, 1000] {
+            let tiergate = Tiergate::start(&world.manifests.0, &[]);
+            let mut attack = JoinSet::new();
+            for at in 0..number {
+                attack.spawn(trickle(tiergate.http, opening, PACE * at / number));
+            }
+            // They fill all places that one address can have, and are closed for each other.
+            let displaced = async || tiergate.metric("tiergate_connections_displaced_total", "http").await;
+            let full = async { while displaced().await < 100 {} };
+            tokio::time::timeout(BOUND, full).await.expect("they fill their places");
+            let slowest = slowest_probe(tiergate.http, 20).await;
+            println!("{number} that trickle: the slowest probe took {slowest:?}");
+            assert!(slowest < Duration::from_secs(1), "{number}: {slowest:?}");
+        }
+    }
+}
+
+/// A scraper that keeps its connection is not closed for connections that ask for nothing.
+pub(super) async fn who_was_answered_stays_beside_connections_that_ask_for_nothing(world: &World) {
+    let tiergate = Tiergate::start(&world.manifests.0, &[]);
+    let mut scraper = Connection::of_pages(tiergate.http).await;
+    assert_eq!(scraper.send("GET", "/metrics", &[], "").await.status, 200);
+    let mut silent = Vec::new();
+    for _ in 0..300 {
+        silent.push(Connection::open(tiergate.http).await);
+    }
+    assert!(tiergate.metric("tiergate_connections_displaced_total", "http").await > 150);
+    assert_eq!(scraper.send("GET", "/metrics", &[], "").await.status, 200);
 }
