@@ -90,17 +90,10 @@ impl AsyncWrite for Connection {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.poll_limit(cx)?;
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
-    }
-
+    /// No: h2 would write an answer of 256 bytes or more with a system call of its own, without copying it. So it copies those below
+    /// 1,024 bytes, and what is answered at one time is written together.
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        false
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -220,6 +220,15 @@ impl Tiergate {
         self.status("VmHWM:")
     }
 
+    /// The time that its threads ran, in steps of a hundredth of a second.
+    pub(crate) fn cpu(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.0.id())).unwrap();
+        // The name, in brackets, may hold anything; `utime` and `stime` are the 12th and 13th after it.
+        let after = stat.rsplit_once(')').unwrap().1;
+        let ticks: u64 = after.split_whitespace().skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum();
+        Duration::from_millis(ticks * 10)
+    }
+
     fn status(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.0.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("the process lives");
