@@ -24,7 +24,7 @@ use tiergate::limit::Clock;
 use tiergate::listen::ext_authz::to_request;
 use tiergate::listen::rate_limit::RateLimit;
 use tiergate::listen::{Services, Workers, bind};
-use tiergate::metrics::Metrics;
+use tiergate::metrics::{Metrics, PortMetrics};
 use tiergate::respond::{Style, check_response};
 
 mod support;
@@ -74,7 +74,8 @@ fn serve(runtime: &tokio::runtime::Runtime, gate: &Arc<Gate>) -> (SocketAddr, to
     let workers = Workers::start(1, &services, &stopped).expect("a worker");
     let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port");
     let address = listener.local_addr().expect("an address");
-    runtime.spawn(async move { workers.accept(&mut Workers::acceptor(listener).expect("a listener")).await });
+    let acceptor = move || Workers::acceptor(listener, PortMetrics::default()).expect("a listener");
+    runtime.spawn(async move { workers.accept(&mut acceptor()).await });
     (address, stop)
 }
 

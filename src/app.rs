@@ -4,6 +4,7 @@ mod files;
 mod publisher;
 
 use std::io;
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,7 +25,7 @@ use self::publisher::{Publisher, Told};
 use crate::access::{AccessMode, AccessReviews};
 use crate::apiserver::{ApiMetrics, ApiServer, Budget, KubernetesError};
 use crate::args::{self, LogArgs, LogFormat, Serve, log_directives};
-use crate::gate::{Gate, Settings};
+use crate::gate::{EnforceLimits, Gate, Settings};
 use crate::identity::{Authority, AuthorityError, ClusterReview, Identities, Remember};
 use crate::limit::{Clock, Limits, Memory};
 use crate::listen::admin::{self, AdminPages};
@@ -32,7 +33,7 @@ use crate::listen::ext_authz::ExtAuthz;
 use crate::listen::http::{self, Pages};
 use crate::listen::rate_limit::RateLimit;
 use crate::listen::{Services, Workers, bind};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Port};
 use crate::policy::{Options, Policies, Policy};
 use crate::respond::Style;
 use crate::source::{Folder, FolderError, Kubernetes, NamedFile, Nudge, Nudges, Source};
@@ -113,6 +114,22 @@ fn tell_settings(args: &Serve) {
     args::unknown(names).iter().for_each(|variable| tracing::warn!("{variable}"));
     if args.shadow {
         tracing::warn!("--shadow: every request is let through, whatever the policies say");
+    }
+    if args.enforce_limits == EnforceLimits::Rls {
+        tell_trust(args.listen_grpc);
+    }
+}
+
+/// Check knows who calls, and the second call only repeats it: nothing tells the gateway's word from another's.
+fn tell_trust(address: SocketAddr) {
+    const WHO: &str =
+        "--enforce-limits rls: whoever reaches the gRPC port is believed, and can spend any caller's limits";
+    if address.ip().to_canonical().is_loopback() {
+        tracing::info!(listen.grpc = %address, remedy = "keep it on loopback", "{WHO}");
+    } else {
+        let remedy =
+            "let only the gateway reach it: on loopback, by a NetworkPolicy as in deploy/base, or by a mesh's mTLS";
+        tracing::warn!(listen.grpc = %address, remedy, "{WHO}");
     }
 }
 
@@ -203,8 +220,9 @@ async fn run(args: &Serve, gate: Arc<Gate>, clock: Clock, metrics: Arc<Metrics>)
     let (stop, stopped) = watch::channel(false);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = Workers::start(args.workers.map_or(cores, NonZeroUsize::get), &services, &stopped)?;
-    let mut acceptor = Workers::acceptor(grpc)?;
+    let mut acceptor = Workers::acceptor(grpc, metrics.ports.clone())?;
     let (serving, stopping) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let ports = metrics.ports.clone();
     let pages =
         Pages { gate: Arc::clone(&gate), metrics, serving: Arc::clone(&serving), stopping: Arc::clone(&stopping) };
     tracing::info!(
@@ -217,9 +235,10 @@ async fn run(args: &Serve, gate: Arc<Gate>, clock: Clock, metrics: Arc<Metrics>)
     let mut served = tokio::task::JoinSet::new();
     if let Some(admin) = admin {
         let pages = AdminPages { gate: Arc::clone(&gate) };
-        served.spawn(http::serve(admin, admin::router(pages), closed.clone()));
+        let router = admin::router(pages, admin.local_addr()?);
+        served.spawn(http::serve(admin, Port::Admin, router, ports.clone(), closed.clone()));
     }
-    served.spawn(http::serve(http, http::router(pages), closed));
+    served.spawn(http::serve(http, Port::Http, http::router(pages), ports, closed));
     tokio::select! {
         () = workers.accept(&mut acceptor) => {}
         () = probe(&workers, &gate, &health, &serving) => {}

@@ -8,7 +8,10 @@ pub mod admin;
 mod connection;
 pub mod ext_authz;
 pub mod http;
+mod places;
 pub mod rate_limit;
+mod unfinished;
+mod untold;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
@@ -21,19 +24,32 @@ use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_service_server::R
 use socket2::{Domain, Socket, Type};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Handle};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio_stream::StreamExt;
-use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::server::Router;
+use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 
 pub use self::acceptor::Acceptor;
 use self::connection::Connection;
 use self::ext_authz::ExtAuthz;
+use self::places::{Bounds, Place};
 use self::rate_limit::RateLimit;
+use self::unfinished::Unfinished;
+use crate::metrics::{Port, PortMetrics, Refusal};
 
-/// A CheckRequest of Envoy is a few KiB; more than this is an attack or a misconfigured body limit. What arrives and is not
-/// read yet is bounded by HTTP/2's windows: hyper's 1 MiB for each connection.
-const MAX_MESSAGE: usize = 1024 * 1024;
+/// A CheckRequest of Envoy is a few KiB, and with all the headers that Envoy takes (60 KiB) about 70; more than this is an
+/// attack or a misconfigured body limit.
+const MAX_MESSAGE: usize = 256 * 1024;
+/// Of all messages together that are not whole; the allocator takes up to twice as much. A thousand Checks of 4 KiB that all are in
+/// pieces at once take 16 MiB of it, as each counts for its call too; Envoy sends them whole, and then they take nothing.
+const MAX_UNFINISHED: usize = 24 * 1024 * 1024;
+/// Of what arrives and is not read yet (HTTP/2's windows), of one call: most messages come at once.
+const STREAM_WINDOW: u32 = 64 * 1024;
+/// And of one connection: hyper's default, written down. Half of it is what h2 lets small pieces take up before it ends the
+/// connection, 256 bytes each; a peer that has to wait for the window sends such pieces, and one of every call has to fit.
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// How long a call may take, its message included: without a bound, one that is never finished would be kept as long as its
 /// connection. The caller's own deadline (`grpc-timeout`) holds where it is shorter. An answer that is a stream is
 /// not bounded by it once it began.
@@ -53,8 +69,13 @@ const MAX_LOCAL_RESETS: usize = 1024;
 const MAX_AGE: Duration = Duration::from_secs(300);
 const AGE_GRACE: Duration = Duration::from_secs(30);
 /// Connections at one time. A gateway has a few for each of its threads; far more is an attack, and costs memory. More wait
-/// for nothing: they are closed as they come. (The kernel holds up to 128 that were not accepted yet, as std asks it to.)
+/// for nothing: they are closed as they come, unless one that is idle can be asked to go.
 const MAX_CONNECTIONS: usize = 4096;
+/// One address may have half of them: many gateways can be behind one (a NAT, a node), and none keeps out all others.
+const ONE_ADDRESS: usize = 2;
+/// How long a connection that made a call is let be where places are short. A gateway that serves anybody calls more often, and
+/// one that does not comes back.
+const IDLE: Duration = Duration::from_secs(5);
 /// How often a peer that says nothing is pinged, and how long it has to answer.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
 /// Evaluating an expression recurses; debug builds need more than the 2 MiB that threads get.
@@ -71,7 +92,7 @@ pub struct Services {
 }
 
 /// A connection on its way to a worker, with its place among the allowed ones.
-type Accepted = (StdStream, OwnedSemaphorePermit);
+type Accepted = (StdStream, Place);
 
 /// One thread that answers gRPC.
 struct Worker {
@@ -90,30 +111,27 @@ pub struct Workers(Vec<Worker>);
 /// The address is in use, or not ours; the message says which.
 pub fn bind(address: SocketAddr) -> io::Result<StdListener> {
     let everywhere = address.is_ipv6() && address.ip().is_unspecified();
-    let bound = match everywhere {
-        true => listen_on_both(address),
-        false => StdListener::bind(address),
-    };
-    let bound = bound.or_else(|error| {
+    let bound = listen(address).or_else(|error| {
         if !everywhere || error.raw_os_error() != Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()) {
             return Err(error);
         }
         tracing::warn!(%address, "there is no IPv6 here; listening for IPv4 alone");
-        StdListener::bind((Ipv4Addr::UNSPECIFIED, address.port()))
+        listen(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port()))
     });
-    let listener =
-        bound.map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
+    bound.map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))
 }
 
-fn listen_on_both(address: SocketAddr) -> io::Result<StdListener> {
-    let socket = Socket::new(Domain::IPV6, Type::STREAM, None)?;
-    socket.set_only_v6(false)?;
-    // As the standard library does.
+fn listen(address: SocketAddr) -> io::Result<StdListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    if address.is_ipv6() && address.ip().is_unspecified() {
+        socket.set_only_v6(false)?;
+    }
+    // As the standard library does, but for the backlog: its 128 are fewer than come at once when something is wrong, and who is
+    // dropped tries again after a second, which is as long as a probe waits.
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
     Ok(socket.into())
 }
 
@@ -129,7 +147,8 @@ impl Workers {
     ///
     /// The operating system gives no thread.
     pub fn start(count: usize, services: &Services, stop: &watch::Receiver<bool>) -> io::Result<Self> {
-        let worker = |number| Worker::start(number, services.clone(), stop.clone());
+        let unfinished = Arc::new(Unfinished::new(MAX_UNFINISHED, services.ext_authz.metrics.ports.clone()));
+        let worker = |number| Worker::start(number, services, &unfinished, stop.clone());
         (0..count.max(1)).map(worker).collect::<io::Result<_>>().map(Workers)
     }
 
@@ -138,9 +157,10 @@ impl Workers {
     /// # Errors
     ///
     /// The listener cannot be used by this runtime.
-    pub fn acceptor(listener: StdListener) -> io::Result<Acceptor> {
+    pub fn acceptor(listener: StdListener, metrics: PortMetrics) -> io::Result<Acceptor> {
         // A connection is an open file; half of them is for the pages, the manifests and whatever else.
-        Acceptor::new(listener, MAX_CONNECTIONS.min(crate::process::open_files() / 2))
+        let all = MAX_CONNECTIONS.min(crate::process::open_files() / 2);
+        Acceptor::new(listener, Port::Grpc, Bounds { all, of_one: all.div_ceil(ONE_ADDRESS), idle: IDLE }, metrics)
     }
 
     /// Accepts connections, and hands them to the workers in turn, until the future is dropped.
@@ -155,7 +175,7 @@ impl Workers {
                 .into_std()
                 .is_ok_and(|stream| worker.is_some_and(|worker| worker.connections.try_send((stream, place)).is_ok()));
             if !handed {
-                acceptor.refused("their worker does not take any");
+                acceptor.refused(Refusal::Worker, "their worker does not take any");
             }
         }
     }
@@ -193,42 +213,78 @@ impl Workers {
 // === impl Worker ===
 
 impl Worker {
-    fn start(number: usize, services: Services, mut stop: watch::Receiver<bool>) -> io::Result<Self> {
+    fn start(
+        number: usize,
+        services: &Services,
+        unfinished: &Arc<Unfinished>,
+        stop: watch::Receiver<bool>,
+    ) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (connections, incoming) = mpsc::channel::<Accepted>(QUEUE);
-        let serve = move || {
-            // Of 16 workers, each a different part of a tenth of the age.
-            let age = MAX_AGE + MAX_AGE / 160 * u32::try_from(number % 16).unwrap_or(0);
-            let incoming = ReceiverStream::new(incoming).map(move |(stream, place)| {
-                stream.set_nodelay(true)?;
-                Ok(Connection::new(TcpStream::from_std(stream)?, place, age + AGE_GRACE))
-            });
-            let stopped = async move {
-                // An error means that the sender is gone, which is a stop too.
-                let _ = stop.changed().await;
-            };
-            let ended = runtime.block_on(server(services, incoming, age, stopped));
-            if let Err(error) = ended {
-                tracing::error!(%error, "a worker ended");
-            }
-        };
+        // Of 16 workers, each a different part of a tenth of the age.
+        let age = MAX_AGE + MAX_AGE / 160 * u32::try_from(number % 16).unwrap_or(0);
+        let router = router(services, unfinished, age);
+        let serve = move || runtime.block_on(serve(router, incoming, age + AGE_GRACE, stop));
         let thread = std::thread::Builder::new().name(format!("worker-{number}")).stack_size(STACK).spawn(serve)?;
         Ok(Worker { runtime: handle, connections, thread })
     }
 }
 
-async fn server(
-    services: Services,
-    incoming: impl tokio_stream::Stream<Item = io::Result<Connection>>,
-    age: Duration,
-    stopped: impl Future<Output = ()>,
-) -> Result<(), tonic::transport::Error> {
-    let health =
-        tonic_health::pb::health_server::HealthServer::new(HealthService::from_health_reporter(services.health));
-    let authorization = AuthorizationServer::from_arc(services.ext_authz).max_decoding_message_size(MAX_MESSAGE);
-    let rate_limit = RateLimitServiceServer::from_arc(services.rate_limit).max_decoding_message_size(MAX_MESSAGE);
+/// Serves connections until `stop` changes, and then what is in flight on them. None lives longer than `lifetime`.
+async fn serve(
+    router: Router,
+    mut incoming: mpsc::Receiver<Accepted>,
+    lifetime: Duration,
+    mut stop: watch::Receiver<bool>,
+) {
+    let (go, going) = watch::channel(());
+    let mut served = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = incoming.recv() => match accepted {
+                Some((stream, place)) => drop(served.spawn(converse(router.clone(), stream, place, lifetime, going.clone()))),
+                None => break,
+            },
+            // An error means that the sender is gone, which is a stop too.
+            _ = stop.changed() => break,
+            Some(_) = served.join_next() => {}
+        }
+    }
+    drop((incoming, go));
+    while served.join_next().await.is_some() {}
+}
+
+/// One connection, to its end. tonic asks it to go at its age; here it is asked when another needs its place, or all have to go.
+async fn converse(router: Router, stream: StdStream, place: Place, lifetime: Duration, mut going: watch::Receiver<()>) {
+    let connected = stream.set_nodelay(true).and_then(|()| TcpStream::from_std(stream));
+    // Whose socket is gone already has nothing to say.
+    let Ok(stream) = connected else { return };
+    let seat = Arc::clone(place.seat());
+    let connection = Connection::new(stream, place, lifetime);
+    let go = async move {
+        tokio::select! {
+            () = seat.over() => {}
+            _ = going.changed() => {}
+        }
+    };
+    // No end, so that the server does not ask its only connection to go at once.
+    let incoming = tokio_stream::once(Ok::<_, io::Error>(connection)).chain(tokio_stream::pending());
+    if let Err(error) = router.serve_with_incoming_shutdown(incoming, go).await {
+        tracing::error!(%error, "a connection could not be served");
+    }
+}
+
+fn router(services: &Services, unfinished: &Arc<Unfinished>, age: Duration) -> Router {
+    let health = HealthServer::new(HealthService::from_health_reporter(services.health.clone()))
+        .max_decoding_message_size(MAX_MESSAGE);
+    let authorization =
+        AuthorizationServer::from_arc(Arc::clone(&services.ext_authz)).max_decoding_message_size(MAX_MESSAGE);
+    let rate_limit =
+        RateLimitServiceServer::from_arc(Arc::clone(&services.rate_limit)).max_decoding_message_size(MAX_MESSAGE);
     tonic::transport::Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(MAX_STREAMS)
         .http2_max_header_list_size(MAX_HEADERS)
         .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
@@ -238,11 +294,9 @@ async fn server(
         .max_connection_age(age)
         .http2_keepalive_interval(Some(KEEPALIVE.0))
         .http2_keepalive_timeout(Some(KEEPALIVE.1))
-        .add_service(health)
-        .add_service(authorization)
-        .add_service(rate_limit)
-        .serve_with_incoming_shutdown(incoming, stopped)
-        .await
+        .add_service(unfinished.count(health))
+        .add_service(unfinished.count(authorization))
+        .add_service(unfinished.count(rate_limit))
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 //! prometheus-client rather than prometheus: the latter has had no release since early 2025. Counters on the path of a
 //! request are looked up once, at the start.
 
+mod ports;
+
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::sync::Arc;
@@ -15,6 +17,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+
+pub use self::ports::{Port, PortMetrics, Refusal};
 
 use crate::access::AccessSource;
 use crate::apiserver::ApiMetrics;
@@ -29,6 +33,8 @@ use crate::usage::{Settlement, Usage};
 pub struct Metrics {
     /// Of calls of the API server.
     pub api: ApiMetrics,
+    /// Of what peers are refused at the ports.
+    pub ports: PortMetrics,
     registry: Registry,
     allowed: Counter,
     /// One for each [`Code`], in the order of [`Code::ALL`].
@@ -157,6 +163,7 @@ impl Metrics {
         };
         let metrics = Metrics {
             api: ApiMetrics::default(),
+            ports: PortMetrics::default(),
             allowed: counter(DecisionLabels { outcome: "allowed", reason: "" }),
             refused: (Code::ALL.iter())
                 .map(|code| counter(DecisionLabels { outcome: outcome(*code), reason: code.as_str() }))
@@ -200,6 +207,7 @@ impl Metrics {
     fn registered(mut self) -> Self {
         let r = &mut self.registry;
         self.api.register(r);
+        self.ports.register(r);
         let help = "Access of which RBAC in process and the API server say different things (--access both)";
         r.register("access_disagreements", help, self.disagreements.clone());
         let help = "Decisions that rest on what was known, since the API server is away";

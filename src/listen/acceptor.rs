@@ -1,104 +1,93 @@
-//! A listening socket with a bound on its connections, for both servers.
+//! A listening socket with bounds on its connections, for every port.
 
 use std::io;
-use std::net::TcpListener as StdListener;
+use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::places::{Bounds, Full, Place, Places};
+use super::untold::Untold;
+use crate::metrics::{Port, PortMetrics, Refusal};
 
 /// How long accepting pauses when the operating system gives no connection: mostly there are too many open files, and
 /// waiting lets some close.
 const PAUSE: Duration = Duration::from_millis(50);
-/// A line for each refused connection would let a flood of them flood the log.
-const LINES: Duration = Duration::from_secs(1);
 
 /// Accepts connections, each with its place among the allowed ones.
 #[derive(Debug)]
 pub struct Acceptor {
     listener: TcpListener,
-    places: Arc<Semaphore>,
-    refusals: Refusals,
-}
-
-/// Connections that were refused since the last line about them.
-#[derive(Debug, Default)]
-struct Refusals {
-    untold: u64,
-    told: Option<Instant>,
+    port: Port,
+    places: Arc<Places>,
+    metrics: PortMetrics,
+    refused: Untold,
+    displaced: Untold,
 }
 
 // === impl Acceptor ===
 
 impl Acceptor {
-    /// At most `places` connections are open at one time; more are closed as they come.
+    /// More connections than `bounds` allow are closed as they come, unless idle ones can go for them.
     ///
     /// # Errors
     ///
     /// The listener cannot be used by this runtime.
-    pub fn new(listener: StdListener, places: usize) -> io::Result<Self> {
+    pub fn new(listener: StdListener, port: Port, bounds: Bounds, metrics: PortMetrics) -> io::Result<Self> {
         let listener = TcpListener::from_std(listener)?;
-        Ok(Acceptor { listener, places: Arc::new(Semaphore::new(places)), refusals: Refusals::default() })
+        let (places, refused, displaced) = (Arc::new(Places::new(bounds)), Untold::default(), Untold::default());
+        Ok(Acceptor { listener, port, places, metrics, refused, displaced })
     }
 
     /// The next connection. Dropping the future loses none.
-    pub async fn accept(&mut self) -> (TcpStream, OwnedSemaphorePermit) {
+    pub async fn accept(&mut self) -> (TcpStream, Place) {
         loop {
             match self.listener.accept().await {
-                Ok((stream, _)) => match Arc::clone(&self.places).try_acquire_owned() {
-                    Ok(place) => return (stream, place),
-                    Err(_) => self.refused("there are too many"),
-                },
+                Ok((stream, peer)) => {
+                    if let Some(place) = self.place(peer) {
+                        return (stream, place);
+                    }
+                }
                 Err(error) => {
-                    self.refused(&error.to_string());
+                    self.refused(Refusal::System, &error.to_string());
                     tokio::time::sleep(PAUSE).await;
                 }
             }
         }
     }
 
+    fn place(&mut self, peer: SocketAddr) -> Option<Place> {
+        match self.places.take(peer.ip()) {
+            Ok((place, displaced)) => {
+                if displaced {
+                    self.displaced();
+                }
+                Some(place)
+            }
+            Err(full) => {
+                let reason = match full {
+                    Full::All => Refusal::Full,
+                    Full::OfOne => Refusal::Address,
+                };
+                self.refused(reason, &full.to_string());
+                None
+            }
+        }
+    }
+
     /// Tells that a connection was refused.
-    pub fn refused(&mut self, why: &str) {
-        if let Some(connections) = self.refusals.count(Instant::now()) {
-            tracing::warn!(connections, why, "connections were refused");
+    pub fn refused(&mut self, reason: Refusal, why: &str) {
+        self.metrics.refused(self.port, reason);
+        if let Some(connections) = self.refused.count(Instant::now()) {
+            tracing::warn!(port = self.port.as_str(), connections, why, "connections were refused");
         }
     }
 
-    /// Waits until none of `places` connections is open; for a listener that accepts no more.
-    pub async fn closed(self, places: usize) {
-        let Acceptor { listener, places: taken, .. } = self;
-        drop(listener);
-        // Nobody closes the semaphore.
-        let _ = taken.acquire_many(u32::try_from(places).unwrap_or(u32::MAX)).await;
-    }
-}
-
-// === impl Refusals ===
-
-impl Refusals {
-    /// Counts one; how many are to be told about now.
-    fn count(&mut self, now: Instant) -> Option<u64> {
-        self.untold += 1;
-        if self.told.is_some_and(|told| now.duration_since(told) < LINES) {
-            return None;
+    fn displaced(&mut self) {
+        self.metrics.displaced(self.port);
+        if let Some(connections) = self.displaced.count(Instant::now()) {
+            tracing::warn!(port = self.port.as_str(), connections, "idle connections were closed for new ones");
         }
-        self.told = Some(now);
-        Some(std::mem::take(&mut self.untold))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_flood_of_refusals_is_told_once_a_second_with_their_number() {
-        let (mut refusals, start) = (Refusals::default(), Instant::now());
-        assert_eq!(refusals.count(start), Some(1));
-        for at in 1..1000 {
-            assert_eq!(refusals.count(start + Duration::from_millis(at)), None);
-        }
-        assert_eq!(refusals.count(start + LINES), Some(1000));
     }
 }

@@ -1,10 +1,17 @@
 //! The admin port: what tells about callers, and later what changes state. It is on loopback unless told otherwise.
+//!
+//! Loopback alone keeps nobody out who can make a browser of this host ask: a page's own name can be made to lead to 127.0.0.1
+//! (DNS rebinding), and then the page reads what is answered. Its requests have that name as their host.
 
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{Path, RawQuery, Request, State};
+use axum::http::uri::Authority;
 use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde_json::json;
@@ -20,13 +27,45 @@ pub struct AdminPages {
     pub gate: Arc<Gate>,
 }
 
-/// The routes.
-pub fn router(pages: AdminPages) -> Router {
-    Router::new()
+/// The routes, for a listener at `address`. On loopback only requests to a name of loopback are answered; whoever listens
+/// elsewhere is asked by names that are not known here.
+pub fn router(pages: AdminPages, address: SocketAddr) -> Router {
+    let router = Router::new()
         .route("/explain", get(list))
         .route("/explain/{id}", get(explain))
         .layer(axum::middleware::from_fn(in_time))
-        .with_state(pages)
+        .with_state(pages);
+    match address.ip().to_canonical().is_loopback() {
+        true => router.layer(axum::middleware::from_fn(of_loopback)),
+        false => router,
+    }
+}
+
+/// Answers only what was asked of a name of loopback.
+async fn of_loopback(request: Request, next: Next) -> Result<Response, Infallible> {
+    if asks_loopback(&request) {
+        return Ok(next.run(request).await);
+    }
+    // The name is not repeated: it may be anything.
+    let why = "this port is on loopback: ask it as localhost, 127.0.0.1 or [::1], with or without its port\n";
+    Ok((StatusCode::MISDIRECTED_REQUEST, why).into_response())
+}
+
+/// Where a request names its host twice, in its line and in a header, both have to be of loopback.
+fn asks_loopback(request: &Request) -> bool {
+    let headers = request.headers().get_all(header::HOST).iter();
+    let headers = headers.map(|host| Authority::try_from(host.as_bytes()).ok());
+    let hosts: Vec<_> = headers.chain(request.uri().authority().cloned().map(Some)).collect();
+    !hosts.is_empty() && hosts.iter().all(|host| host.as_ref().is_some_and(is_loopback))
+}
+
+fn is_loopback(host: &Authority) -> bool {
+    if host.as_str().contains('@') {
+        return false;
+    }
+    let name = host.host();
+    let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    name.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// What was not let through of late, the newest first.
@@ -104,5 +143,48 @@ fn wants_json(query: Option<&str>, headers: &HeaderMap) -> bool {
             let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
             accept.is_some_and(|accept| accept.contains("application/json"))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_loopback_are_asked() {
+        let asks = |line: &str, hosts: &[&str]| {
+            let mut request = axum::http::Request::get(line);
+            for host in hosts {
+                request = request.header(header::HOST, *host);
+            }
+            asks_loopback(&request.body(axum::body::Body::empty()).unwrap())
+        };
+        for host in ["localhost", "LocalHost:8081", "127.0.0.1", "127.0.0.1:1", "127.9.8.7:8081", "[::1]", "[::1]:8081"]
+        {
+            assert!(asks("/explain", &[host]), "{host}");
+            assert!(asks(&format!("http://{host}/explain"), &[host]), "{host}");
+        }
+        for host in [
+            "",
+            "evil.example",
+            "evil.example:8081",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "localhost@evil.example",
+            "evil.example@localhost",
+            "128.0.0.1",
+            "0.0.0.0",
+            "[::]",
+            "[::ffff:10.0.0.1]",
+            "localhost evil",
+            "localhost,evil",
+            ":8081",
+        ] {
+            assert!(!asks("/explain", &[host]), "{host}");
+        }
+        assert!(!asks("/explain", &[]), "no name");
+        assert!(!asks("/explain", &["localhost", "evil.example"]), "one of two");
+        assert!(!asks("http://evil.example/explain", &["localhost"]), "the line");
+        assert!(!asks("http://localhost/explain", &["evil.example"]), "the header");
     }
 }

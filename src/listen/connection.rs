@@ -2,14 +2,16 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep};
-use tonic::transport::server::{Connected, TcpConnectInfo};
+use tonic::transport::server::Connected;
+
+use super::places::{Place, Seat};
 
 /// How long a peer may take for the client's preface. Who does not send it holds a place that another could use, and no
 /// keepalive would find it.
@@ -17,7 +19,10 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 /// `PRI * HTTP/2.0`, two empty lines and what is between them: RFC 9113, section 3.4. What the bytes are is h2's to check.
 const PREFACE: usize = 24;
 
-/// A TCP connection with its permit, which is given back when it is closed.
+/// How long a connection may take to close whose place another has: it was idle, and is asked to go (GOAWAY).
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// A TCP connection with its place, which is given back when it is closed.
 #[derive(Debug)]
 pub struct Connection {
     stream: TcpStream,
@@ -26,7 +31,9 @@ pub struct Connection {
     /// When the preface has to be there, and after that when the connection ends.
     limit: Pin<Box<Sleep>>,
     end: Instant,
-    _permit: OwnedSemaphorePermit,
+    /// Whether its place is another's.
+    leaving: bool,
+    place: Place,
 }
 
 // === impl Connection ===
@@ -34,13 +41,18 @@ pub struct Connection {
 impl Connection {
     /// Whatever is in flight after `lifetime` is broken off: the peer was asked to go before.
     #[must_use]
-    pub fn new(stream: TcpStream, permit: OwnedSemaphorePermit, lifetime: Duration) -> Self {
+    pub fn new(stream: TcpStream, place: Place, lifetime: Duration) -> Self {
         let limit = Box::pin(sleep(HANDSHAKE));
-        Connection { stream, preface: PREFACE, limit, end: Instant::now() + lifetime, _permit: permit }
+        Connection { stream, preface: PREFACE, limit, end: Instant::now() + lifetime, leaving: false, place }
     }
 
     /// Polled before every read and write, so that it wakes this task whichever of them waits.
     fn poll_limit(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        // Who is asked to go is polled to say so, and comes by here.
+        if !self.leaving && self.place.seat().is_needed() {
+            self.leaving = true;
+            self.limit.as_mut().reset(self.end.min(Instant::now() + GOODBYE));
+        }
         match self.limit.as_mut().poll(cx) {
             Poll::Ready(()) => Err(io::ErrorKind::TimedOut.into()),
             Poll::Pending => Ok(()),
@@ -49,10 +61,10 @@ impl Connection {
 }
 
 impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
+    type ConnectInfo = Arc<Seat>;
 
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
+    fn connect_info(&self) -> Arc<Seat> {
+        Arc::clone(self.place.seat())
     }
 }
 
@@ -63,7 +75,7 @@ impl AsyncRead for Connection {
         let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
         if self.preface > 0 && read.is_ready() {
             self.preface = self.preface.saturating_sub(buffer.filled().len() - before);
-            if self.preface == 0 {
+            if self.preface == 0 && !self.leaving {
                 let end = self.end;
                 self.limit.as_mut().reset(end);
             }
@@ -78,17 +90,10 @@ impl AsyncWrite for Connection {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.poll_limit(cx)?;
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
-    }
-
+    /// No: h2 would write an answer of 256 bytes or more with a system call of its own, without copying it. So it copies those below
+    /// 1,024 bytes, and what is answered at one time is written together.
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        false
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

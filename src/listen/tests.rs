@@ -2,6 +2,7 @@ use tonic::codegen::http::Request;
 
 use tokio::net::TcpListener;
 
+use super::places::Places;
 use super::*;
 use crate::limit::Clock;
 use crate::metrics::Metrics;
@@ -21,13 +22,14 @@ fn services() -> Services {
 async fn connect(age: Duration, grace: Duration) -> (h2::client::SendRequest<axum::body::Bytes>, JoinAborts) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
+    let unfinished = Arc::new(Unfinished::new(MAX_UNFINISHED, PortMetrics::default()));
+    let router = router(&services(), &unfinished, age);
     let serving = tokio::spawn(async move {
-        let (stream, _) = listener.accept().await.unwrap();
-        let place = Arc::new(tokio::sync::Semaphore::new(1)).try_acquire_owned().unwrap();
-        let connection = Connection::new(stream, place, age + grace);
-        // No end, so that the server does not stop after its only connection.
-        let incoming = tokio_stream::once(Ok(connection)).chain(tokio_stream::pending());
-        server(services(), incoming, age, std::future::pending()).await
+        let (stream, peer) = listener.accept().await.unwrap();
+        let places = Arc::new(Places::new(Bounds { all: 1, of_one: 1, idle: IDLE }));
+        let (place, _) = places.take(peer.ip()).unwrap();
+        let (_go, going) = watch::channel(());
+        converse(router, stream.into_std().unwrap(), place, age + grace, going).await;
     });
     let (sender, connection) = h2::client::handshake(TcpStream::connect(address).await.unwrap()).await.unwrap();
     (sender, JoinAborts([serving.abort_handle(), tokio::spawn(connection).abort_handle()]))

@@ -243,6 +243,20 @@ async fn two_calls_to_a_tiergate_that_takes_with_check_are_503() {
     assert_eq!(line["level"], "WARN");
 }
 
+/// Nothing tells a gateway's question from another's.
+#[tokio::test]
+async fn it_is_said_at_the_start_who_is_believed_about_limits() {
+    let believed = |tiergate: &Tiergate| {
+        let line =
+            tiergate.told.iter().find(|line| line["message"].as_str().is_some_and(|said| said.contains("believed")));
+        line.cloned()
+    };
+    let line = believed(&Tiergate::start(&slow_manifests().0, RLS)).unwrap();
+    // On loopback, as all tests are.
+    assert_eq!((&line["level"], &line["remedy"]), (&"INFO".into(), &"keep it on loopback".into()), "{line}");
+    assert_eq!(believed(&Tiergate::start(&slow_manifests().0, &[])), None, "one call believes nobody");
+}
+
 #[tokio::test]
 async fn check_takes_nothing_where_the_second_call_does() {
     let tiergate = Tiergate::start(&slow_manifests().0, RLS);

@@ -176,7 +176,8 @@ async fn a_refusal_is_explained_by_its_id_as_the_folder_explains_it() {
     assert_eq!(error["model"], "llm/qwen3");
     let id = error["decision_id"].as_str().unwrap().to_owned();
     let page = format!("/explain/{id}");
-    let live = Connection::open(tiergate.admin).await.send("GET", &page, &[("accept", "application/json")], "").await;
+    let asked = [("accept", "application/json")];
+    let live = Connection::of_pages(tiergate.admin).await.send("GET", &page, &asked, "").await;
     assert_eq!((live.status, live.header("content-type")), (200, Some("application/json")), "{}", live.body);
     let live = live.json();
     assert_eq!((&live["decision_id"], &live["request"]["path"]), (&json!(id), &json!(QWEN)));
@@ -248,8 +249,33 @@ async fn the_admin_port_is_on_loopback_and_can_be_off() {
     assert!(String::from_utf8_lossy(&wrong.stderr).contains("an address such as 127.0.0.1:8081, or off"), "{wrong:?}");
     // A stop lets the page be read to its end, as the other pages.
     let Tiergate { admin, .. } = tiergate;
-    let mut connection = Connection::open(admin).await;
+    let mut connection = Connection::of_pages(admin).await;
     tiergate.signal("TERM");
     assert_eq!(connection.send("GET", "/explain", &[], "").await.status, 200);
     assert!(tiergate.ended().await.0.success());
+}
+
+/// A page of another site can have its own name lead to 127.0.0.1, and read what is answered under it.
+#[tokio::test]
+async fn the_admin_port_answers_no_name_but_loopbacks() {
+    let tiergate = demo(&[]);
+    let ask = async |host: &str| {
+        let mut connection = Connection::open(tiergate.admin).await;
+        connection.write(format!("GET /explain HTTP/1.1\r\n{host}\r\n\r\n").as_bytes()).await;
+        connection.answer().await
+    };
+    let port = tiergate.admin.port();
+    // As curl, a browser and kubectl port-forward ask.
+    for host in [format!("localhost:{port}"), "localhost".into(), format!("127.0.0.1:{port}"), "[::1]:8081".into()] {
+        assert_eq!(ask(&format!("host: {host}")).await.status, 200, "{host}");
+    }
+    for host in
+        ["host: rebound.example", "host: rebound.example:8081", "host: localhost.rebound.example", "x-host: localhost"]
+    {
+        let answer = ask(host).await;
+        assert_eq!(answer.status, 421, "{host}");
+        assert!(answer.body.contains("ask it as localhost") && !answer.body.contains("rebound"), "{}", answer.body);
+    }
+    // The other port is asked by the names of pods and services.
+    assert_eq!(Connection::open(tiergate.http).await.send("GET", "/metrics", &[], "").await.status, 200);
 }

@@ -1,10 +1,10 @@
 //! HTTP/2 by hand: what no library would send.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tonic::codegen::Bytes;
 use tonic::codegen::http::Request;
 
@@ -57,7 +57,11 @@ pub(crate) struct H2 {
 
 impl H2 {
     pub(crate) async fn open(address: SocketAddr) -> Self {
-        let mut connection = H2 { stream: Connection::open(address).await.stream, buffer: Vec::new() };
+        Self::over(Connection::open(address).await.stream).await
+    }
+
+    pub(crate) async fn over(stream: TcpStream) -> Self {
+        let mut connection = H2 { stream, buffer: Vec::new() };
         connection.write(PREFACE).await;
         connection.write(&frame(SETTINGS, 0, 0, &[])).await;
         connection
@@ -213,38 +217,57 @@ fn huffman_digits(bytes: &[u8]) -> Vec<u8> {
     }
 }
 
-/// A call whose message comes in these pieces; without the last it never ends. Its HTTP status and `grpc-status`, or why
-/// there is none.
+/// A connection to `address` from an address of ours: all of 127.0.0.0/8 is.
+pub(crate) async fn connect_from(ours: IpAddr, address: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((ours, 0).into()).unwrap();
+    socket.connect(address).await.unwrap()
+}
+
+/// The head of a call.
+pub(crate) fn head(path: &str, metadata: &[(&str, &str)]) -> Request<()> {
+    let mut request = Request::post(format!("http://tiergate/{path}")).header("content-type", "application/grpc");
+    for (name, value) in metadata {
+        request = request.header(*name, *value);
+    }
+    request.header("te", "trailers").body(()).unwrap()
+}
+
+/// How a call ended: its HTTP status and `grpc-status`, or why there is none.
+pub(crate) type Called = Result<(u16, Option<u16>), ::h2::Error>;
+
+/// A call whose message comes in these pieces; without the last it never ends.
 pub(crate) async fn call(
     address: SocketAddr,
     path: &str,
     metadata: &[(&str, &str)],
     pieces: &[&[u8]],
     whole: bool,
-) -> Result<(u16, Option<u16>), ::h2::Error> {
+) -> Called {
     let (mut sender, connection) = ::h2::client::handshake(Connection::open(address).await.stream).await?;
     let driver = tokio::spawn(connection);
-    let mut request = Request::post(format!("http://tiergate/{path}")).header("content-type", "application/grpc");
-    for (name, value) in metadata {
-        request = request.header(*name, *value);
-    }
     let called = async {
-        let (answer, mut message) = sender.send_request(request.header("te", "trailers").body(()).unwrap(), false)?;
+        let (answer, mut message) = sender.send_request(head(path, metadata), false)?;
         for (at, piece) in pieces.iter().enumerate() {
             message.send_data(Bytes::copy_from_slice(piece), whole && at + 1 == pieces.len())?;
             tokio::task::yield_now().await;
         }
-        let (head, mut body) = answer.await?.into_parts();
-        while let Some(data) = body.data().await {
-            body.flow_control().release_capacity(data?.len())?;
-        }
-        let trailers = body.trailers().await?.unwrap_or_default();
-        let status = head.headers.get("grpc-status").or(trailers.get("grpc-status"));
-        Ok((head.status.as_u16(), status.map(|status| status.to_str().unwrap().parse().unwrap())))
+        answered(answer).await
     };
     let ended = tokio::time::timeout(PATIENCE, called).await.expect("a call ends");
     driver.abort();
     ended
+}
+
+/// Waits for the end of a call.
+pub(crate) async fn answered(answer: ::h2::client::ResponseFuture) -> Called {
+    let (head, mut body) = answer.await?.into_parts();
+    while let Some(data) = body.data().await {
+        body.flow_control().release_capacity(data?.len())?;
+    }
+    let trailers = body.trailers().await?.unwrap_or_default();
+    let status = head.headers.get("grpc-status").or(trailers.get("grpc-status"));
+    Ok((head.status.as_u16(), status.map(|status| status.to_str().unwrap().parse().unwrap())))
 }
 
 /// A message of gRPC: not compressed, with its length in front.

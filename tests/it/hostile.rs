@@ -5,8 +5,10 @@ mod checks;
 mod frames;
 mod manifests;
 mod paths;
+mod places;
 mod slow;
 mod tokens;
+mod unfinished;
 
 use std::net::SocketAddr;
 
@@ -43,7 +45,7 @@ cases! {
     paths::paths_reach_the_model_they_name_or_none_over_http1,
     paths::paths_reach_the_model_they_name_or_none_over_http2,
     paths::raw_bytes_of_a_path_and_methods_in_lower_case_are_refused_over_http2,
-    checks::a_check_of_five_mebibytes_is_refused_and_the_connection_serves_on,
+    checks::a_check_above_the_bound_is_refused_and_the_connection_serves_on,
     checks::ten_thousand_headers_in_a_check_are_decided,
     checks::duplicated_headers_in_a_check_are_refused,
     checks::header_names_in_capitals_are_the_same_names,
@@ -64,7 +66,13 @@ cases! {
     slow::a_thousand_promised_messages_take_no_memory,
     slow::a_head_that_is_not_finished_is_closed,
     slow::a_body_that_is_not_finished_is_refused,
-    slow::connections_above_the_bound_are_refused_and_their_places_come_back,
+    places::one_address_has_half_of_the_places_and_they_come_back,
+    places::a_new_gateway_is_served_beside_connections_that_fill_every_place,
+    places::probes_are_answered_beside_connections_that_trickle,
+    places::who_was_answered_stays_beside_connections_that_ask_for_nothing,
+    unfinished::a_thousand_messages_without_their_last_byte_take_little_memory,
+    unfinished::ten_thousand_calls_that_say_nothing_take_little_memory,
+    unfinished::a_thousand_checks_in_flight_are_all_decided,
     tokens::a_token_with_alg_none_is_refused,
     tokens::a_token_with_hs256_and_the_public_key_is_refused,
     tokens::a_token_with_a_foreign_kid_is_refused,

@@ -359,3 +359,30 @@ async fn the_accounts_of_a_flood_leave_when_they_are_idle() {
     }
     println!("{kept} idle accounts, {enough} after {:.1} s", started.elapsed().as_secs_f64());
 }
+
+/// What a Check costs the process, with 64 of them in flight on one connection, as an Envoy of one busy thread has them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "measures, and holds nothing"]
+async fn what_a_check_costs() {
+    const FLIGHT: u64 = 64;
+    let manifests = generous_manifests();
+    let tiergate = Tiergate::start(&manifests.0, &QUIET);
+    let (channel, bearer) = (channel(&tiergate).await, format!("Bearer {}", premium()));
+    let run = async |number: u64| {
+        let mut tasks = JoinSet::new();
+        for _ in 0..FLIGHT {
+            let (channel, request) = (channel.clone(), check_request(http(QWEN, Some(&bearer))));
+            tasks.spawn(async move {
+                for _ in 0..number / FLIGHT {
+                    assert_eq!(outcome(&check(&channel, request.clone()).await).0, 200);
+                }
+            });
+        }
+        tokio::time::timeout(PATIENCE * 3, tasks.join_all()).await.expect("all are answered in time");
+    };
+    run(soak(640, 6_400)).await;
+    let (before, number) = (tiergate.cpu(), soak(6_400, 64_000));
+    run(number).await;
+    let cpu = tiergate.cpu() - before;
+    println!("a Check, 64 in flight: {:.1} µs of CPU", cpu.as_secs_f64() * 1e6 / number as f64);
+}

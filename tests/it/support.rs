@@ -115,6 +115,8 @@ pub(crate) struct Tiergate {
     pub(crate) grpc: SocketAddr,
     pub(crate) http: SocketAddr,
     pub(crate) admin: SocketAddr,
+    /// What it said before it served.
+    pub(crate) told: Vec<serde_json::Value>,
     pub(crate) log: mpsc::Receiver<String>,
 }
 
@@ -173,14 +175,16 @@ impl Tiergate {
             }
         });
         let process = Process(child);
+        let mut told = Vec::new();
         loop {
             let line = log.recv_timeout(PATIENCE).expect("tiergate says that it serves");
             let Ok(line) = serde_json::from_str::<serde_json::Value>(&line) else { panic!("not JSON: {line}") };
             if line["message"] == "serving" {
                 let address = |name: &str| line[name].as_str().unwrap().parse().unwrap();
                 let [grpc, http, admin] = ["listen.grpc", "listen.http", "listen.admin"].map(address);
-                return Tiergate { process, grpc, http, admin, log };
+                return Tiergate { process, grpc, http, admin, told, log };
             }
+            told.push(line);
         }
     }
 
@@ -228,8 +232,26 @@ impl Tiergate {
 
     /// Resident memory in KiB.
     pub(crate) fn memory(&self) -> u64 {
+        self.status("VmRSS:")
+    }
+
+    /// The most resident memory that it ever had, in KiB.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        self.status("VmHWM:")
+    }
+
+    /// The time that its threads ran, in steps of a hundredth of a second.
+    pub(crate) fn cpu(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.0.id())).unwrap();
+        // The name, in brackets, may hold anything; `utime` and `stime` are the 12th and 13th after it.
+        let after = stat.rsplit_once(')').unwrap().1;
+        let ticks: u64 = after.split_whitespace().skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum();
+        Duration::from_millis(ticks * 10)
+    }
+
+    fn status(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.0.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("the process lives");
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("the process lives");
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
@@ -295,27 +317,33 @@ impl Answer {
 }
 
 pub(crate) async fn get(address: SocketAddr, path: &str) -> Answer {
-    Connection::open(address).await.send("GET", path, &[], "").await
+    Connection::of_pages(address).await.send("GET", path, &[], "").await
 }
 
 pub(crate) async fn post(address: SocketAddr, path: &str, body: &str) -> Answer {
-    Connection::open(address).await.send("POST", path, &[("content-type", "application/json")], body).await
+    Connection::of_pages(address).await.send("POST", path, &[("content-type", "application/json")], body).await
 }
 
 /// One HTTP/1.1 connection, kept alive. It sends paths as they are, which HTTP libraries do not.
 pub(crate) struct Connection {
     pub(crate) stream: TcpStream,
     buffer: Vec<u8>,
+    host: String,
 }
 
 impl Connection {
+    /// Of somebody who asks for a page by the address that it is at, and not for a model.
+    pub(crate) async fn of_pages(address: SocketAddr) -> Self {
+        Connection { host: address.to_string(), ..Self::open(address).await }
+    }
+
     pub(crate) async fn open(address: SocketAddr) -> Self {
         let started = Instant::now();
         loop {
             match TcpStream::connect(address).await {
                 Ok(stream) => {
                     stream.set_nodelay(true).unwrap();
-                    return Connection { stream, buffer: Vec::new() };
+                    return Connection { stream, buffer: Vec::new(), host: "models.example.com".to_owned() };
                 }
                 Err(error) if started.elapsed() > PATIENCE => panic!("{address}: {error}"),
                 // Nothing tells when another process listens; its port does not answer before.
@@ -325,7 +353,7 @@ impl Connection {
     }
 
     pub(crate) async fn send(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
-        let mut request = format!("{method} {path} HTTP/1.1\r\nhost: models.example.com\r\n");
+        let mut request = format!("{method} {path} HTTP/1.1\r\nhost: {}\r\n", self.host);
         for (name, value) in headers {
             request.push_str(&format!("{name}: {value}\r\n"));
         }

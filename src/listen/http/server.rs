@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::TcpListener as StdListener;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -11,17 +12,24 @@ use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use hyper::body::Incoming;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::listen::acceptor::Acceptor;
+use crate::listen::places::{Bounds, Place};
+use crate::metrics::{Port, PortMetrics};
 
-/// Connections at one time: of probes, a scraper or two, people, and maas-api's clients.
-const MAX_CONNECTIONS: usize = 256;
+/// Connections at one time: of probes, a scraper or two, people, and maas-api's clients. Who comes always gets a place, since a
+/// probe cannot be told from others before its head is read: the idlest goes for it, and of those that were not answered
+/// yet, the oldest. A probe asks at once, and so is answered before it is the oldest of many.
+const BOUNDS: Bounds = Bounds { all: 256, of_one: 128, idle: Duration::ZERO };
 /// How long a request's head may take, and how long a connection may say nothing between two requests.
 const HEAD: Duration = Duration::from_secs(5);
 /// How long its body and its answer may take together.
@@ -40,38 +48,58 @@ const MAX_HEAD: usize = 64 * 1024;
 /// # Errors
 ///
 /// The listener cannot be used by this runtime.
-pub async fn serve(listener: StdListener, router: Router, mut stop: watch::Receiver<bool>) -> io::Result<()> {
-    let mut acceptor = Acceptor::new(listener, MAX_CONNECTIONS)?;
+pub async fn serve(
+    listener: StdListener,
+    port: Port,
+    router: Router,
+    metrics: PortMetrics,
+    mut stop: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let mut acceptor = Acceptor::new(listener, port, BOUNDS, metrics)?;
+    let mut served = JoinSet::new();
     loop {
-        let (stream, place) = tokio::select! {
-            accepted = acceptor.accept() => accepted,
+        tokio::select! {
+            (stream, place) = acceptor.accept() => {
+                served.spawn(converse(stream, place, router.clone(), stop.clone()));
+                // It is looked at before the next is accepted, so that in a flood of them who asks at once is answered.
+                tokio::task::yield_now().await;
+            }
+            Some(_) = served.join_next() => {}
             _ = stop.changed() => break,
-        };
-        let (router, stop) = (router.clone(), stop.clone());
-        tokio::spawn(async move {
-            converse(stream, router, stop).await;
-            drop(place);
-        });
+        }
     }
-    acceptor.closed(MAX_CONNECTIONS).await;
+    drop(acceptor);
+    while served.join_next().await.is_some() {}
     Ok(())
 }
 
 /// One connection, from its first request to its last.
-async fn converse(stream: TcpStream, router: Router, mut stop: watch::Receiver<bool>) {
+async fn converse(stream: TcpStream, place: Place, router: Router, mut stop: watch::Receiver<bool>) {
     let mut builder = Builder::new(TokioExecutor::new()).http1_only();
     let mut http = builder.http1();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_headers(MAX_HEADERS).max_buf_size(MAX_HEAD);
-    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    let mut connection = pin!(connection);
+    let (router, seat) = (TowerToHyperService::new(router), Arc::clone(place.seat()));
+    let answered = service_fn(|request: hyper::Request<Incoming>| {
+        let (answering, seat) = (router.call(request), Arc::clone(&seat));
+        async move {
+            let answer = answering.await;
+            seat.used();
+            answer
+        }
+    });
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), answered));
     // How a connection ends is its peer's affair.
     tokio::select! {
         _ = connection.as_mut() => return,
+        () = seat.over() => return,
         () = sleep(MAX_AGE) => {}
         _ = stop.changed() => {}
     }
     connection.as_mut().graceful_shutdown();
-    let _ = timeout(AGE_GRACE, connection).await;
+    tokio::select! {
+        _ = timeout(AGE_GRACE, connection) => {}
+        () = seat.over() => {}
+    }
 }
 
 /// Bounds the time of a request, its body included.

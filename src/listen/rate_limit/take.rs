@@ -17,8 +17,9 @@ use crate::respond;
 
 /// A request has ten facts or so, and each may be a descriptor.
 const MAX_ENTRIES: usize = 256;
-/// In bytes. The longest is a set of headers, which Envoy bounds at 60 KiB, as JSON.
-const MAX_VALUE: usize = 256 * 1024;
+/// In bytes. The longest is a set of headers, which Envoy bounds at 60 KiB, as JSON: at most twice as long where every byte is a
+/// quote. A whole message has twice this bound.
+const MAX_VALUE: usize = 128 * 1024;
 
 // === impl RateLimit ===
 

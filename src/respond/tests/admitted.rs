@@ -174,3 +174,28 @@ fn decision_ids_differ_and_share_the_process() {
     assert_eq!(first.split('-').next(), second.split('-').next());
     assert_eq!(first, decision_id(1));
 }
+
+/// Below it h2 copies an answer and writes it with others; from it on, each has a system call of its own (see `Connection`).
+#[tokio::test]
+async fn the_tours_allowed_answers_are_below_what_is_written_by_itself() {
+    use prost::Message;
+
+    use crate::test_util::{Call, compile_files, demo, gate, options, settings, token};
+
+    /// In front of a message of gRPC.
+    const PREFIX: usize = 5;
+    const WRITTEN_BY_ITSELF: usize = 1024;
+    let gate = gate(compile_files(&demo(), &options()), settings());
+    for (tier, model) in [("free", "granite"), ("premium", "qwen3"), ("enterprise", "qwen3")] {
+        let namespace = format!("maas-default-gateway-tier-{tier}");
+        let name = gate.policies.current().service_accounts[&namespace].keys().max().unwrap().clone();
+        let mut call = Call::chat(model).bearer(&token(tier, &name));
+        // As many as a client sends by mistake; each is named in the answer.
+        call.headers.extend(["x-maas-team", "x-maas-role"].map(|name| (name.to_owned(), "a".to_owned())));
+        let decision = call.on(&gate, Nanos(0)).await;
+        assert!(decision.outcome.is_ok(), "{tier}: {:?}", decision.outcome);
+        let response = check_response(&decision, Some(&Headers::Map(&call.headers)), TERSE);
+        let length = PREFIX + response.encoded_len();
+        assert!(length < WRITTEN_BY_ITSELF, "{tier}: {length} bytes");
+    }
+}
