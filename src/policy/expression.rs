@@ -12,6 +12,7 @@ mod general;
 mod header;
 mod inspect;
 mod names;
+mod query;
 mod reference;
 mod slip;
 #[cfg(test)]
@@ -106,7 +107,7 @@ pub struct Attributes<'a> {
     pub method: &'a str,
     pub host: &'a str,
     pub scheme: &'a str,
-    /// Without the query, unlike Authorino's `request.path`.
+    /// Without the query, unlike `request.path` in Envoy and Authorino.
     pub path: &'a str,
     pub query: Option<&'a str>,
     pub headers: Option<&'a Headers<'a>>,
@@ -154,6 +155,7 @@ impl Expression {
         }
         names::check(&program)?;
         cost::check(program.expression()).map_err(CompileError::new)?;
+        query::check(program.expression(), &mut Vec::new())?;
         Ok(Expression { source: source.trim().into(), direct: Direct::recognise(program.expression()), program })
     }
 

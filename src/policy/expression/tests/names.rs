@@ -115,3 +115,46 @@ fn predicates_that_can_never_be_boolean_do_not_compile() {
         assert!(Expression::compile_predicate(source).is_ok(), "{source}");
     }
 }
+
+#[test]
+fn a_query_that_is_looked_for_in_the_path_does_not_compile() {
+    for (source, text) in [
+        (r#"request.path == "/a?b=1""#, "/a?b=1"),
+        (r#""/a?b=1" != request.path"#, "/a?b=1"),
+        (r#"request.url_path == "/a?""#, "/a?"),
+        (r#"request["path"].contains("?b=1")"#, "?b=1"),
+        (r#"request.path.startsWith("/a?")"#, "/a?"),
+        (r#"!request.path.endsWith("?b=1")"#, "?b=1"),
+        (r#"request.path.indexOf("?b") >= 0"#, "?b"),
+        (r#"request.path.split("?")[1] == "b=1""#, "?"),
+        (r#"request.path.split("?").size() > 1"#, "?"),
+        (r#"request.path in ["/a", "/a?b"]"#, "/a?b"),
+        (r#"["/a", "/a?b"].exists(p, request.path == p)"#, "/a?b"),
+        (r#"["?b", "c"].exists(p, request.path.lowerAscii().contains(p))"#, "?b"),
+        (r#"request.path == "/a?user=" + auth.identity.userid"#, "/a?user="),
+        (r#"request.?path.orValue("").contains("?b")"#, "?b"),
+        (r#"request.path.matches("^/a\\?b=1")"#, r"^/a\?b=1"),
+        (r#"request.path.matches("[?]b|c[?]")"#, "[?]b|c[?]"),
+        (r#"request.method == "GET" && (true ? request.path.contains("?b") : false)"#, "?b"),
+    ] {
+        let error = fails_to_compile(source);
+        assert!(error.message.contains(&format!("looks for `{text}` in `request.")), "{source}: {error}");
+        assert!(error.remedy.unwrap().contains("`request.query"), "{source}");
+    }
+    let remedy = fails_to_compile(r#"request.path.endsWith("/a?b=1")"#).remedy.unwrap();
+    assert!(remedy.contains(r#"`request.query.contains("b=1")`"#), "{remedy}");
+    for source in [
+        r#"request.path.split("?")[0] == "/a""#,
+        r#"request.path.matches("^/a(\\?.*)?$")"#,
+        r#"request.path.matches("^/a(/|\\?|$)")"#,
+        r#"request.path.matches("^/a?b")"#,
+        r#"request.path.matches("^/[^?]+$")"#,
+        r#"request.path + "?" + request.query == "/a?b""#,
+        r#"request.headers["referer"].contains("?b")"#,
+        r#"request.query == "?""#,
+        r#"["?"].exists(p, request.query == p) || request.path == "p""#,
+    ] {
+        let compiled = Expression::compile(source);
+        assert!(compiled.is_ok(), "{source}: {}", compiled.unwrap_err());
+    }
+}
