@@ -17,7 +17,8 @@ pub use self::value::log_directives;
 pub use self::variable::{UnknownVariable, name_variable, unknown};
 
 use self::value::{
-    address, address_or_off, directives, duration, duration_or_none, file, folder, instance, namespaced, number, url,
+    address, address_or_off, directives, duration, duration_or_none, file, folder, instance, manifests, namespaced,
+    number, url,
 };
 use crate::access::AccessMode;
 use crate::apiserver::Budget;
@@ -211,15 +212,15 @@ pub enum LogFormat {
 #[command(after_help = CHECK_EXIT)]
 pub struct Check {
     /// Folders of manifests (*.yaml, *.yml, *.json) and files, taken together; `-` is standard input
-    #[arg(env = "TIERGATE_MANIFESTS", value_name = "PATH", required_unless_present_any = ["envoy", "explain"])]
+    #[arg(env = "TIERGATE_MANIFESTS", value_name = "PATH", value_parser = manifests, required_unless_present_any = ["envoy", "explain"])]
     pub manifests: Vec<PathBuf>,
     #[command(flatten)]
     pub policy: PolicyArgs,
-    /// The Gateway that `serve` is told of by this flag, as namespace/name: it has to be there
+    /// The Gateway that you pass to `serve --gateway`, as namespace/name; an error if it is not in the manifests
     #[arg(long, env = "TIERGATE_GATEWAY", value_parser = namespaced)]
     pub gateway: Option<String>,
     /// An Envoy configuration in front of tiergate, to be checked too (YAML or JSON); several are allowed
-    #[arg(long, env = "TIERGATE_ENVOY_CONFIG", value_name = "FILE", value_delimiter = ',')]
+    #[arg(long, env = "TIERGATE_ENVOY_CONFIG", value_name = "FILE", value_delimiter = ',', value_parser = file)]
     pub envoy: Vec<PathBuf>,
     /// How problems are printed; github: as annotations of a GitHub workflow
     #[arg(long, alias = "output", short_alias = 'o', env = "TIERGATE_FORMAT", value_enum, default_value = "text")]
@@ -228,14 +229,15 @@ pub struct Check {
     #[arg(long, env = "TIERGATE_DENY_WARNINGS")]
     pub deny_warnings: bool,
     /// Explain a finding by its code, such as tier-unknown; without a code, list all
-    #[arg(long, env = "TIERGATE_EXPLAIN", value_name = "CODE", num_args = 0..=1, default_missing_value = "")]
-    pub explain: Option<String>,
+    #[arg(long, env = "TIERGATE_EXPLAIN", value_name = "CODE", num_args = 0..=1, value_parser = NonEmptyStringValueParser::new())]
+    pub explain: Option<Option<String>>,
 }
 
 /// What scripts need to know.
 const CHECK_EXIT: &str = "\
-Exit code: 0 if there is no error, and under --deny-warnings no warning either; 1 if there is; 2 if nothing could be \
-checked: wrong usage, a folder or file that cannot be read.
+Exit code: 0 if there is no error, and under --deny-warnings no warning either; 1 if there is, such as a \
+file of manifests that cannot be read; 2 if nothing could be checked: wrong usage, a path that is not there, a file of \
+--envoy that cannot be read.
 
 A warning that is meant to be so is left out by the annotation `tiergate.io/ignore: CODE[,CODE]` on its object.";
 
@@ -295,10 +297,10 @@ pub struct Create {
     #[arg(long, env = "TIERGATE_DURATION", default_value = "1h", value_parser = duration)]
     pub duration: Duration,
     /// The key, as `tiergate token keys` makes it
-    #[arg(long, env = "TIERGATE_SIGNING_KEY", value_name = "FILE")]
+    #[arg(long, env = "TIERGATE_SIGNING_KEY", value_name = "FILE", value_parser = file)]
     pub signing_key: PathBuf,
     /// The folder that holds the ServiceAccount
-    #[arg(long, env = "TIERGATE_MANIFESTS", value_name = "DIR")]
+    #[arg(long, env = "TIERGATE_MANIFESTS", value_name = "DIR", value_parser = manifests)]
     pub manifests: PathBuf,
     /// The issuer of the token
     #[arg(long, env = "TIERGATE_ISSUER", value_name = "URL", default_value = DEFAULT_ISSUER, value_parser = url)]

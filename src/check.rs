@@ -31,9 +31,11 @@ pub enum CheckError {
 /// The folder or a file cannot be read, or there is no such finding.
 pub fn run(args: Check, out: &mut impl Write) -> Result<bool, CheckError> {
     if let Some(code) = args.explain {
-        let printed = match code.as_str() {
-            "" => print::list(out),
-            _ => print::explanation(Finding::named(&code).map_err(|meant| CheckError::Code { code, meant })?, out),
+        let printed = match code {
+            None => print::list(out),
+            Some(code) => {
+                print::explanation(Finding::named(&code).map_err(|meant| CheckError::Code { code, meant })?, out)
+            }
         };
         drop(printed);
         return Ok(true);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 
-use super::value::{namespaced, url};
+use super::value::{file, manifests, namespaced, url};
 use super::{DEFAULT_ISSUER, PolicyArgs};
 use crate::gate::{Otherwise, TierUnknown};
 
@@ -15,7 +15,7 @@ use crate::gate::{Otherwise, TierUnknown};
 )]
 pub struct Explain {
     /// The folder of manifests (*.yaml, *.yml, *.json)
-    #[arg(env = "TIERGATE_MANIFESTS", value_name = "DIR")]
+    #[arg(env = "TIERGATE_MANIFESTS", value_name = "DIR", value_parser = manifests)]
     pub manifests: PathBuf,
     #[command(flatten)]
     pub policy: PolicyArgs,
@@ -73,7 +73,7 @@ pub struct Explain {
     #[arg(long, env = "TIERGATE_TOKEN", value_parser = NonEmptyStringValueParser::new(), value_name = "TOKEN", hide_env_values = true, help_heading = "Caller")]
     pub token: Option<String>,
     /// The JSON Web Key Set that tokens are verified by; without it the token's claims are believed
-    #[arg(long, env = "TIERGATE_JWKS", value_name = "FILE", help_heading = "Caller")]
+    #[arg(long, env = "TIERGATE_JWKS", value_name = "FILE", value_parser = file, help_heading = "Caller")]
     pub jwks: Option<PathBuf>,
     /// The issuer of tokens that are verified
     #[arg(long, env = "TIERGATE_ISSUER", value_name = "URL", default_value = DEFAULT_ISSUER, value_parser = url, help_heading = "Caller")]

@@ -22,6 +22,11 @@ pub(super) fn file(text: &str) -> Result<PathBuf, String> {
     there(text, "a file", |path| !path.is_dir())
 }
 
+/// Folders and files that are read once; `-` is standard input.
+pub(super) fn manifests(text: &str) -> Result<PathBuf, String> {
+    if text == "-" { Ok(PathBuf::from(text)) } else { there(text, "a folder or file", |_| true) }
+}
+
 fn there(text: &str, what: &str, is_one: fn(&Path) -> bool) -> Result<PathBuf, String> {
     let path = Path::new(text);
     let wrong = |why: &str| format!("has to be {what}: {why}");

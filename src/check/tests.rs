@@ -51,6 +51,8 @@ fn every_finding_has_a_folder_that_triggers_it_and_one_that_does_not() {
         assert!(folder.join("good").is_dir() && good.is_empty(), "{finding}: {}", shown(&good));
         for problem in bad {
             assert!(problem.remedy.is_some(), "a finding without a remedy: {problem}");
+            let is_told = problem.in_force.is_some() || finding.origin() == Origin::Envoy;
+            assert!(!problem.is_error() || is_told, "an error that does not say what is in force: {problem}");
         }
     }
     let folders = std::fs::read_dir(root("tests/data/lint")).unwrap();
@@ -146,6 +148,11 @@ fn every_finding_of_reading_is_found() {
         // The policies of this test have no Gateway to be on.
         let codes = problems.iter().map(|problem| problem.code).filter(|code| *code != Finding::TargetMissing);
         assert_eq!(codes.collect::<Vec<_>>(), [finding], "{}", shown(&problems));
+        assert!(
+            problems.iter().all(|problem| !problem.is_error() || problem.in_force.is_some()),
+            "{}",
+            shown(&problems)
+        );
     }
 }
 

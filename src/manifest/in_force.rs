@@ -20,9 +20,27 @@ pub enum InForce {
     NoGrant,
     /// Nothing of it, and nothing instead.
     Nothing,
+    /// All of it but what the message names.
+    Rest,
 }
 
 // === impl InForce ===
+
+impl InForce {
+    /// What an error between objects leaves in force, where its code tells.
+    #[must_use]
+    pub fn of(code: Finding) -> Option<Self> {
+        match code {
+            Finding::TargetMissing
+            | Finding::RouteUnattached
+            | Finding::PolicyShadowed
+            | Finding::TierMappingUnused => Some(InForce::Nothing),
+            Finding::RuleReplaced | Finding::LimitReplaced | Finding::CounterUndeclared => Some(InForce::Rest),
+            Finding::GatewayUnknown => Some(InForce::Shut),
+            _ => None,
+        }
+    }
+}
 
 impl fmt::Display for InForce {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -34,6 +52,7 @@ impl fmt::Display for InForce {
             InForce::AllShut => f.write_str("nothing; it could be for anything, so everything is shut (503)"),
             InForce::NoGrant => f.write_str("nothing of it; it grants nothing"),
             InForce::Nothing => f.write_str("nothing of it"),
+            InForce::Rest => f.write_str("the rest of it"),
         }
     }
 }
@@ -50,10 +69,7 @@ impl Manifests {
     /// Says of each error what is in force meanwhile.
     pub fn say_what_is_in_force(&mut self) {
         let mut problems = std::mem::take(&mut self.problems);
-        // Of two objects of one name the first is used, and its own errors say what is in force of it.
-        for problem in
-            problems.iter_mut().filter(|problem| problem.is_error() && problem.code != Finding::ObjectDuplicate)
-        {
+        for problem in problems.iter_mut().filter(|problem| problem.is_error()) {
             problem.in_force = self.in_force(problem);
         }
         self.problems = problems;
@@ -70,6 +86,11 @@ impl Manifests {
         };
         if let Some(since) = self.kept.get(object) {
             return Some(InForce::LastGood(*since));
+        }
+        // Of two objects of one name the first is used. What has a field is a tier that its mapping has twice.
+        if problem.code == Finding::ObjectDuplicate && problem.field.is_empty() {
+            let shuts = object.kind.ends_with("Policy") || &*object.kind == "HTTPRoute";
+            return Some(if shuts { InForce::Shut } else { InForce::Nothing });
         }
         let policy = |target: &Target, in_shadow: bool| match (in_shadow, target) {
             (true, _) => InForce::Nothing,

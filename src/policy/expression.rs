@@ -12,6 +12,7 @@ mod general;
 mod header;
 mod inspect;
 mod names;
+mod query;
 mod reference;
 mod slip;
 #[cfg(test)]
@@ -26,6 +27,7 @@ use smallvec::SmallVec;
 
 pub use direct::{Direct, Path};
 pub use inspect::{How, Use, Uses};
+pub use query::asks_for_query;
 pub use reference::Reference;
 
 use crate::request::Headers;
@@ -106,7 +108,7 @@ pub struct Attributes<'a> {
     pub method: &'a str,
     pub host: &'a str,
     pub scheme: &'a str,
-    /// Without the query, unlike Authorino's `request.path`.
+    /// Without the query, unlike `request.path` in Envoy and Authorino.
     pub path: &'a str,
     pub query: Option<&'a str>,
     pub headers: Option<&'a Headers<'a>>,
@@ -154,6 +156,7 @@ impl Expression {
         }
         names::check(&program)?;
         cost::check(program.expression()).map_err(CompileError::new)?;
+        query::check(program.expression(), &mut Vec::new())?;
         Ok(Expression { source: source.trim().into(), direct: Direct::recognise(program.expression()), program })
     }
 

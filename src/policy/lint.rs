@@ -21,7 +21,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::{Attached, AuthRules, GatewayPlan, LimitSet, Options, Policy};
-use crate::manifest::{Finding, Manifests, Meta, ObjectName, Place, Problem, Severity, TierSpec};
+use crate::manifest::{Finding, InForce, Manifests, Meta, ObjectName, Place, Problem, Severity, TierSpec};
 
 pub(super) use self::tiers::may_apply;
 
@@ -123,7 +123,7 @@ const ABSENCES: &[Finding] = &[
     Finding::RouteUnprotected,
 ];
 
-/// Puts problems into the order of the files, and leaves out what is meant to be so, and what cannot be told yet. An error
+/// Puts problems into the order of the files, says what errors leave in force, and leaves out what is meant to be so, and what cannot be told yet. An error
 /// cannot be meant.
 pub(super) fn finish(manifests: &Manifests, problems: &mut Vec<Problem>) {
     let ignoring = manifests.metas().filter(|meta| !meta.ignored.is_empty());
@@ -134,6 +134,9 @@ pub(super) fn finish(manifests: &Manifests, problems: &mut Vec<Problem>) {
     };
     let unsure = |problem: &Problem| !manifests.unparsable.is_empty() && ABSENCES.contains(&problem.code);
     problems.retain(|problem| !is_meant(problem) && !unsure(problem));
+    for problem in problems.iter_mut().filter(|problem| problem.is_error() && problem.in_force.is_none()) {
+        problem.in_force = InForce::of(problem.code);
+    }
     problems.sort_by(|a, b| (&a.place, &a.field).cmp(&(&b.place, &b.field)));
     // A predicate of a whole policy is one of each of its limits.
     problems.dedup();

@@ -38,7 +38,8 @@ impl Policy {
     fn conditions_of(&self, object: &ObjectName, problems: &[&Problem]) -> [Condition; 2] {
         let unaccepted = problems.iter().find_map(|problem| Some((reason(problem)?, say(problem))));
         let in_error = problems.iter().any(|problem| is_fault(problem));
-        let shuts = problems.iter().any(|problem| problem.in_force.is_some_and(|now| now != InForce::Nothing));
+        let leaves_open = |now: InForce| matches!(now, InForce::Nothing | InForce::Rest);
+        let shuts = problems.iter().any(|problem| problem.in_force.is_some_and(|now| !leaves_open(now)));
         let condition =
             |name, holds, reason, message: &str| Condition { name, holds, reason, message: message.to_owned() };
         let accepted = match &unaccepted {

@@ -1,7 +1,6 @@
 //! What expressions see of a request, beside what they see in a real Envoy: what is empty there, and what is absent.
 
 use std::path::Path;
-use std::process::Command;
 use std::time::Instant;
 
 use envoy_types::pb::envoy::service::auth::v3::authorization_server::{Authorization, AuthorizationServer};
@@ -14,8 +13,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};
 
-use crate::envoy::envoy;
-use crate::support::{Connection, Folder, PATIENCE, Process, free_port, get};
+use crate::envoy::start;
+use crate::support::{Connection, Folder, PATIENCE, free_port};
 
 /// What each request starts with, and its headers. They come to a Check.
 const REQUESTS: [(&str, &[&str]); 13] = [
@@ -155,13 +154,8 @@ async fn compare(encode_raw_headers: bool) {
     let (authorization, mut asked) = authorization().await;
     let [listen, admin] = std::array::from_fn(|_| free_port());
     let config = config([listen, admin, authorization], &log, encode_raw_headers);
-    let mut command = Command::new(envoy());
-    command.args(["--disable-hot-restart", "--concurrency", "1", "--log-level", "error"]);
-    command.args(["--file-flush-interval-msec", "5", "-c"]).arg(folder.file("envoy.json", &config.to_string()));
-    let _process = Process(command.spawn().unwrap());
-    while get(([127, 0, 0, 1], admin).into(), "/ready").await.status != 200 {
-        tokio::task::yield_now().await;
-    }
+    let flags = ["--concurrency", "1", "--file-flush-interval-msec", "5"];
+    let _envoy = start(&config.to_string(), &flags, &folder).await;
     let send = async |line: &str, headers: &[&str]| {
         let mut connection = Connection::open(([127, 0, 0, 1], listen).into()).await;
         connection.write(format!("{line}\r\n{}\r\n\r\n", headers.join("\r\n")).as_bytes()).await;

@@ -1,23 +1,11 @@
 //! The command line.
 
 use std::path::Path;
-use std::process::{Command, Output};
 
-use crate::support::{Folder, KEYS, TIERGATE, Tiergate, root};
-
-fn tiergate(args: &[&str]) -> Command {
-    let mut command = Command::new(TIERGATE);
-    command.args(args);
-    command
-}
-
-fn out(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
-}
+use crate::support::{Folder, KEYS, Tiergate, root, run, tiergate};
 
 fn check(dir: &Path, flags: &[&str]) -> (Option<i32>, String) {
-    let output = tiergate(&["check"]).arg(dir).args(flags).output().unwrap();
-    (output.status.code(), out(&output))
+    run(tiergate(&["check"]).arg(dir).args(flags))
 }
 
 #[test]
@@ -109,10 +97,10 @@ fn the_exit_code_tells_warnings_errors_and_what_was_not_checked_apart() {
         let (code, printed) = check(folder, flags);
         assert_eq!(code, Some(expected), "{} {flags:?}: {printed}", folder.display());
     }
-    let denied = tiergate(&["check"]).arg(&bad).env("TIERGATE_DENY_WARNINGS", "true").output().unwrap();
-    assert_eq!(denied.status.code(), Some(1), "{}", out(&denied));
-    let nothing = tiergate(&["check"]).output().unwrap();
-    assert_eq!(nothing.status.code(), Some(2), "{}", out(&nothing));
+    let (code, denied) = run(tiergate(&["check"]).arg(&bad).env("TIERGATE_DENY_WARNINGS", "true"));
+    assert_eq!(code, Some(1), "{denied}");
+    let (code, nothing) = run(&mut tiergate(&["check"]));
+    assert_eq!(code, Some(2), "{nothing}");
 }
 
 /// The folder that the README, the tour and everybody who tries tiergate starts from.
@@ -127,9 +115,8 @@ fn the_examples_and_the_shipped_envoy_configuration_are_clean() {
 #[test]
 fn an_envoy_configuration_is_checked_with_or_without_a_folder() {
     let envoy = root("tests/data/lint/envoy-fail-open/bad/envoy/envoy.yaml");
-    let alone = tiergate(&["check", "--deny-warnings", "--envoy"]).arg(&envoy).output().unwrap();
-    assert_eq!(alone.status.code(), Some(1), "{}", out(&alone));
-    assert_eq!(out(&alone).matches("envoy.yaml:").count(), 5, "{}", out(&alone));
+    let (code, alone) = run(tiergate(&["check", "--deny-warnings", "--envoy"]).arg(&envoy));
+    assert_eq!((code, alone.matches("envoy.yaml:").count()), (Some(1), 5), "{alone}");
     let (code, both) = check(&root("tests/data/lint/tier-unknown/bad"), &["--envoy", envoy.to_str().unwrap()]);
     assert_eq!((code, both.matches("error[envoy-fail-open]").count()), (Some(1), 5), "{both}");
     assert!(both.contains("warning[tier-unknown]"), "{both}");
@@ -137,10 +124,7 @@ fn an_envoy_configuration_is_checked_with_or_without_a_folder() {
 
 #[test]
 fn findings_are_explained_by_their_code() {
-    let explain = |code: &[&str]| {
-        let output = tiergate(&["check", "--explain"]).args(code).output().unwrap();
-        (output.status.code(), out(&output))
-    };
+    let explain = |code: &[&str]| run(tiergate(&["check", "--explain"]).args(code));
     let (code, text) = explain(&["tier-unknown"]);
     assert_eq!(code, Some(0), "{text}");
     assert!(text.starts_with("tier-unknown: ") && text.contains("premum") && text.contains("Remedy: "), "{text}");
@@ -156,45 +140,38 @@ fn findings_are_explained_by_their_code() {
 fn keys_are_private_and_not_overwritten() {
     use std::os::unix::fs::PermissionsExt;
     let folder = Folder::new();
-    let keys = |flags: &[&str]| tiergate(&["token", "keys"]).arg(&folder.0).args(flags).output().unwrap();
+    let keys = |flags: &[&str]| run(tiergate(&["token", "keys"]).arg(&folder.0).args(flags));
     for algorithm in ["es256", "rs256"] {
-        assert!(keys(&["--algorithm", algorithm, "--force"]).status.success());
+        assert_eq!(keys(&["--algorithm", algorithm, "--force"]).0, Some(0));
         let mode = std::fs::metadata(folder.0.join("signing-key.pem")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         let jwks = std::fs::read_to_string(folder.0.join("jwks.json")).unwrap();
         assert!(jwks.contains(&algorithm.to_uppercase()) && !jwks.contains("\"d\""), "{jwks}");
     }
-    let again = keys(&[]);
-    assert_eq!(again.status.code(), Some(64));
-    assert!(out(&again).contains("--force"), "{}", out(&again));
+    let (code, again) = keys(&[]);
+    assert!(code == Some(64) && again.contains("--force"), "{again}");
 }
 
 #[test]
 fn a_token_is_only_made_for_an_account_that_is_there() {
     let create = |name: &str, namespace: &str, key: &Path| {
         let mut command = tiergate(&["token", "create", name, "-n", namespace]);
-        command.arg("--signing-key").arg(key).arg("--manifests").arg(root("examples/manifests"));
-        command.output().unwrap()
+        run(command.arg("--signing-key").arg(key).arg("--manifests").arg(root("examples/manifests")))
     };
     let key = KEYS.0.join("signing-key.pem");
-    let made = create("alice-12345678", "maas-default-gateway-tier-free", &key);
-    assert!(made.status.success(), "{}", out(&made));
-    assert_eq!(out(&made).trim().split('.').count(), 3);
-    let elsewhere = create("alice-12345678", "default", &key);
-    assert_eq!(elsewhere.status.code(), Some(64));
-    assert!(
-        out(&elsewhere).contains("did you mean maas-default-gateway-tier-free/alice-12345678?"),
-        "{}",
-        out(&elsewhere)
-    );
-    let no_key = create("alice-12345678", "maas-default-gateway-tier-free", &KEYS.0.join("jwks.json"));
-    assert!(out(&no_key).contains("is not a private key"), "{}", out(&no_key));
+    let (code, made) = create("alice-12345678", "maas-default-gateway-tier-free", &key);
+    assert_eq!((code, made.trim().split('.').count()), (Some(0), 3), "{made}");
+    let (code, elsewhere) = create("alice-12345678", "default", &key);
+    assert_eq!(code, Some(64));
+    assert!(elsewhere.contains("did you mean maas-default-gateway-tier-free/alice-12345678?"), "{elsewhere}");
+    let (_, no_key) = create("alice-12345678", "maas-default-gateway-tier-free", &KEYS.0.join("jwks.json"));
+    assert!(no_key.contains("is not a private key"), "{no_key}");
 }
 
 #[test]
 fn flags_have_environment_variables_and_wrong_ones_are_explained() {
-    let output = tiergate(&["check"]).env("TIERGATE_MANIFESTS", root("examples/manifests")).output().unwrap();
-    assert_eq!(output.status.code(), Some(0), "{}", out(&output));
+    let (code, printed) = run(tiergate(&["check"]).env("TIERGATE_MANIFESTS", root("examples/manifests")));
+    assert_eq!(code, Some(0), "{printed}");
     for command in [
         &["serve", "--help"][..],
         &["check", "--help"],
@@ -202,21 +179,20 @@ fn flags_have_environment_variables_and_wrong_ones_are_explained() {
         &["token", "create", "--help"],
         &["explain", "--help"],
     ] {
-        let help = out(&tiergate(command).output().unwrap());
+        let (_, help) = run(&mut tiergate(command));
         let flags = help.lines().filter(|line| line.trim_start().starts_with('-') && line.contains("--"));
         let own = flags.filter(|line| !line.contains("--help")).count();
         assert!(help.matches("TIERGATE_").count() >= own, "every flag has a variable:\n{help}");
     }
-    let wrong = tiergate(&["check", "x", "--tier-mapping", "no-slash"]).output().unwrap();
-    assert!(out(&wrong).contains("namespace/name"), "{}", out(&wrong));
+    let (_, wrong) = run(&mut tiergate(&["check", ".", "--tier-mapping", "no-slash"]));
+    assert!(wrong.contains("namespace/name"), "{wrong}");
 }
 
 #[test]
 fn what_serve_needs_is_named_when_it_is_missing() {
     let serve = |manifests: &Path, jwks: &Path| {
         let mut command = tiergate(&["serve", "--listen-grpc", "127.0.0.1:0", "--listen-http", "127.0.0.1:0"]);
-        let output = command.arg("--manifests").arg(manifests).arg("--jwks").arg(jwks).output().unwrap();
-        (output.status.code(), out(&output))
+        run(command.arg("--manifests").arg(manifests).arg("--jwks").arg(jwks))
     };
     let (jwks, manifests) = (KEYS.0.join("jwks.json"), root("examples/manifests"));
     for (result, code, name) in [

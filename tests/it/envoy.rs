@@ -4,9 +4,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::support::{Connection, Folder, Process, Tiergate, example, free_port, generous_manifests, get, root, token};
+use crate::support::{
+    Connection, Folder, PATIENCE, Process, Tiergate, await_page, example, free_port, generous_manifests, root, token,
+};
 
 /// Envoy in front of a model and tiergate.
 pub(crate) struct Gateway {
@@ -65,17 +67,32 @@ pub(crate) async fn gateway_before(config: &str, tiergates: &[u16], model: u16) 
     assert!(config.contains("0.25s"), "the shipped configuration has a deadline");
     config = config.replace("0.25s", "5s");
     let folder = Folder::new();
-    let file = folder.file("envoy.yaml", &config);
+    let (process, admin) = start(&config, &["--concurrency", "2"], &folder).await;
+    let address = SocketAddr::from(([127, 0, 0, 1], listen));
+    Gateway { address, admin, processes: vec![process], _folder: folder }
+}
+
+/// An Envoy with this configuration, once its listeners are up, and its admin port. What it has to write is in `folder`.
+pub(crate) async fn start(config: &str, flags: &[&str], folder: &Folder) -> (Process, SocketAddr) {
+    // It goes by the ending, and reads thousands of routes of JSON sooner.
+    let file = folder.file(if config.starts_with('{') { "envoy.json" } else { "envoy.yaml" }, config);
+    let told = folder.0.join("admin");
     let mut command = Command::new(envoy());
-    command.args(["--disable-hot-restart", "--concurrency", "2", "--log-level", "error", "-c"]).arg(file);
-    let envoy = command.spawn().unwrap();
-    let processes = vec![Process(envoy)];
-    let admin = SocketAddr::from(([127, 0, 0, 1], admin));
-    // Envoy answers /ready with 503 until its listeners are up.
-    while get(admin, "/ready").await.status != 200 {
-        tokio::task::yield_now().await;
-    }
-    Gateway { address: SocketAddr::from(([127, 0, 0, 1], listen)), admin, processes, _folder: folder }
+    command.args(["--disable-hot-restart", "--log-level", "error"]).args(flags);
+    let mut process = Process(command.arg("-c").arg(file).arg("--admin-address-path").arg(&told).spawn().unwrap());
+    let started = Instant::now();
+    let admin: SocketAddr = loop {
+        assert!(process.0.try_wait().unwrap().is_none(), "Envoy refuses {config}");
+        assert!(started.elapsed() < PATIENCE, "Envoy starts");
+        match std::fs::read_to_string(&told).unwrap_or_default().trim().parse() {
+            Ok(address) => break address,
+            // Nothing tells when another process has written.
+            Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
+    };
+    // It says 503 until its listeners are up.
+    await_page(admin, "/ready", |status, _| status == 200).await;
+    (process, admin)
 }
 
 pub(crate) const BODY: &str = r#"{"messages":[{"role":"user","content":"one two three"}],"max_tokens":5}"#;

@@ -151,7 +151,10 @@ fn what_cannot_be_explained_is_said_with_exit_code_2_and_without_the_token() {
             &["--path", QWEN, "--as", "system:serviceaccount:nobody"],
             "--as has to be system:serviceaccount:<namespace>:<name>",
         ),
-        (&["--path", QWEN, "--jwks", "/nonexistent.json", "--token", secret], "cannot read `/nonexistent.json`"),
+        (
+            &["--path", QWEN, "--jwks", "/nonexistent.json", "--token", secret],
+            "'/nonexistent.json' for '--jwks <FILE>': has to be a file",
+        ),
         (&["--path", QWEN, "--header", secret], "--header has to be `Name: value`"),
         (&["--path", QWEN, "--as-group", "a"], "--as <USER>"),
     ] {
@@ -162,7 +165,10 @@ fn what_cannot_be_explained_is_said_with_exit_code_2_and_without_the_token() {
     }
     let output = Command::new(TIERGATE).args(["explain", "/nonexistent", "--path", "/a"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("cannot read `/nonexistent`"), "{output:?}");
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("'/nonexistent' for '<DIR>': has to be a folder or file"),
+        "{output:?}"
+    );
 }
 
 #[tokio::test]

@@ -2,11 +2,11 @@
 
 use std::fs::File;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use serde::Deserialize;
 
-use crate::support::{TIERGATE, root};
+use crate::support::{self, root, tiergate};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -53,14 +53,13 @@ impl Run {
             folder.display(),
             self.run
         );
-        let mut command = Command::new(TIERGATE);
+        let mut command = tiergate(&[]);
         command.args(shlex::split(&self.run).unwrap()).current_dir(folder);
         command.stdin(self.input.as_ref().map_or(Stdio::null(), |file| File::open(folder.join(file)).unwrap().into()));
-        let output = command.output().unwrap();
-        let printed = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+        let (code, printed) = support::run(&mut command);
         let fault = |what: String| Some(format!("`tiergate {}` {what}:\n{printed}", self.run));
-        if output.status.code() != Some(self.exit) {
-            return fault(format!("exits with {:?}, not {}", output.status.code(), self.exit));
+        if code != Some(self.exit) {
+            return fault(format!("exits with {code:?}, not {}", self.exit));
         }
         let mut rest = printed.as_str();
         for text in &self.says {

@@ -26,7 +26,7 @@ use serde_json::{Value, json};
 use tonic::transport::Channel;
 
 use crate::cluster::{Cluster, apply, apply_object, delete, objects, token};
-use crate::support::{PATIENCE, Tiergate, get, root};
+use crate::support::{PATIENCE, Tiergate, await_ready, get, root};
 use crate::wire::{channel, check_request, http, outcome};
 
 /// In place of a flag: the API server reviews tokens.
@@ -224,24 +224,6 @@ pub(crate) fn ok() -> (i32, String) {
 
 pub(crate) fn refused(status: i32, code: &str) -> (i32, String) {
     (status, code.to_owned())
-}
-
-pub(crate) async fn await_ready(tiergate: &Tiergate) {
-    await_page(tiergate, "/readyz", |status, _| status == 200).await;
-}
-
-/// Asks for a page until it is as `expected`, and returns it.
-pub(crate) async fn await_page(tiergate: &Tiergate, page: &str, expected: impl Fn(u16, &str) -> bool) -> String {
-    let started = Instant::now();
-    loop {
-        let answer = get(tiergate.http, page).await;
-        if expected(answer.status, &answer.body) {
-            return answer.body;
-        }
-        assert!(started.elapsed() < PATIENCE, "{page}: {} {}", answer.status, answer.body);
-        // A page is asked for; it does not tell.
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 /// The problems that are shown of an object, or of what is watched.

@@ -18,7 +18,9 @@ use tonic_health::pb::health_client::HealthClient;
 
 use crate::envoy::{Gateway, chat, gateway_of};
 use crate::h2::{H2, grpc_message, sent_away};
-use crate::support::{Connection, PATIENCE, TIERGATE, Tiergate, free_port, generous_manifests, get, soak, token};
+use crate::support::{
+    Connection, PATIENCE, TIERGATE, Tiergate, await_ready, free_port, generous_manifests, get, soak, token,
+};
 use crate::wire::{channel, check, check_request, demo, http, outcome, premium};
 
 const QWEN: &str = "/llm/qwen3/v1/chat/completions";
@@ -204,9 +206,7 @@ async fn instances_restarted_in_turn_under_load_fail_no_request() {
             drains.push(stopped.elapsed());
             assert_eq!(status.code(), Some(0), "{log:?}");
             let new = running.insert(start(port));
-            while get(new.http, "/readyz").await.status != 200 {
-                tokio::task::yield_now().await;
-            }
+            await_ready(new).await;
             in_envoy(&gateway, port, "health_flags::healthy").await;
         }
     }

@@ -7,7 +7,6 @@ mod translate;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::process::Command;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -20,7 +19,7 @@ use tokio::net::TcpStream;
 
 use self::generate::{PORTS, Sent, World};
 use self::translate::{Controller, Told, covers, hostname};
-use crate::envoy::envoy;
+use crate::envoy::start;
 use crate::support::{Folder, PATIENCE, Process, get, soak};
 
 /// An Envoy with a listener for each list of virtual hosts.
@@ -52,23 +51,7 @@ impl Envoy {
             "layered_runtime": {"layers": [layer]},
             "static_resources": {"listeners": listeners},
         });
-        let file = folder.file("envoy.json", &config.to_string());
-        let told = folder.0.join("admin");
-        let mut command = Command::new(envoy());
-        command.args(["--disable-hot-restart", "--concurrency", "1", "--log-level", "error", "-c"]).arg(file);
-        let mut process = Process(command.arg("--admin-address-path").arg(&told).spawn().unwrap());
-        let started = std::time::Instant::now();
-        let admin: SocketAddr = loop {
-            assert!(process.0.try_wait().unwrap().is_none(), "Envoy refuses {config}");
-            assert!(started.elapsed() < PATIENCE, "Envoy starts");
-            match std::fs::read_to_string(&told).unwrap_or_default().trim().parse() {
-                Ok(address) => break address,
-                Err(_) => tokio::task::yield_now().await,
-            }
-        };
-        while get(admin, "/ready").await.status != 200 {
-            tokio::task::yield_now().await;
-        }
+        let (process, admin) = start(&config.to_string(), &["--concurrency", "1"], &folder).await;
         let known = get(admin, "/listeners?format=json").await.json();
         let port = |name: &str| {
             let mut statuses = known["listener_statuses"].as_array().unwrap().iter();

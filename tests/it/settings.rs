@@ -1,12 +1,12 @@
 //! Flags and their variables: a wrong value is an error that says whose it is, and what a serving process was told is told by it.
 
 use std::path::Path;
-use std::process::{Command, Output};
 
 use clap::CommandFactory;
 use tiergate::args::Cli;
 
-use crate::support::{Folder, TIERGATE, Tiergate, get, root};
+use crate::reload::copy;
+use crate::support::{self, Tiergate, await_page, await_ready, get, root, tiergate};
 
 /// A variable of `serve`, a bad value, and what is said to be right.
 const BAD: [(&str, &str, &str); 35] = [
@@ -48,10 +48,7 @@ const BAD: [(&str, &str, &str); 35] = [
 ];
 
 fn run(words: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String) {
-    let mut command = Command::new(TIERGATE);
-    let Output { status, stdout, stderr } =
-        command.env_clear().args(words).envs(variables.iter().copied()).output().unwrap();
-    (status.code(), [stdout, stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat())
+    support::run(tiergate(words).envs(variables.iter().copied()))
 }
 
 /// What `serve` says of its settings and manifests. The keys are none, so it ends then.
@@ -98,13 +95,28 @@ fn an_empty_variable_is_an_error_of_every_command() {
     for (words, command) in commands(&Cli::command(), &[]) {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         for (name, _) in variables(&command) {
-            // Of `check` alone: a list of all findings.
-            if name == "TIERGATE_EXPLAIN" {
-                continue;
-            }
             let (code, printed) = run(&words, &[(&name, "")]);
             assert!(code == Some(2) && printed.contains(&name), "{words:?} {name}: {code:?} {printed}");
         }
+    }
+}
+
+#[test]
+fn a_path_that_is_not_there_is_an_error_of_every_command_that_names_its_variable() {
+    let rows: [(&[&str], &str); 8] = [
+        (&["serve"], "TIERGATE_MANIFESTS"),
+        (&["serve"], "TIERGATE_JWKS"),
+        (&["check"], "TIERGATE_MANIFESTS"),
+        (&["check"], "TIERGATE_ENVOY_CONFIG"),
+        (&["explain"], "TIERGATE_MANIFESTS"),
+        (&["explain"], "TIERGATE_JWKS"),
+        (&["token", "create"], "TIERGATE_MANIFESTS"),
+        (&["token", "create"], "TIERGATE_SIGNING_KEY"),
+    ];
+    for (words, name) in rows {
+        let (code, printed) = run(words, &[(name, "/nonexistent")]);
+        let told = ["/nonexistent", "No such file", name].iter().all(|text| printed.contains(text));
+        assert!(code == Some(2) && told, "{words:?} {name}: {code:?} {printed}");
     }
 }
 
@@ -150,16 +162,6 @@ fn a_variable_that_nobody_reads_is_named() {
     assert!(log.contains("TIERGATE_SHADOWW is not known, and has no effect; did you mean TIERGATE_SHADOW?"), "{log}");
 }
 
-/// What the page says once it says yes.
-async fn ready(tiergate: &Tiergate) -> String {
-    loop {
-        let page = get(tiergate.http, "/readyz").await;
-        if page.status == 200 {
-            return page.body;
-        }
-    }
-}
-
 /// Nobody has to remember that everything is let through.
 #[tokio::test]
 async fn shadow_is_told_by_log_page_and_gauge() {
@@ -169,21 +171,17 @@ async fn shadow_is_told_by_log_page_and_gauge() {
     assert!(!start_of_a_log(&manifests, &[], &[("TIERGATE_SHADOW", "false")]).contains("--shadow"));
     let tiergate = Tiergate::start(&manifests, &["--shadow"]);
     assert_eq!(tiergate.metric("tiergate_shadow", "").await, 1);
-    let ready = self::ready(&tiergate).await;
+    let ready = await_ready(&tiergate).await;
     assert!(ready.contains("in shadow: every request is let through"), "{ready}");
     let tiergate = Tiergate::start(&manifests, &[]);
     assert_eq!(tiergate.metric("tiergate_shadow", "").await, 0);
-    let ready = self::ready(&tiergate).await;
+    let ready = await_ready(&tiergate).await;
     assert!(!ready.contains("shadow"), "{ready}");
 }
 
 #[tokio::test]
 async fn a_gateway_that_is_not_there_is_told_until_it_comes() {
-    let folder = Folder::new();
-    for entry in std::fs::read_dir(root("examples/manifests")).unwrap() {
-        let path = entry.unwrap().path();
-        std::fs::copy(&path, folder.0.join(path.file_name().unwrap())).unwrap();
-    }
+    let folder = copy();
     let log = start_of_a_log(&folder.0, &["--gateway", "edge/later"], &[]);
     assert!(log.contains("gateway-unknown") && log.contains("no Gateway edge/later is there"), "{log}");
     let tiergate = Tiergate::start(&folder.0, &["--gateway", "edge/later"]);
@@ -194,14 +192,7 @@ async fn a_gateway_that_is_not_there_is_told_until_it_comes() {
         |problem: &&serde_json::Value| problem["code"] == "gateway-unknown" && problem["severity"] == "error";
     assert_eq!(problems["problems"].as_array().unwrap().iter().filter(of_gateway).count(), 1);
     folder.file("later.yaml", "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: later, namespace: edge}\nspec: {gatewayClassName: x, listeners: [{name: http, port: 80, protocol: HTTP}]}\n");
-    while !get(tiergate.http, "/problems").await.json()["problems"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .all(|problem| !of_gateway(&problem))
-    {
-        tokio::task::yield_now().await;
-    }
+    await_page(tiergate.http, "/problems", |_, page| !page.contains("gateway-unknown")).await;
     let page = get(tiergate.http, "/metrics").await.body;
     assert!(!page.contains("gateway-unknown"), "{page}");
 }

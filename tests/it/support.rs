@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{LazyLock, mpsc};
 use std::time::{Duration, Instant};
@@ -21,6 +21,21 @@ pub(crate) fn soak<T>(short: T, full: T) -> T {
 }
 
 pub(crate) const TIERGATE: &str = env!("CARGO_BIN_EXE_tiergate");
+
+/// The command line with these words, and without the variables of ours that a developer has set.
+pub(crate) fn tiergate(words: &[&str]) -> Command {
+    let mut command = Command::new(TIERGATE);
+    let ours = std::env::vars_os().map(|(name, _)| name).filter(|name| name.to_string_lossy().starts_with("TIERGATE_"));
+    ours.for_each(|name| _ = command.env_remove(name));
+    command.args(words);
+    command
+}
+
+/// How a command ended, and what it printed: to stdout, then to stderr.
+pub(crate) fn run(command: &mut Command) -> (Option<i32>, String) {
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    (status.code(), [stdout, stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat())
+}
 
 /// A process that ends when this is dropped.
 pub(crate) struct Process(pub(crate) Child);
@@ -122,7 +137,7 @@ pub(crate) struct Tiergate {
 
 impl Tiergate {
     pub(crate) fn start(manifests: &Path, flags: &[&str]) -> Self {
-        Self::start_as(Command::new(TIERGATE), manifests, flags)
+        Self::start_as(tiergate(&[]), manifests, flags)
     }
 
     /// As the last words of `command`.
@@ -137,7 +152,7 @@ impl Tiergate {
 
     /// With these flags and no others.
     pub(crate) fn start_plainly(manifests: &Path, flags: &[&str]) -> Self {
-        Self::start_with(0, Command::new(TIERGATE), manifests, flags)
+        Self::start_with(0, tiergate(&[]), manifests, flags)
     }
 
     fn start_with(port: u16, command: Command, manifests: &Path, flags: &[&str]) -> Self {
@@ -157,7 +172,7 @@ impl Tiergate {
 
     /// On a cluster, which it may not have read yet.
     pub(crate) fn start_on(kubeconfig: &Path, flags: &[&str]) -> Self {
-        let mut command = Command::new(TIERGATE);
+        let mut command = tiergate(&[]);
         command.args(["serve", "--kubernetes", "--kubeconfig"]).arg(kubeconfig);
         Self::serve(0, command, flags)
     }
@@ -322,6 +337,25 @@ pub(crate) async fn get(address: SocketAddr, path: &str) -> Answer {
 
 pub(crate) async fn post(address: SocketAddr, path: &str, body: &str) -> Answer {
     Connection::of_pages(address).await.send("POST", path, &[("content-type", "application/json")], body).await
+}
+
+/// Asks for a page until its status and body are as `expected`, and returns the body.
+pub(crate) async fn await_page(address: SocketAddr, page: &str, expected: impl Fn(u16, &str) -> bool) -> String {
+    let started = Instant::now();
+    loop {
+        let answer = get(address, page).await;
+        if expected(answer.status, &answer.body) {
+            return answer.body;
+        }
+        assert!(started.elapsed() < PATIENCE, "{page}: {} {}", answer.status, answer.body);
+        // A page is asked for; it does not tell.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// What the page says once it says yes.
+pub(crate) async fn await_ready(tiergate: &Tiergate) -> String {
+    await_page(tiergate.http, "/readyz", |status, _| status == 200).await
 }
 
 /// One HTTP/1.1 connection, kept alive. It sends paths as they are, which HTTP libraries do not.

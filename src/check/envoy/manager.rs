@@ -9,6 +9,9 @@ use crate::manifest::Finding;
 
 const REWRITES: [(&str, i64); 2] = [("UNESCAPE_AND_REDIRECT", 3), ("UNESCAPE_AND_FORWARD", 4)];
 
+/// Filters that send requests to a model.
+const ROUTERS: [&str; 2] = [".filters.http.router.v3.Router", ".filters.http.mcp_router.v3.McpRouter"];
+
 /// Its chain of filters, and those of its upgrades.
 pub(super) fn chains<'a>(manager: &Item<'a>) -> Vec<Chain<'a>> {
     let own = manager.get("http_filters").into_iter();
@@ -32,8 +35,9 @@ pub(super) fn check(manager: &Item<'_>, found: &Found<'_>, beside: Beside) {
     if let Some(routes) = manager.get("route_config") {
         hits_addend(&routes);
     }
+    let asking = chains(manager).into_iter().filter(|chain| chain.roles(found).contains(&Role::Check));
+    asking.for_each(|chain| order(&chain, found));
     let Some(chain) = manager.get("http_filters").map(|list| Chain::of(&list)) else { return };
-    order(&chain, found);
     if beside.token_limits && !chain.roles(found).contains(&Role::Report) {
         let message = "reports no usage, so that token limits never fill";
         let remedy = "add the ratelimit filter of envoy/tiergate.yaml, with `domain: tiergate.report`";
@@ -100,13 +104,16 @@ fn path(manager: &Item<'_>) {
 fn order(chain: &Chain<'_>, found: &Found<'_>) {
     let is_check = |entry: &Item<'_>| found.role(entry) == Some(Role::Check);
     for filter in chain.filters.iter().take_while(|filter| !is_check(&filter.entry)) {
+        // Envoy refuses one that stands there by itself, and not one behind a matcher.
+        for router in filter.entry.find(&|item| ROUTERS.iter().any(|ending| is_type(item, ending))) {
+            let message = "sends requests away before the Check: they pass unjudged";
+            router.error(Finding::EnvoyFailOpen, message, "put it behind the ext_authz filter");
+        }
         let Some(configuration) = filter.entry.get("typed_config") else { continue };
-        let message = match (found.role(&filter.entry).is_some(), is_type(&configuration, ".router.v3.Router")) {
-            (true, _) => "counts before the Check, of which it knows nothing then",
-            (_, true) => "sends requests away before the Check",
-            _ => continue,
-        };
-        configuration.warn(Finding::EnvoyFilterOrder, message, "put it behind the ext_authz filter");
+        if found.role(&filter.entry).is_some() {
+            let message = "counts before the Check, of which it knows nothing then";
+            configuration.warn(Finding::EnvoyFilterOrder, message, "put it behind the ext_authz filter");
+        }
     }
 }
 

@@ -81,6 +81,10 @@ pub(super) async fn a_rapid_reset_is_sent_away_and_others_are_served(world: &Wor
 /// Envoy hands each reset on, over the connection to tiergate that all callers of a worker share.
 pub(super) async fn a_rapid_reset_of_the_gateway_reaches_no_other_caller(world: &World) {
     let gateway = world.gateway().await;
+    let mut connections = Vec::new();
+    for _ in 0..8 {
+        connections.push(Connection::open(gateway).await);
+    }
     let attacked = Cell::new(false);
     let attack = async {
         // Envoy ends a connection after 500 resets, and has two workers: many connections reach both.
@@ -91,18 +95,19 @@ pub(super) async fn a_rapid_reset_of_the_gateway_reaches_no_other_caller(world: 
         attacked.set(true);
     };
     let others = async {
-        let mut connections = Vec::new();
-        for _ in 0..8 {
-            connections.push(Connection::open(gateway).await);
-        }
+        let mut answers = 0;
         while !attacked.get() {
             for connection in &mut connections {
                 let answer = chat(connection, QWEN, &world.token).await;
                 assert_eq!(answer.status, 200, "{}", answer.body);
+                answers += 1;
             }
         }
+        answers
     };
-    tokio::join!(attack, others);
+    // The others are served first, so that the attack is not over before they have begun.
+    let (answers, ()) = tokio::join!(others, attack);
+    assert!(answers > 0, "nobody else was served");
 }
 
 pub(super) async fn a_flood_of_continuations_is_ended(world: &World) {

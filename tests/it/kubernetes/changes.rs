@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{World, await_page, ok, problems_of, refused};
+use super::{World, ok, problems_of, refused};
 use crate::cluster::{SHARED, apply_object, delete};
+use crate::support::await_page;
 
 /// A bound for loaded machines; the figures are printed.
 const BOUND: Duration = Duration::from_secs(5);
@@ -136,12 +137,12 @@ async fn an_object_in_error_keeps_its_last_good_version() {
     ] {
         world.change(kind, name, |object| *object.pointer_mut(field).unwrap() = bad).await;
         let place = place(kind, namespace, name);
-        await_page(&tiergate, "/problems", |_, page| page.contains(&place) && page.contains("\"error\"")).await;
+        await_page(tiergate.http, "/problems", |_, page| page.contains(&place) && page.contains("\"error\"")).await;
         let problems = problems_of(&tiergate, &place).await;
         assert!(problems.iter().any(|problem| problem["severity"] == "error"), "{place}: {problems:?}");
         assert_eq!(premium.asks(&granite).await, ok(), "{place}");
         world.apply_all().await;
-        await_page(&tiergate, "/problems", |_, page| !page.contains(&place)).await;
+        await_page(tiergate.http, "/problems", |_, page| !page.contains(&place)).await;
     }
     // Known to no last good version, a new one shuts what it is for.
     let mut bad = world.object("RateLimitPolicy", "gateway-rate-limits");

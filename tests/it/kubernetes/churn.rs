@@ -1,6 +1,8 @@
 //! RBAC that changes all the time: who is allowed stays so, and the API server is spared.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use kube::Client;
@@ -26,16 +28,38 @@ async fn quiet(name: &str) -> (Cluster, World) {
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Changes an object of RBAC as often as this, until it is aborted.
-fn changing(client: &Client, every: Duration, kind: &'static str, namespace: Option<String>) -> JoinHandle<()> {
-    let client = client.clone();
-    tokio::spawn(async move {
-        let mut times = interval(every);
-        for verb in ["get", "list"].into_iter().cycle() {
-            times.tick().await;
-            apply_object(&client, &role(kind, namespace.as_deref(), verb)).await;
+/// An object of RBAC that changes all the time, and how often it has.
+struct Churn {
+    task: JoinHandle<()>,
+    changes: Arc<AtomicUsize>,
+}
+
+impl Churn {
+    /// A change as often as this.
+    fn start(client: &Client, every: Duration, kind: &'static str, namespace: Option<String>) -> Self {
+        let (client, changes) = (client.clone(), Arc::<AtomicUsize>::default());
+        let counted = Arc::clone(&changes);
+        let task = tokio::spawn(async move {
+            let mut times = interval(every);
+            for verb in ["get", "list"].into_iter().cycle() {
+                times.tick().await;
+                apply_object(&client, &role(kind, namespace.as_deref(), verb)).await;
+                counted.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        Churn { task, changes }
+    }
+
+    /// Ends it, which had gone on until now.
+    async fn end(self) {
+        let Churn { task, changes } = self;
+        // By itself it ends with a panic alone.
+        match task.is_finished() {
+            true => task.await.unwrap(),
+            false => task.abort(),
         }
-    })
+        assert!(changes.load(Ordering::Relaxed) > 0, "nothing has changed");
+    }
 }
 
 fn role(kind: &str, namespace: Option<&str>, verb: &str) -> Value {
@@ -72,11 +96,13 @@ async fn what_changes_elsewhere_costs_no_review_nor_does_the_start() {
     for churn in [false, true] {
         let tiergate = world.tiergate(&cluster, &[REVIEW, "--access", "review"]).await;
         let mut ivan = world.caller(&tiergate, "enterprise", "ivan-e85d40b9").await;
-        let churn = churn.then(|| changing(&world.client, SECOND, "Role", Some(namespace.to_owned())));
+        let churn = churn.then(|| Churn::start(&world.client, SECOND, "Role", Some(namespace.to_owned())));
         let started = Instant::now();
         assert_eq!(answers(&mut ivan, &world.path("lab", "phi")).await, all(ok()));
         let took = started.elapsed();
-        churn.inspect(JoinHandle::abort);
+        if let Some(churn) = churn {
+            churn.end().await;
+        }
         // One, and one more after each 5 seconds.
         let now = reviews(&cluster, &world).1;
         assert_eq!(now - before, 1 + took.as_secs() as usize / 5, "in {took:?}");
@@ -95,7 +121,7 @@ async fn what_changes_in_the_namespace_or_the_cluster_costs_two_reviews_a_second
         [(SECOND, "Role", Some(lab.clone())), (SECOND, "ClusterRole", None), (SECOND / 10, "Role", Some(lab))]
     {
         let (before, started) = (reviews(&cluster, &world).1, Instant::now());
-        let churn = changing(&world.client, every, kind, namespace);
+        let churn = Churn::start(&world.client, every, kind, namespace);
         assert_eq!(answers(&mut ivan, &phi).await, all(ok()), "{kind}");
         let asked = reviews(&cluster, &world).1 - before;
         let seconds = started.elapsed().as_secs_f64();
@@ -108,7 +134,7 @@ async fn what_changes_in_the_namespace_or_the_cluster_costs_two_reviews_a_second
         println!("{kind} changed every {every:?}: refused {took:.0?} after the binding is gone; goal 1 s");
         // A loaded machine gets five times as long.
         assert!(took < Duration::from_secs(5), "{kind}: {took:?}");
-        churn.abort();
+        churn.end().await;
         world.apply_all().await;
         ivan.until(&phi, &ok()).await;
     }
@@ -120,10 +146,12 @@ async fn who_has_no_grant_is_refused_and_never_told_that_it_is_unknown() {
     let tiergate = world.tiergate(&cluster, &[REVIEW, "--access", "rbac"]).await;
     let mut free = world.caller(&tiergate, "free", "alice-12345678").await;
     let churns = [
-        changing(&world.client, SECOND, "Role", Some(world.llm())),
-        changing(&world.client, SECOND, "Role", Some(format!("{}-lab", world.name))),
-        changing(&world.client, SECOND, "ClusterRole", None),
+        Churn::start(&world.client, SECOND, "Role", Some(world.llm())),
+        Churn::start(&world.client, SECOND, "Role", Some(format!("{}-lab", world.name))),
+        Churn::start(&world.client, SECOND, "ClusterRole", None),
     ];
     assert_eq!(answers(&mut free, &world.path("llm", "draft")).await, all(refused(403, "TG-ACCESS-DENIED")));
-    churns.iter().for_each(JoinHandle::abort);
+    for churn in churns {
+        churn.end().await;
+    }
 }

@@ -8,9 +8,9 @@ use kube::api::{Patch, PatchParams, PostParams};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Caller, await_ready, ok, refused};
+use super::{Caller, ok, refused};
 use crate::cluster::{CRDS, Cluster, api, objects, token};
-use crate::support::{PATIENCE, Tiergate, get, root};
+use crate::support::{PATIENCE, Tiergate, await_ready, get, root};
 
 /// What of kustomize the base uses.
 #[derive(Deserialize)]

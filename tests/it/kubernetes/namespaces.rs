@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::{World, await_page, await_ready, ok, problems_of, refused, rules, rules_without};
+use super::{World, ok, problems_of, refused, rules, rules_without};
 use crate::cluster::{CRDS, Cluster, apply, apply_object};
+use crate::support::{await_page, await_ready};
 
 /// The Gateway of the world takes routes of namespaces that `selector` selects.
 async fn select(world: &World, selector: Value) {
@@ -64,11 +65,11 @@ async fn namespaces_are_watched_where_a_listener_selects_by_their_labels() {
     let rule = "{apiGroups: [\"\"], resources: [\"namespaces\"], verbs: [\"list\", \"watch\"]}";
     let remedy = format!("add to the ClusterRole of tiergate's ServiceAccount: {rule}");
     assert_eq!(problems.iter().map(|problem| problem["remedy"].clone()).collect::<Vec<_>>(), [json!(remedy)]);
-    await_page(&tiergate, "/problems", |_, page| page.contains("namespace-unknown")).await;
+    await_page(tiergate.http, "/problems", |_, page| page.contains("namespace-unknown")).await;
     let name = format!("{}-less", world.name);
     let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": name}, "rules": rules()});
     apply_object(&world.client, &role).await;
     ivan.until(&phi, &ok()).await;
     let told = |page: &str| page.contains("namespace-unknown") || page.contains("may not be watched");
-    await_page(&tiergate, "/problems", |_, page| !told(page)).await;
+    await_page(tiergate.http, "/problems", |_, page| !told(page)).await;
 }

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::{World, await_page, await_ready, ok, problems_of, refused, rules};
+use super::{World, ok, problems_of, refused, rules};
 use crate::cluster::{CRDS, Cluster, apply, apply_object, delete, objects};
-use crate::support::{PATIENCE, get, soak};
+use crate::support::{PATIENCE, await_page, await_ready, get, soak};
 
 /// Decides requests for as long as the server is away: all of them as before.
 async fn asks_for(callers: &mut [(super::Caller, String, (i32, String))], time: Duration) -> usize {
@@ -50,7 +50,7 @@ async fn decisions_go_on_while_the_api_server_is_away_and_changes_are_live_after
     // It dies, and something changes before it is watched again.
     cluster.kill_api_server();
     let dead = asks_for(&mut callers, away).await;
-    await_page(&tiergate, "/problems", |_, page| page.contains("what was read last stays in force")).await;
+    await_page(tiergate.http, "/problems", |_, page| page.contains("what was read last stays in force")).await;
     assert_eq!(get(tiergate.http, "/readyz").await.status, 200);
     cluster.restart_api_server();
     let started = Instant::now();
@@ -61,7 +61,7 @@ async fn decisions_go_on_while_the_api_server_is_away_and_changes_are_live_after
     free.until(draft, &refused(401, "TG-TOKEN-SUBJECT-GONE")).await;
     let after_death = started.elapsed();
     assert!(after_hanging.max(after_death) < Duration::from_secs(15), "{after_hanging:?}, {after_death:?}");
-    await_page(&tiergate, "/problems", |_, page| !page.contains("what was read last stays in force")).await;
+    await_page(tiergate.http, "/problems", |_, page| !page.contains("what was read last stays in force")).await;
     let logged = tiergate.logged();
     let is_told = |line: &&serde_json::Value| line["level"] == "ERROR" || line["level"] == "WARN";
     // Neither the refusals nor the grants that were taken away on purpose.
@@ -83,7 +83,7 @@ async fn an_api_server_that_is_not_there_yet_is_waited_for() {
     let kubeconfig = world.kubeconfig(&cluster, "tiergate", rules()).await;
     cluster.kill_api_server();
     let tiergate = world.start(&cluster, &kubeconfig, &[]);
-    let page = await_page(&tiergate, "/readyz", |_, page| page.contains("Connection refused")).await;
+    let page = await_page(tiergate.http, "/readyz", |_, page| page.contains("Connection refused")).await;
     assert!(page.contains("gateways.gateway.networking.k8s.io"), "{page}");
     cluster.restart_api_server();
     await_ready(&tiergate).await;
@@ -124,7 +124,7 @@ async fn a_kind_that_the_cluster_does_not_know_is_noticed_when_it_comes() {
     }
     let noticed = free.until(&granite, &ok()).await;
     // Both are looked for by themselves.
-    await_page(&tiergate, "/problems", |_, page| !page.contains("ratelimitpolicies.kuadrant.io")).await;
+    await_page(tiergate.http, "/problems", |_, page| !page.contains("ratelimitpolicies.kuadrant.io")).await;
     let started = Instant::now();
     while free.asks(&granite).await == ok() {
         assert!(started.elapsed() < PATIENCE, "the limit is in force");
@@ -154,7 +154,7 @@ async fn a_policy_kind_of_a_newer_version_keeps_the_gate_shut() {
     world.apply_all().await;
     let kubeconfig = world.kubeconfig(&cluster, "tiergate", rules()).await;
     let tiergate = world.start(&cluster, &kubeconfig, &[]);
-    let page = await_page(&tiergate, "/readyz", |_, page| page.contains("only of")).await;
+    let page = await_page(tiergate.http, "/readyz", |_, page| page.contains("only of")).await;
     assert!(
         page.contains("not read yet from https://127.0.0.1:")
             && page.ends_with("ratelimitpolicies.kuadrant.io (only of kuadrant.io/v9)\n"),

@@ -16,10 +16,10 @@ use tokio::task::JoinSet;
 
 use super::access::settled;
 use super::review::reviews;
-use super::{REVIEW, World, await_ready, rules};
+use super::{REVIEW, World, rules};
 use crate::cluster::{CRDS, Cluster, SHARED, apply, apply_object, token};
 use crate::envoy::{chat, gateway};
-use crate::support::{Connection, Tiergate, get, soak};
+use crate::support::{Connection, Tiergate, await_ready, get, soak};
 
 /// An answer: its status, the code of a refusal, and how long it took.
 type Told = (u16, String, Duration);

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::{World, await_page, await_ready, ok, problems_of, refused, rules, rules_without};
+use super::{World, ok, problems_of, refused, rules, rules_without};
 use crate::cluster::{Cluster, SHARED};
-use crate::support::{Folder, PATIENCE, TIERGATE, get};
+use crate::support::{Folder, PATIENCE, TIERGATE, await_page, await_ready, get};
 
 /// Its last words, which it has to say before it serves.
 fn does_not_start(arguments: &[&str]) -> String {
@@ -121,7 +121,7 @@ async fn a_permission_that_is_missing_is_named_and_the_rest_works() {
     role["rules"] = super::rules();
     crate::cluster::apply_object(&world.client, &role).await;
     premium.until(&phi, &refused(403, "TG-ACCESS-DENIED")).await;
-    await_page(&tiergate, "/problems", |_, page| !page.contains("may not be watched")).await;
+    await_page(tiergate.http, "/problems", |_, page| !page.contains("may not be watched")).await;
 
     // Without a grant from it, nobody misses the annotation.
     let tiergate = start("llminferenceservices").await;
@@ -133,7 +133,8 @@ async fn a_permission_that_is_missing_is_named_and_the_rest_works() {
     for resource in ["ratelimitpolicies", "authpolicies", "httproutes", "gateways", "serviceaccounts"] {
         let tiergate = start(resource).await;
         let page =
-            await_page(&tiergate, "/readyz", |_, page| page.contains("(no permission)") && !page.contains(',')).await;
+            await_page(tiergate.http, "/readyz", |_, page| page.contains("(no permission)") && !page.contains(','))
+                .await;
         assert!(page.contains(resource), "{page}");
         let mut premium = world.caller(&tiergate, "premium", "jland-78028f6d").await;
         assert_eq!(premium.asks(&qwen).await, refused(503, "TG-UNAVAILABLE-CONFIGURATION"), "{resource}");

@@ -192,7 +192,7 @@ async fn what_may_not_be_written_is_told_once_and_stops_nothing() {
         assert_eq!(condition(&world, &policy, "Accepted").await, None);
     }
     // Requests have nothing to do with it.
-    super::await_ready(&tiergate).await;
+    crate::support::await_ready(&tiergate).await;
     let mut free = world.caller(&tiergate, "free", "alice-12345678").await;
     assert_eq!(free.asks(&world.path("llm", "granite")).await, super::ok());
 }
