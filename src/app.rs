@@ -25,6 +25,7 @@ use crate::listen::admin::{self, AdminPages};
 use crate::listen::ext_authz::ExtAuthz;
 use crate::listen::http::{self, Pages};
 use crate::listen::rate_limit::RateLimit;
+use crate::listen::refusals::Refusals;
 use crate::listen::{Services, Workers, bind};
 use crate::manifest::Problem;
 use crate::metrics::Metrics;
@@ -84,7 +85,9 @@ pub fn serve(args: &Serve) -> Result<bool, StartError> {
     told.tell(&policy);
     let gate = Arc::new(gate(args, policy, clock, &metrics.api)?);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let ended = runtime.block_on(run(args, gate, (source, told), clock, metrics));
+    let refusals = Arc::new(Refusals::default());
+    let ended = runtime.block_on(run(args, gate, (source, told), clock, (metrics, &refusals)));
+    refusals.close();
     // Whatever still runs had its time; the threads end with the process.
     runtime.shutdown_background();
     ended
@@ -175,7 +178,7 @@ async fn run(
     gate: Arc<Gate>,
     (source, told): (Source, Told),
     clock: Clock,
-    metrics: Arc<Metrics>,
+    (metrics, refusals): (Arc<Metrics>, &Arc<Refusals>),
 ) -> Result<bool, StartError> {
     let mut signals = StopSignals::install()?;
     metrics.published(&gate.policies.current());
@@ -184,8 +187,20 @@ async fn run(
     set_health(&health, false).await;
     let style = Style { verbose_refusals: args.verbose_refusals, shadow: args.shadow, compat: args.compat };
     let services = Services {
-        ext_authz: Arc::new(ExtAuthz { gate: Arc::clone(&gate), metrics: Arc::clone(&metrics), clock, style }),
-        rate_limit: Arc::new(RateLimit::new(Arc::clone(&gate), Arc::clone(&metrics), clock, style)),
+        ext_authz: Arc::new(ExtAuthz {
+            gate: Arc::clone(&gate),
+            metrics: Arc::clone(&metrics),
+            refusals: Arc::clone(refusals),
+            clock,
+            style,
+        }),
+        rate_limit: Arc::new(RateLimit::new(
+            Arc::clone(&gate),
+            Arc::clone(&metrics),
+            Arc::clone(refusals),
+            clock,
+            style,
+        )),
         health: health.clone(),
     };
     let (grpc, http) = (bind(args.listen_grpc)?, bind(args.listen_http)?);
@@ -215,6 +230,7 @@ async fn run(
         () = workers.accept(&mut acceptor) => {}
         () = probe(&workers, &gate, &health, &serving) => {}
         () = sweep(&gate.limits, clock) => {}
+        () = refusals.fold() => {}
         signal = signals.next() => tracing::info!(signal, "stopping"),
     }
     stopping.store(true, Ordering::Relaxed);

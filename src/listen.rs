@@ -9,6 +9,7 @@ mod connection;
 pub mod ext_authz;
 pub mod http;
 pub mod rate_limit;
+pub mod refusals;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdListener, TcpStream as StdStream};

@@ -17,6 +17,7 @@ use envoy_types::pb::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimit
 use futures_util::FutureExt;
 use tonic::{Response, Status};
 
+use super::refusals::Refusals;
 use crate::gate::{EnforceLimits, Gate};
 use crate::limit::Clock;
 use crate::metrics::Metrics;
@@ -38,6 +39,7 @@ pub struct RateLimit {
     pub gate: Arc<Gate>,
     settlements: Settlements,
     pub metrics: Arc<Metrics>,
+    refusals: Arc<Refusals>,
     clock: Clock,
     style: Style,
     /// Whether anybody asked about the limits.
@@ -67,9 +69,9 @@ impl RateLimitService for RateLimit {
 
 impl RateLimit {
     #[must_use]
-    pub fn new(gate: Arc<Gate>, metrics: Arc<Metrics>, clock: Clock, style: Style) -> Self {
+    pub fn new(gate: Arc<Gate>, metrics: Arc<Metrics>, refusals: Arc<Refusals>, clock: Clock, style: Style) -> Self {
         let (settlements, asked, told) = (Settlements::default(), AtomicBool::new(false), AtomicBool::new(false));
-        RateLimit { gate, settlements, metrics, clock, style, asked, told }
+        RateLimit { gate, settlements, metrics, refusals, clock, style, asked, told }
     }
 
     /// Takes one request.

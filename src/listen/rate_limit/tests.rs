@@ -7,7 +7,7 @@ use crate::test_util::{compile_files, demo, gate, options, settings};
 
 fn service(enforce_limits: EnforceLimits) -> RateLimit {
     let gate = gate(compile_files(&demo(), &options()), Settings { enforce_limits, ..settings() });
-    RateLimit::new(Arc::new(gate), Arc::new(Metrics::new()), Clock::start(), Style::default())
+    RateLimit::new(Arc::new(gate), Arc::default(), Arc::default(), Clock::start(), Style::default())
 }
 
 fn descriptor(entries: &[(&str, &str)]) -> RateLimitDescriptor {
