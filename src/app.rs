@@ -13,7 +13,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 
 use crate::access::{AccessMode, AccessReviews};
 use crate::apiserver::{ApiMetrics, ApiServer, Budget, KubernetesError};
@@ -73,12 +73,13 @@ pub enum StartError {
 ///
 /// Something that it needs is not there.
 pub fn serve(args: &Serve) -> Result<bool, StartError> {
-    let _flushed_at_the_end = start_logging(&args.log)?;
+    let (_flushed_at_the_end, lines_dropped) = start_logging(&args.log)?;
     tell_settings(args);
     crate::process::prepare();
     let clock = Clock::start();
     let metrics = Arc::new(Metrics::new());
     metrics.in_shadow(args.shadow);
+    metrics.in_log(lines_dropped);
     let mut source = source(args, clock)?;
     let policy = source.first()?;
     let mut told = Told::default();
@@ -368,7 +369,7 @@ const LOG_LINES: usize = 16_384;
 /// The client of the API server, among the targets of the log.
 const KUBE: &str = "kube_client";
 
-fn start_logging(args: &LogArgs) -> Result<WorkerGuard, tracing_subscriber::filter::ParseError> {
+fn start_logging(args: &LogArgs) -> Result<(WorkerGuard, ErrorCounter), tracing_subscriber::filter::ParseError> {
     let mut filter = tracing_subscriber::EnvFilter::try_new(&args.log)?;
     // It tells every failure as often as it is tried; what is wrong with a watch is said once, by us.
     if !args.log.contains(KUBE) {
@@ -376,13 +377,14 @@ fn start_logging(args: &LogArgs) -> Result<WorkerGuard, tracing_subscriber::filt
     }
     let queue = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LOG_LINES);
     let (writer, guard) = queue.finish(io::stderr());
+    let dropped = writer.error_counter();
     // A closed stderr is no reason to fail, and there is nobody to tell.
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).log_internal_errors(false);
     match args.log_format {
         LogFormat::Json => builder.json().flatten_event(true).init(),
         LogFormat::Text => builder.with_ansi(false).init(),
     }
-    Ok(guard)
+    Ok((guard, dropped))
 }
 
 // === impl StopSignals ===

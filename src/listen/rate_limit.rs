@@ -112,15 +112,15 @@ impl RateLimit {
         let Some(sealed) = sealed else {
             return Err(Status::invalid_argument("no descriptors"));
         };
-        let (settlement, tier) = match self.gate.sealer.open(sealed) {
+        let reservation = self.gate.sealer.open(sealed);
+        let settlement = match &reservation {
             Some(reservation) => {
                 let now = self.clock.now();
-                let settlement = self.settlements.settle(&self.gate.limits, &reservation, &usage, now).await;
-                (settlement, reservation.tier)
+                self.settlements.settle(&self.gate.limits, reservation, &usage, now).await
             }
-            None => (Settlement::Unknown, Arc::default()),
+            None => Settlement::Unknown,
         };
-        self.metrics.reported(settlement, &usage, &tier);
+        self.metrics.reported(settlement, &usage, reservation.as_ref());
         self.miss_the_question();
         if settlement == Settlement::Unknown {
             tracing::warn!("a usage report carries a reservation that this process did not make");
