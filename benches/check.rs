@@ -24,7 +24,7 @@ use tiergate::limit::Clock;
 use tiergate::listen::ext_authz::to_request;
 use tiergate::listen::rate_limit::RateLimit;
 use tiergate::listen::{Services, Workers, bind};
-use tiergate::metrics::{Metrics, PortMetrics};
+use tiergate::metrics::PortMetrics;
 use tiergate::respond::{Style, check_response};
 
 mod support;
@@ -68,7 +68,7 @@ fn check(c: &mut Criterion) {
 fn serve(runtime: &tokio::runtime::Runtime, gate: &Arc<Gate>) -> (SocketAddr, tokio::sync::watch::Sender<bool>) {
     let clock = Clock::start();
     let (health, _) = tonic_health::server::health_reporter();
-    let rate_limit = RateLimit::new(Arc::clone(gate), Arc::new(Metrics::new()), clock, Style::default());
+    let rate_limit = RateLimit::new(Arc::clone(gate), Arc::default(), Arc::default(), clock, Style::default());
     let services = Services { ext_authz: Arc::new(ext_authz(gate, clock)), rate_limit: Arc::new(rate_limit), health };
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let workers = Workers::start(1, &services, &stopped).expect("a worker");

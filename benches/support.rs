@@ -20,7 +20,6 @@ use tiergate::identity::{Authority, Identities, Identity, Remember, ServiceAccou
 use tiergate::limit::{Clock, Limits, Memory, Nanos};
 use tiergate::listen::ext_authz::{ExtAuthz, to_request};
 use tiergate::manifest::Manifests;
-use tiergate::metrics::Metrics;
 use tiergate::policy::{Options, Policies, compile, derived_uid};
 use tiergate::request::{BearerToken, Lookup};
 use tiergate::respond::Style;
@@ -214,5 +213,6 @@ pub fn now<T>(future: impl Future<Output = T>) -> T {
 }
 
 pub fn ext_authz(gate: &Arc<Gate>, clock: Clock) -> ExtAuthz {
-    ExtAuthz { gate: Arc::clone(gate), metrics: Arc::new(Metrics::new()), clock, style: Style::default() }
+    let (metrics, refusals) = (Arc::default(), Arc::default());
+    ExtAuthz { gate: Arc::clone(gate), metrics, refusals, clock, style: Style::default() }
 }

@@ -49,6 +49,16 @@ if scripts/faketime.sh | tee "$log"; then
 else
   failed=$((failed + 1))
 fi
+printf '\n=== prometheus_client: scripts/prometheus_client.sh\n'
+if ! command -v python3 >/dev/null; then
+  skipped=$((skipped + 1))
+  reasons+=("the parsers of Prometheus' format need Python")
+elif scripts/prometheus_client.sh | tee "$log"; then
+  TIERGATE_PROMETHEUS_CLIENT=$(tail -n 1 "$log")
+  export TIERGATE_PROMETHEUS_CLIENT
+else
+  failed=$((failed + 1))
+fi
 # A real API server, built by Go. Where it cannot be had, what needs one is skipped, and the last line says so: the unit tests of the
 # source need no server.
 printf '\n=== kubernetes: scripts/kube.sh\n'

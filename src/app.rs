@@ -16,7 +16,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
 use self::files::Files;
@@ -32,6 +32,7 @@ use crate::listen::admin::{self, AdminPages};
 use crate::listen::ext_authz::ExtAuthz;
 use crate::listen::http::{self, Pages};
 use crate::listen::rate_limit::RateLimit;
+use crate::listen::refusals::Refusals;
 use crate::listen::{Services, Workers, bind};
 use crate::metrics::{Metrics, Port};
 use crate::policy::{Options, Policies, Policy};
@@ -80,7 +81,7 @@ pub enum StartError {
 ///
 /// Something that it needs is not there.
 pub fn serve(args: &Serve) -> Result<bool, StartError> {
-    let (_flushed_at_the_end, refilter) = start_logging(&args.log)?;
+    let (_flushed_at_the_end, lines_dropped, refilter) = start_logging(&args.log)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // Before anything is waited for: without a handler it would end the process.
     let hangup = {
@@ -93,6 +94,7 @@ pub fn serve(args: &Serve) -> Result<bool, StartError> {
     let metrics = Arc::new(Metrics::new());
     metrics.in_shadow(args.shadow);
     let files = Files::seen(args);
+    metrics.in_log(lines_dropped);
     let mut source = source(args, clock)?;
     let policy = source.first()?;
     let mut told = Told::default();
@@ -102,7 +104,9 @@ pub fn serve(args: &Serve) -> Result<bool, StartError> {
     let publisher = Publisher::new(told, Arc::clone(&gate), Arc::clone(&metrics));
     let nudges = watch(source, files, publisher)?;
     runtime.spawn(reload(hangup, nudges));
-    let ended = runtime.block_on(run(args, gate, clock, metrics));
+    let refusals = Arc::new(Refusals::default());
+    let ended = runtime.block_on(run(args, gate, clock, (metrics, &refusals)));
+    refusals.close();
     // Whatever still runs had its time; the threads end with the process.
     runtime.shutdown_background();
     ended
@@ -204,14 +208,31 @@ fn source(args: &Serve, clock: Clock) -> Result<Source, StartError> {
     }
 }
 
-async fn run(args: &Serve, gate: Arc<Gate>, clock: Clock, metrics: Arc<Metrics>) -> Result<bool, StartError> {
+async fn run(
+    args: &Serve,
+    gate: Arc<Gate>,
+    clock: Clock,
+    (metrics, refusals): (Arc<Metrics>, &Arc<Refusals>),
+) -> Result<bool, StartError> {
     let mut signals = StopSignals::install()?;
     let (health, _) = tonic_health::server::health_reporter();
     set_health(&health, false).await;
     let style = Style { verbose_refusals: args.verbose_refusals, shadow: args.shadow, compat: args.compat };
     let services = Services {
-        ext_authz: Arc::new(ExtAuthz { gate: Arc::clone(&gate), metrics: Arc::clone(&metrics), clock, style }),
-        rate_limit: Arc::new(RateLimit::new(Arc::clone(&gate), Arc::clone(&metrics), clock, style)),
+        ext_authz: Arc::new(ExtAuthz {
+            gate: Arc::clone(&gate),
+            metrics: Arc::clone(&metrics),
+            refusals: Arc::clone(refusals),
+            clock,
+            style,
+        }),
+        rate_limit: Arc::new(RateLimit::new(
+            Arc::clone(&gate),
+            Arc::clone(&metrics),
+            Arc::clone(refusals),
+            clock,
+            style,
+        )),
         health: health.clone(),
     };
     let (grpc, http) = (bind(args.listen_grpc)?, bind(args.listen_http)?);
@@ -243,6 +264,7 @@ async fn run(args: &Serve, gate: Arc<Gate>, clock: Clock, metrics: Arc<Metrics>)
         () = workers.accept(&mut acceptor) => {}
         () = probe(&workers, &gate, &health, &serving) => {}
         () = sweep(&gate.limits, clock) => {}
+        () = refusals.fold() => {}
         signal = signals.next() => tracing::info!(signal, "stopping"),
     }
     stopping.store(true, Ordering::Relaxed);
@@ -346,10 +368,11 @@ fn log_filter(log: &str) -> Result<EnvFilter, StartError> {
     }
 }
 
-fn start_logging(args: &LogArgs) -> Result<(WorkerGuard, Refilter), StartError> {
+fn start_logging(args: &LogArgs) -> Result<(WorkerGuard, ErrorCounter, Refilter), StartError> {
     let filter = log_filter(&args.log)?;
     let queue = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LOG_LINES);
     let (writer, guard) = queue.finish(io::stderr());
+    let dropped = writer.error_counter();
     // A closed stderr is no reason to fail, and there is nobody to tell.
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).log_internal_errors(false);
     let refilter: Refilter = match args.log_format {
@@ -366,7 +389,7 @@ fn start_logging(args: &LogArgs) -> Result<(WorkerGuard, Refilter), StartError> 
             Box::new(move |filter| handle.reload(filter))
         }
     };
-    Ok((guard, refilter))
+    Ok((guard, dropped, refilter))
 }
 
 // === impl StopSignals ===

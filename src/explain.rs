@@ -12,6 +12,7 @@ mod steps;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::fmt::{self, Write};
 
 use serde::Serialize;
@@ -22,7 +23,7 @@ use crate::gate::{Asked, Class, Code, Denial, Evidence, Record, Stage};
 use crate::identity::Identity;
 use crate::manifest::{ObjectName, Place};
 use crate::policy::{Attached, AuthPlan, GatewayPlan, ListenerPlan, Policy, RoutePlan};
-use crate::printable::{printable, printable_line};
+use crate::printable::{masked, printable, printable_line};
 use crate::respond;
 
 /// A decision to explain.
@@ -245,11 +246,12 @@ impl Trace {
         let (decision, status) = match case.denial {
             None => (Verdict::Passed, 200),
             Some(_) if case.let_through => (Verdict::Shadow, 200),
-            Some(denial) => {
-                let told = denial.told.as_ref().and_then(|told| told.status);
-                (Verdict::of(denial), told.unwrap_or_else(|| respond::status(denial.code).0))
-            }
+            Some(denial) => (Verdict::of(denial), respond::status_of(denial)),
         };
+        let (mut steps, mut changes) = (steps::all(case, found.as_ref()), change::all(case, found.as_ref()));
+        // What was sent may be repeated in them.
+        let texts = steps.iter_mut().flat_map(|step| &mut step.findings).map(|finding| &mut finding.text);
+        texts.chain(&mut changes).for_each(mask);
         Trace {
             decision_id: None,
             time: None,
@@ -257,8 +259,8 @@ impl Trace {
             decision,
             status,
             code: case.denial.map(|denial| denial.code.as_str()),
-            steps: steps::all(case, found.as_ref()),
-            changes: change::all(case, found.as_ref()),
+            steps,
+            changes,
             notes: Vec::new(),
         }
     }
@@ -276,6 +278,12 @@ impl Trace {
             ));
         }
         trace
+    }
+}
+
+fn mask(text: &mut String) {
+    if let Cow::Owned(masked) = masked(text) {
+        *text = masked;
     }
 }
 

@@ -23,7 +23,7 @@ pub use self::access::AccessEvidence;
 pub use self::classic::EnforceLimits;
 pub use self::denial::{Class, Code, Denial, Told};
 pub use self::evidence::{Decision, Evidence, Grant, Handover, IdentitySource, LimitEvidence, Stage, TierSource};
-pub use self::recent::{Asked, Recent, Record};
+pub use self::recent::{Asked, Recent, Record, start};
 pub use self::settings::{Otherwise, Settings, TierUnknown};
 pub use self::shadow::Would;
 

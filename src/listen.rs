@@ -10,6 +10,7 @@ pub mod ext_authz;
 pub mod http;
 mod places;
 pub mod rate_limit;
+pub mod refusals;
 mod unfinished;
 mod untold;
 

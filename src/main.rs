@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use tiergate::args::{Cli, Command, Token, name_variable, unknown};
-use tiergate::printable::printable;
+use tiergate::printable::{masked, printable};
 use tiergate::{app, check, explain, token};
 
 /// Costs a fifth less CPU per Check than the system's allocator. Without huge pages (`no_thp`): with them, each byte of
@@ -44,8 +44,8 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            // A closed stderr changes nothing about the exit code.
-            let _ = writeln!(io::stderr(), "tiergate: {}", printable(&error.to_string()));
+            // A closed stderr changes nothing about the exit code. What is wrong may be repeated, and hold a secret.
+            let _ = writeln!(io::stderr(), "tiergate: {}", printable(&masked(&error.to_string())));
             ExitCode::from(failure)
         }
     }

@@ -1,7 +1,12 @@
-//! Text of others, made safe to print: what clients sent and manifests name must not talk to the reader's terminal.
+//! Text of others, made safe to print: what clients sent and manifests name must not talk to the reader's terminal, and
+//! secrets in it must not be kept.
+
+mod secret;
 
 use std::borrow::Cow;
 use std::fmt::Write;
+
+pub use self::secret::masked;
 
 /// `text` with control characters, and those that turn the direction of writing, as escapes. Line breaks stay.
 #[must_use]

@@ -64,6 +64,12 @@ pub fn status(code: Code) -> (u16, GrpcCode, &'static str) {
     }
 }
 
+/// The HTTP status of a refusal: the policy's own, where it has one.
+#[must_use]
+pub fn status_of(denial: &Denial) -> u16 {
+    denial.told.as_ref().and_then(|told| told.status).unwrap_or_else(|| status(denial.code).0)
+}
+
 /// The answer to Envoy.
 #[must_use]
 pub fn check_response(decision: &Decision, sent: Option<&Headers<'_>>, style: Style) -> CheckResponse {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-pub use self::reservation::{Hold, Reservation, Sealer};
+pub use self::reservation::{About, Hold, ModelId, Reservation, Sealer};
 
 use crate::limit::{Limits, Nanos};
 

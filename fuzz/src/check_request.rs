@@ -13,7 +13,6 @@ use prost::Message;
 use tiergate::gate::Code;
 use tiergate::limit::Clock;
 use tiergate::listen::ext_authz::ExtAuthz;
-use tiergate::metrics::Metrics;
 use tiergate::respond::{Style, status};
 
 use super::path::{has_one_reading, model_of};
@@ -21,7 +20,8 @@ use super::world::{CALLERS, GATE, run};
 
 static AUTHZ: LazyLock<ExtAuthz> = LazyLock::new(|| ExtAuthz {
     gate: Arc::clone(&GATE),
-    metrics: Arc::new(Metrics::new()),
+    metrics: Arc::default(),
+    refusals: Arc::default(),
     clock: Clock::start(),
     style: Style { verbose_refusals: true, shadow: false, compat: None },
 });

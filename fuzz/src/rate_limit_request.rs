@@ -12,7 +12,6 @@ use prost::Message;
 use tiergate::gate::EnforceLimits;
 use tiergate::limit::{AccountKey, Algorithm, CellId, Clock, Cost, Demand, Limits, Nanos, Quota};
 use tiergate::listen::rate_limit::{DOMAIN, REPORT_DOMAIN, RateLimit};
-use tiergate::metrics::Metrics;
 use tiergate::respond::Style;
 use tiergate::usage::{Hold, Sealer};
 
@@ -35,7 +34,7 @@ pub fn rate_limit_request(data: &[u8]) -> &'static str {
             entry.value = entry.value.replace(name, sealed);
         }
     }
-    let service = RateLimit::new(gate, Arc::new(Metrics::new()), Clock::start(), Style::default());
+    let service = RateLimit::new(gate, Arc::default(), Arc::default(), Clock::start(), Style::default());
     let answer = run(service.handle(&request));
     if request.domain == DOMAIN {
         return match answer {

@@ -13,7 +13,6 @@ use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLim
 use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
@@ -22,6 +21,7 @@ use tokio::time::timeout;
 
 use super::Caller;
 use super::connection::reason;
+use crate::metrics::{Family, register};
 
 /// How many calls a second there may be in all, and how many at once after a pause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,13 +38,13 @@ pub struct ApiMetrics {
     open: Gauge,
 }
 
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
 struct CallLabels {
     call: &'static str,
     result: &'static str,
 }
 
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
 struct CallLabel {
     call: &'static str,
 }
@@ -162,7 +162,7 @@ impl Guard {
     ) -> Result<T, Failure> {
         let result = self.guarded(call, caller, work).await;
         let told = result.as_ref().map_or_else(Failure::as_str, |_| "ok");
-        self.metrics.calls.get_or_create(&CallLabels { call: call.as_str(), result: told }).inc();
+        self.metrics.calls.get(&CallLabels { call: call.as_str(), result: told }).inc();
         result
     }
 
@@ -357,7 +357,7 @@ impl Default for ApiMetrics {
     fn default() -> Self {
         ApiMetrics {
             calls: Family::default(),
-            duration: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.000_25, 2.0, 14))),
+            duration: Family::of(|| Histogram::new(exponential_buckets(0.000_25, 2.0, 14))),
             open: Gauge::default(),
         }
     }
@@ -365,13 +365,12 @@ impl Default for ApiMetrics {
 
 impl ApiMetrics {
     pub(crate) fn register(&self, registry: &mut Registry) {
-        registry.register("api_calls", "Calls of the API server, by result", self.calls.clone());
-        registry.register("api_call_duration_seconds", "Time of calls of the API server", self.duration.clone());
-        let help = "Whether the API server failed, and is not asked for a while";
-        registry.register("api_breaker_open", help, self.open.clone());
+        register(registry, "tiergate_api_calls", self.calls.clone());
+        register(registry, "tiergate_api_call_duration_seconds", self.duration.clone());
+        register(registry, "tiergate_api_breaker_open", self.open.clone());
     }
 
     fn duration(&self, call: Call) -> Histogram {
-        self.duration.get_or_create_owned(&CallLabel { call: call.as_str() })
+        self.duration.get(&CallLabel { call: call.as_str() })
     }
 }

@@ -12,6 +12,7 @@ use crate::gate::{Asked, EnforceLimits, Gate, Otherwise, Settings};
 use crate::identity::{Authority, AuthorityError, Identities, Remember};
 use crate::limit::{Limits, Memory, Nanos};
 use crate::policy::Policies;
+use crate::printable::masked;
 use crate::request::{Headers, OperatorModel, Request};
 use crate::source::{Folder, FolderError};
 
@@ -99,7 +100,7 @@ pub fn run(args: &Explain, out: &mut impl Write) -> Result<bool, ExplainError> {
     let asked = Asked::of(&request);
     let case = Case::new(Some(&asked), &decision.evidence, decision.outcome.as_ref().err(), &policy);
     let mut trace = Trace::of(&Case { believed: believed.as_deref(), first: true, ..case });
-    trace.notes.append(&mut sent.unknown.clone());
+    trace.notes.extend(sent.unknown.iter().map(|unknown| masked(unknown).into_owned()));
     let errors = policy.problems.iter().filter(|problem| problem.is_error()).count();
     if errors > 0 {
         let plural = if errors == 1 { "" } else { "s" };

@@ -8,7 +8,7 @@ use super::{Code, Denial, Evidence, Gate, Grant, LimitEvidence, Otherwise, Stage
 use crate::limit::{AccountKey, Admission, Cost, Demand, Nanos};
 use crate::policy::{self, Attached, Limit, LimitKind, Matched, Presented, RoutePlan, Scope, Unset};
 use crate::request::Request;
-use crate::usage::Hold;
+use crate::usage::{About, Hold, ModelId};
 
 /// A request that passes, if its limits let it.
 #[derive(Debug, Default)]
@@ -113,7 +113,8 @@ impl Gate {
                 holds.push(Hold { account: *account, cell: *cell, quota: *quota });
             }
         }
-        self.sealer.seal(&holds, evidence.tier.as_deref().unwrap_or_default(), now)
+        let model = evidence.permit.model.as_deref().map_or(ModelId::NONE, ModelId::of);
+        self.sealer.seal(&holds, About { tier: evidence.tier.as_deref().unwrap_or_default(), model }, now)
     }
 }
 

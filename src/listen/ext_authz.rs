@@ -15,7 +15,8 @@ use envoy_types::pb::google::protobuf::value::Kind;
 use futures_util::FutureExt;
 use tonic::{Response, Status};
 
-use crate::gate::{Code, Decision, Denial, Evidence, Gate, Would};
+use super::refusals::Refusals;
+use crate::gate::{Code, Denial, Gate};
 use crate::limit::Clock;
 use crate::metrics::Metrics;
 use crate::request::{Headers, OperatorModel, Request};
@@ -26,6 +27,7 @@ use crate::respond::{self, Style};
 pub struct ExtAuthz {
     pub gate: Arc<Gate>,
     pub metrics: Arc<Metrics>,
+    pub refusals: Arc<Refusals>,
     pub clock: Clock,
     pub style: Style,
 }
@@ -49,6 +51,7 @@ impl ExtAuthz {
                 tracing::error!("a request panicked; it is answered as undecided");
                 let denial = Denial::new(Code::UnavailableInternal, "the gate failed on this request");
                 let decision = self.gate.refuse(denial, self.clock.now());
+                self.refusals.tell(None, &decision);
                 self.metrics.decided(&decision, Duration::ZERO);
                 let response = respond::check_response(&decision, None, self.style);
                 self.gate.recent.record(None, decision);
@@ -69,42 +72,11 @@ impl ExtAuthz {
             }
         };
         let response = respond::check_response(&decision, request.as_ref().map(|request| &request.headers), self.style);
-        log(&decision);
+        self.refusals.tell(request.as_ref(), &decision);
         self.metrics.decided(&decision, started.elapsed());
         self.gate.recent.record(request.as_ref(), decision);
         response
     }
-}
-
-/// One line per refusal, and per one that would have been; never a token.
-pub(super) fn log(decision: &Decision) {
-    let evidence = &decision.evidence;
-    for Would { denial, by } in &evidence.would {
-        log_denial(evidence, denial, "would have been refused", by.as_deref());
-    }
-    if let Err(denial) = &decision.outcome {
-        log_denial(evidence, denial, &denial.message, None);
-    }
-}
-
-fn log_denial(evidence: &Evidence, denial: &Denial, message: &str, shadow: Option<&str>) {
-    let retry_after = denial.retry_after.map(|wait| wait.as_secs_f64());
-    tracing::info!(
-        target: "tiergate::decision",
-        code = denial.code.as_str(),
-        decision.id = respond::decision_id(evidence.id),
-        policy.generation = evidence.generation,
-        route = evidence.route.as_deref(),
-        user.name = evidence.user.as_deref(),
-        tier = evidence.tier.as_deref(),
-        tier.gone = evidence.tier_gone.as_deref(),
-        model = evidence.permit.model.as_deref(),
-        stale = evidence.stale().then_some(true),
-        retry_after,
-        detail = denial.detail.as_deref(),
-        shadow,
-        "{message}"
-    );
 }
 
 /// Borrows a request from the wire; `None` without HTTP attributes.
@@ -179,16 +151,18 @@ fn headers<'a>(http: &'a HttpRequest) -> Headers<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::Format;
     use crate::test_util::{compile_files, demo, gate, options, settings};
 
     #[tokio::test]
     async fn a_panic_in_one_request_is_its_own_answer() {
         let gate = Arc::new(gate(compile_files(&demo(), &options()), settings()));
         let clock = Clock::start();
-        let authz = ExtAuthz { gate, metrics: Arc::new(Metrics::new()), clock, style: Style::default() };
+        let (metrics, refusals) = (Arc::default(), Arc::default());
+        let authz = ExtAuthz { gate, metrics, refusals, clock, style: Style::default() };
         let response = authz.survive(async { panic!("a fault of ours") }).await;
         assert_eq!(response.status.unwrap().message, "TG-UNAVAILABLE-INTERNAL");
-        let page = authz.metrics.page(0, 0);
+        let page = authz.metrics.page(Format::Text, 0, 0);
         assert!(page.contains("tiergate_decisions_total{outcome=\"undecided\",reason=\"TG-UNAVAILABLE-INTERNAL\"} 1"));
     }
 }

@@ -8,14 +8,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::gate::Gate;
-use crate::metrics::Metrics;
+use crate::metrics::{Format, Metrics};
 use crate::policy::Tiers;
 
 pub use self::server::{in_time, serve};
@@ -62,10 +62,11 @@ async fn readyz(State(pages): State<Pages>) -> Response {
     format!("ok, generation {}{shadow}\n", policy.generation).into_response()
 }
 
-async fn metrics(State(pages): State<Pages>) -> Response {
-    let page = pages.metrics.page(pages.gate.limits.accounts(), pages.gate.identities.len());
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], page).into_response()
+async fn metrics(State(pages): State<Pages>, headers: HeaderMap) -> Response {
+    let accept = headers.get_all(header::ACCEPT).into_iter();
+    let format = Format::of(accept.filter_map(|value| value.to_str().ok()));
+    let page = pages.metrics.page(format, pages.gate.limits.accounts(), pages.gate.identities.len());
+    ([(header::CONTENT_TYPE, format.content_type()), (header::VARY, "accept")], page).into_response()
 }
 
 /// The same list as `tiergate check`, after what only a serving process can have.

@@ -17,6 +17,7 @@ use envoy_types::pb::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimit
 use futures_util::FutureExt;
 use tonic::{Response, Status};
 
+use super::refusals::Refusals;
 use crate::gate::{EnforceLimits, Gate};
 use crate::limit::Clock;
 use crate::metrics::Metrics;
@@ -38,6 +39,7 @@ pub struct RateLimit {
     pub gate: Arc<Gate>,
     settlements: Settlements,
     pub metrics: Arc<Metrics>,
+    refusals: Arc<Refusals>,
     clock: Clock,
     style: Style,
     /// Whether anybody asked about the limits.
@@ -67,9 +69,9 @@ impl RateLimitService for RateLimit {
 
 impl RateLimit {
     #[must_use]
-    pub fn new(gate: Arc<Gate>, metrics: Arc<Metrics>, clock: Clock, style: Style) -> Self {
+    pub fn new(gate: Arc<Gate>, metrics: Arc<Metrics>, refusals: Arc<Refusals>, clock: Clock, style: Style) -> Self {
         let (settlements, asked, told) = (Settlements::default(), AtomicBool::new(false), AtomicBool::new(false));
-        RateLimit { gate, settlements, metrics, clock, style, asked, told }
+        RateLimit { gate, settlements, metrics, refusals, clock, style, asked, told }
     }
 
     /// Takes one request.
@@ -110,15 +112,15 @@ impl RateLimit {
         let Some(sealed) = sealed else {
             return Err(Status::invalid_argument("no descriptors"));
         };
-        let (settlement, tier) = match self.gate.sealer.open(sealed) {
+        let reservation = self.gate.sealer.open(sealed);
+        let settlement = match &reservation {
             Some(reservation) => {
                 let now = self.clock.now();
-                let settlement = self.settlements.settle(&self.gate.limits, &reservation, &usage, now).await;
-                (settlement, reservation.tier)
+                self.settlements.settle(&self.gate.limits, reservation, &usage, now).await
             }
-            None => (Settlement::Unknown, Arc::default()),
+            None => Settlement::Unknown,
         };
-        self.metrics.reported(settlement, &usage, &tier);
+        self.metrics.reported(settlement, &usage, reservation.as_ref());
         self.miss_the_question();
         if settlement == Settlement::Unknown {
             tracing::warn!("a usage report carries a reservation that this process did not make");

@@ -12,8 +12,8 @@ use crate::test_util::{compile_files, demo, gate, options, settings};
 fn services() -> Services {
     let gate = Arc::new(gate(compile_files(&demo(), &options()), settings()));
     let (clock, metrics) = (Clock::start(), Arc::new(Metrics::new()));
-    let rate_limit = RateLimit::new(Arc::clone(&gate), Arc::clone(&metrics), clock, Style::default());
-    let ext_authz = ExtAuthz { gate, metrics, clock, style: Style::default() };
+    let rate_limit = RateLimit::new(Arc::clone(&gate), Arc::clone(&metrics), Arc::default(), clock, Style::default());
+    let ext_authz = ExtAuthz { gate, metrics, refusals: Arc::default(), clock, style: Style::default() };
     let (health, _) = tonic_health::server::health_reporter();
     Services { ext_authz: Arc::new(ext_authz), rate_limit: Arc::new(rate_limit), health }
 }

@@ -2,8 +2,10 @@
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
+
+use super::catalog::register;
+use super::family::Family;
 
 /// Counts what is refused.
 #[derive(Clone, Debug)]
@@ -13,13 +15,13 @@ pub struct PortMetrics {
     unfinished: Counter,
 }
 
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
 struct RefusedLabels {
     port: &'static str,
     reason: &'static str,
 }
 
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
 struct PortLabel {
     port: &'static str,
 }
@@ -53,9 +55,9 @@ impl Default for PortMetrics {
             PortMetrics { refused: Family::default(), displaced: Family::default(), unfinished: Counter::default() };
         // Counters are there from the start, so that a rate over them has a beginning.
         for port in Port::ALL {
-            drop(metrics.displaced.get_or_create(&PortLabel { port: port.as_str() }));
+            metrics.displaced.get(&PortLabel { port: port.as_str() });
             for reason in Refusal::ALL {
-                drop(metrics.refused.get_or_create(&RefusedLabels { port: port.as_str(), reason: reason.as_str() }));
+                metrics.refused.get(&RefusedLabels { port: port.as_str(), reason: reason.as_str() });
             }
         }
         metrics
@@ -64,16 +66,13 @@ impl Default for PortMetrics {
 
 impl PortMetrics {
     pub(super) fn register(&self, registry: &mut Registry) {
-        let help = "Connections that were closed as they came, by port and reason";
-        registry.register("connections_refused", help, self.refused.clone());
-        let help = "Connections that were closed since others needed their places, by port";
-        registry.register("connections_displaced", help, self.displaced.clone());
-        let help = "Calls refused since messages that are not whole took too much memory";
-        registry.register("unfinished_calls_refused", help, self.unfinished.clone());
+        register(registry, "tiergate_connections_refused", self.refused.clone());
+        register(registry, "tiergate_connections_displaced", self.displaced.clone());
+        register(registry, "tiergate_unfinished_calls_refused", self.unfinished.clone());
     }
 
     pub(crate) fn refused(&self, port: Port, reason: Refusal) {
-        self.refused.get_or_create(&RefusedLabels { port: port.as_str(), reason: reason.as_str() }).inc();
+        self.refused.get(&RefusedLabels { port: port.as_str(), reason: reason.as_str() }).inc();
     }
 
     pub(crate) fn unfinished(&self) {
@@ -81,7 +80,7 @@ impl PortMetrics {
     }
 
     pub(crate) fn displaced(&self, port: Port) {
-        self.displaced.get_or_create(&PortLabel { port: port.as_str() }).inc();
+        self.displaced.get(&PortLabel { port: port.as_str() }).inc();
     }
 }
 

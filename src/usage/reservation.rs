@@ -12,14 +12,15 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKe
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use siphasher::sip::SipHasher13;
 use smallvec::SmallVec;
 
 use crate::limit::{AccountKey, Algorithm, CellId, Nanos, Quota};
 
 /// The layout; another number is another layout.
-const VERSION: u8 = 1;
-/// Version, minting time, serial number, length of the tier's name; the name follows.
-const HEAD: usize = 1 + 8 + 8 + 1;
+const VERSION: u8 = 2;
+/// Version, minting time, serial number, model, length of the tier's name; the name follows.
+const HEAD: usize = 1 + 8 + 8 + 8 + 1;
 /// A name that could be part of a namespace's is shorter. Longer ones are left out: they go to a metric only.
 const MAX_TIER: usize = 63;
 /// Account, cell, limit, window, algorithm.
@@ -36,8 +37,22 @@ pub struct Reservation {
     pub serial: u64,
     /// The tier that was enforced, for metrics; empty if there was none.
     pub tier: Arc<str>,
+    /// The model that was asked for, for metrics.
+    pub model: ModelId,
     pub holds: SmallVec<[Hold; 2]>,
 }
+
+/// Whose usage it is, for metrics.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct About<'a> {
+    /// The tier that was enforced; empty if there was none.
+    pub tier: &'a str,
+    pub model: ModelId,
+}
+
+/// A model's name, short enough to travel: the same in every process. Nothing is decided by it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ModelId(u64);
 
 /// One token limit that the usage will be charged to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +91,8 @@ impl Sealer {
 
     /// Seals what `holds` say, minted `now`.
     #[must_use]
-    pub fn seal(&self, holds: &[Hold], tier: &str, now: Nanos) -> String {
+    pub fn seal<'a>(&self, holds: &[Hold], about: impl Into<About<'a>>, now: Nanos) -> String {
+        let About { tier, model } = about.into();
         // INVARIANT: a nonce is used once. The counter cannot wrap in the life of a process.
         let serial = self.next.fetch_add(1, Ordering::Relaxed);
         let mut nonce = [0; NONCE_LEN];
@@ -86,6 +102,7 @@ impl Sealer {
         sealed.push(VERSION);
         sealed.extend_from_slice(&now.0.to_be_bytes());
         sealed.extend_from_slice(&serial.to_be_bytes());
+        sealed.extend_from_slice(&model.0.to_be_bytes());
         let tier = if tier.len() > MAX_TIER { "" } else { tier }.as_bytes();
         sealed.push(u8::try_from(tier.len()).unwrap_or(0));
         sealed.extend_from_slice(tier);
@@ -117,7 +134,8 @@ impl Sealer {
         let (head, tail) = plain.split_at_checked(HEAD)?;
         let (version, times) = head.split_first()?;
         let (minted, rest) = times.split_at_checked(8)?;
-        let (serial, tier_length) = rest.split_at_checked(8)?;
+        let (serial, rest) = rest.split_at_checked(8)?;
+        let (model, tier_length) = rest.split_at_checked(8)?;
         let (tier, holds) = tail.split_at_checked(usize::from(*tier_length.first()?))?;
         if *version != VERSION || holds.len() % HOLD != 0 {
             return None;
@@ -126,6 +144,7 @@ impl Sealer {
             minted: Nanos(u64::from_be_bytes(minted.try_into().ok()?)),
             serial: u64::from_be_bytes(serial.try_into().ok()?),
             tier: str::from_utf8(tier).ok()?.into(),
+            model: ModelId(u64::from_be_bytes(model.try_into().ok()?)),
             holds: holds.chunks_exact(HOLD).map(Hold::decode).collect::<Option<_>>()?,
         })
     }
@@ -134,6 +153,27 @@ impl Sealer {
 impl std::fmt::Debug for Sealer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Sealer")
+    }
+}
+
+// === impl About ===
+
+impl<'a> From<&'a str> for About<'a> {
+    fn from(tier: &'a str) -> Self {
+        About { tier, model: ModelId::NONE }
+    }
+}
+
+// === impl ModelId ===
+
+impl ModelId {
+    /// Where no model was asked for.
+    pub const NONE: Self = ModelId(0);
+
+    /// That of `namespace/name`.
+    #[must_use]
+    pub fn of(name: &str) -> Self {
+        ModelId(SipHasher13::new().hash(name.as_bytes()))
     }
 }
 

@@ -23,13 +23,14 @@ fn used(limits: &Limits, cell: u64) -> u64 {
 #[test]
 fn a_reservation_comes_back_as_it_was() {
     let sealer = Sealer::random();
-    let sealed = sealer.seal(&[hold(1), hold(2)], "premium", Nanos(7));
+    let model = ModelId::of("llm/qwen3");
+    let sealed = sealer.seal(&[hold(1), hold(2)], About { tier: "premium", model }, Nanos(7));
     let reservation = sealer.open(&sealed).unwrap();
-    let expected =
-        Reservation { minted: Nanos(7), serial: 0, tier: Arc::from("premium"), holds: smallvec![hold(1), hold(2)] };
+    let holds = smallvec![hold(1), hold(2)];
+    let expected = Reservation { minted: Nanos(7), serial: 0, tier: Arc::from("premium"), model, holds };
     assert_eq!(reservation, expected);
     assert_ne!(sealer.seal(&[hold(1)], "", Nanos(7)), sealer.seal(&[hold(1)], "", Nanos(7)), "no two are alike");
-    assert_eq!(sealer.open(&sealer.seal(&[], &"x".repeat(100), Nanos(0))).unwrap().tier.as_ref(), "");
+    assert_eq!(sealer.open(&sealer.seal(&[], "x".repeat(100).as_str(), Nanos(0))).unwrap().tier.as_ref(), "");
 }
 
 #[test]

@@ -41,6 +41,21 @@ fn body(response: &CheckResponse) -> Value {
 }
 
 #[test]
+fn a_secret_that_was_sent_is_not_repeated() {
+    let path = "/llm/sk-canary0123456789abcdef/v1;password=canary";
+    for format in ["text", "json"] {
+        let output = explain(&["--path", path, "--host", "https://me:canary@x", "--format", format]).output().unwrap();
+        let (code, text) = told(&output);
+        assert_eq!(code, Some(1), "{text}");
+        assert!(text.contains("/llm/(a secret)/v1;password=(a secret)") && !text.contains("canary"), "{text}");
+    }
+    let line = format!("curl --sk-canary0123456789abcdef http://models{QWEN}");
+    let output = explain(&["--curl", &line]).output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("`--(a secret)`") && !error.contains("canary"), "{error}");
+}
+
+#[test]
 fn a_curl_line_is_explained_over_a_folder_and_the_exit_code_says_the_answer() {
     let line = |token: &str| {
         format!(

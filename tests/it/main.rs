@@ -26,6 +26,7 @@ mod hostile;
 mod http;
 mod kubernetes;
 mod live;
+mod metrics;
 mod reload;
 mod restart;
 mod routes;

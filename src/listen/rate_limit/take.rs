@@ -11,7 +11,6 @@ use tonic::Status;
 
 use super::{DOMAIN, MAX_DESCRIPTORS, RateLimit};
 use crate::gate::EnforceLimits;
-use crate::listen::ext_authz;
 use crate::request::Facts;
 use crate::respond;
 
@@ -40,10 +39,11 @@ impl RateLimit {
         };
         self.asked.store(true, Ordering::Relaxed);
         let decision = self.gate.take(&facts, self.clock.now()).await;
-        ext_authz::log(&decision);
+        let asked = facts.request().ok();
+        self.refusals.tell(asked.as_ref(), &decision);
         self.metrics.decided(&decision, started.elapsed());
         let response = respond::rate_limit_response(&decision, self.style);
-        self.gate.recent.record(facts.request().ok().as_ref(), decision);
+        self.gate.recent.record(asked.as_ref(), decision);
         response
     }
 

@@ -3,11 +3,14 @@ use envoy_types::pb::google::protobuf::UInt64Value;
 
 use super::*;
 use crate::gate::{EnforceLimits, Settings};
+use crate::metrics::Format;
 use crate::test_util::{compile_files, demo, gate, options, settings};
 
 fn service(enforce_limits: EnforceLimits) -> RateLimit {
     let gate = gate(compile_files(&demo(), &options()), Settings { enforce_limits, ..settings() });
-    RateLimit::new(Arc::new(gate), Arc::new(Metrics::new()), Clock::start(), Style::default())
+    let metrics = Metrics::new();
+    metrics.published(&gate.policies.current());
+    RateLimit::new(Arc::new(gate), Arc::new(metrics), Arc::default(), Clock::start(), Style::default())
 }
 
 fn descriptor(entries: &[(&str, &str)]) -> RateLimitDescriptor {
@@ -65,11 +68,11 @@ async fn limits_say_yes_or_no_with_headers_body_and_metadata() {
     ] {
         assert!(trace.contains(line), "{line}\n{trace}");
     }
-    let page = service.metrics.page(0, 0);
+    let page = service.metrics.page(Format::Text, 0, 0);
     for line in [
         "tiergate_decisions_total{outcome=\"allowed\",reason=\"\"} 5",
         "tiergate_decisions_total{outcome=\"refused\",reason=\"TG-LIMIT-REQUESTS\"} 1",
-        "tiergate_limit_decisions_total{tier=\"free\",kind=\"requests\",verdict=\"exceeds\"} 1",
+        "tiergate_limit_decisions_total{kind=\"requests\",tier=\"free\",verdict=\"exceeds\"} 1",
     ] {
         assert!(page.contains(line), "{line}\n{page}");
     }

@@ -51,8 +51,8 @@ impl InProcess {
         let gate = Arc::new(tiergate::app::gate(&args, policy, clock, &metrics.api).unwrap());
         let style = Style { verbose_refusals: args.verbose_refusals, shadow: args.shadow, compat: args.compat };
         InProcess {
-            rate_limit: RateLimit::new(Arc::clone(&gate), Arc::clone(&metrics), clock, style),
-            ext_authz: ExtAuthz { gate, metrics, clock, style },
+            rate_limit: RateLimit::new(Arc::clone(&gate), Arc::clone(&metrics), Arc::default(), clock, style),
+            ext_authz: ExtAuthz { gate, metrics, refusals: Arc::default(), clock, style },
             setup,
         }
     }

@@ -1,0 +1,390 @@
+//! Every family of metrics: what it means, and what to alert on. `docs/metrics.md` is made from it, and a test compares.
+
+use prometheus_client::registry::{Metric, Registry, Unit};
+
+/// A family.
+#[derive(Clone, Copy, Debug)]
+pub struct Description {
+    /// Series of counters have `_total` behind it, those of histograms `_bucket`, `_sum` and `_count`.
+    pub name: &'static str,
+    pub kind: Kind,
+    pub unit: &'static str,
+    /// The labels, in the order of the alphabet, with what they can be.
+    pub labels: &'static [(&'static str, &'static str)],
+    /// Without a full stop.
+    pub meaning: &'static str,
+    /// What to alert on, or to look at it for.
+    pub alert: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+const OUTCOME: (&str, &str) = ("outcome", "`allowed`, `refused`, `undecided` (it could not be told: 503)");
+const TIER: (&str, &str) = (
+    "tier",
+    "a tier of the mapping, or that limits name where the mapping is not tiergate's; empty for any other and for none",
+);
+const MODEL: (&str, &str) =
+    ("model", "the name of an LLMInferenceService; `other` for any other, empty where none was asked for");
+const NAMESPACE: (&str, &str) = ("namespace", "that of the LLMInferenceService; else empty");
+const USAGE: (&str, &str) = ("usage", "`total`, `input`, `output`, `cached`, `reasoning`");
+const LIMIT: (&str, &str) = ("limit", "its name in the policy; `other` for those beyond 1,000");
+const POLICY: (&str, &str) = ("policy", "`namespace/name`");
+const VERDICT: (&str, &str) = ("verdict", "`exceeds`, `fits`");
+const KIND: (&str, &str) = ("kind", "`requests`, `tokens`");
+const PORT: (&str, &str) = ("port", "`admin`, `grpc`, `http`");
+const CALL: (&str, &str) = ("call", "`keys`, `subject_access_review`, `token_review`");
+
+const fn counter(
+    name: &'static str,
+    unit: &'static str,
+    labels: &'static [(&'static str, &'static str)],
+    meaning: &'static str,
+    alert: &'static str,
+) -> Description {
+    Description { name, kind: Kind::Counter, unit, labels, meaning, alert }
+}
+
+const fn gauge(
+    name: &'static str,
+    unit: &'static str,
+    labels: &'static [(&'static str, &'static str)],
+    meaning: &'static str,
+    alert: &'static str,
+) -> Description {
+    Description { name, kind: Kind::Gauge, unit, labels, meaning, alert }
+}
+
+const fn histogram(
+    name: &'static str,
+    labels: &'static [(&'static str, &'static str)],
+    meaning: &'static str,
+    alert: &'static str,
+) -> Description {
+    Description { name, kind: Kind::Histogram, unit: "seconds", labels, meaning, alert }
+}
+
+/// All families, by subject.
+pub const FAMILIES: &[Description] = &[
+    counter(
+        "tiergate_decisions",
+        "requests",
+        &[OUTCOME, ("reason", "the code of the refusal, such as `TG-LIMIT-TOKENS`; empty if allowed")],
+        "Decided requests, by outcome and reason code",
+        "a rate of `undecided` above 0: callers get 503, and the code says what is away; a jump of `TG-ACCESS-DENIED` or of `TG-TOKEN-…` after a change",
+    ),
+    histogram(
+        "tiergate_decision_duration_seconds",
+        &[],
+        "Time to decide a request",
+        "the 99th percentile near 0.15, where requests that wait for the API server or the tier service are given up as undecided",
+    ),
+    histogram(
+        "tiergate_stage_duration_seconds",
+        &[("stage", "`access`, `admission`, `facts`, `identity`, `limits`, `route`")],
+        "Time of each stage, of one request in 16",
+        "nothing: it says which stage takes the time",
+    ),
+    counter(
+        "tiergate_tier_decisions",
+        "requests",
+        &[OUTCOME, TIER],
+        "Decided requests, by the tier that was enforced",
+        "the share of `refused` of a tier that pays",
+    ),
+    counter(
+        "tiergate_model_decisions",
+        "requests",
+        &[MODEL, NAMESPACE, OUTCOME],
+        "Decided requests, by the model that was asked for",
+        "a rate of `other`: callers ask for models that there are not",
+    ),
+    counter(
+        "tiergate_would_have_refused",
+        "requests",
+        &[("by", "what is in shadow: `policy`, `process`"), ("reason", "as in `tiergate_decisions`")],
+        "Requests that would have been refused, or undecided, were it not for --shadow or a policy's annotation",
+        "nothing: look at it before shadow ends",
+    ),
+    gauge(
+        "tiergate_shadow",
+        "0 or 1",
+        &[],
+        "Whether every request is let through (--shadow)",
+        "1 for longer than the trial takes: nothing is enforced",
+    ),
+    counter(
+        "tiergate_identity_lookups",
+        "requests",
+        &[("result", "`hit`, `miss`, `stale` (past its time, since the API server is away)")],
+        "Look-ups of a token's identity, by result",
+        "the share of `hit` falls: tokens live shortly, or --max-identities is too small",
+    ),
+    counter(
+        "tiergate_access_decisions",
+        "requests",
+        &[("source", "`rbac` (in process); of the API server `asked`, `remembered`, `stale` (past its time)")],
+        "Access that was asked for, by who has said",
+        "`stale` above 0: the API server is away",
+    ),
+    counter(
+        "tiergate_access_disagreements",
+        "requests",
+        &[],
+        "Access of which RBAC in process and the API server say different things (--access both)",
+        "above 0: another authorizer decides too, or a watch is behind; the log names them",
+    ),
+    counter(
+        "tiergate_stale_decisions",
+        "requests",
+        &[],
+        "Decisions that rest on what was known, since the API server is away",
+        "above 0 for minutes: after --stale-for such requests are undecided",
+    ),
+    counter(
+        "tiergate_tier_lookups",
+        "requests",
+        &[("result", "`asked`, `remembered`, `stale` (past its time; a new answer is fetched)")],
+        "Tiers that a service knows, by how they were come by",
+        "the share of `stale` rises: the tier service is slow or away",
+    ),
+    counter(
+        "tiergate_requests_of_gone_tier",
+        "requests",
+        &[],
+        "Requests whose caller's namespace is of a tier that is no longer configured",
+        "above 0: a tier was renamed or removed while it had users",
+    ),
+    counter(
+        "tiergate_requests_without_limit",
+        "requests",
+        &[],
+        "Requests whose caller matched no limit",
+        "above 0, where every tier is meant to have one",
+    ),
+    counter(
+        "tiergate_requests_without_room",
+        "requests",
+        &[],
+        "Requests for whose account there was no room",
+        "above 0: raise --max-accounts",
+    ),
+    counter(
+        "tiergate_limit_decisions",
+        "rates of limits",
+        &[KIND, TIER, VERDICT],
+        "What limits said, by the tier that was enforced",
+        "the share of `exceeds` of a tier: its limit is too low, or somebody runs wild",
+    ),
+    counter(
+        "tiergate_limit_checks",
+        "rates of limits",
+        &[KIND, LIMIT, POLICY, VERDICT],
+        "What each limit said; those in shadow too, which refuse nothing",
+        "`exceeds` of a limit that is meant never to be reached",
+    ),
+    counter(
+        "tiergate_limit_tokens",
+        "tokens",
+        &[LIMIT, POLICY],
+        "Tokens charged to each token limit",
+        "nothing: it says which limit the use goes against",
+    ),
+    gauge(
+        "tiergate_limit_accounts",
+        "accounts",
+        &[],
+        "Accounts that limits keep",
+        "near --max-accounts: new callers will be undecided",
+    ),
+    gauge("tiergate_identities", "identities", &[], "Identities that are remembered", "nothing: see --max-identities"),
+    counter(
+        "tiergate_usage_reports",
+        "reports",
+        &[("result", "`duplicate`, `late`, `no_usage`, `settled`, `unknown` (of another process, or forged)")],
+        "Usage reports, by what became of them",
+        "far fewer `settled` than allowed requests: the gateway does not report, and token limits charge nothing; `no_usage`: answers carry no usage",
+    ),
+    counter(
+        "tiergate_usage_tokens",
+        "tokens",
+        &[TIER, USAGE],
+        "Tokens reported, by the tier that was enforced",
+        "nothing: it is what tiers use",
+    ),
+    counter(
+        "tiergate_model_tokens",
+        "tokens",
+        &[MODEL, NAMESPACE, USAGE],
+        "Tokens reported, by the model that was asked for",
+        "nothing: it is what models are used for",
+    ),
+    gauge(
+        "tiergate_policy_generation",
+        "number",
+        &[],
+        "Number of the policy snapshot in use",
+        "replicas of one folder that differ for long in `changes()` of it",
+    ),
+    gauge(
+        "tiergate_policy_last_reload_successful",
+        "0 or 1",
+        &[],
+        "Whether the folder could be read the last time",
+        "0: changes are not seen",
+    ),
+    gauge("tiergate_policy_objects", "objects", &[], "Objects read into the policy", "a sudden fall"),
+    gauge(
+        "tiergate_policy_objects_in_error",
+        "objects",
+        &[],
+        "Objects that are in error",
+        "above 0: their targets answer 503, or rest on a last good version",
+    ),
+    gauge(
+        "tiergate_policy_objects_last_good",
+        "objects",
+        &[],
+        "Objects, and files that flags name, of which a last good version is in force, since they are in error",
+        "above 0: what is written is not what is enforced",
+    ),
+    gauge(
+        "tiergate_policy_problems",
+        "problems",
+        &[("severity", "`error`, `warning`")],
+        "Problems of the configuration, by severity",
+        "`error` above 0; /problems lists them",
+    ),
+    gauge(
+        "tiergate_policy_findings",
+        "problems",
+        &[("code", "as in docs/check.md; only what was found has a series"), ("severity", "`error`, `warning`")],
+        "Problems of the configuration, by code and severity",
+        "a code that must not be, such as `policy-open`",
+    ),
+    counter(
+        "tiergate_api_calls",
+        "calls",
+        &[CALL, ("result", "`ok`, or why there is no answer, such as `late`, `forbidden`, `budget`")],
+        "Calls of the API server, by result",
+        "the share that is not `ok`; `forbidden`: a permission is missing; `budget`: raise --kube-api-qps",
+    ),
+    histogram(
+        "tiergate_api_call_duration_seconds",
+        &[CALL],
+        "Time of calls of the API server",
+        "the 99th percentile near 0.15, which is as long as a request waits",
+    ),
+    gauge(
+        "tiergate_api_breaker_open",
+        "0 or 1",
+        &[],
+        "Whether the API server failed, and is not asked for a while",
+        "1 for more than some seconds",
+    ),
+    counter(
+        "tiergate_connections_refused",
+        "connections",
+        &[PORT, ("reason", "`address` (as many of it as may be), `full`, `system` (no file is left), `worker`")],
+        "Connections that were closed as they came, by port and reason",
+        "above 0: an attack, or more gateways than expected; `system`: raise the limit of open files",
+    ),
+    counter(
+        "tiergate_connections_displaced",
+        "connections",
+        &[PORT],
+        "Connections that were closed since others needed their places, by port",
+        "a rate above 0: see `tiergate_connections_refused`",
+    ),
+    counter(
+        "tiergate_unfinished_calls_refused",
+        "calls",
+        &[],
+        "Calls refused since messages that are not whole took too much memory",
+        "above 0: somebody sends messages that never end",
+    ),
+    counter(
+        "tiergate_log_lines_dropped",
+        "lines",
+        &[],
+        "Lines of the log that were dropped, since whoever reads it is too slow",
+        "above 0",
+    ),
+    gauge(
+        "tiergate_build_info",
+        "1",
+        &[("version", "of tiergate")],
+        "Which tiergate this is",
+        "replicas that differ for long",
+    ),
+    counter("process_cpu_seconds", "seconds", &[], "Time that the process was on a CPU", "near the container's limit"),
+    gauge("process_max_fds", "files", &[], "Files and connections that may be open", "see `process_open_fds`"),
+    gauge("process_open_fds", "files", &[], "Files and connections that are open", "near `process_max_fds`"),
+    gauge("process_resident_memory_bytes", "bytes", &[], "Memory in use", "near the container's limit"),
+    gauge(
+        "process_start_time_seconds",
+        "seconds",
+        &[],
+        "When the process started, since 1970",
+        "`changes()` of it: restarts",
+    ),
+    gauge("process_virtual_memory_bytes", "bytes", &[], "Memory that is mapped, used or not", "nothing"),
+];
+
+/// Puts `metric` onto the page, under a name of [`FAMILIES`].
+pub(crate) fn register(registry: &mut Registry, name: &'static str, metric: impl Metric) {
+    let (meaning, (name, unit)) =
+        Description::of(name).map_or(("", (name, None)), |described| (described.meaning, described.parts()));
+    match unit {
+        Some(unit) => registry.register_with_unit(name, meaning, unit, metric),
+        None => registry.register(name, meaning, metric),
+    }
+}
+
+// === impl Description ===
+
+impl Description {
+    /// The family of this name.
+    #[must_use]
+    pub fn of(name: &str) -> Option<&'static Self> {
+        FAMILIES.iter().find(|family| family.name == name)
+    }
+
+    /// The name without its unit, and the unit if it has one, as OpenMetrics takes them apart.
+    pub(super) fn parts(&self) -> (&'static str, Option<Unit>) {
+        for (suffix, unit) in [("_seconds", Unit::Seconds), ("_bytes", Unit::Bytes)] {
+            if let Some(name) = self.name.strip_suffix(suffix) {
+                return (name, Some(unit));
+            }
+        }
+        (self.name, None)
+    }
+
+    /// The name of its series, which is also that of the family in Prometheus' text format.
+    #[must_use]
+    pub fn series(&self) -> String {
+        let suffix = if self.kind == Kind::Counter { "_total" } else { "" };
+        format!("{}{suffix}", self.name)
+    }
+}
+
+// === impl Kind ===
+
+impl Kind {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
