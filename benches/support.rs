@@ -24,6 +24,7 @@ use tiergate::metrics::Metrics;
 use tiergate::policy::{Options, Policies, compile, derived_uid};
 use tiergate::request::{BearerToken, Lookup};
 use tiergate::respond::Style;
+use tiergate::usage::Bounds;
 
 const NAMESPACE: &str = "maas-default-gateway-tier-premium";
 /// A public key and nothing else: the bench verifies no token.
@@ -174,6 +175,8 @@ fn gate_of(request: &CheckRequest, (policies, name): (Policies, String)) -> Arc<
             without_policy: Otherwise::Refuse,
             without_limit: Otherwise::Refuse,
             without_room: Otherwise::Refuse,
+            uncounted: Otherwise::Allow,
+            bounds: Bounds::default(),
             enforce_limits: EnforceLimits::Check,
             shadow: false,
             tier_unknown: TierUnknown::Next,

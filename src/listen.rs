@@ -9,6 +9,7 @@ mod connection;
 pub mod ext_authz;
 pub mod http;
 pub mod rate_limit;
+mod throttle;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdListener, TcpStream as StdStream};

@@ -20,6 +20,7 @@ use crate::access::AccessSource;
 use crate::apiserver::ApiMetrics;
 use crate::gate::{Class, Code, Decision, Evidence, IdentitySource, Stage, TierSource};
 use crate::limit::Verdict;
+use crate::listen::rate_limit::Correction;
 use crate::manifest::{Finding, Problem};
 use crate::policy::{LimitKind, Policy};
 use crate::usage::{Settlement, Usage};
@@ -51,6 +52,7 @@ pub struct Metrics {
     no_room: Counter,
     limit_decisions: Family<LimitLabels, Counter>,
     reports: Family<ResultLabel, Counter>,
+    corrections: Family<CorrectionLabel, Counter>,
     tokens: Family<TokenLabels, Counter>,
     shadow: Gauge,
     generation: Gauge,
@@ -89,6 +91,11 @@ struct WouldLabels {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct StageLabel {
     stage: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct CorrectionLabel {
+    what: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -180,6 +187,7 @@ impl Metrics {
             no_room: Counter::default(),
             limit_decisions: Family::default(),
             reports: Family::default(),
+            corrections: Family::default(),
             tokens: Family::default(),
             shadow: Gauge::default(),
             generation: Gauge::default(),
@@ -213,6 +221,8 @@ impl Metrics {
         r.register("requests_without_room", "Requests for whose account there was no room", self.no_room.clone());
         r.register("limit_decisions", "What limits said, by the tier that was enforced", self.limit_decisions.clone());
         r.register("usage_reports", "Usage reports, by what became of them", self.reports.clone());
+        let help = "What usage reports said and was not taken: a number that is none, more than --max-answer-tokens or --max-debt-windows";
+        r.register("usage_corrections", help, self.corrections.clone());
         r.register("usage_tokens", "Tokens reported, by the tier that was enforced", self.tokens.clone());
         r.register("shadow", "Whether every request is let through (--shadow)", self.shadow.clone());
         r.register("policy_generation", "Number of the policy snapshot in use", self.generation.clone());
@@ -228,10 +238,11 @@ impl Metrics {
         r.register("limit_accounts", "Accounts that limits keep", self.accounts.clone());
         r.register("identities", "Identities that are remembered", self.identities.clone());
         // Counters are there from the start, so that a rate over them has a beginning.
-        for settlement in
-            [Settlement::Settled(0), Settlement::NoUsage, Settlement::Duplicate, Settlement::Late, Settlement::Unknown]
-        {
-            drop(self.reports.get_or_create(&ResultLabel { result: settlement.as_str() }));
+        for result in Settlement::ALL.map(Settlement::as_str).into_iter().chain([REFUSED]) {
+            drop(self.reports.get_or_create(&ResultLabel { result }));
+        }
+        for correction in Correction::ALL {
+            drop(self.corrections.get_or_create(&CorrectionLabel { what: correction.as_str() }));
         }
         self
     }
@@ -321,14 +332,29 @@ impl Metrics {
         .unwrap_or_default()
     }
 
+    /// Counts a usage report that nobody can read.
+    pub fn report_refused(&self) {
+        self.reports.get_or_create(&ResultLabel { result: REFUSED }).inc();
+    }
+
+    /// Counts what of a usage report was not taken as it was said.
+    pub fn corrected(&self, correction: Correction) {
+        self.corrections.get_or_create(&CorrectionLabel { what: correction.as_str() }).inc();
+    }
+
     /// Counts a usage report.
     pub fn reported(&self, settlement: Settlement, usage: &Usage, tier: &Arc<str>) {
         self.reports.get_or_create(&ResultLabel { result: settlement.as_str() }).inc();
-        if !matches!(settlement, Settlement::Settled(_)) {
-            return;
-        }
         // A report can come a day after its tier is gone: its tokens are counted, under no tier.
-        let known = self.tiers.lock().current.get(tier).cloned().unwrap_or_default();
+        let known = || self.tiers.lock().current.get(tier).cloned().unwrap_or_default();
+        let known = match settlement {
+            Settlement::Settled(_) => known(),
+            Settlement::Estimated(tokens) => {
+                self.tokens.get_or_create(&TokenLabels { tier: known(), usage: ESTIMATED }).inc_by(tokens);
+                return;
+            }
+            _ => return,
+        };
         let numbers = [usage.tokens(), usage.input, usage.output, usage.cached, usage.reasoning];
         for (name, number) in USAGES.into_iter().zip(numbers) {
             if let Some(number) = number {
@@ -367,7 +393,7 @@ impl Metrics {
         let former = std::mem::replace(&mut tiers.current, current);
         let before = std::mem::replace(&mut tiers.former, former);
         for tier in before.union(&tiers.former).filter(|tier| !tiers.current.contains(*tier)) {
-            for usage in USAGES {
+            for usage in USAGES.into_iter().chain([ESTIMATED]) {
                 self.tokens.remove(&TokenLabels { tier: Arc::clone(tier), usage });
             }
             for limit in [LimitKind::Requests, LimitKind::Tokens] {
@@ -405,6 +431,10 @@ fn buckets() -> impl Iterator<Item = f64> {
 
 /// The labels of tokens.
 const USAGES: [&str; 5] = ["total", "input", "output", "cached", "reasoning"];
+/// Tokens of answers that said no usage.
+const ESTIMATED: &str = "estimated";
+/// The result of a report that nobody can read.
+const REFUSED: &str = "refused";
 
 fn verdict(fits: bool) -> &'static str {
     if fits { "fits" } else { "exceeds" }

@@ -8,25 +8,18 @@ use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::throttle::Throttle;
+
 /// How long accepting pauses when the operating system gives no connection: mostly there are too many open files, and
 /// waiting lets some close.
 const PAUSE: Duration = Duration::from_millis(50);
-/// A line for each refused connection would let a flood of them flood the log.
-const LINES: Duration = Duration::from_secs(1);
 
 /// Accepts connections, each with its place among the allowed ones.
 #[derive(Debug)]
 pub struct Acceptor {
     listener: TcpListener,
     places: Arc<Semaphore>,
-    refusals: Refusals,
-}
-
-/// Connections that were refused since the last line about them.
-#[derive(Debug, Default)]
-struct Refusals {
-    untold: u64,
-    told: Option<Instant>,
+    refusals: Throttle,
 }
 
 // === impl Acceptor ===
@@ -39,7 +32,7 @@ impl Acceptor {
     /// The listener cannot be used by this runtime.
     pub fn new(listener: StdListener, places: usize) -> io::Result<Self> {
         let listener = TcpListener::from_std(listener)?;
-        Ok(Acceptor { listener, places: Arc::new(Semaphore::new(places)), refusals: Refusals::default() })
+        Ok(Acceptor { listener, places: Arc::new(Semaphore::new(places)), refusals: Throttle::default() })
     }
 
     /// The next connection. Dropping the future loses none.
@@ -71,34 +64,5 @@ impl Acceptor {
         drop(listener);
         // Nobody closes the semaphore.
         let _ = taken.acquire_many(u32::try_from(places).unwrap_or(u32::MAX)).await;
-    }
-}
-
-// === impl Refusals ===
-
-impl Refusals {
-    /// Counts one; how many are to be told about now.
-    fn count(&mut self, now: Instant) -> Option<u64> {
-        self.untold += 1;
-        if self.told.is_some_and(|told| now.duration_since(told) < LINES) {
-            return None;
-        }
-        self.told = Some(now);
-        Some(std::mem::take(&mut self.untold))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_flood_of_refusals_is_told_once_a_second_with_their_number() {
-        let (mut refusals, start) = (Refusals::default(), Instant::now());
-        assert_eq!(refusals.count(start), Some(1));
-        for at in 1..1000 {
-            assert_eq!(refusals.count(start + Duration::from_millis(at)), None);
-        }
-        assert_eq!(refusals.count(start + LINES), Some(1000));
     }
 }

@@ -17,11 +17,13 @@ use smallvec::SmallVec;
 use crate::limit::{AccountKey, Algorithm, CellId, Nanos, Quota};
 
 /// The layout; another number is another layout.
-const VERSION: u8 = 1;
-/// Version, minting time, serial number, length of the tier's name; the name follows.
-const HEAD: usize = 1 + 8 + 8 + 1;
+const VERSION: u8 = 2;
+/// Version, minting time, serial number, whether it is a call, lengths of the tier's and of the model's name; the names follow.
+const HEAD: usize = 1 + 8 + 8 + 1 + 1 + 1;
 /// A name that could be part of a namespace's is shorter. Longer ones are left out: they go to a metric only.
 const MAX_TIER: usize = 63;
+/// A namespace and a model. Longer ones are left out: what is learned of them is learned together.
+const MAX_MODEL: usize = 63 + 1 + 127;
 /// Account, cell, limit, window, algorithm.
 const HOLD: usize = 16 + 8 + 8 + 8 + 1;
 /// More limits than that apply to no request.
@@ -34,9 +36,22 @@ pub struct Reservation {
     pub minted: Nanos,
     /// Tells reservations apart.
     pub serial: u64,
+    /// Whether a model writes for the request, so that an answer without usage has cost something.
+    pub is_call: bool,
     /// The tier that was enforced, for metrics; empty if there was none.
     pub tier: Arc<str>,
+    /// `namespace/name`; empty if there was none.
+    pub model: Arc<str>,
     pub holds: SmallVec<[Hold; 2]>,
+}
+
+/// What a [`Reservation`] is to say.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Terms<'a> {
+    pub is_call: bool,
+    pub tier: &'a str,
+    pub model: &'a str,
+    pub holds: &'a [Hold],
 }
 
 /// One token limit that the usage will be charged to.
@@ -74,22 +89,24 @@ impl Sealer {
         Sealer { key: LessSafeKey::new(unbound), prefix, next: AtomicU64::new(0) }
     }
 
-    /// Seals what `holds` say, minted `now`.
+    /// Seals the terms, minted `now`.
     #[must_use]
-    pub fn seal(&self, holds: &[Hold], tier: &str, now: Nanos) -> String {
+    pub fn seal(&self, terms: &Terms<'_>, now: Nanos) -> String {
         // INVARIANT: a nonce is used once. The counter cannot wrap in the life of a process.
         let serial = self.next.fetch_add(1, Ordering::Relaxed);
         let mut nonce = [0; NONCE_LEN];
         nonce[..4].copy_from_slice(&self.prefix);
         nonce[4..].copy_from_slice(&serial.to_be_bytes());
-        let mut sealed: SmallVec<[u8; 160]> = SmallVec::new();
+        let mut sealed: SmallVec<[u8; 224]> = SmallVec::new();
         sealed.push(VERSION);
         sealed.extend_from_slice(&now.0.to_be_bytes());
         sealed.extend_from_slice(&serial.to_be_bytes());
-        let tier = if tier.len() > MAX_TIER { "" } else { tier }.as_bytes();
-        sealed.push(u8::try_from(tier.len()).unwrap_or(0));
-        sealed.extend_from_slice(tier);
-        for hold in holds.iter().take(MAX_HOLDS) {
+        sealed.push(u8::from(terms.is_call));
+        let names = [(terms.tier, MAX_TIER), (terms.model, MAX_MODEL)];
+        let names = names.map(|(name, most)| if name.len() > most { "" } else { name });
+        sealed.extend(names.iter().map(|name| name.len() as u8));
+        names.iter().for_each(|name| sealed.extend_from_slice(name.as_bytes()));
+        for hold in terms.holds.iter().take(MAX_HOLDS) {
             sealed.extend_from_slice(&hold.account.0.to_be_bytes());
             sealed.extend_from_slice(&hold.cell.0.to_be_bytes());
             sealed.extend_from_slice(&hold.quota.limit().to_be_bytes());
@@ -107,7 +124,7 @@ impl Sealer {
     /// Opens what [`Sealer::seal`] made; anything else is `None`.
     #[must_use]
     pub fn open(&self, sealed: &str) -> Option<Reservation> {
-        let most = HEAD + MAX_TIER + MAX_HOLDS * HOLD + 16 + NONCE_LEN;
+        let most = HEAD + MAX_TIER + MAX_MODEL + MAX_HOLDS * HOLD + 16 + NONCE_LEN;
         if sealed.len() > most * 4 / 3 + 4 {
             return None;
         }
@@ -117,15 +134,19 @@ impl Sealer {
         let (head, tail) = plain.split_at_checked(HEAD)?;
         let (version, times) = head.split_first()?;
         let (minted, rest) = times.split_at_checked(8)?;
-        let (serial, tier_length) = rest.split_at_checked(8)?;
-        let (tier, holds) = tail.split_at_checked(usize::from(*tier_length.first()?))?;
+        let (serial, rest) = rest.split_at_checked(8)?;
+        let [is_call @ 0..=1, tier_length, model_length] = rest else { return None };
+        let (tier, tail) = tail.split_at_checked(usize::from(*tier_length))?;
+        let (model, holds) = tail.split_at_checked(usize::from(*model_length))?;
         if *version != VERSION || holds.len() % HOLD != 0 {
             return None;
         }
         Some(Reservation {
             minted: Nanos(u64::from_be_bytes(minted.try_into().ok()?)),
             serial: u64::from_be_bytes(serial.try_into().ok()?),
+            is_call: *is_call == 1,
             tier: str::from_utf8(tier).ok()?.into(),
+            model: str::from_utf8(model).ok()?.into(),
             holds: holds.chunks_exact(HOLD).map(Hold::decode).collect::<Option<_>>()?,
         })
     }
