@@ -23,6 +23,7 @@ use tiergate::manifest::Manifests;
 use tiergate::policy::{Options, Policies, compile, derived_uid};
 use tiergate::request::{BearerToken, Lookup};
 use tiergate::respond::Style;
+use tiergate::usage::Bounds;
 
 const NAMESPACE: &str = "maas-default-gateway-tier-premium";
 /// A public key and nothing else: the bench verifies no token.
@@ -173,6 +174,8 @@ fn gate_of(request: &CheckRequest, (policies, name): (Policies, String)) -> Arc<
             without_policy: Otherwise::Refuse,
             without_limit: Otherwise::Refuse,
             without_room: Otherwise::Refuse,
+            uncounted: Otherwise::Allow,
+            bounds: Bounds::default(),
             enforce_limits: EnforceLimits::Check,
             shadow: false,
             tier_unknown: TierUnknown::Next,

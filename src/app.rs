@@ -38,6 +38,7 @@ use crate::metrics::{Metrics, Port};
 use crate::policy::{Options, Policies, Policy};
 use crate::respond::Style;
 use crate::source::{Folder, FolderError, Kubernetes, NamedFile, Nudge, Nudges, Source};
+use crate::usage::Bounds;
 
 /// How often the workers are asked whether they answer, and how long they have for it.
 const PROBE: Duration = Duration::from_millis(500);
@@ -150,6 +151,8 @@ pub fn gate(args: &Serve, policy: Policy, clock: Clock, metrics: &ApiMetrics) ->
         without_policy: args.without_policy,
         without_limit: args.without_limit,
         without_room: args.without_room,
+        uncounted: args.uncounted,
+        bounds: Bounds { answer: args.max_answer_tokens.get(), debt_windows: args.max_debt_windows.get() },
         enforce_limits: args.enforce_limits,
         shadow: args.shadow,
         tier_unknown: args.tier_unknown,

@@ -5,7 +5,7 @@ mod value;
 mod variable;
 
 use std::net::SocketAddr;
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -27,6 +27,7 @@ use crate::identity::IdentityMode;
 use crate::limit::Memory;
 use crate::policy::Options;
 use crate::respond::Compat;
+use crate::usage::Bounds;
 
 /// Decides, for an Envoy or Istio gateway, who may call which model and how much.
 ///
@@ -110,6 +111,16 @@ pub struct Serve {
     /// What happens to a new caller when there is no room for another account
     #[arg(long, env = "TIERGATE_WITHOUT_ROOM", value_enum, default_value = "refuse")]
     pub without_room: Otherwise,
+    /// What happens to a call that has a token limit, on a path of which no shipped Envoy configuration reads what the answer
+    /// cost (audio, images, …): its answer is charged by its bytes, or it is refused with 400
+    #[arg(long, env = "TIERGATE_UNCOUNTED", value_enum, default_value = "allow")]
+    pub uncounted: Otherwise,
+    /// The most tokens that one answer costs its caller, whatever its usage report says
+    #[arg(long, env = "TIERGATE_MAX_ANSWER_TOKENS", value_name = "N", default_value_t = ANSWER, value_parser = number::<NonZeroU64>)]
+    pub max_answer_tokens: NonZeroU64,
+    /// After how many windows of its limit a debt of tokens is over, however large it was
+    #[arg(long, env = "TIERGATE_MAX_DEBT_WINDOWS", value_name = "N", default_value_t = DEBT_WINDOWS, value_parser = number::<NonZeroU32>)]
+    pub max_debt_windows: NonZeroU32,
     /// Which call takes from the limits: where it is ShouldRateLimit (rls), Check takes nothing, and a gateway that does not
     /// make the second call, as envoy/classic.yaml does, enforces no limit
     #[arg(long, env = "TIERGATE_ENFORCE_LIMITS", value_enum, default_value = "check")]
@@ -307,6 +318,8 @@ pub struct Create {
     pub issuer: String,
 }
 
+const ANSWER: NonZeroU64 = NonZeroU64::MIN.saturating_add(Bounds::ANSWER - 1);
+const DEBT_WINDOWS: NonZeroU32 = NonZeroU32::MIN.saturating_add(Bounds::DEBT_WINDOWS - 1);
 const ACCOUNTS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(Memory::ACCOUNTS - 1);
 
 /// The issuer of most clusters.

@@ -37,7 +37,7 @@ use crate::manifest::ObjectName;
 use crate::policy::{self, Attached, AuthPlan, Policies, Policy, Presented, RoutePlan, Unset};
 use crate::request::Request;
 use crate::tier::TierServices;
-use crate::usage::Sealer;
+use crate::usage::{Bounds, Sealer};
 
 /// Everything that a decision needs.
 #[derive(Debug)]
@@ -82,6 +82,12 @@ impl Gate {
             settings,
             decisions: AtomicU64::new(0),
         }
+    }
+
+    /// What one usage report may cost.
+    #[must_use]
+    pub fn bounds(&self) -> Bounds {
+        self.settings.bounds
     }
 
     /// Decides one request at `now`.

@@ -101,10 +101,19 @@ impl Limits {
         }
     }
 
-    /// Adds `cost` to a cell, into debt if need be.
-    pub async fn charge(&self, account: AccountKey, cell: CellId, quota: Quota, cost: u64, now: Nanos) {
+    /// Adds `cost` to a cell, into debt if need be, but no further than `debt_windows`; `true` where it would have gone
+    /// further.
+    pub async fn charge(
+        &self,
+        account: AccountKey,
+        cell: CellId,
+        quota: Quota,
+        cost: u64,
+        debt_windows: u32,
+        now: Nanos,
+    ) -> bool {
         match self {
-            Limits::Memory(memory) => memory.charge(account, cell, quota, cost, now),
+            Limits::Memory(memory) => memory.charge(account, cell, quota, cost, debt_windows, now),
         }
     }
 

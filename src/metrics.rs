@@ -35,6 +35,7 @@ use self::timing::Timing;
 use crate::access::AccessSource;
 use crate::apiserver::ApiMetrics;
 use crate::gate::{Class, Code, Decision, IdentitySource, Stage, TierSource};
+use crate::listen::rate_limit::Correction;
 use crate::manifest::Problem;
 use crate::policy::Policy;
 use crate::usage::{Reservation, Settlement, Usage};
@@ -67,6 +68,7 @@ pub struct Metrics {
     unlimited: Counter,
     no_room: Counter,
     reports: Family<ResultLabel, Counter>,
+    corrections: Family<CorrectionLabel, Counter>,
     /// Of what the policy names.
     named: Families,
     series: ArcSwap<Series>,
@@ -94,6 +96,11 @@ struct WouldLabels {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
 struct StageLabel {
     stage: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
+struct CorrectionLabel {
+    what: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
@@ -157,6 +164,7 @@ impl Metrics {
             unlimited: Counter::default(),
             no_room: Counter::default(),
             reports: Family::default(),
+            corrections: Family::default(),
             series: ArcSwap::from_pointee(named.of(&Policy::default(), None)),
             named,
             shadow: Gauge::default(),
@@ -182,6 +190,7 @@ impl Metrics {
         register(r, "tiergate_requests_of_gone_tier", self.tier_gone.clone());
         register(r, "tiergate_requests_without_room", self.no_room.clone());
         register(r, "tiergate_usage_reports", self.reports.clone());
+        register(r, "tiergate_usage_corrections", self.corrections.clone());
         register(r, "tiergate_shadow", self.shadow.clone());
         self.snapshot.register(r);
         register(r, "tiergate_limit_accounts", self.accounts.clone());
@@ -189,10 +198,11 @@ impl Metrics {
         register(r, "tiergate_log_lines_dropped", self.log_lines_dropped.clone());
         r.register_collector(Box::new(process::Process));
         // Counters are there from the start, so that a rate over them has a beginning.
-        for settlement in
-            [Settlement::Settled(0), Settlement::NoUsage, Settlement::Duplicate, Settlement::Late, Settlement::Unknown]
-        {
-            drop(self.reports.get(&ResultLabel { result: settlement.as_str() }));
+        for result in Settlement::ALL.map(Settlement::as_str).into_iter().chain([REFUSED]) {
+            self.reports.get(&ResultLabel { result });
+        }
+        for correction in Correction::ALL {
+            self.corrections.get(&CorrectionLabel { what: correction.as_str() });
         }
         self
     }
@@ -278,11 +288,21 @@ impl Metrics {
         self.series.load().decided(outcome, &decision.evidence);
     }
 
+    /// Counts a usage report that nobody can read.
+    pub fn report_refused(&self) {
+        self.reports.get(&ResultLabel { result: REFUSED }).inc();
+    }
+
+    /// Counts what of a usage report was not taken as it was said.
+    pub fn corrected(&self, correction: Correction) {
+        self.corrections.get(&CorrectionLabel { what: correction.as_str() }).inc();
+    }
+
     /// Counts a usage report, and the `reservation` that it carried, if it is one.
     pub fn reported(&self, settlement: Settlement, usage: &Usage, reservation: Option<&Reservation>) {
         self.reports.get(&ResultLabel { result: settlement.as_str() }).inc();
-        if let (Settlement::Settled(charged), Some(reservation)) = (settlement, reservation) {
-            self.series.load().settled(reservation, usage, charged);
+        if let Some(reservation) = reservation {
+            self.series.load().settled(reservation, usage, settlement);
         }
     }
 
@@ -324,6 +344,9 @@ fn registered<M: Metric + Clone>(registry: &mut Registry, name: &'static str, me
     register(registry, name, metric.clone());
     metric
 }
+
+/// The result of a report that nobody can read.
+const REFUSED: &str = "refused";
 
 #[cfg(test)]
 mod tests;

@@ -16,6 +16,7 @@ use crate::limit::{Limits, Memory, Nanos};
 use crate::manifest::Manifests;
 use crate::policy::{Options, Policies, Policy, compile, derived_uid};
 use crate::request::{Headers, OperatorModel, Request};
+use crate::usage::Bounds;
 
 pub(crate) const ISSUER: &str = "https://kubernetes.default.svc";
 pub(crate) const AUDIENCE: &str = "maas-default-gateway-sa";
@@ -121,6 +122,8 @@ pub(crate) fn settings() -> Settings {
         without_limit: Otherwise::Allow,
         shadow: false,
         without_room: Otherwise::Refuse,
+        uncounted: Otherwise::Allow,
+        bounds: Bounds::default(),
         enforce_limits: EnforceLimits::Check,
         tier_unknown: TierUnknown::Next,
         stale_for: std::time::Duration::ZERO,

@@ -1,5 +1,7 @@
 //! Usage: what a model's answer cost, reported after it, charged to the limits that let the request through.
 
+mod call;
+mod estimate;
 mod reservation;
 
 #[cfg(test)]
@@ -10,18 +12,43 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-pub use self::reservation::{About, Hold, ModelId, Reservation, Sealer};
+pub use self::call::{COUNTED, is_call, is_counted};
+pub use self::reservation::{Hold, ModelId, Reservation, Sealer, Terms};
 
+use self::estimate::Rates;
 use crate::limit::{Limits, Nanos};
 
 /// The largest number that one report may carry: Envoy's own cap on `hits_addend` of a descriptor.
 pub const MAX_HITS: u64 = 1_000_000_000;
 
-/// How long after its Check a reservation can be settled: longer than any stream. Settled ones are remembered this long, so
-/// that none is ever settled twice.
-pub const SETTLE_WITHIN: Duration = Duration::from_secs(24 * 3600);
+/// How long settled reservations are remembered, so that none is settled twice: longer than any stream. One that is reported
+/// later is charged only if none of its age was forgotten.
+pub const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
 
-/// The numbers of one report. Each is there only if the gateway knew it.
+/// What one report may cost its caller, whatever it says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// The most tokens that one answer costs.
+    pub answer: u64,
+    /// After so many windows a debt is over.
+    pub debt_windows: u32,
+}
+
+/// What a gateway reports of one answer. Each number is there only if the gateway knew it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    pub usage: Usage,
+    /// The answer's status; 0 where the client left before there was one.
+    pub status: Option<u64>,
+    /// The bytes of the answer's body that were sent.
+    pub bytes: Option<u64>,
+    /// The bytes of the request's body.
+    pub request_bytes: Option<u64>,
+    /// Whether the request asked for a stream.
+    pub streamed: bool,
+}
+
+/// What the model says that an answer cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     pub total: Option<u64>,
@@ -36,20 +63,35 @@ pub struct Usage {
 pub enum Settlement {
     /// Charged this many tokens.
     Settled(u64),
-    /// The report came, and the answer had no usage in it.
+    /// Charged this many, as its bytes tell: it had no usage.
+    Estimated(u64),
+    /// It had no usage, and costs nothing: a refusal or failure of the model, an answer without a byte, a request for which no
+    /// model writes.
     NoUsage,
     /// This reservation was settled before.
     Duplicate,
-    /// Its Check is longer ago than [`SETTLE_WITHIN`], or than so many others that there was no room to remember it.
+    /// Nobody knows any more whether it was settled: see [`REMEMBERED`].
     Late,
     /// Not a reservation of ours.
     Unknown,
 }
 
+/// A settlement, and what of the report was not charged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Charged {
+    pub settlement: Settlement,
+    /// What the answer would have cost without [`Bounds::answer`].
+    pub cut: Option<u64>,
+    /// Whether a debt was cut at [`Bounds::debt_windows`].
+    pub debt_cut: bool,
+}
+
 /// Settles reservations, each once.
 #[derive(Debug, Default)]
 pub struct Settlements {
+    bounds: Bounds,
     settled: Mutex<Settled>,
+    rates: Rates,
 }
 
 /// Which serial numbers were settled. They are consecutive, so a bit for each is enough: a day of a thousand answers a second
@@ -57,7 +99,7 @@ pub struct Settlements {
 #[derive(Debug, Default)]
 struct Settled {
     pages: BTreeMap<u64, Page>,
-    /// Pages before this one were dropped for want of room: nobody knows any more what was settled of them.
+    /// Pages before this one were dropped, for their age or want of room: nobody knows any more what was settled of them.
     first: u64,
 }
 
@@ -71,7 +113,7 @@ enum Mark {
 /// The bits of [`PAGE`] consecutive serial numbers.
 #[derive(Debug)]
 struct Page {
-    /// When the last of them that was settled was minted.
+    /// When the last of them was settled.
     newest: Nanos,
     bits: Box<[u64]>,
 }
@@ -93,26 +135,68 @@ impl Usage {
     }
 }
 
+// === impl Bounds ===
+
+impl Bounds {
+    /// A long context, read and answered once.
+    pub const ANSWER: u64 = 1_000_000;
+    /// An answer of eleven limits on an empty account.
+    pub const DEBT_WINDOWS: u32 = 10;
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Bounds { answer: Self::ANSWER, debt_windows: Self::DEBT_WINDOWS }
+    }
+}
+
+// === impl Report ===
+
+impl Report {
+    /// Whether an answer without usage has cost something all the same. A gateway that says no status answered.
+    fn has_answer(&self) -> bool {
+        self.bytes.is_some_and(|bytes| bytes > 0) && self.status.is_none_or(|status| (1..400).contains(&status))
+    }
+}
+
 // === impl Settlements ===
 
 impl Settlements {
-    /// Charges `usage` to every token limit of `reservation`.
-    pub async fn settle(&self, limits: &Limits, reservation: &Reservation, usage: &Usage, now: Nanos) -> Settlement {
-        let Some(tokens) = usage.tokens() else {
-            return Settlement::NoUsage;
+    #[must_use]
+    pub fn new(bounds: Bounds) -> Self {
+        Settlements { bounds, ..Settlements::default() }
+    }
+
+    /// Charges what `report` says to every token limit of `reservation`.
+    pub async fn settle(&self, limits: &Limits, reservation: &Reservation, report: &Report, now: Nanos) -> Charged {
+        let counted = report.usage.tokens();
+        let is_estimated = counted.is_none() && reservation.is_call && report.has_answer();
+        let said = match counted {
+            Some(tokens) => tokens,
+            None if is_estimated => self.rates.estimate(reservation.model, report),
+            None => return Settlement::NoUsage.into(),
         };
-        if now.0.saturating_sub(reservation.minted.0) > Nanos::from(SETTLE_WITHIN).0 {
-            return Settlement::Late;
-        }
-        match self.settled.lock().insert(reservation.minted, reservation.serial, now) {
+        match self.settled.lock().insert(reservation.serial, now) {
             Mark::New => {}
-            Mark::Known => return Settlement::Duplicate,
-            Mark::Forgotten => return Settlement::Late,
+            Mark::Known => return Settlement::Duplicate.into(),
+            Mark::Forgotten => return Settlement::Late.into(),
         }
-        for hold in &reservation.holds {
-            limits.charge(hold.account, hold.cell, hold.quota, tokens, now).await;
+        let tokens = said.min(self.bounds.answer);
+        let mut debt_cut = false;
+        for Hold { account, cell, quota } in &reservation.holds {
+            debt_cut |= limits.charge(*account, *cell, *quota, tokens, self.bounds.debt_windows, now).await;
         }
-        Settlement::Settled(tokens)
+        if !is_estimated && said == tokens {
+            self.rates.learn(reservation.model, report, now);
+        }
+        let settlement = if is_estimated { Settlement::Estimated(tokens) } else { Settlement::Settled(tokens) };
+        Charged { cut: (said > tokens).then_some(said), debt_cut, ..settlement.into() }
+    }
+}
+
+impl From<Settlement> for Charged {
+    fn from(settlement: Settlement) -> Self {
+        Charged { settlement, cut: None, debt_cut: false }
     }
 }
 
@@ -120,23 +204,26 @@ impl Settlements {
 
 impl Settled {
     /// Remembers a serial number.
-    fn insert(&mut self, minted: Nanos, serial: u64, now: Nanos) -> Mark {
-        let oldest = Nanos(now.0.saturating_sub(Nanos::from(SETTLE_WITHIN).0));
+    fn insert(&mut self, serial: u64, now: Nanos) -> Mark {
+        let oldest = Nanos(now.0.saturating_sub(Nanos::from(REMEMBERED).0));
         // Serial numbers rise with time, so the first page is the oldest.
-        while self.pages.first_key_value().is_some_and(|(_, page)| page.newest < oldest) {
-            self.pages.pop_first();
+        while let Some(page) = self.pages.first_entry().filter(|page| page.get().newest < oldest) {
+            self.first = page.key() + 1;
+            page.remove();
         }
         let number = serial / PAGE;
         if number < self.first {
             return Mark::Forgotten;
         }
-        let fresh = || Page { newest: minted, bits: vec![0; (PAGE / 64) as usize].into() };
+        let fresh = || Page { newest: now, bits: vec![0; (PAGE / 64) as usize].into() };
         let page = self.pages.entry(number).or_insert_with(fresh);
-        page.newest = page.newest.max(minted);
         let (word, bit) = ((serial % PAGE / 64) as usize, 1 << (serial % 64));
         let Some(word) = page.bits.get_mut(word) else { return Mark::Forgotten };
         let known = *word & bit != 0;
-        *word |= bit;
+        if !known {
+            *word |= bit;
+            page.newest = page.newest.max(now);
+        }
         if self.pages.len() > MAX_PAGES
             && let Some((oldest, _)) = self.pages.pop_first()
         {
@@ -149,11 +236,22 @@ impl Settled {
 // === impl Settlement ===
 
 impl Settlement {
+    /// One of each.
+    pub const ALL: [Settlement; 6] = [
+        Settlement::Settled(0),
+        Settlement::Estimated(0),
+        Settlement::NoUsage,
+        Settlement::Duplicate,
+        Settlement::Late,
+        Settlement::Unknown,
+    ];
+
     /// The metric label.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Settlement::Settled(_) => "settled",
+            Settlement::Estimated(_) => "estimated",
             Settlement::NoUsage => "no_usage",
             Settlement::Duplicate => "duplicate",
             Settlement::Late => "late",

@@ -13,7 +13,7 @@ use tiergate::gate::EnforceLimits;
 use tiergate::limit::{AccountKey, Algorithm, CellId, Clock, Cost, Demand, Limits, Nanos, Quota};
 use tiergate::listen::rate_limit::{DOMAIN, REPORT_DOMAIN, RateLimit};
 use tiergate::respond::Style;
-use tiergate::usage::{Hold, Sealer};
+use tiergate::usage::{Bounds, Hold, MAX_HITS, Sealer, Terms};
 
 use super::world::{GATE, gate_by, run};
 
@@ -23,10 +23,13 @@ pub fn rate_limit_request(data: &[u8]) -> &'static str {
     let holds = [hold(0), hold(1)];
     let gate = Arc::new(gate_by(Arc::clone(&GATE.policies), EnforceLimits::Rls));
     let (ours, foreign) = (Arc::clone(&gate.sealer), Sealer::random());
+    // Of a request that is no call, so that only what is said is charged.
+    let seal =
+        |sealer: &Sealer, holds: &[Hold], tier| sealer.seal(&Terms { holds, tier, ..Terms::default() }, Nanos(0));
     let named = [
-        ("@0", ours.seal(&holds[..1], "free", Nanos(0))),
-        ("@1", ours.seal(&holds[1..], "premium", Nanos(0))),
-        ("~0", foreign.seal(&holds, "free", Nanos(0))),
+        ("@0", seal(&ours, &holds[..1], "free")),
+        ("@1", seal(&ours, &holds[1..], "premium")),
+        ("~0", seal(&foreign, &holds, "free")),
     ];
     let written = written(&request);
     for entry in request.descriptors.iter_mut().flat_map(|descriptor| &mut descriptor.entries) {
@@ -87,7 +90,8 @@ fn written(request: &RateLimitRequest) -> Option<(String, u64)> {
         reservations.push(entry("tiergate.reservation")?.to_owned());
         let hits = descriptor.hits_addend.as_ref().map_or(u64::from(request.hits_addend), |hits| hits.value);
         let at = ["total", "input", "output"].iter().position(|name| entry("tiergate.usage") == Some(name));
-        if let Some(at) = at {
+        // A number that is none loses itself.
+        if let Some(at) = at.filter(|_| hits <= MAX_HITS && !descriptor.is_negative_hits) {
             numbers[at] = Some(hits);
         }
     }
@@ -95,7 +99,7 @@ fn written(request: &RateLimitRequest) -> Option<(String, u64)> {
     let [total, input, output] = numbers;
     let tokens = total.unwrap_or(input.unwrap_or(0).saturating_add(output.unwrap_or(0)));
     match <[String; 1]>::try_from(reservations) {
-        Ok([reservation]) => Some((reservation, tokens)),
+        Ok([reservation]) => Some((reservation, tokens.min(Bounds::ANSWER))),
         Err(_) => None,
     }
 }

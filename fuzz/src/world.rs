@@ -9,6 +9,7 @@ use tiergate::limit::{Limits, Memory, Nanos};
 use tiergate::manifest::Manifests;
 use tiergate::policy::{Options, Policies, Policy, compile, derived_uid};
 use tiergate::request::BearerToken;
+use tiergate::usage::Bounds;
 use tokio::runtime::{Builder, Runtime};
 
 pub(super) const TOUR: &[(&str, &str)] = &[
@@ -119,6 +120,8 @@ pub(super) fn gate_by(policies: Arc<Policies>, enforce_limits: EnforceLimits) ->
         without_policy: Otherwise::Refuse,
         without_limit: Otherwise::Allow,
         without_room: Otherwise::Refuse,
+        uncounted: Otherwise::Allow,
+        bounds: Bounds::default(),
         enforce_limits,
         shadow: false,
         tier_unknown: TierUnknown::Next,

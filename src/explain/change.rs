@@ -17,6 +17,10 @@ pub(super) fn all(case: &Case<'_>, found: Option<&Found<'_>>) -> Vec<String> {
     let Some(denial) = case.denial else { return when_allowed(case) };
     match denial.code {
         Code::RequestInvalid => request(case),
+        Code::RequestUncounted => vec![
+            "call a path whose answers say their usage, or set --uncounted allow, which charges an answer by its bytes"
+                .to_owned(),
+        ],
         Code::PathNotCanonical => path(case),
         Code::TokenMissing | Code::TokenMalformed | Code::TokenExpired => {
             let send = format!("send `Authorization: Bearer <token>`; make one with: {}", token_command(case, found));

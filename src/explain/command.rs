@@ -15,6 +15,7 @@ use crate::policy::Policies;
 use crate::printable::masked;
 use crate::request::{Headers, OperatorModel, Request};
 use crate::source::{Folder, FolderError};
+use crate::usage::Bounds;
 
 /// Why there is nothing to explain. No message repeats a token.
 #[derive(Debug, thiserror::Error)]
@@ -133,6 +134,8 @@ fn gate(args: &Explain, policies: Arc<Policies>) -> Result<Gate, ExplainError> {
         without_policy: args.without_policy,
         without_limit: args.without_limit,
         without_room: Otherwise::Refuse,
+        uncounted: Otherwise::Allow,
+        bounds: Bounds::default(),
         tier_unknown: args.tier_unknown,
         stale_for: Duration::ZERO,
         shadow: false,

@@ -8,7 +8,7 @@ use super::{Code, Denial, Evidence, Gate, Grant, LimitEvidence, Otherwise, Stage
 use crate::limit::{AccountKey, Admission, Cost, Demand, Nanos};
 use crate::policy::{self, Attached, Limit, LimitKind, Matched, Presented, RoutePlan, Scope, Unset};
 use crate::request::Request;
-use crate::usage::{About, Hold, ModelId};
+use crate::usage::{self, Hold, ModelId, Terms};
 
 /// A request that passes, if its limits let it.
 #[derive(Debug, Default)]
@@ -58,6 +58,16 @@ impl Gate {
         evidence.unlimited = matched.is_empty();
         if matched.is_empty() && self.settings.without_limit == Otherwise::Refuse {
             return Err(Denial::new(Code::LimitNone, "no limit is configured for you"));
+        }
+        let (method, path) = (scope.request.method, scope.request.path);
+        evidence.is_call = usage::is_call(method, path);
+        let has_token_limit = matched.iter().any(|Matched { limit, .. }| limit.kind == LimitKind::Tokens);
+        if self.settings.uncounted == Otherwise::Refuse
+            && has_token_limit
+            && evidence.is_call
+            && !usage::is_counted(path)
+        {
+            return Err(uncounted());
         }
         let mut demands = Demands::new();
         for Matched { limit, account } in matched {
@@ -113,9 +123,18 @@ impl Gate {
                 holds.push(Hold { account: *account, cell: *cell, quota: *quota });
             }
         }
+        let tier = evidence.tier.as_deref().unwrap_or_default();
         let model = evidence.permit.model.as_deref().map_or(ModelId::NONE, ModelId::of);
-        self.sealer.seal(&holds, About { tier: evidence.tier.as_deref().unwrap_or_default(), model }, now)
+        self.sealer.seal(&Terms { is_call: evidence.is_call, tier, model, holds: &holds }, now)
     }
+}
+
+/// The refusal of a call whose tokens nobody could count.
+fn uncounted() -> Denial {
+    let paths = usage::COUNTED.join(", ");
+    let message = "you have a token limit, and what this call costs cannot be read from its answer";
+    Denial::new(Code::RequestUncounted, format!("{message}: call a path that ends in one of {paths}"))
+        .detail("see --uncounted")
 }
 
 /// The refusal by the limit that takes longest to let this request through.

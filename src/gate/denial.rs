@@ -7,6 +7,7 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Code {
     RequestInvalid,
+    RequestUncounted,
     PathNotCanonical,
     TokenMissing,
     TokenMalformed,
@@ -80,6 +81,7 @@ pub struct Denial {
 impl Code {
     pub const ALL: &'static [Code] = &[
         Code::RequestInvalid,
+        Code::RequestUncounted,
         Code::PathNotCanonical,
         Code::TokenMissing,
         Code::TokenMalformed,
@@ -116,7 +118,7 @@ impl Code {
     #[must_use]
     pub fn class(self) -> Class {
         match self {
-            Code::RequestInvalid | Code::PathNotCanonical => Class::Invalid,
+            Code::RequestInvalid | Code::RequestUncounted | Code::PathNotCanonical => Class::Invalid,
             Code::TokenMissing
             | Code::TokenMalformed
             | Code::TokenExpired
@@ -154,6 +156,7 @@ impl Code {
     pub fn as_str(self) -> &'static str {
         match self {
             Code::RequestInvalid => "TG-REQUEST-INVALID",
+            Code::RequestUncounted => "TG-REQUEST-UNCOUNTED",
             Code::PathNotCanonical => "TG-PATH-NOT-CANONICAL",
             Code::TokenMissing => "TG-TOKEN-MISSING",
             Code::TokenMalformed => "TG-TOKEN-MALFORMED",

@@ -91,6 +91,8 @@ pub struct Evidence {
     pub would: Vec<Would>,
     /// The values that limits count under, by the limit's name; where they are to be told.
     pub keys: Option<Box<Keys>>,
+    /// Whether a model may write for the request.
+    pub is_call: bool,
     /// Whether no limit matched the caller.
     pub unlimited: bool,
     /// Whether there was no room for the caller's account.
@@ -230,6 +232,7 @@ impl Evidence {
             shadow_limits: Vec::new(),
             would: Vec::new(),
             keys: None,
+            is_call: false,
             unlimited: false,
             no_room: false,
             laps: timed.then(|| Box::new(Laps { last: Instant::now(), taken: SmallVec::new() })),

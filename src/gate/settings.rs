@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::EnforceLimits;
+use crate::usage::Bounds;
 
 /// What happens to requests that no policy, or no limit, says anything about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -30,6 +31,10 @@ pub struct Settings {
     /// What happens to a new caller when there is no room for another account.
     pub without_room: Otherwise,
     pub enforce_limits: EnforceLimits,
+    /// What happens to a call that has a token limit and whose usage cannot be read.
+    pub uncounted: Otherwise,
+    /// What one usage report may cost.
+    pub bounds: Bounds,
     /// Whether every request is let through, and what would have been said is only recorded.
     pub shadow: bool,
     pub tier_unknown: TierUnknown,

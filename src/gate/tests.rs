@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::*;
 use crate::policy::Options;
 use crate::test_util::{Call, compile_files, compile_text, demo, gate, options, settings, token};
-use crate::usage::{Settlement, Settlements, Usage};
+use crate::usage::{ModelId, Report, Settlement, Settlements, Usage};
 
 /// A Gateway with one route for everything, and somebody who calls.
 const ONE_ROUTE: &str = "apiVersion: gateway.networking.k8s.io/v1
@@ -109,13 +109,17 @@ async fn usage_is_charged_once_to_the_limits_that_admitted() {
     let token = token("free", &user(&gate, "free", 0));
     let call = Call::chat("granite").bearer(&token);
     let usage = Usage { total: Some(60), ..Usage::default() };
+    let report = Report { usage, ..Report::default() };
     for _ in 0..2 {
         let grant = call.on(&gate, Nanos(0)).await.outcome.unwrap();
         let reservation = gate.sealer.open(&grant.reservation).unwrap();
-        assert_eq!(&*reservation.tier, "free");
-        let settle = || settlements.settle(&gate.limits, &reservation, &usage, Nanos(0));
-        assert_eq!(settle().await, Settlement::Settled(60));
-        assert_eq!(settle().await, Settlement::Duplicate);
+        assert_eq!(
+            (&*reservation.tier, reservation.model, reservation.is_call),
+            ("free", ModelId::of("llm/granite"), true)
+        );
+        let settle = || settlements.settle(&gate.limits, &reservation, &report, Nanos(0));
+        assert_eq!(settle().await, Settlement::Settled(60).into());
+        assert_eq!(settle().await, Settlement::Duplicate.into());
     }
     let decision = call.on(&gate, Nanos(0)).await;
     let denial = decision.outcome.unwrap_err();
@@ -176,6 +180,20 @@ spec: {parentRefs: [{name: g}]}
     let open = Settings { without_policy: Otherwise::Allow, ..settings() };
     assert_eq!(decide(open.clone()).await, None);
     assert_eq!(decide(Settings { without_limit: Otherwise::Refuse, ..open }).await, Some(Code::LimitNone));
+}
+
+/// What makes no model write costs nothing.
+#[tokio::test]
+async fn calls_that_cannot_be_counted_are_refused_where_that_is_wanted() {
+    for uncounted in [Otherwise::Allow, Otherwise::Refuse] {
+        let gate = gate(compile_files(&demo(), &options()), Settings { uncounted, ..settings() });
+        let token = token("free", &user(&gate, "free", 0));
+        for (end, is_counted) in [("responses", true), ("audio/transcriptions", false), ("tokenize", true)] {
+            let call = Call::path(&format!("/llm/granite/v1/{end}")).bearer(&token);
+            let refused = !is_counted && uncounted == Otherwise::Refuse;
+            assert_eq!(code(&call, &gate).await, refused.then_some(Code::RequestUncounted), "{end}, {uncounted:?}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -21,7 +21,8 @@ pub struct Bucket {
 // === impl Bucket ===
 
 impl Bucket {
-    /// Adopts `quota` at `now`. What was used stays used when the limit changed.
+    /// Adopts `quota` at `now`. What was used of the window stays used when the limit changed, as far as the new one goes; a debt
+    /// beyond it lasts as long as before.
     #[inline]
     pub fn advance(&mut self, quota: &Quota, now: Nanos) {
         if self.full < now {
@@ -33,12 +34,28 @@ impl Bucket {
         }
     }
 
-    /// The same use, of which another limit comes back.
+    /// The same use, of which another limit comes back. (Counted in hits of the new limit, 900 used of 1,000 would be eight
+    /// windows of debt under 100.)
     #[cold]
     fn adopting(self, quota: &Quota, now: Nanos) -> Self {
+        let latest = Nanos(now.0.saturating_add(quota.window));
+        let debt = self.full.0.saturating_sub(latest.0);
+        let within = Bucket { full: self.full.min(latest), ..self };
         let mut bucket = Bucket { full: now, fraction: 0, refill: quota.refill() };
-        bucket.add(self.spent(now), quota);
+        bucket.add(within.spent(now).min(quota.price(quota.refill())), quota);
+        bucket.full = Nanos(bucket.full.0.saturating_add(debt));
         bucket
+    }
+
+    /// Ends a debt after so many windows, whole ones of `quota`; whether it was longer.
+    pub fn bound_debt(&mut self, quota: &Quota, windows: u32, now: Nanos) -> bool {
+        let longest = quota.window.saturating_mul(u64::from(windows).saturating_add(1));
+        let latest = Nanos(now.0.saturating_add(longest));
+        let is_longer = (self.full, self.fraction) > (latest, 0);
+        if is_longer {
+            (self.full, self.fraction) = (latest, 0);
+        }
+        is_longer
     }
 
     /// Whether `cost` fits at `now`, after [`Bucket::advance`].

@@ -73,6 +73,14 @@ impl Cell {
         }
     }
 
+    /// Ends a debt after so many windows; whether it was longer. A fixed window forgives it sooner, at its end.
+    pub fn bound_debt(&mut self, quota: &Quota, windows: u32, now: Nanos) -> bool {
+        match self {
+            Cell::Bucket(bucket) => bucket.bound_debt(quota, windows, now),
+            Cell::Window(_) => false,
+        }
+    }
+
     /// Takes what a demand asks, if it fits.
     #[inline]
     pub fn admit(&mut self, demand: &Demand, now: Nanos) -> Verdict {

@@ -106,15 +106,25 @@ impl Memory {
     }
 
     /// See [`super::Limits::charge`].
-    pub fn charge(&self, account: AccountKey, cell: CellId, quota: Quota, hits: u64, now: Nanos) {
+    pub fn charge(
+        &self,
+        account: AccountKey,
+        cell: CellId,
+        quota: Quota,
+        hits: u64,
+        debt_windows: u32,
+        now: Nanos,
+    ) -> bool {
         let demand = Demand { account, cell, quota, cost: Cost::Take(hits) };
-        let Some(mut shard) = self.shards.get(demand.shard()).map(Mutex::lock) else { return };
+        let Some(mut shard) = self.shards.get(demand.shard()).map(Mutex::lock) else { return false };
         let now = shard.not_before_latest(now);
         let account = shard.account(account, now);
         let mut charged = account.cell(cell).unwrap_or_else(|| Cell::fresh(&quota));
         charged.advance(&quota, now);
         charged.charge(&quota, hits, now);
+        let is_cut = charged.bound_debt(&quota, debt_windows, now);
         account.put(cell, charged);
+        is_cut
     }
 
     /// Forgets the idle accounts of a few shards, others in every turn: nobody waits long for a lock, and what a flood left

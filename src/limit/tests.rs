@@ -21,6 +21,38 @@ fn admit(memory: &Memory, demand: Demand, now: Nanos) -> Admission {
     memory.admit(&[demand], now)
 }
 
+/// 900 of 1,000 used is 100 of 100 used, and no debt; a debt lasts as long as before.
+#[test]
+fn a_limit_that_is_lowered_makes_no_debt_of_what_was_used() {
+    let window = |limit| Quota::new(limit, MINUTE);
+    for (used, reset) in [(900, MINUTE), (1000, MINUTE), (3000, 3 * MINUTE), (50, MINUTE / 2)] {
+        let memory = Memory::default();
+        memory.charge(AccountKey(1), CellId(1), window(1000), used, 10, Nanos(0));
+        let lowered = admit(&memory, Demand { cost: Cost::Positive, ..take(1, 1, window(100)) }, Nanos(0)).standings[0];
+        assert_eq!((lowered.remaining(), lowered.reset()), (100_u64.saturating_sub(used), reset), "{used}");
+        let raised = admit(&memory, Demand { cost: Cost::Positive, ..take(1, 1, window(1000)) }, Nanos(0)).standings[0];
+        assert_eq!(
+            raised.remaining(),
+            1000 - used.min(1000),
+            "{used}: an admission that takes nothing changes nothing"
+        );
+    }
+}
+
+/// In a fixed window the end of the window forgives all of it.
+#[test]
+fn a_debt_ends_after_so_many_windows() {
+    let quota = Quota::new(100, MINUTE);
+    for (windows, used, cut) in [(10, 1100, false), (10, 1101, true), (1, 1_000_000_000, true), (u32::MAX, 5000, false)]
+    {
+        let memory = Memory::default();
+        assert_eq!(memory.charge(AccountKey(1), CellId(1), quota, used, windows, Nanos(0)), cut, "{used}");
+        let standing = admit(&memory, Demand { cost: Cost::Positive, ..take(1, 1, quota) }, Nanos(0)).standings[0];
+        let whole = MINUTE * u32::try_from(used / 100).unwrap();
+        assert_eq!(standing.reset(), if cut { MINUTE * (windows + 1) } else { whole }, "{used}");
+    }
+}
+
 #[test]
 fn a_bucket_of_five_per_two_minutes_admits_five_at_once_then_one_each_24_seconds() {
     let (memory, quota) = (Memory::default(), Quota::new(5, 2 * MINUTE));
@@ -68,9 +100,9 @@ fn a_limit_of_zero_refuses_for_ever() {
 fn a_charge_goes_into_debt_and_debt_is_paid_off_by_time() {
     let (memory, quota) = (Memory::default(), Quota::new(100, MINUTE));
     let positive = Demand { cost: Cost::Positive, ..take(1, 1, quota) };
-    memory.charge(AccountKey(1), CellId(1), quota, 60, Nanos(0));
+    memory.charge(AccountKey(1), CellId(1), quota, 60, 10, Nanos(0));
     assert!(admit(&memory, positive, Nanos(0)).admitted);
-    memory.charge(AccountKey(1), CellId(1), quota, 60, Nanos(0));
+    memory.charge(AccountKey(1), CellId(1), quota, 60, 10, Nanos(0));
     let refused = admit(&memory, positive, Nanos(0));
     // 21 tokens have to come back: 20 of debt and one to spend.
     assert_eq!(refused.standings[0].verdict, Verdict::Exceeds(Some(Duration::from_millis(12_600))));
@@ -277,7 +309,7 @@ proptest! {
         later in 0_u64..10_000_000_000,
     ) {
         let memory = Memory::default();
-        memory.charge(AccountKey(1), CellId(1), quota, used, Nanos(0));
+        memory.charge(AccountKey(1), CellId(1), quota, used, 10, Nanos(0));
         let demand = Demand { cost: Cost::Take(hits), ..take(1, 1, quota) };
         let refused = memory.admit(&[demand], Nanos(later));
         match refused.standings[0].verdict {

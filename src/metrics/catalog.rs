@@ -32,7 +32,8 @@ const TIER: (&str, &str) = (
 const MODEL: (&str, &str) =
     ("model", "the name of an LLMInferenceService; `other` for any other, empty where none was asked for");
 const NAMESPACE: (&str, &str) = ("namespace", "that of the LLMInferenceService; else empty");
-const USAGE: (&str, &str) = ("usage", "`total`, `input`, `output`, `cached`, `reasoning`");
+const USAGE: (&str, &str) =
+    ("usage", "`total`, `input`, `output`, `cached`, `reasoning`; `estimated`, of answers that said no usage");
 const LIMIT: (&str, &str) = ("limit", "its name in the policy; `other` for those beyond 1,000");
 const POLICY: (&str, &str) = ("policy", "`namespace/name`");
 const VERDICT: (&str, &str) = ("verdict", "`exceeds`, `fits`");
@@ -206,9 +207,22 @@ pub const FAMILIES: &[Description] = &[
     counter(
         "tiergate_usage_reports",
         "reports",
-        &[("result", "`duplicate`, `late`, `no_usage`, `settled`, `unknown` (of another process, or forged)")],
+        &[(
+            "result",
+            "`duplicate`, `estimated` (charged by its bytes), `late`, `no_usage` (free), `refused` (unreadable), `settled`, `unknown` (of another process, or forged)",
+        )],
         "Usage reports, by what became of them",
-        "far fewer `settled` than allowed requests: the gateway does not report, and token limits charge nothing; `no_usage`: answers carry no usage",
+        "far fewer `settled` than allowed requests: the gateway does not report, and token limits charge nothing; the share of `estimated`: answers carry no usage; `refused` above 0",
+    ),
+    counter(
+        "tiergate_usage_corrections",
+        "reports",
+        &[(
+            "what",
+            "`answer` (more than --max-answer-tokens), `debt` (more than --max-debt-windows), `number` (one that is none; the others count)",
+        )],
+        "What usage reports said and was not taken as it was said",
+        "above 0: a model or the gateway reports what cannot be",
     ),
     counter(
         "tiergate_usage_tokens",

@@ -17,7 +17,7 @@ use super::family::Family;
 use crate::gate::{Evidence, LimitEvidence};
 use crate::limit::{CellId, Verdict};
 use crate::policy::{Attached, LimitKind, LimitSet, Policy};
-use crate::usage::{ModelId, Reservation, Usage};
+use crate::usage::{ModelId, Reservation, Settlement, Usage};
 
 /// What became of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,7 +132,7 @@ struct LimitTokenLabels {
 
 const OUTCOMES: [&str; 3] = ["allowed", "refused", "undecided"];
 const VERDICTS: [&str; 2] = ["exceeds", "fits"];
-const USAGES: [&str; 5] = ["total", "input", "output", "cached", "reasoning"];
+const USAGES: [&str; 6] = ["total", "input", "output", "cached", "reasoning", "estimated"];
 /// What is not named.
 const OTHER: &str = "other";
 /// Models, and limits, that have series of their own. More would make a page of megabytes.
@@ -313,15 +313,20 @@ impl Series {
         }
     }
 
-    /// Counts the tokens of a settled report, of which `charged` went to the limits.
-    pub(super) fn settled(&self, reservation: &Reservation, usage: &Usage, charged: u64) {
+    /// Counts the tokens of a report that was charged.
+    pub(super) fn settled(&self, reservation: &Reservation, usage: &Usage, settlement: Settlement) {
+        let (charged, estimated) = match settlement {
+            Settlement::Settled(tokens) => (tokens, None),
+            Settlement::Estimated(tokens) => (tokens, Some(tokens)),
+            _ => return,
+        };
         // A report can come a day after its tier is gone: its tokens are counted, under no tier.
         let tier = self.tier(Some(&reservation.tier));
         let model = match reservation.model {
             ModelId::NONE => &self.no_model,
             id => self.models_by_id.get(&id).map_or(&self.other_model, |model| model),
         };
-        let numbers = [usage.tokens(), usage.input, usage.output, usage.cached, usage.reasoning];
+        let numbers = [usage.tokens(), usage.input, usage.output, usage.cached, usage.reasoning, estimated];
         for ((of_tier, of_model), number) in tier.tokens.iter().zip(&model.tokens).zip(numbers) {
             if let Some(number) = number {
                 of_tier.inc_by(number);

@@ -10,7 +10,7 @@ use crate::manifest::{Place, TierSpec};
 use crate::policy::{LimitKind, Policy, Tiers};
 use crate::test_util::{Call, compile_files, demo, gate, options, settings, token};
 use crate::tier::TierTable;
-use crate::usage::{About, ModelId, Sealer};
+use crate::usage::{ModelId, Sealer, Terms};
 
 /// The page without its numbers.
 fn series(metrics: &Metrics) -> Vec<String> {
@@ -34,7 +34,14 @@ fn only(name: &str) -> Policy {
 
 /// A reservation of this tier, whose usage goes to no limit.
 fn of_tier(tier: &str) -> Reservation {
-    Reservation { minted: Nanos(0), serial: 0, tier: Arc::from(tier), model: ModelId::NONE, holds: smallvec![] }
+    Reservation {
+        minted: Nanos(0),
+        serial: 0,
+        is_call: true,
+        tier: Arc::from(tier),
+        model: ModelId::NONE,
+        holds: smallvec![],
+    }
 }
 
 /// The families that there are on this system.
@@ -69,7 +76,7 @@ fn every_family_is_there_from_the_start_as_it_is_described_and_in_order() {
 #[test]
 fn labels_are_those_that_are_described_and_sorted() {
     let metrics = Metrics::new();
-    metrics.published(&compile_files(&demo(), &options()));
+    metrics.published(&compile_files(&demo(), &options()), &[]);
     let mut seen = BTreeSet::new();
     for line in series(&metrics).iter().filter(|line| !line.starts_with('#')) {
         let (name, labels) = line.split_once('{').unwrap_or((line, "}"));
@@ -102,7 +109,7 @@ fn the_order_of_series_stays() {
             let labels = WouldLabels { by: "policy", reason: Code::ALL[*turn].as_str() };
             metrics.would.get(&labels).inc();
         }
-        metrics.published(&compile_files(&demo(), &options()));
+        metrics.published(&compile_files(&demo(), &options()), &[]);
         series(&metrics)
     };
     assert_eq!(page(&[0, 1, 2, 3, 4, 5]), page(&[5, 3, 1, 4, 2, 0]));
@@ -167,7 +174,7 @@ async fn a_service_that_answers_a_thousand_tiers_makes_series_of_those_that_limi
 #[tokio::test]
 async fn decisions_and_tokens_are_told_by_model_and_by_limit() {
     let (metrics, gate) = (Metrics::new(), gate(compile_files(&demo(), &options()), settings()));
-    metrics.published(&gate.policies.current());
+    metrics.published(&gate.policies.current(), &[]);
     let bearer = token("premium", "jland-78028f6d");
     let mut reservations = Vec::new();
     for (model, times) in [("llm/qwen3", 2), ("llm/nobodys", 3)] {
@@ -203,7 +210,7 @@ async fn decisions_and_tokens_are_told_by_model_and_by_limit() {
     let charged = counted(&metrics, "tiergate_limit_tokens_total");
     assert!(charged.len() == 1 && charged[0].contains("premium") && charged[0].ends_with(" 10"), "{charged:?}");
     // What is gone has no series, and what comes late for it is among the others.
-    metrics.published(&Policy::default());
+    metrics.published(&Policy::default(), &[]);
     metrics.reported(Settlement::Settled(5), &USAGE, gate.sealer.open(&reservations[0]).as_ref());
     assert_eq!(counted(&metrics, "tiergate_limit_tokens_total"), [r#"{limit="other",policy=""} 5"#]);
     assert_eq!(counted(&metrics, "tiergate_model_tokens_total{model=\"qwen3\""), <[String; 0]>::default());
@@ -225,7 +232,7 @@ fn the_tokens_of_a_limit_that_counts_for_each_route_are_told_by_its_name() {
     let files: Vec<_> = demo().into_iter().map(scoped).collect();
     assert_ne!(files, demo(), "there is one to annotate");
     let policy = compile_files(&files, &options());
-    metrics.published(&policy);
+    metrics.published(&policy, &[]);
     let cells: BTreeSet<CellId> = policy
         .gateways
         .iter()
@@ -253,7 +260,7 @@ fn the_tokens_of_a_limit_that_counts_for_each_route_are_told_by_its_name() {
 #[tokio::test]
 async fn nothing_that_ten_thousand_callers_send_makes_a_series() {
     let (metrics, gate) = (Metrics::new(), gate(compile_files(&demo(), &options()), settings()));
-    metrics.published(&gate.policies.current());
+    metrics.published(&gate.policies.current(), &[]);
     let call = Call::chat("qwen3").bearer(&token("premium", "jland-78028f6d"));
     let mut decision = call.on(&gate, Nanos(0)).await;
     let before = series(&metrics).len();
@@ -265,8 +272,9 @@ async fn nothing_that_ten_thousand_callers_send_makes_a_series() {
         evidence.permit.model = Some(format!("llm/model-{number}"));
         evidence.limits.iter_mut().for_each(|limit| limit.name = Arc::from(format!("a/b/limit-{number}")));
         metrics.decided(&decision, Duration::ZERO);
-        let about = About { tier: "gone", model: ModelId::of(&format!("llm/model-{number}")) };
-        metrics.reported(Settlement::Settled(1), &USAGE, sealer.open(&sealer.seal(&[], about, Nanos(0))).as_ref());
+        let model = ModelId::of(&format!("llm/model-{number}"));
+        let terms = Terms { tier: "gone", model, ..Terms::default() };
+        metrics.reported(Settlement::Settled(1), &USAGE, sealer.open(&sealer.seal(&terms, Nanos(0))).as_ref());
         let refused = Call::path(&format!("/path-{number}/x")).on(&gate, Nanos(0)).await;
         metrics.decided(&refused, Duration::ZERO);
     }
@@ -286,10 +294,10 @@ fn models_beyond_a_bound_have_one_series_and_those_that_were_first_keep_theirs()
             series(&metrics).into_iter().filter(|line| line.starts_with("tiergate_model_decisions_total{model=\"m"));
         lines.filter(|line| line.contains("allowed")).collect::<Vec<_>>()
     };
-    metrics.published(&with(500..1_500));
+    metrics.published(&with(500..1_500), &[]);
     let first = models();
     assert_eq!(first.len(), 1_000);
-    metrics.published(&with(0..3_000));
+    metrics.published(&with(0..3_000), &[]);
     assert_eq!(models(), first);
 }
 

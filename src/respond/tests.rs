@@ -17,7 +17,11 @@ const ANSWERS: &[AnswerRow] = &[
         400,
         GrpcCode::InvalidArgument,
         "invalid_request_error",
-        &[(Code::RequestInvalid, "TG-REQUEST-INVALID"), (Code::PathNotCanonical, "TG-PATH-NOT-CANONICAL")],
+        &[
+            (Code::RequestInvalid, "TG-REQUEST-INVALID"),
+            (Code::RequestUncounted, "TG-REQUEST-UNCOUNTED"),
+            (Code::PathNotCanonical, "TG-PATH-NOT-CANONICAL"),
+        ],
     ),
     (
         401,

@@ -19,8 +19,8 @@ use crate::limit::{AccountKey, Algorithm, CellId, Nanos, Quota};
 
 /// The layout; another number is another layout.
 const VERSION: u8 = 2;
-/// Version, minting time, serial number, model, length of the tier's name; the name follows.
-const HEAD: usize = 1 + 8 + 8 + 8 + 1;
+/// Version, minting time, serial number, whether it is a call, model, length of the tier's name; the name follows.
+const HEAD: usize = 1 + 8 + 8 + 1 + 8 + 1;
 /// A name that could be part of a namespace's is shorter. Longer ones are left out: they go to a metric only.
 const MAX_TIER: usize = 63;
 /// Account, cell, limit, window, algorithm.
@@ -35,22 +35,25 @@ pub struct Reservation {
     pub minted: Nanos,
     /// Tells reservations apart.
     pub serial: u64,
+    /// Whether a model writes for the request, so that an answer without usage has cost something.
+    pub is_call: bool,
     /// The tier that was enforced, for metrics; empty if there was none.
     pub tier: Arc<str>,
-    /// The model that was asked for, for metrics.
+    /// The model that was asked for, for estimates and metrics.
     pub model: ModelId,
     pub holds: SmallVec<[Hold; 2]>,
 }
 
-/// Whose usage it is, for metrics.
+/// What a [`Reservation`] is to say.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct About<'a> {
-    /// The tier that was enforced; empty if there was none.
+pub struct Terms<'a> {
+    pub is_call: bool,
     pub tier: &'a str,
     pub model: ModelId,
+    pub holds: &'a [Hold],
 }
 
-/// A model's name, short enough to travel: the same in every process. Nothing is decided by it.
+/// A model's name, short enough to travel: the same in every process. Nothing is let through by it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ModelId(u64);
 
@@ -89,10 +92,9 @@ impl Sealer {
         Sealer { key: LessSafeKey::new(unbound), prefix, next: AtomicU64::new(0) }
     }
 
-    /// Seals what `holds` say, minted `now`.
+    /// Seals the terms, minted `now`.
     #[must_use]
-    pub fn seal<'a>(&self, holds: &[Hold], about: impl Into<About<'a>>, now: Nanos) -> String {
-        let About { tier, model } = about.into();
+    pub fn seal(&self, terms: &Terms<'_>, now: Nanos) -> String {
         // INVARIANT: a nonce is used once. The counter cannot wrap in the life of a process.
         let serial = self.next.fetch_add(1, Ordering::Relaxed);
         let mut nonce = [0; NONCE_LEN];
@@ -102,11 +104,12 @@ impl Sealer {
         sealed.push(VERSION);
         sealed.extend_from_slice(&now.0.to_be_bytes());
         sealed.extend_from_slice(&serial.to_be_bytes());
-        sealed.extend_from_slice(&model.0.to_be_bytes());
-        let tier = if tier.len() > MAX_TIER { "" } else { tier }.as_bytes();
+        sealed.push(u8::from(terms.is_call));
+        sealed.extend_from_slice(&terms.model.0.to_be_bytes());
+        let tier = if terms.tier.len() > MAX_TIER { "" } else { terms.tier }.as_bytes();
         sealed.push(u8::try_from(tier.len()).unwrap_or(0));
         sealed.extend_from_slice(tier);
-        for hold in holds.iter().take(MAX_HOLDS) {
+        for hold in terms.holds.iter().take(MAX_HOLDS) {
             sealed.extend_from_slice(&hold.account.0.to_be_bytes());
             sealed.extend_from_slice(&hold.cell.0.to_be_bytes());
             sealed.extend_from_slice(&hold.quota.limit().to_be_bytes());
@@ -135,6 +138,7 @@ impl Sealer {
         let (version, times) = head.split_first()?;
         let (minted, rest) = times.split_at_checked(8)?;
         let (serial, rest) = rest.split_at_checked(8)?;
+        let (is_call @ ([0] | [1]), rest) = rest.split_at_checked(1)? else { return None };
         let (model, tier_length) = rest.split_at_checked(8)?;
         let (tier, holds) = tail.split_at_checked(usize::from(*tier_length.first()?))?;
         if *version != VERSION || holds.len() % HOLD != 0 {
@@ -143,6 +147,7 @@ impl Sealer {
         Some(Reservation {
             minted: Nanos(u64::from_be_bytes(minted.try_into().ok()?)),
             serial: u64::from_be_bytes(serial.try_into().ok()?),
+            is_call: is_call == [1],
             tier: str::from_utf8(tier).ok()?.into(),
             model: ModelId(u64::from_be_bytes(model.try_into().ok()?)),
             holds: holds.chunks_exact(HOLD).map(Hold::decode).collect::<Option<_>>()?,
@@ -153,14 +158,6 @@ impl Sealer {
 impl std::fmt::Debug for Sealer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Sealer")
-    }
-}
-
-// === impl About ===
-
-impl<'a> From<&'a str> for About<'a> {
-    fn from(tier: &'a str) -> Self {
-        About { tier, model: ModelId::NONE }
     }
 }
 

@@ -8,6 +8,16 @@ use crate::limit::{AccountKey, CellId, Cost, Demand, Memory, Quota, Verdict};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
+/// What a call reserves of these cells.
+fn seal(sealer: &Sealer, cells: &[u64], now: Nanos) -> String {
+    let holds: Vec<Hold> = cells.iter().copied().map(hold).collect();
+    sealer.seal(&Terms { is_call: true, model: ModelId::of("llm/granite"), holds: &holds, ..Terms::default() }, now)
+}
+
+fn tokens(total: u64) -> Report {
+    Report { usage: Usage { total: Some(total), ..Usage::default() }, ..Report::default() }
+}
+
 fn hold(cell: u64) -> Hold {
     Hold { account: AccountKey(1), cell: CellId(cell), quota: Quota::new(100, MINUTE) }
 }
@@ -23,20 +33,26 @@ fn used(limits: &Limits, cell: u64) -> u64 {
 #[test]
 fn a_reservation_comes_back_as_it_was() {
     let sealer = Sealer::random();
-    let model = ModelId::of("llm/qwen3");
-    let sealed = sealer.seal(&[hold(1), hold(2)], About { tier: "premium", model }, Nanos(7));
-    let reservation = sealer.open(&sealed).unwrap();
-    let holds = smallvec![hold(1), hold(2)];
-    let expected = Reservation { minted: Nanos(7), serial: 0, tier: Arc::from("premium"), model, holds };
+    let terms = Terms { is_call: true, tier: "premium", model: ModelId::of("llm/granite"), holds: &[hold(1), hold(2)] };
+    let reservation = sealer.open(&sealer.seal(&terms, Nanos(7))).unwrap();
+    let expected = Reservation {
+        minted: Nanos(7),
+        serial: 0,
+        is_call: true,
+        tier: Arc::from("premium"),
+        model: ModelId::of("llm/granite"),
+        holds: smallvec![hold(1), hold(2)],
+    };
     assert_eq!(reservation, expected);
-    assert_ne!(sealer.seal(&[hold(1)], "", Nanos(7)), sealer.seal(&[hold(1)], "", Nanos(7)), "no two are alike");
-    assert_eq!(sealer.open(&sealer.seal(&[], "x".repeat(100).as_str(), Nanos(0))).unwrap().tier.as_ref(), "");
+    assert_ne!(sealer.seal(&terms, Nanos(7)), sealer.seal(&terms, Nanos(7)), "no two are alike");
+    let opened = sealer.open(&sealer.seal(&Terms { tier: &"x".repeat(100), ..terms }, Nanos(0))).unwrap();
+    assert_eq!((&*opened.tier, opened.holds.len()), ("", 2));
 }
 
 #[test]
 fn nobody_else_can_make_a_reservation() {
     let (ours, theirs) = (Sealer::random(), Sealer::random());
-    let sealed = ours.seal(&[hold(1)], "free", Nanos(0));
+    let sealed = seal(&ours, &[1], Nanos(0));
     assert_eq!(theirs.open(&sealed), None);
     for junk in ["", "x", "AAAA", &"A".repeat(10_000), "\u{0}", "💥"] {
         assert_eq!(ours.open(junk), None);
@@ -47,42 +63,142 @@ fn nobody_else_can_make_a_reservation() {
 async fn a_reservation_is_settled_once() {
     let (limits, settlements) = (Limits::Memory(Memory::default()), Settlements::default());
     let sealer = Sealer::random();
-    let usage = Usage { total: Some(30), ..Usage::default() };
+    let usage = tokens(30);
     for (times, cell) in [(1, 1), (2, 1)] {
-        let reservation = sealer.open(&sealer.seal(&[hold(cell), hold(2)], "", Nanos(0))).unwrap();
+        let reservation = sealer.open(&seal(&sealer, &[cell, 2], Nanos(0))).unwrap();
         let settle = || settlements.settle(&limits, &reservation, &usage, Nanos(0));
-        assert_eq!(settle().await, Settlement::Settled(30));
-        assert_eq!(settle().await, Settlement::Duplicate);
+        assert_eq!(settle().await, Settlement::Settled(30).into());
+        assert_eq!(settle().await, Settlement::Duplicate.into());
         assert_eq!((used(&limits, 1), used(&limits, 2)), (30 * times, 30 * times));
     }
 }
 
 #[tokio::test]
-async fn a_report_without_usage_charges_nothing_and_leaves_the_reservation_open() {
+async fn what_was_refused_or_is_no_call_costs_nothing_and_leaves_the_reservation_open() {
     let (limits, settlements) = (Limits::Memory(Memory::default()), Settlements::default());
     let sealer = Sealer::random();
-    let reservation = sealer.open(&sealer.seal(&[hold(1)], "", Nanos(0))).unwrap();
-    assert_eq!(settlements.settle(&limits, &reservation, &Usage::default(), Nanos(0)).await, Settlement::NoUsage);
+    let call = sealer.open(&seal(&sealer, &[1], Nanos(0))).unwrap();
+    let list = Reservation { is_call: false, ..call.clone() };
+    let answer = |status, bytes| Report { status: Some(status), bytes: Some(bytes), ..Report::default() };
+    for (reservation, report) in [
+        (&call, Report::default()),
+        (&call, answer(400, 100)),
+        (&call, answer(503, 100)),
+        (&call, answer(200, 0)),
+        (&call, answer(0, 0)),
+        (&list, answer(200, 5000)),
+    ] {
+        let charged = settlements.settle(&limits, reservation, &report, Nanos(0)).await;
+        assert_eq!(charged, Settlement::NoUsage.into(), "{report:?}");
+    }
     let usage = Usage { input: Some(3), output: Some(4), ..Usage::default() };
-    assert_eq!(settlements.settle(&limits, &reservation, &usage, Nanos(0)).await, Settlement::Settled(7));
+    let report = Report { usage, status: Some(503), ..Report::default() };
+    assert_eq!(settlements.settle(&limits, &call, &report, Nanos(0)).await, Settlement::Settled(7).into());
     assert_eq!(used(&limits, 1), 7);
+}
+
+/// Of the model, and of streams apart from whole answers.
+#[tokio::test]
+async fn an_answer_without_usage_is_charged_what_its_bytes_usually_cost_once() {
+    let (limits, settlements) = (Limits::Memory(Memory::default()), Settlements::default());
+    let sealer = Sealer::random();
+    let settle = async |model: &str, report: Report| {
+        let model = ModelId::of(model);
+        let sealed = sealer.seal(&Terms { is_call: true, model, ..Terms::default() }, Nanos(0));
+        settlements.settle(&limits, &sealer.open(&sealed).unwrap(), &report, Nanos(0)).await.settlement
+    };
+    let bytes = |request, answer, streamed| Report {
+        status: Some(200),
+        bytes: Some(answer),
+        request_bytes: Some(request),
+        streamed,
+        ..Report::default()
+    };
+    for _ in 0..50 {
+        let usage = |input, output| Usage { input: Some(input), output: Some(output), ..Usage::default() };
+        let streamed = Report { usage: usage(100, 200), ..bytes(1000, 60_000, true) };
+        assert_eq!(settle("llm/chat", streamed).await, Settlement::Settled(300));
+        let whole = Report { usage: usage(100, 200), ..bytes(1000, 1000, false) };
+        assert_eq!(settle("llm/chat", whole).await, Settlement::Settled(300));
+    }
+    let about = |settlement, tokens: u64| match settlement {
+        Settlement::Estimated(charged) => charged.abs_diff(tokens) * 20 <= tokens,
+        _ => false,
+    };
+    for (report, tokens) in
+        [(bytes(1000, 30_000, true), 200), (bytes(2000, 2000, false), 600), (bytes(1000, 300, true), 101)]
+    {
+        let charged = settle("llm/chat", report).await;
+        assert!(about(charged, tokens), "{charged:?} for {report:?}");
+    }
+    // Of a model that nobody has seen, as text and events are; a long request is an image and no text.
+    for (report, tokens) in [
+        (bytes(400, 4000, false), 1100),
+        (bytes(400, 20_000, true), 200),
+        (bytes(40_000_000, 4000, false), 16_384 + 1000),
+        (bytes(0, 1, true), 1),
+    ] {
+        let charged = settle("llm/other", report).await;
+        assert!(about(charged, tokens), "{charged:?} for {report:?}");
+    }
+    let reservation = sealer.open(&seal(&sealer, &[1], Nanos(0))).unwrap();
+    let first = settlements.settle(&limits, &reservation, &bytes(0, 100, false), Nanos(0)).await;
+    assert_eq!(first.settlement, Settlement::Estimated(25));
+    assert_eq!(settlements.settle(&limits, &reservation, &tokens(40), Nanos(0)).await, Settlement::Duplicate.into());
+    assert_eq!(used(&limits, 1), 25);
+}
+
+#[tokio::test]
+async fn one_answer_and_its_debt_are_bounded() {
+    let limits = Limits::Memory(Memory::default());
+    let settlements = Settlements::new(Bounds { answer: 5000, debt_windows: 10 });
+    let sealer = Sealer::random();
+    let settle = async |said| {
+        let reservation = sealer.open(&seal(&sealer, &[1], Nanos(0))).unwrap();
+        settlements.settle(&limits, &reservation, &tokens(said), Nanos(0)).await
+    };
+    let full = Charged { settlement: Settlement::Settled(900), cut: None, debt_cut: false };
+    assert_eq!(settle(900).await, full);
+    let cut = Charged { settlement: Settlement::Settled(5000), cut: Some(MAX_HITS), debt_cut: true };
+    assert_eq!(settle(MAX_HITS).await, cut);
+    let Limits::Memory(memory) = &limits;
+    let Hold { account, cell, quota } = hold(1);
+    let admitted = |seconds| {
+        let demand = Demand { account, cell, quota, cost: Cost::Positive };
+        memory.admit(&[demand], Nanos::from(Duration::from_secs(seconds))).admitted
+    };
+    // 100 a minute: the debt is over after ten minutes, and a token is back 600 ms later.
+    assert_eq!((admitted(600), admitted(601)), (false, true));
+}
+
+#[tokio::test]
+async fn a_late_report_is_charged_where_it_is_known_not_to_have_been_settled() {
+    let (limits, settlements) = (Limits::Memory(Memory::default()), Settlements::default());
+    let sealer = Sealer::random();
+    let [first, second] = [(); 2].map(|()| sealer.open(&seal(&sealer, &[1], Nanos(0))).unwrap());
+    assert_eq!(settlements.settle(&limits, &first, &tokens(1), Nanos(0)).await, Settlement::Settled(1).into());
+    let after = |hours: u64| Nanos::from(Duration::from_secs(hours * 3600));
+    // What was settled beside it is remembered, with it and without it, for a day.
+    assert_eq!(settlements.settle(&limits, &first, &tokens(1), after(24)).await, Settlement::Duplicate.into());
+    assert_eq!(settlements.settle(&limits, &second, &tokens(1), after(25)).await, Settlement::Late.into());
+    let other = sealer.open(&seal(&sealer, &[1], after(25))).unwrap();
+    let other = Reservation { serial: other.serial + PAGE, ..other };
+    assert_eq!(settlements.settle(&limits, &other, &tokens(1), after(75)).await, Settlement::Settled(1).into());
+    assert_eq!(settlements.settle(&limits, &other, &tokens(1), after(75)).await, Settlement::Duplicate.into());
 }
 
 #[tokio::test]
 async fn what_is_settled_is_remembered_as_long_as_it_could_be_settled_again() {
     let (limits, settlements) = (Limits::Memory(Memory::default()), Settlements::default());
     let sealer = Sealer::random();
-    let usage = Usage { total: Some(1), ..Usage::default() };
-    let reservation = sealer.open(&sealer.seal(&[hold(1)], "", Nanos(0))).unwrap();
-    assert_eq!(settlements.settle(&limits, &reservation, &usage, Nanos(0)).await, Settlement::Settled(1));
+    let reservation = sealer.open(&seal(&sealer, &[1], Nanos(0))).unwrap();
+    let settled = |settlement: Settlement| Charged::from(settlement);
+    assert_eq!(settlements.settle(&limits, &reservation, &tokens(1), Nanos(0)).await, settled(Settlement::Settled(1)));
     for minute in (0..=30 * 60_u32).step_by(30).map(|minute| Nanos::from(MINUTE * minute)) {
-        let other = sealer.open(&sealer.seal(&[], "", minute)).unwrap();
-        assert_eq!(settlements.settle(&limits, &other, &usage, minute).await, Settlement::Settled(1));
-        let again = settlements.settle(&limits, &reservation, &usage, minute).await;
-        let expected = if minute <= Nanos::from(SETTLE_WITHIN) { Settlement::Duplicate } else { Settlement::Late };
-        assert_eq!(again, expected, "{minute:?}");
+        let again = settlements.settle(&limits, &reservation, &tokens(1), minute).await;
+        let expected = if minute <= Nanos::from(REMEMBERED) { Settlement::Duplicate } else { Settlement::Late };
+        assert_eq!(again, settled(expected), "{minute:?}");
     }
-    assert_eq!(settlements.settled.lock().pages.len(), 1);
 }
 
 proptest! {
@@ -90,7 +206,7 @@ proptest! {
     #[test]
     fn a_reservation_cannot_be_changed(at in 0_usize..200, byte in any::<u8>()) {
         let sealer = Sealer::random();
-        let sealed = sealer.seal(&[hold(1), hold(2)], "free", Nanos(9));
+        let sealed = seal(&sealer, &[1, 2], Nanos(9));
         let mut bytes = sealed.clone().into_bytes();
         let at = at % bytes.len();
         prop_assume!(bytes[at] != byte);
@@ -111,8 +227,8 @@ fn pages_of_settled_reservations_are_forgotten_when_they_are_late() {
     for page in 0..100_u64 {
         let minted = Nanos::from(MINUTE * u32::try_from(page).unwrap() * 60);
         for serial in [page * PAGE, page * PAGE + 63, page * PAGE + 64, page * PAGE + PAGE - 1] {
-            assert!(matches!(settled.insert(minted, serial, minted), Mark::New));
-            assert!(matches!(settled.insert(minted, serial, minted), Mark::Known));
+            assert!(matches!(settled.insert(serial, minted), Mark::New));
+            assert!(matches!(settled.insert(serial, minted), Mark::Known));
         }
     }
     assert_eq!(settled.pages.len(), 25, "a day of them, one an hour");
@@ -123,10 +239,10 @@ fn what_is_remembered_of_settlements_is_bounded_and_nothing_is_settled_twice() {
     let mut settled = Settled::default();
     let pages = MAX_PAGES as u64 + 10;
     for page in 0..pages {
-        assert!(matches!(settled.insert(Nanos(page), page * PAGE, Nanos(page)), Mark::New), "{page}");
+        assert!(matches!(settled.insert(page * PAGE, Nanos(page)), Mark::New), "{page}");
     }
     assert_eq!(settled.pages.len(), MAX_PAGES);
-    let again: Vec<_> = (0..pages).map(|page| settled.insert(Nanos(page), page * PAGE, Nanos(pages))).collect();
+    let again: Vec<_> = (0..pages).map(|page| settled.insert(page * PAGE, Nanos(pages))).collect();
     assert!(again[..10].iter().all(|mark| matches!(mark, Mark::Forgotten)));
     assert!(again[10..].iter().all(|mark| matches!(mark, Mark::Known)));
     assert_eq!(settled.pages.len(), MAX_PAGES);

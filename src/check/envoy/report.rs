@@ -9,8 +9,19 @@ use crate::manifest::{Finding, did_you_mean};
 
 const RESERVATION: &str = "tiergate.reservation";
 const USAGE: &str = "tiergate.usage";
-const NUMBERS: [&str; 9] =
-    ["total", "input", "output", "cached", "reasoning", "bytes", "chunks", "status", "duration_ms"];
+const NUMBERS: [&str; 11] = [
+    "total",
+    "input",
+    "output",
+    "cached",
+    "reasoning",
+    "bytes",
+    "request_bytes",
+    "stream",
+    "chunks",
+    "status",
+    "duration_ms",
+];
 /// Those of which one is enough.
 const TOKENS: [&str; 3] = ["total", "input", "output"];
 /// Where Check's answer left the reservation.

@@ -1,15 +1,19 @@
+use envoy_types::pb::envoy::extensions::common::ratelimit::v3::RateLimitDescriptor;
 use envoy_types::pb::envoy::extensions::common::ratelimit::v3::rate_limit_descriptor::{Entry, RateLimitOverride};
+use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_response::Code;
 use envoy_types::pb::google::protobuf::UInt64Value;
 
 use super::*;
 use crate::gate::{EnforceLimits, Settings};
+use crate::limit::Nanos;
 use crate::metrics::Format;
 use crate::test_util::{compile_files, demo, gate, options, settings};
+use crate::usage::{MAX_HITS, ModelId, Terms};
 
 fn service(enforce_limits: EnforceLimits) -> RateLimit {
     let gate = gate(compile_files(&demo(), &options()), Settings { enforce_limits, ..settings() });
     let metrics = Metrics::new();
-    metrics.published(&gate.policies.current());
+    metrics.published(&gate.policies.current(), &[]);
     RateLimit::new(Arc::new(gate), Arc::new(metrics), Arc::default(), Clock::start(), Style::default())
 }
 
@@ -132,4 +136,54 @@ async fn what_cannot_be_decided_is_unavailable() {
     service.gate.policies.publish(compile_files(&broken, &options()));
     let status = service.handle(&question(vec![descriptor(COMPLETE)])).await.unwrap_err();
     assert_eq!(status.code(), tonic::Code::Unavailable, "{status}");
+}
+
+fn reported(sealed: &str, numbers: &[(&str, u64)]) -> RateLimitRequest {
+    let number = |(name, value): &(&str, u64)| RateLimitDescriptor {
+        hits_addend: Some(UInt64Value { value: *value }),
+        ..descriptor(&[("tiergate.reservation", sealed), ("tiergate.usage", name)])
+    };
+    let descriptors = numbers.iter().map(number).collect();
+    RateLimitRequest { domain: REPORT_DOMAIN.to_owned(), descriptors, hits_addend: 0 }
+}
+
+#[tokio::test]
+async fn a_number_that_is_none_loses_itself_and_not_the_report() {
+    let service = service(EnforceLimits::Check);
+    let sealed = service
+        .gate
+        .sealer
+        .seal(&Terms { is_call: true, model: ModelId::of("llm/granite"), ..Terms::default() }, Nanos(0));
+    let request = reported(&sealed, &[("input", 10), ("output", 50), ("cached", u64::MAX), ("status", 200)]);
+    service.handle(&request).await.unwrap();
+    let sealed = service
+        .gate
+        .sealer
+        .seal(&Terms { is_call: true, model: ModelId::of("llm/granite"), ..Terms::default() }, Nanos(0));
+    let request = reported(&sealed, &[("total", MAX_HITS + 1), ("bytes", 400), ("request_bytes", 4), ("status", 200)]);
+    service.handle(&request).await.unwrap();
+    for malformed in [reported("x", &[]), question(vec![descriptor(&[])]), question(vec![descriptor(COMPLETE); 65])] {
+        let malformed = RateLimitRequest { domain: REPORT_DOMAIN.to_owned(), ..malformed };
+        assert_eq!(service.handle(&malformed).await.unwrap_err().code(), tonic::Code::InvalidArgument);
+    }
+    let page = service.metrics.page(Format::OpenMetrics, 0, 0);
+    for line in [
+        "tiergate_usage_reports_total{result=\"settled\"} 1",
+        "tiergate_usage_reports_total{result=\"estimated\"} 1",
+        "tiergate_usage_reports_total{result=\"refused\"} 3",
+        "tiergate_usage_corrections_total{what=\"number\"} 2",
+        "tiergate_usage_tokens_total{tier=\"\",usage=\"total\"} 60",
+        "tiergate_usage_tokens_total{tier=\"\",usage=\"estimated\"} ",
+    ] {
+        assert!(page.contains(line), "{line}\n{page}");
+    }
+}
+
+#[tokio::test]
+async fn what_an_answer_costs_is_bounded_counted_and_told() {
+    let service = service(EnforceLimits::Check);
+    let sealed = service.gate.sealer.seal(&Terms { is_call: true, ..Terms::default() }, Nanos(0));
+    service.handle(&reported(&sealed, &[("total", MAX_HITS)])).await.unwrap();
+    let page = service.metrics.page(Format::OpenMetrics, 0, 0);
+    assert!(page.contains("tiergate_usage_corrections_total{what=\"answer\"} 1"), "{page}");
 }

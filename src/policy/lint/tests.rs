@@ -48,7 +48,7 @@ proptest! {
             }
             if tokens && admission.admitted {
                 for demand in counted {
-                    memory.charge(demand.account, demand.cell, demand.quota, cost, now);
+                    memory.charge(demand.account, demand.cell, demand.quota, cost, 10, now);
                 }
             }
         }

@@ -1,0 +1,109 @@
+//! What an answer cost of which only its bytes are known.
+//!
+//! A client that leaves early, a stream that says no usage, an answer that is too long for the gateway to read: the report
+//! still has the bytes of the request and of the answer. What a byte stands for is learned by model, from the answers of which
+//! the usage is known; streams apart from whole answers, since a token of a stream takes some fifty times the bytes.
+
+use std::collections::HashMap;
+
+use parking_lot::Mutex;
+
+use super::{ModelId, Report};
+use crate::limit::Nanos;
+
+/// Models that are remembered. Of more the one that was learned of longest ago is forgotten.
+const MODELS: usize = 1024;
+/// What all answers before weigh when another is learned of.
+const MEMORY: f64 = 0.98;
+/// So many bytes at the usual rate count as learned from the start, so that one odd first answer does not decide.
+const PRIOR: f64 = 500.0;
+/// The prompt of a model of which nothing is known costs at most this many tokens: what makes a request longer is mostly an
+/// image or a sound, and no text.
+const UNKNOWN_PROMPT: f64 = 16_384.0;
+/// Tokens a byte, of text and of events as models send them (each token in JSON of about 200 bytes).
+const TEXT: f64 = 0.25;
+const EVENTS: f64 = 0.005;
+
+/// What is known of models' answers.
+#[derive(Debug, Default)]
+pub(super) struct Rates {
+    models: Mutex<HashMap<ModelId, Model>>,
+}
+
+#[derive(Debug, Default)]
+struct Model {
+    prompt: Rate,
+    whole: Rate,
+    streamed: Rate,
+    learned: Nanos,
+}
+
+/// Decayed sums.
+#[derive(Clone, Copy, Debug, Default)]
+struct Rate {
+    tokens: f64,
+    bytes: f64,
+}
+
+// === impl Rates ===
+
+impl Rates {
+    /// Learns from an answer whose usage is known.
+    pub(super) fn learn(&self, model: ModelId, report: &Report, now: Nanos) {
+        let Some(total) = report.usage.tokens() else { return };
+        // Without a part for the prompt all is the answer's: the sum is right, for requests as long as those before.
+        let output = report.usage.output.or_else(|| Some(total.saturating_sub(report.usage.input?))).unwrap_or(total);
+        let input = total.saturating_sub(output);
+        let mut models = self.models.lock();
+        if models.len() >= MODELS && !models.contains_key(&model) {
+            let oldest = models.iter().min_by_key(|(_, known)| known.learned).map(|(model, _)| *model);
+            oldest.and_then(|model| models.remove(&model));
+        }
+        let known = models.entry(model).or_default();
+        known.learned = now;
+        known.prompt.learn(input, report.request_bytes);
+        known.answer_mut(report.streamed).learn(output, report.bytes);
+    }
+
+    /// What an answer cost whose usage is not known; at least one token.
+    pub(super) fn estimate(&self, model: ModelId, report: &Report) -> u64 {
+        let models = self.models.lock();
+        let unknown = Model::default();
+        let known = models.get(&model).unwrap_or(&unknown);
+        let (sent, answered) = (report.request_bytes.unwrap_or(0), report.bytes.unwrap_or(0));
+        let prompt = match known.prompt.bytes > 0.0 {
+            true => known.prompt.of(sent, TEXT),
+            false => known.prompt.of(sent, TEXT).min(UNKNOWN_PROMPT),
+        };
+        let answer = match report.streamed {
+            true => known.streamed.of(answered, EVENTS),
+            false => known.whole.of(answered, TEXT),
+        };
+        // A float that is too large becomes the largest number.
+        ((prompt + answer).ceil() as u64).max(1)
+    }
+}
+
+// === impl Model ===
+
+impl Model {
+    fn answer_mut(&mut self, streamed: bool) -> &mut Rate {
+        if streamed { &mut self.streamed } else { &mut self.whole }
+    }
+}
+
+// === impl Rate ===
+
+impl Rate {
+    fn learn(&mut self, tokens: u64, bytes: Option<u64>) {
+        if let Some(bytes @ 1..) = bytes {
+            self.tokens = self.tokens * MEMORY + tokens as f64;
+            self.bytes = self.bytes * MEMORY + bytes as f64;
+        }
+    }
+
+    /// The tokens that so many bytes stand for, where a byte is `usual`ly that part of one.
+    fn of(&self, bytes: u64, usual: f64) -> f64 {
+        bytes as f64 * (self.tokens + PRIOR * usual) / (self.bytes + PRIOR)
+    }
+}
