@@ -27,6 +27,7 @@ use smallvec::SmallVec;
 
 pub use direct::{Direct, Path};
 pub use inspect::{How, Use, Uses};
+pub use query::asks_for_query;
 pub use reference::Reference;
 
 use crate::request::Headers;

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::super::limit_policy::compile;
 use super::super::reader::Field;
 use super::super::tree::Key;
-use super::super::{ObjectName, Severity, did_you_mean, pattern};
+use super::super::{Finding, ObjectName, Severity, did_you_mean, pattern};
 use super::value::read_selector;
-use crate::policy::{Condition, Operator, Pattern, Patterns, Rule, View};
+use crate::policy::{Condition, Operator, Pattern, Patterns, Rule, View, asks_for_query};
 
 /// The conditions of a list, all of which have to hold.
 pub(super) fn read_conditions(field: &Field<'_>, view: View) -> Option<Vec<Condition>> {
@@ -77,7 +77,26 @@ fn read_condition(item: &Field<'_>, view: View) -> Option<Condition> {
     let selector = selector.and_then(|field| read_selector(&field, view));
     let text = value.as_ref().map_or(Some(""), |value| value.text());
     let operator = read_operator(item, operator, text, value.as_ref());
-    Some(Condition::Pattern(Box::new(Pattern { selector: selector?, operator: operator? })))
+    let pattern = Pattern { selector: selector?, operator: operator? };
+    if is_of_query(&pattern, text?) {
+        let value = value.as_ref().unwrap_or(item);
+        let problem =
+            value.error(format!("looks for a query in `{}`, which ends before the `?`", pattern.selector.source()));
+        let remedy = "select `request.query`, or `context.request.http.path`, which has the query";
+        value.report(problem.code(Finding::ExpressionInvalid).remedy(remedy));
+        return None;
+    }
+    Some(Condition::Pattern(Box::new(pattern)))
+}
+
+/// Whether it compares the path with what has a query: the path never has one.
+fn is_of_query(pattern: &Pattern, text: &str) -> bool {
+    let is_path = ["request.path", "request.url_path"].contains(&pattern.selector.source());
+    is_path
+        && match pattern.operator {
+            Operator::Matches(_) => asks_for_query(text),
+            _ => text.contains('?'),
+        }
 }
 
 fn read_operator(

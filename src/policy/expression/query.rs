@@ -110,8 +110,9 @@ fn before_query(expression: &IdedExpr) -> Option<&CallExpr> {
     }
 }
 
-/// Whether all that a pattern matches has a `?`.
-fn asks_for_query(pattern: &str) -> bool {
+/// Whether all that a regular expression matches has a `?`.
+#[must_use]
+pub fn asks_for_query(pattern: &str) -> bool {
     regex_syntax::parse(pattern).is_ok_and(|pattern| needs_query(&pattern))
 }
 

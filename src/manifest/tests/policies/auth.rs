@@ -219,3 +219,27 @@ fn value_is_said_once() {
         expect(&marked, &[(E, "spec.rules.response.success.filters.i", "either `json` or `plain`")]);
     }
 }
+
+#[test]
+fn a_pattern_that_looks_for_a_query_in_the_path_is_an_error() {
+    let policy = |pattern: &str| {
+        let rule = format!("authorization: {{a: {{patternMatching: {{patterns: [{{{pattern}}}]}}}}}}\n");
+        auth_policy(&format!("{AUTHENTICATION}{rule}"))
+    };
+    let field = "spec.rules.authorization.a.patternMatching.patterns[0].value";
+    for pattern in [
+        "selector: request.path, operator: eq, value: ▸'/a?b=c'",
+        "selector: request.url_path, operator: neq, value: ▸'/a?b=c'",
+        "selector: request.path, operator: incl, value: ▸'?'",
+        r"selector: request.path, operator: matches, value: ▸'^/a\?b'",
+    ] {
+        expect(&policy(pattern), &[(E, field, "looks for a query in `request.")]);
+    }
+    for pattern in [
+        "selector: request.query, operator: eq, value: 'b?'",
+        "selector: context.request.http.path, operator: eq, value: '/a?b=c'",
+        r"selector: request.path, operator: matches, value: '^/a(\?.*)?$'",
+    ] {
+        expect(&policy(pattern), &[]);
+    }
+}
