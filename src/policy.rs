@@ -36,7 +36,7 @@ pub use self::auth::{
 pub use self::compile::{Options, compile, derived_uid};
 pub use self::expression::{
     Attributes, CompileError, Direct, EvalError, Expression, How, Object, Path, Properties, Reference, Scope, Unset,
-    Use, Uses, Val,
+    Use, Uses, Val, asks_for_query,
 };
 pub use self::gaps::Gaps;
 pub use self::gateway::{GatewayPlan, ListenerPlan, RoutePlan};

@@ -9,7 +9,7 @@ use crate::reload::copy;
 use crate::support::{self, Tiergate, await_page, await_ready, get, root, tiergate};
 
 /// A variable of `serve`, a bad value, and what is said to be right.
-const BAD: [(&str, &str, &str); 35] = [
+const BAD: [(&str, &str, &str); 38] = [
     ("TIERGATE_MANIFESTS", "/nonexistent", "has to be a folder"),
     ("TIERGATE_KUBERNETES", "yes", "[possible values: true, false]"),
     ("TIERGATE_KUBECONFIG", "/nonexistent", "has to be a file"),

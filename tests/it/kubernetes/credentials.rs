@@ -4,8 +4,9 @@ use std::fs;
 
 use serde_json::json;
 
-use super::{REVIEW, World, await_page, await_ready, ok, problems_of, refused, rules};
+use super::{REVIEW, World, ok, problems_of, refused, rules};
 use crate::cluster::{SHARED, delete};
+use crate::support::{await_page, await_ready};
 
 #[tokio::test]
 async fn credentials_that_change_are_in_use_without_a_restart_and_bad_ones_are_told() {
@@ -23,7 +24,7 @@ async fn credentials_that_change_are_in_use_without_a_restart_and_bad_ones_are_t
         (other.replace("token: ", "token: x"), "does not accept the credentials"),
     ] {
         fs::write(&kubeconfig, bad).unwrap();
-        await_page(&tiergate, "/problems", |_, page| page.contains(why)).await;
+        await_page(tiergate.http, "/problems", |_, page| page.contains(why)).await;
         let problems = problems_of(&tiergate, &place).await;
         let codes: Vec<_> = problems.iter().map(|problem| problem["code"].as_str().unwrap()).collect();
         assert_eq!(codes, ["setting-unreadable"]);
@@ -32,7 +33,7 @@ async fn credentials_that_change_are_in_use_without_a_restart_and_bad_ones_are_t
         assert_eq!(free.asks(&world.path("llm", "granite")).await, ok(), "{why}");
     }
     fs::write(&kubeconfig, other).unwrap();
-    await_page(&tiergate, "/problems", |_, page| !page.contains("setting-unreadable")).await;
+    await_page(tiergate.http, "/problems", |_, page| !page.contains("setting-unreadable")).await;
     let account = json!({
         "apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "tiergate", "namespace": "rotate-tiergate"},
     });
