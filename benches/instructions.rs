@@ -20,6 +20,7 @@ use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
 use prost::Message;
 use tiergate::limit::{AccountKey, Clock, Cost, Demand, Memory, Nanos, Quota};
 use tiergate::listen::ext_authz::to_request;
+use tiergate::metrics::Metrics;
 use tiergate::respond::{Style, check_response};
 
 mod support;
@@ -34,6 +35,7 @@ const OPERATIONS: &[(&str, fn())] = &[
     ("take of two limits of one caller", || take(2)),
     ("answer of a decision", answer),
     ("encode the answer (prost)", encode),
+    ("count a decision (metrics)", count_decision),
     ("warm decision, 10 limits", || decide(&gate_with_limits(&captured_request(), 10))),
     ("warm decision, 10,000 limits", || decide(&gate_with_limits(&captured_request(), 10_000))),
 ];
@@ -105,6 +107,15 @@ fn encode() {
     let decision = now(gate(&request).check(&http, Nanos(1)));
     let response = check_response(&decision, Some(&http.headers), Style::default());
     measure(|| drop(black_box(black_box(&response).encode_to_vec())));
+}
+
+fn count_decision() {
+    let request = captured_request();
+    let http = to_request(&request).expect("HTTP attributes");
+    let (gate, metrics) = (gate(&request), Metrics::new());
+    metrics.published(&gate.policies.current());
+    let decision = now(gate.check(&http, Nanos(1)));
+    measure(|| metrics.decided(black_box(&decision), Duration::from_micros(3)));
 }
 
 fn main() -> ExitCode {

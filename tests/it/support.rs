@@ -279,13 +279,13 @@ impl Tiergate {
     }
 }
 
-/// A serving tiergate whose log goes to `log`, and its gRPC and HTTP addresses.
+/// A serving tiergate whose log, and there is much of it, goes to `log`, and its gRPC and HTTP addresses.
 pub(crate) fn start_with_log(manifests: &Path, log: std::io::PipeWriter) -> (Process, (SocketAddr, SocketAddr)) {
     let [grpc, http] = std::array::from_fn(|_| SocketAddr::from(([127, 0, 0, 1], free_port())));
     let mut command = Command::new(TIERGATE);
     command.arg("serve").arg("--manifests").arg(manifests).arg("--jwks").arg(KEYS.0.join("jwks.json"));
     command.args(["--listen-grpc", &grpc.to_string(), "--listen-http", &http.to_string()]);
-    command.args(["--listen-admin", "off"]);
+    command.args(["--listen-admin", "off", "--log", "trace"]);
     let process = Process(command.stderr(log).spawn().unwrap());
     let started = Instant::now();
     // Its log is not read, so its port has to tell.
