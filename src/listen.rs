@@ -243,8 +243,12 @@ async fn serve(
     let mut served = JoinSet::new();
     loop {
         tokio::select! {
+            // Who was accepted is served, also at a stop.
+            biased;
             accepted = incoming.recv() => match accepted {
-                Some((stream, place)) => drop(served.spawn(converse(router.clone(), stream, place, lifetime, going.clone()))),
+                Some((stream, place)) => {
+                    served.spawn(converse(router.clone(), stream, place, lifetime, going.clone()));
+                }
                 None => break,
             },
             // An error means that the sender is gone, which is a stop too.
@@ -264,6 +268,8 @@ async fn converse(router: Router, stream: StdStream, place: Place, lifetime: Dur
     let seat = Arc::clone(place.seat());
     let connection = Connection::new(stream, place, lifetime);
     let go = async move {
+        // tonic takes the connection first, and then asks it; the other way it would be dropped.
+        tokio::task::yield_now().await;
         tokio::select! {
             () = seat.over() => {}
             _ = going.changed() => {}
