@@ -327,10 +327,16 @@ async fn drain(workers: Workers, patience: Duration) {
 
 /// Asks the workers, over and over, whether they answer.
 async fn probe(workers: &Workers, gate: &Gate, health: &HealthReporter, serving: &AtomicBool) {
+    let mut said = false;
     loop {
         let alive = workers.alive(PATIENCE).await;
         serving.store(alive, Ordering::Relaxed);
-        set_health(health, alive && gate.policies.current().unready.is_none()).await;
+        let healthy = alive && gate.policies.current().unready.is_none();
+        // Whoever watches health is told every time that it is said.
+        if healthy != said {
+            set_health(health, healthy).await;
+            said = healthy;
+        }
         tokio::time::sleep(PROBE).await;
     }
 }

@@ -64,6 +64,16 @@ async fn a_stop_says_not_ready_and_serves_on_until_gateways_could_notice() {
 }
 
 #[tokio::test]
+async fn health_that_stays_as_it_is_is_told_once() {
+    let tiergate = demo(&[]);
+    let mut health = watch(channel(&tiergate).await).await;
+    status_becomes(&mut health, ServingStatus::Serving).await;
+    // The workers are asked three times meanwhile.
+    let again = tokio::time::timeout(Duration::from_millis(1_800), health.message()).await;
+    assert!(again.is_err(), "{again:?}");
+}
+
+#[tokio::test]
 async fn what_is_in_flight_at_a_stop_is_answered() {
     let tiergate = demo(&["--drain-delay", "0s"]);
     let stream = Connection::open(tiergate.grpc).await.stream;
