@@ -1,6 +1,7 @@
 //! A folder that changes, without a process around it.
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::Folder;
@@ -167,4 +168,32 @@ fn what_is_new_and_cannot_be_read_is_shut_though_its_file_was_good() {
     );
     let in_force: Vec<_> = errors(&policy).iter().map(|error| error.in_force).collect();
     assert_eq!(in_force, [Some(InForce::AllShut)]);
+}
+
+/// A ServiceAccount of this name.
+fn account(name: &str) -> String {
+    format!("{{apiVersion: v1, kind: ServiceAccount, metadata: {{namespace: ns, name: {name}}}}}")
+}
+
+#[test]
+fn files_whose_names_are_no_text_are_read_each() {
+    let tour = Tour::read();
+    let dir = tour.dir.join("bytes");
+    fs::create_dir(&dir).unwrap();
+    for (byte, name) in [(0xfe, "a"), (0xff, "b")] {
+        let file = [&[byte], b".yaml".as_slice()].concat();
+        fs::write(dir.join(std::ffi::OsStr::from_bytes(&file)), account(name)).unwrap();
+    }
+    assert_eq!(Folder::new(&dir, Options::default()).load().unwrap().unwrap().objects, 2);
+}
+
+#[test]
+fn a_file_that_is_named_in_two_ways_is_read_once() {
+    let tour = Tour::read();
+    let dir = tour.dir.join("one");
+    fs::create_dir(&dir).unwrap();
+    fs::write(dir.join("a.yaml"), account("a")).unwrap();
+    let paths = [dir.join("a.yaml"), dir.join("../one/./a.yaml"), dir.clone()];
+    let policy = Folder::of(paths.to_vec(), Options::default()).load().unwrap().unwrap();
+    assert_eq!((policy.objects, policy.problems), (1, Vec::new()));
 }
