@@ -242,8 +242,9 @@ impl Policy {
     ///
     /// # Errors
     ///
-    /// The path has more than one reading, no route matches, or it cannot be told which Gateway is meant.
+    /// Method or path has more than one reading, no route matches, or it cannot be told which Gateway is meant.
     pub fn route(&self, configured: Option<&str>, request: &Request<'_>) -> Result<&RoutePlan, Denial> {
+        request.check_method()?;
         if let Err(fault) = request::check_canonical(request.path) {
             return Err(Denial::new(Code::PathNotCanonical, fault.describe()));
         }
