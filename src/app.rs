@@ -7,6 +7,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -43,6 +44,12 @@ const SWEEP: Duration = Duration::from_secs(1);
 struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
+}
+
+/// That the source is followed. It does not say so any more when it is dropped, be it by a panic.
+struct Followed {
+    gate: Arc<Gate>,
+    metrics: Arc<Metrics>,
 }
 
 /// Why the process does not start.
@@ -242,6 +249,7 @@ async fn run(
 
 /// Publishes what the source becomes, from a thread that ends with the process.
 fn watch(source: Source, mut told: Told, gate: Arc<Gate>, metrics: Arc<Metrics>) -> io::Result<()> {
+    let followed = Followed { gate: Arc::clone(&gate), metrics: Arc::clone(&metrics) };
     let changed = move |loaded: Result<Policy, FolderError>| {
         metrics.reloaded(loaded.is_ok());
         match loaded {
@@ -263,10 +271,10 @@ fn watch(source: Source, mut told: Told, gate: Arc<Gate>, metrics: Arc<Metrics>)
     };
     let watch = move || {
         if let Err(error) = source.watch(changed) {
-            tracing::error!(%error, "the folder is not watched; a change needs a restart");
+            tracing::error!(%error, "the folder is not watched");
         }
     };
-    std::thread::Builder::new().name("source".to_owned()).spawn(watch).map(drop)
+    followed.during(watch).map(drop)
 }
 
 /// Waits for the workers, but not for ever: a stream that never ends must not keep the process.
@@ -283,7 +291,7 @@ async fn probe(workers: &Workers, gate: &Gate, health: &HealthReporter, serving:
     loop {
         let alive = workers.alive(PATIENCE).await;
         serving.store(alive, Ordering::Relaxed);
-        set_health(health, alive && gate.policies.current().unready.is_none()).await;
+        set_health(health, alive && gate.policies.are_followed() && gate.policies.current().unready.is_none()).await;
         tokio::time::sleep(PROBE).await;
     }
 }
@@ -369,6 +377,27 @@ fn start_logging(args: &LogArgs) -> Result<WorkerGuard, tracing_subscriber::filt
     Ok(guard)
 }
 
+// === impl Followed ===
+
+impl Followed {
+    /// Starts the thread that follows the source.
+    fn during(self, follow: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+        let thread = std::thread::Builder::new().name("source".to_owned());
+        thread.spawn(move || {
+            let _followed = self;
+            follow();
+        })
+    }
+}
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        self.gate.policies.end();
+        self.metrics.reloaded(false);
+        tracing::error!("the source is not followed any more; the policy stays as it is, and a change needs a restart");
+    }
+}
+
 // === impl StopSignals ===
 
 impl StopSignals {
@@ -381,5 +410,22 @@ impl StopSignals {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_util::{gate, settings};
+
+    /// Readiness goes by it.
+    #[test]
+    fn a_source_that_panics_is_not_followed_any_more() {
+        let gate = Arc::new(gate(Policy::default(), settings()));
+        assert!(gate.policies.are_followed());
+        let followed = Followed { gate: Arc::clone(&gate), metrics: Arc::new(Metrics::new()) };
+        let thread = followed.during(|| panic!("as a reader that has a fault")).unwrap();
+        thread.join().unwrap_err();
+        assert!(!gate.policies.are_followed());
     }
 }

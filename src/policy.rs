@@ -23,6 +23,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -148,6 +149,8 @@ pub struct AuthPlan {
 #[derive(Debug, Default)]
 pub struct Policies {
     current: ArcSwap<Policy>,
+    /// Whether no other one will come.
+    ended: AtomicBool,
 }
 
 // === impl Attached ===
@@ -197,6 +200,17 @@ impl Policies {
     pub fn publish(&self, mut policy: Policy) {
         policy.generation = self.current.load().generation + 1;
         self.current.store(Arc::new(policy));
+    }
+
+    /// Nobody follows the source any more.
+    pub fn end(&self) {
+        self.ended.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether what changes is still followed.
+    #[must_use]
+    pub fn are_followed(&self) -> bool {
+        !self.ended.load(Ordering::Relaxed)
     }
 }
 
