@@ -9,6 +9,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -51,6 +52,12 @@ const SWEEP: Duration = Duration::from_secs(1);
 struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
+}
+
+/// That the source is followed. It does not say so any more when it is dropped, be it by a panic.
+struct Followed {
+    gate: Arc<Gate>,
+    metrics: Arc<Metrics>,
 }
 
 /// Why the process does not start.
@@ -103,7 +110,8 @@ pub fn serve(args: &Serve) -> Result<bool, StartError> {
     let gate = Arc::new(gate(args, policy, clock, &metrics.api)?);
     let files = files.taken(args, &gate, &source, refilter);
     let publisher = Publisher::new(told, Arc::clone(&gate), Arc::clone(&metrics));
-    let nudges = watch(source, files, publisher)?;
+    let followed = Followed { gate: Arc::clone(&gate), metrics: Arc::clone(&metrics) };
+    let nudges = watch(source, files, publisher, followed)?;
     runtime.spawn(reload(hangup, nudges));
     let refusals = Arc::new(Refusals::default());
     let ended = runtime.block_on(run(args, gate, clock, (metrics, &refusals)));
@@ -294,13 +302,13 @@ async fn run(
 }
 
 /// Publishes what the source and the files become, from threads that end with the process; whom to ask for a look.
-fn watch(source: Source, files: Vec<NamedFile>, publisher: Publisher) -> io::Result<[Nudge; 2]> {
+fn watch(source: Source, files: Vec<NamedFile>, publisher: Publisher, followed: Followed) -> io::Result<[Nudge; 2]> {
     let of_source = Arc::new(Mutex::new(publisher));
     let of_files = Arc::clone(&of_source);
     let (changes, others) = (Nudges::default(), Nudges::default());
     let nudges = [changes.nudge(), others.nudge()];
     let watch = move || source.watch(changes, |loaded| of_source.lock().source(loaded));
-    std::thread::Builder::new().name("source".to_owned()).spawn(watch)?;
+    followed.during(watch)?;
     if !files.is_empty() {
         let watch = move || NamedFile::watch(files, others, |path, taken| of_files.lock().file(path, taken));
         std::thread::Builder::new().name("files".to_owned()).spawn(watch)?;
@@ -331,7 +339,7 @@ async fn probe(workers: &Workers, gate: &Gate, health: &HealthReporter, serving:
     loop {
         let alive = workers.alive(PATIENCE).await;
         serving.store(alive, Ordering::Relaxed);
-        let healthy = alive && gate.policies.current().unready.is_none();
+        let healthy = alive && gate.policies.are_followed() && gate.policies.current().unready.is_none();
         // Whoever watches health is told every time that it is said.
         if healthy != said {
             set_health(health, healthy).await;
@@ -401,6 +409,27 @@ fn start_logging(args: &LogArgs) -> Result<(WorkerGuard, ErrorCounter, Refilter)
     Ok((guard, dropped, refilter))
 }
 
+// === impl Followed ===
+
+impl Followed {
+    /// Starts the thread that follows the source.
+    fn during(self, follow: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+        let thread = std::thread::Builder::new().name("source".to_owned());
+        thread.spawn(move || {
+            let _followed = self;
+            follow();
+        })
+    }
+}
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        self.gate.policies.end();
+        self.metrics.reloaded(false);
+        tracing::error!("the source is not followed any more; the policy stays as it is, and a change needs a restart");
+    }
+}
+
 // === impl StopSignals ===
 
 impl StopSignals {
@@ -413,5 +442,22 @@ impl StopSignals {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_util::{gate, settings};
+
+    /// Readiness goes by it.
+    #[test]
+    fn a_source_that_panics_is_not_followed_any_more() {
+        let gate = Arc::new(gate(Policy::default(), settings()));
+        assert!(gate.policies.are_followed());
+        let followed = Followed { gate: Arc::clone(&gate), metrics: Arc::new(Metrics::new()) };
+        let thread = followed.during(|| panic!("as a reader that has a fault")).unwrap();
+        thread.join().unwrap_err();
+        assert!(!gate.policies.are_followed());
     }
 }

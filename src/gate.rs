@@ -154,7 +154,6 @@ impl Gate {
         policy.ready()?;
         evidence.behind = policy.behind.is_some();
         policy.recent(now, self.settings.stale_for)?;
-        request.check_method()?;
         request.check_headers()?;
         let route = policy.route(self.settings.gateway.as_deref(), request)?;
         evidence.route(route);

@@ -23,6 +23,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -150,6 +151,8 @@ pub struct Policies {
     current: ArcSwap<Policy>,
     /// What is wrong with the source of the policy, and with files that flags name. It changes nothing about the policy in force.
     faults: ArcSwap<Vec<Problem>>,
+    /// Whether no other one will come.
+    ended: AtomicBool,
 }
 
 // === impl Attached ===
@@ -210,6 +213,17 @@ impl Policies {
     pub fn set_faults(&self, faults: Vec<Problem>) {
         self.faults.store(Arc::new(faults));
     }
+
+    /// Nobody follows the source any more.
+    pub fn end(&self) {
+        self.ended.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether what changes is still followed.
+    #[must_use]
+    pub fn are_followed(&self) -> bool {
+        !self.ended.load(Ordering::Relaxed)
+    }
 }
 
 // === impl Policy ===
@@ -254,8 +268,9 @@ impl Policy {
     ///
     /// # Errors
     ///
-    /// The path has more than one reading, no route matches, or it cannot be told which Gateway is meant.
+    /// Method or path has more than one reading, no route matches, or it cannot be told which Gateway is meant.
     pub fn route(&self, configured: Option<&str>, request: &Request<'_>) -> Result<&RoutePlan, Denial> {
+        request.check_method()?;
         if let Err(fault) = request::check_canonical(request.path) {
             return Err(Denial::new(Code::PathNotCanonical, fault.describe()));
         }

@@ -153,12 +153,7 @@ impl<'a> Request<'a> {
                 _ => {}
             }
         }
-        // Of bytes that are not UTF-8 Envoy makes `!`; the path itself stands among the raw headers alone.
-        let other_bytes = match &self.headers {
-            Headers::Map(_) => self.path.contains('!'),
-            Headers::List(_) => self.headers.get(":path") == Lookup::Opaque,
-        };
-        if other_bytes {
+        if self.has_other_path() {
             return Err(Denial::new(Code::PathNotCanonical, PathFault::Encoding.describe()));
         }
         for (sent, name) in [(host, "host"), (authority, ":authority")] {
@@ -169,6 +164,20 @@ impl<'a> Request<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Whether the path may be another one than was sent: of bytes that are not UTF-8 Envoy makes `!`. The path itself stands among
+    /// the raw headers alone, and not even there where `allowed_headers` leave it out.
+    fn has_other_path(&self) -> bool {
+        let told = match &self.headers {
+            Headers::Map(_) => Lookup::Absent,
+            Headers::List(_) => self.headers.get(":path"),
+        };
+        match told {
+            Lookup::Opaque => true,
+            Lookup::One(_) => false,
+            Lookup::Absent | Lookup::Several => self.path.contains('!'),
+        }
     }
 
     /// Splits Envoy's `path`, which is not decoded and carries the query.

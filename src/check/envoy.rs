@@ -7,6 +7,7 @@
 mod chain;
 mod cluster;
 mod context;
+mod facts;
 mod filter;
 mod manager;
 mod matcher;
@@ -16,12 +17,13 @@ mod report;
 mod route;
 mod runtime;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use self::chain::{Chain, Filter, Role};
+use self::facts::Facts;
 use self::filter::{Authz, RateLimit};
-use self::read::{Item, is_type, type_of};
+use self::read::{Address, Item, type_of};
 use self::route::Way;
 use self::runtime::Runtime;
 use crate::manifest::reader::Report;
@@ -50,7 +52,11 @@ struct Found<'a> {
     alone: Vec<Item<'a>>,
     /// Routes, and parts of routes, that stand in no connection manager.
     loose: Vec<Item<'a>>,
+    loose_by_name: HashMap<&'a str, Vec<Item<'a>>>,
+    facts: Facts<'a>,
     runtime: Runtime<'a>,
+    /// What is asked of tiergate by each value that is a filter which asks, or holds one.
+    roles: HashMap<Address, Role>,
 }
 
 /// What is wrong with an Envoy configuration.
@@ -90,6 +96,7 @@ fn check(documents: &[Node], report: &Report, beside: Beside) {
     chains.iter().for_each(|(chain, ways)| chain.check(ways, &found, beside));
     let filters: Vec<&Filter<'_>> = chains.iter().flat_map(|(chain, _)| &chain.filters).collect();
     report::check(&found, &filters, beside);
+    report::mixed(&found, &filters);
     context::check(&found, &filters);
     let asked: BTreeSet<&str> = found.authz.iter().map(|authz| authz.cluster.as_str()).collect();
     asked.into_iter().flat_map(|name| found.clusters_of(name)).for_each(cluster::check);
@@ -101,6 +108,11 @@ impl<'a> Found<'a> {
     fn of(documents: Vec<Item<'a>>) -> Self {
         let mut found = Found { runtime: Runtime::of(&documents), ..Found::default() };
         documents.iter().for_each(|document| found.collect(document, false));
+        for routes in &found.loose {
+            if let Some(name) = routes.text("name") {
+                found.loose_by_name.entry(name).or_default().push(routes.clone());
+            }
+        }
         found.documents = documents;
         found.keep_ours();
         found
@@ -109,6 +121,7 @@ impl<'a> Found<'a> {
     /// `owned` is what stands in a connection manager, or in routes that were found.
     fn collect(&mut self, item: &Item<'a>, owned: bool) {
         let mut owns = false;
+        self.facts.note(item);
         match type_of(item) {
             Some(name) if name.ends_with(".HttpConnectionManager") => {
                 self.managers.push(item.clone());
@@ -154,9 +167,14 @@ impl<'a> Found<'a> {
         if clusters.any(|name| is_named(name)) || self.rate_limits.iter().any(|limit| is_named(&limit.cluster)) {
             self.authz.retain(|authz| is_named(&authz.cluster));
         }
-        let authz = &self.authz;
-        let is_ours = |cluster: &String| is_named(cluster) || authz.iter().any(|authz| authz.cluster == *cluster);
+        let asked: BTreeSet<&String> = self.authz.iter().map(|authz| &authz.cluster).collect();
+        let is_ours = |cluster: &String| is_named(cluster) || asked.contains(cluster);
         self.rate_limits.retain(|limit| is_ours(&limit.cluster) || is_named(&limit.domain));
+        let limits = self.rate_limits.iter().map(|limit| (limit.item.address(), limit.role()));
+        let own = self.authz.iter().map(|authz| (authz.item.address(), Role::Check)).chain(limits).collect();
+        for document in &self.documents {
+            note_roles(document, &own, &mut self.roles);
+        }
         let alone = std::mem::take(&mut self.alone);
         self.alone = alone.into_iter().filter(|entry| self.role(entry).is_some()).collect();
     }
@@ -168,10 +186,7 @@ impl<'a> Found<'a> {
 
     /// What a filter asks tiergate, if it does.
     fn role(&self, entry: &Item<'a>) -> Option<Role> {
-        if self.authz.iter().any(|authz| entry.holds(&authz.item)) {
-            return Some(Role::Check);
-        }
-        Some(self.rate_limits.iter().find(|limit| entry.holds(&limit.item))?.role())
+        self.roles.get(&entry.address()).copied()
     }
 
     /// Whether tiergate judges the requests of a connection manager.
@@ -187,46 +202,31 @@ impl<'a> Found<'a> {
             chains.map(|chain| (chain, self.ways(manager)))
         });
         let all = managed.chain(alone).filter(|(chain, _)| !chain.roles(self).is_empty());
+        let loose: Vec<Way<'a>> = self.loose.iter().flat_map(route::ways).collect();
         all.map(|(chain, mut ways)| {
-            let loose = self.loose.iter().flat_map(route::ways).filter(|way| chain.is_named_by(way));
-            ways.extend(loose);
+            let is_for = |way: &&Way<'a>| chain.is_named_by(way) || way.has_descriptors();
+            ways.extend(loose.iter().filter(is_for).cloned());
             (chain, ways)
         })
         .collect()
-    }
-
-    /// Whether metadata are those of an RBAC filter that marks every request: so Istio turns Check on, by a policy of action CUSTOM.
-    fn marks_everybody(&self, metadata: &Item<'a>) -> bool {
-        let is_rbac = |item: &Item<'a>| is_type(item, ".filters.http.rbac.v3.RBAC");
-        let filters = self.documents.iter().flat_map(|document| document.find(&is_rbac));
-        let shadows = filters.filter_map(|filter| filter.at(&["shadow_rules", "policies"]));
-        let mut policies = shadows.flat_map(|policies| policies.children());
-        let is_any =
-            |policy: &Item<'a>, name| policy.get(name).is_some_and(|list| list.items().iter().any(matches_all));
-        metadata.text("filter") == Some("envoy.filters.http.rbac")
-            && policies.any(|policy| is_any(&policy, "permissions") && is_any(&policy, "principals"))
-    }
-
-    /// Whether routes have descriptors of their own, for filters that have none.
-    fn has_limited_routes(&self) -> bool {
-        let is_route = |item: &Item<'a>| item.get("cluster").is_some() || item.get("domains").is_some();
-        let is_limited = |item: &Item<'a>| is_route(item) && item.get("rate_limits").is_some();
-        self.documents.iter().any(|document| !document.find(&is_limited).is_empty())
     }
 
     /// The ways of a connection manager's requests: its own, and those of the routes that it asks for by name.
     fn ways(&self, manager: &Item<'a>) -> Vec<Way<'a>> {
         let own = [manager.get("route_config"), manager.get("scoped_routes")].into_iter().flatten();
         let wanted = manager.at(&["rds", "route_config_name"]).and_then(|name| name.as_text());
-        let named = self.loose.iter().filter(|routes| wanted.is_some() && routes.text("name") == wanted);
+        let named = wanted.and_then(|name| self.loose_by_name.get(name)).into_iter().flatten();
         own.chain(named.cloned()).flat_map(|routes| route::ways(&routes)).collect()
     }
 }
 
-/// Whether a permission or principal of RBAC is every one.
-fn matches_all(rule: &Item<'_>) -> bool {
-    let all = [["and_rules", "rules"], ["and_ids", "ids"]].iter().find_map(|path| rule.at(path));
-    rule.is_true("any") || all.is_some_and(|list| list.items().iter().all(matches_all))
+/// Notes what each value asks that is one of `own`, or holds one: the Check before the limits, else the first.
+fn note_roles(item: &Item<'_>, own: &HashMap<Address, Role>, roles: &mut HashMap<Address, Role>) -> Option<Role> {
+    let inside = item.children().iter().filter_map(|child| note_roles(child, own, roles)).collect::<Vec<_>>();
+    let all = || own.get(&item.address()).into_iter().chain(&inside);
+    let role = all().find(|role| **role == Role::Check).or(all().next()).copied()?;
+    roles.insert(item.address(), role);
+    Some(role)
 }
 
 fn is_named(cluster: &str) -> bool {

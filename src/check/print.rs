@@ -35,7 +35,8 @@ fn text(problems: &[Problem], (objects, ignored): Objects<'_>, out: &mut impl Wr
     let warnings = problems.len() - errors;
     let plural = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
     if !ignored.is_empty() {
-        let kinds: Vec<String> = ignored.iter().map(|(kind, number)| format!("{number} {kind}")).collect();
+        let kinds: Vec<String> =
+            ignored.iter().map(|(kind, number)| format!("{number} {}", printable_line(kind))).collect();
         writeln!(out, "not read: {}", kinds.join(", "))?;
     }
     writeln!(out, "{}: {}, {}", plural(objects, "object"), plural(errors, "error"), plural(warnings, "warning"))

@@ -229,6 +229,14 @@ fn formats_carry_code_place_sentence_and_remedy() {
 }
 
 #[test]
+fn the_kind_of_an_object_that_is_not_read_does_not_talk_to_the_terminal() {
+    let (mut out, kinds) = (Vec::new(), std::collections::BTreeMap::from([("\u{1b}]0;x\u{7}\nok".to_owned(), 1)]));
+    print::problems(Format::Text, &[], (0, &kinds), &mut out).unwrap();
+    let expected = "not read: 1 \\u{1b}]0;x\\u{7}\\nok\n0 objects: 0 errors, 0 warnings\n";
+    assert_eq!(String::from_utf8(out).unwrap(), expected);
+}
+
+#[test]
 fn envoy_configuration_that_is_not_yaml_is_an_error_at_its_place() {
     let problems = envoy::problems("e.yaml", "static_resources: [\n", Beside::default());
     let [problem] = problems.as_slice() else { panic!("{}", shown(&problems)) };
@@ -286,4 +294,50 @@ fn filters_of_other_services_are_not_judged() {
     assert_ne!(text, other);
     let problems = on_large_stack(|| envoy::problems("e.yaml", &other, Beside { token_limits: true })).unwrap();
     assert_eq!(shown(&problems), "");
+}
+
+/// So many listeners, each of which asks tiergate.
+fn listeners(number: usize) -> String {
+    let listener = |number: usize| {
+        format!(
+            r#"
+    - name: listener-{number}
+      filter_chains:
+        - filters:
+            - name: envoy.filters.network.http_connection_manager
+              typed_config:
+                "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+                route_config: {{virtual_hosts: [{{domains: ["*"], routes: [{{match: {{prefix: /}}, route: {{cluster: model}}}}]}}]}}
+                http_filters:
+                  - name: envoy.filters.http.ext_authz
+                    typed_config:
+                      "@type": type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz
+                      grpc_service: {{envoy_grpc: {{cluster_name: tiergate}}}}
+                      filter_enabled_metadata: {{filter: envoy.filters.http.rbac}}
+                  - name: envoy.filters.http.ratelimit
+                    typed_config:
+                      "@type": type.googleapis.com/envoy.extensions.filters.http.ratelimit.v3.RateLimit
+                      domain: tiergate.report
+                      rate_limit_service: {{grpc_service: {{envoy_grpc: {{cluster_name: tiergate}}}}}}
+                  - name: envoy.filters.http.router
+                    typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}"#
+        )
+    };
+    format!("static_resources:\n  listeners:{}\n", (0..number).map(listener).collect::<String>())
+}
+
+#[test]
+fn an_envoy_configuration_is_read_in_time_that_grows_with_its_listeners() {
+    let took = |number: usize| {
+        let text = listeners(number);
+        let took = (0..2).map(|_| {
+            let start = std::time::Instant::now();
+            let problems = envoy::problems("e.yaml", &text, Beside { token_limits: true });
+            assert!(problems.len() > number);
+            start.elapsed()
+        });
+        took.min().unwrap()
+    };
+    let (few, many) = (took(50), took(500));
+    assert!(many < 30 * few, "50 listeners in {few:?}, 500 in {many:?}");
 }

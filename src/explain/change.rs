@@ -7,6 +7,7 @@ use super::{Case, Found, shape};
 use crate::gate::{Code, Denial, LimitEvidence};
 use crate::manifest::{Finding, ObjectName, Origin, Problem, did_you_mean};
 use crate::policy::{Authorization, LimitKind, Method, Refused, Tiers, host_name};
+use crate::printable::shell_word;
 use crate::request::{PathFault, check_canonical};
 
 /// The annotation that grants a model to tiers.
@@ -22,93 +23,40 @@ pub(super) fn all(case: &Case<'_>, found: Option<&Found<'_>>) -> Vec<String> {
                 .to_owned(),
         ],
         Code::PathNotCanonical => path(case),
-        Code::TokenMissing | Code::TokenMalformed | Code::TokenExpired => {
-            let send = format!("send `Authorization: Bearer <token>`; make one with: {}", token_command(case, found));
-            let foreign = case.is_of_cluster() && denial.code == Code::TokenMalformed;
-            [send].into_iter().chain(foreign.then(review_foreign)).collect()
-        }
-        Code::TokenNotYet => {
-            vec!["wait until the token is valid, or set the clocks of its issuer and of this machine right".to_owned()]
-        }
-        Code::TokenAudience => vec![
-            format!("make a token for the audience that is wanted: {}", token_command(case, found)),
-            "or name the token's audience in the policy's kubernetesTokenReview".to_owned(),
-        ],
-        Code::TokenIssuer | Code::TokenSignature if case.is_of_cluster() => {
-            vec![format!("use a token of this cluster: {}", token_command(case, found)), review_foreign()]
-        }
-        Code::TokenIssuer => vec!["use a token of the issuer that --issuer names, or set --issuer".to_owned()],
-        Code::TokenSignature => vec!["use a token that a key of --jwks signed, or add the key to --jwks".to_owned()],
-        Code::TokenSubjectGone => account(case),
-        Code::TokenRejected => vec![format!("use a ServiceAccount's token: {}", token_command(case, found))],
-        Code::AccessDenied => grant(case),
-        Code::AccessRule => rule(denial, found),
-        Code::TierNone => tiers(case, found),
-        Code::TierGone => {
-            let gone = case.evidence.tier_gone.as_deref().unwrap_or("<tier>");
-            let back =
-                format!("configure tier `{gone}` again, or move the account to the namespace of a tier that is there");
-            [back].into_iter().chain(tiers(case, found)).collect()
-        }
+        Code::RouteUnknown => nearest(case),
         Code::RouteNoPolicy => vec![
             "attach an AuthPolicy to the route, its listener or its Gateway (spec.targetRef)".to_owned(),
             "or serve with --without-policy allow, which lets everybody use every such route".to_owned(),
         ],
-        Code::RouteUnknown => nearest(case),
+        Code::TokenMissing
+        | Code::TokenMalformed
+        | Code::TokenExpired
+        | Code::TokenNotYet
+        | Code::TokenAudience
+        | Code::TokenIssuer
+        | Code::TokenSignature
+        | Code::TokenSubjectGone
+        | Code::TokenRejected => token(case, found, denial.code),
+        Code::AccessDenied => grant(case),
+        Code::AccessRule => rule(denial, found),
+        Code::TierNone => tiers(case, found),
+        Code::TierGone => [back(case)].into_iter().chain(tiers(case, found)).collect(),
         Code::LimitNone => vec![
             "add a limit whose `when` holds for this caller".to_owned(),
             "or serve with --without-limit allow".to_owned(),
         ],
         Code::LimitRequests | Code::LimitTokens => limit(case, found),
-        Code::UnavailableConfiguration => {
-            let what = if case.is_of_cluster() { "what cannot be read" } else { "the folder" };
-            let unready = case.policy.unready.iter().map(|why| format!("mend {what}: {why}"));
-            unready.chain(problems(case, |problem| problem.is_error())).collect()
-        }
-        Code::UnavailableGateway => {
-            let of_gateway = |problem: &Problem| {
-                problem.code == Finding::GatewayUnknown
-                    || problem.is_error() && problem.object.as_ref().is_some_and(|object| &*object.kind == "Gateway")
-            };
-            let name = "name the Gateway in --gateway or context_extensions.gateway, its listener in \
-                        context_extensions.listener";
-            problems(case, of_gateway).chain([name.to_owned()]).collect()
-        }
-        Code::UnavailableDeadline => vec!["try again: a review took too long".to_owned()],
-        Code::UnavailableAccounts => {
-            vec!["raise --max-accounts, or serve with --without-room allow, which counts no new caller".to_owned()]
-        }
-        Code::UnavailableTiers => {
-            let lookup = found.and_then(Found::auth).and_then(|auth| auth.rules.metadata.first());
-            let url = lookup.map_or("the tier service", |lookup| &*lookup.what.endpoint.url);
-            let place = if case.is_of_cluster() { "cluster" } else { "folder" };
-            vec![
-                format!("see that {url} answers, and in time"),
-                format!("or put the tier mapping into the {place}: see --tier-mapping"),
-            ]
-        }
-        Code::UnavailableApiServer => vec![
-            "see that the API server answers, and that tiergate may ask it: the detail says what failed".to_owned(),
-            "see tiergate_api_calls_total, and --kube-api-qps".to_owned(),
-        ],
-        Code::UnavailableStale => {
-            let cluster = |problem: &Problem| problem.is_error() && problem.code.origin() == Origin::Cluster;
-            problems(case, cluster).chain(["or allow more time: --stale-for".to_owned()]).collect()
-        }
-        Code::UnavailableInternal => vec!["nothing on the caller's side: see the log of tiergate".to_owned()],
         Code::PolicyInvalid => in_error(case, found),
-        Code::PolicyTiers => {
-            let of_mapping = |problem: &Problem| {
-                problem.is_error() && problem.object.as_ref().is_some_and(|object| &*object.kind == "ConfigMap")
-            };
-            let problems = problems(case, of_mapping);
-            problems.chain(["add the tier mapping, or name its ConfigMap in --tier-mapping".to_owned()]).collect()
-        }
-        Code::PolicyExpression | Code::PolicyModel => {
-            let policy = case.evidence.policy.as_ref();
-            let place = policy.and_then(|policy| Some(format!(" of {policy} ({})", case.place(policy)?)));
-            vec![format!("mend the expression or the model's name{}", place.unwrap_or_default())]
-        }
+        Code::PolicyTiers => mapping(case),
+        Code::PolicyExpression | Code::PolicyModel => expression(case),
+        Code::UnavailableConfiguration
+        | Code::UnavailableGateway
+        | Code::UnavailableDeadline
+        | Code::UnavailableAccounts
+        | Code::UnavailableTiers
+        | Code::UnavailableApiServer
+        | Code::UnavailableStale
+        | Code::UnavailableInternal => unavailable(case, found, denial.code),
     }
 }
 
@@ -197,6 +145,34 @@ fn nearest(case: &Case<'_>) -> Vec<String> {
 
 // === the caller ===
 
+/// Of a code about the token.
+fn token(case: &Case<'_>, found: Option<&Found<'_>>, code: Code) -> Vec<String> {
+    let foreign = || case.is_of_cluster().then(review_foreign);
+    let make = token_command(case, found);
+    match code {
+        Code::TokenMalformed => [format!("send `Authorization: Bearer <token>`; make one with: {make}")]
+            .into_iter()
+            .chain(foreign())
+            .collect(),
+        Code::TokenNotYet => {
+            vec!["wait until the token is valid, or set the clocks of its issuer and of this machine right".to_owned()]
+        }
+        Code::TokenAudience => vec![
+            format!("make a token for the audience that is wanted: {make}"),
+            "or name the token's audience in the policy's kubernetesTokenReview".to_owned(),
+        ],
+        Code::TokenIssuer | Code::TokenSignature if case.is_of_cluster() => {
+            vec![format!("use a token of this cluster: {make}"), review_foreign()]
+        }
+        Code::TokenIssuer => vec!["use a token of the issuer that --issuer names, or set --issuer".to_owned()],
+        Code::TokenSignature => vec!["use a token that a key of --jwks signed, or add the key to --jwks".to_owned()],
+        Code::TokenSubjectGone => account(case),
+        Code::TokenRejected => vec![format!("use a ServiceAccount's token: {make}")],
+        // Missing, or expired.
+        _ => vec![format!("send `Authorization: Bearer <token>`; make one with: {make}")],
+    }
+}
+
 /// How a token that the policy accepts is made.
 fn token_command(case: &Case<'_>, found: Option<&Found<'_>>) -> String {
     let account = case.identity().and_then(|identity| identity.service_account.as_ref());
@@ -208,7 +184,7 @@ fn token_command(case: &Case<'_>, found: Option<&Found<'_>>) -> String {
         Method::TokenReview { audiences } => Some(audiences.first().map_or(&*host, String::as_str)),
         Method::Anonymous | Method::Plain(_) => None,
     });
-    let audience = audience.map(|audience| format!(" --audience={audience}")).unwrap_or_default();
+    let audience = audience.map(|audience| format!(" --audience={}", shell_word(audience))).unwrap_or_default();
     format!("kubectl create token {name} -n {namespace}{audience}")
 }
 
@@ -240,34 +216,22 @@ fn review_foreign() -> String {
 /// What would let the one in who was asked about, by the question that was answered with no.
 fn grant(case: &Case<'_>) -> Vec<String> {
     let Some(refused) = case.evidence.permit.refused.as_deref() else { return Vec::new() };
-    let Refused { namespace, name, verb, resource, .. } = refused;
+    let Refused { namespace, name, .. } = refused;
     let model = ObjectName::new("LLMInferenceService", namespace, name);
     let place = case.place(&model).filter(|_| refused.is_model);
     let mut changes: Vec<String> = Vec::new();
     if refused.is_model && place.is_none() && !case.policy.models.is_empty() {
-        let meant = shape::meant(case);
-        changes.push(shape::send(&meant).filter(|_| !meant.is_empty()).unwrap_or_else(|| missing_model(case, &model)));
+        changes.push(shape::send(&shape::meant(case)).unwrap_or_else(|| missing_model(case, &model)));
     }
-    if verb.is_empty() || resource.is_empty() {
+    let Some([role, binding]) = refused.commands() else {
         changes.push(
             "name verb and resource in the policy's resourceAttributes: nothing grants what has no name".to_owned(),
         );
         return changes;
-    }
-    let plain = verb.bytes().all(|byte| byte.is_ascii_lowercase());
-    let role = if plain { format!("{name}-{verb}-access") } else { format!("{name}-access") };
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:=@".contains(&byte);
-    let quoted = |text: &str| match text.bytes().all(is_plain) {
-        true => text.to_owned(),
-        false => shlex::try_quote(text).map(std::borrow::Cow::into_owned).unwrap_or_default(),
     };
-    let (verb, kind, whom) = (quoted(verb), quoted(resource), quoted(&refused.grantee.flag()));
     let asked = case.evidence.user.as_deref().is_some_and(|user| *user != *refused.user);
     let asked = if asked { format!(", to {}, whom the policy asks about", refused.user) } else { String::new() };
-    changes.push(format!(
-        "grant it{asked}:\nkubectl create role {role} -n {namespace} --verb={verb} --resource={kind} --resource-name={name}\n\
-         kubectl create rolebinding {role} -n {namespace} --role={role} {whom}"
-    ));
+    changes.push(format!("grant it{asked}:\n{role}\n{binding}"));
     if let (Some(place), Some(tier), "post") = (place, &case.evidence.tier, refused.verb.as_str()) {
         changes.push(format!(
             "or add \"{tier}\" to the annotation {ANNOTATION} of {model} ({place}), where a controller or \
@@ -313,6 +277,12 @@ fn tiers(case: &Case<'_>, found: Option<&Found<'_>>) -> Vec<String> {
     table.tiers().iter().map(groups).chain(add).collect()
 }
 
+/// Of a tier that is gone.
+fn back(case: &Case<'_>) -> String {
+    let gone = case.evidence.tier_gone.as_deref().unwrap_or("<tier>");
+    format!("configure tier `{gone}` again, or move the account to the namespace of a tier that is there")
+}
+
 // === limits ===
 
 fn limit(case: &Case<'_>, found: Option<&Found<'_>>) -> Vec<String> {
@@ -324,4 +294,63 @@ fn limit(case: &Case<'_>, found: Option<&Found<'_>>) -> Vec<String> {
         Some(wait) => vec![format!("wait: the same request passes {} later", span(wait)), format!("or {raise}")],
         None => vec![raise],
     }
+}
+
+// === what could not be decided ===
+
+/// Of a code that says that nobody could tell.
+fn unavailable(case: &Case<'_>, found: Option<&Found<'_>>, code: Code) -> Vec<String> {
+    match code {
+        Code::UnavailableConfiguration => {
+            let what = if case.is_of_cluster() { "what cannot be read" } else { "the folder" };
+            let unready = case.policy.unready.iter().map(|why| format!("mend {what}: {why}"));
+            unready.chain(problems(case, |problem| problem.is_error())).collect()
+        }
+        Code::UnavailableGateway => {
+            let of_gateway = |problem: &Problem| {
+                problem.code == Finding::GatewayUnknown || problem.is_error() && is_of_kind(problem, "Gateway")
+            };
+            let name = "name the Gateway in --gateway or context_extensions.gateway, its listener in \
+                        context_extensions.listener";
+            problems(case, of_gateway).chain([name.to_owned()]).collect()
+        }
+        Code::UnavailableDeadline => vec!["try again: a review took too long".to_owned()],
+        Code::UnavailableAccounts => {
+            vec!["raise --max-accounts, or serve with --without-room allow, which counts no new caller".to_owned()]
+        }
+        Code::UnavailableTiers => {
+            let lookup = found.and_then(Found::auth).and_then(|auth| auth.rules.metadata.first());
+            let url = lookup.map_or("the tier service", |lookup| &*lookup.what.endpoint.url);
+            let place = if case.is_of_cluster() { "cluster" } else { "folder" };
+            vec![
+                format!("see that {url} answers, and in time"),
+                format!("or put the tier mapping into the {place}: see --tier-mapping"),
+            ]
+        }
+        Code::UnavailableApiServer => vec![
+            "see that the API server answers, and that tiergate may ask it: the detail says what failed".to_owned(),
+            "see tiergate_api_calls_total, and --kube-api-qps".to_owned(),
+        ],
+        Code::UnavailableStale => {
+            let cluster = |problem: &Problem| problem.is_error() && problem.code.origin() == Origin::Cluster;
+            problems(case, cluster).chain(["or allow more time: --stale-for".to_owned()]).collect()
+        }
+        // Internal.
+        _ => vec!["nothing on the caller's side: see the log of tiergate".to_owned()],
+    }
+}
+
+fn is_of_kind(problem: &Problem, kind: &str) -> bool {
+    problem.object.as_ref().is_some_and(|object| &*object.kind == kind)
+}
+
+fn mapping(case: &Case<'_>) -> Vec<String> {
+    let problems = problems(case, |problem| problem.is_error() && is_of_kind(problem, "ConfigMap"));
+    problems.chain(["add the tier mapping, or name its ConfigMap in --tier-mapping".to_owned()]).collect()
+}
+
+fn expression(case: &Case<'_>) -> Vec<String> {
+    let policy = case.evidence.policy.as_ref();
+    let place = policy.and_then(|policy| Some(format!(" of {policy} ({})", case.place(policy)?)));
+    vec![format!("mend the expression or the model's name{}", place.unwrap_or_default())]
 }

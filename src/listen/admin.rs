@@ -19,6 +19,7 @@ use serde_json::json;
 use super::http::in_time;
 use crate::explain::Trace;
 use crate::gate::{Code, Gate, Recent, Record};
+use crate::printable::printable_line;
 use crate::respond::{decision_id, parse_decision_id};
 
 /// What the pages show.
@@ -115,12 +116,9 @@ fn line(record: &Record) -> String {
     let shadow = if record.denial.is_none() { " (shadow)" } else { "" };
     let what = record.asked.as_ref().map_or_else(String::new, |asked| format!("{} {}", asked.method, asked.path));
     let user = record.evidence.user.as_deref().unwrap_or("-");
-    let line = format!("{} {id} {code}{shadow} {user} {what}", record.time);
     // What clients sent must not talk to the reader's terminal, and is one line.
-    line.chars()
-        .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
-        .chain(['\n'])
-        .collect()
+    let line = format!("{} {id} {code}{shadow} {user} {what}", record.time);
+    format!("{}\n", printable_line(&line))
 }
 
 fn entry(record: &Record) -> serde_json::Value {
@@ -149,6 +147,7 @@ fn wants_json(query: Option<&str>, headers: &HeaderMap) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gate::{Denial, Evidence};
 
     #[test]
     fn only_names_of_loopback_are_asked() {
@@ -186,5 +185,14 @@ mod tests {
         assert!(!asks("/explain", &["localhost", "evil.example"]), "one of two");
         assert!(!asks("http://evil.example/explain", &["localhost"]), "the line");
         assert!(!asks("http://localhost/explain", &["evil.example"]), "the header");
+    }
+
+    #[test]
+    fn what_a_caller_is_called_does_not_talk_to_the_terminal() {
+        let evidence = Evidence { user: Some("a\u{1b}[2J\u{202e}b\nc".into()), ..Evidence::new(1, 1) };
+        let denial = Some(Denial::new(Code::AccessDenied, "no"));
+        let record = Record { time: jiff::Timestamp::UNIX_EPOCH, asked: None, evidence, denial };
+        let line = line(&record);
+        assert!(line.ends_with(" a\\u{1b}[2J\\u{202e}b\\nc \n"), "{line:?}");
     }
 }

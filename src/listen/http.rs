@@ -52,6 +52,10 @@ async fn readyz(State(pages): State<Pages>) -> Response {
     if let Some(why) = &policy.unready {
         return (StatusCode::SERVICE_UNAVAILABLE, format!("no configuration: {why}\n")).into_response();
     }
+    if !pages.gate.policies.are_followed() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "changes of the configuration are not followed: see the log\n")
+            .into_response();
+    }
     if pages.stopping.load(Ordering::Relaxed) {
         return (StatusCode::SERVICE_UNAVAILABLE, "stopping\n").into_response();
     }
@@ -113,4 +117,21 @@ async fn lookup(State(pages): State<Pages>, body: Bytes) -> Response {
 fn answer(status: StatusCode, error: &str, message: &str) -> Response {
     let body: Value = json!({ "error": error, "message": message });
     (status, axum::Json(body)).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Policy;
+    use crate::test_util::{gate, settings};
+
+    #[tokio::test]
+    async fn a_process_that_follows_no_changes_is_not_ready() {
+        let gate = Arc::new(gate(Policy::default(), settings()));
+        let [serving, stopping] = [true, false].map(|flag| Arc::new(AtomicBool::new(flag)));
+        let pages = Pages { gate: Arc::clone(&gate), metrics: Arc::new(Metrics::new()), serving, stopping };
+        assert_eq!(readyz(State(pages.clone())).await.status(), StatusCode::OK);
+        gate.policies.end();
+        assert_eq!(readyz(State(pages)).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+    }
 }

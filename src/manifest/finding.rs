@@ -133,6 +133,7 @@ findings! {
         EnvoyFilterOrder "envoy-filter-order"
         EnvoyReportMissing "envoy-report-missing"
         EnvoyReportUnread "envoy-report-unread"
+        EnvoyDescriptorsMixed "envoy-descriptors-mixed"
         EnvoyHitsAddendIgnored "envoy-hits-addend-ignored"
         EnvoyClusterNotHttp2 "envoy-cluster-not-http2"
         EnvoyCircuitBreakers "envoy-circuit-breakers"

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use super::{Manifests, ModelGrant, ObjectName, Place, Target};
-use crate::access::{Rule, Subject};
+use super::{Manifests, ModelGrant, ObjectName, Permission, Place, Target};
+use crate::access::Subject;
 
 /// An object, or a part of one that has a name of its own.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -26,8 +26,8 @@ pub enum Within {
     Tier(String),
     /// Whom a binding grants something.
     Subject(String),
-    /// What a role permits: verb, resource and name, each of which may be `*`.
-    Permission([String; 3]),
+    /// What a rule of a role permits.
+    Permission(Permission),
     /// A tier that a model's annotation grants it to; `None` for all.
     Grant(Option<String>),
 }
@@ -81,8 +81,8 @@ impl Manifests {
             }
         }
         for role in &self.roles {
-            let permissions = role.rules.iter().flat_map(permissions);
-            permissions.for_each(|permission| add(&role.meta.object, Within::Permission(permission), &role.meta.place));
+            let permissions = role.rules.iter().filter_map(Permission::of).map(Within::Permission);
+            permissions.for_each(|permission| add(&role.meta.object, permission, &role.meta.place));
         }
         for binding in &self.role_bindings {
             for subject in &binding.subjects {
@@ -103,30 +103,7 @@ impl Manifests {
     }
 }
 
-fn permissions(rule: &Rule) -> impl Iterator<Item = [String; 3]> {
-    let any = ["*".to_owned()];
-    let names = if rule.resource_names.is_empty() { any.to_vec() } else { rule.resource_names.clone() };
-    let pairs = rule.verbs.iter().flat_map(|verb| rule.resources.iter().map(move |resource| (verb, resource)));
-    pairs.flat_map(move |(verb, resource)| {
-        names.clone().into_iter().map(move |name| [verb.clone(), resource.clone(), name])
-    })
-}
-
 // === impl Within ===
-
-impl Within {
-    /// Whether whoever has this has `other` too.
-    #[must_use]
-    pub fn covers(&self, other: &Within) -> bool {
-        match (self, other) {
-            (Within::Permission(own), Within::Permission(other)) => {
-                own.iter().zip(other).all(|(own, other)| own == "*" || own == other)
-            }
-            (Within::Grant(None), Within::Grant(_)) => true,
-            _ => self == other,
-        }
-    }
-}
 
 /// What is said when it is gone.
 impl fmt::Display for Within {
@@ -137,8 +114,7 @@ impl fmt::Display for Within {
             Within::Rule(block, name) => write!(f, "{block} rule `{name}`"),
             Within::Tier(name) => write!(f, "tier `{name}`"),
             Within::Subject(name) => write!(f, "its subject {name}"),
-            Within::Permission([verb, resource, name]) if name == "*" => write!(f, "its `{verb}` on {resource}"),
-            Within::Permission([verb, resource, name]) => write!(f, "its `{verb}` on {resource} {name}"),
+            Within::Permission(permission) => write!(f, "its {permission}"),
             Within::Grant(Some(tier)) => write!(f, "the grant to tier `{tier}`"),
             Within::Grant(None) => f.write_str("the grant to all tiers"),
         }?;

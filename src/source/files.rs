@@ -1,5 +1,6 @@
 //! The files of manifests: what is read, and what is there and is not.
 
+use std::collections::HashSet;
 use std::fs::{self, Metadata};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read};
@@ -59,15 +60,23 @@ impl Files {
     /// A path is not there, or a folder holds no manifest. What stands in a file is no error here.
     pub(super) fn read(paths: &[PathBuf]) -> Result<Self, FolderError> {
         let mut files = Files::default();
+        let mut found: Vec<PathBuf> = Vec::new();
         for path in paths {
             let unreadable = |error| FolderError::Folder { path: path.clone(), error };
-            if path.as_os_str() == STDIN {
-                files.texts.push((STDIN_NAME.to_owned(), read_stdin()));
-            } else if fs::metadata(path).map_err(unreadable)?.is_dir() {
-                files.read_folder(path)?;
+            if path.as_os_str() != STDIN && fs::metadata(path).map_err(unreadable)?.is_dir() {
+                found.extend(files.look_through(path)?);
             } else {
-                files.read_file(path);
+                found.push(path.clone());
             }
+        }
+        // A file that is named twice, by itself and with its folder, is one. In one folder two names are two files.
+        let mut read: HashSet<PathBuf> = HashSet::new();
+        let is_one = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        for path in found.into_iter().filter(|path| paths.len() < 2 || read.insert(is_one(path))) {
+            files.texts.push(match path.as_os_str() == STDIN {
+                true => (STDIN_NAME.to_owned(), read_stdin()),
+                false => (path.display().to_string(), read_file(&path)),
+            });
         }
         Ok(files)
     }
@@ -80,15 +89,8 @@ impl Files {
         manifests
     }
 
-    fn read_file(&mut self, path: &Path) {
-        let (name, text) = (path.display().to_string(), read_file(path));
-        // A file that is named twice, by itself and with its folder, is one.
-        if self.texts.iter().all(|(other, _)| *other != name) {
-            self.texts.push((name, text));
-        }
-    }
-
-    fn read_folder(&mut self, dir: &Path) -> Result<(), FolderError> {
+    /// The manifests of a folder.
+    fn look_through(&mut self, dir: &Path) -> Result<Vec<PathBuf>, FolderError> {
         let folder = |error| FolderError::Folder { path: dir.to_owned(), error };
         let mut paths: Vec<PathBuf> = Vec::new();
         let mut passed_over = Vec::new();
@@ -108,9 +110,8 @@ impl Files {
             return Err(FolderError::Empty { path: dir.to_owned(), passed_over });
         }
         paths.sort_unstable();
-        paths.iter().for_each(|path| self.read_file(path));
         self.passed_over.extend(passed_over);
-        Ok(())
+        Ok(paths)
     }
 }
 

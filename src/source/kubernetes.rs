@@ -128,11 +128,12 @@ impl Kubernetes {
         self.runtime.spawn(with_each(self.clients.subscribe(), beat));
         let mut ready = false;
         let own = own(&mut self.store, updates, |store| {
-            if let Some(watch) = self.namespaces.take_if(|_| store.asks_for_labels()) {
-                // At the start they are waited for; later, what depends on them is shut meanwhile, and nothing else.
-                follow(store.add(&watch, !ready), watch);
-            }
-            let policy = snapshot(store, &self.options);
+            let policy = snapshot(store, &self.options, |store| {
+                if let Some(watch) = self.namespaces.take_if(|_| store.asks_for_labels()) {
+                    // At the start they are waited for; later, what depends on them is shut meanwhile, and nothing else.
+                    follow(store.add(&watch, !ready), watch);
+                }
+            });
             if let Ok(policy) = policy.as_ref()
                 && policy.unready.is_none()
             {
@@ -213,12 +214,13 @@ async fn own(store: &mut Store, mut updates: Receiver<(usize, Update)>, mut chan
     }
 }
 
-/// What the cluster is now.
-fn snapshot(store: &mut Store, options: &Options) -> Result<Policy, FolderError> {
-    if let Some(why) = store.unready() {
-        return Ok(Policy { unready: Some(why), problems: store.problems(), ..Policy::default() });
-    }
+/// What the cluster is now. `look` sees first what else has to be watched; both read objects, on a large stack.
+fn snapshot(store: &mut Store, options: &Options, look: impl FnOnce(&mut Store) + Send) -> Result<Policy, FolderError> {
     on_large_stack(|| {
+        look(store);
+        if let Some(why) = store.unready() {
+            return Policy { unready: Some(why), problems: store.problems(), ..Policy::default() };
+        }
         let manifests = store.read();
         let parts = manifests.parts();
         let mut policy = compile(manifests, options);

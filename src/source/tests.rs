@@ -1,6 +1,7 @@
 //! A folder that changes, without a process around it.
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -222,4 +223,32 @@ fn a_change_of_the_same_size_in_the_same_moment_is_seen() {
         fs::write(&path, now).unwrap();
         assert!(tour.folder.look(Look::Due).unwrap().is_some());
     }
+}
+
+/// A ServiceAccount of this name.
+fn account(name: &str) -> String {
+    format!("{{apiVersion: v1, kind: ServiceAccount, metadata: {{namespace: ns, name: {name}}}}}")
+}
+
+#[test]
+fn files_whose_names_are_no_text_are_read_each() {
+    let tour = Tour::read();
+    let dir = tour.dir.join("bytes");
+    fs::create_dir(&dir).unwrap();
+    for (byte, name) in [(0xfe, "a"), (0xff, "b")] {
+        let file = [&[byte], b".yaml".as_slice()].concat();
+        fs::write(dir.join(std::ffi::OsStr::from_bytes(&file)), account(name)).unwrap();
+    }
+    assert_eq!(Folder::new(&dir, Options::default()).load().unwrap().unwrap().objects, 2);
+}
+
+#[test]
+fn a_file_that_is_named_in_two_ways_is_read_once() {
+    let tour = Tour::read();
+    let dir = tour.dir.join("one");
+    fs::create_dir(&dir).unwrap();
+    fs::write(dir.join("a.yaml"), account("a")).unwrap();
+    let paths = [dir.join("a.yaml"), dir.join("../one/./a.yaml"), dir.clone()];
+    let policy = Folder::of(paths.to_vec(), Options::default()).load().unwrap().unwrap();
+    assert_eq!((policy.objects, policy.problems), (1, Vec::new()));
 }

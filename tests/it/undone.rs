@@ -126,11 +126,9 @@ fn every_edit_that_undoes_something_is_found_at_its_place() {
             says.iter().zip(found).all(|(says, found)| says.0 == found.0 && found.1.starts_with(says.1))
         };
         let as_said = row.says.len() == found.len() && row.says.iter().zip(&found).all(begins);
-        let is_error = row
-            .says
-            .iter()
-            .flatten()
-            .any(|(code, _)| matches!(code.as_str(), "envoy-fail-open" | "envoy-check-missing"));
+        let is_error = row.says.iter().flatten().any(|(code, _)| {
+            matches!(code.as_str(), "envoy-fail-open" | "envoy-check-missing" | "envoy-descriptors-mixed")
+        });
         if !as_said || code != Some(i32::from(is_error)) {
             faults.push(format!("{}: {code:?}, {found:#?}", row.about));
         }
@@ -219,7 +217,7 @@ async fn what_is_said_to_open_opens_a_real_envoy() {
         let config = row.config().replace("port_value: 10001", &format!("port_value: {other}"));
         let gateway = world.gateway(&config, opens).await;
         if opens == Opens::Runtime {
-            let set = post(gateway.admin, "/runtime_modify?check.percent=0", "").await;
+            let set = post(gateway.admin, "/runtime_modify?check.percent=0&check.deny=false", "").await;
             assert_eq!(set.status, 200, "{}", set.body);
         }
         let answer = world.knock(&gateway, opens, other).await;

@@ -1,7 +1,10 @@
 //! Chains of HTTP filters: which of them ask tiergate, and for whose requests they do not.
 
+use std::collections::HashSet;
+
+use super::filter::unsure;
 use super::matcher::{self, Gap};
-use super::read::{Item, type_of};
+use super::read::{Address, Item, is_type, type_of};
 use super::route::{How, Off, Way};
 use super::{Beside, Found};
 use crate::manifest::Finding;
@@ -67,15 +70,16 @@ impl<'a> Chain<'a> {
         for role in ROLES {
             let has_role = |filter: &&Filter<'a>| found.role(&filter.entry) == Some(role);
             let filters: Vec<&Filter<'a>> = self.filters.iter().filter(has_role).collect();
-            let mut told: Vec<Off<'a>> = Vec::new();
+            let mut told: HashSet<Address> = HashSet::new();
             let off_on_ways = ways.iter().filter_map(|way| all_off(&filters, |filter| way.off(filter, found)));
-            let off_anywhere = || all_off(&filters, |filter| filter.off(None));
+            let without = |filter: &Filter<'a>| {
+                let at = filter.without_descriptors().filter(|_| role == Role::Limits)?;
+                Some(Off { at, how: How::Unsure })
+            };
+            let off_anywhere = || all_off(&filters, |filter| filter.off(None).or_else(|| without(filter)));
             let all = off_on_ways.chain(ways.is_empty().then(off_anywhere).flatten());
-            for off in all {
-                if !told.iter().any(|other| other.at.is(&off.at)) {
-                    off.tell(role, beside);
-                    told.push(off);
-                }
+            for off in all.filter(|off| told.insert(off.at.address())) {
+                off.tell(role, beside);
             }
         }
     }
@@ -98,6 +102,12 @@ impl<'a> Filter<'a> {
     /// Whether it is off where no route says anything, such as this one.
     pub(super) fn off(&self, route: Option<&'a str>) -> Option<Off<'a>> {
         Some(Off { at: self.entry.turned_on("disabled")?, how: How::Unless(route) })
+    }
+
+    /// The configuration of a ratelimit filter that leaves its descriptors to the routes.
+    pub(super) fn without_descriptors(&self) -> Option<Item<'a>> {
+        let all = self.entry.find(&|item| is_type(item, ".filters.http.ratelimit.v3.RateLimit"));
+        all.into_iter().find(|item| item.get("rate_limits").is_none())
     }
 
     fn check(&self, found: &Found<'a>, beside: Beside) {
@@ -147,6 +157,7 @@ impl Off<'_> {
                 format!("takes the place of the descriptors, and requests that lack a value of each of these {undone}"),
                 "remove `rate_limits` here",
             ),
+            How::Unsure => return unsure(&self.at),
         };
         match role {
             Role::Check | Role::Limits => self.at.error(Finding::EnvoyFailOpen, message, remedy),

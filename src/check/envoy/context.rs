@@ -1,5 +1,7 @@
 //! What routes tell tiergate beside the request: `context_extensions`.
 
+use std::collections::BTreeSet;
+
 use super::Found;
 use super::chain::{Filter, Role};
 use super::read::{Item, is_type};
@@ -11,23 +13,20 @@ const READ: [&str; 3] = ["gateway", "listener", "model"];
 
 pub(super) fn check<'a>(found: &Found<'a>, filters: &[&Filter<'a>]) {
     let checks = filters.iter().filter(|filter| found.role(&filter.entry) == Some(Role::Check));
-    let names: Vec<&str> = checks.map(|filter| filter.name).collect();
-    for (name, setting) in found.documents.iter().flat_map(Item::settings) {
+    let names: BTreeSet<&str> = checks.map(|filter| filter.name).collect();
+    let chains = found.managers.iter().flat_map(super::manager::chains);
+    let all: BTreeSet<&str> = chains.flat_map(|chain| chain.filters).map(|filter| filter.name).collect();
+    for (name, setting) in found.facts.settings.iter().cloned() {
         let Some(own) = configuration(setting).filter(|own| is_type(own, ".ExtAuthzPerRoute")) else { continue };
-        if names.is_empty() || names.contains(&name) {
+        if names.is_empty() || names.contains(name) {
             own.at(&["check_settings", "context_extensions"]).iter().for_each(extensions);
-        } else if !found.managers.is_empty() && !is_filter(name, found) {
+        } else if !found.managers.is_empty() && !all.contains(name) {
             let message = format!("has no effect: no filter of this file is called `{name}`");
-            let remedy = format!("name it like the filter: `{}`", names.join("`, `"));
+            let remedy =
+                format!("name it like the filter: `{}`", names.iter().copied().collect::<Vec<_>>().join("`, `"));
             own.warn(Finding::EnvoyContextUnread, message, &remedy);
         }
     }
-}
-
-/// Whether a filter of any connection manager has this name.
-fn is_filter(name: &str, found: &Found<'_>) -> bool {
-    let chains = found.managers.iter().flat_map(super::manager::chains);
-    chains.flat_map(|chain| chain.filters).any(|filter| filter.name == name)
 }
 
 fn extensions(extensions: &Item<'_>) {

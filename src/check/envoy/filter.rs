@@ -69,6 +69,13 @@ fn api_version(item: &Item<'_>) {
     }
 }
 
+/// Descriptors, or a filter without any, of which a request may make none.
+pub(super) fn unsure(at: &Item<'_>) {
+    let message = "has no descriptor that every request makes: one that lacks a value is dropped, and without any the request passes";
+    let remedy = "add `{actions: [{generic_key: {descriptor_key: tiergate.call, descriptor_value: limits}}]}`, as envoy/classic.yaml has it";
+    at.error(Finding::EnvoyFailOpen, message, remedy);
+}
+
 // === impl Authz ===
 
 impl<'a> Authz<'a> {
@@ -102,12 +109,14 @@ impl<'a> Authz<'a> {
         if let Some(at) = self.item.turned_on("shadow_mode") {
             at.error(Finding::EnvoyFailOpen, "lets every request pass that tiergate refuses", "remove `shadow_mode`");
         }
-        // Whom it does not ask about it may refuse.
-        if self.item.get("deny_at_disable").is_some_and(|flag| runtime.is_on(&flag)) {
+        // Whom it does not ask about it may refuse, for good.
+        if self.item.get("deny_at_disable").is_some_and(|flag| runtime.is_on(&flag) && runtime.key(&flag).is_none()) {
             return;
         }
         part(&self.item, "filter_enabled", runtime, "asks tiergate about");
-        if let Some(at) = self.item.get("filter_enabled_metadata").filter(|metadata| !found.marks_everybody(metadata)) {
+        if let Some(at) =
+            self.item.get("filter_enabled_metadata").filter(|metadata| !found.facts.mark_everybody(metadata))
+        {
             let message = "asks tiergate about requests with these metadata only, and lets the others pass";
             at.error(Finding::EnvoyFailOpen, message, "remove `filter_enabled_metadata`");
         }
@@ -192,10 +201,11 @@ impl<'a> RateLimit<'a> {
         RateLimit { item: item.clone(), cluster, domain: item.text("domain").unwrap_or_default().to_owned() }
     }
 
-    /// What it is for: whatever the domain is called, what is sent after the answer is a report.
+    /// What it is for: whatever the domain is called, what is sent after the answer is a report. In the domain of the limits, what is
+    /// sent before is a question, whatever else there is.
     pub(super) fn role(&self) -> Role {
         let is_named = self.domain == REPORT || did_you_mean(&self.domain, [REPORT]).is_some();
-        let is_question = self.domain == DOMAIN && !report::has_reservation(&self.item);
+        let is_question = self.domain == DOMAIN && report::is_before(&self.item);
         if is_named || !is_question && report::is_afterwards(&self.item) { Role::Report } else { Role::Limits }
     }
 
@@ -236,14 +246,9 @@ impl<'a> RateLimit<'a> {
             let message = "asks tiergate about a part of the requests only, and lets the others pass";
             at.error(Finding::EnvoyFailOpen, message, "remove `request_type`");
         }
-        let limits = self.item.get("rate_limits");
-        if limits.is_none() && found.has_limited_routes() {
-            return;
-        }
-        if let Err(at) = limits.as_ref().map_or(Err(self.item.clone()), report::asks_always) {
-            let message = "has no descriptor that every request makes: one that lacks a value is dropped, and without any the request passes";
-            let remedy = "add `{actions: [{generic_key: {descriptor_key: tiergate.call, descriptor_value: limits}}]}`, as envoy/classic.yaml has it";
-            at.error(Finding::EnvoyFailOpen, message, remedy);
+        // Without any, each way has to have them.
+        if let Some(Err(at)) = self.item.get("rate_limits").as_ref().map(report::asks_always) {
+            unsure(&at);
         }
     }
 }

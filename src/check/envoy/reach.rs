@@ -1,9 +1,9 @@
 //! Who reaches the models past tiergate: another listener, an upgrade, a proxy of connections.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use super::chain::{Chain, Role};
-use super::read::Item;
+use super::read::{Address, Item};
 use super::route::{To, Way};
 use super::{Found, manager, route};
 use crate::manifest::Finding;
@@ -11,6 +11,8 @@ use crate::manifest::Finding;
 /// Where the requests that tiergate judges go.
 #[derive(Debug)]
 struct Judged<'a> {
+    /// Whether some go where the request says, or a plugin: to any cluster but tiergate's.
+    any: bool,
     clusters: BTreeSet<&'a str>,
     /// The endpoints of these clusters, which others may have too.
     endpoints: BTreeSet<Endpoint<'a>>,
@@ -69,13 +71,9 @@ fn nobody_asks(found: &Found<'_>) {
         at.error(Finding::EnvoyCheckMissing, message, remedy);
     }
     // The filter may be in another file.
-    let mut unchecked: Vec<Item<'_>> = Vec::new();
-    for at in found.loose.iter().flat_map(route::ways).flat_map(|way| way.unchecked()) {
-        if !unchecked.iter().any(|other| other.is(&at)) {
-            unchecked.push(at);
-        }
-    }
-    for at in unchecked {
+    let mut told: HashSet<Address> = HashSet::new();
+    let unchecked = found.loose.iter().flat_map(route::ways).flat_map(|way| way.unchecked());
+    for at in unchecked.filter(|at| told.insert(at.address())) {
         at.error(Finding::EnvoyFailOpen, "turns the Check off: these requests pass unjudged", "remove `disabled`");
     }
 }
@@ -108,10 +106,13 @@ fn upgrades(manager: &Item<'_>, found: &Found<'_>) {
 impl<'a> Judged<'a> {
     fn of(managers: &[&Item<'a>], found: &Found<'a>) -> Self {
         let ways = managers.iter().flat_map(|manager| found.ways(manager));
-        let clusters: BTreeSet<&str> = ways.filter_map(|way| way.to.cluster()).collect();
+        // What is no route yet leads nowhere.
+        let to: Vec<To<'a>> = ways.filter(|way| way.action.is_some()).map(|way| way.to).collect();
+        let any = to.contains(&To::Any);
+        let clusters = with_parts(to.into_iter().filter_map(To::cluster), found);
         let endpoints = clusters.iter().flat_map(|name| endpoints(name, found)).collect();
         let routes = managers.iter().filter_map(|manager| manager::routes_by_name(manager)).collect();
-        Judged { clusters, endpoints, routes }
+        Judged { any, clusters, endpoints, routes }
     }
 
     /// Whether a connection manager's requests come to where judged ones go.
@@ -122,22 +123,30 @@ impl<'a> Judged<'a> {
 
     fn has(&self, to: To<'a>, found: &Found<'a>) -> bool {
         match to {
-            To::Any => !self.clusters.is_empty(),
+            To::Any => self.any || !self.clusters.is_empty(),
             To::Cluster(name) => {
-                let names = with_parts(name, found);
+                let names = with_parts([name], found);
                 let mut all = names.iter().flat_map(|name| endpoints(name, found));
-                names.iter().any(|name| self.clusters.contains(name)) || all.any(|one| self.endpoints.contains(&one))
+                self.any && !found.is_ours(name)
+                    || !names.is_disjoint(&self.clusters)
+                    || all.any(|one| self.endpoints.contains(&one))
             }
         }
     }
 }
 
-/// A cluster, and those that it puts together.
-fn with_parts<'a>(cluster: &'a str, found: &Found<'a>) -> Vec<&'a str> {
-    let lists =
-        found.clusters_of(cluster).iter().filter_map(|item| item.at(&["cluster_type", "typed_config", "clusters"]));
-    let parts = lists.flat_map(|list| list.items()).filter_map(|name| name.as_text());
-    [cluster].into_iter().chain(parts).collect()
+/// Clusters, and those that they put together, and so on.
+fn with_parts<'a>(clusters: impl IntoIterator<Item = &'a str>, found: &Found<'a>) -> BTreeSet<&'a str> {
+    let mut all = BTreeSet::new();
+    let mut rest: Vec<&str> = clusters.into_iter().collect();
+    while let Some(cluster) = rest.pop() {
+        if all.insert(cluster) {
+            let own = found.clusters_of(cluster).iter();
+            let lists = own.filter_map(|item| item.at(&["cluster_type", "typed_config", "clusters"]));
+            rest.extend(lists.flat_map(|list| list.items()).filter_map(|name| name.as_text()));
+        }
+    }
+    all
 }
 
 /// Where a cluster leads: addresses, and the name that they are discovered by.

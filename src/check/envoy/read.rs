@@ -14,6 +14,9 @@ pub(super) struct Item<'a> {
     key: Option<Position>,
 }
 
+/// What tells a value from equal ones.
+pub(super) type Address = *const Node;
+
 /// The type that `@type` names; of a TypedStruct, that of what it wraps.
 pub(super) fn type_of<'a>(item: &Item<'a>) -> Option<&'a str> {
     item.entry(if item.wraps() { "type_url" } else { "@type" })?.as_text()
@@ -45,14 +48,9 @@ impl<'a> Item<'a> {
         &self.field.node.value
     }
 
-    /// Whether it is the same value, and not an equal one.
-    pub(super) fn is(&self, other: &Item<'_>) -> bool {
-        std::ptr::eq(self.field.node, other.field.node)
-    }
-
-    /// Whether `other` is this value or inside of it.
-    pub(super) fn holds(&self, other: &Item<'_>) -> bool {
-        self.is(other) || self.children().iter().any(|child| child.holds(other))
+    /// Where the value is in memory, which no other one is.
+    pub(super) fn address(&self) -> Address {
+        self.field.node
     }
 
     /// The field `name` of a mapping, if it is there and not null; of a TypedStruct, that of what it wraps.
@@ -113,12 +111,6 @@ impl<'a> Item<'a> {
             found.insert(0, self.clone());
         }
         found
-    }
-
-    /// Every setting that routes have for filters, at any depth, by the filter's name.
-    pub(super) fn settings(&self) -> Vec<(&'a str, Item<'a>)> {
-        let all = self.find(&|item| item.get("typed_per_filter_config").is_some()).into_iter();
-        all.filter_map(|item| item.get("typed_per_filter_config")).flat_map(|settings| settings.entries()).collect()
     }
 
     pub(super) fn as_text(&self) -> Option<&'a str> {

@@ -1,8 +1,10 @@
 //! The descriptors of rate-limit calls: whether tiergate can read what a report says, and whether a question is always asked.
 
+use std::collections::BTreeSet;
+
 use super::chain::{Filter, Role};
 use super::filter::{DOMAIN, REPORT};
-use super::read::{Item, type_of};
+use super::read::Item;
 use super::route::configuration;
 use super::{Beside, Found};
 use crate::manifest::{Finding, did_you_mean};
@@ -41,7 +43,7 @@ pub(super) fn check<'a>(found: &Found<'a>, filters: &[&Filter<'a>], beside: Besi
     let own = reports.iter().filter_map(|report| report.item.get("rate_limits"));
     let overrides = overrides(found, filters);
     let lists: Vec<Item<'a>> = own.chain(overrides.iter().filter_map(|own| own.get("rate_limits"))).collect();
-    if beside.token_limits && !found.has_limited_routes() && !lists.iter().any(carries_tokens) {
+    if beside.token_limits && !found.facts.has_limited_routes && !lists.iter().any(carries_tokens) {
         let at = lists.first().unwrap_or(&first.item);
         at.warn(Finding::EnvoyReportMissing, "reports no tokens", "take the `rate_limits` of envoy/tiergate.yaml");
     }
@@ -65,9 +67,9 @@ pub(super) fn check<'a>(found: &Found<'a>, filters: &[&Filter<'a>], beside: Besi
 /// What routes have for a filter that reports.
 fn overrides<'a>(found: &Found<'a>, filters: &[&Filter<'a>]) -> Vec<Item<'a>> {
     let reports = filters.iter().filter(|filter| found.role(&filter.entry) == Some(Role::Report));
-    let names: Vec<&str> = reports.map(|filter| filter.name).collect();
-    let settings = found.documents.iter().flat_map(Item::settings).filter(|(name, _)| names.contains(name));
-    settings.filter_map(|(_, setting)| configuration(setting)).collect()
+    let names: BTreeSet<&str> = reports.map(|filter| filter.name).collect();
+    let settings = found.facts.settings.iter().filter(|(name, _)| names.contains(name));
+    settings.filter_map(|(_, setting)| configuration(setting.clone())).collect()
 }
 
 /// Whether a list of descriptors tells what an answer cost.
@@ -179,33 +181,48 @@ fn usage(limit: &Item<'_>, action: &Action<'_>, found: &Found<'_>) {
 fn metadata(format: &Item<'_>, found: &Found<'_>) {
     let read = format.as_text().and_then(|text| text.strip_prefix("%DYNAMIC_METADATA(")?.split_once(")%"));
     let Some((read, _)) = read else { return };
-    let is_written = |item: &Item<'_>| item.get("metadata_namespace").is_some();
-    let all = found.documents.iter().flat_map(|document| document.find(&is_written));
-    let name = |item: Item<'_>| Some([item.text("metadata_namespace")?, ":", item.text("key")?].concat());
-    let written: Vec<String> = all.filter_map(name).collect();
-    if written.iter().any(|one| one == read) {
+    let facts = &found.facts;
+    if facts.written.contains(read) {
         return;
     }
-    let remedy = match did_you_mean(read, written.iter().map(String::as_str)) {
+    let remedy = match did_you_mean(read, facts.written.iter().map(String::as_str)) {
         Some(meant) => format!("did you mean `{meant}`?"),
         // A program may write what it likes, and another file may have the filter.
-        None if found.managers.is_empty() || found.documents.iter().any(runs_programs) => return,
+        None if found.managers.is_empty() || facts.runs_programs => return,
         None => "add the filters of envoy/tiergate.yaml that read `usage` from answers".to_owned(),
     };
     let message = format!("`{read}` is metadata that no filter of this file writes, and the number is lost");
     format.warn(UNREAD, message, &remedy);
 }
 
-/// Whether there is a filter that writes what its program says.
-fn runs_programs(document: &Item<'_>) -> bool {
-    const PROGRAMS: [&str; 6] = [".lua.", ".wasm.", ".ext_proc.", ".golang.", ".dynamic_modules.", ".set_metadata."];
-    let is_program =
-        |item: &Item<'_>| type_of(item).is_some_and(|name| PROGRAMS.iter().any(|part| name.contains(part)));
-    !document.find(&is_program).is_empty()
-}
-
 fn limits<'a>(item: &Item<'a>) -> Vec<Item<'a>> {
     item.get("rate_limits").map(|list| list.items()).unwrap_or_default()
+}
+
+/// Whether a filter asks something before the answer.
+pub(super) fn is_before(filter: &Item<'_>) -> bool {
+    limits(filter).iter().any(|limit| !limit.is_true("apply_on_stream_done"))
+}
+
+/// Where one filter has descriptors of both kinds: those of a request, and those of its end.
+pub(super) fn mixed(found: &Found<'_>, filters: &[&Filter<'_>]) {
+    let names: BTreeSet<&str> =
+        filters.iter().filter(|filter| asks_limits(found, filter)).map(|filter| filter.name).collect();
+    let settings = found.facts.settings.iter().filter(|(name, _)| names.contains(name));
+    let overrides: Vec<Item<'_>> = settings.filter_map(|(_, setting)| configuration(setting.clone())).collect();
+    let own = found.rate_limits.iter().map(|limit| &limit.item);
+    for list in own.chain(&overrides).filter_map(|item| item.get("rate_limits")) {
+        let late = list.items().iter().filter(|limit| limit.is_true("apply_on_stream_done")).count();
+        if late > 0 && late < list.items().len() {
+            let message = "has descriptors of the request and of its end in one filter, which older Envoys do not survive while tiergate is away (CVE-2026-26330)";
+            let remedy = "make two filters of it, as envoy/classic.yaml has them: `domain: tiergate`, and `tiergate.report` with `apply_on_stream_done: true`";
+            list.error(Finding::EnvoyDescriptorsMixed, message, remedy);
+        }
+    }
+}
+
+fn asks_limits(found: &Found<'_>, filter: &Filter<'_>) -> bool {
+    matches!(found.role(&filter.entry), Some(Role::Limits | Role::Report))
 }
 
 /// Whether a filter carries a reservation.

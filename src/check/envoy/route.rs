@@ -11,6 +11,8 @@ use super::report;
 pub(super) struct Way<'a> {
     /// What may have settings for filters, the widest first: route configuration, virtual host, route, part of its traffic.
     levels: Vec<Item<'a>>,
+    /// The descriptors of route and virtual host, for filters that have none.
+    limits: Vec<Item<'a>>,
     /// What the route is called.
     name: Option<&'a str>,
     /// What the route does; of a part of a configuration it may be unknown.
@@ -46,9 +48,11 @@ pub(super) enum How<'a> {
     Elsewhere(&'static str),
     /// For requests that lack a value of each descriptor.
     Dropped,
+    /// For all, or for those: neither the filter nor the route has descriptors, or these are all.
+    Unsure,
 }
 
-const SETTINGS: &str = "typed_per_filter_config";
+pub(super) const SETTINGS: &str = "typed_per_filter_config";
 /// What a route may do.
 const ACTIONS: [&str; 5] = ["route", "filter_action", "redirect", "direct_response", "non_forwarding_action"];
 
@@ -64,32 +68,44 @@ pub(super) fn is_part(item: &Item<'_>) -> bool {
 /// All ways through a route configuration, or a part of one.
 pub(super) fn ways<'a>(routes: &Item<'a>) -> Vec<Way<'a>> {
     let mut ways = Vec::new();
-    follow(routes, &[], &mut ways);
+    follow(routes, &[], None, &mut ways);
     ways
 }
 
+fn descriptors<'a>(item: &Item<'a>) -> Option<Item<'a>> {
+    item.get("rate_limits").filter(|list| !list.items().is_empty())
+}
+
 /// Whether there is a route.
-fn follow<'a>(item: &Item<'a>, levels: &[Item<'a>], ways: &mut Vec<Way<'a>>) -> bool {
+fn follow<'a>(item: &Item<'a>, levels: &[Item<'a>], host: Option<&Item<'a>>, ways: &mut Vec<Way<'a>>) -> bool {
     let mut levels = levels.to_vec();
     levels.extend(item.get(SETTINGS).map(|_| item.clone()));
+    let own = descriptors(item);
+    let host = own.as_ref().or(host);
     if ACTIONS.iter().any(|name| item.get(name).is_some()) {
         // A redirect and a direct response are Envoy's own answers.
         for action in ["route", "filter_action"].iter().filter_map(|name| item.get(name)) {
-            ways.extend(split(item.text("name"), &action, &levels));
+            ways.extend(split(item.text("name"), &action, &levels, host));
         }
         return true;
     }
     let children = item.children();
-    let found = children.iter().filter(|child| follow(child, &levels, ways)).count() > 0;
+    let found = children.iter().filter(|child| follow(child, &levels, host, ways)).count() > 0;
     if !found && item.get(SETTINGS).is_some() {
-        ways.push(Way { levels, name: None, action: None, to: To::Any });
+        let limits = host.cloned().into_iter().collect();
+        ways.push(Way { levels, limits, name: None, action: None, to: To::Any });
     }
     found
 }
 
 /// The ways of one route.
-fn split<'a>(name: Option<&'a str>, action: &Item<'a>, levels: &[Item<'a>]) -> Vec<Way<'a>> {
-    let way = |levels: Vec<Item<'a>>, to| Way { levels, name, action: Some(action.clone()), to };
+fn split<'a>(name: Option<&'a str>, action: &Item<'a>, levels: &[Item<'a>], host: Option<&Item<'a>>) -> Vec<Way<'a>> {
+    // Those of the virtual host count where the route has none, or says that they do.
+    let own = descriptors(action);
+    let host = host.filter(|_| own.is_none() || action.is_true("include_vh_rate_limits"));
+    let limits: Vec<Item<'a>> = own.iter().chain(host).cloned().collect();
+    let way =
+        |levels: Vec<Item<'a>>, to| Way { levels, limits: limits.clone(), name, action: Some(action.clone()), to };
     let to = |name: Option<&'a str>| name.map_or(To::Any, To::Cluster);
     let parts = action.at(&["weighted_clusters", "clusters"]).map(|clusters| clusters.items());
     let Some(parts) = parts else { return vec![way(levels.to_vec(), to(action.text("cluster")))] };
@@ -131,6 +147,11 @@ impl<'a> Way<'a> {
         self.settings(filter).next().is_some()
     }
 
+    /// Whether route or virtual host have descriptors.
+    pub(super) fn has_descriptors(&self) -> bool {
+        !self.limits.is_empty()
+    }
+
     /// Where a Check is turned off, whatever its filter is called.
     pub(super) fn unchecked(&self) -> Vec<Item<'a>> {
         let settings = self.levels.iter().filter_map(|level| level.get(SETTINGS)).flat_map(|all| all.children());
@@ -156,11 +177,23 @@ impl<'a> Way<'a> {
             }
         }
         .or_else(|| {
+            let role = found.role(&filter.entry)?;
             let mut own =
                 self.settings(filter.name).filter_map(|(scope, setting)| Some((scope, configuration(setting)?)));
-            let (scope, own) = own.next()?;
-            undone(&own, scope, found.role(&filter.entry)?, found)
+            let own = own.next();
+            let undone = own.as_ref().and_then(|(scope, own)| undone(own, scope, role, found));
+            let is_own = own.is_some_and(|(_, own)| own.get("rate_limits").is_some());
+            undone.or_else(|| self.unasked(filter).filter(|_| role == Role::Limits && !is_own))
         })
+    }
+
+    /// That a filter without descriptors of its own has none here, or none that every request makes.
+    fn unasked(&self, filter: &Filter<'a>) -> Option<Off<'a>> {
+        let without = filter.without_descriptors()?;
+        if self.limits.iter().any(|list| report::asks_always(list).is_ok()) {
+            return None;
+        }
+        Some(Off { at: self.limits.first().cloned().unwrap_or(without), how: How::Unsure })
     }
 }
 

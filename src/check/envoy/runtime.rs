@@ -41,19 +41,24 @@ impl<'a> Runtime<'a> {
         self.layers.iter().rev().find_map(|layer| value(layer, key))
     }
 
+    /// The key of a value, if somebody may set it while Envoy runs.
+    pub(super) fn key(&self, item: &Item<'a>) -> Option<Item<'a>> {
+        item.get("runtime_key").filter(|_| self.changes)
+    }
+
     /// What makes a part of a RuntimeFractionalPercent, and whether it does so now or could later.
     pub(super) fn part(&self, item: &Item<'a>) -> Option<(Item<'a>, bool)> {
         let set = self.value(item);
         let default = item.get("default_value").is_some_and(|fraction| is_whole(&fraction));
         let is_all =
             set.as_ref().map_or(default, |set| set.as_number().map_or(is_whole(set), |percent| percent >= 100));
-        match (is_all, item.get("runtime_key").filter(|_| self.changes)) {
+        match (is_all, self.key(item)) {
             (false, _) => Some((set.unwrap_or_else(|| item.clone()), true)),
             (true, key) => Some((key?, false)),
         }
     }
 
-    /// Whether a RuntimeFeatureFlag is true.
+    /// Whether a RuntimeFeatureFlag is true now.
     pub(super) fn is_on(&self, item: &Item<'a>) -> bool {
         let set = self.value(item).and_then(|set| set.as_bool());
         set.unwrap_or_else(|| item.is_true("default_value"))

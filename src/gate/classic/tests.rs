@@ -16,6 +16,10 @@ fn alice() -> Call {
 
 /// What Envoy makes of a Check that let `call` pass.
 fn handed_over(call: &Call, decision: &Decision) -> Facts {
+    handed_over_by("POST", call, decision)
+}
+
+fn handed_over_by(method: &str, call: &Call, decision: &Decision) -> Facts {
     let handover = decision.outcome.as_ref().unwrap().handover.as_ref().unwrap();
     let mut facts = Facts::default();
     for (key, value) in [
@@ -24,7 +28,7 @@ fn handed_over(call: &Call, decision: &Decision) -> Facts {
         ("request.headers", &handover.headers),
         ("tiergate.gateway", &handover.gateway),
         ("tiergate.listener", &handover.listener),
-        ("request.method", "POST"),
+        ("request.method", method),
         ("request.scheme", "http"),
         ("request.host", "127.0.0.1:10000"),
         ("request.path", &call.path),
@@ -187,6 +191,15 @@ async fn a_limit_without_its_fact_is_an_error_and_not_a_limit_that_does_not_matc
     let all = limited("size(request.headers) > 3", "request.path");
     let denial = all.take(&handed_over(&Call::path("/x"), &Call::path("/x").on(&all, Nanos(0)).await), Nanos(0)).await;
     assert_eq!(denial.outcome.unwrap_err().code, Code::RequestInvalid);
+}
+
+/// As in Check: a rule for POST is not about `post`, which to many a model is POST all the same.
+#[tokio::test]
+async fn a_method_with_lower_case_letters_is_an_error_in_the_second_call_too() {
+    let gate = demo_gate();
+    let checked = alice().on(&gate, Nanos(0)).await;
+    let denial = gate.take(&handed_over_by("post", &alice(), &checked), Nanos(0)).await.outcome.unwrap_err();
+    assert_eq!(denial.code, Code::RequestInvalid);
 }
 
 #[tokio::test]

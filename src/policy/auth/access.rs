@@ -9,6 +9,7 @@ use crate::access::{Grantor, Query, Subject, Verdict};
 use crate::gate::{Code, Denial};
 use crate::policy::expression::{EvalError, Scope};
 use crate::policy::undecided;
+use crate::printable::shell_word;
 use crate::request::{self, OperatorModel};
 
 /// A model that the caller asked for, and what says that they may call it.
@@ -156,15 +157,16 @@ fn not_text(what: &str) -> Denial {
 /// The refusal of a model. "Does not exist" and "not granted" look the same to the caller.
 fn missing_grant(refused: &Refused, why: Option<&str>) -> Denial {
     let Refused { grantee, verb, resource, namespace, name, .. } = refused;
-    let detail = format!(
-        "no RoleBinding in namespace {namespace} grants {grantee} a Role with `{verb}` on {resource} `{name}`; \
-         grant it with: kubectl create rolebinding {name}-{verb}-access -n {namespace} --role=<role> {}",
-        grantee.flag()
-    );
-    let detail = match why {
-        Some(why) => format!("{detail}; the API server says: {why}"),
-        None => detail,
-    };
+    let mut detail =
+        format!("no RoleBinding in namespace {namespace} grants {grantee} a Role with `{verb}` on {resource} `{name}`");
+    if let Some(commands) = refused.commands() {
+        detail.push_str("; grant it with: ");
+        detail.push_str(&commands.join(" && "));
+    }
+    if let Some(why) = why {
+        detail.push_str("; the API server says: ");
+        detail.push_str(why);
+    }
     let message = format!("you have no access to model {namespace}/{name}");
     Denial::new(Code::AccessDenied, message).detail(detail)
 }
@@ -187,5 +189,68 @@ impl Refused {
             name: query.name.to_owned(),
             is_model: query.is_for_a_model(),
         }
+    }
+
+    /// What grants it, for a shell: a Role and a RoleBinding. `None` where nothing can, since what was asked for has no name.
+    #[must_use]
+    pub fn commands(&self) -> Option<[String; 2]> {
+        let Refused { namespace, name, verb, resource, .. } = self;
+        if verb.is_empty() || resource.is_empty() {
+            return None;
+        }
+        let is_plain = verb.bytes().all(|byte| byte.is_ascii_lowercase());
+        let role = if is_plain { format!("{name}-{verb}-access") } else { format!("{name}-access") };
+        let flag = self.grantee.flag();
+        let [role, namespace, name, verb, resource, whom] =
+            [role.as_str(), namespace, name, verb, resource, &flag].map(shell_word);
+        Some([
+            format!(
+                "kubectl create role {role} -n {namespace} --verb={verb} --resource={resource} --resource-name={name}"
+            ),
+            format!("kubectl create rolebinding {role} -n {namespace} --role={role} {whom}"),
+        ])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(user: &str, verb: &str) -> Refused {
+        Refused::of(
+            "access",
+            &Query {
+                user,
+                groups: &[],
+                verb,
+                group: "serving.kserve.io",
+                resource: "llminferenceservices",
+                subresource: "",
+                namespace: "llm",
+                name: "qwen3",
+            },
+        )
+    }
+
+    /// Operators paste them from the log, and an identity provider may let people choose their names.
+    #[test]
+    fn what_is_to_be_pasted_into_a_shell_is_quoted() {
+        let refused = asked("x$(id)", "post");
+        let detail = missing_grant(&refused, None).detail.unwrap();
+        assert!(
+            detail.ends_with(
+                "&& kubectl create rolebinding qwen3-post-access -n llm --role=qwen3-post-access '--user=x$(id)'"
+            ),
+            "{detail}"
+        );
+        let [role, binding] = asked("alice", "po`id`st").commands().unwrap();
+        let words = |line: &str| shlex::split(line).unwrap();
+        assert_eq!(words(&role).last().unwrap(), "--resource-name=qwen3");
+        assert!(role.contains("--verb='po`id`st'"), "{role}");
+        assert_eq!(
+            words(&binding),
+            ["kubectl", "create", "rolebinding", "qwen3-access", "-n", "llm", "--role=qwen3-access", "--user=alice"]
+        );
+        assert_eq!(asked("alice", "").commands(), None);
     }
 }
