@@ -21,7 +21,7 @@ async fn credentials_that_change_are_in_use_without_a_restart_and_bad_ones_are_t
     for (bad, why) in [
         ("clusters: [".to_owned(), "is not a kubeconfig"),
         (other.replace(SHARED.server(), "https://127.0.0.1:1"), "names another API server"),
-        (other.replace("token: ", "token: x"), "does not accept the credentials"),
+        (other.replace("\"token\":\"", "\"token\":\"x"), "does not accept the credentials"),
     ] {
         fs::write(&kubeconfig, bad).unwrap();
         await_page(tiergate.http, "/problems", |_, page| page.contains(why)).await;
