@@ -89,7 +89,7 @@ fn made(policy: &Policy) -> HashMap<LimitName<'_>, Option<BTreeSet<String>>> {
     let mut by_limit: HashMap<LimitName<'_>, Option<BTreeSet<String>>> = HashMap::new();
     for (rules, set) in limit_sets(policy) {
         let here: Option<Vec<String>> = match &rules {
-            Attached::Active(rules) if !rules.broken => Some(of_rules(rules).into_keys().collect()),
+            Attached::Active(rules) if rules.broken.is_none() => Some(of_rules(rules).into_keys().collect()),
             Attached::Active(_) | Attached::Broken(_) => None,
             // That there is no AuthPolicy is told of the route.
             Attached::None => Some(vec!["identity".to_owned()]),
