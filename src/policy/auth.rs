@@ -229,6 +229,10 @@ impl AuthRules {
         };
         let mut presented = Presented::default();
         for rule in &self.filters {
+            // Of two of one key the first one counts, here as wherever it is looked up.
+            if presented.filters.iter().any(|(name, _)| *name == rule.what.name) {
+                continue;
+            }
             if !self.holds(&rule.name, &rule.when, &scope)? {
                 continue;
             }
@@ -247,6 +251,9 @@ impl AuthRules {
             presented.filters.push((Arc::clone(&rule.what.name), properties));
         }
         for rule in &self.headers {
+            if presented.headers.iter().any(|(name, _)| **name == *rule.what.name) {
+                continue;
+            }
             if !self.holds(&rule.name, &rule.when, &scope)? {
                 continue;
             }

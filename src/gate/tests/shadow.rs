@@ -210,6 +210,39 @@ async fn a_rule_on_trial_does_not_stand_in_for_one_of_its_name() {
     }
 }
 
+/// Of filters, and of headers, of one key the first that holds counts: for the direct way, for the interpreter, and for the model.
+#[tokio::test]
+async fn the_first_of_one_key_counts_everywhere() {
+    let item = |name: &str, tier: &str, when: &str| {
+        format!("{name}: {{key: identity, json: {{properties: {{tier: {{value: {tier}}}}}}}{when}}}")
+    };
+    let header =
+        |name: &str, tier: &str, when: &str| format!("{name}: {{key: X-Tier, plain: {{value: {tier}}}{when}}}");
+    let when = ", when: [{predicate: 'request.method == \"POST\"'}]";
+    let limit = |name: &str, predicate: &str| {
+        format!("{name}: {{rates: [{{limit: 9, window: 1h}}], when: [{{predicate: '{predicate}'}}]}}")
+    };
+    let text = format!(
+        "{ONE_ROUTE}{{apiVersion: kuadrant.io/v1, kind: AuthPolicy, metadata: {{name: auth, namespace: ns}}, spec: {{targetRef: {{group: \
+         gateway.networking.k8s.io, kind: Gateway, name: gw}}, rules: {{authentication: {{all: {{anonymous: {{}}}}}}, response: {{success: \
+         {{filters: {{{}, {}}}, headers: {{{}, {}}}}}}}}}}}}}\n---\n{{apiVersion: kuadrant.io/v1, kind: RateLimitPolicy, metadata: {{name: \
+         limits, namespace: ns}}, spec: {{targetRef: {{group: gateway.networking.k8s.io, kind: Gateway, name: gw}}, limits: {{{}, {}, {}}}}}}}\n",
+        item("a", "free", when),
+        item("b", "enterprise", ""),
+        header("a", "free", when),
+        header("b", "enterprise", ""),
+        limit("direct", "auth.identity.tier == \"free\""),
+        limit("interpreted", "auth.identity.tier in [\"free\"]"),
+        limit("other", "auth.identity.tier in [\"enterprise\"]"),
+    );
+    let policy = compile_text(&text);
+    assert!(!policy.problems.iter().any(Problem::is_error), "{:?}", policy.problems);
+    let decision = Call::path("/chat").on(&gate(policy, settings()), Nanos(0)).await;
+    let matched: Vec<_> = decision.evidence.limits.iter().map(|limit| &*limit.name).collect();
+    assert_eq!(matched, ["ns/limits/direct", "ns/limits/interpreted"]);
+    assert_eq!(decision.outcome.unwrap().headers, [("x-tier".to_owned(), "free".to_owned())]);
+}
+
 #[test]
 fn a_slip_in_the_annotation_opens_nothing() {
     for (auth, limits, object) in [

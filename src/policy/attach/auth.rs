@@ -133,6 +133,8 @@ fn faults(rules: &AuthRules, policy: &Meta, in_force: InForce) -> Vec<Problem> {
     let mut faults: Vec<Problem> = references
         .map(|(error, place)| fault(Finding::ReferenceUnknown, &place, error.message, error.remedy))
         .collect();
+    let twice = rules.named_twice().into_iter();
+    faults.extend(twice.map(|(error, place)| fault(Finding::ValueInvalid, &place, error.message, error.remedy)));
     if rules.admit_everybody() {
         let message = "together with other policies authenticates nobody and checks nothing".to_owned();
         faults.push(fault(Finding::PolicyOpen, &policy.place, message, None));

@@ -116,3 +116,40 @@ fn a_limit_policy_in_shadow_shuts_nothing() {
     assert_eq!(in_force, [crate::manifest::InForce::Nothing], "{}", shown(&policy.problems));
     assert_eq!(applied(&policy, "/a")[1], "RateLimitPolicy ns/p", "of which nothing is used");
 }
+
+/// A key leads to one value. Which of two it is to be, only a `when` can tell.
+#[test]
+fn two_filters_or_headers_of_one_key_shut_the_target_unless_a_when_tells_them_apart() {
+    let item = |name: &str, rest: &str| format!("{name}: {{plain: {{value: x}}{rest}}}");
+    let when = ", when: [{predicate: 'request.method == \"POST\"'}]";
+    for (what, first, second, apart) in [
+        ("filters", item("identity", ""), item("extra", ", key: identity"), false),
+        ("headers", item("x-a", ""), item("other", ", key: X-A"), false),
+        ("filters", item("identity", ""), item("extra", &format!(", key: identity{when}")), true),
+        ("headers", item("x-a", when), item("other", ", key: X-A"), true),
+        ("filters", item("identity", ""), item("extra", ", key: extra"), true),
+    ] {
+        let rules =
+            |items: &str, rest: &str| format!("rules: {{{rest}response: {{success: {{{what}: {{{items}}}}}}}}}");
+        let authentication = "authentication: {sa: {kubernetesTokenReview: {audiences: [a]}}}, ";
+        let one = rules(&format!("{first}, {second}"), authentication);
+        let merged = format!("defaults: {{strategy: merge, {}}}", rules(&first, authentication));
+        let world = World::new().route("ns/r", "");
+        for policy in [
+            world.clone().policy("AuthPolicy", "ns/auth", "Gateway gw", &one).compile(),
+            world
+                .policy("AuthPolicy", "ns/gw", "Gateway gw", &merged)
+                .policy(
+                    "AuthPolicy",
+                    "ns/auth",
+                    "HTTPRoute r",
+                    &rules(&second, "authentication: {all: {anonymous: {}}}, "),
+                )
+                .compile(),
+        ] {
+            let shut = applied(&policy, "/")[0].starts_with("broken");
+            assert_eq!((errors(&policy).is_empty(), shut), (apart, !apart), "{what}: {}", shown(&policy.problems));
+            assert!(errors(&policy).iter().all(|error| error.contains("have one key")), "{}", shown(&policy.problems));
+        }
+    }
+}
