@@ -33,7 +33,6 @@ use crate::access::{AccessReviews, Query};
 use crate::hash::KeyedHasher;
 use crate::identity::Identities;
 use crate::limit::{Limits, Nanos};
-use crate::manifest::ObjectName;
 use crate::policy::{self, Attached, AuthPlan, Policies, Policy, Presented, RoutePlan, Unset};
 use crate::request::Request;
 use crate::tier::TierServices;
@@ -167,8 +166,8 @@ impl Gate {
         };
         match self.authorise(policy, (route, auth), request, known, now, evidence) {
             Ok(candidate) => Ok(candidate?),
-            Err(Step::Refuse(denial)) if auth.rules.shadow => {
-                evidence.would.push(Would { denial, by: Some(auth.policy.path().into()) });
+            Err(Step::Refuse(denial)) if auth.shadow => {
+                evidence.would(denial, auth);
                 Ok(self.candidate(route, request, Presented::default(), evidence)?)
             }
             Err(step) => Err(step),
@@ -186,12 +185,13 @@ impl Gate {
         evidence: &mut Evidence,
     ) -> Result<Result<Candidate, Denial>, Step<'a>> {
         let rules = &auth.rules;
-        if rules.broken {
-            return Err(policy::broken(&auth.policy).into());
+        if let Some(broken) = &rules.broken {
+            return Err(policy::broken(broken).into());
         }
         evidence.policy(auth);
         if !rules.applies(request.attributes(Unset::Empty))? {
             evidence.left_alone = true;
+            self.try_out(policy, (route, auth), request, known, now, evidence)?;
             return Ok(self.candidate(route, request, Presented::default(), evidence));
         }
         evidence.lap(Stage::Route);
@@ -210,12 +210,16 @@ impl Gate {
         evidence.tier(&caller);
         rules.check_tier(&caller, self.settings.tier_unknown)?;
         evidence.lap(Stage::Facts);
-        let would = |denial, by: &ObjectName| evidence.would.push(Would { denial, by: Some(by.path().into()) });
         let (access, identity) = (&mut evidence.access, caller.reviewed());
         let ask = |query: &Query<'_>| self.access(policy, (query, identity), known, now, access);
-        rules.permit(&caller, request.model, &mut evidence.permit, ask, would)?;
+        match rules.permit(&caller, request.model, &mut evidence.permit, ask) {
+            // The limits are for the caller all the same.
+            Err(Step::Refuse(denial)) if auth.shadow => evidence.would(denial, auth),
+            permitted => permitted?,
+        }
         evidence.lap(Stage::Access);
         let presented = rules.present(&caller)?;
+        self.try_out(policy, (route, auth), request, known, now, evidence)?;
         let candidate = self.candidate(route, request, presented, evidence);
         evidence.lap(Stage::Limits);
         Ok(candidate)

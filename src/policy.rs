@@ -143,6 +143,11 @@ pub struct AuthPlan {
     pub policy: Arc<ObjectName>,
     pub rules: Arc<AuthRules>,
     pub tiers: Tiers,
+    /// Whether nothing of it is in force: it only says what it would have refused.
+    pub shadow: bool,
+    /// What would be in its place were the policies on trial in force, by the name of one of those: it only says what it would have
+    /// refused.
+    pub trial: Option<Arc<AuthPlan>>,
 }
 
 /// The current snapshot, for many readers and the one who publishes.

@@ -135,6 +135,9 @@ fn policy(case: &Case<'_>, found: Option<&Found<'_>>) -> Vec<Finding> {
     for origin in origins(auth).iter().filter(|origin| **origin != policy) {
         findings.push(case.finding(format!("with rules of {origin}"), origin));
     }
+    if let Some(trial) = &auth.trial {
+        findings.push(case.finding(format!("in shadow beside it: {}", trial.policy), &trial.policy));
+    }
     findings.extend(overridden(case, found, |kind| kind == "AuthPolicy"));
     if case.evidence.left_alone {
         let place = auth.rules.when.as_ref().map(|when| when.place.clone());
@@ -145,7 +148,8 @@ fn policy(case: &Case<'_>, found: Option<&Found<'_>>) -> Vec<Finding> {
 
 /// What gives way here of the policies of some kinds.
 fn overridden(case: &Case<'_>, found: Option<&Found<'_>>, of_kind: fn(&str) -> bool) -> Vec<Finding> {
-    let all = found.into_iter().flat_map(|found| &found.plan.overridden).filter(|told| of_kind(&told.policy.kind));
+    let all = found.into_iter().flat_map(|found| &found.plan.overridden).flat_map(|all| &**all);
+    let all = all.filter(|told| of_kind(&told.policy.kind));
     let all: Vec<&Overridden> = all.collect();
     let mut findings: Vec<Finding> = all
         .iter()
@@ -298,11 +302,7 @@ fn access(case: &Case<'_>, auth: Option<&AuthPlan>) -> Vec<Finding> {
         findings.extend(rules.iter().map(asks));
         return findings;
     }
-    let would = |rule: &Rule<Authorization>| {
-        let origin = rule.origin.path();
-        case.evidence.would.iter().any(|would| would.by.as_deref() == Some(&*origin))
-    };
-    let patterns = rules.iter().filter(|rule| matches!(rule.what, Authorization::Patterns(_)) && !would(rule));
+    let patterns = rules.iter().filter(|rule| matches!(rule.what, Authorization::Patterns(_)) && !case.policy_would());
     findings.extend(patterns.map(|rule| {
         Finding::new(format!("authorization `{}` does not stand in the way", rule.name), Some(rule.place.clone()))
     }));

@@ -4,9 +4,11 @@
 
 use std::sync::Arc;
 
-use super::{Candidate, Denial, Evidence, Gate, Grant, LimitEvidence, exceeded};
+use super::fact::Known;
+use super::{Candidate, Denial, Evidence, Gate, Grant, LimitEvidence, Step, exceeded};
 use crate::limit::{Demand, Nanos};
-use crate::policy::{self, Attached, Matched, RoutePlan, Scope};
+use crate::policy::{self, Attached, AuthPlan, Matched, Policy, RoutePlan, Scope};
+use crate::request::Request;
 
 /// Something that would have been said.
 #[derive(Clone, Debug)]
@@ -39,6 +41,29 @@ impl Gate {
                 Ok(Grant { reservation: self.reserve(&[], evidence, now), ..Grant::default() })
             }
             outcome => outcome,
+        }
+    }
+
+    /// Records what the AuthPolicies on trial would have said of a request that those in force let through. Nothing else of it counts.
+    pub(super) fn try_out<'a>(
+        &self,
+        policy: &'a Policy,
+        (route, auth): (&RoutePlan, &'a AuthPlan),
+        request: &Request<'a>,
+        known: &mut Known,
+        now: Nanos,
+        evidence: &mut Evidence,
+    ) -> Result<(), Step<'a>> {
+        let Some(trial) = &auth.trial else { return Ok(()) };
+        let mut seen = Evidence::new(evidence.id, evidence.generation);
+        match self.authorise(policy, (route, trial), request, known, now, &mut seen) {
+            // What the limits say is for those in force.
+            Ok(_) => Ok(()),
+            Err(Step::Refuse(denial)) => {
+                evidence.would(denial, trial);
+                Ok(())
+            }
+            Err(need) => Err(need),
         }
     }
 
@@ -81,5 +106,14 @@ impl Gate {
             let denial = exceeded(refusing);
             evidence.would.push(Would { denial, by });
         }
+    }
+}
+
+// === impl Evidence ===
+
+impl Evidence {
+    /// Records what a policy in shadow would have said.
+    pub(super) fn would(&mut self, denial: Denial, auth: &AuthPlan) {
+        self.would.push(Would { denial, by: Some(auth.policy.path().into()) });
     }
 }

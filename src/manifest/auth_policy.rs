@@ -70,9 +70,7 @@ pub(super) fn read(meta: Meta, mut fields: Fields<'_>, report: &Report) -> AuthP
     }
     let shadow = annotation::read_shadow(&meta, report, None) == Shadow::Everything;
     let rules = rules.filter(|_| meta.usable && report.errors() == errors);
-    let in_shadow = if shadow { vec![origin] } else { Vec::new() };
-    let rules = rules.map(|rules| Arc::new(AuthRules { shadow, in_shadow, ..rules }));
-    AuthPolicy { meta, target, target_place, strategy, rules, shadow }
+    AuthPolicy { meta, target, target_place, strategy, rules: rules.map(Arc::new), shadow }
 }
 
 fn read_rules(field: &Field<'_>, origin: &Arc<ObjectName>) -> Option<AuthRules> {

@@ -5,7 +5,7 @@ use std::fmt;
 use jiff::{Timestamp, Unit};
 use serde::{Serialize, Serializer};
 
-use super::{Finding, Manifests, ModelGrant, ObjectName, Problem, Shadow, Target};
+use super::{Finding, LimitPolicy, Manifests, ModelGrant, ObjectName, Problem, Shadow, Target};
 
 /// What is in force in place of what is in error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -113,10 +113,20 @@ impl Manifests {
             }
             _ => {
                 let found = self.limit_policies.iter().find(|policy| is(&policy.meta.object, object))?;
-                let in_shadow = found.shadow == Shadow::Everything;
-                return found.limits.is_none().then(|| policy(&found.target, in_shadow));
+                return found.limits.is_none().then(|| policy(&found.target, found.is_on_trial()));
             }
         })
+    }
+}
+
+// === impl LimitPolicy ===
+
+impl LimitPolicy {
+    /// Whether all of it only says what it would have refused.
+    pub fn is_on_trial(&self) -> bool {
+        let mut limits = self.limits.iter().flatten().peekable();
+        self.shadow == Shadow::Everything
+            || (limits.peek().is_some() && limits.all(|limit| self.shadow.covers(&limit.name)))
     }
 }
 

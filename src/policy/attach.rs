@@ -4,21 +4,25 @@
 //! request can be reached by stand in one row: level by level from the least specific, those of one target by age, the oldest
 //! first. They are put together from the row's end, and the strategy of the one that comes to the others decides. So of the
 //! `defaults` of one target the newest wins, of its `overrides` the oldest.
+//!
+//! What is in force is put together as if nothing were on trial in shadow; a second time with what is, for that to say what it would
+//! have refused.
 
+mod auth;
 mod fold;
+mod limits;
 mod shared;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::fmt;
 use std::sync::Arc;
 
-use self::fold::{Folded, Lost, Merge, Part, Says, WHEN, fold};
+pub(super) use self::auth::{AuthAttachments, Ruled, auth_policies};
+pub(super) use self::limits::{LimitAttachments, limit_policies};
+
+use self::fold::{Apart, Lost, Merge};
 use super::lint::warning;
-use super::{Attached, AuthRules, Limit, LimitKind, LimitSet, Overridden, Rule, ShadowLimits, in_words};
-use crate::manifest::{
-    Age, Finding, InForce, LimitPolicy, LimitSpec, Manifests, Meta, ObjectName, Place, Predicate, Problem, Severity,
-    Shadow, Strategy, Target,
-};
+use super::{Attached, Overridden, in_words};
+use crate::manifest::{Age, Finding, Meta, ObjectName, Place, Problem, Strategy, Target};
 
 /// What a rule of a route on a listener can be reached by, from the least specific to the most.
 pub(super) type Levels = [Target; 4];
@@ -41,8 +45,10 @@ struct Attachment<'m, R> {
 pub(super) struct Attachments<'m, R, T> {
     /// Those of one target by age, the oldest first.
     by_target: HashMap<Target, Vec<Attachment<'m, R>>>,
-    /// What was put together before, by the policies that went in.
-    made: HashMap<Vec<&'m ObjectName>, Attached<T>>,
+    /// What was found out of policies that stand in one row.
+    rows: HashMap<Vec<&'m ObjectName>, Arc<Row<'m, T>>>,
+    /// What was put together before, by the policies that went in: those in force, and those on trial.
+    made: HashMap<[Vec<&'m ObjectName>; 2], Attached<T>>,
     /// Policies that apply somewhere, and those that would if no other did.
     used: HashSet<&'m ObjectName>,
     reached: HashSet<&'m ObjectName>,
@@ -54,6 +60,19 @@ pub(super) struct Attachments<'m, R, T> {
     shut: HashSet<ObjectName>,
     problems: Vec<Problem>,
 }
+
+/// What policies in a row make.
+pub(super) struct Row<'m, T> {
+    pub(super) attached: Attached<T>,
+    /// Policies and parts of them that give way to these.
+    pub(super) overridden: Arc<[Overridden]>,
+    /// The policies that count for something in it.
+    in_force: Vec<&'m ObjectName>,
+    on_trial: Vec<&'m ObjectName>,
+}
+
+/// Rules that were put together, and the most specific policy that they are from.
+type Together<'p, R> = (&'p R, &'p Meta);
 
 /// Policies that are in force somewhere; and those that give way to others, or to none but are in force nowhere.
 pub(super) type Standing = (HashSet<ObjectName>, HashMap<ObjectName, BTreeSet<ObjectName>>);
@@ -71,7 +90,7 @@ impl<'m, R: Merge, T> Attachments<'m, R, T> {
             }
         }
         for policies in by_target.values_mut() {
-            // On trial a policy adds to those in force, and takes nothing of them away.
+            // On trial a policy adds to those in force on its target, whatever its strategy and age.
             let any_in_force = policies.iter().any(|policy| !policy.shadow);
             for trial in policies.iter_mut().filter(|policy| policy.shadow && any_in_force) {
                 trial.strategy = Some(Strategy { overrides: false, merge: true });
@@ -81,6 +100,7 @@ impl<'m, R: Merge, T> Attachments<'m, R, T> {
         Attachments {
             problems: shared::problems(&by_target),
             by_target,
+            rows: HashMap::new(),
             made: HashMap::new(),
             used: HashSet::new(),
             reached: HashSet::new(),
@@ -95,22 +115,27 @@ impl<'m, R: Merge, T> Attachments<'m, R, T> {
         self.by_target.keys().any(|target| target.section().is_some() && target.whole() == *whole)
     }
 
-    /// What applies at `levels`, and what gives way there. `make` finishes what is put together, once for each combination of
-    /// policies.
+    /// What applies at `levels`, and what gives way there. `make` finishes what is put together of the policies in force, and with
+    /// those on trial, once for each combination of policies.
     fn effective(
         &mut self,
         levels: &Levels,
-        make: impl FnOnce(&R, &Meta, &mut Vec<Problem>) -> Attached<T>,
-    ) -> (Attached<T>, Vec<Overridden>) {
-        // One whose target is unknown could be for anything.
-        if let Some(unknown) = self.by_target.get(&Target::Unknown).and_then(|policies| policies.first()) {
-            return (Attached::Broken(unknown.meta.object.clone()), Vec::new());
+        make: impl FnOnce(Option<Together<'_, R>>, Option<Together<'_, R>>, &mut Vec<Problem>) -> Attached<T>,
+    ) -> Arc<Row<'m, T>> {
+        // One whose target is unknown could be for anything. On trial it shuts nothing.
+        let mut unknown = self.by_target.get(&Target::Unknown).into_iter().flatten();
+        if let Some(unknown) = unknown.find(|policy| !policy.shadow) {
+            return Arc::new(Row::new(Attached::Broken(unknown.meta.object.clone())));
         }
         let policies: Vec<_> = levels.iter().filter_map(|target| self.by_target.get(target)).flatten().collect();
-        self.reached.extend(policies.iter().map(|policy| &policy.meta.object));
-        let folded = fold(&policies);
-        let lost = folded.lost();
-        let whole = folded.replaced.iter().map(|replaced| (replaced.policy, None, replaced.by.clone()));
+        let names = names_of(&policies);
+        if let Some(row) = self.rows.get(&names) {
+            return Arc::clone(row);
+        }
+        self.reached.extend(&names);
+        let apart = Apart::new(&policies);
+        let (lost, replaced) = (apart.lost(), apart.replaced());
+        let whole = replaced.iter().map(|replaced| (replaced.policy, None, replaced.by.clone()));
         let parts = lost.iter().map(|lost| (lost.policy, Some(lost.part.field()), vec![lost.by]));
         let mut overridden = Vec::new();
         for (policy, part, by) in whole.chain(parts) {
@@ -118,30 +143,37 @@ impl<'m, R: Merge, T> Attachments<'m, R, T> {
             self.gave_way.entry(&policy.meta.object).or_default().extend(by.iter().cloned());
             overridden.push(Overridden { policy: policy.meta.object.clone(), part, by });
         }
-        let everywhere = folded.replaced.iter().filter(|replaced| replaced.everywhere);
+        let everywhere = replaced.iter().filter(|replaced| replaced.everywhere);
         self.overridden.extend(everywhere.map(|replaced| &replaced.policy.meta.object));
-        let Folded { rules, from, .. } = &folded;
-        let (rules, most_specific) = match (rules, from.first()) {
-            (Attached::Active(rules), Some(policy)) => (rules, policy.meta),
-            (Attached::Broken(policy), _) => {
-                self.shut.insert(policy.clone());
-                return (Attached::Broken(policy.clone()), overridden);
+        let key = apart.from().map(|from| names_of(from));
+        let attached = match (&apart.in_force.rules, self.made.get(&key)) {
+            (Attached::Broken(policy), _) => Attached::Broken(policy.clone()),
+            (_, Some(made)) => made.clone(),
+            _ => {
+                self.problems.extend(lost.iter().filter_map(Lost::for_other_requests));
+                let made = make(apart.in_force.together(), apart.tried(), &mut self.problems);
+                self.made.insert(key, made.clone());
+                made
             }
-            _ => return (Attached::None, overridden),
         };
-        let has_lost_all = |policy: &Attachment<'m, R>| {
-            let lost = lost.iter().filter(|lost| std::ptr::eq(lost.policy, policy)).count();
-            lost > 0 && lost == policy.parts().len()
-        };
-        self.used.extend(from.iter().filter(|policy| !has_lost_all(policy)).map(|policy| &policy.meta.object));
-        let names: Vec<_> = from.iter().map(|policy| &policy.meta.object).collect();
-        if let Some(made) = self.made.get(&names) {
-            return (made.clone(), overridden);
+        let [in_force, on_trial] = apart.counting(&lost);
+        let row = Arc::new(Row { attached, overridden: overridden.into(), in_force, on_trial });
+        self.rows.insert(names, Arc::clone(&row));
+        row
+    }
+
+    /// Notes which policies a row puts in force on some route, if its rules can be used there; which of them shuts the route else.
+    fn note(&mut self, row: &Row<'m, T>, shut: Option<&ObjectName>, on_trial: impl Fn(&ObjectName) -> bool) {
+        match (&row.attached, shut) {
+            (Attached::Broken(policy), _) | (_, Some(policy)) => {
+                self.shut.insert(policy.clone());
+            }
+            (Attached::Active(_), None) => {
+                self.used.extend(&row.in_force);
+                self.used.extend(row.on_trial.iter().filter(|policy| on_trial(policy)));
+            }
+            (Attached::None, None) => {}
         }
-        self.problems.extend(lost.iter().filter_map(Lost::for_other_requests));
-        let made = make(rules, most_specific, &mut self.problems);
-        self.made.insert(names, made.clone());
-        (made, overridden)
     }
 
     /// Policies that are replaced wherever they would apply: in error, they shut nothing.
@@ -182,6 +214,20 @@ impl<'m, R: Merge, T> Attachments<'m, R, T> {
     }
 }
 
+// === impl Row ===
+
+impl<T> Row<'_, T> {
+    fn new(attached: Attached<T>) -> Self {
+        Row { attached, overridden: Arc::default(), in_force: Vec::new(), on_trial: Vec::new() }
+    }
+}
+
+fn names_of<'m, R>(policies: &[&Attachment<'m, R>]) -> Vec<&'m ObjectName> {
+    policies.iter().map(|policy| &policy.meta.object).collect()
+}
+
+// === impl Lost ===
+
 impl<R> Lost<'_, '_, R> {
     /// Of two levels the more specific one may say otherwise of the same requests, and is meant to; not of others.
     fn for_other_requests(&self) -> Option<Problem> {
@@ -198,236 +244,4 @@ impl<R> Lost<'_, '_, R> {
 /// What the policy's strategy is good for: where its place among others is not known, it could win over any.
 fn strategy(meta: &Meta, strategy: Option<Strategy>) -> Option<Strategy> {
     strategy.filter(|_| meta.age != Age::Unreadable)
-}
-
-// === AuthPolicy ===
-
-pub(super) type AuthAttachments<'m> = Attachments<'m, AuthRules, (ObjectName, Arc<AuthRules>)>;
-
-pub(super) fn auth_policies(manifests: &Manifests) -> AuthAttachments<'_> {
-    Attachments::new(manifests.auth_policies.iter().map(|policy| {
-        let broken = || Arc::new(AuthRules { shadow: true, broken: true, ..AuthRules::default() });
-        let rules = policy.rules.clone().or_else(|| policy.shadow.then(broken));
-        Attachment {
-            meta: &policy.meta,
-            target: &policy.target,
-            place: &policy.target_place,
-            strategy: strategy(&policy.meta, policy.strategy),
-            shadow: policy.shadow,
-            rules,
-        }
-    }))
-}
-
-impl Merge for AuthRules {
-    const REPLACED: Finding = Finding::RuleReplaced;
-
-    fn and(&self, other: &Self) -> Self {
-        AuthRules::and(self, other)
-    }
-
-    fn parts(&self) -> Vec<Part<'_>> {
-        fn parts<'r, T: fmt::Debug + 'r>(
-            rules: &'r AuthRules,
-            block: &'static str,
-            of_block: impl IntoIterator<Item = &'r Arc<Rule<T>>>,
-        ) -> impl Iterator<Item = Part<'r>> {
-            of_block.into_iter().map(move |rule| Part {
-                block,
-                name: &rule.name,
-                policy: &rule.origin,
-                place: &rule.place,
-                in_shadow: rules.in_shadow.contains(&rule.origin),
-                what: &**rule,
-            })
-        }
-        let when = parts(self, WHEN, &self.when).map(|when| Part { name: "", ..when });
-        let patterns = parts(self, "patterns", &self.patterns);
-        let authentication = parts(self, "rules.authentication", &self.authentication);
-        let metadata = parts(self, "rules.metadata", &self.metadata);
-        let authorization = parts(self, "rules.authorization", &self.authorization);
-        let filters = parts(self, "rules.response.success.filters", &self.filters);
-        let headers = parts(self, "rules.response.success.headers", &self.headers);
-        let told = parts(self, "rules.response", self.unauthenticated.iter());
-        let told = told.chain(parts(self, "rules.response", self.unauthorized.iter()));
-        let rules = authentication.chain(metadata).chain(authorization).chain(told).chain(filters).chain(headers);
-        when.chain(patterns).chain(rules).collect()
-    }
-}
-
-impl AuthAttachments<'_> {
-    /// The rules for a request at `levels`, and the most specific policy that they are from.
-    pub(super) fn at(&mut self, levels: &Levels) -> (Attached<(ObjectName, Arc<AuthRules>)>, Vec<Overridden>) {
-        self.effective(levels, |rules, policy, problems| {
-            let object = &policy.object;
-            let faults = faults(rules, policy);
-            if faults.is_empty() {
-                return Attached::Active(Arc::new((object.clone(), Arc::new(rules.clone()))));
-            }
-            problems.extend(faults);
-            Attached::Broken(object.clone())
-        })
-    }
-}
-
-impl<T: fmt::Debug> Says for Rule<T> {
-    fn all(&self) -> String {
-        format!("{:?} {} {:?}", self.when, self.priority, self.what)
-    }
-}
-
-/// What keeps rules that were put together from being used.
-fn faults(rules: &AuthRules, policy: &Meta) -> Vec<Problem> {
-    let fault = |code, place: &Place, message: String, remedy: Option<String>| {
-        let problem = Problem::new(code, Severity::Error, place.clone(), message).of(&policy.object, "spec");
-        Problem { remedy, in_force: Some(InForce::Shut), ..problem }
-    };
-    let references = rules.faults().into_iter();
-    let mut faults: Vec<Problem> = references
-        .map(|(error, place)| fault(Finding::ReferenceUnknown, &place, error.message, error.remedy))
-        .collect();
-    if rules.admit_everybody() && !rules.broken {
-        let message = "together with other policies authenticates nobody and checks nothing".to_owned();
-        faults.push(fault(Finding::PolicyOpen, &policy.place, message, None));
-    }
-    faults
-}
-
-// === RateLimitPolicy, TokenRateLimitPolicy ===
-
-/// The limits of one or more policies.
-pub(super) struct LimitRules<'m> {
-    /// A policy in shadow that is in error.
-    broken: Option<&'m ObjectName>,
-    /// Whose `when` has to hold for every limit, but for those of policies in shadow, which have their own.
-    when: Option<&'m LimitPolicy>,
-    limits: Vec<Written<'m>>,
-}
-
-/// A limit, and the policy that it is written in.
-type Written<'m> = (&'m LimitPolicy, &'m LimitSpec);
-
-impl Merge for LimitRules<'_> {
-    const REPLACED: Finding = Finding::LimitReplaced;
-
-    fn and(&self, other: &Self) -> Self {
-        let is_new = |(_, limit): &&Written<'_>| self.limits.iter().all(|(_, known)| known.name != limit.name);
-        let limits = self.limits.iter().chain(other.limits.iter().filter(is_new)).copied().collect();
-        LimitRules { broken: self.broken.or(other.broken), when: self.when.or(other.when), limits }
-    }
-
-    fn parts(&self) -> Vec<Part<'_>> {
-        let when = self.when.map(|policy| Part {
-            block: WHEN,
-            name: "",
-            policy: &policy.meta.object,
-            place: policy.when.first().map_or(&policy.limits_place, |predicate| &predicate.place),
-            in_shadow: false,
-            what: policy,
-        });
-        let limits = self.limits.iter().map(|written @ (policy, spec)| Part {
-            block: "limits",
-            name: &spec.name,
-            policy: &policy.meta.object,
-            place: &spec.place,
-            in_shadow: policy.shadow.covers(&spec.name),
-            what: written,
-        });
-        when.into_iter().chain(limits).collect()
-    }
-}
-
-impl Says for LimitPolicy {
-    fn all(&self) -> String {
-        sources(self.when.iter())
-    }
-}
-
-impl Says for Written<'_> {
-    fn requests(&self) -> String {
-        sources(own_conditions(self.0, self.1))
-    }
-
-    fn all(&self) -> String {
-        let (policy, spec) = self;
-        let counters: Vec<&str> = spec.counters.iter().map(|counter| counter.source()).collect();
-        format!("{} {counters:?} {:?} {}", self.requests(), spec.rates, policy.per_route)
-    }
-}
-
-fn sources<'m>(when: impl Iterator<Item = &'m Predicate>) -> String {
-    let sources: Vec<&str> = when.map(|predicate| predicate.expression.source()).collect();
-    format!("{sources:?}")
-}
-
-/// What a limit itself says of the requests that it is for.
-fn own_conditions<'m>(policy: &LimitPolicy, limit: &'m LimitSpec) -> impl Iterator<Item = &'m Predicate> {
-    limit.when.iter().skip(policy.when.len())
-}
-
-pub(super) type LimitAttachments<'m> = Attachments<'m, LimitRules<'m>, LimitSet>;
-
-/// The policies of one kind; those that are `unusable` are in error, whatever they say.
-pub(super) fn limit_policies<'m>(
-    manifests: &'m Manifests,
-    kind: LimitKind,
-    unusable: &HashSet<ObjectName>,
-) -> LimitAttachments<'m> {
-    let of_kind = manifests.limit_policies.iter().filter(|policy| policy.kind == kind);
-    Attachments::new(of_kind.map(|policy| {
-        let limits = policy.limits.as_ref().filter(|_| !unusable.contains(&policy.meta.object));
-        let limits = limits.map(|limits| limits.iter().map(|spec| (policy, spec)).collect());
-        let broken = limits.is_none().then_some(&policy.meta.object);
-        let shadow = policy.shadow == Shadow::Everything;
-        let limits = limits.or_else(|| shadow.then(Vec::new));
-        let when = Some(policy).filter(|policy| !policy.when.is_empty() && !shadow);
-        Attachment {
-            meta: &policy.meta,
-            target: &policy.target,
-            place: &policy.target_place,
-            strategy: strategy(&policy.meta, policy.strategy),
-            shadow,
-            rules: limits.map(|limits| Arc::new(LimitRules { broken, when, limits })),
-        }
-    }))
-}
-
-impl LimitAttachments<'_> {
-    /// The limits for a request at `levels`.
-    ///
-    /// A limit counts for what its policy is attached to: on a Gateway once per user for that Gateway, on an HTTPRoute for that
-    /// route; for the route too where its policy says so.
-    pub(super) fn at(&mut self, levels: &Levels) -> (Attached<LimitSet>, Vec<Overridden>) {
-        self.effective(levels, |rules, most_specific, _| {
-            let (shadow, enforced): (Vec<_>, Vec<_>) =
-                rules.limits.iter().partition(|(policy, spec)| policy.shadow.covers(&spec.name));
-            let set = |limits: Vec<&Written<'_>>| {
-                let limits = limits.into_iter().map(|written| rules.limit(*written));
-                LimitSet::new(most_specific.object.clone(), limits.collect())
-            };
-            let shadow = ShadowLimits { limits: set(shadow), broken: rules.broken.cloned() };
-            Attached::Active(Arc::new(set(enforced).with(shadow)))
-        })
-    }
-}
-
-impl LimitRules<'_> {
-    fn limit(&self, (policy, spec): Written<'_>) -> Limit {
-        let (name, scope) = (&policy.meta.object, policy.target.to_string());
-        // What holds for all limits is that of the policy that won it.
-        let common = if policy.shadow == Shadow::Everything { Some(policy) } else { self.when };
-        let common = common.into_iter().flat_map(|policy| &policy.when);
-        let when = common.chain(own_conditions(policy, spec));
-        Limit {
-            name: format!("{}/{}", name.path(), spec.name).into(),
-            kind: policy.kind,
-            place: spec.place.clone(),
-            when: when.map(|predicate| Arc::clone(&predicate.expression)).collect(),
-            counters: spec.counters.iter().map(Arc::clone).collect(),
-            per_route: policy.per_route,
-            rates: (spec.rates.iter())
-                .map(|quota| (Limit::cell(name, &spec.name, &scope, quota.window().as_nanos()), *quota))
-                .collect(),
-        }
-    }
 }

@@ -6,6 +6,7 @@
 mod access;
 mod condition;
 mod facts;
+mod hostless;
 mod present;
 mod references;
 mod rules;
@@ -18,6 +19,7 @@ use smallvec::SmallVec;
 
 pub use self::access::{Permit, Refused};
 pub use self::condition::{Condition, Operator, Pattern, Patterns};
+pub(super) use self::hostless::Hostless;
 pub use self::present::Presented;
 pub use self::rules::{
     AccessRule, AuthRules, Authentication, Authorization, Item, Method, Rule, Shape, Telling, TierLookup,
@@ -29,7 +31,6 @@ use super::{Selector, host_name, undecided};
 use crate::access::{Query, Verdict};
 use crate::gate::{Class, Code, Denial, Told};
 use crate::identity::Identity;
-use crate::manifest::ObjectName;
 use crate::request::OperatorModel;
 
 /// Where a value comes from.
@@ -165,7 +166,6 @@ impl AuthRules {
     }
 
     /// Checks every rule of authorization, and says in `permit` what they were about. What a caller may do is for `ask` to say.
-    /// What rules in shadow refuse goes to `would`.
     ///
     /// # Errors
     ///
@@ -176,17 +176,11 @@ impl AuthRules {
         operator: OperatorModel<'_>,
         permit: &mut Permit,
         mut ask: impl FnMut(&Query<'_>) -> Result<Verdict, E>,
-        mut would: impl FnMut(Denial, &ObjectName),
     ) -> Result<(), E> {
         let scope = caller.scope();
         for rule in &self.authorization {
-            match self.permit_by(rule, &scope, operator, permit, &mut ask)?.map_err(|denial| caller.explain(denial)) {
-                Ok(()) => {}
-                Err(denial) if self.in_shadow.iter().any(|policy| Arc::ptr_eq(policy, &rule.origin)) => {
-                    would(denial, &rule.origin);
-                }
-                Err(denial) => return Err(self.tell(denial, &scope).into()),
-            }
+            let permitted = self.permit_by(rule, &scope, operator, permit, &mut ask)?;
+            permitted.map_err(|denial| self.tell(caller.explain(denial), &scope))?;
         }
         Ok(())
     }
@@ -235,6 +229,10 @@ impl AuthRules {
         };
         let mut presented = Presented::default();
         for rule in &self.filters {
+            // Of two of one key the first one counts, here as wherever it is looked up.
+            if presented.filters.iter().any(|(name, _)| *name == rule.what.name) {
+                continue;
+            }
             if !self.holds(&rule.name, &rule.when, &scope)? {
                 continue;
             }
@@ -253,6 +251,9 @@ impl AuthRules {
             presented.filters.push((Arc::clone(&rule.what.name), properties));
         }
         for rule in &self.headers {
+            if presented.headers.iter().any(|(name, _)| **name == *rule.what.name) {
+                continue;
+            }
             if !self.holds(&rule.name, &rule.when, &scope)? {
                 continue;
             }

@@ -1,22 +1,22 @@
 //! Objects → policy: which policy applies to which route, who is granted what, which tiers there are.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::hash::Hasher;
 use std::sync::Arc;
 
 use siphasher::sip::SipHasher13;
 
-use super::attach::{self, AuthAttachments, LimitAttachments};
+use super::attach::{self, AuthAttachments, LimitAttachments, Ruled};
+use super::auth::Hostless;
 use super::route::{Host, Served};
-use super::served::{Attachment, LabelsOf};
+use super::served::{LabelsOf, Serving};
 use super::{
-    Attached, AuthPlan, AuthRules, Authentication, GatewayPlan, LimitKind, ListenerPlan, Method, Policy, RoutePlan,
-    RouteTable, Tiers, aggregate, auth, gone, lint, tiers,
+    Attached, AuthPlan, AuthRules, GatewayPlan, LimitKind, ListenerPlan, Policy, RoutePlan, RouteTable, Tiers,
+    aggregate, gone, lint, tiers,
 };
 use crate::access::{Rbac, Rule, Subject};
 use crate::manifest::{
-    Finding, Gateway, HttpRoute, InForce, Listener, Manifests, ModelGrant, ObjectName, Place, Problem, Severity,
-    Target, TierMapping,
+    Gateway, HttpRoute, InForce, Listener, Manifests, ModelGrant, ObjectName, Problem, Target, TierMapping,
 };
 use crate::tier::{TierTable, service_account_group};
 
@@ -216,10 +216,9 @@ struct Applied<'m> {
     auth: AuthAttachments<'m>,
     requests: LimitAttachments<'m>,
     tokens: LimitAttachments<'m>,
-    /// The AuthPolicies of one Gateway, with its tiers, by their rules, and by whether they are usable as they are.
-    plans: HashMap<(*const AuthRules, bool), Arc<AuthPlan>>,
-    /// The routes at which a token would be for whatever host a caller sends, by the rule that names no audience.
-    hostless: BTreeMap<(Place, Arc<str>, ObjectName), BTreeSet<ObjectName>>,
+    /// The AuthPolicies of one Gateway, with its tiers, by their rules, and by whether these and those on trial are usable as they are.
+    plans: HashMap<(*const Ruled, [bool; 2]), Arc<AuthPlan>>,
+    hostless: Hostless,
 }
 
 impl<'m> Applied<'m> {
@@ -230,19 +229,19 @@ impl<'m> Applied<'m> {
             requests: attach::limit_policies(manifests, LimitKind::Requests, unusable),
             tokens: attach::limit_policies(manifests, LimitKind::Tokens, unusable),
             plans: HashMap::new(),
-            hostless: BTreeMap::new(),
+            hostless: Hostless::default(),
         }
     }
 
     fn plan(
         &mut self,
         (gateway, section): (&Gateway, Option<&str>),
-        (route, rule, attachment): (&HttpRoute, &str, &Attachment),
+        (route, rule, serving): (&HttpRoute, &str, &Serving),
         tiers: &Tiers,
     ) -> RoutePlan {
         let (name, hash) = (route.meta.object.path(), hash_of(&route.meta.object));
         let name = name.into();
-        if route.fault.any || !attachment.certain {
+        if route.fault.any || !serving.certain {
             let auth = Attached::Broken(route.meta.object.clone());
             return RoutePlan { name, rule: rule.into(), hash, auth, limits: Vec::new(), overridden: Vec::new() };
         }
@@ -253,47 +252,46 @@ impl<'m> Applied<'m> {
             Target::route(&route.meta.object, None),
             Target::route(&route.meta.object, Some(rule)),
         ];
-        let (auth, mut overridden) = self.auth.at(&levels);
-        let auth = match auth {
+        let row = self.auth.at(&levels);
+        let auth = match &row.attached {
             Attached::None => Attached::None,
-            Attached::Broken(policy) => Attached::Broken(policy),
-            Attached::Active(rules) => {
-                let (policy, rules) = &*rules;
-                match self.without_audience(rules, &route.meta.object, &attachment.served) {
-                    Some(origin) if !rules.shadow => Attached::Broken(origin),
-                    fault => {
-                        let key = (Arc::as_ptr(rules), fault.is_some());
-                        let plan = self.plans.entry(key).or_insert_with(|| {
-                            let rules = match fault {
-                                None => Arc::clone(rules),
-                                Some(_) => Arc::new(AuthRules { broken: true, ..(**rules).clone() }),
-                            };
-                            Arc::new(AuthPlan { policy: Arc::new(policy.clone()), rules, tiers: tiers.clone() })
-                        });
-                        Attached::Active(Arc::clone(plan))
-                    }
-                }
-            }
+            Attached::Broken(policy) => Attached::Broken(policy.clone()),
+            Attached::Active(rules) => self.auth_plan(rules, (&route.meta.object, &serving.served), tiers),
         };
-        let mut limits = Vec::new();
-        for (of_kind, gave_way) in [self.requests.at(&levels), self.tokens.at(&levels)] {
-            limits.extend(Some(of_kind).filter(|of_kind| !matches!(of_kind, Attached::None)));
-            overridden.extend(gave_way);
-        }
+        self.auth.note_plan(&row, &auth);
+        let (requests, tokens) = (self.requests.at(&levels), self.tokens.at(&levels));
+        let limits = [&requests, &tokens].map(|row| row.attached.clone());
+        let limits = limits.into_iter().filter(|of_kind| !matches!(of_kind, Attached::None)).collect();
+        let mut overridden = vec![Arc::clone(&row.overridden)];
+        overridden.extend([requests, tokens].map(|row| Arc::clone(&row.overridden)));
+        overridden.retain(|overridden| !overridden.is_empty());
         RoutePlan { name, rule: rule.into(), hash, auth, limits, overridden }
     }
 
-    /// The policy of a rule that names no audience, where nothing spells out the host that would be one: whoever makes up the host
-    /// of a request would make up the audience.
-    fn without_audience(&mut self, rules: &AuthRules, route: &ObjectName, served: &[Served]) -> Option<ObjectName> {
-        let takes_host = |rule: &&Arc<auth::Rule<Authentication>>| matches!(&rule.what.method, Method::TokenReview { audiences } if audiences.is_empty());
-        if served.iter().all(|served| served.host.is_spelled_out()) {
-            return None;
+    fn auth_plan(
+        &mut self,
+        rules: &Arc<Ruled>,
+        (route, served): (&ObjectName, &[Served]),
+        tiers: &Tiers,
+    ) -> Attached<AuthPlan> {
+        let fault = self.hostless.find((&rules.rules, rules.shadow), route, served);
+        if let Some(origin) = fault.as_ref().filter(|_| !rules.shadow) {
+            return Attached::Broken(origin.clone());
         }
-        let rule = rules.authentication.iter().find(takes_host)?;
-        let key = (rule.place.clone(), Arc::clone(&rule.name), (*rule.origin).clone());
-        self.hostless.entry(key).or_default().insert(route.clone());
-        Some((*rule.origin).clone())
+        let trial = rules.trial.as_ref();
+        let trial = trial.map(|trial| (trial, self.hostless.find((&trial.rules, true), route, served)));
+        let plan = |Ruled { policy, rules, shadow, .. }: &Ruled, fault: Option<ObjectName>, trial| {
+            let rules = match fault {
+                None => Arc::clone(rules),
+                Some(_) => Arc::new(AuthRules { broken: fault, ..(**rules).clone() }),
+            };
+            Arc::new(AuthPlan { policy: Arc::clone(policy), rules, tiers: tiers.clone(), shadow: *shadow, trial })
+        };
+        let faults = [fault.is_some(), matches!(trial, Some((_, Some(_))))];
+        Attached::Active(Arc::clone(self.plans.entry((Arc::as_ptr(rules), faults)).or_insert_with(|| {
+            let trial = trial.map(|(trial, fault)| plan(trial, fault, None));
+            plan(rules, fault, trial)
+        })))
     }
 
     /// Whether a policy is for one listener of the Gateway.
@@ -305,27 +303,9 @@ impl<'m> Applied<'m> {
     }
 
     fn into_problems(self) -> impl Iterator<Item = Problem> {
-        let hostless = self.hostless.into_iter().map(|(rule, routes)| audience_missing(rule, &routes));
         let limits = self.requests.into_problems().into_iter().chain(self.tokens.into_problems());
-        self.auth.into_problems().into_iter().chain(limits).chain(hostless)
+        self.auth.into_problems().into_iter().chain(limits).chain(self.hostless.into_problems())
     }
-}
-
-fn audience_missing((place, rule, policy): (Place, Arc<str>, ObjectName), routes: &BTreeSet<ObjectName>) -> Problem {
-    let route = routes.first().map(ToString::to_string).unwrap_or_default();
-    let more = match routes.len().saturating_sub(1) {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
-    let message = format!(
-        "names no `audiences`, and no listener or route spells out the host that would be one: callers of {route}{more} could \
-         make it up"
-    );
-    let problem = Problem::new(Finding::AudienceMissing, Severity::Error, place, message);
-    let problem = problem.of(&policy, format!("rules.authentication.{rule}"));
-    let problem = problem
-        .remedy("name `audiences`, or give the listener a `hostname` or the route `hostnames` without a wildcard");
-    Problem { in_force: Some(InForce::Shut), ..problem }
 }
 
 // === routes ===
@@ -338,10 +318,10 @@ fn listeners(
     applied: &mut Applied<'_>,
 ) -> Vec<ListenerPlan> {
     let apart = applied.tell_listeners_apart(gateway);
-    let mut groups: Vec<(Vec<&Listener>, Vec<Attachment>)> = Vec::new();
+    let mut groups: Vec<(Vec<&Listener>, Vec<Serving>)> = Vec::new();
     for listener in &gateway.listeners {
         let served: Vec<_> = routes.iter().map(|route| route.attached_to(gateway, listener, labels)).collect();
-        let same = |(group, of_group): &&mut (Vec<&Listener>, Vec<Attachment>)| {
+        let same = |(group, of_group): &&mut (Vec<&Listener>, Vec<Serving>)| {
             !apart && group.iter().all(|other| other.hostname == listener.hostname) && *of_group == served
         };
         match groups.iter_mut().find(same) {
@@ -353,10 +333,10 @@ fn listeners(
     if groups.is_empty() {
         groups.push((Vec::new(), Vec::new()));
     }
-    let plan = |(group, attached): (Vec<&Listener>, Vec<Attachment>)| {
+    let plan = |(group, attached): (Vec<&Listener>, Vec<Serving>)| {
         let section = group.first().filter(|_| apart).map(|listener| listener.name.as_str());
-        let routes = table(gateway, routes.iter().zip(&attached), |route, rule, attachment| {
-            Arc::new(applied.plan((gateway, section), (route, rule, attachment), &tiers))
+        let routes = table(gateway, routes.iter().zip(&attached), |route, rule, serving| {
+            Arc::new(applied.plan((gateway, section), (route, rule, serving), &tiers))
         });
         let hostname = group.first().and_then(|listener| listener.hostname.clone());
         ListenerPlan {
@@ -371,23 +351,23 @@ fn listeners(
 
 fn table<'m>(
     gateway: &Gateway,
-    routes: impl Iterator<Item = (&'m HttpRoute, &'m Attachment)>,
-    mut plan: impl FnMut(&HttpRoute, &str, &Attachment) -> Arc<RoutePlan>,
+    routes: impl Iterator<Item = (&'m HttpRoute, &'m Serving)>,
+    mut plan: impl FnMut(&HttpRoute, &str, &Serving) -> Arc<RoutePlan>,
 ) -> RouteTable {
     let mut table = RouteTable::new(gateway.order);
-    for (at, (route, attachment)) in routes.enumerate() {
-        let served = &attachment.served;
+    for (at, (route, serving)) in routes.enumerate() {
+        let served = &serving.served;
         if served.is_empty() {
             continue;
         }
         for (i, rule) in route.rules.iter().enumerate() {
-            let plan = plan(route, &route.rule_name(i), attachment);
+            let plan = plan(route, &route.rule_name(i), serving);
             for (found, served) in rule.matches.iter().flat_map(|found| served.iter().map(move |one| (found, one))) {
                 table.add(served, found, &plan, (at, i));
             }
         }
         if route.fault.matches {
-            let plan = plan(route, "", attachment);
+            let plan = plan(route, "", serving);
             served.iter().for_each(|served| table.shut(&served.host, &plan));
         }
     }

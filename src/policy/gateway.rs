@@ -44,7 +44,7 @@ pub struct RoutePlan {
     /// RateLimitPolicy and TokenRateLimitPolicy, where there are any.
     pub limits: Vec<Attached<LimitSet>>,
     /// Policies and parts of them that give way to these.
-    pub overridden: Vec<Overridden>,
+    pub overridden: Vec<Arc<[Overridden]>>,
 }
 
 // === impl GatewayPlan ===

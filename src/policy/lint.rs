@@ -98,9 +98,8 @@ fn limit_sets(policy: &Policy) -> Vec<(Attached<AuthRules>, &LimitSet)> {
             Attached::Broken(policy) => (Attached::Broken(policy.clone()), None),
             Attached::None => (Attached::None, None),
         };
-        // Sets that count for a route each are the same otherwise; the least specific limit of what was put together is last.
-        let key = (&set.policy, set.all().count(), set.all().last().map(|limit| &limit.name));
-        seen.insert((std::mem::discriminant(auth), pointer, key)).then_some((rules, &**set))
+        // What was put together of the same policies is one set, on however many routes.
+        seen.insert((std::mem::discriminant(auth), pointer, Arc::as_ptr(set))).then_some((rules, &**set))
     });
     combinations.collect()
 }

@@ -12,7 +12,7 @@ use crate::manifest::{Gateway, HttpRoute, Labels, Listener, NamespacesFrom, Pare
 
 /// What a listener has of a route.
 #[derive(PartialEq)]
-pub(super) struct Attachment {
+pub(super) struct Serving {
     /// The hosts at which it serves the route; none if it is not attached.
     pub served: Vec<Served>,
     /// Whether it is attached. Where it is not known, Envoy may send it requests: under a broader route's policies they must not
@@ -60,12 +60,12 @@ impl HttpRoute {
         })
     }
 
-    pub(super) fn attached_to(&self, gateway: &Gateway, listener: &Listener, labels: &LabelsOf<'_>) -> Attachment {
+    pub(super) fn attached_to(&self, gateway: &Gateway, listener: &Listener, labels: &LabelsOf<'_>) -> Serving {
         let parents = self.parents.iter().filter(|parent| parent.is(gateway));
         let admitted: SmallVec<[_; 2]> = parents.map(|parent| listener.admits(gateway, self, parent, labels)).collect();
         let certain = self.fault.parents || admitted.contains(&Some(true)) || !admitted.contains(&None);
         let attached = self.fault.parents || admitted.iter().any(|admitted| *admitted != Some(false));
-        Attachment { served: if attached { self.served_at(gateway, listener) } else { Vec::new() }, certain }
+        Serving { served: if attached { self.served_at(gateway, listener) } else { Vec::new() }, certain }
     }
 
     /// The hosts at which `listener` serves the route, if it is attached.

@@ -40,6 +40,8 @@ impl Policy {
         let in_error = problems.iter().any(|problem| is_fault(problem));
         let leaves_open = |now: InForce| matches!(now, InForce::Nothing | InForce::Rest);
         let shuts = problems.iter().any(|problem| problem.in_force.is_some_and(|now| !leaves_open(now)));
+        // In shadow it shuts nothing.
+        let opens = !shuts && problems.iter().any(|problem| problem.in_force.is_some_and(leaves_open));
         let condition =
             |name, holds, reason, message: &str| Condition { name, holds, reason, message: message.to_owned() };
         let accepted = match &unaccepted {
@@ -59,13 +61,14 @@ impl Policy {
                     condition(ENFORCED, true, ENFORCED, &format!("it is in force, but for what is overridden by {by}"))
                 }
             },
-            Some((reason, _)) if in_error => match winners.filter(|_| !shuts) {
-                None => {
-                    let message = "it is not in force, and requests that it is for are answered 503";
-                    condition(ENFORCED, false, reason, message)
-                }
-                Some(by) => condition(ENFORCED, false, reason, &format!("it is not in force: overridden by {by}")),
-            },
+            Some((reason, _)) if in_error => {
+                let message = match winners.filter(|_| !shuts) {
+                    Some(by) => format!("it is not in force: overridden by {by}"),
+                    None if opens => "it is not in force".to_owned(),
+                    None => "it is not in force, and requests that it is for are answered 503".to_owned(),
+                };
+                condition(ENFORCED, false, reason, &message)
+            }
             Some((reason, message)) => condition(ENFORCED, false, reason, message),
             None if overridden.is_some() => {
                 let by = winners.unwrap_or_else(|| "a policy that is in error".to_owned());

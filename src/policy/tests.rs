@@ -10,6 +10,7 @@ mod namespaces;
 mod orders;
 mod recorded;
 mod routes;
+mod shadow;
 mod shared;
 mod strategies;
 mod tiers;

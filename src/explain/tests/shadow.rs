@@ -64,3 +64,21 @@ async fn a_limit_in_shadow_is_listed_as_such() {
         assert!(text.contains(expected), "{expected}\n{text}");
     }
 }
+
+#[tokio::test]
+async fn a_policy_on_trial_is_named_beside_the_one_in_force() {
+    let trial = "{apiVersion: kuadrant.io/v1, kind: AuthPolicy, metadata: {name: trial, namespace: llm, annotations: {tiergate.io/shadow: \
+                 'true'}}, spec: {targetRef: {group: gateway.networking.k8s.io, kind: HTTPRoute, name: granite-route}, rules: {authorization: \
+                 {never: {patternMatching: {patterns: [{predicate: 'false'}]}}}}}}\n";
+    let mut files = files();
+    files.push(("trial.yaml".to_owned(), trial.to_owned()));
+    let text = explain(&Call::chat("granite").bearer(&free()), &gate_of(&files)).await;
+    for expected in [
+        "policy    passed      AuthPolicy openshift-ingress/gateway-auth-policy",
+        "in shadow beside it: AuthPolicy llm/trial  [trial.yaml:1:",
+        "shadow    in shadow   llm/trial would have said 403 TG-ACCESS-RULE",
+        "answer    passed      allowed",
+    ] {
+        assert!(text.contains(expected), "{expected}\n{text}");
+    }
+}

@@ -146,6 +146,103 @@ spec:
     assert_eq!(told(&Call::path("/chat"), &gate).await, (Some(Code::TokenMissing), vec![]));
 }
 
+/// What is in force decides as if nothing were on trial, whatever that says.
+#[tokio::test]
+async fn a_policy_on_trial_lets_nobody_in_and_changes_nothing() {
+    let trial = |kind: &str, target: &str, rest: &str| {
+        format!(
+            "---\n{{apiVersion: kuadrant.io/v1, kind: {kind}, metadata: {{name: trial, namespace: ns, annotations: {{{ON}}}}}, spec: \
+             {{targetRef: {{group: gateway.networking.k8s.io, kind: {target}}}, {rest}}}}}\n"
+        )
+    };
+    let never = "authorization: {never: {patternMatching: {patterns: [{predicate: 'false'}]}}}";
+    let by = |code| vec![(code, Some("ns/trial".to_owned()))];
+    let open = "rules: {authentication: {all: {anonymous: {}}}}";
+    let strict =
+        format!("rules: {{authentication: {{other: {{kubernetesTokenReview: {{audiences: [other]}}}}}}, {never}}}");
+    let own_words = format!(
+        "rules: {{{never}, authentication: {{all: {{anonymous: {{}}}}}}, response: {{unauthenticated: {{code: 302}}, unauthorized: {{code: \
+         302}}, success: {{filters: {{identity: {{plain: {{value: x}}}}}}, headers: {{x-y: {{plain: {{value: z}}}}}}}}}}}}"
+    );
+    for (rest, would) in [
+        (open, vec![]),
+        (&*strict, by(Code::TokenAudience)),
+        (&own_words, by(Code::AccessRule)),
+        ("rules: {authentication: {key: {apiKey: {}}}}", by(Code::PolicyInvalid)),
+        ("when: [{predicate: 'false'}], rules: {authentication: {all: {anonymous: {}}}}", vec![]),
+    ] {
+        let gate = gate(compile_text(&(world("", "") + &trial("AuthPolicy", "HTTPRoute, name: r", rest))), settings());
+        assert_eq!(told(&Call::path("/chat"), &gate).await, (Some(Code::TokenMissing), vec![]), "{rest}");
+        let refused = Call::path("/chat").on(&gate, Nanos(0)).await.outcome.unwrap_err();
+        assert!(refused.told.is_none(), "{rest}");
+        let admitted = alice().on(&gate, Nanos(0)).await;
+        let seen: Vec<_> = admitted
+            .evidence
+            .would
+            .iter()
+            .map(|would| (would.denial.code, would.by.as_deref().map(str::to_owned)))
+            .collect();
+        assert_eq!(seen, would, "{rest}");
+        assert_eq!(admitted.outcome.unwrap().headers, [], "{rest}");
+        // The limits count the caller whom the policy in force names.
+        assert_eq!(told(&alice(), &gate).await, (Some(Code::LimitRequests), would), "{rest}");
+    }
+}
+
+#[tokio::test]
+async fn a_rule_on_trial_does_not_stand_in_for_one_of_its_name() {
+    let policy = |name: &str, shadow: &str, target: &str, block: &str, predicate: &str| {
+        format!(
+            "---\n{{apiVersion: kuadrant.io/v1, kind: AuthPolicy, metadata: {{name: {name}, namespace: ns, annotations: {{{shadow}}}}}, spec: \
+             {{targetRef: {{group: gateway.networking.k8s.io, kind: {target}}}, {block}: {{strategy: merge, rules: {{authentication: {{sa: \
+             {{kubernetesTokenReview: {{audiences: [maas-default-gateway-sa]}}}}}}, authorization: {{check: {{patternMatching: {{patterns: \
+             [{{predicate: '{predicate}'}}]}}}}}}}}}}}}}}\n"
+        )
+    };
+    for block in ["defaults", "overrides"] {
+        let with = |real: &str, trial: &str| {
+            let world = ONE_ROUTE.to_owned() + &policy("real", "", "Gateway, name: gw", "defaults", real);
+            gate(compile_text(&(world + &policy("trial", ON, "HTTPRoute, name: r", block, trial))), settings())
+        };
+        assert_eq!(told(&alice(), &with("false", "true")).await, (Some(Code::AccessRule), vec![]));
+        let would = vec![(Code::AccessRule, Some("ns/trial".to_owned()))];
+        assert_eq!(told(&alice(), &with("true", "false")).await, (None, would));
+    }
+}
+
+/// Of filters, and of headers, of one key the first that holds counts: for the direct way, for the interpreter, and for the model.
+#[tokio::test]
+async fn the_first_of_one_key_counts_everywhere() {
+    let item = |name: &str, tier: &str, when: &str| {
+        format!("{name}: {{key: identity, json: {{properties: {{tier: {{value: {tier}}}}}}}{when}}}")
+    };
+    let header =
+        |name: &str, tier: &str, when: &str| format!("{name}: {{key: X-Tier, plain: {{value: {tier}}}{when}}}");
+    let when = ", when: [{predicate: 'request.method == \"POST\"'}]";
+    let limit = |name: &str, predicate: &str| {
+        format!("{name}: {{rates: [{{limit: 9, window: 1h}}], when: [{{predicate: '{predicate}'}}]}}")
+    };
+    let text = format!(
+        "{ONE_ROUTE}{{apiVersion: kuadrant.io/v1, kind: AuthPolicy, metadata: {{name: auth, namespace: ns}}, spec: {{targetRef: {{group: \
+         gateway.networking.k8s.io, kind: Gateway, name: gw}}, rules: {{authentication: {{all: {{anonymous: {{}}}}}}, response: {{success: \
+         {{filters: {{{}, {}}}, headers: {{{}, {}}}}}}}}}}}}}\n---\n{{apiVersion: kuadrant.io/v1, kind: RateLimitPolicy, metadata: {{name: \
+         limits, namespace: ns}}, spec: {{targetRef: {{group: gateway.networking.k8s.io, kind: Gateway, name: gw}}, limits: {{{}, {}, {}}}}}}}\n",
+        item("a", "free", when),
+        item("b", "enterprise", ""),
+        header("a", "free", when),
+        header("b", "enterprise", ""),
+        limit("direct", "auth.identity.tier == \"free\""),
+        limit("interpreted", "auth.identity.tier in [\"free\"]"),
+        limit("other", "auth.identity.tier in [\"enterprise\"]"),
+    );
+    let policy = compile_text(&text);
+    assert!(!policy.problems.iter().any(Problem::is_error), "{:?}", policy.problems);
+    let decision = Call::path("/chat").on(&gate(policy, settings()), Nanos(0)).await;
+    let matched: Vec<_> = decision.evidence.limits.iter().map(|limit| &*limit.name).collect();
+    assert_eq!(matched, ["ns/limits/direct", "ns/limits/interpreted"]);
+    assert_eq!(decision.outcome.unwrap().headers, [("x-tier".to_owned(), "free".to_owned())]);
+}
+
 #[test]
 fn a_slip_in_the_annotation_opens_nothing() {
     for (auth, limits, object) in [

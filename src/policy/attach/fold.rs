@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::Attachment;
+use super::{Attachment, Together};
 use crate::manifest::{Finding, ObjectName, Place, Strategy};
 use crate::policy::Attached;
 
@@ -28,6 +28,8 @@ pub(in crate::policy) struct Part<'r> {
     /// The policy that it is written in.
     pub(super) policy: &'r ObjectName,
     pub(super) place: &'r Place,
+    /// Whether it is one limit of a policy that only says what it would have refused: of two of one name, one of them in force,
+    /// none gives way.
     pub(super) in_shadow: bool,
     pub(super) what: &'r dyn Says,
 }
@@ -44,6 +46,12 @@ pub(in crate::policy) trait Says {
 
 /// The block of the condition of a whole policy.
 pub(super) const WHEN: &str = "when";
+
+/// What policies in a row make: those in force as if nothing were on trial, and all of them, if anything is.
+pub(super) struct Apart<'a, 'm, R> {
+    pub(super) in_force: Folded<'a, 'm, R>,
+    pub(super) trial: Option<Folded<'a, 'm, R>>,
+}
 
 /// What policies make together.
 pub(super) struct Folded<'a, 'm, R> {
@@ -104,7 +112,71 @@ pub(super) fn fold<'a, 'm, R: Merge>(policies: &[&'a Attachment<'m, R>]) -> Fold
     Folded { rules, from, replaced }
 }
 
+// === impl Apart ===
+
+impl<'a, 'm, R: Merge> Apart<'a, 'm, R> {
+    pub(super) fn new(policies: &[&'a Attachment<'m, R>]) -> Self {
+        let in_force: Vec<_> = policies.iter().copied().filter(|policy| !policy.shadow).collect();
+        let trial = (in_force.len() < policies.len()).then(|| fold(policies));
+        Apart { in_force: fold(&in_force), trial }
+    }
+
+    /// The parts that give way. Those on trial are told of where all of them are.
+    pub(super) fn lost(&self) -> Vec<Lost<'_, 'm, R>> {
+        let mut lost = self.in_force.lost();
+        if let Some(trial) = &self.trial {
+            lost.retain(|lost| !lost.part.in_shadow);
+            lost.extend(trial.lost().into_iter().filter(|lost| lost.policy.shadow || lost.part.in_shadow));
+        }
+        lost
+    }
+
+    /// The policies that give way as a whole.
+    pub(super) fn replaced(&self) -> Vec<&Replaced<'a, 'm, R>> {
+        let trial = self.trial.iter().flat_map(|trial| &trial.replaced);
+        self.in_force.replaced.iter().chain(trial.filter(|replaced| replaced.policy.shadow)).collect()
+    }
+
+    /// What the policies that are left make with those on trial, if any of these is left, by the most specific of them.
+    pub(super) fn tried(&self) -> Option<Together<'_, R>> {
+        let trial = self.trial.as_ref()?;
+        trial.told_by(trial.from.iter().copied().find(|policy| policy.shadow))
+    }
+
+    /// The policies that are left, of those in force and of all.
+    pub(super) fn from(&self) -> [&[&'a Attachment<'m, R>]; 2] {
+        [Some(&self.in_force), self.trial.as_ref()].map(|folded| folded.map_or(&[][..], |folded| &folded.from))
+    }
+
+    /// Those of which something counts: in force, and on trial.
+    pub(super) fn counting(&self, lost: &[Lost<'_, 'm, R>]) -> [Vec<&'m ObjectName>; 2] {
+        let counts = |policy: &&Attachment<'m, R>| {
+            let lost = lost.iter().filter(|lost| std::ptr::eq(lost.policy, *policy)).count();
+            lost == 0 || lost < policy.parts().len()
+        };
+        let [in_force, all] = self.from();
+        let counting = |policies: &[&Attachment<'m, R>], shadow: bool| {
+            let policies = policies.iter().copied().filter(|policy| policy.shadow == shadow);
+            policies.filter(counts).map(|policy| &policy.meta.object).collect()
+        };
+        [counting(in_force, false), counting(all, true)]
+    }
+}
+
 // === impl Folded ===
+
+impl<'a, R> Folded<'a, '_, R> {
+    pub(super) fn together(&self) -> Option<Together<'_, R>> {
+        self.told_by(self.from.first().copied())
+    }
+
+    fn told_by(&self, policy: Option<&'a Attachment<'_, R>>) -> Option<Together<'_, R>> {
+        match (&self.rules, policy) {
+            (Attached::Active(rules), Some(policy)) => Some((&**rules, policy.meta)),
+            _ => None,
+        }
+    }
+}
 
 impl<'m, R: Merge> Folded<'_, 'm, R> {
     /// The parts that give way.
@@ -113,10 +185,10 @@ impl<'m, R: Merge> Folded<'_, 'm, R> {
         if self.from.len() < 2 {
             return Vec::new();
         }
-        let winners: HashMap<_, _> = rules.parts().into_iter().map(|part| ((part.block, part.name), part)).collect();
+        let winners: HashMap<_, _> = rules.parts().into_iter().map(|part| (part.key(), part)).collect();
         let parts = self.from.iter().flat_map(|policy| policy.parts().into_iter().map(move |part| (*policy, part)));
         let lost = parts.filter_map(|(policy, part)| {
-            let winner = *winners.get(&(part.block, part.name)).filter(|winner| winner.policy != part.policy)?;
+            let winner = *winners.get(&part.key()).filter(|winner| winner.policy != part.policy)?;
             let by = *self.from.iter().find(|policy| policy.meta.object == *winner.policy)?;
             Some(Lost { policy, part, by, winner })
         });
@@ -134,10 +206,14 @@ impl<R: Merge> Attachment<'_, R> {
 
 // === impl Part ===
 
-impl Part<'_> {
+impl<'r> Part<'r> {
+    fn key(&self) -> (&'static str, &'r str, bool) {
+        (self.block, self.name, self.in_shadow)
+    }
+
     /// Whether it makes no difference which of the two counts.
     pub(super) fn is_like(&self, other: &Self) -> bool {
-        self.in_shadow == other.in_shadow && self.what.all() == other.what.all()
+        self.what.all() == other.what.all()
     }
 
     /// Such as `limits.free`.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::Attachment;
-use super::fold::{Folded, Merge, WHEN, fold};
+use super::fold::{Apart, Folded, Merge, WHEN};
 use crate::manifest::{Finding, Problem, Severity, Target};
 use crate::policy::lint::warning;
 use crate::policy::{Attached, in_words};
@@ -15,15 +15,32 @@ pub(super) fn problems<R: Merge>(by_target: &HashMap<Target, Vec<Attachment<'_, 
 }
 
 fn of_target<R: Merge>(policies: &[Attachment<'_, R>]) -> Vec<Problem> {
-    let folded = fold(&policies.iter().collect::<Vec<_>>());
+    let Apart { in_force, trial } = Apart::new(&policies.iter().collect::<Vec<_>>());
+    let mut problems = given_way(&in_force, |_| true);
+    problems.extend(trial.iter().flat_map(|trial| given_way(trial, |policy| policy.shadow)));
+    problems.extend(narrowed(&in_force));
+    problems.iter_mut().for_each(|problem| problem.severity = Severity::Error);
+    if let ([oldest, others @ ..], []) = (policies, &*problems) {
+        problems.extend(others.iter().map(|policy| {
+            let message = format!("{} has the same target: what they say is put together by name", oldest.meta.object);
+            let problem = policy.problem(Finding::TargetShared, "spec.targetRef", message);
+            problem.remedy("put them into one, or say that it is meant: `tiergate.io/ignore: target-shared`")
+        }));
+    }
+    problems
+}
+
+/// What gives way, of the policies that `tell` says.
+fn given_way<'m, R: Merge>(folded: &Folded<'_, 'm, R>, tell: fn(&Attachment<'m, R>) -> bool) -> Vec<Problem> {
     let mut problems = Vec::new();
-    for replaced in &folded.replaced {
+    for replaced in folded.replaced.iter().filter(|replaced| tell(replaced.policy)) {
         let by = in_words(replaced.by.iter().map(|policy| &policy.meta.object));
         let message = format!("overridden by {by}, which has the same target");
         let problem = replaced.policy.problem(Finding::PolicyShadowed, "spec.targetRef", message);
         problems.push(problem.remedy("give both the strategy `merge`, or keep one policy of a kind per target"));
     }
-    for lost in folded.lost().iter().filter(|lost| !lost.part.is_like(&lost.winner)) {
+    let lost = folded.lost().into_iter().filter(|lost| tell(lost.policy) && !lost.part.is_like(&lost.winner));
+    for lost in lost {
         let message = format!("overridden by {}, which has the same target", lost.winner.policy.path());
         let field = format!("spec.{}", lost.part.field());
         let problem = lost.policy.problem(R::REPLACED, &field, message);
@@ -31,15 +48,6 @@ fn of_target<R: Merge>(policies: &[Attachment<'_, R>]) -> Vec<Problem> {
         problems.push(problem.remedy(match lost.part.name {
             "" => "keep one of the two; a condition can stand in each rule or limit, too",
             _ => "give one of the two another name, or remove it",
-        }));
-    }
-    problems.extend(narrowed(&folded));
-    problems.iter_mut().for_each(|problem| problem.severity = Severity::Error);
-    if let ([oldest, others @ ..], []) = (policies, &*problems) {
-        problems.extend(others.iter().map(|policy| {
-            let message = format!("{} has the same target: what they say is put together by name", oldest.meta.object);
-            let problem = policy.problem(Finding::TargetShared, "spec.targetRef", message);
-            problem.remedy("put them into one, or say that it is meant: `tiergate.io/ignore: target-shared`")
         }));
     }
     problems
@@ -55,7 +63,7 @@ fn narrowed<R: Merge>(folded: &Folded<'_, '_, R>) -> Vec<Problem> {
         let kept = all.iter().any(|kept| *kept.policy == policy.meta.object);
         !kept || parts.iter().any(|part| part.block == WHEN)
     };
-    let narrowed = folded.from.iter().filter(|policy| !policy.shadow && !own(policy)).map(|policy| {
+    let narrowed = folded.from.iter().filter(|policy| !own(policy)).map(|policy| {
         let message = format!(
             "the `when` of {}, which has the same target, holds for this policy too: it says nothing of other requests",
             when.policy

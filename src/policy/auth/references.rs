@@ -2,6 +2,8 @@
 //!
 //! Only when the rules of all levels are put together is it known which there are.
 
+use std::collections::HashMap;
+
 use super::condition::{Condition, Patterns, find};
 use super::{AccessRule, AuthRules, Authorization, Item, Method, Shape, Telling, ValueSource};
 use crate::manifest::{Place, did_you_mean};
@@ -60,6 +62,26 @@ impl AuthRules {
         }
         if let Some(rule) = &self.unauthorized {
             check_values(rule.what.values(), &rule.place, &all, &mut faults);
+        }
+        faults
+    }
+
+    /// Filters and headers that always have the key of another one. In Authorino, chance says which of the two counts; where a `when`
+    /// tells them apart, the first one that holds does.
+    #[must_use]
+    pub fn named_twice(&self) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        for (what, rules) in [("filters", &self.filters), ("headers", &self.headers)] {
+            let mut by_key: HashMap<&str, &str> = HashMap::new();
+            for rule in rules.iter().filter(|rule| rule.when.is_empty()) {
+                let key = &*rule.what.name;
+                let Some(first) = by_key.insert(key, &rule.name) else { continue };
+                let message =
+                    format!("{what} `{first}` and `{}` have one key, `{key}`, so one of them is lost", rule.name);
+                let fault =
+                    CompileError::new(message).remedy("give one of them another `key`, or a `when`, or remove it");
+                faults.push((fault, rule.place.clone()));
+            }
         }
         faults
     }

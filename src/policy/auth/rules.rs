@@ -1,5 +1,6 @@
 //! The rules of an AuthPolicy, and how those of several are put together.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,12 +12,8 @@ use crate::tier::Endpoint;
 /// The rules of one AuthPolicy, or of several, compiled.
 #[derive(Clone, Debug, Default)]
 pub struct AuthRules {
-    /// Whether all of them only say what they would have refused.
-    pub shadow: bool,
-    /// The policies among them of which each rule does.
-    pub in_shadow: Vec<Arc<ObjectName>>,
-    /// Whether part of them is in error. Only rules in shadow come so far; others are not used at all then.
-    pub broken: bool,
+    /// The policy among them that is in error. Only rules on trial come so far; others are not used at all then.
+    pub broken: Option<ObjectName>,
     /// Where it does not hold, the policy has nothing to say.
     pub when: Option<Arc<Rule<Vec<Condition>>>>,
     pub patterns: Patterns,
@@ -149,25 +146,14 @@ impl AuthRules {
         self.authentication.is_empty() && self.authorization.is_empty()
     }
 
-    /// These rules, and those of `other` whose names are not among them. What is on trial in shadow lets nobody in, neither by
-    /// saying who they are nor by saying nothing of their requests.
+    /// These rules, and those of `other` whose names are not among them.
     #[must_use]
     pub fn and(&self, other: &AuthRules) -> AuthRules {
-        let (authentication, when) = match (self.shadow, other.shadow) {
-            (true, false) => (other.authentication.clone(), other.when.clone()),
-            (false, true) => (self.authentication.clone(), self.when.clone()),
-            _ => {
-                let when = self.when.clone().or_else(|| other.when.clone());
-                (union(&self.authentication, &other.authentication), when)
-            }
-        };
         AuthRules {
-            shadow: self.shadow && other.shadow,
-            in_shadow: self.in_shadow.iter().chain(&other.in_shadow).cloned().collect(),
-            broken: self.broken || other.broken,
-            when,
+            broken: self.broken.clone().or_else(|| other.broken.clone()),
+            when: self.when.clone().or_else(|| other.when.clone()),
             patterns: union(&self.patterns, &other.patterns),
-            authentication,
+            authentication: union(&self.authentication, &other.authentication),
             metadata: union(&self.metadata, &other.metadata),
             metadata_place: self.metadata_place.clone().or_else(|| other.metadata_place.clone()),
             authorization: union(&self.authorization, &other.authorization),
@@ -187,7 +173,8 @@ impl AuthRules {
 
 /// `rules`, and those of `others` whose names are not among them, by priority.
 fn union<T>(rules: &[Arc<Rule<T>>], others: &[Arc<Rule<T>>]) -> Vec<Arc<Rule<T>>> {
-    let is_new = |rule: &&Arc<Rule<T>>| rules.iter().all(|known| known.name != rule.name);
+    let known: HashSet<&str> = rules.iter().map(|rule| &*rule.name).collect();
+    let is_new = |rule: &&Arc<Rule<T>>| !known.contains(&*rule.name);
     let mut union: Vec<_> = rules.iter().chain(others.iter().filter(is_new)).cloned().collect();
     union.sort_by_key(|rule| rule.priority);
     union

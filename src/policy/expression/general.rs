@@ -34,11 +34,15 @@ fn auth(scope: &Scope<'_>) -> Value {
     if let Some(identity) = scope.identity {
         auth.insert("identity".to_owned(), identity.to_json());
     }
-    let metadata = scope.metadata.iter().map(|(name, value)| (name.to_string(), value.to_json()));
-    auth.insert("metadata".to_owned(), Value::Object(metadata.collect()));
-    for (name, properties) in scope.filters {
-        auth.insert(name.to_string(), properties.to_json());
+    if !scope.metadata.is_empty() {
+        let metadata = scope.metadata.iter().map(|(name, value)| (name.to_string(), value.to_json()));
+        auth.insert("metadata".to_owned(), Value::Object(metadata.collect()));
     }
+    // Of two of one name the first one counts, as in `Scope::filter`.
+    for (name, properties) in scope.filters {
+        auth.entry(&**name).or_insert_with(|| properties.to_json());
+    }
+    auth.entry("metadata").or_insert_with(|| Value::Object(Map::new()));
     Value::Object(auth)
 }
 

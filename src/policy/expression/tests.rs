@@ -233,13 +233,15 @@ fn worlds() -> impl Strategy<Value = World> {
     let named = || prop::collection::vec(("[abc]", leaves()), 0..2);
     let query = prop::option::of("[ab/:]{0,3}");
     let unset = prop_oneof![Just(Unset::Absent), Just(Unset::Empty)];
-    let parts = (prop::option::of(objects()), named(), named(), named(), "/[ab/:]{0,6}", query, unset);
+    // Several filters may have one name.
+    let filters = prop::collection::vec(("[ab]", leaves()), 0..4);
+    let parts = (prop::option::of(objects()), named(), named(), filters, "/[ab/:]{0,6}", query, unset);
     parts.prop_map(|(identity, extra, metadata, filters, path, query, unset)| {
         let arc = |list: Vec<(String, Value)>| -> Vec<(Arc<str>, Value)> {
             let mut seen = std::collections::HashSet::new();
             list.into_iter().filter(|(name, _)| seen.insert(name.clone())).map(|(n, v)| (n.into(), v)).collect()
         };
-        let filters = arc(filters).into_iter().map(|(name, value)| (name, Properties::Value(value))).collect();
+        let filters = filters.into_iter().map(|(name, value)| (name.into(), Properties::Value(value))).collect();
         let (extra, metadata) = (arc(extra), arc(metadata));
         World { identity, extra, metadata, filters, path, query, headers: HashMap::new(), unset }
     })

@@ -2,12 +2,11 @@
 //!
 //! Limits see as `auth.<filter>` what `response.success.filters.<filter>` declares, and nothing else.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use super::{limit_sets, warning};
-use crate::manifest::{
-    Finding, InForce, LimitPolicy, LimitSpec, Manifests, Place, Problem, Severity, Shadow, did_you_mean,
-};
+use crate::manifest::{Finding, InForce, LimitPolicy, LimitSpec, Manifests, Place, Problem, Severity, did_you_mean};
 use crate::policy::{Attached, AuthRules, Expression, How, Policy, Reference, Shape, Uses};
 
 /// What limits see of a caller on some route: the properties of each filter, `None` if they may be any.
@@ -19,98 +18,200 @@ type Property = (String, String);
 /// A limit, by its policy's kind and its name.
 type LimitName<'p> = (&'p str, &'p str);
 
-fn of_rules(rules: &AuthRules) -> Declared {
-    let properties = |shape: &Shape| match shape {
-        Shape::Object(properties) => Some(properties.iter().map(|(name, _)| name.to_string()).collect()),
-        Shape::Plain(_) => None,
-    };
-    rules.filters.iter().map(|filter| (filter.what.name.to_string(), properties(&filter.what.shape))).collect()
+/// The limits that apply somewhere, as they apply there: with the `when` of whichever policy has won it.
+struct Applied<'p> {
+    /// What limits see, on one route or another.
+    views: Vec<Seen>,
+    by_limit: HashMap<LimitName<'p>, Looks<'p>>,
+    /// The policies whose `when` may hold for limits of others.
+    common: HashMap<*const Expression, &'p LimitPolicy>,
 }
 
-/// Calls `see` with every limit that applies somewhere.
-fn each<'m>(manifests: &'m Manifests, mut see: impl FnMut(&'m LimitPolicy, &'m LimitSpec, LimitName<'_>)) {
-    for policy in &manifests.limit_policies {
-        for limit in policy.limits.iter().flatten() {
-            let name = format!("{}/{}", policy.meta.object.path(), limit.name);
-            see(policy, limit, (&*policy.meta.object.kind, name.as_str()));
+/// What limits see of a caller.
+enum Seen {
+    /// The AuthPolicy is in error.
+    Unknown,
+    /// There is none, which is told of the route.
+    Nobody,
+    Declared(Declared),
+}
+
+/// What a limit looks at, and where: on the routes of these views.
+#[derive(Default)]
+struct Looks<'p> {
+    when: Vec<(&'p Arc<Expression>, BTreeSet<usize>)>,
+    everywhere: BTreeSet<usize>,
+}
+
+/// A predicate of a limit, and where it is told of.
+struct Told<'t> {
+    policy: &'t LimitPolicy,
+    expression: &'t Expression,
+    place: &'t Place,
+    field: &'t str,
+    /// Whose `when` it is, if not the policy's own.
+    owner: Option<&'t LimitPolicy>,
+}
+
+fn of_rules(rules: &AuthRules) -> Declared {
+    let mut declared = Declared::new();
+    for filter in &rules.filters {
+        let properties = match &filter.what.shape {
+            Shape::Object(properties) => Some(properties.iter().map(|(name, _)| name.to_string()).collect()),
+            Shape::Plain(_) => None,
+        };
+        // Of several of one key it may be any that makes it.
+        let all = declared.entry(filter.what.name.to_string()).or_insert_with(|| Some(BTreeSet::new()));
+        *all = all.take().zip(properties).map(|(all, properties): (BTreeSet<_>, BTreeSet<_>)| &all | &properties);
+    }
+    declared
+}
+
+// === impl Applied ===
+
+impl<'p> Applied<'p> {
+    fn new(policy: &'p Policy, manifests: &'p Manifests) -> Self {
+        let common = manifests.limit_policies.iter();
+        let common =
+            common.flat_map(|policy| policy.when.iter().map(move |when| (Arc::as_ptr(&when.expression), policy)));
+        let mut applied = Applied { views: Vec::new(), by_limit: HashMap::new(), common: common.collect() };
+        let mut known = HashMap::new();
+        for (rules, set) in limit_sets(policy) {
+            let key = match &rules {
+                Attached::Active(rules) if rules.broken.is_none() => Some(Some(Arc::as_ptr(rules))),
+                Attached::Active(_) | Attached::Broken(_) => Some(None),
+                Attached::None => None,
+            };
+            let at = *known.entry(key).or_insert_with(|| {
+                applied.views.push(match &rules {
+                    Attached::Active(rules) if rules.broken.is_none() => Seen::Declared(of_rules(rules)),
+                    Attached::Active(_) | Attached::Broken(_) => Seen::Unknown,
+                    Attached::None => Seen::Nobody,
+                });
+                applied.views.len() - 1
+            });
+            for limit in set.all() {
+                let looks = applied.by_limit.entry((&*set.policy.kind, &*limit.name)).or_default();
+                looks.everywhere.insert(at);
+                for expression in &limit.when {
+                    match looks.when.iter_mut().find(|(known, _)| Arc::ptr_eq(known, expression)) {
+                        Some((_, routes)) => drop(routes.insert(at)),
+                        None => looks.when.push((expression, BTreeSet::from([at]))),
+                    }
+                }
+            }
         }
+        applied
+    }
+
+    /// Calls `see` with every limit that applies somewhere.
+    fn each<'m>(&self, manifests: &'m Manifests, mut see: impl FnMut(&'m LimitPolicy, &'m LimitSpec, &Looks<'p>)) {
+        for policy in &manifests.limit_policies {
+            for limit in policy.limits.iter().flatten() {
+                let name = format!("{}/{}", policy.meta.object.path(), limit.name);
+                if let Some(looks) = self.by_limit.get(&(&*policy.meta.object.kind, name.as_str())) {
+                    see(policy, limit, looks);
+                }
+            }
+        }
+    }
+
+    /// What is declared on each of these routes, as far as that is known.
+    fn declared(&self, routes: &BTreeSet<usize>) -> Vec<(usize, &Declared)> {
+        let seen = routes.iter().filter_map(|at| Some((*at, self.views.get(*at)?)));
+        let declared = seen.filter_map(|(at, seen)| match seen {
+            Seen::Declared(declared) => Some((at, declared)),
+            Seen::Unknown | Seen::Nobody => None,
+        });
+        declared.collect()
+    }
+
+    /// What can be looked at on any of these routes; `None` where that cannot be told.
+    fn made(&self, routes: &BTreeSet<usize>) -> Option<BTreeSet<&str>> {
+        let mut made = BTreeSet::new();
+        for seen in routes.iter().filter_map(|at| self.views.get(*at)) {
+            match seen {
+                Seen::Unknown => return None,
+                Seen::Nobody => drop(made.insert("identity")),
+                Seen::Declared(declared) => made.extend(declared.keys().map(String::as_str)),
+            }
+        }
+        Some(made)
     }
 }
 
 /// Limits that look at what no AuthPolicy of any of their routes makes: an error, or they would apply to nobody.
 pub(super) fn unmade(policy: &Policy, manifests: &Manifests) -> Vec<Problem> {
-    let mut problems = filters(policy, manifests);
-    let by_limit = declared(policy);
-    each(manifests, |policy, limit, name| {
-        if let Some(declared) = by_limit.get(&name) {
-            predicates(policy, limit, declared, &mut problems);
+    let applied = Applied::new(policy, manifests);
+    let mut problems = Vec::new();
+    let mut told = HashSet::new();
+    applied.each(manifests, |policy, limit, looks| {
+        for (expression, routes) in &looks.when {
+            let own = limit.when.iter().find(|predicate| Arc::ptr_eq(&predicate.expression, expression));
+            let owner = applied.common.get(&Arc::as_ptr(expression)).copied().filter(|_| own.is_none());
+            // One `when` holds for all limits of a policy alike.
+            if owner.is_some() && !told.insert((&policy.meta.object, Arc::as_ptr(expression))) {
+                continue;
+            }
+            let (place, field) =
+                own.map_or((&policy.limits_place, "spec.limits"), |predicate| (&predicate.place, &*predicate.field));
+            let found = Told { policy, expression, place, field, owner };
+            filters(&applied, &found, (routes, Finding::PropertyUndeclared), &mut problems);
+            predicate(&found, &applied.declared(routes), &mut problems);
+        }
+        for (i, counter) in limit.counters.iter().enumerate() {
+            let field = format!("spec.limits.{}.counters[{i}]", limit.name);
+            let found = Told { policy, expression: counter, place: &limit.place, field: &field, owner: None };
+            filters(&applied, &found, (&looks.everywhere, Finding::CounterUndeclared), &mut problems);
         }
     });
     // A policy in shadow shuts nothing.
-    let in_shadow = |policy: &&LimitPolicy| policy.shadow == Shadow::Everything;
-    let in_shadow: Vec<_> =
-        manifests.limit_policies.iter().filter(in_shadow).map(|policy| &policy.meta.object).collect();
+    let on_trial = manifests.limit_policies.iter().filter(|policy| policy.is_on_trial());
+    let on_trial: HashSet<_> = on_trial.map(|policy| &policy.meta.object).collect();
     for problem in &mut problems {
-        let shuts = problem.object.as_ref().is_none_or(|object| !in_shadow.contains(&object));
+        let shuts = problem.object.as_ref().is_none_or(|object| !on_trial.contains(&object));
         problem.severity = Severity::Error;
         problem.in_force = Some(if shuts { InForce::Shut } else { InForce::Nothing });
     }
     problems
 }
 
+// === impl Told ===
+
+impl Told<'_> {
+    fn problem(&self, code: Finding, message: &str) -> Problem {
+        let owner = self.owner.map(|owner| format!("the `when` of {}, which holds for these too, ", owner.meta.object));
+        let message = format!("{}{message}", owner.unwrap_or_default());
+        warning(code, &self.policy.meta, self.place, self.field, message)
+    }
+}
+
 // === filters that nothing makes ===
 
-fn filters(policy: &Policy, manifests: &Manifests) -> Vec<Problem> {
-    let made = made(policy);
-    let mut problems = Vec::new();
-    each(manifests, |policy, limit, name| {
-        let Some(Some(made)) = made.get(&name) else { return };
-        let mut look = |expression: &Expression, code, place: &Place, field: &str| {
-            let looked_at: BTreeSet<String> =
-                expression.references().iter().filter_map(Reference::member).map(str::to_owned).collect();
-            for member in looked_at.difference(made) {
-                let message = format!("asks for `auth.{member}`, which no AuthPolicy of its routes makes");
-                problems.push(warning(code, &policy.meta, place, field, message).remedy(make(member, made)));
-            }
-        };
-        for predicate in &limit.when {
-            look(&predicate.expression, Finding::PropertyUndeclared, &predicate.place, &predicate.field);
-        }
-        for (i, counter) in limit.counters.iter().enumerate() {
-            let field = format!("spec.limits.{}.counters[{i}]", limit.name);
-            look(counter, Finding::CounterUndeclared, &limit.place, &field);
-        }
-    });
-    problems
-}
-
-/// What can be looked at on any of the routes that a limit applies to; `None` where that cannot be told.
-fn made(policy: &Policy) -> HashMap<LimitName<'_>, Option<BTreeSet<String>>> {
-    let mut by_limit: HashMap<LimitName<'_>, Option<BTreeSet<String>>> = HashMap::new();
-    for (rules, set) in limit_sets(policy) {
-        let here: Option<Vec<String>> = match &rules {
-            Attached::Active(rules) if !rules.broken => Some(of_rules(rules).into_keys().collect()),
-            Attached::Active(_) | Attached::Broken(_) => None,
-            // That there is no AuthPolicy is told of the route.
-            Attached::None => Some(vec!["identity".to_owned()]),
-        };
-        for limit in set.all() {
-            let all = by_limit.entry((&*set.policy.kind, &*limit.name)).or_insert_with(|| Some(BTreeSet::new()));
-            match (all.as_mut(), &here) {
-                (Some(all), Some(here)) => all.extend(here.iter().cloned()),
-                _ => *all = None,
-            }
-        }
+fn filters(
+    applied: &Applied<'_>,
+    found: &Told<'_>,
+    (routes, code): (&BTreeSet<usize>, Finding),
+    problems: &mut Vec<Problem>,
+) {
+    let references = found.expression.references();
+    let looked_at: BTreeSet<&str> = references.iter().filter_map(Reference::member).collect();
+    if looked_at.is_empty() {
+        return;
     }
-    by_limit
+    let Some(made) = applied.made(routes) else { return };
+    for member in looked_at.difference(&made) {
+        let message = format!("asks for `auth.{member}`, which no AuthPolicy of its routes makes");
+        problems.push(found.problem(code, &message).remedy(make(member, &made)));
+    }
 }
 
-fn make(member: &str, made: &BTreeSet<String>) -> String {
+fn make(member: &str, made: &BTreeSet<&str>) -> String {
     let there = match made.iter().map(|filter| format!("`auth.{filter}`")).collect::<Vec<_>>().join(", ") {
         none if none.is_empty() => "none is declared".to_owned(),
         some => format!("there is {some}"),
     };
-    match did_you_mean(member, made.iter().map(String::as_str)) {
+    match did_you_mean(member, made.iter().copied()) {
         Some(meant) => format!("did you mean `auth.{meant}`?"),
         None => format!("limits see what the AuthPolicy declares under response.success.filters, by its name: {there}"),
     }
@@ -119,25 +220,10 @@ fn make(member: &str, made: &BTreeSet<String>) -> String {
 // === properties that nothing declares ===
 
 pub(super) fn undeclared(policy: &Policy, manifests: &Manifests, problems: &mut Vec<Problem>) {
-    let by_limit = declared(policy);
-    each(manifests, |policy, limit, name| {
-        if let Some(declared) = by_limit.get(&name) {
-            counters(policy, limit, declared, problems);
-        }
+    let applied = Applied::new(policy, manifests);
+    applied.each(manifests, |policy, limit, looks| {
+        counters(policy, limit, (looks, &applied.declared(&looks.everywhere)), problems);
     });
-}
-
-/// What is declared on each of the routes that a limit applies to.
-fn declared(policy: &Policy) -> HashMap<LimitName<'_>, BTreeSet<Declared>> {
-    let mut by_limit: HashMap<LimitName<'_>, BTreeSet<Declared>> = HashMap::new();
-    for (rules, set) in limit_sets(policy) {
-        let Attached::Active(rules) = rules else { continue };
-        let declared = of_rules(&rules);
-        for limit in set.all() {
-            by_limit.entry((&*set.policy.kind, &*limit.name)).or_default().insert(declared.clone());
-        }
-    }
-    by_limit
 }
 
 /// The properties that an expression cannot do without, as far as that can be told.
@@ -158,28 +244,32 @@ fn lacks(declared: &Declared, (filter, name): &Property) -> bool {
 
 /// A predicate that no route can satisfy; with a filter that no route has, that was said. Where one does, the limit is for that
 /// route.
-fn predicates(policy: &LimitPolicy, limit: &LimitSpec, routes: &BTreeSet<Declared>, problems: &mut Vec<Problem>) {
-    for predicate in &limit.when {
-        let mut needed = needed(&predicate.expression);
-        needed.retain(|property| routes.iter().all(|declared| lacks(declared, property)));
-        needed.retain(|(filter, _)| routes.iter().any(|declared| declared.contains_key(filter)));
-        for property in needed {
-            let (filter, name) = &property;
-            let message = format!("asks for `auth.{filter}.{name}`, which no AuthPolicy of its routes declares");
-            let code = Finding::PropertyUndeclared;
-            let problem = warning(code, &policy.meta, &predicate.place, &predicate.field, message);
-            problems.push(remedied(problem, &property, routes));
-        }
+fn predicate(found: &Told<'_>, routes: &[(usize, &Declared)], problems: &mut Vec<Problem>) {
+    let mut needed = needed(found.expression);
+    needed.retain(|property| routes.iter().all(|(_, declared)| lacks(declared, property)));
+    needed.retain(|(filter, _)| routes.iter().any(|(_, declared)| declared.contains_key(filter)));
+    for property in needed {
+        let (filter, name) = &property;
+        let message = format!("asks for `auth.{filter}.{name}`, which no AuthPolicy of its routes declares");
+        problems.push(remedied(found.problem(Finding::PropertyUndeclared, &message), &property, routes));
     }
 }
 
 /// A counter without a value: whoever matches the limit is answered 503.
-fn counters(policy: &LimitPolicy, limit: &LimitSpec, routes: &BTreeSet<Declared>, problems: &mut Vec<Problem>) {
-    let asked: Vec<Property> = limit.when.iter().flat_map(|predicate| needed(&predicate.expression)).collect();
-    let matching = |declared: &&Declared| asked.iter().all(|property| !lacks(declared, property));
+fn counters(
+    policy: &LimitPolicy,
+    limit: &LimitSpec,
+    (looks, routes): (&Looks<'_>, &[(usize, &Declared)]),
+    problems: &mut Vec<Problem>,
+) {
+    let asked = looks.when.iter().flat_map(|(expression, on)| needed(expression).into_iter().map(move |one| (one, on)));
+    let asked: Vec<(Property, &BTreeSet<usize>)> = asked.collect();
+    let matching = |(at, declared): &&(usize, &Declared)| {
+        asked.iter().filter(|(_, on)| on.contains(at)).all(|(property, _)| !lacks(declared, property))
+    };
     for (i, counter) in limit.counters.iter().enumerate() {
         for property in needed(counter) {
-            if !routes.iter().filter(matching).any(|declared| lacks(declared, &property)) {
+            if !routes.iter().filter(matching).any(|(_, declared)| lacks(declared, &property)) {
                 continue;
             }
             let (filter, name) = &property;
@@ -194,9 +284,9 @@ fn counters(policy: &LimitPolicy, limit: &LimitSpec, routes: &BTreeSet<Declared>
     }
 }
 
-fn remedied(problem: Problem, (filter, name): &Property, routes: &BTreeSet<Declared>) -> Problem {
+fn remedied(problem: Problem, (filter, name): &Property, routes: &[(usize, &Declared)]) -> Problem {
     let declared: BTreeSet<&str> =
-        routes.iter().filter_map(|route| route.get(filter)?.as_ref()).flatten().map(String::as_str).collect();
+        routes.iter().filter_map(|(_, route)| route.get(filter)?.as_ref()).flatten().map(String::as_str).collect();
     let declare =
         format!("declare `{name}` in the AuthPolicy, under response.success.filters.{filter}.json.properties");
     problem.remedy(match did_you_mean(name, declared.iter().copied()) {

@@ -82,14 +82,43 @@ fn one_finding_tells_of_all_routes_of_a_rule_and_only_they_are_shut() {
     assert!(matches!(plan("vault"), Attached::Broken(_)));
 }
 
+/// Where requests are answered 503, nothing is in force.
+#[test]
+fn a_policy_that_shuts_every_route_is_not_enforced() {
+    let enforced = |policy: &Policy, name: &str| {
+        let [_, enforced] = &policy.conditions()[&ObjectName::new("AuthPolicy", "ns", name)];
+        (enforced.holds, enforced.message.clone())
+    };
+    let shut = || (false, "it is not in force, and requests that it is for are answered 503".to_owned());
+    assert_eq!(enforced(&with_policy(world("", ""), HOST), "auth"), shut());
+    let elsewhere = world("", "").route("ns/named", "hostnames: [a.example.com]");
+    assert_eq!(enforced(&with_policy(elsewhere, HOST), "auth"), (true, "it is in force".to_owned()));
+    // Each is right by itself; what they make together is not.
+    let gateway =
+        "defaults: {strategy: merge, rules: {authentication: {sa: {kubernetesTokenReview: {audiences: [a]}}}}}";
+    let route =
+        "rules: {authorization: {x: {patternMatching: {patterns: [{predicate: 'auth.metadata.gone.a == 1'}]}}}}";
+    let policy = world("", "").policy("AuthPolicy", "ns/gw", "Gateway gw", gateway).policy(
+        "AuthPolicy",
+        "ns/route",
+        "HTTPRoute r",
+        route,
+    );
+    let policy = policy.compile();
+    assert_eq!(self::shut(&policy), [true]);
+    assert_eq!(enforced(&policy, "route"), shut());
+    assert!(!enforced(&policy, "gw").0);
+}
+
 #[test]
 fn a_policy_in_shadow_shuts_nothing() {
     let text = "---\napiVersion: kuadrant.io/v1\nkind: AuthPolicy\nmetadata: {name: auth, namespace: ns, annotations: \
                 {tiergate.io/shadow: 'true'}}\nspec: {targetRef: {group: gateway.networking.k8s.io, kind: Gateway, name: gw}, ";
     let policy = world("", "").text(&format!("{text}{HOST}}}\n")).compile();
     assert_eq!(findings(&policy), [(Finding::AudienceMissing, Severity::Error)], "{}", shown(&policy.problems));
+    assert_eq!(policy.problems[0].in_force, Some(crate::manifest::InForce::Nothing));
     match &policy.route(None, &request("vault", "/")).unwrap().auth {
-        Attached::Active(plan) => assert!(plan.rules.shadow && plan.rules.broken),
+        Attached::Active(plan) => assert!(plan.shadow && plan.rules.broken.is_some()),
         other => panic!("{other:?}"),
     }
 }

@@ -116,3 +116,96 @@ fn a_limit_policy_in_shadow_shuts_nothing() {
     assert_eq!(in_force, [crate::manifest::InForce::Nothing], "{}", shown(&policy.problems));
     assert_eq!(applied(&policy, "/a")[1], "RateLimitPolicy ns/p", "of which nothing is used");
 }
+
+/// `ns/a` at `gw` and at `other`, each of which overrides with a RateLimitPolicy of one limit for `predicate`.
+fn at_two_gateways(first: &str, second: &str) -> World {
+    let overrides = |predicate: &str| {
+        let limit = format!("{{rates: [{{limit: 9, window: 1m}}], when: [{{predicate: '{predicate}'}}], {BY_CALLER}}}");
+        format!("overrides: {{strategy: merge, limits: {{all: {limit}}}}}")
+    };
+    let listener = "{name: http, allowedRoutes: {namespaces: {from: All}}}";
+    World::default()
+        .gateway("ns/gw", listener)
+        .gateway("ns/other", listener)
+        .route_to("{name: gw}, {name: other}", "ns/a", "")
+        .auth("ns/auth", "HTTPRoute a")
+        .requests("ns/a", "HTTPRoute a")
+        .policy("RateLimitPolicy", "ns/gw", "Gateway gw", &overrides(first))
+        .policy("RateLimitPolicy", "ns/other", "Gateway other", &overrides(second))
+}
+
+/// Two sets of limits may begin and end alike, and be as long.
+#[test]
+fn every_set_of_limits_is_looked_at() {
+    let bad = "auth.tennant.id == \"a\"";
+    for (first, second, at) in [(IDENTITY, bad, "other"), (bad, IDENTITY, "gw")] {
+        let policy = at_two_gateways(first, second).compile();
+        let message = "spec.overrides.limits.all.when[0].predicate: asks for `auth.tennant`, which no AuthPolicy of its routes makes";
+        assert_eq!(errors(&policy), [message], "{at}");
+        let gateway = format!("ns/{at}");
+        let plan = policy.route(None, &Request { gateway: Some(&gateway), ..request("h", "/") }).unwrap();
+        assert!(matches!(&plan.limits[0], Attached::Broken(policy) if *policy.name == *at), "{:?}", plan.limits);
+    }
+}
+
+/// The `when` of a Gateway's policy holds for the limits of its routes, also where nothing else is left of it.
+#[test]
+fn a_when_that_limits_of_another_policy_get_is_looked_at() {
+    let gateway = |when: &str| {
+        format!(
+            "defaults: {{strategy: merge, when: [{{predicate: '{when}'}}], limits: {{a: {{rates: [{{limit: 9, window: 1m}}], {BY_CALLER}}}}}}}"
+        )
+    };
+    let with = |when: &str| {
+        let world = World::new().route("ns/r", "").auth("ns/auth", "Gateway gw");
+        let world = world.policy("RateLimitPolicy", "ns/gw", "Gateway gw", &gateway(when));
+        world.requests("ns/own", "HTTPRoute r").compile()
+    };
+    assert_eq!(errors(&with(IDENTITY)), <[String; 0]>::default());
+    let policy = with("auth.tennant.id == \"a\"");
+    assert_eq!(
+        errors(&policy),
+        [
+            "spec.limits: the `when` of RateLimitPolicy ns/gw, which holds for these too, asks for `auth.tennant`, which no \
+          AuthPolicy of its routes makes"
+        ]
+    );
+    assert_eq!(applied(&policy, "/")[1], "broken RateLimitPolicy ns/own");
+}
+
+/// A key leads to one value. Which of two it is to be, only a `when` can tell.
+#[test]
+fn two_filters_or_headers_of_one_key_shut_the_target_unless_a_when_tells_them_apart() {
+    let item = |name: &str, rest: &str| format!("{name}: {{plain: {{value: x}}{rest}}}");
+    let when = ", when: [{predicate: 'request.method == \"POST\"'}]";
+    for (what, first, second, apart) in [
+        ("filters", item("identity", ""), item("extra", ", key: identity"), false),
+        ("headers", item("x-a", ""), item("other", ", key: X-A"), false),
+        ("filters", item("identity", ""), item("extra", &format!(", key: identity{when}")), true),
+        ("headers", item("x-a", when), item("other", ", key: X-A"), true),
+        ("filters", item("identity", ""), item("extra", ", key: extra"), true),
+    ] {
+        let rules =
+            |items: &str, rest: &str| format!("rules: {{{rest}response: {{success: {{{what}: {{{items}}}}}}}}}");
+        let authentication = "authentication: {sa: {kubernetesTokenReview: {audiences: [a]}}}, ";
+        let one = rules(&format!("{first}, {second}"), authentication);
+        let merged = format!("defaults: {{strategy: merge, {}}}", rules(&first, authentication));
+        let world = World::new().route("ns/r", "");
+        for policy in [
+            world.clone().policy("AuthPolicy", "ns/auth", "Gateway gw", &one).compile(),
+            world
+                .policy("AuthPolicy", "ns/gw", "Gateway gw", &merged)
+                .policy(
+                    "AuthPolicy",
+                    "ns/auth",
+                    "HTTPRoute r",
+                    &rules(&second, "authentication: {all: {anonymous: {}}}, "),
+                )
+                .compile(),
+        ] {
+            let shut = applied(&policy, "/")[0].starts_with("broken");
+            assert_eq!((errors(&policy).is_empty(), shut), (apart, !apart), "{what}: {}", shown(&policy.problems));
+            assert!(errors(&policy).iter().all(|error| error.contains("have one key")), "{}", shown(&policy.problems));
+        }
+    }
+}

@@ -10,7 +10,7 @@ use super::*;
 const BAD: &str = "limits: {b: {rates: [{limit: 1, window: 0s}]}}";
 
 /// The problems of policies of one target, as `object: field: message`.
-fn told(policy: &Policy) -> Vec<String> {
+pub(super) fn told(policy: &Policy) -> Vec<String> {
     use Finding::{LimitReplaced, PolicyShadowed, RuleReplaced, TargetShared};
     let meeting = [LimitReplaced, PolicyShadowed, RuleReplaced, TargetShared];
     let told = policy.problems.iter().filter(|problem| meeting.contains(&problem.code));
@@ -246,38 +246,6 @@ fn a_when_that_takes_hold_of_another_policys_rules_is_an_error() {
         );
         assert_eq!(pair(get, get).len(), 1);
         assert!(pair(get, get)[0].starts_with("warning target-shared"));
-    }
-}
-
-/// A policy on trial adds to what is in force on its target: neither younger nor as an override does it put anything out of force.
-#[test]
-fn in_shadow_a_policy_takes_nothing_away() {
-    let trial = |kind: &str, age: u8, spec: &str| {
-        let target = "targetRef: {group: gateway.networking.k8s.io, kind: Gateway, name: gw}";
-        format!(
-            "---\n{{apiVersion: kuadrant.io/v1, kind: {kind}, metadata: {{name: trial, namespace: ns, creationTimestamp: \
-             '2026-03-0{age}T09:00:00Z', annotations: {{tiergate.io/shadow: 'true'}}}}, spec: {{{target}, {spec}}}}}\n"
-        )
-    };
-    for age in [1, 3] {
-        for strategy in ["", "defaults merge", "overrides atomic", "overrides merge"] {
-            let policy = world()
-                .policy("RateLimitPolicy", "ns/real@2", "Gateway gw", &limits("", &[("a", 1), ("b", 2)]))
-                .text(&trial("RateLimitPolicy", age, &limits(strategy, &[("b", 20), ("c", 30)])))
-                .compile();
-            assert_eq!(met(&policy, "in.example.com", "/chat"), ["a 1", "b 2"], "{strategy}");
-            let plan = policy.route(None, &request("in.example.com", "/chat")).unwrap();
-            let Attached::Active(set) = &plan.limits[0] else { panic!("{:?}", plan.limits) };
-            let in_shadow = set.shadow.iter().flat_map(|shadow| shadow.limits.limits()).map(|limit| &*limit.name);
-            assert!(in_shadow.eq(["ns/trial/c"]));
-            let lost = "error limit-replaced trial: spec.limits.b: overridden by ns/real, which has the same target";
-            assert_eq!(told(&policy), [lost]);
-        }
-        let real = "rules: {authentication: {sa: {kubernetesTokenReview: {}}}}";
-        let spec = "when: [{predicate: 'false'}], rules: {authentication: {all: {anonymous: {}}}, authorization: {x: {patternMatching: \
-                    {patterns: [{predicate: 'false'}]}}}}";
-        let world = world().policy("AuthPolicy", "ns/real@2", "Gateway gw", real).text(&trial("AuthPolicy", age, spec));
-        assert_eq!(rules(&world.compile()), ["authentication sa of real", "authorization x of trial"]);
     }
 }
 

@@ -134,6 +134,22 @@ fn what_is_in_error_shuts_what_its_rules_could_be_part_of() {
     }
 }
 
+/// Of a thousand rules of routes that the same policies are for, each would be as much work as the first.
+#[test]
+fn what_policies_make_is_found_out_once() {
+    let policy = world()
+        .policy("RateLimitPolicy", "ns/gateway", "Gateway gw", &limits("defaults merge", &[("a", 1), ("b", 2)]))
+        .policy("RateLimitPolicy", "ns/route", "HTTPRoute a", &limits("", &[("b", 20)]))
+        .auth("ns/auth", "Gateway gw")
+        .sound();
+    let given_way = ["/chat", "/rest"].map(|path| {
+        let plan = policy.route(None, &request("in.example.com", path)).unwrap();
+        assert_eq!(plan.overridden.iter().map(|all| all.len()).collect::<Vec<_>>(), [1]);
+        Arc::clone(&plan.overridden[0])
+    });
+    assert!(Arc::ptr_eq(&given_way[0], &given_way[1]));
+}
+
 /// What an AuthPolicy's rules are called, wherever they are from.
 pub(super) fn rules(policy: &Policy) -> Vec<String> {
     let plan = policy.route(None, &request("in.example.com", "/chat")).unwrap();

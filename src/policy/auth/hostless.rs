@@ -1,0 +1,65 @@
+//! Tokens that would be for whatever host a caller sends: whoever makes up the host of a request would make up the audience.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::{AuthRules, Method};
+use crate::manifest::{Finding, InForce, ObjectName, Place, Problem, Severity};
+use crate::policy::route::Served;
+
+/// The routes at which no host is spelled out that could be an audience, by the rule that names none.
+#[derive(Debug, Default)]
+pub struct Hostless(BTreeMap<(Place, Arc<str>, ObjectName), Routes>);
+
+#[derive(Debug, Default)]
+struct Routes {
+    named: BTreeSet<ObjectName>,
+    /// Whether the rule is in force on one of them, so that it is shut.
+    shut: bool,
+}
+
+// === impl Hostless ===
+
+impl Hostless {
+    /// The policy of a rule that names no audience, where nothing spells out the host that would be one. `in_shadow` says whether it
+    /// is on trial.
+    pub(in crate::policy) fn find(
+        &mut self,
+        (rules, in_shadow): (&AuthRules, bool),
+        route: &ObjectName,
+        served: &[Served],
+    ) -> Option<ObjectName> {
+        if served.iter().all(|served| served.host.is_spelled_out()) {
+            return None;
+        }
+        let takes_host = |method: &Method| matches!(method, Method::TokenReview { audiences } if audiences.is_empty());
+        let rule = rules.authentication.iter().find(|rule| takes_host(&rule.what.method))?;
+        let key = (rule.place.clone(), Arc::clone(&rule.name), (*rule.origin).clone());
+        let routes = self.0.entry(key).or_default();
+        routes.named.insert(route.clone());
+        routes.shut |= !in_shadow;
+        Some((*rule.origin).clone())
+    }
+
+    /// An error of each such rule.
+    pub(in crate::policy) fn into_problems(self) -> impl Iterator<Item = Problem> {
+        self.0.into_iter().map(|(rule, routes)| missing(rule, &routes))
+    }
+}
+
+fn missing((place, rule, policy): (Place, Arc<str>, ObjectName), routes: &Routes) -> Problem {
+    let route = routes.named.first().map(ToString::to_string).unwrap_or_default();
+    let more = match routes.named.len().saturating_sub(1) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let message = format!(
+        "names no `audiences`, and no listener or route spells out the host that would be one: callers of {route}{more} could \
+         make it up"
+    );
+    let problem = Problem::new(Finding::AudienceMissing, Severity::Error, place, message);
+    let problem = problem.of(&policy, format!("rules.authentication.{rule}"));
+    let problem = problem
+        .remedy("name `audiences`, or give the listener a `hostname` or the route `hostnames` without a wildcard");
+    Problem { in_force: Some(if routes.shut { InForce::Shut } else { InForce::Nothing }), ..problem }
+}
