@@ -73,7 +73,7 @@ fn filters(policy: &Policy, manifests: &Manifests) -> Vec<Problem> {
                 problems.push(warning(code, &policy.meta, place, field, message).remedy(make(member, made)));
             }
         };
-        for predicate in &limit.when {
+        for predicate in policy.conditions(limit) {
             look(&predicate.expression, Finding::PropertyUndeclared, &predicate.place, &predicate.field);
         }
         for (i, counter) in limit.counters.iter().enumerate() {
@@ -159,7 +159,7 @@ fn lacks(declared: &Declared, (filter, name): &Property) -> bool {
 /// A predicate that no route can satisfy; with a filter that no route has, that was said. Where one does, the limit is for that
 /// route.
 fn predicates(policy: &LimitPolicy, limit: &LimitSpec, routes: &BTreeSet<Declared>, problems: &mut Vec<Problem>) {
-    for predicate in &limit.when {
+    for predicate in policy.conditions(limit) {
         let mut needed = needed(&predicate.expression);
         needed.retain(|property| routes.iter().all(|declared| lacks(declared, property)));
         needed.retain(|(filter, _)| routes.iter().any(|declared| declared.contains_key(filter)));
@@ -175,7 +175,7 @@ fn predicates(policy: &LimitPolicy, limit: &LimitSpec, routes: &BTreeSet<Declare
 
 /// A counter without a value: whoever matches the limit is answered 503.
 fn counters(policy: &LimitPolicy, limit: &LimitSpec, routes: &BTreeSet<Declared>, problems: &mut Vec<Problem>) {
-    let asked: Vec<Property> = limit.when.iter().flat_map(|predicate| needed(&predicate.expression)).collect();
+    let asked: Vec<Property> = policy.conditions(limit).flat_map(|predicate| needed(&predicate.expression)).collect();
     let matching = |declared: &&Declared| asked.iter().all(|property| !lacks(declared, property));
     for (i, counter) in limit.counters.iter().enumerate() {
         for property in needed(counter) {
