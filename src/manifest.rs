@@ -189,13 +189,8 @@ impl Manifests {
         let version = fields.require("apiVersion", "the API version of a Kubernetes object");
         let (Some(kind), Some(version)) = (kind, version) else { return false };
         let (Some(kind_name), Some(version_text)) = (kind.text(), version.text()) else { return false };
-        if kind_name.ends_with("List") && KINDS.iter().all(|known| known.name != kind_name) {
-            let items = fields.take("items").and_then(|items| items.items()).unwrap_or_default();
-            let mut all_objects = true;
-            for item in &items {
-                all_objects &= self.read_document(item.node, text, report, seen);
-            }
-            return all_objects;
+        if is_list(kind_name, node) {
+            return self.read_list(fields, text, report, seen);
         }
         let (group, version_name) = version_text.rsplit_once('/').unwrap_or(("", version_text));
         match Recognised::of(kind_name, group) {
@@ -203,12 +198,12 @@ impl Manifests {
                 self.read_object(node, known, Some((&version, version_name)), fields, text, report, seen);
             }
             Recognised::Misspelt(meant) => {
-                report.name(Some(ObjectName::unreadable(meant.name, node.at)));
+                report.name(Some(ObjectName::unreadable(meant.name, &report.place(node.at))));
                 unknown_kind(&kind, kind_name, group, Some(meant));
                 self.read_object(node, meant, None, fields, text, report, seen);
             }
             Recognised::AnyPolicy(meant) => {
-                report.name(Some(ObjectName::unreadable(kind_name, node.at)));
+                report.name(Some(ObjectName::unreadable(kind_name, &report.place(node.at))));
                 unknown_kind(&kind, kind_name, group, meant);
                 self.read_any_policy(node, kind_name, fields, report);
             }
@@ -220,6 +215,29 @@ impl Manifests {
             Recognised::Foreign => *self.ignored.entry(kind_name.to_owned()).or_default() += 1,
         }
         true
+    }
+
+    /// Reads what a list holds; `false` if that is not all known, which may be a limit.
+    fn read_list(
+        &mut self,
+        mut fields: reader::Fields<'_>,
+        text: &str,
+        report: &Report,
+        seen: &mut HashMap<ObjectName, Place>,
+    ) -> bool {
+        let errors = report.errors();
+        let items = match fields.take_even_null("items") {
+            Some(field) if field.node.value == tree::Value::Null => Vec::new(),
+            Some(field) => field.items().unwrap_or_default(),
+            None => fields.require("items", "a list of objects").and_then(|field| field.items()).unwrap_or_default(),
+        };
+        fields.ignore(&["metadata"]);
+        fields.done(Severity::Warning);
+        let mut all_known = report.errors() == errors;
+        for item in &items {
+            all_known &= self.read_document(item.node, text, report, seen);
+        }
+        all_known
     }
 
     /// Reads an object of a known kind. Without a `version` its kind or group is misspelt, and it cannot be used.
@@ -235,14 +253,14 @@ impl Manifests {
         seen: &mut HashMap<ObjectName, Place>,
     ) {
         self.read += 1;
-        let unreadable = ObjectName::unreadable(known.name, node.at);
+        let unreadable = ObjectName::unreadable(known.name, &report.place(node.at));
         report.name(Some(unreadable.clone()));
         let errors = report.errors();
         let Some(mut meta) = read_meta(&mut fields, known, report) else {
             self.shut(unreadable, report.place(node.at), Target::Unknown);
             return;
         };
-        report.rename(&unreadable, &meta.object);
+        report.rename(&meta.object);
         annotation::unknown(&meta, report, known.annotations());
         meta.usable = report.errors() == errors
             && match version {
@@ -277,7 +295,7 @@ impl Manifests {
     fn read_any_policy(&mut self, node: &Node, kind_name: &str, mut fields: reader::Fields<'_>, report: &Report) {
         self.read += 1;
         let kind = Kind { name: "", group: "", versions: &[], namespaced: true };
-        let unreadable = ObjectName::unreadable(kind_name, node.at);
+        let unreadable = ObjectName::unreadable(kind_name, &report.place(node.at));
         report.name(Some(unreadable.clone()));
         let meta = read_meta(&mut fields, &kind, report);
         let spec = fields.take("spec").and_then(|spec| spec.fields());
@@ -285,7 +303,7 @@ impl Manifests {
             meta.as_ref().zip(spec).map(|(meta, mut spec)| target::read_target(spec.take("targetRef"), meta).0);
         // By its own name it is known to whoever asks for the problems of what shuts a target.
         let object = meta.map_or(unreadable.clone(), |meta| ObjectName { kind: kind_name.into(), ..meta.object });
-        report.rename(&unreadable, &object);
+        report.rename(&object);
         self.shut(object, report.place(node.at), target.unwrap_or(Target::Unknown));
     }
 
@@ -339,6 +357,13 @@ impl Manifests {
             _ => self.models.push(model::read_model(meta, fields, report)),
         }
     }
+}
+
+/// Whether an object is a list of others, as `kubectl get -o yaml` prints one. What has a name is an object of somebody else's kind.
+fn is_list(kind: &str, node: &Node) -> bool {
+    let Some(of) = kind.strip_suffix("List") else { return false };
+    let is_named = || node.get("metadata").is_some_and(|metadata| metadata.get("name").is_some());
+    of.is_empty() || KINDS.iter().any(|known| known.name == of) || node.get("items").is_some() || !is_named()
 }
 
 fn api_version(group: &str, version: &str) -> String {

@@ -6,6 +6,7 @@ pub(crate) mod tier_service;
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use jsonwebtoken::jwk::JwkSet;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
@@ -17,6 +18,21 @@ use crate::manifest::Manifests;
 use crate::policy::{Options, Policies, Policy, compile, derived_uid};
 use crate::request::{Headers, OperatorModel, Request};
 use crate::usage::Bounds;
+
+/// Asserts that ten times as many take about ten times as long, and not a hundred times. `time` says how long some take. On a loaded
+/// machine it may take a second look.
+#[track_caller]
+pub(crate) fn assert_linear(what: &str, number: usize, time: impl Fn(usize) -> Duration) {
+    let mut looks = Vec::new();
+    for _ in 0..3 {
+        let (some, many) = (time(number), time(10 * number));
+        if many < some * 30 {
+            return;
+        }
+        looks.push((some, many));
+    }
+    panic!("{what}: {number}, and ten times as many, take {looks:?}");
+}
 
 pub(crate) const ISSUER: &str = "https://kubernetes.default.svc";
 pub(crate) const AUDIENCE: &str = "maas-default-gateway-sa";

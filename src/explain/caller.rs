@@ -124,8 +124,7 @@ fn named_by_flags(args: &Explain, user: &str, policy: &Policy, host: &str) -> Re
 
 /// Every audience that some policy wants of requests for `host`.
 fn wanted_audiences(policy: &Policy, host: &str) -> Vec<String> {
-    let plans = policy.gateways.iter().flat_map(|gateway| gateway.plans());
-    let rules = plans.filter_map(|plan| match &plan.auth {
+    let rules = policy.plans().filter_map(|plan| match &plan.auth {
         Attached::Active(auth) => Some(&auth.rules),
         Attached::None | Attached::Broken(_) => None,
     });

@@ -1,11 +1,13 @@
 //! What is in force while something is in error: a message that says "shut" has to be right about it.
 
+use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::sync::Arc;
 
 use jiff::{Timestamp, Unit};
 use serde::{Serialize, Serializer};
 
-use super::{Finding, LimitPolicy, Manifests, ModelGrant, ObjectName, Problem, Shadow, Target};
+use super::{AuthPolicy, Finding, LimitPolicy, Manifests, Model, ModelGrant, ObjectName, Problem, Shadow, Target};
 
 /// What is in force in place of what is in error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -69,22 +71,46 @@ impl Manifests {
     /// Says of each error what is in force meanwhile.
     pub fn say_what_is_in_force(&mut self) {
         let mut problems = std::mem::take(&mut self.problems);
+        let read = Read::of(self);
         for problem in problems.iter_mut().filter(|problem| problem.is_error()) {
-            problem.in_force = self.in_force(problem);
+            problem.in_force = read.in_force(problem);
         }
         self.problems = problems;
+    }
+}
+
+/// What was read, by name; of two objects of one name the first.
+struct Read<'m> {
+    manifests: &'m Manifests,
+    unparsable: HashSet<&'m Arc<str>>,
+    auth_policies: HashMap<&'m ObjectName, &'m AuthPolicy>,
+    limit_policies: HashMap<&'m ObjectName, &'m LimitPolicy>,
+    models: HashMap<&'m ObjectName, &'m Model>,
+}
+
+// === impl Read ===
+
+impl<'m> Read<'m> {
+    fn of(manifests: &'m Manifests) -> Self {
+        Read {
+            manifests,
+            unparsable: manifests.unparsable.iter().collect(),
+            auth_policies: manifests.auth_policies.iter().rev().map(|policy| (&policy.meta.object, policy)).collect(),
+            limit_policies: manifests.limit_policies.iter().rev().map(|policy| (&policy.meta.object, policy)).collect(),
+            models: manifests.models.iter().rev().map(|model| (&model.meta.object, model)).collect(),
+        }
     }
 
     fn in_force(&self, problem: &Problem) -> Option<InForce> {
         let Some(object) = &problem.object else {
             let file = &problem.place.file;
-            return Some(match self.kept_files.get(file) {
+            return Some(match self.manifests.kept_files.get(file) {
                 Some(since) => InForce::LastGood(*since),
                 None if self.unparsable.contains(file) => InForce::AllShut,
                 None => InForce::Nothing,
             });
         };
-        if let Some(since) = self.kept.get(object) {
+        if let Some(since) = self.manifests.kept.get(object) {
             return Some(InForce::LastGood(*since));
         }
         // Of two objects of one name the first is used. What has a field is a tier that its mapping has twice.
@@ -99,20 +125,20 @@ impl Manifests {
         };
         Some(match &*object.kind {
             "AuthPolicy" => {
-                let found = self.auth_policies.iter().find(|policy| is(&policy.meta.object, object))?;
+                let found = self.auth_policies.get(object)?;
                 return found.rules.is_none().then(|| policy(&found.target, found.shadow));
             }
             "HTTPRoute" | "Gateway" if object.is_unreadable() => InForce::AllShut,
             "HTTPRoute" | "Gateway" | "ConfigMap" => InForce::Shut,
             "LLMInferenceService" => {
-                let found = self.models.iter().find(|model| is(&model.meta.object, object));
+                let found = self.models.get(object);
                 return found.is_none_or(|model| model.grant == ModelGrant::Unreadable).then_some(InForce::NoGrant);
             }
             kind if !kind.ends_with("Policy") && super::KINDS.iter().any(|known| known.name == kind) => {
                 InForce::NoGrant
             }
             _ => {
-                let found = self.limit_policies.iter().find(|policy| is(&policy.meta.object, object))?;
+                let found = self.limit_policies.get(object)?;
                 return found.limits.is_none().then(|| policy(&found.target, found.is_on_trial()));
             }
         })
@@ -128,8 +154,4 @@ impl LimitPolicy {
         self.shadow == Shadow::Everything
             || (limits.peek().is_some() && limits.all(|limit| self.shadow.covers(&limit.name)))
     }
-}
-
-fn is(one: &ObjectName, other: &ObjectName) -> bool {
-    one == other
 }

@@ -1,11 +1,11 @@
 //! An object in error keeps its own last good version; the rest is as it is written now.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::{KINDS, Manifests, Meta, ModelGrant, ObjectName};
+use super::{KINDS, Kind, Manifests, Meta, ModelGrant, ObjectName};
 
 /// Calls a macro with the lists of objects.
 macro_rules! lists {
@@ -36,9 +36,10 @@ impl Manifests {
         let broken = self.objects_in_error();
         macro_rules! replace {
             ($list:ident, $is_broken:expr) => {
+                let good = last.$list.iter().filter(|good| !$is_broken(good));
+                let good: HashMap<&ObjectName, _> = good.map(|good| (&good.meta.object, good)).collect();
                 for object in self.$list.iter_mut().filter(|object| $is_broken(object)) {
-                    let good = |good: &&_| !$is_broken(good) && same(&good.meta, &object.meta);
-                    if let Some(good) = last.$list.iter().find(good) {
+                    if let Some(good) = good.get(&object.meta.object) {
                         kept.push(object.meta.object.clone());
                         object.clone_from(good);
                     }
@@ -71,7 +72,7 @@ impl Manifests {
 
     /// The objects of files that cannot be parsed now; those that are kept.
     fn keep_files(&mut self, last: &Manifests, now: Timestamp) -> Vec<ObjectName> {
-        let unparsable = std::mem::take(&mut self.unparsable);
+        let unparsable: BTreeSet<Arc<str>> = std::mem::take(&mut self.unparsable).into_iter().collect();
         let mut restored = Vec::new();
         macro_rules! keep {
             ($($list:ident),*) => {$(
@@ -84,42 +85,33 @@ impl Manifests {
             )*};
         }
         lists!(keep);
+        let (known, unknown): (HashSet<_>, HashSet<_>) =
+            (last.files.iter().collect(), last.unparsable.iter().collect());
         for file in unparsable {
-            if last.files.contains(&file) {
+            if known.contains(&file) {
                 // It stays known as long as it is there, however long it cannot be parsed.
                 let since = last.kept_files.get(&file).copied().unwrap_or(now);
                 self.kept_files.insert(Arc::clone(&file), since);
                 self.files.push(file);
-            } else if last.unparsable.contains(&file) {
+            } else if unknown.contains(&file) {
                 self.unparsable.push(file);
             }
         }
         restored
     }
 
-    /// In place of an object of which it cannot be read which one it is, the one that it was: of its file, and not there any
-    /// more. Those that are kept.
+    /// In place of objects of which it cannot be read which ones they are, those that they may have been: of their file, and not
+    /// there any more. Those that are kept.
     fn keep_unreadable(&mut self, last: &Manifests) -> Vec<ObjectName> {
-        let present: HashSet<&ObjectName> = self.metas().map(|meta| &meta.object).collect();
-        let gone = last.metas().filter(|meta| !present.contains(&meta.object) && !meta.object.is_unreadable());
-        let mut gone: Vec<(ObjectName, Arc<str>)> =
-            gone.map(|meta| (meta.object.clone(), Arc::clone(&meta.place.file))).collect();
-        let (mut placeholders, mut kept) = (HashSet::new(), HashSet::new());
-        for (unreadable, place) in &self.unreadable {
-            let was = |(object, file): &(ObjectName, Arc<str>)| *file == place.file && unreadable.may_have_been(object);
-            if let Some(at) = gone.iter().position(was) {
-                kept.insert(gone.swap_remove(at).0);
-                placeholders.insert(unreadable.clone());
-            }
-        }
+        let Found { placeholders, were } = Found::of(self, last);
         macro_rules! put {
             ($($list:ident),*) => {$(
                 self.$list.retain(|object| !placeholders.contains(&object.meta.object));
-                self.$list.extend(last.$list.iter().filter(|object| kept.contains(&object.meta.object)).cloned());
+                self.$list.extend(last.$list.iter().filter(|object| were.contains(&object.meta.object)).cloned());
             )*};
         }
         lists!(put);
-        placeholders.into_iter().chain(kept).collect()
+        placeholders.into_iter().chain(were).collect()
     }
 
     fn objects_in_error(&self) -> HashSet<ObjectName> {
@@ -128,17 +120,88 @@ impl Manifests {
     }
 }
 
-fn same(one: &Meta, other: &Meta) -> bool {
-    one.object == other.object
+// === objects of which it cannot be read which ones they are ===
+
+/// What was found for objects of which it cannot be read which ones they are.
+#[derive(Default)]
+struct Found {
+    /// Those that stand for an object that was good.
+    placeholders: HashSet<ObjectName>,
+    /// What they may have been. Of several that guard all are: one that was removed in the same moment closes more than was meant.
+    were: HashSet<ObjectName>,
 }
 
-impl ObjectName {
-    /// Whether this one, of which it cannot be read which object it is, was `object` before.
-    fn may_have_been(&self, object: &ObjectName) -> bool {
-        match KINDS.iter().any(|known| *known.name == *self.kind) {
-            true => self.kind == object.kind,
-            // Of a kind that is none: its name may be read all the same.
-            false => object.kind.ends_with("Policy") && (self.is_unreadable() || self.path() == object.path()),
+/// What a file had and has no more, by file and kind.
+type Gone<'m> = HashMap<(&'m str, &'m str), BTreeSet<&'m ObjectName>>;
+
+// === impl Found ===
+
+impl Found {
+    fn of(now: &Manifests, last: &Manifests) -> Self {
+        let present: HashSet<&ObjectName> = now.metas().map(|meta| &meta.object).collect();
+        let mut gone = Gone::new();
+        for meta in last.metas().filter(|meta| !present.contains(&meta.object) && !meta.object.is_unreadable()) {
+            gone.entry((&*meta.place.file, &*meta.object.kind)).or_default().insert(&meta.object);
         }
+        let mut by_kind: BTreeMap<(&str, &str), Vec<&ObjectName>> = BTreeMap::new();
+        for (unreadable, place) in &now.unreadable {
+            by_kind.entry((&*place.file, &*unreadable.kind)).or_default().push(unreadable);
+        }
+        let mut found = Found::default();
+        // What is of no known kind may stand for what those of a known one do not.
+        let (of_kinds, of_none): (Vec<_>, Vec<_>) =
+            by_kind.into_iter().partition(|((_, kind), _)| known(kind).is_some());
+        let mut taken: HashMap<&str, usize> = HashMap::new();
+        for ((file, kind), unreadable) in of_kinds {
+            let of_kind = gone.get(&(file, kind)).map_or(0, |gone| found.of_kind(gone, &unreadable));
+            *taken.entry(file).or_default() += if kind.ends_with("Policy") { of_kind } else { 0 };
+        }
+        for ((file, _), unreadable) in of_none {
+            found.policies((file, &gone), taken.entry(file).or_default(), &unreadable);
+        }
+        found
     }
+
+    /// For objects of one kind; how many stand for one that was good. One that is more than these is new, and stays in error.
+    fn of_kind(&mut self, gone: &BTreeSet<&ObjectName>, unreadable: &[&ObjectName]) -> usize {
+        let guards = gone.first().and_then(|object| known(&object.kind)).is_some_and(Kind::guards);
+        // What was removed must not grant again: of what grants it has to be certain which ones these are.
+        if !guards && gone.len() > unreadable.len() {
+            return 0;
+        }
+        self.were.extend(gone.iter().copied().cloned());
+        let good = gone.len().min(unreadable.len());
+        self.placeholders.extend(unreadable.iter().take(good).copied().cloned());
+        good
+    }
+
+    /// For objects of a kind that is none: they may have been policies of any. Their names may be read all the same.
+    fn policies(&mut self, (file, gone): (&str, &Gone<'_>), taken: &mut usize, unreadable: &[&ObjectName]) {
+        let kinds = KINDS.iter().filter(|kind| kind.is_policy());
+        let gone: Vec<&BTreeSet<_>> = kinds.filter_map(|kind| gone.get(&(file, kind.name))).collect();
+        let number: usize = gone.iter().map(|gone| gone.len()).sum();
+        let (nameless, named): (Vec<_>, Vec<_>) = unreadable.iter().copied().partition(|policy| policy.is_unreadable());
+        for policy in named {
+            let of_name = gone.iter().filter_map(|gone| {
+                let kind = Arc::clone(&gone.first()?.kind);
+                gone.get(&&ObjectName { kind, ..policy.clone() }).copied().cloned()
+            });
+            let of_name: Vec<_> = of_name.collect();
+            if !of_name.is_empty() && *taken < number {
+                *taken += 1;
+                self.placeholders.insert(policy.clone());
+            }
+            self.were.extend(of_name);
+        }
+        if !nameless.is_empty() {
+            self.were.extend(gone.into_iter().flatten().copied().cloned());
+        }
+        let good = nameless.len().min(number.saturating_sub(*taken));
+        *taken += good;
+        self.placeholders.extend(nameless.into_iter().take(good).cloned());
+    }
+}
+
+fn known(kind: &str) -> Option<&'static Kind> {
+    KINDS.iter().find(|known| known.name == kind)
 }

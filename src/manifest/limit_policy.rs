@@ -20,7 +20,7 @@ pub struct LimitPolicy {
     pub target_place: Place,
     /// `None` if it could not be read.
     pub strategy: Option<Strategy>,
-    /// What has to hold for every limit; each limit's own `when` starts with it.
+    /// What has to hold for every limit, beside its own: see [`LimitPolicy::conditions`].
     pub when: Vec<Predicate>,
     pub limits: Option<Vec<LimitSpec>>,
     /// Where the limits are written.
@@ -37,7 +37,7 @@ pub struct LimitSpec {
     pub name: String,
     pub place: Place,
     pub rates: Vec<Quota>,
-    /// All must hold.
+    /// What has to hold for this one, beside what its policy asks for all.
     pub when: Vec<Predicate>,
     pub counters: Vec<Arc<Expression>>,
 }
@@ -49,6 +49,11 @@ pub struct Predicate {
     pub place: Place,
     pub field: String,
 }
+
+/// Most limits of one policy; rates, counters and predicates of one limit, and predicates of one policy. More are a slip of whatever
+/// wrote them, and whoever publishes would wait for what their product costs.
+const MOST_LIMITS: usize = 20_000;
+const MOST_PARTS: usize = 100;
 
 pub(super) fn read(meta: Meta, mut fields: Fields<'_>, report: &Report) -> LimitPolicy {
     let errors = report.errors();
@@ -66,7 +71,7 @@ pub(super) fn read(meta: Meta, mut fields: Fields<'_>, report: &Report) -> Limit
             common = block.fields.take("when").and_then(|field| read_when(&field)).unwrap_or_default();
             if let Some(field) = block.fields.require("limits", "at least one named limit") {
                 limits_place = field.place();
-                limits = read_limits(&field, &common);
+                limits = read_limits(&field);
             }
             block.done();
         }
@@ -79,6 +84,22 @@ pub(super) fn read(meta: Meta, mut fields: Fields<'_>, report: &Report) -> Limit
     }
     let limits = limits.filter(|_| meta.usable && report.errors() == errors);
     LimitPolicy { meta, kind, target, target_place, strategy, when: common, limits, limits_place, per_route, shadow }
+}
+
+// === impl LimitPolicy ===
+
+impl LimitPolicy {
+    /// All that has to hold for one of its limits, where no other policy is put together with it.
+    pub fn conditions<'p>(&'p self, limit: &'p LimitSpec) -> impl Iterator<Item = &'p Predicate> + Clone {
+        self.when.iter().chain(&limit.when)
+    }
+
+    /// All predicates that it holds, each once.
+    pub fn predicates(&self) -> impl Iterator<Item = &Predicate> {
+        let of_limits = self.limits.iter().flatten().flat_map(|limit| &limit.when);
+        // Without limits they are for nothing.
+        self.when.iter().filter(|_| self.limits.is_some()).chain(of_limits)
+    }
 }
 
 /// How a policy's limits count.
@@ -94,26 +115,41 @@ pub(super) fn kind_of(kind: &str) -> LimitKind {
     if kind.starts_with("Token") { LimitKind::Tokens } else { LimitKind::Requests }
 }
 
-fn read_limits(field: &Field<'_>, common: &[Predicate]) -> Option<Vec<LimitSpec>> {
+fn read_limits(field: &Field<'_>) -> Option<Vec<LimitSpec>> {
     let entries = field.entries()?;
+    check_number(field, entries.len(), MOST_LIMITS)?;
     if entries.is_empty() {
         field.report(field.error("holds no limit").expected("at least one named limit"));
     }
-    Some(entries.iter().filter_map(|(key, field)| read_limit(&key.name, field, common)).collect())
+    Some(entries.iter().filter_map(|(key, field)| read_limit(&key.name, field)).collect())
 }
 
-fn read_limit(name: &str, field: &Field<'_>, common: &[Predicate]) -> Option<LimitSpec> {
+/// The elements of a list, if they are not too many.
+fn read_items<'a>(field: &Field<'a>) -> Option<Vec<Field<'a>>> {
+    let items = field.items()?;
+    check_number(field, items.len(), MOST_PARTS)?;
+    Some(items)
+}
+
+fn check_number(field: &Field<'_>, number: usize, most: usize) -> Option<()> {
+    if number <= most {
+        return Some(());
+    }
+    field.report(field.error(format!("holds {number} entries; at most {most} are accepted")));
+    None
+}
+
+fn read_limit(name: &str, field: &Field<'_>) -> Option<LimitSpec> {
     let mut fields = field.fields()?;
     let rates = fields.require("rates", "at least one of limit and window").and_then(|field| read_rates(&field));
     let when = fields.take("when").map_or(Some(Vec::new()), |field| read_when(&field));
     let counters = fields.take("counters").map_or(Some(Vec::new()), |field| read_counters(&field));
     fields.done(Severity::Error);
-    let when = common.iter().cloned().chain(when?).collect();
-    Some(LimitSpec { name: name.to_owned(), place: field.place(), rates: rates?, when, counters: counters? })
+    Some(LimitSpec { name: name.to_owned(), place: field.place(), rates: rates?, when: when?, counters: counters? })
 }
 
 fn read_rates(field: &Field<'_>) -> Option<Vec<Quota>> {
-    let items = field.items()?;
+    let items = read_items(field)?;
     if items.is_empty() {
         field.report(field.error("is empty").expected("at least one of limit and window"));
         return None;
@@ -272,7 +308,7 @@ pub fn parse_duration(text: &str) -> Option<std::time::Duration> {
 }
 
 fn read_when(field: &Field<'_>) -> Option<Vec<Predicate>> {
-    let items = field.items()?;
+    let items = read_items(field)?;
     let predicates: Vec<_> = items.iter().filter_map(read_predicate).collect();
     (predicates.len() == items.len()).then_some(predicates)
 }
@@ -294,7 +330,7 @@ fn read_predicate(item: &Field<'_>) -> Option<Predicate> {
 }
 
 fn read_counters(field: &Field<'_>) -> Option<Vec<Arc<Expression>>> {
-    let items = field.items()?;
+    let items = read_items(field)?;
     let read = |item: &Field<'_>| {
         let mut fields = item.fields()?;
         let field = fields.require("expression", "a CEL expression such as auth.identity.userid");

@@ -91,10 +91,11 @@ impl ObjectName {
         ObjectName { kind: kind.into(), namespace: namespace.into(), name: name.into() }
     }
 
-    /// Stands for an object of which it cannot be read which one it is. No object can have such a name.
+    /// Stands for an object of which it cannot be read which one it is. No object can have such a name, and no two of them have the
+    /// same.
     #[must_use]
-    pub fn unreadable(kind: &str, at: Position) -> Self {
-        ObjectName::new(kind, "", &format!("(at line {})", at.line))
+    pub fn unreadable(kind: &str, place: &Place) -> Self {
+        ObjectName::new(kind, "", &format!("(at {place})"))
     }
 
     #[must_use]
@@ -211,10 +212,14 @@ pub fn did_you_mean<'a>(typed: &str, candidates: impl IntoIterator<Item = &'a st
         _ => 3,
     };
     let lower = typed.to_lowercase();
+    let length = lower.chars().count();
     candidates
         .into_iter()
         .filter(|candidate| *candidate != typed)
-        .map(|candidate| (strsim::osa_distance(&lower, &candidate.to_lowercase()), candidate))
+        .map(|candidate| (candidate.to_lowercase(), candidate))
+        // The distance is at least that of the lengths.
+        .filter(|(other, _)| other.chars().count().abs_diff(length) <= bound)
+        .map(|(other, candidate)| (strsim::osa_distance(&lower, &other), candidate))
         .filter(|(distance, _)| *distance <= bound)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)

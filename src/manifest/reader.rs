@@ -2,7 +2,7 @@
 //!
 //! A reading function returns `None` only after it reported why.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use super::finding::Finding;
@@ -15,6 +15,9 @@ pub struct Report {
     file: Arc<str>,
     object: RefCell<Option<ObjectName>>,
     problems: RefCell<Vec<Problem>>,
+    /// How many problems there were before those of `object`.
+    before: Cell<usize>,
+    errors: Cell<usize>,
 }
 
 /// One value, with the path that leads to it.
@@ -42,21 +45,24 @@ pub struct Fields<'a> {
 impl Report {
     #[must_use]
     pub fn new(file: &Arc<str>) -> Self {
-        Report { file: Arc::clone(file), object: RefCell::new(None), problems: RefCell::default() }
+        let (object, problems) = (RefCell::new(None), RefCell::default());
+        Report { file: Arc::clone(file), object, problems, before: Cell::default(), errors: Cell::default() }
     }
 
     /// From here on problems belong to `object`.
     pub fn name(&self, object: Option<ObjectName>) {
-        self.object.replace(object);
+        if *self.object.borrow() != object {
+            self.before.set(self.problems.borrow().len());
+            self.object.replace(object);
+        }
     }
 
-    /// The problems of `before` belong to `object`, and those to come.
-    pub fn rename(&self, before: &ObjectName, object: &ObjectName) {
-        self.name(Some(object.clone()));
-        let mut problems = self.problems.borrow_mut();
-        for problem in problems.iter_mut().filter(|problem| problem.object.as_ref() == Some(before)) {
+    /// The object that problems belong to is called `object`: those that were told of it, and those to come.
+    pub fn rename(&self, object: &ObjectName) {
+        for problem in self.problems.borrow_mut().iter_mut().skip(self.before.get()) {
             problem.object = Some(object.clone());
         }
+        self.object.replace(Some(object.clone()));
     }
 
     #[must_use]
@@ -72,11 +78,11 @@ impl Report {
     /// How many errors were reported so far.
     #[must_use]
     pub fn errors(&self) -> usize {
-        let problems = self.problems.borrow();
-        problems.iter().filter(|problem| problem.is_error()).count()
+        self.errors.get()
     }
 
     pub fn add(&self, problem: Problem) {
+        self.errors.set(self.errors.get() + usize::from(problem.is_error()));
         self.problems.borrow_mut().push(problem);
     }
 

@@ -1,5 +1,6 @@
 mod bombs;
 mod documents;
+mod last_good;
 mod objects;
 mod policies;
 mod routes;

@@ -98,6 +98,13 @@ fn at(location: &serde_saphyr::Location) -> Position {
 // === impl Node ===
 
 impl Node {
+    /// The value of a key of a mapping.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&Node> {
+        let Value::Map(entries) = &self.value else { return None };
+        entries.iter().find(|(own, _)| own.name == key).map(|(_, value)| value)
+    }
+
     /// The name of the value's type, for messages.
     #[must_use]
     pub fn type_name(&self) -> &'static str {

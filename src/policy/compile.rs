@@ -52,8 +52,9 @@ pub fn compile(mut manifests: Manifests, options: &Options) -> Policy {
     manifests.routes.sort_by(|a, b| a.meta.seniority().cmp(&b.meta.seniority()));
     // Any other ConfigMap is somebody else's.
     let foreign = |mapping: &&TierMapping| mapping.meta.object.path() != options.tier_mapping;
-    let foreign: Vec<_> = manifests.tier_mappings.iter().filter(foreign).map(|mapping| &mapping.meta.object).collect();
-    problems.retain(|problem| problem.object.as_ref().is_none_or(|object| !foreign.contains(&object)));
+    let foreign = manifests.tier_mappings.iter().filter(foreign).map(|mapping| &mapping.meta.object);
+    let foreign: HashSet<&ObjectName> = foreign.collect();
+    problems.retain(|problem| problem.object.as_ref().is_none_or(|object| !foreign.contains(object)));
     lint::objects(&manifests, options, &mut problems);
     let mapping = mapping(&manifests, options, &problems);
     let instances: Vec<&str> = match &options.instance {

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{Attached, GatewayPlan, LimitKind, LimitSet, Policy, RoutePlan, lint};
+use super::lint::ByTier;
+use super::{Attached, LimitKind, LimitSet, Policy, RoutePlan};
 
 /// What a policy leaves out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,7 +23,6 @@ impl Policy {
     /// What is left out on the routes that are not shut.
     #[must_use]
     pub fn gaps(&self) -> Gaps {
-        let plans = self.gateways.iter().flat_map(GatewayPlan::plans);
         let open = |plan: &&RoutePlan| {
             let broken = plan.limits.iter().any(|limits| matches!(limits, Attached::Broken(_)));
             !broken && !matches!(plan.auth, Attached::Broken(_))
@@ -32,26 +32,23 @@ impl Policy {
             tiers.push("".into());
         }
         let mut gaps = Gaps::default();
-        for plan in plans.filter(open) {
-            if matches!(plan.auth, Attached::None) {
-                gaps.routes.insert(Arc::clone(&plan.name));
+        let unprotected = self.plans().filter(open).filter(|plan| matches!(plan.auth, Attached::None));
+        gaps.routes.extend(unprotected.map(|plan| Arc::clone(&plan.name)));
+        for plan in self.combinations().filter(open) {
+            for (kind, gaps) in [(LimitKind::Requests, &mut gaps.requests), (LimitKind::Tokens, &mut gaps.tokens)] {
+                let limits = limits(plan, kind);
+                gaps.extend(tiers.iter().filter(|tier| !limits.any_for(tier)).map(Arc::clone));
             }
-            let of_kind = |kind| tiers.iter().filter(move |tier| !is_limited(plan, kind, tier)).map(Arc::clone);
-            gaps.requests.extend(of_kind(LimitKind::Requests));
-            gaps.tokens.extend(of_kind(LimitKind::Tokens));
         }
         gaps
     }
 }
 
-/// Whether a limit may apply to requests of `tier`; one in shadow refuses nobody.
-fn is_limited(plan: &RoutePlan, kind: LimitKind, tier: &str) -> bool {
+/// The limits that apply; one in shadow refuses nobody.
+fn limits(plan: &RoutePlan, kind: LimitKind) -> ByTier<'_> {
     let sets = plan.limits.iter().filter_map(|limits| match limits {
         Attached::Active(set) => Some(&**set),
         Attached::None | Attached::Broken(_) => None,
     });
-    sets.flat_map(LimitSet::limits).filter(|limit| limit.kind == kind).any(|limit| {
-        let when: Vec<_> = limit.when.iter().map(|expression| &**expression).collect();
-        lint::may_apply(&when, tier)
-    })
+    ByTier::of(sets.flat_map(LimitSet::limits).filter(|limit| limit.kind == kind))
 }

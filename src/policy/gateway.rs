@@ -5,11 +5,13 @@
 
 use std::sync::Arc;
 
+use hashbrown::HashSet;
 use smallvec::SmallVec;
 
 use super::route::{Host, RouteTable, host_name};
-use super::{Attached, AuthPlan, LimitSet, Overridden};
+use super::{Attached, AuthPlan, LimitSet, Overridden, Policy};
 use crate::gate::{Code, Denial};
+use crate::manifest::ObjectName;
 use crate::request::Request;
 
 /// One Gateway, with its listeners.
@@ -186,7 +188,42 @@ impl RoutePlan {
     }
 }
 
+// === impl Policy ===
+
+impl Policy {
+    /// Every plan, once.
+    pub fn plans(&self) -> impl Iterator<Item = &RoutePlan> {
+        let mut seen = HashSet::new();
+        self.gateways.iter().flat_map(GatewayPlan::plans).filter(move |plan| seen.insert(std::ptr::from_ref(*plan)))
+    }
+
+    /// One plan for each combination of policies.
+    pub(super) fn combinations(&self) -> impl Iterator<Item = &RoutePlan> {
+        let mut seen = HashSet::new();
+        self.plans().filter(move |plan| {
+            let limits: SmallVec<[_; 2]> = plan.limits.iter().map(Attached::what).collect();
+            seen.insert((plan.auth.what(), limits))
+        })
+    }
+}
+
+/// What is attached, as it is told from others.
+#[derive(PartialEq, Eq, Hash)]
+enum What<'p> {
+    Nothing,
+    Active(*const ()),
+    Broken(&'p ObjectName),
+}
+
 impl<T> Attached<T> {
+    fn what(&self) -> What<'_> {
+        match self {
+            Attached::None => What::Nothing,
+            Attached::Active(policy) => What::Active(Arc::as_ptr(policy).cast()),
+            Attached::Broken(policy) => What::Broken(policy),
+        }
+    }
+
     fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
             (Attached::None, Attached::None) => true,

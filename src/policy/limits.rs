@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::hash::Hasher;
 use std::sync::Arc;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use siphasher::sip::SipHasher13;
 use smallvec::SmallVec;
 
@@ -116,7 +116,10 @@ impl LimitSet {
                 by_text.entry(literal.clone()).or_default().push(at);
             }
         }
+        // Those of a whole policy are of each of its limits.
+        let mut seen = HashSet::new();
         let expressions = limits.iter().flat_map(|limit| limit.when.iter().chain(&limit.counters));
+        let expressions = expressions.filter(|expression| seen.insert(Arc::as_ptr(expression)));
         let references = expressions.flat_map(|expression| expression.references()).collect();
         LimitSet { policy, limits, index, rest, references, shadow: None }
     }

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use super::{Attached, AuthRules, GatewayPlan, LimitSet, Options, Policy};
 use crate::manifest::{Finding, InForce, Manifests, Meta, ObjectName, Place, Problem, Severity, TierSpec};
 
-pub(super) use self::tiers::may_apply;
+pub(super) use self::tiers::ByTier;
 
 type Mapping<'m> = Option<Result<&'m [TierSpec], Arc<str>>>;
 
@@ -137,6 +137,6 @@ pub(super) fn finish(manifests: &Manifests, problems: &mut Vec<Problem>) {
         problem.in_force = InForce::of(problem.code);
     }
     problems.sort_by(|a, b| (&a.place, &a.field).cmp(&(&b.place, &b.field)));
-    // A predicate of a whole policy is one of each of its limits.
+    // What a policy asks for all its limits is looked at for each of them, where it depends on the limit.
     problems.dedup();
 }

@@ -27,9 +27,17 @@ pub(super) fn read_predicates(field: &Field<'_>) -> Option<Vec<Condition>> {
     plain.then_some(conditions)
 }
 
+/// Most named sets of conditions of one policy: they are looked for one after the other.
+const MOST_PATTERNS: usize = 1_000;
+
 /// Named sets of conditions.
 pub(super) fn read_patterns(field: &Field<'_>, origin: &Arc<ObjectName>) -> Option<Patterns> {
     let entries = field.entries()?;
+    if entries.len() > MOST_PATTERNS {
+        let message = format!("holds {} sets of patterns; at most {MOST_PATTERNS} are accepted", entries.len());
+        field.report(field.error(message));
+        return None;
+    }
     let read = |field: &Field<'_>| {
         let mut fields = field.fields()?;
         let all = fields.require("allOf", "a list of patterns");

@@ -1,6 +1,9 @@
 //! Texts that are made to exhaust a recursive parser. A test that fails here may end the whole process.
 
+use std::time::Instant;
+
 use super::*;
+use crate::test_util::assert_linear;
 
 /// A policy whose only predicate is this text, in a block so that no YAML quoting gets in the way.
 fn predicate(text: &str) -> String {
@@ -132,13 +135,66 @@ fn annotation_bomb_is_refused() {
 
 #[test]
 fn a_large_folder_is_read_in_time() {
-    use std::fmt::Write;
-    let mut text = String::new();
-    for i in 0..2_000 {
-        writeln!(text, "---\n{{apiVersion: v1, kind: ServiceAccount, metadata: {{name: a{i}}}}}").unwrap();
-    }
-    let manifests = read(&text);
-    assert_eq!((manifests.service_accounts.len(), manifests.problems.len()), (2_000, 0));
+    assert_linear("objects", 300, |number| {
+        let object = |i| {
+            let metadata = format!("metadata: {{name: a{i}, shape: round, nmespace: x}}");
+            // One of a field too many, and one of a name that cannot be read.
+            format!(
+                "---\n{{apiVersion: v1, kind: ServiceAccount, {metadata}}}\n---\n{{apiVersion: kuadrant.io/v1, kind: RateLimitPolicy, metadata: {{name: {i}}}}}\n"
+            )
+        };
+        let text: String = (0..number).map(object).collect();
+        let started = Instant::now();
+        let manifests = read(&text);
+        let elapsed = started.elapsed();
+        assert_eq!((manifests.limit_policies.len(), manifests.problems.len()), (number, 3 * number));
+        elapsed
+    });
+}
+
+#[test]
+fn problems_of_many_objects_are_counted_and_named_in_time() {
+    let file: Arc<str> = FILE.into();
+    assert_linear("problems", 2_000, |number| {
+        let report = Report::new(&file);
+        let started = Instant::now();
+        for i in 0..number {
+            let at = Position { line: i as u32, column: 1 };
+            report.name(Some(ObjectName::unreadable("Role", &report.place(at))));
+            report.add(report.problem(Severity::Error, at, "", "is wrong"));
+            assert_eq!(report.errors(), i + 1);
+            report.rename(&ObjectName::new("Role", "ns", &format!("r{i}")));
+        }
+        let elapsed = started.elapsed();
+        let problems = report.into_problems();
+        let is_named = |(i, problem): (usize, &Problem)| *problem.object.as_ref().unwrap().name == *format!("r{i}");
+        assert!(problems.iter().enumerate().all(is_named));
+        elapsed
+    });
+}
+
+#[test]
+fn what_is_in_force_of_many_objects_is_found_in_time() {
+    assert_linear("policies", 200, |number| {
+        let policies = |window: &str| {
+            let limits = format!("limits: {{a: {{rates: [{{limit: 1, window: {window}}}]}}}}");
+            let target = "targetRef: {group: gateway.networking.k8s.io, kind: Gateway, name: gw}";
+            let policy = |i| {
+                format!(
+                    "---\n{{apiVersion: kuadrant.io/v1, kind: RateLimitPolicy, metadata: {{name: p{i}}}, spec: {{{target}, {limits}}}}}\n"
+                )
+            };
+            read(&(0..number).map(policy).collect::<String>())
+        };
+        let (last, mut now, mut new) = (policies("1m"), policies("1d"), policies("1d"));
+        let started = Instant::now();
+        now.keep_last_good(&last);
+        new.say_what_is_in_force();
+        let elapsed = started.elapsed();
+        assert_eq!((now.kept.len(), now.limit_policies.iter().all(|policy| policy.limits.is_some())), (number, true));
+        assert!(new.problems.iter().all(|problem| problem.in_force == Some(InForce::Shut)));
+        elapsed
+    });
 }
 
 /// What of a long text a message may show.

@@ -85,7 +85,7 @@ fn problem_reads_as_one_line_that_editors_can_jump_to() {
     let problem = &read(&text).problems[0];
     assert_eq!(
         problem.to_string(),
-        "f.yaml:5:3: error[field-unknown]: ServiceAccount (at line 1): metadata.nmespace: is not a field that is known here\n    \
+        "f.yaml:5:3: error[field-unknown]: ServiceAccount (at f.yaml:1:1): metadata.nmespace: is not a field that is known here\n    \
          expected: one of name, namespace, uid, annotations, labels, creationTimestamp, resourceVersion, generation, \
          generateName, managedFields, ownerReferences, finalizers, selfLink, deletionTimestamp, \
          deletionGracePeriodSeconds\n    remedy:   did you mean `namespace`?"
@@ -239,8 +239,31 @@ fn lists_are_what_they_hold() {
     let nested =
         format!("apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: List\n  items: [{}]\n", account("a"));
     assert_eq!(account_names(&expect(&nested, &[])), ["a"]);
-    for empty in ["", "items: []\n", "items: null\n"] {
+    for empty in ["items: []\n", "items: null\n", "items: []\nmetadata: {resourceVersion: ''}\n"] {
         expect(&format!("apiVersion: v1\nkind: List\n{empty}"), &[]);
+    }
+    // Somebody else's object, whose kind is called so.
+    let named = expect("{apiVersion: x/v1, kind: AllowList, metadata: {name: a}, spec: {}}", &[]);
+    assert_eq!((named.read, named.ignored.get("AllowList")), (0, Some(&1)));
+}
+
+/// What it holds may be a limit.
+#[test]
+fn a_list_whose_items_are_not_there_leaves_its_file_unknown() {
+    let known = "field that is known here";
+    for (rest, rows) in [
+        ("", &[(E, "", "`items` is missing")][..]),
+        ("▸itmes: [{a: b}]\n", &[(E, "", "`items` is missing"), (E, "itmes", "did you mean `items`?")]),
+        ("▸objects: [{a: b}]\n", &[(E, "", "`items` is missing"), (W, "objects", known)]),
+        ("items: []\n▸item: [{a: b}]\n", &[(E, "item", "did you mean `items`?")]),
+        ("items: ▸text\n", &[(E, "items", "a list")]),
+    ] {
+        let is_missing = rows.iter().any(|(_, field, _)| field.is_empty());
+        for kind in ["List", "RateLimitPolicyList"] {
+            let mark = if is_missing { "▸" } else { "" };
+            let manifests = expect(&format!("{mark}apiVersion: v1\nkind: {kind}\n{rest}"), rows);
+            assert_eq!((manifests.unparsable, manifests.files.len()), (vec![FILE.into()], 0), "{kind}: {rest}");
+        }
     }
 }
 
@@ -249,8 +272,6 @@ fn problems_inside_a_list_have_their_own_place() {
     let item = "{apiVersion: v1, kind: ServiceAccount, metadata: {name: a, ▸nmespace: x}}";
     let marked = format!("apiVersion: v1\nkind: List\nitems:\n- {item}\n- ▸text\n");
     expect(&marked, &[(E, "metadata.nmespace", "`namespace`"), (E, "", "a mapping")]);
-    let not_a_list = "apiVersion: v1\nkind: List\nitems: ▸{a: b}\n";
-    expect(not_a_list, &[(E, "items", "a list")]);
 }
 
 #[test]

@@ -74,7 +74,7 @@ impl Says for LimitPolicy {
 
 impl Says for Written<'_> {
     fn requests(&self) -> String {
-        sources(own_conditions(self.policy, self.spec))
+        sources(self.spec.when.iter())
     }
 
     fn all(&self) -> String {
@@ -87,11 +87,6 @@ impl Says for Written<'_> {
 fn sources<'m>(when: impl Iterator<Item = &'m Predicate>) -> String {
     let sources: Vec<&str> = when.map(|predicate| predicate.expression.source()).collect();
     format!("{sources:?}")
-}
-
-/// What a limit itself says of the requests that it is for.
-fn own_conditions<'m>(policy: &LimitPolicy, limit: &'m LimitSpec) -> impl Iterator<Item = &'m Predicate> {
-    limit.when.iter().skip(policy.when.len())
 }
 
 pub(in crate::policy) type LimitAttachments<'m> = Attachments<'m, LimitRules<'m>, LimitSet>;
@@ -152,7 +147,7 @@ impl LimitRules<'_> {
         // What holds for all limits is that of the policy that won it.
         let common = if *on_trial { Some(*policy) } else { self.when };
         let common = common.into_iter().flat_map(|policy| &policy.when);
-        let when = common.chain(own_conditions(policy, spec));
+        let when = common.chain(&spec.when);
         Limit {
             name: format!("{}/{}", name.path(), spec.name).into(),
             kind: policy.kind,

@@ -3,6 +3,7 @@
 //! Source: Authorino's AuthConfig v1beta3, `PatternExpressionOrRef`. Unlike there, a condition that cannot be evaluated leaves
 //! the request undecided: a rule that is skipped could open the gate.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::Rule;
@@ -45,8 +46,40 @@ pub enum Operator {
 /// Named sets of patterns.
 pub type Patterns = Vec<Arc<Rule<Condition>>>;
 
-/// Deepest nesting of named patterns in each other.
+/// Deepest nesting of named patterns in each other: conditions are looked through on the stack of a request.
 const DEEPEST: usize = 16;
+/// Most conditions that the rules of a request may come to through the patterns that they name.
+const MOST: usize = 1_000;
+
+/// What the named patterns come to, each found once.
+pub(super) struct Sizes<'p> {
+    patterns: &'p Patterns,
+    by_name: HashMap<&'p str, (&'p Condition, State)>,
+    /// How many are being found out: they lead to each other.
+    open: usize,
+    /// What was named so far comes to.
+    spent: usize,
+}
+
+/// How far it is known what patterns come to.
+#[derive(Clone, Debug)]
+enum State {
+    Unknown,
+    /// It is being found out: who names it now leads to itself.
+    Open,
+    Known(Result<Size, CompileError>),
+}
+
+/// What a condition comes to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Size {
+    /// Conditions, those of named patterns as often as they are named.
+    conditions: usize,
+    /// Of these, those of named patterns.
+    named: usize,
+    /// Patterns that lead to each other.
+    depth: usize,
+}
 
 // === impl Condition ===
 
@@ -78,42 +111,10 @@ impl Condition {
                 }
                 Ok(false)
             }
-            // Circles were refused when the rules were put together.
+            // What is too much, and circles, were refused when the rules were put together.
             Condition::Named(name) => match find(patterns, name) {
                 Some(condition) => condition.holds(scope, patterns),
                 None => Err(EvalError::Failed(format!("there are no patterns `{name}`"))),
-            },
-        }
-    }
-
-    /// Checks that every reference leads to patterns, and not in a circle.
-    ///
-    /// # Errors
-    ///
-    /// The first one that does not.
-    pub fn check(&self, patterns: &Patterns) -> Result<(), CompileError> {
-        self.check_within(patterns, 0)
-    }
-
-    fn check_within(&self, patterns: &Patterns, depth: usize) -> Result<(), CompileError> {
-        match self {
-            Condition::Predicate(_) | Condition::Pattern(_) => Ok(()),
-            Condition::All(conditions) | Condition::Any(conditions) => {
-                conditions.iter().try_for_each(|condition| condition.check_within(patterns, depth))
-            }
-            // It leads to itself, or through more others than anybody nests.
-            Condition::Named(name) if depth == DEEPEST => {
-                Err(CompileError::new(format!("refers to patterns `{name}`, which lead to themselves")))
-            }
-            Condition::Named(name) => match find(patterns, name) {
-                Some(condition) => condition.check_within(patterns, depth + 1),
-                None => {
-                    let fault = CompileError::new(format!("refers to patterns `{name}`, which are not there"));
-                    Err(match did_you_mean(name, patterns.iter().map(|rule| &*rule.name)) {
-                        Some(meant) => fault.remedy(format!("did you mean `{meant}`?")),
-                        None => fault,
-                    })
-                }
             },
         }
     }
@@ -121,6 +122,94 @@ impl Condition {
 
 pub(super) fn find<'p>(patterns: &'p Patterns, name: &str) -> Option<&'p Condition> {
     patterns.iter().find(|rule| *rule.name == *name).map(|rule| &rule.what)
+}
+
+// === impl Sizes ===
+
+impl<'p> Sizes<'p> {
+    pub(super) fn new(patterns: &'p Patterns) -> Self {
+        // As in [`find`], the first of a name is meant.
+        let named = patterns.iter().rev().map(|rule| (&*rule.name, (&rule.what, State::Unknown)));
+        Sizes { patterns, by_name: named.collect(), open: 0, spent: 0 }
+    }
+
+    /// Checks that every reference of `condition` leads to patterns, and not in a circle, and that all that were checked do not come
+    /// to too much.
+    ///
+    /// # Errors
+    ///
+    /// The first one that does not.
+    pub(super) fn check(&mut self, condition: &Condition) -> Result<(), CompileError> {
+        let size = self.of(condition)?;
+        self.spent = self.spent.saturating_add(size.named);
+        if size.named > 0 && self.spent > MOST {
+            let message = format!(
+                "comes to {} conditions through the patterns that it names: the rules of a policy may come to {MOST} in all",
+                size.named
+            );
+            return Err(CompileError::new(message).remedy("name fewer patterns, or patterns with fewer conditions"));
+        }
+        Ok(())
+    }
+
+    fn of(&mut self, condition: &Condition) -> Result<Size, CompileError> {
+        match condition {
+            Condition::Predicate(_) | Condition::Pattern(_) => Ok(Size { conditions: 1, ..Size::default() }),
+            Condition::All(conditions) | Condition::Any(conditions) => {
+                let whole = Size { conditions: 1, ..Size::default() };
+                conditions.iter().try_fold(whole, |whole, condition| Ok(whole.and(self.of(condition)?)))
+            }
+            Condition::Named(name) => {
+                let Size { conditions, depth, .. } = self.of_name(name)?;
+                let depth = depth + 1;
+                if depth > DEEPEST { Err(too_deep(name)) } else { Ok(Size { conditions, named: conditions, depth }) }
+            }
+        }
+    }
+
+    fn of_name(&mut self, name: &str) -> Result<Size, CompileError> {
+        let Some((condition, state)) = self.by_name.get_mut(name) else {
+            let fault = CompileError::new(format!("refers to patterns `{name}`, which are not there"));
+            return Err(match did_you_mean(name, self.patterns.iter().map(|rule| &*rule.name)) {
+                Some(meant) => fault.remedy(format!("did you mean `{meant}`?")),
+                None => fault,
+            });
+        };
+        match state {
+            State::Known(size) => return size.clone(),
+            State::Open => {
+                let fault = format!("refers to patterns `{name}`, which lead to themselves");
+                return Err(CompileError::new(fault));
+            }
+            State::Unknown if self.open == DEEPEST => return Err(too_deep(name)),
+            State::Unknown => *state = State::Open,
+        }
+        let condition = *condition;
+        self.open += 1;
+        let size = self.of(condition);
+        self.open -= 1;
+        if let Some((_, state)) = self.by_name.get_mut(name) {
+            *state = State::Known(size.clone());
+        }
+        size
+    }
+}
+
+fn too_deep(name: &str) -> CompileError {
+    CompileError::new(format!("refers to patterns `{name}`: patterns stand more than {DEEPEST} deep in each other"))
+}
+
+// === impl Size ===
+
+impl Size {
+    /// Both, one beside the other.
+    fn and(self, other: Size) -> Self {
+        Size {
+            conditions: self.conditions.saturating_add(other.conditions),
+            named: self.named.saturating_add(other.named),
+            depth: self.depth.max(other.depth),
+        }
+    }
 }
 
 // === impl Pattern ===
@@ -207,7 +296,7 @@ mod tests {
             (Condition::All(vec![named("yes"), named("no")]), false),
             (Condition::Any(vec![named("no"), named("yes")]), true),
         ] {
-            assert_eq!(condition.check(&patterns), Ok(()));
+            assert_eq!(Sizes::new(&patterns).check(&condition), Ok(()));
             assert_eq!(holds(&condition, &patterns), Ok(expected), "{condition:?}");
         }
     }
@@ -215,11 +304,44 @@ mod tests {
     #[test]
     fn references_that_lead_nowhere_or_in_a_circle_are_found() {
         let circle = patterns([("a", named("b")), ("b", named("a"))]);
-        let fault = |condition: &Condition| condition.check(&circle).unwrap_err().message;
+        let fault = |condition: &Condition| Sizes::new(&circle).check(condition).unwrap_err().message;
         assert_eq!(fault(&named("a")), "refers to patterns `a`, which lead to themselves");
+        assert_eq!(fault(&Condition::All(vec![named("b")])), "refers to patterns `b`, which lead to themselves");
         let condition = Condition::Any(vec![Condition::All(vec![named("c")])]);
         assert_eq!(fault(&condition), "refers to patterns `c`, which are not there");
         assert!(holds(&named("c"), &circle).is_err(), "even unchecked it is undecided");
+    }
+
+    /// `depth` patterns, each of which names the next one `times` times; the last one holds.
+    fn nested(depth: usize, times: usize) -> Patterns {
+        let origin = Arc::new(ObjectName::new("AuthPolicy", "ns", "a"));
+        let place = || Place::new(&"f".into(), Default::default());
+        let what = |at: usize| Condition::All((0..times).map(|_| named(&format!("p{}", at + 1))).collect());
+        let rule = |at: usize| Arc::new(Rule::new(&format!("p{at}"), &origin, place(), what(at)));
+        let last = Arc::new(Rule::new(&format!("p{depth}"), &origin, place(), Condition::All(Vec::new())));
+        (0..depth).map(rule).chain([last]).collect()
+    }
+
+    /// Ten in each of three are a thousand, and ten in each of fifteen would be answered never.
+    #[test]
+    fn patterns_that_come_to_too_much_are_refused_and_each_is_looked_at_once() {
+        let check = |depth, times| Sizes::new(&nested(depth, times)).check(&named("p0")).map_err(|fault| fault.message);
+        assert_eq!([check(2, 10), check(3, 9), check(15, 1)], [Ok(()), Ok(()), Ok(())]);
+        let many = "conditions through the patterns that it names: the rules of a policy may come to 1000 in all";
+        assert_eq!(check(3, 10), Err(format!("comes to 1111 {many}")));
+        assert_eq!(check(15, 10), Err(format!("comes to 1111111111111111 {many}")));
+        let deep = |name| Err(format!("refers to patterns `{name}`: patterns stand more than 16 deep in each other"));
+        assert_eq!(check(16, 1), deep("p16"));
+        let patterns = nested(16, 1);
+        let mut sizes = Sizes::new(&patterns);
+        assert_eq!(sizes.check(&named("p1")), Ok(()));
+        assert_eq!(sizes.check(&named("p0")).map_err(|fault| fault.message), deep("p0"), "what is known counts too");
+        // All that a policy names counts.
+        let patterns = nested(2, 10);
+        let mut sizes = Sizes::new(&patterns);
+        let refused = (0..10).map(|_| sizes.check(&named("p0")).is_err());
+        assert_eq!(refused.filter(|refused| *refused).count(), 1, "111 conditions fit nine times");
+        assert!(sizes.check(&Condition::All(Vec::new())).is_ok(), "what names none comes to nothing");
     }
 
     #[test]

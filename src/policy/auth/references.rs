@@ -2,9 +2,9 @@
 //!
 //! Only when the rules of all levels are put together is it known which there are.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
-use super::condition::{Condition, Patterns, find};
+use super::condition::{Condition, Patterns, Sizes, find};
 use super::{AccessRule, AuthRules, Authorization, Item, Method, Shape, Telling, ValueSource};
 use crate::manifest::{Place, did_you_mean};
 use crate::policy::View;
@@ -21,6 +21,13 @@ struct Known<'r> {
     identity: Option<Vec<&'r str>>,
 }
 
+/// The rules that are looked through.
+struct Check<'r> {
+    patterns: &'r Patterns,
+    sizes: Sizes<'r>,
+    faults: Vec<Fault>,
+}
+
 /// What a TokenReview tells of a caller, and what stands for one who is anonymous.
 const REVIEWED: [&str; 3] = ["authenticated", "audiences", "user"];
 const ANONYMOUS: &str = "anonymous";
@@ -31,39 +38,39 @@ impl AuthRules {
     /// Every reference that leads nowhere, or in a circle.
     #[must_use]
     pub fn faults(&self) -> Vec<Fault> {
-        let mut faults = Vec::new();
+        let mut check = Check { patterns: &self.patterns, sizes: Sizes::new(&self.patterns), faults: Vec::new() };
         let all = Known {
             metadata: self.metadata.iter().map(|rule| &*rule.name).collect(),
             identity: self.identity_members(),
         };
         let none = Known::default();
         for rule in &self.authentication {
-            self.check_conditions(&rule.when, &rule.place, (View::Request, &none), &mut faults);
+            check.conditions(&rule.when, &rule.place, (View::Request, &none));
         }
         for (at, rule) in self.metadata.iter().enumerate() {
             // A rule sees what those before it found out.
             let before = Known { metadata: all.metadata.get(..at).unwrap_or_default().to_vec(), ..all.clone() };
-            self.check_conditions(&rule.when, &rule.place, (View::Caller, &before), &mut faults);
-            check_values([&rule.what.body], &rule.place, &before, &mut faults);
+            check.conditions(&rule.when, &rule.place, (View::Caller, &before));
+            check_values([&rule.what.body], &rule.place, &before, &mut check.faults);
         }
         let seen = (View::Caller, &all);
         for rule in &self.authorization {
-            self.check_conditions(&rule.when, &rule.place, seen, &mut faults);
+            check.conditions(&rule.when, &rule.place, seen);
             match &rule.what {
                 Authorization::Patterns(conditions) => {
-                    self.check_conditions(conditions, &rule.place, seen, &mut faults);
+                    check.conditions(conditions, &rule.place, seen);
                 }
-                Authorization::Access(access) => check_values(access.values(), &rule.place, &all, &mut faults),
+                Authorization::Access(access) => check_values(access.values(), &rule.place, &all, &mut check.faults),
             }
         }
         for rule in self.filters.iter().chain(&self.headers) {
-            self.check_conditions(&rule.when, &rule.place, seen, &mut faults);
-            check_values(rule.what.values(), &rule.place, &all, &mut faults);
+            check.conditions(&rule.when, &rule.place, seen);
+            check_values(rule.what.values(), &rule.place, &all, &mut check.faults);
         }
         if let Some(rule) = &self.unauthorized {
-            check_values(rule.what.values(), &rule.place, &all, &mut faults);
+            check_values(rule.what.values(), &rule.place, &all, &mut check.faults);
         }
-        faults
+        check.faults
     }
 
     /// Filters and headers that always have the key of another one. In Authorino, chance says which of the two counts; where a `when`
@@ -100,27 +107,25 @@ impl AuthRules {
         }
         Some(members)
     }
+}
 
-    fn check_conditions(
-        &self,
-        conditions: &[Condition],
-        place: &Place,
-        (view, known): (View, &Known<'_>),
-        faults: &mut Vec<Fault>,
-    ) {
+// === impl Check ===
+
+impl Check<'_> {
+    fn conditions(&mut self, conditions: &[Condition], place: &Place, (view, known): (View, &Known<'_>)) {
         for condition in conditions {
-            if let Err(fault) = condition.check(&self.patterns) {
-                faults.push((fault, place.clone()));
+            if let Err(fault) = self.sizes.check(condition) {
+                self.faults.push((fault, place.clone()));
                 continue;
             }
-            let mut references = Vec::new();
-            condition.references(&self.patterns, &mut references);
+            let mut references = BTreeSet::new();
+            condition.references(self.patterns, &mut references);
             // A condition was read for its place, but the patterns that it names for any.
             if let Err(fault) = view.check(references.iter().cloned()) {
                 let message = format!("refers to patterns for another place: one {}", fault.message);
-                faults.push((CompileError { message, ..fault }, place.clone()));
+                self.faults.push((CompileError { message, ..fault }, place.clone()));
             }
-            check_members(&references, place, known, faults);
+            check_members(&references, place, known, &mut self.faults);
         }
     }
 }
@@ -134,7 +139,12 @@ fn check_values<'v>(
     values.into_iter().for_each(|value| check_members(&value.references(), place, known, faults));
 }
 
-fn check_members(references: &[Reference], place: &Place, known: &Known<'_>, faults: &mut Vec<Fault>) {
+fn check_members<'r>(
+    references: impl IntoIterator<Item = &'r Reference>,
+    place: &Place,
+    known: &Known<'_>,
+    faults: &mut Vec<Fault>,
+) {
     for reference in references {
         let Reference::Property(root, name) = reference else { continue };
         let (there, why) = match (root.as_str(), &known.identity) {
@@ -159,7 +169,7 @@ fn check_members(references: &[Reference], place: &Place, known: &Known<'_>, fau
 
 impl Condition {
     /// What it looks at, through the patterns that it names.
-    fn references(&self, patterns: &Patterns, found: &mut Vec<Reference>) {
+    fn references(&self, patterns: &Patterns, found: &mut BTreeSet<Reference>) {
         match self {
             Condition::Predicate(expression) => found.extend(expression.references()),
             Condition::Pattern(pattern) => found.extend(pattern.selector.references()),

@@ -165,104 +165,150 @@ fn gather<'e>(elements: &[&'e IdedExpr], locals: &mut Locals<'e>, times: u64) ->
 }
 
 fn bound_call<'e>(call: &'e CallExpr, locals: &mut Locals<'e>, times: u64) -> Result<Bound, String> {
-    let target = call.target.as_deref();
-    let arguments: Vec<&IdedExpr> = target.into_iter().chain(&call.args).collect();
-    let mut all = Bound { work: CALL, ..Bound::default() };
-    let mut bounds = Vec::new();
-    for argument in &arguments {
-        let argument = bound(argument, locals, times)?;
-        bounds.push(argument);
-        all = all.and(argument);
+    let arguments: Vec<&IdedExpr> = call.target.as_deref().into_iter().chain(&call.args).collect();
+    let bounds = arguments.iter().map(|argument| bound(argument, locals, times)).collect::<Result<Vec<_>, _>>()?;
+    let all = bounds.iter().fold(Bound { work: CALL, ..Bound::default() }, |all, argument| all.and(*argument));
+    let called = Called { function: &call.func_name, arguments, bounds, all };
+    match called.operator().or_else(|| called.question()) {
+        Some(bound) => Ok(bound),
+        None => called.text(),
     }
-    let size = |at: usize| bounds.get(at).map_or(0, |bound: &Bound| bound.size);
-    let literal = |at: usize| arguments.get(at).and_then(|argument| text_literal(argument));
-    let touched = |bytes: u64| bytes / BYTES;
-    // What differs in length is never compared further, and nothing is compared beyond the shorter one.
-    let shorter = bounds.iter().map(|bound| bound.size).min().unwrap_or_default();
-    let fewer = bounds.iter().map(|bound| bound.items).min().unwrap_or_default();
-    Ok(match call.func_name.as_str() {
-        operators::CONDITIONAL => {
-            let chosen = bounds.iter().skip(1);
-            let lent = chosen.clone().all(|bound| bound.lent);
-            Bound { size: chosen.map(|bound| bound.size).max().unwrap_or_default(), lent, ..all }
-        }
-        operators::LOGICAL_AND | operators::LOGICAL_OR | operators::LOGICAL_NOT | operators::NOT_STRICTLY_FALSE => {
-            all.scalar()
-        }
-        operators::EQUALS
-        | operators::NOT_EQUALS
-        | operators::LESS
-        | operators::LESS_EQUALS
-        | operators::GREATER
-        | operators::GREATER_EQUALS => all.working(touched(shorter).saturating_add(fewer)).scalar(),
-        operators::INDEX | operators::OPT_INDEX => {
-            let [of, key] = bounds.as_slice() else { return Ok(all) };
-            // An optional value is a copy.
-            let lent = of.lent && call.func_name == operators::INDEX;
-            let all = Bound { size: of.size, lent, ..all.working(touched(key.size)) };
-            match (of.kind, key.kind) {
-                (Kind::Headers, Kind::Headers) => {
-                    Bound { size: of.size / ELEMENTS, items: 0, kind: Kind::Texts, ..all }
-                }
-                (Kind::Headers | Kind::Texts, _) => Bound { items: 0, kind: Kind::Texts, ..all },
-                (Kind::Any, _) => all,
+}
+
+/// A call, with what its target and arguments cost.
+struct Called<'e> {
+    function: &'e str,
+    arguments: Vec<&'e IdedExpr>,
+    bounds: Vec<Bound>,
+    /// All of them, and the call itself.
+    all: Bound,
+}
+
+fn touched(bytes: u64) -> u64 {
+    bytes / BYTES
+}
+
+// === impl Called ===
+
+impl Called<'_> {
+    fn size(&self, at: usize) -> u64 {
+        self.bounds.get(at).map_or(0, |bound| bound.size)
+    }
+
+    fn items(&self, at: usize) -> u64 {
+        self.bounds.get(at).map_or(0, |bound| bound.items)
+    }
+
+    fn literal(&self, at: usize) -> Option<&str> {
+        self.arguments.get(at).and_then(|argument| text_literal(argument))
+    }
+
+    /// What chooses, compares, looks up or adds.
+    fn operator(&self) -> Option<Bound> {
+        let all = self.all;
+        Some(match self.function {
+            operators::CONDITIONAL => {
+                let chosen = self.bounds.iter().skip(1);
+                let lent = chosen.clone().all(|bound| bound.lent);
+                Bound { size: chosen.map(|bound| bound.size).max().unwrap_or_default(), lent, ..all }
             }
-        }
-        operators::OPT_SELECT => all.working(touched(size(0))).made(size(0)),
-        operators::IN => {
-            let items = bounds.get(1).map_or(0, |container| container.items);
-            all.working(touched(all.size).saturating_add(items)).scalar()
-        }
-        "contains" | "startsWith" | "endsWith" | "size" | "int" | "uint" | "double" | "bool" | "type" | "hasValue" => {
-            all.working(touched(all.size)).scalar()
-        }
-        "replace" => {
-            let Some(replacement) = literal(2) else {
-                return Err("replaces by something computed, which could grow without a bound: write it out".to_owned());
-            };
-            let grown = size(0).saturating_add(1).saturating_mul(replacement.len() as u64 + 1);
-            all.working(touched(grown)).made(grown)
-        }
-        "split" => {
-            let pieces = size(0).saturating_add(1);
-            Bound {
-                items: pieces,
-                kind: Kind::Texts,
-                ..all.working(pieces).made(size(0).saturating_add(pieces.saturating_mul(8)))
+            operators::LOGICAL_AND | operators::LOGICAL_OR | operators::LOGICAL_NOT | operators::NOT_STRICTLY_FALSE => {
+                all.scalar()
             }
-        }
-        "join" => {
-            let items = bounds.first().map_or(0, |list| list.items);
-            let grown = size(0).saturating_add(items.saturating_mul(size(1)));
-            all.working(touched(grown)).made(grown)
-        }
-        "format" => {
-            let Some(template) = literal(0).filter(|template| is_short_format(template)) else {
-                return Err("formats by a text that is computed, or to more than 999 digits".to_owned());
-            };
-            let numbers = template.matches('%').count() as u64;
-            let grown = all.size.saturating_mul(2).saturating_add(numbers.saturating_mul(2_000));
-            all.working(touched(grown)).made(grown)
-        }
-        "matches" => {
-            let Some(pattern) = literal(1) else {
-                return Err("matches a regular expression that is computed: write it out".to_owned());
-            };
-            if let Err(error) = regex::RegexBuilder::new(pattern).size_limit(REGEX_SIZE).build() {
-                let reason = error.to_string();
-                let reason = reason.lines().last().unwrap_or_default();
-                return Err(format!("holds a regular expression that cannot be used: {reason}"));
+            operators::EQUALS
+            | operators::NOT_EQUALS
+            | operators::LESS
+            | operators::LESS_EQUALS
+            | operators::GREATER
+            | operators::GREATER_EQUALS => {
+                // What differs in length is never compared further, and nothing is compared beyond the shorter one.
+                let shorter = self.bounds.iter().map(|bound| bound.size).min().unwrap_or_default();
+                let fewer = self.bounds.iter().map(|bound| bound.items).min().unwrap_or_default();
+                all.working(touched(shorter).saturating_add(fewer)).scalar()
             }
-            all.working(REGEX.saturating_add(size(0))).scalar()
+            operators::ADD => {
+                // Of two lists, the elements of both.
+                let items = self.items(0).saturating_add(self.items(1));
+                Bound { items, ..all.working(touched(all.size)).made(all.size.saturating_add(8)) }
+            }
+            operators::INDEX | operators::OPT_INDEX => self.lookup(),
+            operators::OPT_SELECT => all.working(touched(self.size(0))).made(self.size(0)),
+            operators::IN => all.working(touched(all.size).saturating_add(self.items(1))).scalar(),
+            _ => return None,
+        })
+    }
+
+    fn lookup(&self) -> Bound {
+        let [of, key] = self.bounds.as_slice() else { return self.all };
+        // An optional value is a copy.
+        let lent = of.lent && self.function == operators::INDEX;
+        let all = Bound { size: of.size, lent, ..self.all.working(touched(key.size)) };
+        match (of.kind, key.kind) {
+            (Kind::Headers, Kind::Headers) => Bound { size: of.size / ELEMENTS, items: 0, kind: Kind::Texts, ..all },
+            (Kind::Headers | Kind::Texts, _) => Bound { items: 0, kind: Kind::Texts, ..all },
+            (Kind::Any, _) => all,
         }
-        // The interpreter compares at every position.
-        "indexOf" | "lastIndexOf" => all.working(touched(size(0).saturating_mul(size(1).max(BYTES)))).scalar(),
-        // Characters, on the way.
-        "charAt" | "substring" | "reverse" | "strings.quote" => {
-            all.working(all.size / 4).made(size(0).saturating_mul(2))
+    }
+
+    /// What tells something of a value: a number, or whether it is so.
+    fn question(&self) -> Option<Bound> {
+        Some(match self.function {
+            "contains" | "startsWith" | "endsWith" | "size" | "int" | "uint" | "double" | "bool" | "type"
+            | "hasValue" => self.all.working(touched(self.all.size)).scalar(),
+            // The interpreter compares at every position.
+            "indexOf" | "lastIndexOf" => {
+                let compared = self.size(0).saturating_mul(self.size(1).max(BYTES));
+                self.all.working(touched(compared)).scalar()
+            }
+            _ => return None,
+        })
+    }
+
+    /// What is made of a text; and whatever else is called.
+    fn text(&self) -> Result<Bound, String> {
+        let (all, size) = (self.all, self.size(0));
+        let made = |size: u64| all.working(touched(size)).made(size);
+        Ok(match self.function {
+            "replace" => {
+                let Some(replacement) = self.literal(2) else {
+                    let message = "replaces by something computed, which could grow without a bound: write it out";
+                    return Err(message.to_owned());
+                };
+                made(size.saturating_add(1).saturating_mul(replacement.len() as u64 + 1))
+            }
+            "split" => {
+                let pieces = size.saturating_add(1);
+                let split = all.working(pieces).made(size.saturating_add(pieces.saturating_mul(8)));
+                Bound { items: pieces, kind: Kind::Texts, ..split }
+            }
+            "join" => made(size.saturating_add(self.items(0).saturating_mul(self.size(1)))),
+            "format" => {
+                let Some(template) = self.literal(0).filter(|template| is_short_format(template)) else {
+                    return Err("formats by a text that is computed, or to more than 999 digits".to_owned());
+                };
+                let numbers = template.matches('%').count() as u64;
+                made(all.size.saturating_mul(2).saturating_add(numbers.saturating_mul(2_000)))
+            }
+            "matches" => return self.regex(),
+            // Characters, on the way.
+            "charAt" | "substring" | "reverse" | "strings.quote" => {
+                all.working(all.size / 4).made(size.saturating_mul(2))
+            }
+            _ => all.working(touched(all.size)).made(all.size.saturating_add(8)),
+        })
+    }
+
+    fn regex(&self) -> Result<Bound, String> {
+        let Some(pattern) = self.literal(1) else {
+            return Err("matches a regular expression that is computed: write it out".to_owned());
+        };
+        if let Err(error) = regex::RegexBuilder::new(pattern).size_limit(REGEX_SIZE).build() {
+            let reason = error.to_string();
+            let reason = reason.lines().last().unwrap_or_default();
+            return Err(format!("holds a regular expression that cannot be used: {reason}"));
         }
-        _ => all.working(touched(all.size)).made(all.size.saturating_add(8)),
-    })
+        Ok(self.all.working(REGEX.saturating_add(self.size(0))).scalar())
+    }
 }
 
 /// `exists`, `map`, `filter` and their like.

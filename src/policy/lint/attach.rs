@@ -1,12 +1,12 @@
 //! Policies and routes that are attached to nothing, and routes that no policy protects.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::warning;
 use crate::manifest::{
     Finding, Gateway, HttpRoute, Manifests, Meta, ObjectName, ParentRef, Place, Problem, Severity, Target, did_you_mean,
 };
-use crate::policy::{Attached, GatewayPlan, Options, Policy};
+use crate::policy::{Attached, Options, Policy};
 
 /// The Gateway that the process is told of.
 pub(super) fn gateway(manifests: &Manifests, options: &Options, problems: &mut Vec<Problem>) {
@@ -25,56 +25,112 @@ pub(super) fn gateway(manifests: &Manifests, options: &Options, problems: &mut V
     });
 }
 
+/// Most comparisons of a name with others, to tell what was probably meant.
+const MOST_GUESSES: usize = 2_000_000;
+
+/// Objects that policies can be for.
+struct Known<'m> {
+    by_kind: HashMap<&'m str, Objects<'m>>,
+    /// Gateways that a route names, there or not.
+    parents: HashSet<(&'m str, &'m str)>,
+    /// The sections of each object, by its kind, namespace and name.
+    sections: HashMap<(&'m str, &'m str, &'m str), Vec<String>>,
+    guesses: usize,
+}
+
+/// Those of one kind.
+#[derive(Default)]
+struct Objects<'m> {
+    all: HashSet<(&'m str, &'m str)>,
+    by_name: BTreeMap<&'m str, &'m ObjectName>,
+    namespaces: HashSet<&'m str>,
+}
+
 pub(super) fn targets(manifests: &Manifests, problems: &mut Vec<Problem>) {
     let auth = manifests.auth_policies.iter().map(|policy| (&policy.meta, &policy.target, &policy.target_place));
     let limits = manifests.limit_policies.iter().map(|policy| (&policy.meta, &policy.target, &policy.target_place));
-    let gateways: Vec<&ObjectName> = manifests.gateways.iter().map(|gateway| &gateway.meta.object).collect();
-    let routes: Vec<&ObjectName> = manifests.routes.iter().map(|route| &route.meta.object).collect();
-    let is_there = |target: &Target| match target {
-        Target::Unknown => false,
-        Target::Gateway { namespace, name, .. } => {
-            gateways.iter().any(|g| g.name == *name && g.namespace == *namespace)
-        }
-        Target::HttpRoute { namespace, name, .. } => {
-            routes.iter().any(|r| r.name == *name && r.namespace == *namespace)
-        }
-    };
-    let is_parent = |target: &Target| match target {
-        Target::Gateway { namespace, name, .. } => {
-            let mut parents = manifests.routes.iter().flat_map(|route| &route.parents);
-            parents.any(|parent| parent.name == *name && parent.namespace == *namespace)
-        }
-        Target::HttpRoute { .. } | Target::Unknown => false,
-    };
-    let authorises = manifests.auth_policies.iter().any(|policy| is_there(&policy.target));
+    let mut known = Known::of(manifests);
+    let authorises = manifests.auth_policies.iter().any(|policy| known.has(&policy.target));
     for (meta, target, place) in auth.chain(limits) {
-        let (known, others, name) = match target {
-            Target::Unknown => continue,
-            Target::Gateway { name, .. } => (&gateways, &routes, name),
-            Target::HttpRoute { name, .. } => (&routes, &gateways, name),
+        problems.extend(match known.has(target) {
+            _ if *target == Target::Unknown => None,
+            true => known.missing_section(meta, target, place),
+            // Without any policy, requests are refused; beside another one, or in place of a limit, this one's absence opens something.
+            false => known.missing(meta, target, place, &*meta.object.kind != "AuthPolicy" || authorises),
+        });
+    }
+}
+
+/// Kind, namespace and name of a target.
+fn named(target: &Target) -> Option<(&'static str, &str, &str)> {
+    match target {
+        Target::Unknown => None,
+        Target::Gateway { namespace, name, .. } => Some(("Gateway", namespace, name)),
+        Target::HttpRoute { namespace, name, .. } => Some(("HTTPRoute", namespace, name)),
+    }
+}
+
+// === impl Known ===
+
+impl<'m> Known<'m> {
+    fn of(manifests: &'m Manifests) -> Self {
+        let parents = manifests.routes.iter().flat_map(|route| &route.parents);
+        let mut known = Known {
+            by_kind: HashMap::from([("Gateway", Objects::default()), ("HTTPRoute", Objects::default())]),
+            parents: parents.map(|parent| (&*parent.namespace, &*parent.name)).collect(),
+            sections: HashMap::new(),
+            guesses: MOST_GUESSES,
         };
-        if is_there(target) {
-            problems.extend(missing_section(manifests, meta, target, place));
-            continue;
+        for gateway in &manifests.gateways {
+            known.add(&gateway.meta.object, gateway.listeners.iter().map(|listener| listener.name.clone()));
         }
-        let elsewhere = known.iter().find(|object| object.name == *name);
-        let meant = did_you_mean(name, known.iter().map(|object| &*object.name));
-        let mut own = known.iter().chain(others).filter(|object| object.namespace == *meta.namespace());
-        let of_other_kind = own.clone().find(|object| object.name == *name);
-        // Without any policy, requests are refused; beside another one, or in place of a limit, this one's absence opens something.
-        let opens = &*meta.object.kind != "AuthPolicy" || authorises;
+        for route in &manifests.routes {
+            known.add(&route.meta.object, (0..route.rules.len()).map(|at| route.rule_name(at)));
+        }
+        known
+    }
+
+    fn add(&mut self, object: &'m ObjectName, sections: impl Iterator<Item = String>) {
+        let of_kind = self.by_kind.entry(&object.kind).or_default();
+        of_kind.all.insert((&object.namespace, &object.name));
+        of_kind.by_name.entry(&object.name).or_insert(object);
+        of_kind.namespaces.insert(&object.namespace);
+        let key = (&*object.kind, &*object.namespace, &*object.name);
+        self.sections.entry(key).or_insert_with(|| sections.collect());
+    }
+
+    fn has(&self, target: &Target) -> bool {
+        let has = |(kind, namespace, name)| {
+            self.by_kind.get(kind).is_some_and(|known| known.all.contains(&(namespace, name)))
+        };
+        named(target).is_some_and(has)
+    }
+
+    /// A policy whose target is not there.
+    fn missing(&mut self, meta: &Meta, target: &Target, place: &Place, opens: bool) -> Option<Problem> {
+        let (kind, namespace, name) = named(target)?;
+        let other_kind = if kind == "Gateway" { "HTTPRoute" } else { "Gateway" };
+        let (known, others) = (self.by_kind.get(kind)?, self.by_kind.get(other_kind)?);
+        let elsewhere = known.by_name.get(name);
+        let of_other_kind =
+            others.all.contains(&(namespace, name)).then(|| ObjectName::new(other_kind, namespace, name));
+        // What could not be compared may be a slip like any other.
+        let guesses = self.guesses.checked_sub(known.by_name.len());
+        self.guesses = guesses.unwrap_or_default();
+        let meant = guesses.and_then(|_| did_you_mean(name, known.by_name.keys().copied()));
         let could_be = elsewhere.is_some()
             || meant.is_some()
+            || guesses.is_none()
             || of_other_kind.is_some()
-            || is_parent(target)
-            || (opens && own.next().is_some());
+            || (kind == "Gateway" && self.parents.contains(&(namespace, name)))
+            || (opens && (known.namespaces.contains(namespace) || others.namespaces.contains(namespace)));
         let message = format!("{target} is not there, so the policy has no effect");
         let mut problem = warning(Finding::TargetMissing, meta, place, "spec.targetRef", message);
         // Else the target is in a folder or file of its own.
         if could_be {
             problem.severity = Severity::Error;
         }
-        problems.push(if let Some(other) = elsewhere {
+        Some(if let Some(other) = elsewhere {
             problem.remedy(format!("a policy has to be in its target's namespace: {other}"))
         } else if let Some(other) = of_other_kind {
             problem.remedy(format!("did you mean {other}?"))
@@ -82,30 +138,25 @@ pub(super) fn targets(manifests: &Manifests, problems: &mut Vec<Problem>) {
             problem.remedy(format!("did you mean `{meant}`?"))
         } else {
             problem.remedy("add it to the folder, or correct the name")
-        });
+        })
     }
-}
 
-/// A policy for a listener or rule that its target does not have.
-fn missing_section(manifests: &Manifests, meta: &Meta, target: &Target, place: &Place) -> Option<Problem> {
-    let section = target.section()?;
-    let is = |object: &ObjectName| target.whole().to_string() == format!("{} {}", object.kind, object.path());
-    let gateway = manifests.gateways.iter().find(|gateway| is(&gateway.meta.object));
-    let route = manifests.routes.iter().find(|route| is(&route.meta.object));
-    let listeners = gateway.into_iter().flat_map(|gateway| gateway.listeners.iter().map(|l| l.name.clone()));
-    let rules = route.into_iter().flat_map(|route| (0..route.rules.len()).map(|at| route.rule_name(at)));
-    let known: Vec<String> = listeners.chain(rules).collect();
-    if known.iter().any(|name| *name == **section) {
-        return None;
+    /// A policy for a listener or rule that its target does not have.
+    fn missing_section(&self, meta: &Meta, target: &Target, place: &Place) -> Option<Problem> {
+        let section = target.section()?;
+        let known = self.sections.get(&named(target)?)?;
+        if known.iter().any(|name| *name == **section) {
+            return None;
+        }
+        let message = format!("{} has no section `{section}`, so the policy has no effect", target.whole());
+        let problem = warning(Finding::TargetMissing, meta, place, "spec.targetRef.sectionName", message);
+        let problem = Problem { severity: Severity::Error, ..problem };
+        let problem = problem.expected(format!("one of {}", known.join(", ")));
+        Some(match did_you_mean(section, known.iter().map(String::as_str)) {
+            Some(meant) => problem.remedy(format!("did you mean `{meant}`?")),
+            None => problem.remedy("name a listener of the Gateway, or a rule of the HTTPRoute"),
+        })
     }
-    let message = format!("{} has no section `{section}`, so the policy has no effect", target.whole());
-    let problem = warning(Finding::TargetMissing, meta, place, "spec.targetRef.sectionName", message);
-    let problem = Problem { severity: Severity::Error, ..problem };
-    let problem = problem.expected(format!("one of {}", known.join(", ")));
-    Some(match did_you_mean(section, known.iter().map(String::as_str)) {
-        Some(meant) => problem.remedy(format!("did you mean `{meant}`?")),
-        None => problem.remedy("name a listener of the Gateway, or a rule of the HTTPRoute"),
-    })
 }
 
 pub(super) fn parents(manifests: &Manifests, problems: &mut Vec<Problem>) {
@@ -182,9 +233,8 @@ fn uncertain(route: &HttpRoute, gateway: &Gateway, listener: &str) -> Problem {
 }
 
 pub(super) fn unprotected(policy: &Policy, manifests: &Manifests, problems: &mut Vec<Problem>) {
-    let plans = policy.gateways.iter().flat_map(GatewayPlan::plans);
     let open: HashSet<&str> =
-        plans.filter(|plan| matches!(plan.auth, Attached::None)).map(|plan| &*plan.name).collect();
+        policy.plans().filter(|plan| matches!(plan.auth, Attached::None)).map(|plan| &*plan.name).collect();
     for route in manifests.routes.iter().filter(|route| open.contains(&*route.meta.object.path())) {
         let message = "has no AuthPolicy, neither of its own nor of its Gateway".to_owned();
         let problem = warning(Finding::RouteUnprotected, &route.meta, &route.meta.place, "", message);

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::tiers::{TIER, may_apply};
+use super::tiers::{ByTier, TIER, may_apply};
 use super::warning;
 use crate::limit::{Algorithm, Quota};
 use crate::manifest::{ALGORITHM_ANNOTATION, Finding, LimitPolicy, LimitSpec, Manifests, Problem};
-use crate::policy::{Attached, Expression, GatewayPlan, Limit, LimitKind, LimitSet, Policy, Reference};
+use crate::policy::{Attached, Expression, Limit, LimitKind, LimitSet, Policy, Reference};
 
 /// What an expression, or several, looks at.
 #[derive(Default)]
@@ -30,7 +30,7 @@ pub(super) fn counters(manifests: &Manifests, problems: &mut Vec<Problem>) {
 
 fn fault(policy: &LimitPolicy, limit: &LimitSpec) -> Option<Problem> {
     let counted = Sources::of(limit.counters.iter().map(|counter| &**counter));
-    let asked = Sources::of(limit.when.iter().map(|predicate| &*predicate.expression));
+    let asked = Sources::of(policy.conditions(limit).map(|predicate| &*predicate.expression));
     if counted.caller {
         return None;
     }
@@ -84,7 +84,7 @@ fn fixed_window(policy: &LimitPolicy) -> Option<Problem> {
 /// Token limits for callers whose requests nothing limits: a call that costs few tokens may be made any number of times.
 pub(super) fn tokens_alone(policy: &Policy, manifests: &Manifests, problems: &mut Vec<Problem>) {
     let mut alone: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    for plan in policy.gateways.iter().flat_map(GatewayPlan::plans) {
+    for plan in policy.combinations() {
         let in_error = plan.limits.iter().any(|limits| matches!(limits, Attached::Broken(_)));
         let sets = || plan.limits.iter().filter_map(active);
         let requests: Vec<&Limit> = sets().flat_map(LimitSet::all).filter(|l| l.kind == LimitKind::Requests).collect();
@@ -92,7 +92,9 @@ pub(super) fn tokens_alone(policy: &Policy, manifests: &Manifests, problems: &mu
         // The tiers that request limits name; others are looked for.
         let named = requests.iter().flat_map(|limit| tiers(limit));
         let mut limited: BTreeMap<String, bool> = named.map(|tier| (tier, true)).collect();
-        for limit in tokens.filter(|limit| is_alone(limit, &requests, &mut limited)) {
+        let by_tier = ByTier::of(requests.iter().copied());
+        let mut is_alone = |limit: &&Limit| requests.is_empty() || !is_limited(limit, &by_tier, &mut limited);
+        for limit in tokens.filter(|limit| is_alone(limit)) {
             if let Some((policy, name)) = limit.name.rsplit_once('/') {
                 alone.entry(policy).or_default().insert(name);
             }
@@ -115,24 +117,15 @@ fn active(limits: &Attached<LimitSet>) -> Option<&LimitSet> {
     }
 }
 
-/// Whether none of `requests` is for the tiers that a token limit names; for everybody, if it names none. `limited` remembers which
-/// tiers they are for.
-fn is_alone(limit: &Limit, requests: &[&Limit], limited: &mut BTreeMap<String, bool>) -> bool {
-    let mut is_limited = |tier: String| {
-        let is_for = |tier: &str| requests.iter().any(|other| may_apply(&when(other), tier));
-        *limited.entry(tier).or_insert_with_key(|tier| is_for(tier))
-    };
-    requests.is_empty() || !tiers(limit).into_iter().all(&mut is_limited)
-}
-
-fn when(limit: &Limit) -> Vec<&Expression> {
-    limit.when.iter().map(|expression| &**expression).collect()
+/// Whether one of `requests` is for each of the tiers that a token limit names. `limited` remembers which tiers they are for.
+fn is_limited(limit: &Limit, requests: &ByTier<'_>, limited: &mut BTreeMap<String, bool>) -> bool {
+    tiers(limit).into_iter().all(|tier| *limited.entry(tier).or_insert_with_key(|tier| requests.any_for(tier)))
 }
 
 /// The tiers that a limit names, and is for.
 fn tiers(limit: &Limit) -> Vec<String> {
     let named = limit.when.iter().flat_map(|expression| expression.literals_compared_with(TIER));
-    named.filter(|tier| may_apply(&when(limit), tier)).collect()
+    named.filter(|tier| may_apply(limit, tier)).collect()
 }
 
 // === impl Sources ===

@@ -1,6 +1,6 @@
 //! Limits that callers lift, by what they send or do not send.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::warning;
 use crate::manifest::{Finding, LimitPolicy, LimitSpec, Manifests, Predicate, Problem};
@@ -9,59 +9,86 @@ use crate::policy::{How, Reference, Use};
 /// Stands for every value that no predicate names.
 const ANY_OTHER: &str = "\u{1}";
 
+/// Predicates, by the headers that they look at.
+type ByHeader<'m> = BTreeMap<String, Vec<&'m Predicate>>;
+
 pub(super) fn lifted(manifests: &Manifests, problems: &mut Vec<Problem>) {
     for policy in &manifests.limit_policies {
         let limits = policy.limits.as_deref().unwrap_or_default();
+        let of_policy = by_header(&policy.when);
         let whatever_is_sent = Plain::of(policy, limits);
+        // What the policy alone says of a header is the same for each limit.
+        let mut told = BTreeSet::new();
         for limit in limits {
-            let names: BTreeSet<String> = limit.when.iter().flat_map(headers).collect();
-            if !names.is_empty() && !whatever_is_sent.back(limit) {
-                problems.extend(names.iter().filter_map(|name| by_header(policy, limit, name)));
+            let own = by_header(&limit.when);
+            if (own.is_empty() && of_policy.is_empty()) || whatever_is_sent.back(limit) {
+                continue;
             }
+            let others = of_policy.keys().filter(|name| !own.contains_key(*name) && told.insert((*name).clone()));
+            problems.extend(own.keys().chain(others).filter_map(|name| {
+                let looking = [&of_policy, &own].into_iter().filter_map(|by_header| by_header.get(name));
+                lifted_by(policy, &looking.flatten().copied().collect::<Vec<_>>(), name)
+            }));
         }
     }
 }
 
-/// The headers that a predicate looks at.
-fn headers(predicate: &Predicate) -> impl Iterator<Item = String> {
-    predicate.expression.references().into_iter().filter_map(|reference| match reference {
-        Reference::Header(name) => Some(name),
-        _ => None,
-    })
+fn by_header(when: &[Predicate]) -> ByHeader<'_> {
+    let mut by_header = ByHeader::new();
+    for predicate in when {
+        for reference in predicate.expression.references() {
+            if let Reference::Header(name) = reference {
+                by_header.entry(name).or_default().push(predicate);
+            }
+        }
+    }
+    by_header
 }
 
-/// What the limits in force ask that look at no header: the predicates of each, by the first of them; under `None` those that are for
-/// everybody.
-struct Plain<'a>(BTreeMap<Option<&'a str>, BTreeSet<BTreeSet<&'a str>>>);
+/// What a limit itself asks.
+type Asked<'m> = BTreeSet<&'m str>;
+
+/// What the limits in force ask that look at no header, beside what the policy asks of all: the predicates of each, by the rarest of
+/// them; under `None` those that ask nothing more.
+struct Plain<'m>(HashMap<Option<&'m str>, BTreeSet<Asked<'m>>>);
 
 fn is_plain(predicate: &&Predicate) -> bool {
     let looks = |reference: &Reference| matches!(reference, Reference::Header(_) | Reference::Headers);
     !predicate.expression.references().iter().any(looks)
 }
 
-impl<'a> Plain<'a> {
-    fn of(policy: &LimitPolicy, limits: &'a [LimitSpec]) -> Self {
-        let mut all = Plain(BTreeMap::new());
-        for limit in limits.iter().filter(|limit| !policy.shadow.covers(&limit.name)) {
-            if limit.when.iter().all(|predicate| is_plain(&predicate)) {
-                let asked: BTreeSet<&str> = limit.when.iter().map(|predicate| predicate.expression.source()).collect();
-                all.0.entry(asked.first().copied()).or_default().insert(asked);
-            }
+// === impl Plain ===
+
+impl<'m> Plain<'m> {
+    fn of(policy: &'m LimitPolicy, limits: &'m [LimitSpec]) -> Self {
+        // What all are asked makes no difference between them.
+        let common: Asked<'_> = policy.when.iter().map(|predicate| predicate.expression.source()).collect();
+        let in_force = limits.iter().filter(|limit| !policy.shadow.covers(&limit.name));
+        let plain = in_force.filter(|limit| policy.conditions(limit).all(|predicate| is_plain(&predicate)));
+        let own = |limit: &'m LimitSpec| limit.when.iter().map(|predicate| predicate.expression.source());
+        let all: BTreeSet<Asked<'_>> =
+            plain.map(|limit| own(limit).filter(|source| !common.contains(source)).collect()).collect();
+        let mut number: HashMap<&str, usize> = HashMap::new();
+        all.iter().flatten().for_each(|source| *number.entry(source).or_default() += 1);
+        let mut plain = Plain(HashMap::new());
+        for asked in all {
+            let rarest = asked.iter().copied().min_by_key(|source| number.get(source));
+            plain.0.entry(rarest).or_default().insert(asked);
         }
-        all
+        plain
     }
 
     /// Whether one of them is for the callers of a limit too, whatever headers they send.
     fn back(&self, limit: &LimitSpec) -> bool {
-        let own: BTreeSet<&str> =
-            limit.when.iter().filter(is_plain).map(|predicate| predicate.expression.source()).collect();
-        let firsts = own.iter().copied().map(Some).chain([None]);
-        firsts.filter_map(|first| self.0.get(&first)).flatten().any(|asked| asked.is_subset(&own))
+        let own: Asked<'_> = limit.when.iter().map(|predicate| predicate.expression.source()).collect();
+        let rarest = own.iter().copied().map(Some).chain([None]);
+        rarest.filter_map(|rarest| self.0.get(&rarest)).flatten().any(|asked| asked.is_subset(&own))
     }
 }
 
-fn by_header(policy: &LimitPolicy, limit: &LimitSpec, name: &str) -> Option<Problem> {
-    let lifting = |sent| limit.when.iter().find(|predicate| !predicate.expression.may_hold(name, sent));
+/// Whether the predicates of a limit that look at a header let callers lift it.
+fn lifted_by(policy: &LimitPolicy, looking: &[&Predicate], name: &str) -> Option<Problem> {
+    let lifting = |sent| looking.iter().copied().find(|predicate| !predicate.expression.may_hold(name, sent));
     let problem =
         |code, predicate: &Predicate, message| warning(code, &policy.meta, &predicate.place, &predicate.field, message);
     if let Some(predicate) = lifting(None) {
@@ -72,7 +99,7 @@ fn by_header(policy: &LimitPolicy, limit: &LimitSpec, name: &str) -> Option<Prob
         };
         return Some(problem(Finding::LimitWithoutHeader, predicate, message).remedy(remedy));
     }
-    let compared = limit.when.iter().flat_map(|predicate| predicate.expression.uses().paths);
+    let compared = looking.iter().flat_map(|predicate| predicate.expression.uses().paths);
     let texts = compared.filter_map(|used| match used.how {
         How::Compared(texts) if used.path.header().is_some_and(|own| own.eq_ignore_ascii_case(name)) => Some(texts),
         _ => None,

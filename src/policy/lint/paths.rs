@@ -1,11 +1,11 @@
 //! AuthPolicies that read the model from the wrong place of the path.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::warning;
 use crate::manifest::{Finding, HttpRoute, Manifests, ObjectName, PathMatch, Place, Problem};
 use crate::policy::{
-    AccessRule, Attached, Attributes, Authorization, EvalError, GatewayPlan, Policy, Reference, Scope, ValueSource,
+    AccessRule, Attached, Attributes, Authorization, EvalError, Policy, Reference, Scope, ValueSource,
 };
 use crate::request::{is_dns1123_label, is_dns1123_subdomain};
 
@@ -21,10 +21,11 @@ struct Missed {
 
 pub(super) fn without_model(policy: &Policy, manifests: &Manifests, problems: &mut Vec<Problem>) {
     let mut missed: BTreeMap<(&ObjectName, &Place), Missed> = BTreeMap::new();
-    for plan in policy.gateways.iter().flat_map(GatewayPlan::plans) {
+    let by_path: HashMap<String, &HttpRoute> =
+        manifests.routes.iter().rev().map(|route| (route.meta.object.path(), route)).collect();
+    for plan in policy.plans() {
         let Attached::Active(auth) = &plan.auth else { continue };
-        let route = manifests.routes.iter().find(|route| *route.meta.object.path() == *plan.name);
-        let Some(route) = route.filter(|_| auth.rules.when.is_none()) else { continue };
+        let Some(route) = by_path.get(&*plan.name).copied().filter(|_| auth.rules.when.is_none()) else { continue };
         let at = (0..route.rules.len()).find(|at| route.rule_name(*at) == *plan.rule);
         let Some(rule) = at.and_then(|at| route.rules.get(at)) else { continue };
         for authorization in auth.rules.authorization.iter().filter(|rule| rule.when.is_empty()) {

@@ -147,7 +147,7 @@ pub(super) fn unmade(policy: &Policy, manifests: &Manifests) -> Vec<Problem> {
     let mut told = HashSet::new();
     applied.each(manifests, |policy, limit, looks| {
         for (expression, routes) in &looks.when {
-            let own = limit.when.iter().find(|predicate| Arc::ptr_eq(&predicate.expression, expression));
+            let own = policy.conditions(limit).find(|predicate| Arc::ptr_eq(&predicate.expression, expression));
             let owner = applied.common.get(&Arc::as_ptr(expression)).copied().filter(|_| own.is_none());
             // One `when` holds for all limits of a policy alike.
             if owner.is_some() && !told.insert((&policy.meta.object, Arc::as_ptr(expression))) {

@@ -8,14 +8,12 @@ use serde_json::{Map, Value};
 use super::warning;
 use crate::limit::{Algorithm, Quota};
 use crate::manifest::{Finding, LimitPolicy, LimitSpec, Manifests, Predicate, Problem};
-use crate::policy::{Attributes, Direct, How, LimitKind, Object, Scope};
+use crate::policy::{Attributes, Direct, How, LimitKind, Object, Scope, Uses};
 
 pub(super) fn limits(manifests: &Manifests, problems: &mut Vec<Problem>) {
     for policy in &manifests.limit_policies {
         let limits = policy.limits.as_deref().unwrap_or_default();
-        for limit in limits {
-            predicates(policy, limit, problems);
-        }
+        predicates(policy, limits, problems);
         stricter(policy, limits, problems);
     }
 }
@@ -37,44 +35,61 @@ const MOST: usize = 256;
 /// Stands for every text that no predicate names.
 const ANY_OTHER: &str = "\u{1}";
 
-/// Reports the first predicate that leaves nothing of what those before it let through.
-fn predicates(policy: &LimitPolicy, limit: &LimitSpec, problems: &mut Vec<Problem>) {
-    let Some(texts) = compared(&limit.when) else { return };
-    let worlds: Vec<World<'_>> = (0..texts.values().map(Vec::len).product()).map(|n| World::new(&texts, n)).collect();
-    let nobody = |when: &[Predicate]| worlds.iter().all(|world| when.iter().any(|predicate| world.refutes(predicate)));
-    if !nobody(&limit.when) {
+/// A predicate, and what it looks at.
+type Read<'m> = (&'m Predicate, Uses);
+
+fn read(predicate: &Predicate) -> Read<'_> {
+    (predicate, predicate.expression.uses())
+}
+
+/// Reports of each limit the first predicate that leaves nothing of what those before it let through; one of the policy once.
+fn predicates(policy: &LimitPolicy, limits: &[LimitSpec], problems: &mut Vec<Problem>) {
+    let common: Vec<Read<'_>> = policy.when.iter().map(read).collect();
+    let of_policy = contradiction(policy, &common.iter().collect::<Vec<_>>());
+    if of_policy.is_some() {
+        problems.extend(of_policy.filter(|_| !limits.is_empty()));
         return;
     }
-    let mut prefixes = (1..=limit.when.len()).filter_map(|end| limit.when.get(..end));
-    let Some((last, before)) = prefixes.find(|when| nobody(when)).and_then(<[Predicate]>::split_last) else { return };
-    let message = match nobody(std::slice::from_ref(last)) || before.is_empty() {
+    for limit in limits.iter().filter(|limit| !limit.when.is_empty()) {
+        let own: Vec<Read<'_>> = limit.when.iter().map(read).collect();
+        problems.extend(contradiction(policy, &common.iter().chain(&own).collect::<Vec<_>>()));
+    }
+}
+
+fn contradiction(policy: &LimitPolicy, when: &[&Read<'_>]) -> Option<Problem> {
+    let texts = compared(when)?;
+    let worlds: Vec<World<'_>> = (0..texts.values().map(Vec::len).product()).map(|n| World::new(&texts, n)).collect();
+    // With this one nothing is left of any world.
+    let refuted = worlds.iter().map(|world| when.iter().position(|(predicate, _)| world.refutes(predicate)));
+    let at = refuted.collect::<Option<Vec<usize>>>()?.into_iter().max()?;
+    let (last, _) = when.get(at)?;
+    let message = match at == 0 || worlds.iter().all(|world| world.refutes(last)) {
         true => "can never be true, so the limit applies to nobody",
         false => "contradicts the predicates before it, so the limit applies to nobody",
     };
     let problem = warning(Finding::PredicateUnreachable, &policy.meta, &last.place, &last.field, message.to_owned());
-    problems
-        .push(problem.remedy("all predicates of a limit have to hold; for either of two write `in [\"a\", \"b\"]`"));
+    let remedy = "all predicates of a limit have to hold; for either of two write `in [\"a\", \"b\"]`";
+    Some(problem.remedy(remedy))
 }
 
 /// `None` where it is plain that there is something to match, or cannot be told.
-fn compared(when: &[Predicate]) -> Option<Texts> {
-    if let [only] = when
+fn compared(when: &[&Read<'_>]) -> Option<Texts> {
+    if let [(only, _)] = when
         && matches!(only.expression.direct(), Some(Direct::Equals { .. }))
     {
         return None;
     }
-    let (mut texts, mut read) = (Texts::new(), Vec::new());
-    for predicate in when {
-        let uses = predicate.expression.uses();
+    let (mut texts, mut read) = (Texts::new(), BTreeSet::new());
+    for (_, uses) in when {
         if uses.opaque {
             return None;
         }
-        for used in uses.paths {
+        for used in &uses.paths {
             let property = used.path.text_property().map(|(identity, name)| (identity, name.to_owned()));
-            match (property, used.how) {
+            match (property, &used.how) {
                 (_, How::Tested) => return None,
                 (Some(property), How::Compared(with)) if known(&property) => {
-                    texts.entry(property).or_default().extend(with);
+                    texts.entry(property).or_default().extend(with.iter().cloned());
                 }
                 (property, _) => read.extend(property),
             }

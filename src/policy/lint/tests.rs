@@ -1,10 +1,14 @@
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
+use super::headers;
 use super::reach::{Compared, always_stricter};
 use crate::limit::{AccountKey, Algorithm, CellId, Cost, Demand, Memory, Nanos, Quota, Verdict};
+use crate::manifest::Manifests;
 use crate::policy::LimitKind;
+use crate::source::on_large_stack;
+use crate::test_util::assert_linear;
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -76,4 +80,30 @@ fn larger_rates_are_called_unreachable() {
     ] {
         assert_eq!(always_stricter(&few, &many, compared), expected, "{few:?} {many:?} {compared:?}");
     }
+}
+
+/// Under a condition of the whole policy.
+#[test]
+fn limits_that_a_header_lifts_are_looked_for_in_time() {
+    let time = |number: usize| {
+        let limit = |at: usize| {
+            let header = if at % 2 == 1 { ", {predicate: 'request.headers[\"x\"] == \"y\"'}" } else { "" };
+            let when = format!("when: [{{predicate: 'auth.identity.tier == \"t{at}\"'}}{header}]");
+            format!("l{at}: {{rates: [{{limit: 1, window: 1m}}], {when}}}")
+        };
+        let limits: Vec<String> = (0..number).map(limit).collect();
+        let text = format!(
+            "{{apiVersion: kuadrant.io/v1, kind: RateLimitPolicy, metadata: {{name: p}}, spec: {{targetRef: {{group: \
+             gateway.networking.k8s.io, kind: Gateway, name: gw}}, when: [{{predicate: 'auth.identity.team != \"\"'}}], limits: \
+             {{{}}}}}}}",
+            limits.join(", ")
+        );
+        let manifests = on_large_stack(|| Manifests::read([("f", text.as_str())])).unwrap();
+        let (mut problems, started) = (Vec::new(), Instant::now());
+        headers::lifted(&manifests, &mut problems);
+        let elapsed = started.elapsed();
+        assert_eq!((manifests.problems.len(), problems.len()), (0, number / 2));
+        elapsed
+    };
+    assert_linear("limits", 300, time);
 }

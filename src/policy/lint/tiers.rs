@@ -9,7 +9,7 @@ use crate::access::Subject;
 use crate::manifest::{
     Finding, LimitSpec, Manifests, ModelGrant, ObjectName, Problem, Severity, TierSpec, did_you_mean,
 };
-use crate::policy::{Expression, LimitKind, LimitSet, Object, Options, Policy, Scope};
+use crate::policy::{Direct, Expression, Limit, LimitKind, LimitSet, Object, Options, Policy, Scope};
 
 pub(super) const TIER: &str = "auth.identity.tier";
 const ADD: &str = "add the tier to the mapping; until then this has no effect";
@@ -62,8 +62,7 @@ pub(super) fn unknown(world: &World<'_>, problems: &mut Vec<Problem>) {
 /// A typing error of many guides: `premum` for `premium` matches nobody.
 fn predicates(manifests: &Manifests, tiers: &[TierSpec], problems: &mut Vec<Problem>) {
     for policy in &manifests.limit_policies {
-        let predicates = policy.limits.iter().flatten().flat_map(|limit| &limit.when);
-        for predicate in predicates {
+        for predicate in policy.predicates() {
             for name in predicate.expression.literals_compared_with(TIER) {
                 if tiers.iter().any(|tier| tier.name == name) {
                     continue;
@@ -143,16 +142,13 @@ pub(super) fn without_limit(policy: &Policy, world: &World<'_>, problems: &mut V
         if policy.limits.as_deref().is_none_or(<[LimitSpec]>::is_empty) {
             continue;
         }
-        let sets: Vec<Vec<Vec<&Expression>>> = match of_policy.get(&policy.meta.object) {
-            Some(sets) => sets
-                .iter()
-                .map(|set| set.all().map(|limit| limit.when.iter().map(|e| &**e).collect()).collect())
-                .collect(),
+        let sets: Vec<ByTier<'_>> = match of_policy.get(&policy.meta.object) {
+            Some(sets) => sets.iter().map(|set| ByTier::of(set.all())).collect(),
             // Its limits are told with those of another policy, or it is not in force.
             None => continue,
         };
         let names = world.tiers.iter().map(|tier| tier.name.as_str());
-        let is_limited = |tier: &str| sets.iter().all(|limits| limits.iter().any(|when| may_apply(when, tier)));
+        let is_limited = |tier: &str| sets.iter().all(|limits| limits.any_for(tier));
         let without: Vec<&str> = names.filter(|tier| !is_limited(tier)).collect();
         if !without.is_empty() {
             let what = if policy.kind == LimitKind::Tokens { "token" } else { "request" };
@@ -164,12 +160,47 @@ pub(super) fn without_limit(policy: &Policy, world: &World<'_>, problems: &mut V
     }
 }
 
+/// Limits, by the tier of a caller.
+pub(in crate::policy) struct ByTier<'p> {
+    /// Those that are for one tier alone.
+    only: HashMap<&'p str, Vec<&'p Limit>>,
+    others: Vec<&'p Limit>,
+}
+
+// === impl ByTier ===
+
+impl<'p> ByTier<'p> {
+    pub(in crate::policy) fn of(limits: impl IntoIterator<Item = &'p Limit>) -> Self {
+        let mut by_tier = ByTier { only: HashMap::new(), others: Vec::new() };
+        for limit in limits {
+            match limit.when.iter().find_map(|expression| only_for(expression)) {
+                Some(tier) => by_tier.only.entry(tier).or_default().push(limit),
+                None => by_tier.others.push(limit),
+            }
+        }
+        by_tier
+    }
+
+    /// Whether one of them may apply to a caller of `tier`.
+    pub(in crate::policy) fn any_for(&self, tier: &str) -> bool {
+        self.only.get(tier).into_iter().flatten().chain(&self.others).any(|limit| may_apply(limit, tier))
+    }
+}
+
+/// The one tier for which a predicate can hold.
+fn only_for(predicate: &Expression) -> Option<&str> {
+    match predicate.direct()? {
+        Direct::Equals { path, literal } if path.text_property() == Some((true, "tier")) => Some(literal),
+        _ => None,
+    }
+}
+
 /// Whether a limit may apply to a caller of `tier`: what depends on more than the tier may.
-pub(in crate::policy) fn may_apply(when: &[&Expression], tier: &str) -> bool {
+pub(super) fn may_apply(limit: &Limit, tier: &str) -> bool {
     let identity = json!({ "tier": tier });
     let identity = Some(Object { base: Some(&identity), extra: &[] });
     let scope = Scope { identity, ..Scope::default() };
-    when.iter().all(|expression| expression.eval_bool(&scope) != Ok(false))
+    limit.when.iter().all(|expression| expression.eval_bool(&scope) != Ok(false))
 }
 
 // === impl World ===

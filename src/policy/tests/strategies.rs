@@ -203,12 +203,15 @@ fn auth_policies_merge_rule_by_rule() {
 }
 
 #[test]
-fn patterns_that_lead_nowhere_or_in_a_circle_shut_the_target() {
+fn patterns_that_lead_nowhere_or_in_a_circle_or_to_too_much_shut_the_target() {
     let with = |patterns: &str, when: &str| {
         format!(
             "patterns: {{{patterns}}}, rules: {{authentication: {{sa: {{kubernetesTokenReview: {{}}, when: [{when}]}}}}}}"
         )
     };
+    let ten = |at: usize| vec![format!("{{patternRef: p{at}}}"); 10].join(", ");
+    let laughs = (0..3).map(|at| format!("p{at}: {{allOf: [{}]}}", ten(at + 1))).chain(["p3: {allOf: []}".to_owned()]);
+    let laughs = laughs.collect::<Vec<_>>().join(", ");
     for (rest, phrase) in [
         (with("", "{patternRef: gone}"), "refers to patterns `gone`, which are not there"),
         (with("a: {allOf: [{patternRef: a}]}", "{patternRef: a}"), "`a`, which lead to themselves"),
@@ -216,6 +219,7 @@ fn patterns_that_lead_nowhere_or_in_a_circle_shut_the_target() {
             with("a: {allOf: [{patternRef: b}]}, b: {allOf: [{any: [{patternRef: a}]}]}", "{all: [{patternRef: a}]}"),
             "which lead to themselves",
         ),
+        (with(&laughs, "{patternRef: p0}"), "comes to 1111 conditions through the patterns that it names"),
     ] {
         let policy = world().policy("AuthPolicy", "ns/auth", "Gateway gw", &rest).compile();
         let plan = policy.route(None, &request("in.example.com", "/chat")).unwrap();

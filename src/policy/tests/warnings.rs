@@ -1,4 +1,5 @@
 use super::*;
+use crate::test_util::assert_linear;
 
 /// Asserts that compiling gives exactly these warnings, of object, field and a phrase; in the order of the file.
 #[track_caller]
@@ -138,19 +139,75 @@ fn only_a_limit_that_looks_at_no_header_is_one_whatever_is_sent() {
     }
 }
 
-/// What is looked for among the limits grows with their number: ten times as many take ten times as long, not a hundred times.
+/// What is looked for among the limits takes time that grows with their number.
 #[test]
 fn many_limits_are_looked_through_in_time() {
-    let tiers: Vec<String> = (0..3_000).map(|at| format!("auth.identity.tier == \"t{at}\"")).collect();
-    let time = |number: usize| {
-        let predicates: Vec<&str> = tiers[..number].iter().map(String::as_str).collect();
-        let world = quiet().limits_when(&predicates);
-        let started = std::time::Instant::now();
-        assert!(world.compile().problems.len() >= number, "each tier is unknown");
-        started.elapsed()
+    let limits = |of: &str, number: usize, limit: &dyn Fn(usize) -> String| {
+        let limits: Vec<String> = (0..number).map(|at| format!("l{at}: {{{BY_CALLER}, {}}}", limit(at))).collect();
+        (of.to_owned(), format!("limits: {{{}}}", limits.join(", ")))
     };
-    let (some, many) = (time(300), time(3_000));
-    assert!(many < some * 50, "300 limits take {some:?}, 3,000 take {many:?}");
+    let when = |predicates: &[String]| {
+        let predicates: Vec<String> =
+            predicates.iter().map(|predicate| format!("{{predicate: '{predicate}'}}")).collect();
+        format!("rates: [{{limit: 1, window: 1m}}], when: [{}]", predicates.join(", "))
+    };
+    let tier = |at: usize| format!("auth.identity.tier == \"t{at}\"");
+    let team = |at: usize| format!("request.headers[\"x-team\"] == \"t{at}\"");
+    let (requests, tokens) = ("RateLimitPolicy", "TokenRateLimitPolicy");
+    // Of those that go by a header, some have one beside them whatever is sent.
+    let by_header = |at: usize| match at % 4 {
+        0 | 2 => when(&[tier(at)]),
+        rest => when(&["request.method == \"POST\"".to_owned(), tier(at - rest % 3), team(at)]),
+    };
+    type Policies<'w> = &'w dyn Fn(usize) -> Vec<(String, String)>;
+    let variants: [(&str, Finding, Policies<'_>); 5] = [
+        ("tiers", Finding::TierUnknown, &|number| vec![limits(requests, number, &|at| when(&[tier(at)]))]),
+        ("headers", Finding::LimitWithoutHeader, &|number| vec![limits(requests, number, &by_header)]),
+        ("a condition of the policy", Finding::LimitWithoutHeader, &|number| {
+            let (kind, limits) = limits(requests, number, &by_header);
+            // It sorts before all others.
+            vec![(kind, format!("when: [{{predicate: 'auth.identity.team != \"\"'}}], {limits}"))]
+        }),
+        ("tokens", Finding::TierUnknown, &|number| {
+            vec![requests, tokens].into_iter().map(|kind| limits(kind, number, &|at| when(&[tier(at)]))).collect()
+        }),
+        ("tokens of other tiers", Finding::TokenLimitAlone, &|number| {
+            let other = |at: usize| when(&[format!("auth.identity.tier == \"u{at}\"")]);
+            vec![limits(requests, number, &other), limits(tokens, number, &|at| when(&[tier(at)]))]
+        }),
+    ];
+    for (what, code, policies) in variants {
+        let time = |number: usize| {
+            let world = policies(number).iter().enumerate().fold(quiet(), |world, (at, (kind, rest))| {
+                world.policy(kind, &format!("ns/limits{at}"), "Gateway gw", rest)
+            });
+            let manifests = on_large_stack(|| Manifests::read([("f.yaml", world.text.as_str())])).unwrap();
+            let started = std::time::Instant::now();
+            let policy = on_large_stack(|| compile(manifests, &world.options)).unwrap();
+            let _ = policy.gaps();
+            let elapsed = started.elapsed();
+            assert!(policy.problems.iter().any(|problem| problem.code == code), "{what}: {code} is found");
+            elapsed
+        };
+        assert_linear(what, 300, time);
+    }
+}
+
+/// However many matches and hosts lead to it.
+#[test]
+fn each_plan_and_each_combination_of_policies_is_looked_at_once() {
+    let paths = ["/a", "/b", "/c"].map(|path| format!("{{path: {{type: PathPrefix, value: {path}}}}}")).join(", ");
+    let spec =
+        |name: &str| format!("hostnames: [{name}.example.com, {name}.example.net], rules: [{{matches: [{paths}]}}]");
+    let world =
+        quiet().limits_when(&[FREE, PREMIUM, ENTERPRISE]).route("ns/one", &spec("one")).route("ns/two", &spec("two"));
+    let numbers = |policy: &Policy| {
+        let led_to: usize = policy.gateways.iter().map(|gateway| gateway.plans().count()).sum();
+        [led_to, policy.plans().count(), policy.combinations().count()]
+    };
+    assert_eq!(numbers(&world.compile()), [13, 3, 1]);
+    assert_eq!(numbers(&world.clone().requests("ns/own", "HTTPRoute one").compile()), [13, 3, 2]);
+    assert_eq!(numbers(&world.auth("ns/own", "HTTPRoute one").compile()), [13, 3, 2]);
 }
 
 /// A limit for all but one tier is one for the others.

@@ -152,9 +152,44 @@ fn limits_are_read_in_both_places_and_all_versions() {
     }
     let both = format!("{TARGET}limits: ▸{{a: {{rates: [{{limit: 1, window: 1m}}]}}}}\ndefaults: {{{limits}}}");
     expect(&object("RateLimitPolicy", &both), &[(E, "spec.limits", "stands in `spec`, and there is `defaults` too")]);
-    // A condition of the policy is one of each of its limits.
+    // A condition of the policy is one of each of its limits, and stands there once.
     let common = format!("{TARGET}when: [{{predicate: 'true'}}]\n{limits}");
     let manifests = expect(&object("RateLimitPolicy", &common), &[]);
-    let counts = manifests.limit_policies[0].limits.as_ref().unwrap().iter().map(|limit| limit.when.len());
-    assert_eq!(counts.collect::<Vec<_>>(), [2, 1]);
+    let policy = &manifests.limit_policies[0];
+    let counts =
+        policy.limits.as_ref().unwrap().iter().map(|limit| (limit.when.len(), policy.conditions(limit).count()));
+    assert_eq!(counts.collect::<Vec<_>>(), [(1, 2), (0, 1)]);
+}
+
+#[test]
+fn more_than_anybody_writes_is_refused() {
+    let (predicates, rates) = (vec!["{predicate: 'true'}"; 101].join(", "), "rates: [{limit: 1, window: 1m}]");
+    let windows: Vec<String> = (1..=101).map(|second| format!("{{limit: {second}, window: {second}s}}")).collect();
+    let counters = vec!["{expression: auth.identity.userid}"; 101].join(", ");
+    for (limits, field) in [
+        (format!("limits: {{a: {{rates: ▸[{}]}}}}", windows.join(", ")), "spec.limits.a.rates"),
+        (format!("limits: {{a: {{{rates}, when: ▸[{predicates}]}}}}"), "spec.limits.a.when"),
+        (format!("limits: {{a: {{{rates}, counters: ▸[{counters}]}}}}"), "spec.limits.a.counters"),
+        (format!("when: ▸[{predicates}]\nlimits: {{a: {{{rates}}}}}"), "spec.when"),
+    ] {
+        let marked = object("RateLimitPolicy", &format!("{TARGET}{limits}"));
+        expect(&marked, &[(E, field, "holds 101 entries; at most 100 are accepted")]);
+    }
+    let limits: Vec<String> = (0..20_001).map(|at| format!("l{at}: {{{rates}}}")).collect();
+    let many = |limits: &[String]| object("RateLimitPolicy", &format!("{TARGET}limits: ▸{{{}}}", limits.join(", ")));
+    expect(&many(&limits), &[(E, "spec.limits", "holds 20001 entries; at most 20000 are accepted")]);
+    expect(&many(&limits[1..]).replace(MARK, ""), &[]);
+}
+
+/// Ten thousand of each fit in a file of less than a megabyte: what a policy asks for all its limits is not kept for each of them.
+#[test]
+fn predicates_of_a_policy_are_kept_once() {
+    let predicates: Vec<String> =
+        (0..100).map(|at| format!("{{predicate: 'auth.identity.tier != \"t{at}\"'}}")).collect();
+    let limits: Vec<String> = (0..1_000).map(|at| format!("l{at}: {{rates: [{{limit: 1, window: 1m}}]}}")).collect();
+    let spec = format!("{TARGET}when: [{}]\nlimits: {{{}}}", predicates.join(", "), limits.join(", "));
+    let manifests = expect(&object("RateLimitPolicy", &spec), &[]);
+    let policy = &manifests.limit_policies[0];
+    assert_eq!(policy.predicates().count(), 100);
+    assert_eq!(policy.limits.iter().flatten().map(|limit| policy.conditions(limit).count()).sum::<usize>(), 100_000);
 }
