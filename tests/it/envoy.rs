@@ -12,7 +12,15 @@ pub(crate) struct Gateway {
     pub(crate) address: SocketAddr,
     pub(crate) admin: SocketAddr,
     processes: Vec<Process>,
-    _folder: Folder,
+    folder: Folder,
+}
+
+impl Gateway {
+    /// What the sample model says that its answers were: a line for each, in their order.
+    pub(crate) fn account(&self) -> Vec<serde_json::Value> {
+        let text = std::fs::read_to_string(self.folder.0.join("account")).unwrap_or_default();
+        text.split_inclusive('\n').map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
 }
 
 pub(crate) fn envoy() -> PathBuf {
@@ -39,10 +47,16 @@ pub(crate) fn shipped(file: &str) -> String {
 
 /// As `config` says, but for the ports.
 pub(crate) async fn gateway_by(config: &str, tiergates: &[u16]) -> Gateway {
+    gateway_with(config, tiergates, &[]).await
+}
+
+/// Before a sample model with these flags.
+pub(crate) async fn gateway_with(config: &str, tiergates: &[u16], flags: &[&str]) -> Gateway {
     let model = free_port();
     let mut command = Command::new(example("model"));
     command.args(["--listen", &format!("127.0.0.1:{model}")]).stdout(Stdio::null()).stderr(Stdio::null());
     let mut gateway = gateway_before(config, tiergates, model).await;
+    command.args(flags).arg("--account").arg(gateway.folder.0.join("account"));
     gateway.processes.push(Process(command.spawn().unwrap()));
     let _ = Connection::open(SocketAddr::from(([127, 0, 0, 1], model))).await;
     gateway
@@ -74,7 +88,7 @@ pub(crate) async fn gateway_before(config: &str, tiergates: &[u16], model: u16) 
     while get(admin, "/ready").await.status != 200 {
         tokio::task::yield_now().await;
     }
-    Gateway { address: SocketAddr::from(([127, 0, 0, 1], listen)), admin, processes, _folder: folder }
+    Gateway { address: SocketAddr::from(([127, 0, 0, 1], listen)), admin, processes, folder }
 }
 
 pub(crate) const BODY: &str = r#"{"messages":[{"role":"user","content":"one two three"}],"max_tokens":5}"#;
@@ -123,7 +137,7 @@ pub(crate) fn printed(mut tour: Command) -> String {
 
 #[test]
 fn the_tour_is_as_it_should_be() {
-    assert!(TOUR.contains("29 rows, 0 not as they should be"), "{}", *TOUR);
+    assert!(TOUR.contains("35 rows, 0 not as they should be"), "{}", *TOUR);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -9,6 +9,7 @@
 )]
 
 mod attributes;
+
 #[path = "../../benches/support.rs"]
 mod bench;
 mod cases;
@@ -16,6 +17,7 @@ mod classic;
 mod cli;
 mod clock;
 mod cluster;
+mod dialects;
 mod envoy;
 mod explain;
 mod folders;
