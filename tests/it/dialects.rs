@@ -6,6 +6,7 @@ mod told;
 use std::time::Instant;
 
 use serde_json::Value;
+use tokio::io::AsyncReadExt;
 
 use crate::envoy::{Gateway, gateway_with, shipped};
 use crate::support::{Connection, Folder, PATIENCE, Tiergate, generous_manifests};
@@ -127,5 +128,36 @@ async fn every_answer_is_charged_what_it_cost_in_every_dialect() {
         }
         println!("{file}: {} of {answers} answers charged what they cost", answers - others.len());
         assert!(others.is_empty(), "{file}: {others:#?}");
+    }
+}
+
+/// Running totals are asked for, so that the last one before the client left is what is charged.
+#[tokio::test]
+async fn a_stream_that_its_client_leaves_is_charged_what_it_had_said() {
+    for (file, flags) in SETUPS {
+        let world = World::start(file, flags, &["--pause", "30"]).await;
+        for (at, name) in ["chat", "completions", "Gemini"].into_iter().enumerate() {
+            let dialect = DIALECTS.iter().find(|dialect| dialect.name == name && dialect.stream).unwrap();
+            let before = world.charged().await;
+            let mut connection = Connection::open(world.gateway.address).await;
+            let (body, bearer) = (dialect.body(10, 500), &world.bearer);
+            let head = format!(
+                "POST {} HTTP/1.1\r\nhost: a\r\nauthorization: {bearer}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+                dialect.path(),
+                body.len()
+            );
+            connection.write((head + &body).as_bytes()).await;
+            let mut read = Vec::new();
+            while String::from_utf8_lossy(&read).matches("data: ").count() < 4 {
+                assert!(connection.stream.read_buf(&mut read).await.unwrap() > 0, "{}", String::from_utf8_lossy(&read));
+            }
+            drop(connection);
+            world.reported(at + 1).await;
+            let (charged, line) = (world.charged().await - before, world.gateway.account().pop().unwrap());
+            assert_eq!(line["ended"], false, "{name}: the model was left while it wrote");
+            println!("{file}, {name}: charged {charged} of {} that were sent", sent(&line));
+            // What the gateway had read: at least the prompt and three events of the client's, at most what was sent.
+            assert!((10 + 60..=sent(&line)).contains(&charged), "{name}: {charged}, {line}");
+        }
     }
 }
