@@ -16,6 +16,14 @@ pub(crate) struct Gateway {
 }
 
 impl Gateway {
+    /// A counter or gauge of Envoy's.
+    pub(crate) async fn stat(&self, name: &str) -> u64 {
+        let page = get(self.admin, "/stats").await.body;
+        let values = page.lines().filter_map(|line| line.split_once(": "));
+        let found = values.into_iter().find(|(found, _)| *found == name);
+        found.unwrap_or_else(|| panic!("Envoy counts `{name}`")).1.parse().unwrap()
+    }
+
     /// What the sample model says that its answers were: a line for each, in their order.
     pub(crate) fn account(&self) -> Vec<serde_json::Value> {
         let text = std::fs::read_to_string(self.folder.0.join("account")).unwrap_or_default();

@@ -9,9 +9,9 @@
 )]
 
 mod attributes;
-
 #[path = "../../benches/support.rs"]
 mod bench;
+mod bounds;
 mod cases;
 mod classic;
 mod cli;
