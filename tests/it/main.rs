@@ -17,6 +17,7 @@ mod classic;
 mod cli;
 mod clock;
 mod cluster;
+mod countable;
 mod dialects;
 mod envoy;
 mod explain;
