@@ -311,6 +311,36 @@ pub fn is_identity_header(name: &str) -> bool {
     name.get(..PREFIX.len()).is_some_and(|prefix| prefix.eq_ignore_ascii_case(PREFIX))
 }
 
+/// Beginnings of the names of other headers that are believed behind a gateway, whoever sent them: who calls (Kubernetes'
+/// impersonation and its proxies, oauth2-proxy, Istio), for whom and with which priority a scheduler serves, and where a call goes
+/// (the Gateway API's inference extension, llm-d). `docs/policies.md` lists them.
+const BELIEVED: [&str; 17] = [
+    "impersonate-",
+    "x-remote-",
+    "x-forwarded-user",
+    "x-forwarded-email",
+    "x-forwarded-groups",
+    "x-forwarded-preferred-username",
+    "x-forwarded-access-token",
+    "x-auth-request-",
+    "x-envoy-peer-metadata",
+    "x-gateway-destination-endpoint",
+    "x-gateway-inference-",
+    "x-gateway-model-name",
+    "x-llm-d-",
+    "x-prefiller-host-port",
+    "x-encoder-hosts-ports",
+    "x-data-parallel-host-port",
+    "x-kv-cache-source-host-port",
+];
+
+/// Whether `name` is one of those that a model, or what stands before it, believes. They may be sent, and reach no model.
+#[must_use]
+pub fn is_believed_header(name: &str) -> bool {
+    let begins = |prefix: &str| name.get(..prefix.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(prefix));
+    is_identity_header(name) || BELIEVED.into_iter().any(begins)
+}
+
 // === impl BearerToken ===
 
 impl<'a> BearerToken<'a> {

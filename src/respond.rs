@@ -22,7 +22,7 @@ pub use self::rate_limit::rate_limit_response;
 use crate::gate::{Class, Code, Decision, Denial, Evidence, Grant};
 use crate::limit::Standing;
 use crate::policy::{LimitKind, Properties, Val};
-use crate::request::{Headers, is_identity_header};
+use crate::request::{Headers, is_believed_header};
 
 #[cfg(test)]
 mod tests;
@@ -99,11 +99,11 @@ fn ok(grant: &Grant, evidence: &Evidence, sent: Option<&Headers<'_>>, style: Sty
     let is_set = |name: &str| grant.headers.iter().any(|(set, _)| set.eq_ignore_ascii_case(name));
     let mut remove: Vec<String> =
         IDENTITY_HEADERS.iter().filter(|name| !is_set(name)).map(|name| (*name).to_owned()).collect();
-    for name in sent.into_iter().flat_map(Headers::names) {
-        if is_identity_header(name) && !is_set(name) && !remove.iter().any(|other| other.eq_ignore_ascii_case(name)) {
-            remove.push(name.to_ascii_lowercase());
-        }
-    }
+    let believed = sent.into_iter().flat_map(Headers::names).filter(|name| is_believed_header(name) && !is_set(name));
+    remove.extend(believed.map(str::to_ascii_lowercase));
+    // Each once, in time that does not grow with the square of what was sent.
+    remove.sort_unstable();
+    remove.dedup();
     let mut headers: Vec<_> = grant.headers.iter().map(|(name, value)| overwrite(name, value.clone())).collect();
     if style.compat == Some(Compat::KuadrantWasm) {
         headers.extend(remove.iter().map(|name| overwrite(name, String::new())));

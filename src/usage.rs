@@ -153,6 +153,13 @@ impl Default for Bounds {
 // === impl Report ===
 
 impl Report {
+    /// Whether the model has not said all that the answer cost: nothing, a total of 0, or the prompt alone, as of a stream that its
+    /// client left.
+    fn is_partial(&self) -> bool {
+        let Usage { total, input, output, .. } = self.usage;
+        total.unwrap_or(0) == 0 && (output.is_none() || (input, output) == (Some(0), Some(0)))
+    }
+
     /// Whether an answer without usage has cost something all the same. A gateway that says no status answered.
     fn has_answer(&self) -> bool {
         self.bytes.is_some_and(|bytes| bytes > 0) && self.status.is_none_or(|status| (1..400).contains(&status))
@@ -169,11 +176,10 @@ impl Settlements {
 
     /// Charges what `report` says to every token limit of `reservation`.
     pub async fn settle(&self, limits: &Limits, reservation: &Reservation, report: &Report, now: Nanos) -> Charged {
-        let counted = report.usage.tokens();
-        let is_estimated = counted.is_none() && reservation.is_call && report.has_answer();
-        let said = match counted {
+        let is_estimated = report.is_partial() && reservation.is_call && report.has_answer();
+        let said = match report.usage.tokens() {
+            _ if is_estimated => self.rates.estimate(reservation.model, report),
             Some(tokens) => tokens,
-            None if is_estimated => self.rates.estimate(reservation.model, report),
             None => return Settlement::NoUsage.into(),
         };
         match self.settled.lock().insert(reservation.serial, now) {

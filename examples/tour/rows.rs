@@ -6,6 +6,13 @@ use crate::client::{Request, Response};
 /// Ten words, so that with `max_tokens: 50` the sample model's answer costs sixty tokens.
 const TEN_WORDS: &str = "one two three four five six seven eight nine ten";
 
+/// The same words and tokens, as the other APIs have them.
+const COMPLETIONS: &str = r#"{"prompt":"WORDS","max_tokens":50}"#;
+const MESSAGES: &str = r#"{"messages":[{"role":"user","content":"WORDS"}],"max_tokens":50,"stream":true}"#;
+const RESPONSES: &str = r#"{"input":"WORDS","max_output_tokens":50,"stream":true}"#;
+const GEMINI: &str = r#"{"contents":[{"parts":[{"text":"WORDS"}]}],"generationConfig":{"maxOutputTokens":50}}"#;
+const EMBEDDINGS: &str = r#"{"input":"WORDS"}"#;
+
 /// One line of the table.
 pub struct Row {
     pub who: &'static str,
@@ -59,6 +66,13 @@ pub fn rows(by: &Tokens) -> Vec<Row> {
         Row::chat("dave (free)", "llm/granite", "60 more, SSE").bearer(&by.dave).sixty_tokens(true).after_usage(),
         Row::chat("dave (free)", "llm/granite", "and once more").bearer(&by.dave).after_usage().refused(429, "TG-LIMIT-TOKENS").holds(says_when_to_retry),
 
+        Row::chat("ivan (enterprise)", "llm/qwen3", "completions").bearer(&by.ivan).api("/v1/completions", COMPLETIONS).holds(sixty_in_openai),
+        Row::chat("ivan (enterprise)", "llm/qwen3", "Anthropic's Messages, SSE").bearer(&by.ivan).api("/v1/messages", MESSAGES).holds(sixty_in_messages),
+        Row::chat("ivan (enterprise)", "llm/qwen3", "OpenAI's Responses, SSE").bearer(&by.ivan).api("/v1/responses", RESPONSES).holds(sixty_in_openai),
+        Row::chat("ivan (enterprise)", "llm/qwen3", "Gemini").bearer(&by.ivan).api("/v1beta/models/qwen3:generateContent", GEMINI).holds(sixty_in_gemini),
+        Row::chat("ivan (enterprise)", "llm/qwen3", "Gemini, SSE").bearer(&by.ivan).api("/v1beta/models/qwen3:streamGenerateContent?alt=sse", GEMINI).holds(sixty_in_gemini),
+        Row::chat("ivan (enterprise)", "llm/qwen3", "embeddings").bearer(&by.ivan).api("/v1/embeddings", EMBEDDINGS).holds(ten_in_openai),
+
         Row::chat("erin (free)", "-", "/llm//m").bearer(&by.erin).path("/llm//m").refused(400, "TG-PATH-NOT-CANONICAL"),
         Row::chat("erin (free)", "-", "/llm/a%2Fb/v1/…").bearer(&by.erin).path("/llm/a%2Fb/v1/chat/completions").refused(400, "TG-PATH-NOT-CANONICAL"),
         Row::chat("erin (free)", "-", "/llm/granite;x=1/v1/…").bearer(&by.erin).path("/llm/granite;x=1/v1/chat/completions").refused(400, "TG-PATH-NOT-CANONICAL"),
@@ -102,6 +116,13 @@ impl Row {
     /// The stream does not ask for its usage: the gateway has to.
     fn sixty_tokens(mut self, stream: bool) -> Self {
         self.request.body = body(TEN_WORDS, 50, stream);
+        self
+    }
+
+    /// In another API's words.
+    fn api(mut self, path: &str, body: &str) -> Self {
+        self.request.path = format!("/{}{path}", self.model);
+        self.request.body = body.replace("WORDS", TEN_WORDS);
         self
     }
 
@@ -159,6 +180,27 @@ fn usage_is_readable(response: &Response) -> Option<String> {
 fn streams_usage(response: &Response) -> Option<String> {
     let whole = response.body.contains("\"total_tokens\":60") && response.body.ends_with("data: [DONE]\n\n");
     (!whole).then(|| "not a stream that ends with its usage".to_owned())
+}
+
+fn says(response: &Response, usage: &[&str]) -> Option<String> {
+    let missing = usage.iter().find(|usage| !response.body.contains(**usage));
+    missing.map(|usage| format!("no `{usage}` in the answer"))
+}
+
+fn sixty_in_openai(response: &Response) -> Option<String> {
+    says(response, &["\"total_tokens\":60"])
+}
+
+fn ten_in_openai(response: &Response) -> Option<String> {
+    says(response, &["\"total_tokens\":10"])
+}
+
+fn sixty_in_messages(response: &Response) -> Option<String> {
+    says(response, &["\"input_tokens\":10", "\"usage\":{\"output_tokens\":50}"])
+}
+
+fn sixty_in_gemini(response: &Response) -> Option<String> {
+    says(response, &["\"totalTokenCount\":60"])
 }
 
 /// The sample model answers with the names of the headers that it received.

@@ -65,15 +65,16 @@ impl Rates {
         known.answer_mut(report.streamed).learn(output, report.bytes);
     }
 
-    /// What an answer cost whose usage is not known; at least one token.
+    /// What an answer cost whose usage is not known, or that of its prompt alone; at least one token.
     pub(super) fn estimate(&self, model: ModelId, report: &Report) -> u64 {
         let models = self.models.lock();
         let unknown = Model::default();
         let known = models.get(&model).unwrap_or(&unknown);
         let (sent, answered) = (report.request_bytes.unwrap_or(0), report.bytes.unwrap_or(0));
-        let prompt = match known.prompt.bytes > 0.0 {
-            true => known.prompt.of(sent, TEXT),
-            false => known.prompt.of(sent, TEXT).min(UNKNOWN_PROMPT),
+        let prompt = match report.usage.input {
+            Some(input @ 1..) => input as f64,
+            _ if known.prompt.bytes > 0.0 => known.prompt.of(sent, TEXT),
+            _ => known.prompt.of(sent, TEXT).min(UNKNOWN_PROMPT),
         };
         let answer = match report.streamed {
             true => known.streamed.of(answered, EVENTS),

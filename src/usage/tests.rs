@@ -141,6 +141,13 @@ async fn an_answer_without_usage_is_charged_what_its_bytes_usually_cost_once() {
         let charged = settle("llm/other", report).await;
         assert!(about(charged, tokens), "{charged:?} for {report:?}");
     }
+    // A total of 0 says nothing; of a stream that was left Messages say the prompt.
+    let zero = Usage { total: Some(0), ..Usage::default() };
+    let charged = settle("llm/other", Report { usage: zero, ..bytes(400, 4000, false) }).await;
+    assert!(about(charged, 1100), "{charged:?}");
+    let prompt = Usage { input: Some(7000), ..Usage::default() };
+    let charged = settle("llm/other", Report { usage: prompt, ..bytes(400, 20_000, true) }).await;
+    assert!(about(charged, 7100), "{charged:?}");
     let reservation = sealer.open(&seal(&sealer, &[1], Nanos(0))).unwrap();
     let first = settlements.settle(&limits, &reservation, &bytes(0, 100, false), Nanos(0)).await;
     assert_eq!(first.settlement, Settlement::Estimated(25));

@@ -15,7 +15,23 @@ pub(crate) struct Gateway {
     pub(crate) address: SocketAddr,
     pub(crate) admin: SocketAddr,
     processes: Vec<Process>,
-    _folder: Folder,
+    folder: Folder,
+}
+
+impl Gateway {
+    /// A counter or gauge of Envoy's.
+    pub(crate) async fn stat(&self, name: &str) -> u64 {
+        let page = get(self.admin, "/stats").await.body;
+        let values = page.lines().filter_map(|line| line.split_once(": "));
+        let found = values.into_iter().find(|(found, _)| *found == name);
+        found.unwrap_or_else(|| panic!("Envoy counts `{name}`")).1.parse().unwrap()
+    }
+
+    /// What the sample model says that its answers were: a line for each, in their order.
+    pub(crate) fn account(&self) -> Vec<serde_json::Value> {
+        let text = std::fs::read_to_string(self.folder.0.join("account")).unwrap_or_default();
+        text.split_inclusive('\n').map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
 }
 
 pub(crate) fn envoy() -> PathBuf {
@@ -42,10 +58,16 @@ pub(crate) fn shipped(file: &str) -> String {
 
 /// As `config` says, but for the ports.
 pub(crate) async fn gateway_by(config: &str, tiergates: &[u16]) -> Gateway {
+    gateway_with(config, tiergates, &[]).await
+}
+
+/// Before a sample model with these flags.
+pub(crate) async fn gateway_with(config: &str, tiergates: &[u16], flags: &[&str]) -> Gateway {
     let model = free_port();
     let mut command = Command::new(example("model"));
     command.args(["--listen", &format!("127.0.0.1:{model}")]).stdout(Stdio::null()).stderr(Stdio::null());
     let mut gateway = gateway_before(config, tiergates, model).await;
+    command.args(flags).arg("--account").arg(gateway.folder.0.join("account"));
     gateway.processes.push(Process(command.spawn().unwrap()));
     let _ = Connection::open(SocketAddr::from(([127, 0, 0, 1], model))).await;
     gateway
@@ -69,7 +91,7 @@ pub(crate) async fn gateway_before(config: &str, tiergates: &[u16], model: u16) 
     let folder = Folder::new();
     let (process, admin) = start(&config, &["--concurrency", "2"], &folder).await;
     let address = SocketAddr::from(([127, 0, 0, 1], listen));
-    Gateway { address, admin, processes: vec![process], _folder: folder }
+    Gateway { address, admin, processes: vec![process], folder }
 }
 
 /// An Envoy with this configuration, once its listeners are up, and its admin port. What it has to write is in `folder`.
@@ -161,7 +183,7 @@ pub(crate) fn printed(mut tour: Command) -> String {
 
 #[test]
 fn the_tour_is_as_it_should_be() {
-    assert!(TOUR.contains("29 rows, 0 not as they should be"), "{}", *TOUR);
+    assert!(TOUR.contains("35 rows, 0 not as they should be"), "{}", *TOUR);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

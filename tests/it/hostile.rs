@@ -49,6 +49,7 @@ cases! {
     checks::ten_thousand_headers_in_a_check_are_decided,
     checks::duplicated_headers_in_a_check_are_refused,
     checks::header_names_in_capitals_are_the_same_names,
+    checks::headers_that_models_believe_reach_none,
     checks::invalid_utf8_is_refused_and_the_process_lives,
     checks::duplicated_headers_get_through_no_gateway,
     checks::ten_thousand_headers_get_through_no_gateway,

@@ -11,11 +11,14 @@
 mod attributes;
 #[path = "../../benches/support.rs"]
 mod bench;
+mod bounds;
 mod cases;
 mod classic;
 mod cli;
 mod clock;
 mod cluster;
+mod countable;
+mod dialects;
 mod envoy;
 mod exits;
 mod explain;

@@ -62,7 +62,7 @@ fn timeouts(manager: &Item<'_>, found: &Found<'_>) {
             "keeps connections that nobody uses for an hour"
         };
         let at = idle.unwrap_or_else(|| manager.clone());
-        at.warn(Finding::EnvoyIdleTimeout, message, "set `common_http_protocol_options: {idle_timeout: 600s}`");
+        at.warn(Finding::EnvoyIdleTimeout, message, "set `common_http_protocol_options: {idle_timeout: 60s}`");
     }
     let message = "keeps a request for ever on which nobody says anything";
     let actions: Vec<_> = found.ways(manager).into_iter().filter_map(|way| way.action).collect();

@@ -168,6 +168,7 @@ impl Report {
             }
             _ => return,
         };
-        *field = Some(number);
+        // A report may have a total in the words of several APIs, of which the answer speaks one.
+        *field = (*field).max(Some(number));
     }
 }

@@ -39,6 +39,49 @@ fn credential_and_identity_never_reach_the_model() {
     assert_eq!(sorted(ok.headers_to_remove), ALWAYS);
 }
 
+/// Nothing that is only nearly one of them, and nothing that was not sent.
+#[test]
+fn what_models_believe_of_a_caller_reaches_none() {
+    let removed = [
+        "impersonate-user",
+        "Impersonate-Extra-Scopes",
+        "x-remote-user",
+        "X-Remote-Extra-Team",
+        "x-forwarded-user",
+        "x-forwarded-email",
+        "x-forwarded-groups",
+        "x-forwarded-preferred-username",
+        "x-forwarded-access-token",
+        "x-auth-request-user",
+        "x-envoy-peer-metadata-id",
+        "x-gateway-destination-endpoint-subset",
+        "x-gateway-inference-fairness-id",
+        "x-gateway-model-name-rewrite",
+        "x-llm-d-inference-objective",
+        "x-prefiller-host-port",
+        "x-encoder-hosts-ports",
+        "x-data-parallel-host-port",
+        "x-kv-cache-source-host-port",
+    ];
+    let kept = ["impersonate", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-remote", "x-envoy-id"];
+    let sent = removed.iter().chain(&kept).map(|name| (*name, b"1".as_slice())).collect();
+    let sent = Headers::List(sent);
+    let (ok, _) = admit(Grant::default(), evidence(), Some(&sent));
+    let mut expected = ALWAYS.map(str::to_owned).to_vec();
+    expected.extend(removed.map(str::to_lowercase));
+    assert_eq!(sorted(ok.headers_to_remove), sorted(expected));
+    // A policy may say who calls in these words.
+    let grant = Grant { headers: vec![("x-remote-user".to_owned(), "alice".to_owned())], ..Grant::default() };
+    let (ok, _) = admit(grant, evidence(), Some(&sent));
+    assert!(!ok.headers_to_remove.iter().any(|name| name == "x-remote-user"), "{:?}", ok.headers_to_remove);
+    assert_eq!(headers(&ok.headers), map(&[("x-remote-user", "alice")]));
+    // Kuadrant's plugin removes nothing, so they are emptied.
+    let style = Style { compat: Some(Compat::KuadrantWasm), ..TERSE };
+    let (ok, _) = admit_in(style, Grant::default(), evidence(), Some(&sent));
+    let emptied = headers(&ok.headers);
+    assert!(removed.iter().all(|name| emptied.get(&name.to_lowercase()).is_some_and(String::is_empty)), "{emptied:?}");
+}
+
 #[test]
 fn header_sent_twice_is_removed_once() {
     let sent = Headers::List(vec![("x-maas-a", b"1"), ("X-Maas-A", b"2"), ("X-MAAS-GROUP", b"3")]);

@@ -84,6 +84,41 @@ pub(super) async fn header_names_in_capitals_are_the_same_names(world: &World) {
     assert!(!answer.body.to_lowercase().contains("x-maas-group"), "{}", answer.body);
 }
 
+/// Who calls and where the call goes is said by the gateway: what else stands before a model would believe these.
+pub(super) async fn headers_that_models_believe_reach_none(world: &World) {
+    let bearer = world.bearer();
+    let believed = [
+        "Impersonate-User",
+        "x-remote-group",
+        "x-forwarded-user",
+        "x-forwarded-email",
+        "x-forwarded-groups",
+        "x-forwarded-preferred-username",
+        "X-Auth-Request-User",
+        "x-gateway-destination-endpoint",
+        "x-gateway-inference-fairness-id",
+        "x-gateway-inference-objective",
+        "x-llm-d-inference-fairness-id",
+        "x-prefiller-host-port",
+        "x-envoy-peer-metadata",
+        "x-envoy-peer-metadata-id",
+    ];
+    let mut headers = vec![("authorization", bearer.as_str()), ("content-type", "application/json"), ("x-other", "1")];
+    headers.extend(believed.map(|name| (name, "root")));
+    // Twice is no way around.
+    headers.push(("x-remote-group", "system:masters"));
+    let answer = Connection::open(world.gateway().await).await.send("POST", QWEN, &headers, BODY).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let said = answer.json()["choices"][0]["message"]["content"].as_str().unwrap().to_owned();
+    let arrived: Vec<&str> = said.split(' ').collect();
+    assert!(
+        arrived.contains(&"x-other") && arrived.contains(&"x-forwarded-for"),
+        "the model names its headers: {said}"
+    );
+    let leaked: Vec<_> = believed.into_iter().filter(|name| arrived.contains(&name.to_lowercase().as_str())).collect();
+    assert!(leaked.is_empty(), "{leaked:?}");
+}
+
 pub(super) async fn invalid_utf8_is_refused_and_the_process_lives(world: &World) {
     let opaque = raw(&[("authorization", b"Bearer \xff\xfe")]);
     assert_eq!(world.outcome(opaque).await, (401, "TG-TOKEN-MALFORMED".to_owned()));

@@ -1,0 +1,163 @@
+//! What answers cost in the words of every API, through the configurations that are shipped: the model's own account beside what
+//! tiergate charged.
+
+mod told;
+
+use std::time::Instant;
+
+use serde_json::Value;
+use tokio::io::AsyncReadExt;
+
+use crate::envoy::{Gateway, gateway_with, shipped};
+use crate::support::{Connection, Folder, PATIENCE, Tiergate, generous_manifests};
+use crate::wire::premium;
+
+/// An API of model servers.
+struct Dialect {
+    name: &'static str,
+    /// Below the model's prefix.
+    path: &'static str,
+    /// The words of the prompt go where `WORDS` stands, the longest answer where `MOST` does.
+    body: &'static str,
+    /// Whether what is asked for is a stream: by the path, where the body says nothing of it.
+    stream: bool,
+}
+
+const fn dialect(name: &'static str, path: &'static str, body: &'static str, stream: bool) -> Dialect {
+    Dialect { name, path, body, stream }
+}
+
+const CHAT: &str = r#"{"messages":[{"role":"user","content":"WORDS"}],"max_tokens":MOST,"stream":STREAM}"#;
+const COMPLETIONS: &str = r#"{"prompt":"WORDS","max_tokens":MOST,"stream":STREAM}"#;
+const MESSAGES: &str =
+    r#"{"messages":[{"role":"user","content":[{"type":"text","text":"WORDS"}]}],"max_tokens":MOST,"stream":STREAM}"#;
+const RESPONSES: &str = r#"{"input":"WORDS","max_output_tokens":MOST,"stream":STREAM}"#;
+const GEMINI: &str = r#"{"contents":[{"parts":[{"text":"WORDS"}]}],"generationConfig":{"maxOutputTokens":MOST}}"#;
+const EMBEDDINGS: &str = r#"{"input":["WORDS"]}"#;
+
+const DIALECTS: [Dialect; 11] = [
+    dialect("chat", "/v1/chat/completions", CHAT, false),
+    dialect("chat", "/v1/chat/completions", CHAT, true),
+    dialect("completions", "/v1/completions", COMPLETIONS, false),
+    dialect("completions", "/v1/completions", COMPLETIONS, true),
+    dialect("Messages", "/v1/messages", MESSAGES, false),
+    dialect("Messages", "/v1/messages", MESSAGES, true),
+    dialect("Responses", "/v1/responses", RESPONSES, false),
+    dialect("Responses", "/v1/responses", RESPONSES, true),
+    dialect("Gemini", "/v1beta/models/qwen3:generateContent", GEMINI, false),
+    dialect("Gemini", "/v1beta/models/qwen3:streamGenerateContent?alt=sse", GEMINI, true),
+    dialect("embeddings", "/v1/embeddings", EMBEDDINGS, false),
+];
+
+/// Both configurations, with what tiergate is told of them.
+pub(crate) const SETUPS: [(&str, &[&str]); 2] =
+    [("envoy/tiergate.yaml", &[]), ("envoy/classic.yaml", &["--enforce-limits", "rls"])];
+
+/// A tiergate whose limits nobody reaches, behind an Envoy before the sample model.
+struct World {
+    _manifests: Folder,
+    tiergate: Tiergate,
+    gateway: Gateway,
+    bearer: String,
+}
+
+impl World {
+    async fn start(file: &str, flags: &[&str], model: &[&str]) -> Self {
+        let manifests = generous_manifests();
+        let tiergate = Tiergate::start(&manifests.0, flags);
+        let gateway = gateway_with(&shipped(file), &[tiergate.grpc.port()], model).await;
+        World { _manifests: manifests, tiergate, gateway, bearer: format!("Bearer {}", premium()) }
+    }
+
+    fn headers(&self) -> [(&str, &str); 2] {
+        [("authorization", &self.bearer), ("content-type", "application/json")]
+    }
+
+    /// Waits until so many answers were reported, and the model has written its line of each.
+    async fn reported(&self, answers: usize) {
+        let started = Instant::now();
+        let is_told = async || self.tiergate.metric("tiergate_usage_reports_total", "").await >= answers as u64;
+        while !is_told().await || self.gateway.account().len() < answers {
+            assert!(started.elapsed() < PATIENCE, "{answers} answers are reported: {:?}", self.gateway.account());
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn charged(&self) -> u64 {
+        self.tiergate.metric("tiergate_usage_tokens_total", "usage=\"total\"").await
+    }
+}
+
+impl Dialect {
+    fn path(&self) -> String {
+        format!("/llm/qwen3{}", self.path)
+    }
+
+    fn body(&self, words: usize, most: usize) -> String {
+        let body = self.body.replace("WORDS", vec!["word"; words].join(" ").as_str());
+        body.replace("MOST", &most.to_string()).replace("STREAM", &self.stream.to_string())
+    }
+}
+
+/// What the model says that it sent.
+fn sent(line: &Value) -> u64 {
+    line["input"].as_u64().unwrap() + line["output"].as_u64().unwrap()
+}
+
+#[tokio::test]
+async fn every_answer_is_charged_what_it_cost_in_every_dialect() {
+    for (file, flags) in SETUPS {
+        let world = World::start(file, flags, &[]).await;
+        let mut connection = Connection::open(world.gateway.address).await;
+        let (mut answers, mut others) = (0, Vec::new());
+        for round in 0..5 {
+            for dialect in &DIALECTS {
+                let (path, body) = (dialect.path(), dialect.body(3 + round, 17 * round + 5));
+                let before = world.charged().await;
+                let answer = connection.send("POST", &path, &world.headers(), &body).await;
+                assert_eq!(answer.status, 200, "{}, stream {}: {}", dialect.name, dialect.stream, answer.body);
+                let is_stream = answer.header("content-type").unwrap().starts_with("text/event-stream");
+                assert_eq!(is_stream, dialect.stream, "{}: {}", dialect.name, answer.body);
+                answers += 1;
+                world.reported(answers).await;
+                let (charged, cost) = (world.charged().await - before, sent(world.gateway.account().last().unwrap()));
+                if charged != cost {
+                    others.push(format!("{}, stream {}: {charged} of {cost}", dialect.name, dialect.stream));
+                }
+            }
+        }
+        println!("{file}: {} of {answers} answers charged what they cost", answers - others.len());
+        assert!(others.is_empty(), "{file}: {others:#?}");
+    }
+}
+
+/// Running totals are asked for, so that the last one before the client left is what is charged.
+#[tokio::test]
+async fn a_stream_that_its_client_leaves_is_charged_what_it_had_said() {
+    for (file, flags) in SETUPS {
+        let world = World::start(file, flags, &["--pause", "30"]).await;
+        for (at, name) in ["chat", "completions", "Gemini"].into_iter().enumerate() {
+            let dialect = DIALECTS.iter().find(|dialect| dialect.name == name && dialect.stream).unwrap();
+            let before = world.charged().await;
+            let mut connection = Connection::open(world.gateway.address).await;
+            let (body, bearer) = (dialect.body(10, 500), &world.bearer);
+            let head = format!(
+                "POST {} HTTP/1.1\r\nhost: a\r\nauthorization: {bearer}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+                dialect.path(),
+                body.len()
+            );
+            connection.write((head + &body).as_bytes()).await;
+            let mut read = Vec::new();
+            while String::from_utf8_lossy(&read).matches("data: ").count() < 4 {
+                assert!(connection.stream.read_buf(&mut read).await.unwrap() > 0, "{}", String::from_utf8_lossy(&read));
+            }
+            drop(connection);
+            world.reported(at + 1).await;
+            let (charged, line) = (world.charged().await - before, world.gateway.account().pop().unwrap());
+            assert_eq!(line["ended"], false, "{name}: the model was left while it wrote");
+            println!("{file}, {name}: charged {charged} of {} that were sent", sent(&line));
+            // What the gateway had read: at least the prompt and three events of the client's, at most what was sent.
+            assert!((10 + 60..=sent(&line)).contains(&charged), "{name}: {charged}, {line}");
+        }
+    }
+}
