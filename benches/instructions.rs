@@ -113,7 +113,7 @@ fn count_decision() {
     let request = captured_request();
     let http = to_request(&request).expect("HTTP attributes");
     let (gate, metrics) = (gate(&request), Metrics::new());
-    metrics.published(&gate.policies.current());
+    metrics.published(&gate.policies.current(), &[]);
     let decision = now(gate.check(&http, Nanos(1)));
     measure(|| metrics.decided(black_box(&decision), Duration::from_micros(3)));
 }

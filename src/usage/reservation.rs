@@ -19,8 +19,9 @@ use crate::limit::{AccountKey, Algorithm, CellId, Nanos, Quota};
 
 /// The layout; another number is another layout.
 const VERSION: u8 = 2;
-/// Version, minting time, serial number, whether it is a call, model, length of the tier's name; the name follows.
-const HEAD: usize = 1 + 8 + 8 + 1 + 8 + 1;
+/// Version, minting time, whether it is a call, model, length of the tier's name; the name follows. The serial number is in the
+/// nonce: an answer of Check is to stay below 1,024 bytes.
+const HEAD: usize = 1 + 8 + 1 + 8 + 1;
 /// A name that could be part of a namespace's is shorter. Longer ones are left out: they go to a metric only.
 const MAX_TIER: usize = 63;
 /// Account, cell, limit, window, algorithm.
@@ -103,7 +104,6 @@ impl Sealer {
         let mut sealed: SmallVec<[u8; 160]> = SmallVec::new();
         sealed.push(VERSION);
         sealed.extend_from_slice(&now.0.to_be_bytes());
-        sealed.extend_from_slice(&serial.to_be_bytes());
         sealed.push(u8::from(terms.is_call));
         sealed.extend_from_slice(&terms.model.0.to_be_bytes());
         let tier = if terms.tier.len() > MAX_TIER { "" } else { terms.tier }.as_bytes();
@@ -133,11 +133,11 @@ impl Sealer {
         }
         let mut bytes = URL_SAFE_NO_PAD.decode(sealed).ok()?;
         let nonce: [u8; NONCE_LEN] = bytes.split_off(bytes.len().checked_sub(NONCE_LEN)?).try_into().ok()?;
+        let [_, _, _, _, serial @ ..] = nonce;
         let plain = self.key.open_in_place(Nonce::assume_unique_for_key(nonce), Aad::empty(), &mut bytes).ok()?;
         let (head, tail) = plain.split_at_checked(HEAD)?;
         let (version, times) = head.split_first()?;
         let (minted, rest) = times.split_at_checked(8)?;
-        let (serial, rest) = rest.split_at_checked(8)?;
         let (is_call @ ([0] | [1]), rest) = rest.split_at_checked(1)? else { return None };
         let (model, tier_length) = rest.split_at_checked(8)?;
         let (tier, holds) = tail.split_at_checked(usize::from(*tier_length.first()?))?;
@@ -146,7 +146,7 @@ impl Sealer {
         }
         Some(Reservation {
             minted: Nanos(u64::from_be_bytes(minted.try_into().ok()?)),
-            serial: u64::from_be_bytes(serial.try_into().ok()?),
+            serial: u64::from_be_bytes(serial),
             is_call: is_call == [1],
             tier: str::from_utf8(tier).ok()?.into(),
             model: ModelId(u64::from_be_bytes(model.try_into().ok()?)),

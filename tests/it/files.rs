@@ -72,6 +72,9 @@ fn an_idle_process_opens_no_file() {
     }
 }
 
+/// A name, and what saves a text at a path.
+type Way<'a> = (&'static str, &'a dyn Fn(&Path, &str));
+
 #[tokio::test]
 async fn every_way_of_saving_a_file_is_seen() {
     let folder = generous_manifests();
@@ -105,7 +108,7 @@ async fn every_way_of_saving_a_file_is_seen() {
         symlink(target.file_name().unwrap(), path.with_extension("link")).unwrap();
         fs::rename(path.with_extension("link"), path).unwrap();
     };
-    let ways: [(&str, &dyn Fn(&Path, &str)); 6] = [
+    let ways: [Way<'_>; 6] = [
         ("in place", &in_place),
         ("renamed over", &renamed),
         ("with a backup", &with_backup),
