@@ -63,9 +63,13 @@ struct World {
 
 impl World {
     async fn start(file: &str, flags: &[&str], model: &[&str]) -> Self {
+        Self::by(&shipped(file), flags, model).await
+    }
+
+    async fn by(config: &str, flags: &[&str], model: &[&str]) -> Self {
         let manifests = generous_manifests();
         let tiergate = Tiergate::start(&manifests.0, flags);
-        let gateway = gateway_with(&shipped(file), &[tiergate.grpc.port()], model).await;
+        let gateway = gateway_with(config, &[tiergate.grpc.port()], model).await;
         World { _manifests: manifests, tiergate, gateway, bearer: format!("Bearer {}", premium()) }
     }
 
@@ -128,6 +132,68 @@ async fn every_answer_is_charged_what_it_cost_in_every_dialect() {
         }
         println!("{file}: {} of {answers} answers charged what they cost", answers - others.len());
         assert!(others.is_empty(), "{file}: {others:#?}");
+    }
+}
+
+impl World {
+    /// Asks for a chat of so many tokens, and leaves after so many events, or at its end.
+    async fn leave_after(&self, events: usize, most: usize) {
+        let dialect = DIALECTS.iter().find(|dialect| dialect.name == "chat" && dialect.stream).unwrap();
+        let mut connection = Connection::open(self.gateway.address).await;
+        let body = dialect.body(10, most);
+        let head = format!(
+            "POST {} HTTP/1.1\r\nhost: a\r\nauthorization: {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            dialect.path(),
+            self.bearer,
+            body.len()
+        );
+        connection.write((head + &body).as_bytes()).await;
+        let mut read = Vec::new();
+        let has = |read: &[u8], events| String::from_utf8_lossy(read).matches("data: ").count() >= events;
+        while !has(&read, events) && !String::from_utf8_lossy(&read).contains("[DONE]") {
+            let some = tokio::time::timeout(PATIENCE, connection.stream.read_buf(&mut read)).await.expect("it goes on");
+            assert!(some.unwrap() > 0, "{}", String::from_utf8_lossy(&read));
+        }
+    }
+}
+
+/// With running totals, and without, where what its bytes usually cost is charged: as the model says, none is free.
+#[tokio::test]
+async fn streams_that_are_left_anywhere_are_charged_about_what_was_sent() {
+    const STREAMS: usize = 200;
+    const LONGEST: usize = 150;
+    let mut random = std::process::id().wrapping_mul(2_654_435_761);
+    println!("seed {random}");
+    let file = shipped("envoy/tiergate.yaml");
+    let running = "continuous_usage_stats: true\n";
+    assert!(file.contains(running), "running totals are asked for");
+    let without: String = file.split_inclusive('\n').filter(|line| line.trim_start() != running).collect();
+    for (what, config) in [("with running totals", &file), ("without", &without)] {
+        let world = World::by(config, &[], &["--pause", "2"]).await;
+        // What answers usually cost.
+        for length in [20, 60, 100, 140] {
+            world.leave_after(usize::MAX, length).await;
+        }
+        world.reported(4).await;
+        let total = async || {
+            let of = async |usage| world.tiergate.metric("tiergate_usage_tokens_total", usage).await;
+            of("usage=\"total\"").await + of("usage=\"estimated\"").await
+        };
+        let before = total().await;
+        for _ in 0..STREAMS / 20 {
+            let left = (0..20).map(|_| {
+                random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                world.leave_after(1 + (random >> 16) as usize % LONGEST, LONGEST + 50)
+            });
+            futures_util::future::join_all(left.collect::<Vec<_>>()).await;
+        }
+        world.reported(4 + STREAMS).await;
+        let (charged, account) = (total().await - before, world.gateway.account());
+        let sent: u64 = account.iter().skip(4).map(sent).sum();
+        assert!(account.iter().skip(4).all(|line| line["ended"] == false), "they were left");
+        println!("{what}: {STREAMS} streams were left, {charged} tokens charged of {sent}");
+        assert_eq!(world.tiergate.metric("tiergate_usage_reports_total", "no_usage").await, 0, "none is free");
+        assert!(charged.abs_diff(sent) * 5 <= sent, "{what}: {charged} of {sent}");
     }
 }
 

@@ -7,7 +7,8 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Connection, Folder, PATIENCE, Process, Tiergate, await_page, example, free_port, generous_manifests, root, token,
+    Connection, Folder, PATIENCE, Process, Tiergate, await_page, example, free_port, generous_manifests, get, root,
+    token,
 };
 
 /// Envoy in front of a model and tiergate.

@@ -77,7 +77,7 @@ fn method_headers_and_query_all_have_to_fit() {
         ("POST", &[team, number][..], Some("v=1"), true),
         ("POST", &[number, team], Some("a=b&v=1&c"), true),
         ("GET", &[team, number], Some("v=1"), false),
-        ("post", &[team, number], Some("v=1"), false),
+        ("PUT", &[team, number], Some("v=1"), false),
         ("POST", &[team], Some("v=1"), false),
         ("POST", &[("x-team", b"RED"), number], Some("v=1"), false),
         ("POST", &[team, ("x-n", b"42a")], Some("v=1"), false),

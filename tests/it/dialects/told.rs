@@ -15,7 +15,8 @@ use crate::wire::premium;
 const JSON: &str = "application/json";
 const SSE: &str = "text/event-stream";
 
-/// The content type of an answer (empty: none), the answer, and the tokens that are charged for it.
+/// The content type of an answer (empty: none), the answer, and the tokens that are charged for it; `None` where it is charged by
+/// its bytes.
 const TOLD: [(&str, &str, Option<u64>); 24] = [
     // What Kuadrant counts.
     (JSON, r#"{"usage":{"total_tokens":60}}"#, Some(60)),
@@ -48,7 +49,7 @@ const TOLD: [(&str, &str, Option<u64>); 24] = [
     // A total of another name does not take its place.
     (SSE, "data: {\"usage\":{\"total_tokens\":60}}\n\ndata: {\"usageMetadata\":{\"totalTokenCount\":0}}\n\n", Some(60)),
     // README.md beside the configuration names these.
-    (SSE, "data: {\"usage\":{\"total_tokens\":60}}\n\ndata: {\"usage\":{\"total_tokens\":0}}\n\n", Some(0)),
+    (SSE, "data: {\"usage\":{\"total_tokens\":60}}\n\ndata: {\"usage\":{\"total_tokens\":0}}\n\n", None),
     (SSE, "data: {\"usage\":{\"total_tokens\":60}}\n", None),
     ("text/plain", r#"{"usage":{"total_tokens":60}}"#, None),
     ("", "data: {\"usage\":{\"total_tokens\":60}}\n\n", None),
@@ -104,6 +105,7 @@ async fn usage_in_other_words_is_counted_where_envoy_can_read_it() {
                 others.push((kind, text, charged, expected));
             }
         }
+        assert_eq!(tiergate.metric("tiergate_usage_reports_total", "\"no_usage\"").await, 0, "{file}: none is free");
         assert!(others.is_empty(), "{file}: kind, answer, charged, expected: {others:#?}");
     }
 }
