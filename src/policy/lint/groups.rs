@@ -124,15 +124,26 @@ impl<'m> Known<'m> {
     }
 }
 
+/// The most bytes of a letter.
+const LETTER: usize = 4;
+
+/// The letters and digits of a name, all of them small.
+fn plain(name: &str) -> impl Iterator<Item = u8> {
+    name.bytes().filter(u8::is_ascii_alphanumeric).map(|byte| byte.to_ascii_lowercase())
+}
+
 /// Whether two names differ as slips do, and not as names do that tell things apart: `team-a` and `team-b`, `prod1` and `prod2`.
 fn is_slip(a: &str, b: &str) -> bool {
-    let parts = |text: &str| text.split(|c: char| !c.is_ascii_alphanumeric()).map(str::to_owned).collect::<Vec<_>>();
-    let letters = |text: &str| text.replace(|c: char| !c.is_ascii_alphabetic(), "").to_lowercase();
-    let plain = |text: &str| text.replace(|c: char| !c.is_ascii_alphanumeric(), "").to_lowercase();
-    if plain(a) == plain(b) {
+    // Most are told apart here, without a copy: a mapping may have tens of thousands of groups.
+    if plain(a).eq(plain(b)) {
         return true;
     }
-    let (of_a, of_b) = (parts(a), parts(b));
+    if a.len().abs_diff(b.len()) > LETTER {
+        return false;
+    }
+    let parts = |text| str::split(text, |c: char| !c.is_ascii_alphanumeric()).collect::<Vec<_>>();
+    let letters = |text: &str| text.replace(|c: char| !c.is_ascii_alphabetic(), "").to_lowercase();
+    let (of_a, of_b): (Vec<&str>, Vec<&str>) = (parts(a), parts(b));
     let different: Vec<_> = of_a.iter().zip(&of_b).filter(|(a, b)| a != b).collect();
     let [(one, other)] = different.as_slice() else { return false };
     let long = one.len().min(other.len()) >= 4;
