@@ -16,6 +16,7 @@ mod in_force;
 mod kind;
 mod last_good;
 mod limit_policy;
+mod meta;
 mod model;
 mod namespace;
 mod parts;
@@ -47,6 +48,7 @@ pub use self::gateway::{Gateway, HttpRoute, Listener, NamespacesFrom, ParentRef,
 pub use self::in_force::InForce;
 pub use self::kind::{KINDS, Kind};
 pub use self::limit_policy::{ALGORITHM as ALGORITHM_ANNOTATION, LimitPolicy, LimitSpec, Predicate, parse_duration};
+pub use self::meta::{IGNORE_ANNOTATION, Meta};
 pub use self::model::{Model, ModelGrant, ServiceAccount, TIERS_ANNOTATION};
 pub use self::namespace::Namespace;
 pub use self::parts::{Part, Within};
@@ -59,9 +61,9 @@ pub use self::target::{Strategy, Target};
 pub use self::tiers::{TierMapping, TierSpec};
 
 use self::kind::Recognised;
+use self::meta::read_meta;
 use self::reader::{Field, Report};
 use self::tree::{Node, Position};
-use crate::request::{is_dns1123_label, is_dns1123_subdomain};
 
 /// What a folder says, and what is wrong with it.
 #[derive(Clone, Debug, Default)]
@@ -90,21 +92,6 @@ pub struct Manifests {
     /// How many objects were read; and how many were not, by their kinds.
     pub read: usize,
     pub ignored: BTreeMap<String, usize>,
-}
-
-/// The header of an object.
-#[derive(Clone, Debug)]
-pub struct Meta {
-    pub object: ObjectName,
-    pub place: Place,
-    pub namespace_place: Place,
-    pub annotations: Vec<(String, String, Place)>,
-    /// Findings that are meant to be so, by the annotation [`IGNORE_ANNOTATION`].
-    pub ignored: Vec<Finding>,
-    pub uid: Option<String>,
-    pub age: Age,
-    /// Whether the object can be used: its API version is known, its age can be told, and no other object has its name.
-    pub usable: bool,
 }
 
 // === impl Manifests ===
@@ -385,143 +372,4 @@ fn unknown_kind(kind: &Field<'_>, name: &str, group: &str, meant: Option<&Kind>)
             problem.expected(policies.join(", "))
         }
     });
-}
-
-/// Reads the header of an object; `None` if it cannot be read which object it is.
-fn read_meta(fields: &mut reader::Fields<'_>, kind: &Kind, report: &Report) -> Option<Meta> {
-    let metadata = fields.require("metadata", "name, and namespace where the kind has one")?;
-    let place = metadata.place();
-    let mut meta = metadata.fields()?;
-    let name = meta.require("name", "the object's name").and_then(|field| read_name(&field, kind));
-    // `namespace:` with nothing behind it is a slip, and no namespace.
-    let namespace = meta.take_even_null("namespace");
-    let namespace_place = namespace.as_ref().map_or_else(|| place.clone(), Field::place);
-    let namespace = match namespace {
-        Some(_) if !kind.namespaced => Some(""),
-        Some(field) => read_namespace(&field),
-        None if kind.namespaced && meta.misspells("namespace") => None,
-        // What kubectl would do without a context.
-        None => Some(if kind.namespaced { "default" } else { "" }),
-    };
-    let uid = meta.take("uid").and_then(|field| field.non_empty_text()).map(str::to_owned);
-    let entries = meta.take("annotations").and_then(|field| field.entries()).unwrap_or_default();
-    let text =
-        |(key, value): (&tree::Key, Field<'_>)| Some((key.name.clone(), value.text()?.to_owned(), value.place()));
-    let annotations: Vec<_> = entries.into_iter().filter_map(text).collect();
-    meta.ignore(&["labels"]);
-    let age = age::read(meta.take("creationTimestamp"), kind);
-    meta.ignore(&[
-        "resourceVersion",
-        "generation",
-        "generateName",
-        "managedFields",
-        "ownerReferences",
-        "finalizers",
-        "selfLink",
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-    ]);
-    meta.done(Severity::Warning);
-    fields.ignore(&["status"]);
-    let ignored = read_ignored(&annotations, report);
-    Some(Meta {
-        object: ObjectName::new(kind.name, namespace?, name?),
-        place,
-        namespace_place,
-        annotations,
-        ignored,
-        uid,
-        age,
-        usable: true,
-    })
-}
-
-/// A name that an object of `kind` can have. Those of RBAC are segments of a path, and read with them.
-fn read_name<'a>(field: &Field<'a>, kind: &Kind) -> Option<&'a str> {
-    let name = field.non_empty_text()?;
-    if kind.group != "rbac.authorization.k8s.io" && !is_dns1123_subdomain(name) {
-        let problem = field.error(format!("`{name}` cannot be the name of an object"));
-        field.report(problem.expected("lower-case letters, digits, inner `-` and `.`"));
-        return None;
-    }
-    Some(name)
-}
-
-fn read_namespace<'a>(field: &Field<'a>) -> Option<&'a str> {
-    let namespace = field.non_empty_text()?;
-    if !is_dns1123_label(namespace) {
-        let problem = field.error(format!("`{namespace}` cannot be a namespace"));
-        field.report(problem.expected("lower-case letters, digits and inner `-`"));
-        return None;
-    }
-    Some(namespace)
-}
-
-/// Lists, with commas between, the codes of findings about an object that are meant to be so.
-pub const IGNORE_ANNOTATION: &str = "tiergate.io/ignore";
-
-fn read_ignored(annotations: &[(String, String, Place)], report: &Report) -> Vec<Finding> {
-    let Some((_, text, place)) = annotations.iter().find(|(name, _, _)| name == IGNORE_ANNOTATION) else {
-        return Vec::new();
-    };
-    let read = |code: &str| match Finding::named(code) {
-        Ok(finding) => Some(finding),
-        Err(meant) => {
-            let field = format!("metadata.annotations.{IGNORE_ANNOTATION}");
-            let message = format!("`{code}` is not the code of a finding");
-            report.add(report.problem_at(Severity::Warning, place, &field, message).remedy(match meant {
-                Some(meant) => format!("did you mean `{meant}`?"),
-                None => "`tiergate check --explain` lists them".to_owned(),
-            }));
-            None
-        }
-    };
-    text.split(',').map(str::trim).filter(|code| !code.is_empty()).filter_map(read).collect()
-}
-
-// === impl Meta ===
-
-impl Meta {
-    /// The header of an object that has none, or cannot be used.
-    fn unreadable(object: ObjectName, place: Place) -> Self {
-        Meta {
-            object,
-            namespace_place: place.clone(),
-            place,
-            annotations: Vec::new(),
-            ignored: Vec::new(),
-            uid: None,
-            age: Age::Unreadable,
-            usable: false,
-        }
-    }
-
-    #[must_use]
-    pub fn namespace(&self) -> &Arc<str> {
-        &self.object.namespace
-    }
-
-    #[must_use]
-    pub fn name(&self) -> &Arc<str> {
-        &self.object.name
-    }
-
-    /// The order in which objects go before each other: the oldest first, then by namespace and name.
-    #[must_use]
-    pub fn seniority(&self) -> (Age, &ObjectName) {
-        (self.age, &self.object)
-    }
-
-    #[must_use]
-    pub fn annotation(&self, name: &str) -> Option<&(String, String, Place)> {
-        self.annotations.iter().find(|(key, _, _)| key == name)
-    }
-}
-
-impl ObjectName {
-    /// `namespace/name`
-    #[must_use]
-    pub fn path(&self) -> String {
-        format!("{}/{}", self.namespace, self.name)
-    }
 }

@@ -162,7 +162,12 @@ impl Report {
 
     /// Whether an answer without usage has cost something all the same. A gateway that says no status answered.
     fn has_answer(&self) -> bool {
-        self.bytes.is_some_and(|bytes| bytes > 0) && self.status.is_none_or(|status| (1..400).contains(&status))
+        self.bytes.is_some_and(|bytes| bytes > 0) && !self.has_failed()
+    }
+
+    /// Whether the model answered with an error, or not at all.
+    fn has_failed(&self) -> bool {
+        self.status.is_some_and(|status| !(1..400).contains(&status))
     }
 }
 
@@ -192,7 +197,7 @@ impl Settlements {
         for Hold { account, cell, quota } in &reservation.holds {
             debt_cut |= limits.charge(*account, *cell, *quota, tokens, self.bounds.debt_windows, now).await;
         }
-        if !is_estimated && said == tokens {
+        if !is_estimated && said == tokens && !report.has_failed() {
             self.rates.learn(reservation.model, report, now);
         }
         let settlement = if is_estimated { Settlement::Estimated(tokens) } else { Settlement::Settled(tokens) };

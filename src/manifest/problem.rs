@@ -86,6 +86,12 @@ fn is_zero(number: &u32) -> bool {
 // === impl ObjectName ===
 
 impl ObjectName {
+    /// `namespace/name`
+    #[must_use]
+    pub fn path(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+
     #[must_use]
     pub fn new(kind: &str, namespace: &str, name: &str) -> Self {
         ObjectName { kind: kind.into(), namespace: namespace.into(), name: name.into() }

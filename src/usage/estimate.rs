@@ -62,7 +62,10 @@ impl Rates {
         let known = models.entry(model).or_default();
         known.learned = now;
         known.prompt.learn(input, report.request_bytes);
-        known.answer_mut(report.streamed).learn(output, report.bytes);
+        // Embeddings have many bytes, and the prompt alone costs.
+        if output > 0 {
+            known.answer_mut(report.streamed).learn(output, report.bytes);
+        }
     }
 
     /// What an answer cost whose usage is not known, or that of its prompt alone; at least one token.

@@ -121,6 +121,12 @@ async fn an_answer_without_usage_is_charged_what_its_bytes_usually_cost_once() {
         let whole = Report { usage: usage(100, 200), ..bytes(1000, 1000, false) };
         assert_eq!(settle("llm/chat", whole).await, Settlement::Settled(300));
     }
+    // What costs no answer, and what failed, says nothing of what answers cost.
+    for (output, status) in [(0, 200), (5000, 500)] {
+        let usage = Usage { input: Some(100), output: Some(output), ..Usage::default() };
+        let report = Report { usage, status: Some(status), ..bytes(1000, 100_000, false) };
+        assert_eq!(settle("llm/chat", report).await, Settlement::Settled(100 + output));
+    }
     let about = |settlement, tokens: u64| match settlement {
         Settlement::Estimated(charged) => charged.abs_diff(tokens) * 20 <= tokens,
         _ => false,

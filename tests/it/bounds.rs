@@ -65,6 +65,7 @@ async fn served_within(address: SocketAddr) -> Duration {
     let started = Instant::now();
     while ask(address).await != Some(200) {
         assert!(started.elapsed() < 2 * PATIENCE, "somebody is served again");
+        // Envoy has to be asked.
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     started.elapsed()
@@ -120,6 +121,7 @@ async fn bodies_that_are_never_finished_give_their_memory_back() {
         let (arrived, held) = (Instant::now(), allocated(&gateway).await);
         while allocated(&gateway).await > before + 30 {
             assert!(arrived.elapsed() < timeout + Duration::from_secs(10), "{} MiB", allocated(&gateway).await);
+            // Its page has to be asked.
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let after = arrived.elapsed();

@@ -73,7 +73,7 @@ impl AuthRules {
         check.faults
     }
 
-    /// Filters and headers that always have the key of another one. In Authorino, chance says which of the two counts; where a `when`
+    /// Filters and headers that always have the key of another one, so that one of the two is lost; where a `when`
     /// tells them apart, the first one that holds does.
     #[must_use]
     pub fn named_twice(&self) -> Vec<Fault> {

@@ -117,6 +117,7 @@ pub(super) async fn a_new_gateway_is_served_beside_connections_that_fill_every_p
 /// Sends a byte now and then, and comes again where it is closed.
 async fn trickle(address: SocketAddr, opening: &'static str, first: Duration) {
     let mut buffer = [0; 1024];
+    // Not all at one time: what is played here is time.
     tokio::time::sleep(first).await;
     loop {
         if let Ok(mut stream) = TcpStream::connect(address).await {
@@ -128,6 +129,7 @@ async fn trickle(address: SocketAddr, opening: &'static str, first: Duration) {
                 }
             }
         }
+        // As slowly as who trickles does.
         tokio::time::sleep(PACE).await;
     }
 }
