@@ -18,7 +18,8 @@ use std::time::Duration;
 
 use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
 use prost::Message;
-use tiergate::limit::{AccountKey, Clock, Cost, Demand, Memory, Nanos, Quota};
+use tiergate::clock::{Clock, Nanos};
+use tiergate::limit::{AccountKey, Cost, Demand, Memory, Quota};
 use tiergate::listen::ext_authz::to_request;
 use tiergate::metrics::Metrics;
 use tiergate::respond::{Style, check_response};

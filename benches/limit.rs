@@ -22,8 +22,9 @@ use governor::clock::MonotonicClock;
 use governor::middleware::NoOpMiddleware;
 use governor::state::keyed::DefaultKeyedStateStore;
 use governor::{Quota as GovernorQuota, RateLimiter};
+use tiergate::clock::Clock;
 use tiergate::hash::KeyedHasher;
-use tiergate::limit::{AccountKey, CellId, Clock, Cost, Demand, Memory, Quota};
+use tiergate::limit::{AccountKey, CellId, Cost, Demand, Memory, Quota};
 
 const KEYS: u64 = 1_000_000;
 

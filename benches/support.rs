@@ -15,9 +15,10 @@ use std::task::{Context, Poll, Waker};
 
 use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
 use serde_json::json;
+use tiergate::clock::{Clock, Nanos};
 use tiergate::gate::{EnforceLimits, Gate, Otherwise, Settings, TierUnknown};
 use tiergate::identity::{Authority, Identities, Identity, Remember, ServiceAccountRef};
-use tiergate::limit::{Clock, Limits, Memory, Nanos};
+use tiergate::limit::{Limits, Memory};
 use tiergate::listen::ext_authz::{ExtAuthz, to_request};
 use tiergate::manifest::Manifests;
 use tiergate::policy::{Options, Policies, compile, derived_uid};

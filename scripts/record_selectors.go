@@ -1,4 +1,4 @@
-// Records what Authorino's selectors yield, for src/policy/selector/tests.rs. Reads {"document": …, "selectors": […]}
+// Records what Authorino's selectors yield, for src/expression/selector/tests.rs. Reads {"document": …, "selectors": […]}
 // and prints a line of JSON for each selector: its value, its text (what eq, neq and matches compare) and its list
 // (what incl and excl look into). The document is tests/data/selectors/document.json, the selectors are those of
 // recorded.jsonl beside it.

@@ -27,7 +27,7 @@ pub(crate) use self::flights::{Flights, PATIENCE};
 pub use self::guard::{ApiMetrics, Budget};
 
 use self::guard::{Call, Guard};
-use crate::gate::{Code, Denial};
+use crate::denial::{Code, Denial};
 
 /// An API server, and what guards it. Clones share it.
 #[derive(Clone, Debug)]

@@ -9,8 +9,8 @@ use std::path::PathBuf;
 
 use self::envoy::Beside;
 use crate::args::Check;
-use crate::manifest::Finding;
 use crate::policy::{Attached, GatewayPlan, LimitKind, Options, Policy};
+use crate::problem::Finding;
 use crate::source::{Folder, FolderError, on_large_stack};
 
 /// Why nothing could be checked.

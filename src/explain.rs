@@ -19,11 +19,12 @@ use serde::Serialize;
 
 pub use self::command::{ExplainError, run};
 
-use crate::gate::{Asked, Class, Code, Denial, Evidence, Record, Stage};
+use crate::denial::{Class, Code, Denial};
+use crate::gate::{Asked, Evidence, Record, Stage};
 use crate::identity::Identity;
-use crate::manifest::{ObjectName, Place};
 use crate::policy::{Attached, AuthPlan, GatewayPlan, ListenerPlan, Policy, RoutePlan};
 use crate::printable::{masked, printable, printable_line};
+use crate::problem::{ObjectName, Place};
 use crate::respond;
 
 /// A decision to explain.

@@ -6,9 +6,9 @@
 mod access;
 mod admit;
 mod classic;
-mod denial;
 mod evidence;
 mod fact;
+mod facts;
 mod recent;
 mod settings;
 mod shadow;
@@ -21,8 +21,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use self::access::AccessEvidence;
 pub use self::classic::EnforceLimits;
-pub use self::denial::{Class, Code, Denial, Told};
 pub use self::evidence::{Decision, Evidence, Grant, Handover, IdentitySource, LimitEvidence, Stage, TierSource};
+pub use self::facts::Facts;
 pub use self::recent::{Asked, Recent, Record, start};
 pub use self::settings::{Otherwise, Settings, TierUnknown};
 pub use self::shadow::Would;
@@ -30,11 +30,13 @@ pub use self::shadow::Would;
 use self::admit::{Candidate, exceeded};
 use self::fact::{Fact, Known};
 use crate::access::{AccessReviews, Query};
+use crate::clock::Nanos;
+use crate::denial::{Code, Denial};
 use crate::hash::KeyedHasher;
 use crate::identity::Identities;
-use crate::limit::{Limits, Nanos};
-use crate::policy::{self, Attached, AuthPlan, Policies, Policy, Presented, RoutePlan, Unset};
-use crate::request::Request;
+use crate::limit::Limits;
+use crate::policy::{self, Attached, AuthPlan, Policies, Policy, Presented, RoutePlan};
+use crate::request::{Request, Unset};
 use crate::tier::TierServices;
 use crate::usage::{Bounds, Sealer};
 

@@ -19,9 +19,9 @@ pub use self::authority::{Authority, AuthorityError, Claims, KubernetesClaims, O
 pub use self::cluster::{ClusterReview, IdentityMode};
 
 use crate::apiserver::{Flights, PATIENCE};
-use crate::gate::{Class, Code, Denial};
+use crate::clock::Nanos;
+use crate::denial::{Class, Code, Denial};
 use crate::hash::{self, KeyedHasher, Remembered, remember_by_weight};
-use crate::limit::Nanos;
 use crate::policy::{AuthRules, Policy};
 use crate::request::BearerToken;
 

@@ -15,44 +15,44 @@
 //!
 //! On a cluster `identity` and `access` ask its API server, through `apiserver`. The configuration takes this path: `source` → `manifest` → `policy`.
 
+pub mod clock;
+pub mod hash;
+pub mod printable;
+pub mod process;
+pub mod spelling;
+
+pub mod denial;
+pub mod request;
+
+pub mod expression;
+
+pub mod problem;
+
+pub mod limit;
+
+pub mod document;
+pub mod manifest;
+
+pub mod access;
+pub mod apiserver;
+pub mod identity;
+pub mod tier;
+pub mod usage;
+
+pub mod policy;
+
+pub mod gate;
+
+pub mod respond;
+
 pub mod app;
 pub mod args;
 pub mod check;
 pub mod explain;
-pub mod token;
-
 pub mod listen;
-pub mod request;
-
-pub mod gate;
-
-pub mod identity;
-
-pub mod tier;
-
-pub mod access;
-
-pub mod apiserver;
-
-pub mod limit;
-
-pub mod usage;
-
-pub mod respond;
-
-pub mod source;
-
-pub mod manifest;
-
-pub mod policy;
-
 pub mod metrics;
-
-pub mod process;
-
-pub mod printable;
-
-pub mod hash;
+pub mod source;
+pub mod token;
 
 #[cfg(test)]
 mod test_util;

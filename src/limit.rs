@@ -9,7 +9,7 @@ mod memory;
 mod quota;
 mod window;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use smallvec::SmallVec;
 
@@ -19,15 +19,7 @@ pub use self::memory::Memory;
 pub use self::quota::{Algorithm, Quota};
 pub use self::window::Window;
 
-/// Nanoseconds on a monotonic clock that starts with the process.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Nanos(pub u64);
-
-/// The process's clock. The limiter never reads it: the time is passed in.
-#[derive(Clone, Copy, Debug)]
-pub struct Clock {
-    origin: Instant,
-}
+use crate::clock::Nanos;
 
 /// Names one account: a hash of the counter values, keyed so that nobody can choose collisions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -176,36 +168,6 @@ impl Cost {
             Cost::Take(hits) => hits,
             Cost::Positive => 1,
         }
-    }
-}
-
-// === impl Clock ===
-
-impl Clock {
-    #[must_use]
-    pub fn start() -> Self {
-        Clock { origin: Instant::now() }
-    }
-
-    #[must_use]
-    pub fn now(&self) -> Nanos {
-        Nanos::from(self.origin.elapsed())
-    }
-}
-
-// === impl Nanos ===
-
-impl Nanos {
-    #[must_use]
-    pub fn saturating_add(self, duration: Duration) -> Self {
-        Nanos(self.0.saturating_add(Nanos::from(duration).0))
-    }
-}
-
-impl From<Duration> for Nanos {
-    fn from(duration: Duration) -> Self {
-        let seconds = duration.as_secs().saturating_mul(1_000_000_000);
-        Nanos(seconds.saturating_add(u64::from(duration.subsec_nanos())))
     }
 }
 

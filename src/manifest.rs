@@ -7,10 +7,8 @@
 mod age;
 mod annotation;
 mod auth_policy;
-mod block;
 mod cluster;
 mod few;
-mod finding;
 mod gateway;
 mod in_force;
 mod kind;
@@ -22,14 +20,11 @@ mod namespace;
 mod parts;
 mod pattern;
 mod permission;
-mod problem;
 mod rbac;
-pub(crate) mod reader;
 mod route_match;
 mod selector;
 mod target;
 mod tiers;
-pub(crate) mod tree;
 
 #[cfg(test)]
 mod tests;
@@ -43,9 +38,7 @@ pub use self::age::Age;
 pub use self::annotation::Shadow;
 pub use self::auth_policy::AuthPolicy;
 pub use self::few::few;
-pub use self::finding::{Finding, Origin};
 pub use self::gateway::{Gateway, HttpRoute, Listener, NamespacesFrom, ParentRef, RouteFault, RouteOrder, RouteRule};
-pub use self::in_force::InForce;
 pub use self::kind::{KINDS, Kind};
 pub use self::limit_policy::{ALGORITHM as ALGORITHM_ANNOTATION, LimitPolicy, LimitSpec, Predicate, parse_duration};
 pub use self::meta::{IGNORE_ANNOTATION, Meta};
@@ -53,7 +46,6 @@ pub use self::model::{Model, ModelGrant, ServiceAccount, TIERS_ANNOTATION};
 pub use self::namespace::Namespace;
 pub use self::parts::{Part, Within};
 pub use self::permission::Permission;
-pub use self::problem::{ObjectName, Place, Problem, Severity, did_you_mean};
 pub use self::rbac::{Role, RoleBinding};
 pub use self::route_match::{Match, PathMatch, TextMatch, ValueMatch};
 pub use self::selector::{Aggregation, Labels, Selector};
@@ -62,8 +54,8 @@ pub use self::tiers::{TierMapping, TierSpec};
 
 use self::kind::Recognised;
 use self::meta::read_meta;
-use self::reader::{Field, Report};
-use self::tree::{Node, Position};
+use crate::document::{self, Field, Fields, Node, Report};
+use crate::problem::{Finding, ObjectName, Place, Position, Problem, Severity};
 
 /// What a folder says, and what is wrong with it.
 #[derive(Clone, Debug, Default)]
@@ -133,7 +125,7 @@ impl Manifests {
         let unusable = |code, at, message: String, remedy: &str| {
             report.add(report.problem(Severity::Error, at, "", message).code(code).remedy(remedy));
         };
-        match text.map(tree::parse) {
+        match text.map(document::parse) {
             Ok(Ok(documents)) => {
                 if documents.is_empty() {
                     let start = Position { line: 1, column: 1 };
@@ -207,14 +199,14 @@ impl Manifests {
     /// Reads what a list holds; `false` if that is not all known, which may be a limit.
     fn read_list(
         &mut self,
-        mut fields: reader::Fields<'_>,
+        mut fields: Fields<'_>,
         text: &str,
         report: &Report,
         seen: &mut HashMap<ObjectName, Place>,
     ) -> bool {
         let errors = report.errors();
         let items = match fields.take_even_null("items") {
-            Some(field) if field.node.value == tree::Value::Null => Vec::new(),
+            Some(field) if field.node.value == document::Value::Null => Vec::new(),
             Some(field) => field.items().unwrap_or_default(),
             None => fields.require("items", "a list of objects").and_then(|field| field.items()).unwrap_or_default(),
         };
@@ -234,7 +226,7 @@ impl Manifests {
         node: &Node,
         known: &Kind,
         version: Option<(&Field<'_>, &str)>,
-        mut fields: reader::Fields<'_>,
+        mut fields: Fields<'_>,
         text: &str,
         report: &Report,
         seen: &mut HashMap<ObjectName, Place>,
@@ -279,7 +271,7 @@ impl Manifests {
     }
 
     /// Reads what an object of Kuadrant's group is for, whose kind is none of that group's. It could be a policy of any kind.
-    fn read_any_policy(&mut self, node: &Node, kind_name: &str, mut fields: reader::Fields<'_>, report: &Report) {
+    fn read_any_policy(&mut self, node: &Node, kind_name: &str, mut fields: Fields<'_>, report: &Report) {
         self.read += 1;
         let kind = Kind { name: "", group: "", versions: &[], namespaced: true };
         let unreadable = ObjectName::unreadable(kind_name, &report.place(node.at));
@@ -326,7 +318,7 @@ impl Manifests {
         }
     }
 
-    fn read_kind(&mut self, kind: &str, meta: Meta, fields: reader::Fields<'_>, text: &str, report: &Report) {
+    fn read_kind(&mut self, kind: &str, meta: Meta, fields: Fields<'_>, text: &str, report: &Report) {
         match kind {
             "ConfigMap" => self.tier_mappings.push(tiers::read(meta, fields, text, report)),
             "ServiceAccount" => self.service_accounts.push(model::read_service_account(meta, fields)),

@@ -34,10 +34,11 @@ use self::snapshot::Snapshot;
 use self::timing::Timing;
 use crate::access::AccessSource;
 use crate::apiserver::ApiMetrics;
-use crate::gate::{Class, Code, Decision, IdentitySource, Stage, TierSource};
+use crate::denial::{Class, Code};
+use crate::gate::{Decision, IdentitySource, Stage, TierSource};
 use crate::listen::rate_limit::Correction;
-use crate::manifest::Problem;
 use crate::policy::Policy;
+use crate::problem::Problem;
 use crate::usage::{Reservation, Settlement, Usage};
 
 /// The process's metrics.

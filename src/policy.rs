@@ -4,7 +4,6 @@ mod aggregate;
 mod attach;
 mod auth;
 mod compile;
-mod expression;
 mod gaps;
 mod gateway;
 mod gone;
@@ -12,11 +11,9 @@ mod limits;
 mod lint;
 mod nearest;
 mod route;
-mod selector;
 mod served;
 mod status;
 mod tiers;
-mod view;
 
 #[cfg(test)]
 mod tests;
@@ -35,23 +32,18 @@ pub use self::auth::{
     Permit, Presented, Refused, Rule, Shape, Telling, TierLookup, ValueSource,
 };
 pub use self::compile::{Options, compile, derived_uid};
-pub use self::expression::{
-    Attributes, CompileError, Direct, EvalError, Expression, How, Object, Path, Properties, Reference, Scope, Unset,
-    Use, Uses, Val, asks_for_query,
-};
 pub use self::gaps::Gaps;
 pub use self::gateway::{GatewayPlan, ListenerPlan, RoutePlan};
 pub use self::limits::{Limit, LimitKind, LimitSet, Matched, ShadowLimits};
 pub use self::nearest::Nearest;
 pub use self::route::{RouteTable, host_name};
-pub use self::selector::Selector;
 pub use self::status::{Condition as StatusCondition, say};
-pub use self::view::View;
 
 use crate::access::Rbac;
-use crate::gate::{Code, Denial};
-use crate::limit::Nanos;
-use crate::manifest::{ObjectName, Place, Problem};
+use crate::clock::Nanos;
+use crate::denial::{Code, Denial};
+use crate::expression::EvalError;
+use crate::problem::{ObjectName, Place, Problem};
 use crate::request::{self, Request};
 use crate::tier::TierTable;
 

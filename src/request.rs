@@ -1,16 +1,15 @@
 //! One request as the gate sees it: borrowed from the wire, knowing nothing of it.
 
-mod facts;
+mod attributes;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 
 use smallvec::{SmallVec, smallvec};
 
-pub use self::facts::Facts;
+pub use self::attributes::{Attributes, Unset};
 
-use crate::gate::{Code, Denial};
-use crate::policy::{Attributes, Unset};
+use crate::denial::{Code, Denial};
 
 /// Longest bearer token that is looked at, in bytes. Kubernetes mints about 1 KiB; OIDC tokens with many groups reach 4.
 const MAX_TOKEN: usize = 8 * 1024;

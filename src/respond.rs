@@ -19,9 +19,11 @@ use tonic::Code as GrpcCode;
 
 pub use self::rate_limit::rate_limit_response;
 
-use crate::gate::{Class, Code, Decision, Denial, Evidence, Grant};
+use crate::denial::{Class, Code, Denial};
+use crate::expression::{Properties, Val};
+use crate::gate::{Decision, Evidence, Grant};
 use crate::limit::Standing;
-use crate::policy::{LimitKind, Properties, Val};
+use crate::policy::LimitKind;
 use crate::request::{Headers, is_believed_header};
 
 #[cfg(test)]

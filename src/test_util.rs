@@ -11,9 +11,10 @@ use std::time::Duration;
 use jsonwebtoken::jwk::JwkSet;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 
+use crate::clock::Nanos;
 use crate::gate::{Decision, EnforceLimits, Gate, Otherwise, Settings, TierUnknown};
 use crate::identity::{Authority, Claims, Identities, KubernetesClaims, ObjectClaims, Remember, unix_seconds};
-use crate::limit::{Limits, Memory, Nanos};
+use crate::limit::{Limits, Memory};
 use crate::manifest::Manifests;
 use crate::policy::{Options, Policies, Policy, compile, derived_uid};
 use crate::request::{Headers, OperatorModel, Request};

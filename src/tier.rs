@@ -16,7 +16,8 @@ use serde_json::{Value, json};
 
 pub use self::service::{Age, Endpoint, Lookup, Question, TierServices};
 
-use crate::manifest::{Place, TierSpec};
+use crate::manifest::TierSpec;
+use crate::problem::Place;
 
 /// One tier.
 #[derive(Debug, PartialEq)]

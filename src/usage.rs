@@ -16,7 +16,8 @@ pub use self::call::{COUNTED, is_call, is_counted};
 pub use self::reservation::{Hold, ModelId, Reservation, Sealer, Terms};
 
 use self::estimate::Rates;
-use crate::limit::{Limits, Nanos};
+use crate::clock::Nanos;
+use crate::limit::Limits;
 
 /// The largest number that one report may carry: Envoy's own cap on `hits_addend` of a descriptor.
 pub const MAX_HITS: u64 = 1_000_000_000;

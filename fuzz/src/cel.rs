@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tiergate::policy::{Attributes, EvalError, Expression, Object, Scope, Unset, Val};
-use tiergate::request::Headers;
+use tiergate::expression::{EvalError, Expression, Object, Scope, Val};
+use tiergate::request::{Attributes, Headers, Unset};
 use tiergate::source::on_large_stack;
 
 use super::world::SECRET;

@@ -10,8 +10,8 @@ use envoy_types::pb::envoy::service::auth::v3::{
 };
 use envoy_types::pb::google::protobuf::value::Kind;
 use prost::Message;
-use tiergate::gate::Code;
-use tiergate::limit::Clock;
+use tiergate::clock::Clock;
+use tiergate::denial::Code;
 use tiergate::listen::ext_authz::ExtAuthz;
 use tiergate::respond::{Style, status};
 

@@ -10,8 +10,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, EncodingKey, crypto};
 use serde_json::Value;
 use tiergate::args::{KeyAlgorithm, Keys};
+use tiergate::clock::Nanos;
 use tiergate::identity::{Asked, Authority, Identities, Remember, Review};
-use tiergate::limit::Nanos;
 use tiergate::policy::{AuthRules, Policy};
 use tiergate::request::BearerToken;
 

@@ -5,9 +5,10 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use tiergate::limit::Nanos;
-use tiergate::manifest::{Manifests, ObjectName, Problem};
+use tiergate::clock::Nanos;
+use tiergate::manifest::Manifests;
 use tiergate::policy::{Attached, Authentication, GatewayPlan, Method, Policy, Rule, compile};
+use tiergate::problem::{ObjectName, Problem};
 use tiergate::request::{Headers, OperatorModel, Request};
 use tiergate::source::on_large_stack;
 

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use tiergate::gate::Code;
-use tiergate::limit::Nanos;
+use tiergate::clock::Nanos;
+use tiergate::denial::Code;
 use tiergate::request::{Headers, OperatorModel, Request, check_canonical, is_dns1123_label, is_dns1123_subdomain};
 
 use super::world::{CALLERS, GATE, run};

@@ -3,9 +3,10 @@
 use std::sync::{Arc, LazyLock};
 
 use serde_json::json;
+use tiergate::clock::Nanos;
 use tiergate::gate::{EnforceLimits, Gate, Otherwise, Settings, TierUnknown};
 use tiergate::identity::{Authority, Identities, Identity, Remember, ServiceAccountRef};
-use tiergate::limit::{Limits, Memory, Nanos};
+use tiergate::limit::{Limits, Memory};
 use tiergate::manifest::Manifests;
 use tiergate::policy::{Options, Policies, Policy, compile, derived_uid};
 use tiergate::request::BearerToken;

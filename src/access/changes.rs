@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hashbrown::HashMap;
 
-use crate::limit::Nanos;
+use crate::clock::Nanos;
 
 /// When RBAC changed, by namespace. What changes in the whole cluster has the empty one.
 #[derive(Clone, Debug, Default)]

@@ -17,10 +17,10 @@ use tokio::time::Instant;
 use super::changes::{Changes, Concerns};
 use super::{Grantor, Query};
 use crate::apiserver::{ApiServer, Caller, Flights, PATIENCE};
-use crate::gate::{Class, Code, Denial};
+use crate::clock::Nanos;
+use crate::denial::{Class, Code, Denial};
 use crate::hash::{KeyedHasher, Remembered, remember};
 use crate::identity::Identity;
-use crate::limit::Nanos;
 
 /// Who says whether a caller may call a model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]

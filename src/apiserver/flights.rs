@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use super::ApiServer;
-use crate::gate::{Code, Denial};
+use crate::denial::{Code, Denial};
 use crate::hash::Unhashed;
 
 /// How long a request that has something to fall back on waits for something better.

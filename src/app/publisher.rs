@@ -8,9 +8,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::gate::Gate;
-use crate::manifest::{Finding, InForce, Place, Problem, Severity};
 use crate::metrics::Metrics;
 use crate::policy::Policy;
+use crate::problem::{Finding, InForce, Place, Problem, Severity};
 use crate::source::FolderError;
 
 /// Publishes what the source becomes, and what becomes of files.

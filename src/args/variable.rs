@@ -6,7 +6,7 @@ use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, Command, CommandFactory};
 
 use super::Cli;
-use crate::manifest::did_you_mean;
+use crate::spelling::did_you_mean;
 
 /// What all of them start with.
 const PREFIX: &str = "TIERGATE_";

@@ -26,9 +26,9 @@ use self::filter::{Authz, RateLimit};
 use self::read::{Address, Item, type_of};
 use self::route::Way;
 use self::runtime::Runtime;
-use crate::manifest::reader::Report;
-use crate::manifest::tree::{self, Node, Position};
-use crate::manifest::{Finding, Problem, Severity};
+use crate::document;
+use crate::document::{Node, Report};
+use crate::problem::{Finding, Position, Problem, Severity};
 
 /// What is known beside the file.
 #[derive(Clone, Copy, Debug, Default)]
@@ -63,7 +63,7 @@ struct Found<'a> {
 #[must_use]
 pub fn problems(file: &str, text: &str, beside: Beside) -> Vec<Problem> {
     let report = Report::new(&Arc::from(file));
-    match tree::parse(text) {
+    match document::parse(text) {
         // As what a failed command leaves behind.
         Ok(documents) if documents.is_empty() => {
             let start = Position { line: 1, column: 1 };

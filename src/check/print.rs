@@ -6,8 +6,8 @@ use std::io::{self, Write};
 use serde_json::json;
 
 use crate::args::Format;
-use crate::manifest::{Finding, Origin, Problem, Severity};
 use crate::printable::printable_line;
+use crate::problem::{Finding, Origin, Problem, Severity};
 
 /// How many objects were read; and how many were not, by their kinds.
 type Objects<'o> = (usize, &'o BTreeMap<String, usize>);

@@ -3,8 +3,8 @@ use std::path::{Path, PathBuf};
 
 use super::*;
 use crate::args::Format;
-use crate::manifest::{Origin, Problem};
 use crate::policy::Options;
+use crate::problem::{Origin, Problem};
 
 fn root(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)

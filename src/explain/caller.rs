@@ -7,9 +7,10 @@ use serde_json::json;
 
 use super::command::{ExplainError, Sent};
 use crate::args::Explain;
-use crate::gate::{Code, Gate};
+use crate::clock::Nanos;
+use crate::denial::Code;
+use crate::gate::Gate;
 use crate::identity::{Claims, Identity, KubernetesClaims, OPENSHIFT, ObjectClaims, believe, unix_seconds};
-use crate::limit::Nanos;
 use crate::policy::{Attached, Policy, derived_uid};
 
 /// Stands for the token that a caller named by `--as` would have.

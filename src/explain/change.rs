@@ -4,11 +4,13 @@ use std::borrow::Cow;
 
 use super::steps::{matched, object, span};
 use super::{Case, Found, shape};
-use crate::gate::{Code, Denial, LimitEvidence};
-use crate::manifest::{Finding, ObjectName, Origin, Problem, did_you_mean};
+use crate::denial::{Code, Denial};
+use crate::gate::LimitEvidence;
 use crate::policy::{Authorization, LimitKind, Method, Refused, Tiers, host_name};
 use crate::printable::shell_word;
+use crate::problem::{Finding, ObjectName, Origin, Problem};
 use crate::request::{PathFault, check_canonical};
+use crate::spelling::did_you_mean;
 
 /// The annotation that grants a model to tiers.
 const ANNOTATION: &str = crate::manifest::TIERS_ANNOTATION;

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use super::{Case, Finding, Found, Part, Step, Verdict};
 use crate::access::AccessSource;
-use crate::gate::{Code, Denial, IdentitySource, LimitEvidence, TierSource};
+use crate::denial::{Code, Denial};
+use crate::gate::{IdentitySource, LimitEvidence, TierSource};
 use crate::limit;
-use crate::manifest::{ObjectName, Place};
 use crate::policy::{
     Attached, AuthPlan, Authorization, Limit, LimitKind, LimitSet, Method, Overridden, Refused, Rule, Tiers, in_words,
 };
+use crate::problem::{ObjectName, Place};
 use crate::respond;
 
 /// Limits that do not match, and what is overridden, are listed up to this many.

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::*;
+use crate::clock::Nanos;
 use crate::gate::{Asked, Decision, Gate, Otherwise, Settings};
-use crate::limit::Nanos;
 use crate::test_util::{Call, ES256, claims, compile_files, demo, gate, options, settings, token};
 
 /// The demo's manifests, under names that are the same everywhere.

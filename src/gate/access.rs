@@ -1,10 +1,11 @@
 //! Access: by RBAC in process, or by what the API server says.
 
 use super::fact::{Fact, Known};
-use super::{Code, Denial, Gate, Step};
+use super::{Gate, Step};
 use crate::access::{AccessMode, AccessReviews, AccessSource, Query, Verdict};
+use crate::clock::Nanos;
+use crate::denial::{Code, Denial};
 use crate::identity::Identity;
-use crate::limit::Nanos;
 use crate::policy::Policy;
 
 // === impl Gate ===

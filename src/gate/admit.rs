@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::{Code, Denial, Evidence, Gate, Grant, LimitEvidence, Otherwise, Stage};
-use crate::limit::{AccountKey, Admission, Cost, Demand, Nanos};
-use crate::policy::{self, Attached, Limit, LimitKind, Matched, Presented, RoutePlan, Scope, Unset};
-use crate::request::Request;
+use super::{Evidence, Gate, Grant, LimitEvidence, Otherwise, Stage};
+use crate::clock::Nanos;
+use crate::denial::{Code, Denial};
+use crate::expression::Scope;
+use crate::limit::{AccountKey, Admission, Cost, Demand};
+use crate::policy::{self, Attached, Limit, LimitKind, Matched, Presented, RoutePlan};
+use crate::request::{Request, Unset};
 use crate::usage::{self, Hold, ModelId, Terms};
 
 /// A request that passes, if its limits let it.

@@ -8,10 +8,14 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 use smallvec::SmallVec;
 
-use super::{Candidate, Decision, Denial, Evidence, Gate, Grant, Handover, Otherwise, Would};
-use crate::limit::{Cost, Demand, Nanos};
-use crate::policy::{Attached, LimitSet, Object, Policy, Reference, RoutePlan, Scope, Unset};
-use crate::request::{Facts, Request};
+use super::{Candidate, Decision, Evidence, Gate, Grant, Handover, Otherwise, Would};
+use crate::clock::Nanos;
+use crate::denial::Denial;
+use crate::expression::{Object, Reference, Scope};
+use crate::gate::Facts;
+use crate::limit::{Cost, Demand};
+use crate::policy::{Attached, LimitSet, Policy, RoutePlan};
+use crate::request::{Request, Unset};
 
 /// Which call takes from the limits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]

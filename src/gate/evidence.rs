@@ -6,13 +6,15 @@ use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
+use super::Would;
 use super::access::AccessEvidence;
-use super::{Denial, Would};
 use crate::access::AccessSource;
+use crate::denial::Denial;
+use crate::expression::{Properties, Scope};
 use crate::identity::Identity;
 use crate::limit::{Standing, Verdict};
-use crate::manifest::ObjectName;
-use crate::policy::{AuthPlan, Caller, Limit, LimitKind, Permit, Presented, Properties, RoutePlan, Scope};
+use crate::policy::{AuthPlan, Caller, Limit, LimitKind, Permit, Presented, RoutePlan};
+use crate::problem::ObjectName;
 
 /// One request in this many has its stages timed: reading the clock for each would cost more than some stages.
 const TIMED: u64 = 16;

@@ -6,10 +6,11 @@ use std::time::Duration;
 use smallvec::SmallVec;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Code, Denial, Evidence, Gate, IdentitySource, Stage, Step, TierSource};
+use super::{Evidence, Gate, IdentitySource, Stage, Step, TierSource};
 use crate::access::{AccessSource, Question as AccessQuestion, Verdict};
+use crate::clock::Nanos;
+use crate::denial::{Code, Denial};
 use crate::identity::{Asked, Identity, Review};
-use crate::limit::Nanos;
 use crate::policy::{AuthPlan, AuthRules, Caller, Policy};
 use crate::request::Request;
 use crate::tier::{Age, Lookup, Question};

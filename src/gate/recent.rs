@@ -7,7 +7,8 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use super::{Code, Decision, Denial, Evidence};
+use super::{Decision, Evidence};
+use crate::denial::{Code, Denial};
 use crate::printable::masked;
 use crate::request::Request;
 

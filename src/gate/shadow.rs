@@ -5,9 +5,12 @@
 use std::sync::Arc;
 
 use super::fact::Known;
-use super::{Candidate, Denial, Evidence, Gate, Grant, LimitEvidence, Step, exceeded};
-use crate::limit::{Demand, Nanos};
-use crate::policy::{self, Attached, AuthPlan, Matched, Policy, RoutePlan, Scope};
+use super::{Candidate, Evidence, Gate, Grant, LimitEvidence, Step, exceeded};
+use crate::clock::Nanos;
+use crate::denial::Denial;
+use crate::expression::Scope;
+use crate::limit::Demand;
+use crate::policy::{self, Attached, AuthPlan, Matched, Policy, RoutePlan};
 use crate::request::Request;
 
 /// Something that would have been said.

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Identity, ServiceAccountRef};
-use crate::gate::{Code, Denial};
-use crate::limit::Nanos;
+use crate::clock::Nanos;
+use crate::denial::{Code, Denial};
 use crate::policy::Policy;
 use crate::request::BearerToken;
 

@@ -16,9 +16,9 @@ use tokio::time::Instant;
 use super::authority::{Bound, Signer, expiry};
 use super::{Asked, Authority, Identity, ServiceAccountRef};
 use crate::apiserver::{ApiServer, Caller, Flights};
-use crate::gate::{Code, Denial};
+use crate::clock::{Clock, Nanos};
+use crate::denial::{Code, Denial};
 use crate::hash::KeyedHasher;
-use crate::limit::{Clock, Nanos};
 use crate::policy::Policy;
 
 /// Whose word it is that a token of the cluster is good.

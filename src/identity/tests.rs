@@ -1,7 +1,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::gate::Code;
+use crate::denial::Code;
 use crate::test_util::{AUDIENCE, ES256, ISSUER, RS256, STRANGER, claims, compile_text};
 
 const ACCOUNT: &str = "

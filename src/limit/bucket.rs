@@ -5,7 +5,8 @@
 
 use std::time::Duration;
 
-use super::{Cost, Nanos, Quota, Verdict};
+use super::{Cost, Quota, Verdict};
+use crate::clock::Nanos;
 
 /// The state of one bucket. A fresh one is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Algorithm, Bucket, Cost, Demand, Nanos, Quota, Verdict, Window};
+use super::{Algorithm, Bucket, Cost, Demand, Quota, Verdict, Window};
+use crate::clock::Nanos;
 
 /// What a cell counts by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

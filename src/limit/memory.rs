@@ -8,7 +8,8 @@ use smallvec::SmallVec;
 
 use crate::hash::Prehashed;
 
-use super::{AccountKey, Admission, Cell, CellId, Cost, Demand, Nanos, Quota, Standing, Verdict};
+use super::{AccountKey, Admission, Cell, CellId, Cost, Demand, Quota, Standing, Verdict};
+use crate::clock::Nanos;
 
 /// More than there are threads to contend, so that two callers seldom meet.
 const SHARDS: usize = 256;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Nanos;
+use crate::clock::Nanos;
 
 /// So many hits per window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

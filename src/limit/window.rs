@@ -4,7 +4,8 @@
 
 use std::time::Duration;
 
-use super::{Cost, Nanos, Quota, Verdict};
+use super::{Cost, Quota, Verdict};
+use crate::clock::Nanos;
 
 /// The state of one window. A fresh one has not started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -17,8 +17,9 @@ use axum::routing::get;
 use serde_json::json;
 
 use super::http::in_time;
+use crate::denial::Code;
 use crate::explain::Trace;
-use crate::gate::{Code, Gate, Recent, Record};
+use crate::gate::{Gate, Recent, Record};
 use crate::printable::printable_line;
 use crate::respond::{decision_id, parse_decision_id};
 
@@ -147,7 +148,8 @@ fn wants_json(query: Option<&str>, headers: &HeaderMap) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gate::{Denial, Evidence};
+    use crate::denial::Denial;
+    use crate::gate::Evidence;
 
     #[test]
     fn only_names_of_loopback_are_asked() {

@@ -16,8 +16,9 @@ use futures_util::FutureExt;
 use tonic::{Response, Status};
 
 use super::refusals::Refusals;
-use crate::gate::{Code, Denial, Gate};
-use crate::limit::Clock;
+use crate::clock::Clock;
+use crate::denial::{Code, Denial};
+use crate::gate::Gate;
 use crate::metrics::Metrics;
 use crate::request::{Headers, OperatorModel, Request};
 use crate::respond::{self, Style};

@@ -18,8 +18,8 @@ pub use self::report::Correction;
 
 use super::refusals::Refusals;
 use super::untold::Untold;
+use crate::clock::Clock;
 use crate::gate::Gate;
-use crate::limit::Clock;
 use crate::metrics::Metrics;
 use crate::respond::Style;
 use crate::usage::Settlements;

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::gate::{Asked, Code, Decision, Denial, Evidence, Would, start};
+use crate::denial::{Code, Denial};
+use crate::gate::{Asked, Decision, Evidence, Would, start};
 use crate::printable::masked;
 use crate::request::{Lookup, Request};
 use crate::respond;

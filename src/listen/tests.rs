@@ -4,7 +4,7 @@ use tokio::net::TcpListener;
 
 use super::places::Places;
 use super::*;
-use crate::limit::Clock;
+use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::respond::Style;
 use crate::test_util::{compile_files, demo, gate, options, settings};

@@ -1,8 +1,8 @@
 //! Since when objects are there: of two that could both be meant, their ages decide.
 
-use super::reader::Field;
-use super::tree::Value;
-use super::{Finding, Kind, Severity};
+use super::Kind;
+use crate::document::{Field, Value};
+use crate::problem::{Finding, Severity};
 
 /// `metadata.creationTimestamp`, in the order in which objects go before each other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

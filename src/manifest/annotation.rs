@@ -1,7 +1,9 @@
 //! Annotations of ours on policies: what their own language cannot say.
 
-use super::reader::Report;
-use super::{Finding, IGNORE_ANNOTATION, LimitSpec, Meta, Severity, did_you_mean};
+use super::{IGNORE_ANNOTATION, LimitSpec, Meta};
+use crate::document::Report;
+use crate::problem::{Finding, Severity};
+use crate::spelling::did_you_mean;
 
 /// Which policies, or limits, only say what they would have refused: `"true"`, or the names of limits.
 pub(super) const SHADOW: &str = "tiergate.io/shadow";

@@ -15,10 +15,12 @@ use self::condition::{read_conditions, read_patterns, read_predicates};
 use self::response::read_response;
 use self::rules::{read_authentication, read_authorization, read_metadata};
 use self::value::{read_expression, read_selector};
-use super::reader::{Field, Fields, Report};
 use super::target::{read_block, read_target};
-use super::{Meta, ObjectName, Place, Severity, Shadow, Strategy, Target, annotation};
-use crate::policy::{AuthRules, Condition, Rule, Selector, View};
+use super::{Meta, Shadow, Strategy, Target, annotation};
+use crate::document::{Field, Fields, Report};
+use crate::expression::{Selector, View};
+use crate::policy::{AuthRules, Condition, Rule};
+use crate::problem::{ObjectName, Place, Severity};
 
 /// An AuthPolicy. `rules` is `None` when it is in error.
 #[derive(Clone, Debug)]
@@ -58,7 +60,8 @@ pub(super) fn read(meta: Meta, mut fields: Fields<'_>, report: &Report) -> AuthP
                 && rules.admit_everybody()
             {
                 let problem = field.error("authenticates nobody and checks nothing, so everybody would be let in");
-                let problem = problem.code(super::Finding::PolicyOpen).remedy("add authentication or authorization");
+                let problem =
+                    problem.code(crate::problem::Finding::PolicyOpen).remedy("add authentication or authorization");
                 field.report(problem.expected("kubernetesTokenReview; or `anonymous: {}`, if that is meant"));
             }
             block.done();
@@ -180,7 +183,7 @@ fn read_cache(field: &Field<'_>) -> Option<Duration> {
         && text.contains("@case:")
     {
         let problem = selector.warning(format!("`{text}` would take two tokens that differ only in case for one"));
-        let problem = problem.code(super::Finding::CacheKeyUnsafe);
+        let problem = problem.code(crate::problem::Finding::CacheKeyUnsafe);
         let remedy = "none is needed: here an identity is remembered by the whole token, and `ttl` is an upper bound";
         selector.report(problem.remedy(remedy));
     }

@@ -5,9 +5,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::reader::Report;
-use super::tree::Node;
 use super::{Kind, Manifests};
+use crate::document::{Node, Report};
 
 impl Manifests {
     /// Reads one object as an API server stores it. Places are `kind namespace/name`.

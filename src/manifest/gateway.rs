@@ -4,11 +4,13 @@
 
 use std::sync::Arc;
 
+use super::Meta;
 use super::annotation::read_choice;
-use super::reader::{Field, Fields, Report};
 use super::route_match::{Match, at_most, read_match};
 use super::selector::{Selector, read_selector};
-use super::{Meta, Place, Severity, did_you_mean};
+use crate::document::{Field, Fields, Report};
+use crate::problem::{Place, Severity};
+use crate::spelling::did_you_mean;
 
 /// The bounds of the CRD: host names and rules of a route, matches of a rule, and of all its rules.
 const MAX_HOSTNAMES: usize = 16;

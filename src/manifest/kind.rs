@@ -1,9 +1,10 @@
 //! The kinds of objects: those that are read, those that were probably meant to be, and those that are not read.
 
+use super::TIERS_ANNOTATION;
 use super::annotation::SHADOW;
 use super::gateway::ORDER;
 use super::limit_policy::{ALGORITHM, SCOPE};
-use super::{TIERS_ANNOTATION, did_you_mean};
+use crate::spelling::did_you_mean;
 
 /// A kind of object that is read, with the API versions whose shape it has.
 #[derive(Debug)]

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::{KINDS, Kind, Manifests, Meta, ModelGrant, ObjectName};
+use super::{KINDS, Kind, Manifests, Meta, ModelGrant};
+use crate::problem::ObjectName;
 
 /// Calls a macro with the lists of objects.
 macro_rules! lists {

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use super::annotation::{self, Shadow, read_choice};
-use super::reader::{Field, Fields, Report};
 use super::target::{read_block, read_target};
-use super::tree::Value;
-use super::{Finding, Meta, Place, Severity, Strategy, Target};
+use super::{Meta, Strategy, Target};
+use crate::document::{Field, Fields, Report, Value};
+use crate::expression::{CompileError, Expression, View};
 use crate::limit::{Algorithm, Quota};
-use crate::policy::{CompileError, Expression, LimitKind, View};
+use crate::policy::LimitKind;
+use crate::problem::{Finding, Place, Severity};
 
 /// A policy of either kind. `limits` is `None` when it is in error.
 #[derive(Clone, Debug)]

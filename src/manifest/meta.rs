@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 
-use super::Finding;
 use super::age::{self, Age};
 use super::kind::Kind;
-use super::problem::{ObjectName, Place, Severity};
-use super::reader::{Field, Fields, Report};
-use super::tree::Key;
+use crate::document::{Field, Fields, Key, Report};
+use crate::problem::{Finding, ObjectName, Place, Severity};
 use crate::request::{is_dns1123_label, is_dns1123_subdomain};
 
 /// The header of an object.

@@ -1,7 +1,8 @@
 //! ServiceAccounts and the models they call.
 
-use super::reader::{Fields, Report};
-use super::{Meta, Place, Severity};
+use super::Meta;
+use crate::document::{Fields, Report};
+use crate::problem::{Place, Severity};
 
 /// The annotation that grants a model to tiers.
 pub const TIERS_ANNOTATION: &str = "alpha.maas.opendatahub.io/tiers";

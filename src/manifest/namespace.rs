@@ -1,8 +1,9 @@
 //! Namespaces: listeners select by their labels whose routes they take.
 
-use super::reader::{Fields, Report};
+use super::Meta;
 use super::selector::{Labels, read_labels};
-use super::{Meta, Severity};
+use crate::document::{Fields, Report};
+use crate::problem::Severity;
 
 #[derive(Clone, Debug)]
 pub struct Namespace {

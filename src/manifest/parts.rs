@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use super::{Manifests, ModelGrant, ObjectName, Permission, Place, Target};
+use super::{Manifests, ModelGrant, Permission, Target};
 use crate::access::Subject;
+use crate::problem::{ObjectName, Place};
 
 /// An object, or a part of one that has a name of its own.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

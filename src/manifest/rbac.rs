@@ -1,9 +1,10 @@
 //! Role, ClusterRole and their bindings. What the API server refuses is an error here: it grants nothing there either.
 
-use super::reader::{Field, Fields, Report};
+use super::Meta;
 use super::selector::{Aggregation, Labels, read_aggregation, read_labels};
-use super::{Meta, Place, Severity};
 use crate::access::{Rule, Subject};
+use crate::document::{Field, Fields, Report};
+use crate::problem::{Place, Severity};
 use crate::request::is_dns1123_subdomain;
 
 const GROUP: &str = "rbac.authorization.k8s.io";

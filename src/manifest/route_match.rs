@@ -2,9 +2,9 @@
 //!
 //! Source: Gateway API v1, `HTTPRouteMatch`, with the bounds of its CRD.
 
-use super::Severity;
 use super::pattern;
-use super::reader::Field;
+use crate::document::Field;
+use crate::problem::Severity;
 
 /// Headers, or query parameters, of one match.
 const MAX_VALUES: usize = 16;

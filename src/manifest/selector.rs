@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::reader::Field;
-use super::{Place, Severity};
+use crate::document::Field;
+use crate::problem::{Place, Severity};
 use crate::request::is_dns1123_subdomain;
 
 pub type Labels = BTreeMap<String, String>;

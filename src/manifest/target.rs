@@ -5,8 +5,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::reader::{Field, Fields};
-use super::{Meta, ObjectName, Place};
+use super::Meta;
+use crate::document::{Field, Fields};
+use crate::problem::{ObjectName, Place};
 
 /// The group of everything that a policy can target.
 const GROUP: &str = "gateway.networking.k8s.io";
@@ -61,7 +62,7 @@ fn target(field: Option<Field<'_>>, meta: &Meta) -> Option<Target> {
     let kind = fields.require("kind", "Gateway or HTTPRoute");
     let name = fields.require("name", "the name of the Gateway or HTTPRoute").and_then(|field| field.non_empty_text());
     let section = fields.take("sectionName").map_or(Some(None), |field| field.non_empty_text().map(Some));
-    fields.done(super::Severity::Error);
+    fields.done(crate::problem::Severity::Error);
     let group_text = group.as_ref().and_then(Field::text);
     if let (Some(group), Some(text)) = (&group, group_text.filter(|text| *text != GROUP)) {
         group.report(group.error(format!("`{text}` has nothing that a policy can target")).expected(GROUP));
@@ -88,7 +89,7 @@ pub(super) fn read_block<'a>(mut spec: Fields<'a>, names: &[&'static str]) -> Op
         (None, None) => return Some(Block { fields: spec, strategy: Some(Strategy::default()), nested: None }),
         (Some(_), Some(overrides)) => {
             overrides.report(overrides.error("stands beside `defaults`").remedy("keep one of them"));
-            spec.done(super::Severity::Error);
+            spec.done(crate::problem::Severity::Error);
             return None;
         }
         (Some(defaults), None) => (defaults, false),
@@ -121,9 +122,9 @@ pub(super) fn read_block<'a>(mut spec: Fields<'a>, names: &[&'static str]) -> Op
 impl Block<'_> {
     /// Reports the fields that nobody asked for.
     pub fn done(self) {
-        self.fields.done(super::Severity::Error);
+        self.fields.done(crate::problem::Severity::Error);
         if let Some(spec) = self.nested {
-            spec.done(super::Severity::Error);
+            spec.done(crate::problem::Severity::Error);
         }
     }
 }

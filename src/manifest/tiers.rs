@@ -1,9 +1,9 @@
 //! The tier ConfigMap (`tier-to-group-mapping`): a YAML list inside the key `tiers`.
 
-use super::block::{block_header, inside_block, shift};
-use super::reader::{Field, Fields, Report};
-use super::tree::{self, Node};
-use super::{Finding, Meta, Place, Severity};
+use super::Meta;
+use crate::document;
+use crate::document::{Field, Fields, Node, Report, block_header, inside_block, shift};
+use crate::problem::{Finding, Place, Severity};
 
 /// A ConfigMap. `tiers` is `None` when they are in error, as they are in every ConfigMap that is no tier mapping.
 #[derive(Clone, Debug)]
@@ -52,7 +52,7 @@ fn read_data(fields: &mut Fields<'_>, text: &str, report: &Report) -> Option<Vec
     let inner = tiers.text()?;
     let errors = report.errors();
     let header = block_header(text, tiers.node.at);
-    let read = match tree::parse(inner) {
+    let read = match document::parse(inner) {
         Ok(documents) => documents.into_iter().next().and_then(|mut node| {
             shift(&mut node, header, tiers.node.at);
             read_tiers(&node, &tiers.path, report)

@@ -6,8 +6,8 @@ use prometheus_client::registry::Registry;
 
 use super::catalog::register;
 use super::family::Family;
-use crate::manifest::{Finding, Problem};
 use crate::policy::Policy;
+use crate::problem::{Finding, Problem};
 
 #[derive(Debug, Default)]
 pub(super) struct Snapshot {

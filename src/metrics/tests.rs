@@ -5,9 +5,11 @@ use smallvec::smallvec;
 
 use super::catalog::{Description, FAMILIES, Kind};
 use super::*;
-use crate::limit::{CellId, Nanos};
-use crate::manifest::{Place, TierSpec};
+use crate::clock::Nanos;
+use crate::limit::CellId;
+use crate::manifest::TierSpec;
 use crate::policy::{LimitKind, Policy, Tiers};
+use crate::problem::Place;
 use crate::test_util::{Call, compile_files, demo, gate, options, settings, token};
 use crate::tier::TierTable;
 use crate::usage::{ModelId, Sealer, Terms};

@@ -22,7 +22,8 @@ pub(super) use self::limits::{LimitAttachments, limit_policies};
 use self::fold::{Apart, Lost, Merge};
 use super::lint::warning;
 use super::{Attached, Overridden, in_words};
-use crate::manifest::{Age, Finding, Meta, ObjectName, Place, Problem, Strategy, Target};
+use crate::manifest::{Age, Meta, Strategy, Target};
+use crate::problem::{Finding, ObjectName, Place, Problem};
 
 /// What a rule of a route on a listener can be reached by, from the least specific to the most.
 pub(super) type Levels = [Target; 4];

@@ -26,12 +26,12 @@ pub use self::rules::{
 };
 
 use self::present::{fits, header_text};
-use super::expression::{Attributes, EvalError, Expression, Object, Properties, Scope, Val};
-use super::{Selector, host_name, undecided};
+use super::{host_name, undecided};
 use crate::access::{Query, Verdict};
-use crate::gate::{Class, Code, Denial, Told};
+use crate::denial::{Class, Code, Denial, Told};
+use crate::expression::{EvalError, Expression, Object, Properties, Scope, Selector, Val};
 use crate::identity::Identity;
-use crate::request::OperatorModel;
+use crate::request::{Attributes, OperatorModel};
 
 /// Where a value comes from.
 #[derive(Debug)]

@@ -15,9 +15,8 @@ use super::{
     aggregate, gone, lint, tiers,
 };
 use crate::access::{Rbac, Rule, Subject};
-use crate::manifest::{
-    Gateway, HttpRoute, InForce, Listener, Manifests, ModelGrant, ObjectName, Problem, Target, TierMapping,
-};
+use crate::manifest::{Gateway, HttpRoute, Listener, Manifests, ModelGrant, Target, TierMapping};
+use crate::problem::{InForce, ObjectName, Problem};
 use crate::tier::{TierTable, service_account_group};
 
 /// What the process's flags say about compiling.

@@ -10,8 +10,8 @@ use smallvec::SmallVec;
 
 use super::route::{Host, RouteTable, host_name};
 use super::{Attached, AuthPlan, LimitSet, Overridden, Policy};
-use crate::gate::{Code, Denial};
-use crate::manifest::ObjectName;
+use crate::denial::{Code, Denial};
+use crate::problem::ObjectName;
 use crate::request::Request;
 
 /// One Gateway, with its listeners.

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::lint::warning;
-use crate::manifest::{Finding, Manifests, Meta, Problem, TierSpec, did_you_mean};
+use crate::manifest::{Manifests, Meta, TierSpec};
+use crate::problem::{Finding, Problem};
+use crate::spelling::did_you_mean;
 use crate::tier::TierTable;
 
 /// Warns of ServiceAccounts whose namespace is of a tier that is not in the mapping: once for each namespace, at its first.

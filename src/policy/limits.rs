@@ -8,12 +8,12 @@ use hashbrown::{HashMap, HashSet};
 use siphasher::sip::SipHasher13;
 use smallvec::SmallVec;
 
-use super::expression::{Direct, EvalError, Expression, Path, Reference, Scope, Val};
 use super::undecided;
-use crate::gate::Denial;
+use crate::denial::Denial;
+use crate::expression::{Direct, EvalError, Expression, Path, Reference, Scope, Val};
 use crate::hash::KeyedHasher;
 use crate::limit::{AccountKey, CellId, Quota};
-use crate::manifest::{ObjectName, Place};
+use crate::problem::{ObjectName, Place};
 
 /// What a limit counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -21,7 +21,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::{Attached, AuthRules, GatewayPlan, LimitSet, Options, Policy};
-use crate::manifest::{Finding, InForce, Manifests, Meta, ObjectName, Place, Problem, Severity, TierSpec};
+use crate::manifest::{Manifests, Meta, TierSpec};
+use crate::problem::{Finding, InForce, ObjectName, Place, Problem, Severity};
 
 pub(super) use self::tiers::ByTier;
 

@@ -13,7 +13,7 @@ use hashbrown::HashMap;
 use smallvec::SmallVec;
 
 use super::RoutePlan;
-use crate::gate::{Code, Denial};
+use crate::denial::{Code, Denial};
 use crate::manifest::{Match, PathMatch, RouteOrder, TextMatch, ValueMatch};
 use crate::request::{Headers, Request};
 

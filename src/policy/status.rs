@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use super::{Policy, in_words};
-use crate::manifest::{Finding, InForce, ObjectName, Problem};
+use crate::problem::{Finding, InForce, ObjectName, Problem};
 
 /// A condition of an object's status.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -18,7 +18,8 @@ mod users;
 mod warnings;
 
 use super::*;
-use crate::manifest::{Finding, Manifests, Severity};
+use crate::manifest::Manifests;
+use crate::problem::{Finding, Severity};
 use crate::request::{Headers, OperatorModel};
 use crate::source::on_large_stack;
 

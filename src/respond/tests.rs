@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use serde_json::Value as Json;
 
 use super::*;
+use crate::clock::Nanos;
 use crate::gate::LimitEvidence;
-use crate::limit::{Algorithm, Cell, Nanos, Quota, Verdict, Window};
+use crate::limit::{Algorithm, Cell, Quota, Verdict, Window};
 
 type AnswerRow = (i32, GrpcCode, &'static str, &'static [(Code, &'static str)]);
 

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::manifest::{Finding, ObjectName, Part, Permission, Place, Problem, Severity, Within, few};
+use crate::manifest::{Part, Permission, Within, few};
 use crate::policy::{Gaps, Policy};
+use crate::problem::{Finding, ObjectName, Place, Problem, Severity};
 
 /// How long a departure is told. Whoever meant it needs to do nothing.
 const TOLD: Duration = Duration::from_secs(3600);

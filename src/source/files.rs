@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::FolderError;
-use crate::manifest::{Finding, Manifests, Place, Problem, Severity};
+use crate::manifest::Manifests;
+use crate::problem::{Finding, Place, Problem, Severity};
 
 /// Stands for standard input among the paths.
 const STDIN: &str = "-";

@@ -28,7 +28,7 @@ use self::store::Store;
 use self::watch::{Outlet, Update, Watch, heartbeat};
 use super::{FolderError, on_large_stack};
 use crate::apiserver::{KubernetesError, connection};
-use crate::limit::Clock;
+use crate::clock::Clock;
 use crate::manifest::{KINDS, Kind};
 use crate::policy::{Namespaces, Options, Policy, compile};
 

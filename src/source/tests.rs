@@ -12,8 +12,8 @@ use notify::{EventKind, RecursiveMode, Watcher};
 use super::Folder;
 use super::files::Stamp;
 use super::lookout::Look;
-use crate::manifest::{Finding, InForce, Problem};
 use crate::policy::{Options, Policy};
+use crate::problem::{Finding, InForce, Problem};
 
 /// A copy of the tour's manifests, removed when this is dropped.
 struct Tour {

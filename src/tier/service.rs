@@ -18,9 +18,9 @@ use tokio::sync::{Semaphore, watch};
 
 use super::Tier;
 use super::lookup::{Answer, Caller, Failure};
-use crate::gate::{Code, Denial};
+use crate::clock::Nanos;
+use crate::denial::{Code, Denial};
 use crate::hash::{KeyedHasher, Remembered, remember};
-use crate::limit::Nanos;
 
 /// Where tiers are asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]

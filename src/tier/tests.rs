@@ -3,7 +3,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::*;
-use crate::manifest::Place;
+use crate::problem::Place;
 
 fn spec(name: &str, level: i64, groups: &[&str]) -> TierSpec {
     TierSpec {

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use parking_lot::Mutex;
 
 use super::{ModelId, Report};
-use crate::limit::Nanos;
+use crate::clock::Nanos;
 
 /// Models that are remembered. Of more the one that was learned of longest ago is forgotten.
 const MODELS: usize = 1024;

@@ -15,7 +15,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use siphasher::sip::SipHasher13;
 use smallvec::SmallVec;
 
-use crate::limit::{AccountKey, Algorithm, CellId, Nanos, Quota};
+use crate::clock::Nanos;
+use crate::limit::{AccountKey, Algorithm, CellId, Quota};
 
 /// The layout; another number is another layout.
 const VERSION: u8 = 2;

@@ -7,8 +7,9 @@ use envoy_types::pb::envoy::service::auth::v3::authorization_server::{Authorizat
 use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse};
 use envoy_types::pb::google::rpc::Status as RpcStatus;
 use serde_json::{Map, Value, json};
+use tiergate::expression::{EvalError, Expression, Scope};
 use tiergate::listen::ext_authz::to_request;
-use tiergate::policy::{Attributes, EvalError, Expression, Scope, Unset};
+use tiergate::request::{Attributes, Unset};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};

@@ -10,9 +10,10 @@ use std::net::SocketAddr;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tiergate::gate::Code;
-use tiergate::manifest::{Finding, Manifests};
+use tiergate::denial::Code;
+use tiergate::manifest::Manifests;
 use tiergate::policy::{Options, Policy, compile};
+use tiergate::problem::Finding;
 use tiergate::request::{Headers, OperatorModel, Request};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;

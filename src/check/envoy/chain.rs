@@ -7,7 +7,7 @@ use super::matcher::{self, Gap};
 use super::read::{Address, Item, is_type, type_of};
 use super::route::{How, Off, Way};
 use super::{Beside, Found};
-use crate::manifest::Finding;
+use crate::problem::Finding;
 
 /// The filters of a connection manager or of one of its upgrades, in their order; or one that stands alone.
 #[derive(Clone, Debug)]

@@ -1,7 +1,7 @@
 //! The cluster that leads to tiergate.
 
 use super::read::Item;
-use crate::manifest::Finding;
+use crate::problem::Finding;
 
 const HTTP: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 /// What Envoy allows at once where nothing is said.

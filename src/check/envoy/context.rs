@@ -6,7 +6,8 @@ use super::Found;
 use super::chain::{Filter, Role};
 use super::read::{Item, is_type};
 use super::route::configuration;
-use crate::manifest::{Finding, did_you_mean};
+use crate::problem::Finding;
+use crate::spelling::did_you_mean;
 
 /// What tiergate reads.
 const READ: [&str; 3] = ["gateway", "listener", "model"];

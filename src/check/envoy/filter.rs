@@ -6,7 +6,8 @@ use super::chain::Role;
 use super::read::Item;
 use super::runtime::Runtime;
 use super::{Beside, Found, report};
-use crate::manifest::{Finding, did_you_mean};
+use crate::problem::Finding;
+use crate::spelling::did_you_mean;
 
 /// An ext_authz filter that speaks gRPC.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::chain::{Chain, Role};
 use super::read::{Item, is_type};
 use super::{Beside, Found};
-use crate::manifest::Finding;
+use crate::problem::Finding;
 
 const REWRITES: [(&str, i64); 2] = [("UNESCAPE_AND_REDIRECT", 3), ("UNESCAPE_AND_FORWARD", 4)];
 

@@ -6,7 +6,7 @@ use super::chain::{Chain, Role};
 use super::read::{Address, Item};
 use super::route::{To, Way};
 use super::{Found, manager, route};
-use crate::manifest::Finding;
+use crate::problem::Finding;
 
 /// Where the requests that tiergate judges go.
 #[derive(Debug)]

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use crate::manifest::reader::{Field, Report};
-use crate::manifest::tree::{Node, Position, Value};
-use crate::manifest::{Finding, Severity};
+use crate::document::{Field, Node, Report, Value};
+use crate::problem::{Finding, Position, Severity};
 
 /// A value of the configuration.
 #[derive(Clone, Debug)]

@@ -7,7 +7,8 @@ use super::filter::{DOMAIN, REPORT};
 use super::read::Item;
 use super::route::configuration;
 use super::{Beside, Found};
-use crate::manifest::{Finding, did_you_mean};
+use crate::problem::Finding;
+use crate::spelling::did_you_mean;
 
 const RESERVATION: &str = "tiergate.reservation";
 const USAGE: &str = "tiergate.usage";

@@ -1,5 +1,6 @@
 use super::*;
-use crate::gate::{Code, Settings};
+use crate::denial::Code;
+use crate::gate::Settings;
 use crate::test_util::{Call, compile_files, compile_text, demo, gate, options, settings, token};
 
 fn classic() -> Settings {

@@ -1,5 +1,6 @@
 use super::*;
-use crate::gate::{Code, Grant};
+use crate::denial::Code;
+use crate::gate::Grant;
 use crate::request::{Headers, OperatorModel};
 
 fn request<'a>(path: &'a str, host: &'a str) -> Request<'a> {

@@ -4,7 +4,7 @@ use envoy_types::pb::envoy::service::auth::v3::OkHttpResponse;
 use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
 
 use super::*;
-use crate::manifest::{Finding, Problem};
+use crate::problem::{Finding, Problem};
 use crate::respond::{Style, check_response};
 use crate::test_util::{ES256, claims};
 

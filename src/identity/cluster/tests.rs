@@ -1,9 +1,9 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::clock::Nanos;
 use crate::gate::{Gate, IdentitySource};
 use crate::identity::{Identities, Remember};
-use crate::limit::Nanos;
 use crate::policy::derived_uid;
 use crate::test_util::scripted::{Answer, Scripted};
 use crate::test_util::{
@@ -173,5 +173,5 @@ async fn an_identity_past_its_time_is_used_while_the_api_server_is_away_and_not_
     // After ten minutes it would be reviewed again.
     assert_eq!(asks(&gate, &token, after(610)).await, (None, Some(IdentitySource::Stale)));
     // It expires before `--stale-for` is over.
-    assert_eq!(asks(&gate, &token, after(810)).await.0.map(Code::class), Some(crate::gate::Class::Undecided));
+    assert_eq!(asks(&gate, &token, after(810)).await.0.map(Code::class), Some(crate::denial::Class::Undecided));
 }

@@ -10,8 +10,7 @@ use envoy_types::pb::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimit
 use tonic::Status;
 
 use super::{DOMAIN, MAX_DESCRIPTORS, RateLimit};
-use crate::gate::EnforceLimits;
-use crate::request::Facts;
+use crate::gate::{EnforceLimits, Facts};
 use crate::respond;
 
 /// A request has ten facts or so, and each may be a descriptor.

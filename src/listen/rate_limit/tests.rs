@@ -4,8 +4,8 @@ use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_response::Code;
 use envoy_types::pb::google::protobuf::UInt64Value;
 
 use super::*;
+use crate::clock::Nanos;
 use crate::gate::{EnforceLimits, Settings};
-use crate::limit::Nanos;
 use crate::metrics::Format;
 use crate::test_util::{compile_files, demo, gate, options, settings};
 use crate::usage::{MAX_HITS, ModelId, Terms};

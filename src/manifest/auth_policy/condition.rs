@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use super::super::limit_policy::compile;
-use super::super::reader::Field;
-use super::super::tree::Key;
-use super::super::{Finding, ObjectName, Severity, did_you_mean, pattern};
+use super::super::pattern;
 use super::value::read_selector;
-use crate::policy::{Condition, Operator, Pattern, Patterns, Rule, View, asks_for_query};
+use crate::document::{Field, Key};
+use crate::expression::{View, asks_for_query};
+use crate::policy::{Condition, Operator, Pattern, Patterns, Rule};
+use crate::problem::{Finding, ObjectName, Severity};
+use crate::spelling::did_you_mean;
 
 /// The conditions of a list, all of which have to hold.
 pub(super) fn read_conditions(field: &Field<'_>, view: View) -> Option<Vec<Condition>> {

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use super::super::reader::Field;
-use super::super::{ObjectName, Severity};
 use super::value::{read_properties, read_value};
 use super::{Entry, read_named};
-use crate::policy::{AuthRules, Item, Rule, Shape, Telling, View};
+use crate::document::Field;
+use crate::expression::View;
+use crate::policy::{AuthRules, Item, Rule, Shape, Telling};
+use crate::problem::{ObjectName, Severity};
 
 pub(super) fn read_response(field: &Field<'_>, origin: &Arc<ObjectName>, rules: &mut AuthRules) {
     let Some(mut fields) = field.fields() else { return };

@@ -2,13 +2,14 @@
 
 use serde_json::Value as Json;
 
-use super::super::Severity;
-use super::super::reader::Field;
 use super::Entry;
 use super::condition::read_conditions;
 use super::tier_lookup::read_lookup;
 use super::value::{read_expression, read_properties, read_selector, read_text_value, read_value};
-use crate::policy::{AccessRule, Authentication, Authorization, Method, TierLookup, ValueSource, View};
+use crate::document::Field;
+use crate::expression::View;
+use crate::policy::{AccessRule, Authentication, Authorization, Method, TierLookup, ValueSource};
+use crate::problem::Severity;
 
 pub(super) fn read_authentication(entry: Entry<'_, '_>) -> Option<Authentication> {
     let Entry { field, mut fields, ttl, .. } = entry;

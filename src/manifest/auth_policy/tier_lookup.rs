@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::Severity;
-use super::super::reader::Field;
 use super::value::read_value;
-use crate::policy::{TierLookup, View};
+use crate::document::Field;
+use crate::expression::View;
+use crate::policy::TierLookup;
+use crate::problem::Severity;
 use crate::tier::Endpoint;
 
 /// The endpoint of maas-api. Where the tier ConfigMap is ours it is answered in process, elsewhere it is called.

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use serde_json::Value as Json;
 
-use super::super::Severity;
 use super::super::limit_policy::compile;
-use super::super::reader::Field;
-use super::super::tree::{Node, Value};
-use crate::policy::{Expression, Selector, ValueSource, View};
+use crate::document::{Field, Node, Value};
+use crate::expression::{Expression, Selector, View};
+use crate::policy::ValueSource;
+use crate::problem::Severity;
 
 /// Named values.
 pub(super) fn read_properties(field: &Field<'_>, view: View) -> Option<Vec<(Arc<str>, ValueSource)>> {

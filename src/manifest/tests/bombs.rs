@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::*;
+use crate::problem::InForce;
 use crate::test_util::assert_linear;
 
 /// A policy whose only predicate is this text, in a block so that no YAML quoting gets in the way.

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::*;
-use crate::manifest::InForce;
+use crate::problem::InForce;
 
 fn object(version: &str, kind: &str, name: &str, rest: &str) -> String {
     format!("---\n{{apiVersion: {version}, kind: {kind}, metadata: {{name: {name}, namespace: ns}}, {rest}}}\n")

@@ -200,7 +200,7 @@ fn judge(objects: &[Value], kind: &str) -> (Vec<Problem>, String) {
     let mut problems = on_large_stack(move || compile(manifests, &Options::default()).problems).unwrap();
     // What a limit of one field counts is another matter.
     problems.retain(|problem| {
-        !matches!(problem.code, crate::manifest::Finding::CounterMissing | crate::manifest::Finding::CounterOfCaller)
+        !matches!(problem.code, crate::problem::Finding::CounterMissing | crate::problem::Finding::CounterOfCaller)
     });
     problems.retain(|problem| problem.object.as_ref().is_none_or(|object| &*object.kind == kind));
     (problems, policy)

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{Attachment, Together};
-use crate::manifest::{Finding, ObjectName, Place, Strategy};
+use crate::manifest::Strategy;
 use crate::policy::Attached;
+use crate::problem::{Finding, ObjectName, Place};
 
 /// Rules that can be put together.
 pub(in crate::policy) trait Merge {

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use super::fold::{Merge, Part, Says, WHEN};
 use super::{Attachment, Attachments, Levels, Row, Together, strategy};
-use crate::manifest::{Finding, LimitPolicy, LimitSpec, Manifests, ObjectName, Predicate};
+use crate::manifest::{LimitPolicy, LimitSpec, Manifests, Predicate};
 use crate::policy::{Attached, Limit, LimitKind, LimitSet, ShadowLimits};
+use crate::problem::{Finding, ObjectName};
 
 /// The limits of one or more policies.
 pub(in crate::policy) struct LimitRules<'m> {

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 
 use super::Attachment;
 use super::fold::{Apart, Folded, Merge, WHEN};
-use crate::manifest::{Finding, Problem, Severity, Target};
+use crate::manifest::Target;
 use crate::policy::lint::warning;
 use crate::policy::{Attached, in_words};
+use crate::problem::{Finding, Problem, Severity};
 
 /// Between levels it is meant that something gives way; among policies of one target it is a slip.
 pub(super) fn problems<R: Merge>(by_target: &HashMap<Target, Vec<Attachment<'_, R>>>) -> Vec<Problem> {

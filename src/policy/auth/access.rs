@@ -6,8 +6,8 @@ use smallvec::SmallVec;
 
 use super::{AccessRule, ValueSource};
 use crate::access::{Grantor, Query, Subject, Verdict};
-use crate::gate::{Code, Denial};
-use crate::policy::expression::{EvalError, Scope};
+use crate::denial::{Code, Denial};
+use crate::expression::{EvalError, Scope};
 use crate::policy::undecided;
 use crate::printable::shell_word;
 use crate::request::{self, OperatorModel};

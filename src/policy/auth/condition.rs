@@ -7,9 +7,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::Rule;
-use crate::manifest::did_you_mean;
-use crate::policy::Selector;
-use crate::policy::expression::{CompileError, EvalError, Expression, Scope};
+use crate::expression::{CompileError, EvalError, Expression, Scope, Selector};
+use crate::spelling::did_you_mean;
 
 /// One condition.
 #[derive(Debug)]
@@ -233,8 +232,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::manifest::{ObjectName, Place};
-    use crate::policy::Object;
+    use crate::expression::Object;
+    use crate::problem::{ObjectName, Place};
 
     fn pattern(selector: &str, operator: Operator) -> Condition {
         let selector = Selector::compile(selector).unwrap();

@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 use smallvec::SmallVec;
 
 use super::{AuthRules, Caller, Rule, TierLookup, ValueSource};
-use crate::gate::{Code, Denial, TierUnknown};
-use crate::policy::expression::{Direct, EvalError, Scope, Val};
+use crate::denial::{Code, Denial};
+use crate::expression::{Direct, EvalError, Scope, Val};
+use crate::gate::TierUnknown;
 use crate::policy::{Tiers, undecided};
 use crate::tier::{Endpoint, Lookup};
 

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{AuthRules, Method};
-use crate::manifest::{Finding, InForce, ObjectName, Place, Problem, Severity};
 use crate::policy::route::Served;
+use crate::problem::{Finding, InForce, ObjectName, Place, Problem, Severity};
 
 /// The routes at which no host is spelled out that could be an audience, by the rule that names none.
 #[derive(Debug, Default)]

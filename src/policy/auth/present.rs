@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::Shape;
-use crate::policy::expression::{EvalError, Object, Properties, Scope, Val};
+use crate::expression::{EvalError, Object, Properties, Scope, Val};
 
 /// What an admitted caller is presented as.
 #[derive(Debug, Default)]

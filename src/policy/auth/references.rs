@@ -6,9 +6,9 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::condition::{Condition, Patterns, Sizes, find};
 use super::{AccessRule, AuthRules, Authorization, Item, Method, Shape, Telling, ValueSource};
-use crate::manifest::{Place, did_you_mean};
-use crate::policy::View;
-use crate::policy::expression::{CompileError, Reference};
+use crate::expression::{CompileError, Reference, View};
+use crate::problem::Place;
+use crate::spelling::did_you_mean;
 
 /// A reference that leads nowhere, and where it stands.
 pub type Fault = (CompileError, Place);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::ValueSource;
 use super::condition::{Condition, Patterns};
-use crate::manifest::{ObjectName, Place};
+use crate::problem::{ObjectName, Place};
 use crate::tier::Endpoint;
 
 /// The rules of one AuthPolicy, or of several, compiled.

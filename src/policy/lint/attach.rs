@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::warning;
-use crate::manifest::{
-    Finding, Gateway, HttpRoute, Manifests, Meta, ObjectName, ParentRef, Place, Problem, Severity, Target, did_you_mean,
-};
+use crate::manifest::{Gateway, HttpRoute, Manifests, Meta, ParentRef, Target};
 use crate::policy::{Attached, Options, Policy};
+use crate::problem::{Finding, ObjectName, Place, Problem, Severity};
+use crate::spelling::did_you_mean;
 
 /// The Gateway that the process is told of.
 pub(super) fn gateway(manifests: &Manifests, options: &Options, problems: &mut Vec<Problem>) {

@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::tiers::{ByTier, TIER, may_apply};
 use super::warning;
+use crate::expression::{Expression, Reference};
 use crate::limit::{Algorithm, Quota};
-use crate::manifest::{ALGORITHM_ANNOTATION, Finding, LimitPolicy, LimitSpec, Manifests, Problem};
-use crate::policy::{Attached, Expression, Limit, LimitKind, LimitSet, Policy, Reference};
+use crate::manifest::{ALGORITHM_ANNOTATION, LimitPolicy, LimitSpec, Manifests};
+use crate::policy::{Attached, Limit, LimitKind, LimitSet, Policy};
+use crate::problem::{Finding, Problem};
 
 /// What an expression, or several, looks at.
 #[derive(Default)]

@@ -7,8 +7,9 @@ use serde_json::Value;
 use super::rbac::{Bound, GROUP, RESOURCE, VERB, bound};
 use super::{World, warning};
 use crate::access::{Rule, Subject};
-use crate::manifest::{Finding, Manifests, Model, ModelGrant, Problem};
+use crate::manifest::{Manifests, Model, ModelGrant};
 use crate::policy::{Authorization, ValueSource};
+use crate::problem::{Finding, Problem};
 use crate::tier::service_account_group;
 
 /// Groups that every ServiceAccount is in.

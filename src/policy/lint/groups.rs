@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 
 use super::warning;
 use crate::access::Subject;
-use crate::manifest::{Finding, Manifests, Meta, Place, Problem, TierSpec, did_you_mean};
+use crate::manifest::{Manifests, Meta, TierSpec};
 use crate::policy::tiers;
+use crate::problem::{Finding, Place, Problem};
+use crate::spelling::did_you_mean;
 use crate::tier::service_account_group;
 
 const ACCOUNTS: &str = "system:serviceaccounts:";

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::warning;
-use crate::manifest::{Finding, LimitPolicy, LimitSpec, Manifests, Predicate, Problem};
-use crate::policy::{How, Reference, Use};
+use crate::expression::{How, Reference, Use};
+use crate::manifest::{LimitPolicy, LimitSpec, Manifests, Predicate};
+use crate::problem::{Finding, Problem};
 
 /// Stands for every value that no predicate names.
 const ANY_OTHER: &str = "\u{1}";

@@ -6,8 +6,10 @@ use super::grants::constant;
 use super::rbac::{GROUP, RESOURCE, VERB, bound};
 use super::warning;
 use crate::access::{Rule, Subject};
-use crate::manifest::{Finding, Manifests, ObjectName, Problem, did_you_mean};
+use crate::manifest::Manifests;
 use crate::policy::Authorization;
+use crate::problem::{Finding, ObjectName, Problem};
+use crate::spelling::did_you_mean;
 
 /// What an AuthPolicy asks for.
 type Asked<'m> = (&'m str, &'m str, &'m str);

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::warning;
-use crate::manifest::{Finding, HttpRoute, Manifests, ObjectName, PathMatch, Place, Problem};
-use crate::policy::{
-    AccessRule, Attached, Attributes, Authorization, EvalError, Policy, Reference, Scope, ValueSource,
-};
-use crate::request::{is_dns1123_label, is_dns1123_subdomain};
+use crate::expression::{EvalError, Reference, Scope};
+use crate::manifest::{HttpRoute, Manifests, PathMatch};
+use crate::policy::{AccessRule, Attached, Authorization, Policy, ValueSource};
+use crate::problem::{Finding, ObjectName, Place, Problem};
+use crate::request::{Attributes, is_dns1123_label, is_dns1123_subdomain};
 
 /// What clients append to a model's path.
 const API: &str = "/v1/chat/completions";

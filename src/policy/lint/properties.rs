@@ -6,8 +6,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::{limit_sets, warning};
-use crate::manifest::{Finding, InForce, LimitPolicy, LimitSpec, Manifests, Place, Problem, Severity, did_you_mean};
-use crate::policy::{Attached, AuthRules, Expression, How, Policy, Reference, Shape, Uses};
+use crate::expression::{Expression, How, Reference, Uses};
+use crate::manifest::{LimitPolicy, LimitSpec, Manifests};
+use crate::policy::{Attached, AuthRules, Policy, Shape};
+use crate::problem::{Finding, InForce, Place, Problem, Severity};
+use crate::spelling::did_you_mean;
 
 /// What limits see of a caller on some route: the properties of each filter, `None` if they may be any.
 type Declared = BTreeMap<String, Option<BTreeSet<String>>>;

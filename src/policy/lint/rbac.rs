@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use super::warning;
 use crate::access::Rule;
-use crate::manifest::{Finding, Manifests, Meta, Problem, Role, RoleBinding, Severity};
+use crate::manifest::{Manifests, Meta, Role, RoleBinding};
 use crate::policy::aggregate;
+use crate::problem::{Finding, Problem, Severity};
 
 /// The resource that models are, and what their callers need.
 pub(super) const GROUP: &str = "serving.kserve.io";

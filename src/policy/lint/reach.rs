@@ -6,9 +6,12 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::warning;
+use crate::expression::{Direct, How, Object, Scope, Uses};
 use crate::limit::{Algorithm, Quota};
-use crate::manifest::{Finding, LimitPolicy, LimitSpec, Manifests, Predicate, Problem};
-use crate::policy::{Attributes, Direct, How, LimitKind, Object, Scope, Uses};
+use crate::manifest::{LimitPolicy, LimitSpec, Manifests, Predicate};
+use crate::policy::LimitKind;
+use crate::problem::{Finding, Problem};
+use crate::request::Attributes;
 
 pub(super) fn limits(manifests: &Manifests, problems: &mut Vec<Problem>) {
     for policy in &manifests.limit_policies {

@@ -4,7 +4,8 @@ use proptest::prelude::*;
 
 use super::headers;
 use super::reach::{Compared, always_stricter};
-use crate::limit::{AccountKey, Algorithm, CellId, Cost, Demand, Memory, Nanos, Quota, Verdict};
+use crate::clock::Nanos;
+use crate::limit::{AccountKey, Algorithm, CellId, Cost, Demand, Memory, Quota, Verdict};
 use crate::manifest::Manifests;
 use crate::policy::LimitKind;
 use crate::source::on_large_stack;

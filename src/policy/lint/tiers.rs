@@ -6,10 +6,11 @@ use serde_json::json;
 
 use super::{World, limit_sets, warning};
 use crate::access::Subject;
-use crate::manifest::{
-    Finding, LimitSpec, Manifests, ModelGrant, ObjectName, Problem, Severity, TierSpec, did_you_mean,
-};
-use crate::policy::{Direct, Expression, Limit, LimitKind, LimitSet, Object, Options, Policy, Scope};
+use crate::expression::{Direct, Expression, Object, Scope};
+use crate::manifest::{LimitSpec, Manifests, ModelGrant, TierSpec};
+use crate::policy::{Limit, LimitKind, LimitSet, Options, Policy};
+use crate::problem::{Finding, ObjectName, Problem, Severity};
+use crate::spelling::did_you_mean;
 
 pub(super) const TIER: &str = "auth.identity.tier";
 const ADD: &str = "add the tier to the mapping; until then this has no effect";

@@ -116,7 +116,7 @@ fn a_policy_in_shadow_shuts_nothing() {
                 {tiergate.io/shadow: 'true'}}\nspec: {targetRef: {group: gateway.networking.k8s.io, kind: Gateway, name: gw}, ";
     let policy = world("", "").text(&format!("{text}{HOST}}}\n")).compile();
     assert_eq!(findings(&policy), [(Finding::AudienceMissing, Severity::Error)], "{}", shown(&policy.problems));
-    assert_eq!(policy.problems[0].in_force, Some(crate::manifest::InForce::Nothing));
+    assert_eq!(policy.problems[0].in_force, Some(crate::problem::InForce::Nothing));
     match &policy.route(None, &request("vault", "/")).unwrap().auth {
         Attached::Active(plan) => assert!(plan.shadow && plan.rules.broken.is_some()),
         other => panic!("{other:?}"),

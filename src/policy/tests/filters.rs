@@ -113,7 +113,7 @@ fn a_limit_policy_in_shadow_shuts_nothing() {
     );
     let policy = routes("tenant", "tenant").text(&text).compile();
     let in_force: Vec<_> = policy.problems.iter().filter_map(|problem| problem.in_force).collect();
-    assert_eq!(in_force, [crate::manifest::InForce::Nothing], "{}", shown(&policy.problems));
+    assert_eq!(in_force, [crate::problem::InForce::Nothing], "{}", shown(&policy.problems));
     assert_eq!(applied(&policy, "/a")[1], "RateLimitPolicy ns/p", "of which nothing is used");
 }
 

@@ -2,8 +2,10 @@ use serde_json::{Value, json};
 use smallvec::SmallVec;
 
 use super::*;
+use crate::expression::{Object, Scope};
 use crate::hash::KeyedHasher;
 use crate::limit::AccountKey;
+use crate::request::Unset;
 
 /// The limits of a RateLimitPolicy: name, predicates and counters of each.
 fn set(limits: &[(&str, &[&str], &[&str])]) -> Arc<LimitSet> {

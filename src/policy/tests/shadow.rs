@@ -3,7 +3,7 @@
 use super::shared::told;
 use super::strategies::{limits, met, rules, section, world};
 use super::*;
-use crate::manifest::InForce;
+use crate::problem::InForce;
 
 const STRATEGIES: [&str; 4] = ["", "defaults merge", "overrides atomic", "overrides merge"];
 const BAD_LIMITS: &str = "limits: {b: {rates: [{limit: 1, window: 0s}]}}";

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::*;
+use crate::expression::View;
 
 /// Its head says what a row is.
 const ROWS: &str = include_str!("../../../tests/data/expressions.yaml");

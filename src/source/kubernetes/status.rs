@@ -16,8 +16,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::store::About;
-use crate::manifest::{KINDS, ObjectName, Problem};
+use crate::manifest::KINDS;
 use crate::policy::{Policy, StatusCondition as Condition, say};
+use crate::problem::{ObjectName, Problem};
 
 /// What objects are to be told.
 #[derive(Clone, Debug, Default)]

@@ -10,9 +10,10 @@ use serde_json::Value;
 use super::super::Departures;
 use super::watch::{Fault, Object, Update, Watch};
 use crate::access::Changes;
-use crate::limit::{Clock, Nanos};
-use crate::manifest::{Finding, Gateway, Manifests, ObjectName, Place, Problem, Severity};
+use crate::clock::{Clock, Nanos};
+use crate::manifest::{Gateway, Manifests};
 use crate::policy::Behind;
+use crate::problem::{Finding, ObjectName, Place, Problem, Severity};
 
 /// Namespace and name.
 pub(super) type Key = (String, String);

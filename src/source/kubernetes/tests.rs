@@ -11,9 +11,10 @@ use tokio::sync::mpsc::{Receiver, channel};
 
 use super::store::{About, Store};
 use super::watch::{Fault, Object, Outlet, Update, Watch};
-use crate::limit::Clock;
-use crate::manifest::{KINDS, Kind, Manifests, ModelGrant, Severity};
+use crate::clock::Clock;
+use crate::manifest::{KINDS, Kind, Manifests, ModelGrant};
 use crate::policy::{Options, compile};
+use crate::problem::Severity;
 use crate::request::{Headers, OperatorModel, Request};
 use crate::test_util::scripted::{Answer, Scripted};
 

@@ -15,7 +15,7 @@ use envoy_types::pb::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimit
 use envoy_types::pb::google::protobuf::value::Kind;
 use serde_json::Value;
 use tiergate::args::{Cli, Command};
-use tiergate::limit::Clock;
+use tiergate::clock::Clock;
 use tiergate::listen::ext_authz::ExtAuthz;
 use tiergate::listen::rate_limit::RateLimit;
 use tiergate::metrics::Metrics;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use kube::Client;
 use serde_json::{Value, json};
 use tiergate::access::Query;
-use tiergate::limit::Clock;
+use tiergate::clock::Clock;
 use tiergate::policy::{Options, Policy};
 use tiergate::source::Kubernetes;
 use tokio::sync::watch;

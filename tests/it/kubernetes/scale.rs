@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
 use prost::Message;
 use serde_json::{Value, json};
-use tiergate::limit::Clock;
+use tiergate::clock::Clock;
 use tiergate::listen::ext_authz::to_request;
 
 use super::{World, ok, refused};

@@ -1,0 +1,203 @@
+//! A path: where it starts, and the steps from there.
+
+use std::borrow::Cow;
+
+use serde_json::{Map, Value};
+
+use super::super::selector::modifier::{Budget, Modifier};
+use super::super::selector::query::Query;
+use super::super::{EvalError, Path, Reference, Scope, Val};
+
+/// A path from one of the roots.
+#[derive(Debug)]
+pub(super) struct SelectorPath {
+    pub root: Root,
+    pub steps: Vec<Step>,
+    /// The same, where it is plain field access.
+    pub plain: Option<Path>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Root {
+    Identity,
+    Metadata,
+    /// One of `Attributes::NAMES`.
+    Attribute(&'static str),
+    /// Envoy's own `path`: with the query.
+    Target,
+    /// By its name in lower case.
+    Header(String),
+    Headers,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Step {
+    /// A member of a mapping, or by a number an element of a list.
+    Name(String),
+    /// `#`: how many elements a list has.
+    Count,
+    /// `#.…`: what the steps find in each element.
+    Each(Vec<Step>),
+    /// `#(…)` and `#(…)#`, with the steps from what is found where a dot follows.
+    Find {
+        query: Query,
+        all: bool,
+        then: Option<Vec<Step>>,
+    },
+    Modifier(Modifier),
+}
+
+/// A value on the way; `None` where nothing is there, which modifiers tell from null.
+pub(super) type Found<'a> = Option<Cow<'a, Value>>;
+
+// === impl SelectorPath ===
+
+impl SelectorPath {
+    /// What it looks at.
+    pub(super) fn reference(&self) -> Reference {
+        let member = |of: &str| match self.steps.first() {
+            Some(Step::Name(name)) => Reference::Property(of.to_owned(), name.clone()),
+            _ => Reference::Member(of.to_owned()),
+        };
+        match &self.root {
+            Root::Identity => member("identity"),
+            Root::Metadata => member("metadata"),
+            Root::Attribute(name) => Reference::Attribute(name),
+            Root::Target => Reference::Attribute("path"),
+            Root::Header(name) => Reference::Header(name.clone()),
+            Root::Headers => Reference::Headers,
+        }
+    }
+
+    pub(super) fn eval<'a>(&'a self, scope: &Scope<'a>) -> Result<Option<Val<'a>>, EvalError> {
+        match self.plain.as_ref().and_then(|path| path.eval(scope)) {
+            Some(Ok(value)) => return Ok(Some(value)),
+            Some(Err(EvalError::Missing(_))) => return Ok(None),
+            Some(Err(error)) => return Err(error),
+            None => {}
+        }
+        let (start, steps) = self.start(scope);
+        if steps.is_empty() {
+            return Ok(start);
+        }
+        let start = start.map(|value| match value {
+            Val::Text(text) => Cow::Owned(Value::String(text.into_owned())),
+            Val::Json(value) => value,
+        });
+        Ok(run(steps, start, &mut Budget::new())?.map(Val::Json))
+    }
+
+    /// The value of the root, and the steps that are left: of an object that is not built yet, one member is enough.
+    fn start<'a>(&'a self, scope: &Scope<'a>) -> (Option<Val<'a>>, &'a [Step]) {
+        let steps = self.steps.as_slice();
+        let value = match (&self.root, steps) {
+            (Root::Identity, steps) => match (scope.identity, steps) {
+                (None, _) => None,
+                (Some(identity), _) if identity.base.is_some_and(|base| !base.is_object()) => {
+                    identity.base.map(|base| Val::Json(Cow::Borrowed(base)))
+                }
+                (Some(identity), [Step::Name(name), rest @ ..]) => return (identity.get(name), rest),
+                (Some(identity), _) => Some(Val::Json(Cow::Owned(identity.to_json()))),
+            },
+            (Root::Metadata, [Step::Name(name), rest @ ..]) => {
+                let found = scope.metadata.iter().find(|(key, _)| **key == **name);
+                return (found.map(|(_, value)| value.reborrow()), rest);
+            }
+            (Root::Metadata, _) => {
+                let members = scope.metadata.iter().map(|(name, value)| (name.to_string(), value.to_json()));
+                Some(Val::Json(Cow::Owned(Value::Object(members.collect()))))
+            }
+            (Root::Attribute(name), _) => scope.request.get(name).map(|text| Val::Text(Cow::Borrowed(text))),
+            (Root::Target, _) => scope.request.get("path").map(|path| {
+                Val::Text(match scope.request.query {
+                    Some(query) => Cow::Owned(format!("{path}?{query}")),
+                    None => Cow::Borrowed(path),
+                })
+            }),
+            (Root::Header(name), _) => scope.request.headers.and_then(|headers| headers.joined(name)).map(Val::Text),
+            (Root::Headers, _) => scope.request.headers.map(|headers| {
+                let mut members = Map::new();
+                for name in headers.names().map(str::to_ascii_lowercase) {
+                    let value = headers.joined(&name).unwrap_or_default();
+                    members.insert(name, Value::String(value.into_owned()));
+                }
+                Val::Json(Cow::Owned(Value::Object(members)))
+            }),
+        };
+        (value, steps)
+    }
+}
+
+/// Follows `steps` from `current`. A name, `#` or query on what holds nothing ends the way, whatever follows it.
+pub(super) fn run<'a>(steps: &[Step], current: Found<'a>, budget: &mut Budget) -> Result<Found<'a>, EvalError> {
+    let mut current = current;
+    for step in steps {
+        current = match (step, current) {
+            (Step::Modifier(modifier), current) => modifier.apply(current, budget)?,
+            (_, None) => return Ok(None),
+            (Step::Name(name), Some(value)) if value.is_object() || value.is_array() => member(value, name),
+            (Step::Count, Some(value)) => match value.as_ref() {
+                Value::Array(items) => Some(Cow::Owned(Value::from(items.len()))),
+                Value::Object(_) => None,
+                _ => return Ok(None),
+            },
+            // gjson takes the `#` for the name of a member then, and a modifier has nothing to work on.
+            (Step::Each(then), Some(value)) if value.is_object() && matches!(then.first(), Some(Step::Modifier(_))) => {
+                run(then, None, budget)?
+            }
+            (Step::Each(then), Some(value)) => {
+                let Some(items) = elements(value) else { return Ok(None) };
+                Some(each(items, then, budget)?)
+            }
+            (Step::Find { query, all, then }, Some(value)) => {
+                let Some(items) = elements(value) else { return Ok(None) };
+                let mut matching = Vec::new();
+                for item in items {
+                    if query.matches(&item, budget)? {
+                        matching.push(item);
+                        if !*all {
+                            break;
+                        }
+                    }
+                }
+                match (*all, then) {
+                    // Where nothing matches, gjson does not look beyond the pipe.
+                    (true, Some(_)) if matching.is_empty() => return Ok(Some(Cow::Owned(Value::Array(Vec::new())))),
+                    (false, Some(_)) if matching.is_empty() => return Ok(None),
+                    (true, then) => Some(each(matching, then.as_deref().unwrap_or_default(), budget)?),
+                    (false, Some(then)) => run(then, matching.pop(), budget)?,
+                    (false, None) => matching.pop(),
+                }
+            }
+            (Step::Name(_), Some(_)) => return Ok(None),
+        };
+    }
+    Ok(current)
+}
+
+fn each<'a>(items: Vec<Cow<'a, Value>>, then: &[Step], budget: &mut Budget) -> Result<Cow<'a, Value>, EvalError> {
+    let mut found = Vec::new();
+    for item in items {
+        found.extend(run(then, Some(item), budget)?.map(Cow::into_owned));
+    }
+    Ok(Cow::Owned(Value::Array(found)))
+}
+
+fn member<'a>(value: Cow<'a, Value>, name: &str) -> Found<'a> {
+    match value {
+        Cow::Borrowed(Value::Object(members)) => members.get(name).map(Cow::Borrowed),
+        Cow::Owned(Value::Object(mut members)) => members.remove(name).map(Cow::Owned),
+        value => {
+            let index = name.bytes().all(|byte| byte.is_ascii_digit()).then(|| name.parse().ok()).flatten()?;
+            elements(value)?.into_iter().nth(index)
+        }
+    }
+}
+
+fn elements(value: Cow<'_, Value>) -> Option<Vec<Cow<'_, Value>>> {
+    match value {
+        Cow::Borrowed(Value::Array(items)) => Some(items.iter().map(Cow::Borrowed).collect()),
+        Cow::Owned(Value::Array(items)) => Some(items.into_iter().map(Cow::Owned).collect()),
+        _ => None,
+    }
+}

@@ -1,0 +1,135 @@
+//! `#(name == "value")`: which elements of a list are meant.
+
+use std::borrow::Cow;
+
+use serde_json::Value;
+
+use super::super::EvalError;
+use super::super::selector::modifier::Budget;
+use super::super::selector::path::{Step, run};
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Query {
+    /// From the element to what is compared; empty: the element itself, which must be no list and no mapping.
+    pub path: Vec<Step>,
+    /// `None`: that it is there is enough.
+    pub test: Option<(Operator, String)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Operator {
+    Equal,
+    NotEqual,
+    Less,
+    LessOrEqual,
+    Greater,
+    GreaterOrEqual,
+    Like,
+    NotLike,
+}
+
+// === impl Query ===
+
+impl Query {
+    pub(super) fn matches(&self, element: &Value, budget: &mut Budget) -> Result<bool, EvalError> {
+        let value = match (element.is_object() || element.is_array(), self.path.is_empty()) {
+            (true, false) => run(&self.path, Some(Cow::Borrowed(element)), budget)?,
+            (false, true) => Some(Cow::Borrowed(element)),
+            (true, true) | (false, false) => None,
+        };
+        Ok(match (value, &self.test) {
+            (None, _) => false,
+            (Some(_), None) => true,
+            (Some(value), Some((operator, right))) => operator.holds(&value, right),
+        })
+    }
+}
+
+// === impl Operator ===
+
+impl Operator {
+    /// Longest first.
+    pub(super) const NAMES: &'static [(&'static str, Operator)] = &[
+        ("==", Operator::Equal),
+        ("!=", Operator::NotEqual),
+        ("<=", Operator::LessOrEqual),
+        (">=", Operator::GreaterOrEqual),
+        ("!%", Operator::NotLike),
+        ("=", Operator::Equal),
+        ("<", Operator::Less),
+        (">", Operator::Greater),
+        ("%", Operator::Like),
+    ];
+
+    fn holds(self, left: &Value, right: &str) -> bool {
+        match left {
+            Value::String(left) => match self {
+                Operator::Like => like(left, right),
+                Operator::NotLike => !like(left, right),
+                _ => self.orders(left.as_str().partial_cmp(right)),
+            },
+            // What is no number counts as zero.
+            Value::Number(left) => {
+                self.orders(left.as_f64().and_then(|left| left.partial_cmp(&right.parse().unwrap_or(0.0))))
+            }
+            // A boolean is compared with a word, which need not be one.
+            Value::Bool(left) => match self {
+                Operator::Equal => right == if *left { "true" } else { "false" },
+                Operator::NotEqual => right != if *left { "true" } else { "false" },
+                Operator::Greater => *left && right == "false",
+                Operator::GreaterOrEqual => *left,
+                Operator::Less => !*left && right == "true",
+                Operator::LessOrEqual => !*left,
+                Operator::Like | Operator::NotLike => false,
+            },
+            Value::Null | Value::Array(_) | Value::Object(_) => false,
+        }
+    }
+
+    fn orders(self, ordering: Option<std::cmp::Ordering>) -> bool {
+        match (self, ordering) {
+            (Operator::NotEqual, ordering) => ordering.is_none_or(std::cmp::Ordering::is_ne),
+            (Operator::Equal, Some(ordering)) => ordering.is_eq(),
+            (Operator::Less, Some(ordering)) => ordering.is_lt(),
+            (Operator::LessOrEqual, Some(ordering)) => ordering.is_le(),
+            (Operator::Greater, Some(ordering)) => ordering.is_gt(),
+            (Operator::GreaterOrEqual, Some(ordering)) => ordering.is_ge(),
+            (_, _) => false,
+        }
+    }
+}
+
+/// `*` is any run of characters, `?` is one, and `\` takes the next as it is. Time is bounded by the product of the two
+/// lengths.
+fn like(text: &str, pattern: &str) -> bool {
+    let (mut text, mut pattern) = (text.chars(), pattern.chars());
+    // After the last star: what follows it, and where in the text that was tried.
+    let mut retry: Option<(std::str::Chars<'_>, std::str::Chars<'_>)> = None;
+    loop {
+        let (before, mut ahead) = (text.clone(), pattern.clone());
+        let fits = match ahead.next() {
+            Some('*') => {
+                retry = Some((ahead.clone(), before));
+                pattern = ahead;
+                continue;
+            }
+            None => match text.next() {
+                None => return true,
+                Some(_) => false,
+            },
+            Some('?') => text.next().is_some(),
+            Some('\\') => ahead.next().is_some_and(|wanted| text.next() == Some(wanted)),
+            Some(wanted) => text.next() == Some(wanted),
+        };
+        if fits {
+            pattern = ahead;
+            continue;
+        }
+        let Some((after_star, mut tried)) = retry.take() else { return false };
+        if tried.next().is_none() {
+            return false;
+        }
+        (pattern, text) = (after_star.clone(), tried.clone());
+        retry = Some((after_star, tried));
+    }
+}
