@@ -18,22 +18,7 @@ mod tests;
 pub use self::changes::Changes;
 pub use self::review::{AccessMode, AccessReviews, AccessSource, Question, Verdict};
 
-/// One rule of a role.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Rule {
-    pub verbs: Vec<String>,
-    pub api_groups: Vec<String>,
-    pub resources: Vec<String>,
-    /// Empty: every name.
-    pub resource_names: Vec<String>,
-}
-
-/// Whom a binding grants its role. A ServiceAccount is the user it authenticates as.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Subject {
-    User(String),
-    Group(String),
-}
+use crate::rules::{PolicyRule, Subject};
 
 /// A question, as a SubjectAccessReview asks it.
 #[derive(Clone, Copy, Debug)]
@@ -85,7 +70,7 @@ struct Bound {
 #[derive(Clone, Debug)]
 struct Binding {
     grantor: Grantor,
-    rules: Arc<[Rule]>,
+    rules: Arc<[PolicyRule]>,
 }
 
 /// A binding for more names than these is not kept by name: a role of many, bound to many, would take the product of memory.
@@ -116,37 +101,17 @@ impl Query<'_> {
     }
 }
 
-// === impl Subject ===
-
-impl Subject {
-    /// What names the subject to `kubectl create rolebinding`.
-    #[must_use]
-    pub fn flag(&self) -> String {
-        let (flag, name) = match self {
-            Subject::Group(group) => ("group", group.as_str()),
-            Subject::User(user) => match user.strip_prefix("system:serviceaccount:") {
-                Some(account) => ("serviceaccount", account),
-                None => ("user", user.as_str()),
-            },
-        };
-        format!("--{flag}={name}")
-    }
-}
-
-impl fmt::Display for Subject {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Subject::Group(group) => write!(f, "Group {group}"),
-            Subject::User(user) => write!(f, "User {user}"),
-        }
-    }
-}
-
 // === impl Rbac ===
 
 impl Rbac {
     /// Adds a binding of `rules`, in `namespace` or, if that is empty, in the whole cluster.
-    pub fn bind(&mut self, namespace: &str, name: impl Into<Arc<str>>, rules: &Arc<[Rule]>, subjects: &[Subject]) {
+    pub fn bind(
+        &mut self,
+        namespace: &str,
+        name: impl Into<Arc<str>>,
+        rules: &Arc<[PolicyRule]>,
+        subjects: &[Subject],
+    ) {
         let bindings = match namespace {
             "" => &mut self.cluster,
             _ => self.namespaces.entry(namespace.to_owned()).or_default(),
@@ -197,7 +162,7 @@ impl Bound {
     }
 
     fn authorize(&self, query: &Query<'_>) -> Option<Grantor> {
-        let grants = |binding: &&Binding| binding.rules.iter().any(|rule| rule.grants(query));
+        let grants = |binding: &&Binding| binding.rules.iter().any(|rule| grants(rule, query));
         let named = self.named.get(query.name).into_iter().flatten();
         named.chain(&self.other).find(grants).map(|binding| binding.grantor.clone())
     }
@@ -227,16 +192,13 @@ impl Binding {
     }
 }
 
-// === impl Rule ===
-
-impl Rule {
-    fn grants(&self, query: &Query<'_>) -> bool {
-        let any = |names: &[String], wanted: &str| names.iter().any(|name| name == "*" || name == wanted);
-        any(&self.verbs, query.verb)
-            && any(&self.api_groups, query.group)
-            && self.resources.iter().any(|resource| names_resource(resource, query))
-            && (self.resource_names.is_empty() || self.resource_names.iter().any(|name| name == query.name))
-    }
+/// Whether `rule` grants what is asked.
+fn grants(rule: &PolicyRule, query: &Query<'_>) -> bool {
+    let any = |names: &[String], wanted: &str| names.iter().any(|name| name == "*" || name == wanted);
+    any(&rule.verbs, query.verb)
+        && any(&rule.api_groups, query.group)
+        && rule.resources.iter().any(|resource| names_resource(resource, query))
+        && (rule.resource_names.is_empty() || rule.resource_names.iter().any(|name| name == query.name))
 }
 
 /// `*` names everything, `resource/sub` one subresource, `*/sub` that subresource of everything. As in the API server, a

@@ -9,8 +9,9 @@ use std::path::PathBuf;
 
 use self::envoy::Beside;
 use crate::args::Check;
-use crate::policy::{Attached, GatewayPlan, LimitKind, Options, Policy};
+use crate::policy::{Attached, GatewayPlan, Options, Policy};
 use crate::problem::Finding;
+use crate::rules::LimitKind;
 use crate::source::{Folder, FolderError, on_large_stack};
 
 /// Why nothing could be checked.

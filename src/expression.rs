@@ -34,6 +34,7 @@ pub use self::reference::Reference;
 pub use self::selector::Selector;
 pub use self::view::View;
 
+use crate::denial::{Code, Denial};
 use crate::request::Attributes;
 
 /// Longest expression that is accepted, in bytes.
@@ -400,4 +401,10 @@ fn bound(source: &str) -> Result<(), CompileError> {
         return Err(CompileError::new(message));
     }
     Ok(())
+}
+
+/// The denial of an expression that has no value.
+#[must_use]
+pub fn undecided(what: &str, error: &EvalError) -> Denial {
+    Denial::new(Code::PolicyExpression, "a policy expression could not be evaluated").detail(format!("{what}: {error}"))
 }

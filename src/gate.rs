@@ -1,14 +1,19 @@
-//! The decision.
+//! The decision, from top to bottom: [`Gate::check`], `decide` and `authorise` are its order, and each step has a file below `gate/`.
 //!
-//! What is known is decided by a plain function; what is not known is named, fetched, and decided again. Admission is
-//! the last step, so that nothing is taken from a limit for a request that is refused.
+//! Steps are functions over data: what the policy says ([`crate::rules`]), and what is known of the request. A step that needs what is
+//! not known yet waits for it, within one bound; where all is known the decision never waits. Admission is the last step, so that
+//! nothing is taken from a limit for a request that is refused.
 
 mod access;
 mod admit;
+mod caller;
 mod classic;
 mod evidence;
-mod fact;
 mod facts;
+mod identify;
+mod learn;
+mod permit;
+mod present;
 mod recent;
 mod settings;
 mod shadow;
@@ -16,26 +21,32 @@ mod shadow;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 pub use self::access::AccessEvidence;
 pub use self::classic::EnforceLimits;
 pub use self::evidence::{Decision, Evidence, Grant, Handover, IdentitySource, LimitEvidence, Stage, TierSource};
 pub use self::facts::Facts;
+pub use self::permit::{Permit, Refused};
 pub use self::recent::{Asked, Recent, Record, start};
 pub use self::settings::{Otherwise, Settings, TierUnknown};
 pub use self::shadow::Would;
 
 use self::admit::{Candidate, exceeded};
-use self::fact::{Fact, Known};
-use crate::access::{AccessReviews, Query};
+use self::caller::{Caller, applies};
+use self::learn::check_tier;
+use self::present::{Presented, present};
+use crate::access::AccessReviews;
 use crate::clock::Nanos;
 use crate::denial::{Code, Denial};
 use crate::hash::KeyedHasher;
 use crate::identity::Identities;
 use crate::limit::Limits;
-use crate::policy::{self, Attached, AuthPlan, Policies, Policy, Presented, RoutePlan};
+use crate::policy::{self, Attached, AuthPlan, Policies, Policy};
 use crate::request::{Request, Unset};
 use crate::tier::TierServices;
 use crate::usage::{Bounds, Sealer};
@@ -59,11 +70,18 @@ pub struct Gate {
     decisions: AtomicU64,
 }
 
-/// Where a try ends.
-enum Step<'a> {
-    Need(Fact<'a>),
-    Refuse(Denial),
+/// A request that is being decided.
+struct Deciding<'a> {
+    gate: &'a Gate,
+    policy: &'a Policy,
+    now: Nanos,
+    /// What was found so far: it is all that a decision tells of itself.
+    evidence: Evidence,
+    until: Option<Instant>,
 }
+
+/// How long a request waits for all that is not known. Gateways give up after 200 to 250 ms, and then the reason is lost.
+const DEADLINE: Duration = Duration::from_millis(150);
 
 // === impl Gate ===
 
@@ -94,144 +112,107 @@ impl Gate {
     /// Decides one request at `now`.
     pub async fn check(&self, request: &Request<'_>, now: Nanos) -> Decision {
         let policy = self.policies.current();
-        let mut evidence = self.evidence(policy.generation);
-        let outcome = self.judge(&policy, request, now, &mut evidence).await;
-        let outcome = self.answer(outcome, now, &mut evidence);
-        Decision { outcome, evidence }
+        let mut deciding = Deciding::new(self, &policy, now);
+        let outcome = deciding.decide(request).await;
+        deciding.answer(outcome)
     }
 
-    async fn judge(
-        &self,
-        policy: &Policy,
-        request: &Request<'_>,
-        now: Nanos,
-        evidence: &mut Evidence,
-    ) -> Result<Grant, Denial> {
-        let mut known = Known::default();
-        loop {
-            let step = self.decide(policy, request, &mut known, now, evidence);
-            for question in known.stale.drain(..) {
-                self.tiers.refresh(&question, now);
-            }
-            match step {
-                Ok(candidate) => {
-                    return match self.settings.enforce_limits {
-                        EnforceLimits::Check => self.admit(candidate, now, evidence).await,
-                        EnforceLimits::Rls => self.hand_over(candidate, policy, request, now, evidence).await,
-                    };
-                }
-                Err(Step::Refuse(denial)) => return Err(denial),
-                Err(Step::Need(fact)) => {
-                    let stage = fact.stage();
-                    self.fetch(fact, policy, &mut known, now).await;
-                    evidence.lap(stage);
-                }
-            }
-        }
+    /// Takes what one request costs from the limits, all of it or nothing, as `facts` tell the request.
+    pub async fn take(&self, facts: &Facts, now: Nanos) -> Decision {
+        let policy = self.policies.current();
+        let mut deciding = Deciding::new(self, &policy, now);
+        let outcome = deciding.take(facts).await;
+        deciding.answer(outcome)
     }
 
     /// The answer to what is not even a request.
     #[must_use]
     pub fn refuse(&self, denial: Denial, now: Nanos) -> Decision {
-        let mut evidence = self.evidence(self.policies.current().generation);
-        let outcome = self.answer(Err(denial), now, &mut evidence);
-        Decision { outcome, evidence }
-    }
-
-    fn evidence(&self, generation: u64) -> Evidence {
-        let keys = self.tells_keys.then(Box::default);
-        Evidence { keys, ..Evidence::new(self.decisions.fetch_add(1, Ordering::Relaxed), generation) }
-    }
-
-    /// One try: no await, no I/O.
-    fn decide<'a>(
-        &self,
-        policy: &'a Policy,
-        request: &Request<'a>,
-        known: &mut Known,
-        now: Nanos,
-        evidence: &mut Evidence,
-    ) -> Result<Candidate, Step<'a>> {
-        policy.ready()?;
-        evidence.behind = policy.behind.is_some();
-        policy.recent(now, self.settings.stale_for)?;
-        request.check_headers()?;
-        let route = policy.route(self.settings.gateway.as_deref(), request)?;
-        evidence.route(route);
-        let auth = match &route.auth {
-            Attached::Active(auth) => auth,
-            Attached::Broken(name) => return Err(policy::broken(name).into()),
-            Attached::None if self.settings.without_policy == Otherwise::Allow => {
-                return Ok(self.candidate(route, request, Presented::default(), evidence)?);
-            }
-            Attached::None => return Err(Denial::new(Code::RouteNoPolicy, "this route has no policy").into()),
-        };
-        match self.authorise(policy, (route, auth), request, known, now, evidence) {
-            Ok(candidate) => Ok(candidate?),
-            Err(Step::Refuse(denial)) if auth.shadow => {
-                evidence.would(denial, auth);
-                Ok(self.candidate(route, request, Presented::default(), evidence)?)
-            }
-            Err(step) => Err(step),
-        }
-    }
-
-    /// What the AuthPolicy says; and what the limits say to a caller whom it lets through.
-    fn authorise<'a>(
-        &self,
-        policy: &'a Policy,
-        (route, auth): (&RoutePlan, &'a AuthPlan),
-        request: &Request<'a>,
-        known: &mut Known,
-        now: Nanos,
-        evidence: &mut Evidence,
-    ) -> Result<Result<Candidate, Denial>, Step<'a>> {
-        let rules = &auth.rules;
-        if let Some(broken) = &rules.broken {
-            return Err(policy::broken(broken).into());
-        }
-        evidence.policy(auth);
-        if !rules.applies(request.attributes(Unset::Empty))? {
-            evidence.left_alone = true;
-            self.try_out(policy, (route, auth), request, known, now, evidence)?;
-            return Ok(self.candidate(route, request, Presented::default(), evidence));
-        }
-        evidence.lap(Stage::Route);
-        let reviewed;
-        let mut caller = match rules.identify(None, request.attributes(Unset::Absent))? {
-            Some(caller) => caller,
-            None => {
-                reviewed = self.identity(policy, rules, request, known, now, evidence)?;
-                let caller = rules.identify(Some(&reviewed), request.attributes(Unset::Absent))?;
-                caller.ok_or_else(|| Denial::new(Code::UnavailableInternal, "the token was reviewed to no end"))?
-            }
-        };
-        evidence.authentication = caller.rule.map(|rule| Arc::clone(&rule.name));
-        evidence.lap(Stage::Identity);
-        self.learn(auth, &mut caller, known, now, evidence)?;
-        evidence.tier(&caller);
-        rules.check_tier(&caller, self.settings.tier_unknown)?;
-        evidence.lap(Stage::Facts);
-        let (access, identity) = (&mut evidence.access, caller.reviewed());
-        let ask = |query: &Query<'_>| self.access(policy, (query, identity), known, now, access);
-        match rules.permit(&caller, request.model, &mut evidence.permit, ask) {
-            // The limits are for the caller all the same.
-            Err(Step::Refuse(denial)) if auth.shadow => evidence.would(denial, auth),
-            permitted => permitted?,
-        }
-        evidence.lap(Stage::Access);
-        let presented = rules.present(&caller)?;
-        self.try_out(policy, (route, auth), request, known, now, evidence)?;
-        let candidate = self.candidate(route, request, presented, evidence);
-        evidence.lap(Stage::Limits);
-        Ok(candidate)
+        Deciding::new(self, &self.policies.current(), now).answer(Err(denial))
     }
 }
 
-// === impl Step ===
+// === impl Deciding ===
 
-impl From<Denial> for Step<'_> {
-    fn from(denial: Denial) -> Self {
-        Step::Refuse(denial)
+impl<'a> Deciding<'a> {
+    fn new(gate: &'a Gate, policy: &'a Policy, now: Nanos) -> Self {
+        let keys = gate.tells_keys.then(Box::default);
+        let id = gate.decisions.fetch_add(1, Ordering::Relaxed);
+        let evidence = Evidence { keys, ..Evidence::new(id, policy.generation) };
+        Deciding { gate, policy, now, evidence, until: None }
+    }
+
+    /// The decision, step by step. A step that needs what is not known waits for it; where all is known, nothing waits.
+    async fn decide(&mut self, request: &Request<'_>) -> Result<Grant, Denial> {
+        let (policy, settings) = (self.policy, &self.gate.settings);
+        policy.ready()?;
+        self.evidence.behind = policy.behind.is_some();
+        policy.recent(self.now, settings.stale_for)?;
+        request.check_headers()?;
+        let route = policy.route(settings.gateway.as_deref(), request)?;
+        self.evidence.route(route);
+        let presented = match &route.auth {
+            Attached::Active(auth) => self.admit_by(auth, request).await?,
+            Attached::Broken(name) => return Err(policy::broken(name)),
+            Attached::None if settings.without_policy == Otherwise::Allow => Presented::default(),
+            Attached::None => return Err(Denial::new(Code::RouteNoPolicy, "this route has no policy")),
+        };
+        let candidate = self.candidate(route, request, presented)?;
+        self.evidence.lap(Stage::Limits);
+        match settings.enforce_limits {
+            EnforceLimits::Check => self.admit(candidate).await,
+            EnforceLimits::Rls => self.hand_over(candidate, request).await,
+        }
+    }
+
+    /// What the AuthPolicy presents the caller as. In shadow it refuses nobody; one on trial beside it only says what it would have
+    /// said of those who are let through.
+    async fn admit_by(&mut self, auth: &AuthPlan, request: &Request<'_>) -> Result<Presented, Denial> {
+        let presented = match self.authorise(auth, request).await {
+            Ok(presented) => presented,
+            Err(denial) if auth.shadow => {
+                self.evidence.would(denial, auth);
+                return Ok(Presented::default());
+            }
+            Err(denial) => return Err(denial),
+        };
+        if let Some(trial) = &auth.trial {
+            self.try_out(trial, request).await;
+        }
+        Ok(presented)
+    }
+
+    /// What the rules of the AuthPolicy say: who calls, what is known of them, whether they may, and what the limits see of them.
+    async fn authorise(&mut self, auth: &AuthPlan, request: &Request<'_>) -> Result<Presented, Denial> {
+        let rules = &*auth.rules;
+        if let Some(broken) = &rules.broken {
+            return Err(policy::broken(broken));
+        }
+        self.evidence.policy(auth);
+        if !applies(rules, request.attributes(Unset::Empty))? {
+            self.evidence.left_alone = true;
+            return Ok(Presented::default());
+        }
+        self.evidence.lap(Stage::Route);
+        let reviewed = OnceLock::new();
+        let mut caller = self.identify(rules, request, &reviewed).await?;
+        self.evidence.authentication = caller.rule.map(|rule| Arc::clone(&rule.name));
+        self.evidence.lap(Stage::Identity);
+        self.learn(auth, &mut caller).await?;
+        self.evidence.tier(&caller);
+        check_tier(rules, &caller, self.gate.settings.tier_unknown)?;
+        self.evidence.lap(Stage::Facts);
+        match self.permit(rules, &caller, request.model).await {
+            // The limits are for the caller all the same.
+            Err(denial) if auth.shadow => self.evidence.would(denial, auth),
+            permitted => permitted?,
+        }
+        self.evidence.lap(Stage::Access);
+        present(rules, &caller)
+    }
+
+    /// When the request has waited long enough, for whatever: one bound for all that it waits for.
+    fn until(&mut self) -> Instant {
+        *self.until.get_or_insert_with(|| Instant::now() + DEADLINE)
     }
 }

@@ -22,8 +22,9 @@ use crate::apiserver::{Flights, PATIENCE};
 use crate::clock::Nanos;
 use crate::denial::{Class, Code, Denial};
 use crate::hash::{self, KeyedHasher, Remembered, remember_by_weight};
-use crate::policy::{AuthRules, Policy};
+use crate::policy::Policy;
 use crate::request::BearerToken;
+use crate::rules::AuthRules;
 
 /// A reviewed user.
 #[derive(Debug)]

@@ -30,6 +30,8 @@ pub mod problem;
 
 pub mod limit;
 
+pub mod rules;
+
 pub mod document;
 pub mod manifest;
 

@@ -2,11 +2,11 @@
 
 mod aggregate;
 mod attach;
-mod auth;
 mod compile;
 mod gaps;
 mod gateway;
 mod gone;
+mod hostless;
 mod limits;
 mod lint;
 mod nearest;
@@ -27,24 +27,20 @@ use arc_swap::ArcSwap;
 use hashbrown::{HashMap, HashSet};
 use jiff::Timestamp;
 
-pub use self::auth::{
-    AccessRule, AuthRules, Authentication, Authorization, Caller, Condition, Item, Method, Operator, Pattern, Patterns,
-    Permit, Presented, Refused, Rule, Shape, Telling, TierLookup, ValueSource,
-};
 pub use self::compile::{Options, compile, derived_uid};
 pub use self::gaps::Gaps;
 pub use self::gateway::{GatewayPlan, ListenerPlan, RoutePlan};
-pub use self::limits::{Limit, LimitKind, LimitSet, Matched, ShadowLimits};
+pub use self::limits::{Limit, LimitSet, Matched, ShadowLimits};
 pub use self::nearest::Nearest;
-pub use self::route::{RouteTable, host_name};
+pub use self::route::RouteTable;
 pub use self::status::{Condition as StatusCondition, say};
 
 use crate::access::Rbac;
 use crate::clock::Nanos;
 use crate::denial::{Code, Denial};
-use crate::expression::EvalError;
 use crate::problem::{ObjectName, Place, Problem};
 use crate::request::{self, Request};
+use crate::rules::AuthRules;
 use crate::tier::TierTable;
 
 /// One snapshot. Requests read it; nothing changes it.
@@ -346,10 +342,4 @@ pub(crate) fn in_words<'o>(objects: impl IntoIterator<Item = &'o ObjectName>) ->
 pub fn broken(policy: &ObjectName) -> Denial {
     Denial::new(Code::PolicyInvalid, "the policy of this route is in error")
         .detail(format!("{policy} is in error: see `tiergate check`, or /problems"))
-}
-
-/// The denial of an expression that has no value.
-#[must_use]
-pub fn undecided(what: &str, error: &EvalError) -> Denial {
-    Denial::new(Code::PolicyExpression, "a policy expression could not be evaluated").detail(format!("{what}: {error}"))
 }

@@ -463,5 +463,20 @@ impl PathFault {
     }
 }
 
+/// The host as Envoy compares it: in lower case, without what follows the last colon. A dot that ends it stays.
+#[must_use]
+pub fn host_name(host: &str) -> Cow<'_, str> {
+    let name = match host.rsplit_once(':') {
+        // `[::1]:8080` has colons before its port; `[::1]` has no port at all.
+        Some((name, port)) if !port.contains(']') => name,
+        _ => host,
+    };
+    if name.bytes().any(|b| b.is_ascii_uppercase()) {
+        Cow::Owned(name.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(name)
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -23,8 +23,8 @@ use crate::denial::{Class, Code, Denial};
 use crate::expression::{Properties, Val};
 use crate::gate::{Decision, Evidence, Grant};
 use crate::limit::Standing;
-use crate::policy::LimitKind;
 use crate::request::{Headers, is_believed_header};
+use crate::rules::LimitKind;
 
 #[cfg(test)]
 mod tests;

@@ -12,8 +12,9 @@ use serde_json::Value;
 use tiergate::args::{KeyAlgorithm, Keys};
 use tiergate::clock::Nanos;
 use tiergate::identity::{Asked, Authority, Identities, Remember, Review};
-use tiergate::policy::{AuthRules, Policy};
+use tiergate::policy::Policy;
 use tiergate::request::BearerToken;
+use tiergate::rules::AuthRules;
 
 use super::world::run;
 

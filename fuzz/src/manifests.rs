@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use tiergate::clock::Nanos;
 use tiergate::manifest::Manifests;
-use tiergate::policy::{Attached, Authentication, GatewayPlan, Method, Policy, Rule, compile};
+use tiergate::policy::{Attached, GatewayPlan, Policy, compile};
 use tiergate::problem::{ObjectName, Problem};
 use tiergate::request::{Headers, OperatorModel, Request};
+use tiergate::rules::{Authentication, Method, Rule};
 use tiergate::source::on_large_stack;
 
 use super::world::{TOUR, gate, options, run};

@@ -3,13 +3,13 @@ use std::sync::Arc;
 use super::*;
 
 /// The rule of the seeds: `post` on `serving.kserve.io/llminferenceservices`.
-fn rule() -> Rule {
+fn rule() -> PolicyRule {
     rule_of(&["serving.kserve.io"], &["llminferenceservices"], &[], &["post"])
 }
 
-fn rule_of(api_groups: &[&str], resources: &[&str], resource_names: &[&str], verbs: &[&str]) -> Rule {
+fn rule_of(api_groups: &[&str], resources: &[&str], resource_names: &[&str], verbs: &[&str]) -> PolicyRule {
     let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-    Rule {
+    PolicyRule {
         verbs: owned(verbs),
         api_groups: owned(api_groups),
         resources: owned(resources),
@@ -38,17 +38,17 @@ fn group(name: &str) -> Subject {
 }
 
 /// Bindings of `(namespace, name, rule, subject)`.
-fn rbac<const N: usize>(bindings: [(&str, &str, Rule, Subject); N]) -> Rbac {
+fn rbac<const N: usize>(bindings: [(&str, &str, PolicyRule, Subject); N]) -> Rbac {
     let mut rbac = Rbac::default();
     for (namespace, name, rule, subject) in bindings {
-        let rules: Arc<[Rule]> = Arc::new([rule]);
+        let rules: Arc<[PolicyRule]> = Arc::new([rule]);
         rbac.bind(namespace, name, &rules, &[subject]);
     }
     rbac
 }
 
 /// Whether `rule`, bound to alice in the namespace of the query, grants it.
-fn grants(rule: Rule, query: &Query<'_>) -> bool {
+fn grants(rule: PolicyRule, query: &Query<'_>) -> bool {
     rbac([("llm", "binding", rule, user("alice"))]).authorize(query).is_some()
 }
 
@@ -103,7 +103,7 @@ fn a_service_account_is_the_user_it_authenticates_as() {
 #[test]
 fn one_subject_of_many_is_enough() {
     let mut rbac = Rbac::default();
-    let rules: Arc<[Rule]> = Arc::new([rule()]);
+    let rules: Arc<[PolicyRule]> = Arc::new([rule()]);
     rbac.bind("llm", "binding", &rules, &[user("bob"), group("premium"), user("carol")]);
     assert_eq!(rbac.authorize(&QUERY), by("binding"));
     let nobody = Query { user: "dave", groups: &[], ..QUERY };
@@ -112,7 +112,7 @@ fn one_subject_of_many_is_enough() {
 
 #[test]
 fn one_rule_of_many_is_enough_and_two_halves_are_not() {
-    let bind = |rules: Vec<Rule>| {
+    let bind = |rules: Vec<PolicyRule>| {
         let mut rbac = Rbac::default();
         rbac.bind("llm", "binding", &rules.into(), &[user("alice")]);
         rbac.authorize(&QUERY).is_some()
@@ -131,7 +131,7 @@ fn a_binding_grants_what_its_rules_grant_whichever_names_they_have() {
     let first = |count: usize| names.iter().take(count).map(String::as_str).collect::<Vec<_>>();
     let (groups, resources) = (["serving.kserve.io"], ["llminferenceservices"]);
     let named = |names: &[&str], verb| rule_of(&groups, &resources, names, &[verb]);
-    let roles: Vec<Vec<Rule>> = vec![
+    let roles: Vec<Vec<PolicyRule>> = vec![
         vec![],
         vec![named(&[], "post")],
         vec![named(&["model-3"], "post")],
@@ -152,7 +152,7 @@ fn a_binding_grants_what_its_rules_grant_whichever_names_they_have() {
             // Beside others, of the same subject and of another.
             rbac.bind("llm", "other", &vec![named(&["other"], "post")].into(), &[user("alice"), group("premium")]);
             rbac.bind("llm", "binding", &role.clone().into(), &[group("premium")]);
-            let granted = role.iter().any(|rule| rule.grants(&query));
+            let granted = role.iter().any(|rule| super::grants(rule, &query));
             assert_eq!(rbac.authorize(&query), granted.then(|| by("binding").unwrap()), "role {i}: {query:?}");
         }
     }

@@ -5,11 +5,12 @@ use std::borrow::Cow;
 use super::steps::{matched, object, span};
 use super::{Case, Found, shape};
 use crate::denial::{Code, Denial};
-use crate::gate::LimitEvidence;
-use crate::policy::{Authorization, LimitKind, Method, Refused, Tiers, host_name};
+use crate::gate::{LimitEvidence, Refused};
+use crate::policy::Tiers;
 use crate::printable::shell_word;
 use crate::problem::{Finding, ObjectName, Origin, Problem};
-use crate::request::{PathFault, check_canonical};
+use crate::request::{PathFault, check_canonical, host_name};
+use crate::rules::{Authorization, LimitKind, Method};
 use crate::spelling::did_you_mean;
 
 /// The annotation that grants a model to tiers.

@@ -6,13 +6,12 @@ use std::time::Duration;
 use super::{Case, Finding, Found, Part, Step, Verdict};
 use crate::access::AccessSource;
 use crate::denial::{Code, Denial};
-use crate::gate::{IdentitySource, LimitEvidence, TierSource};
+use crate::gate::{IdentitySource, LimitEvidence, Refused, TierSource};
 use crate::limit;
-use crate::policy::{
-    Attached, AuthPlan, Authorization, Limit, LimitKind, LimitSet, Method, Overridden, Refused, Rule, Tiers, in_words,
-};
+use crate::policy::{Attached, AuthPlan, Limit, LimitSet, Overridden, Tiers, in_words};
 use crate::problem::{ObjectName, Place};
 use crate::respond;
+use crate::rules::{Authorization, LimitKind, Method, Rule};
 
 /// Limits that do not match, and what is overridden, are listed up to this many.
 const LISTED: usize = 8;

@@ -1,27 +1,18 @@
 //! Access: by RBAC in process, or by what the API server says.
 
-use super::fact::{Fact, Known};
-use super::{Gate, Step};
-use crate::access::{AccessMode, AccessReviews, AccessSource, Query, Verdict};
-use crate::clock::Nanos;
+use super::Deciding;
+use crate::access::{AccessMode, AccessSource, Query, Verdict};
 use crate::denial::{Code, Denial};
 use crate::identity::Identity;
-use crate::policy::Policy;
 
-// === impl Gate ===
+// === impl Deciding ===
 
-impl Gate {
+impl Deciding<'_> {
     /// Whether what `query` asks for is granted, to a caller whose token says that they are `identity`.
-    pub(super) fn access<'a>(
-        &self,
-        policy: &Policy,
-        (query, identity): (&Query<'_>, Option<&Identity>),
-        known: &Known,
-        now: Nanos,
-        evidence: &mut AccessEvidence,
-    ) -> Result<Verdict, Step<'a>> {
-        let Some(reviews) = &self.access else {
-            evidence.source = Some(AccessSource::Rbac);
+    pub(super) async fn access(&mut self, query: &Query<'_>, identity: Option<&Identity>) -> Result<Verdict, Denial> {
+        let policy = self.policy;
+        let Some(reviews) = &self.gate.access else {
+            self.evidence.access.source = Some(AccessSource::Rbac);
             return Ok(match (policy.rbac.authorize(query), &policy.rbac.unread) {
                 (Some(grantor), _) => Verdict::Granted(grantor),
                 (None, None) => Verdict::NotGranted(None),
@@ -33,19 +24,23 @@ impl Gate {
         let in_process = reviews.mode == AccessMode::Rbac && identity.is_none_or(|identity| !identity.scoped);
         match granted {
             Some(grantor) if in_process => {
-                evidence.source = Some(AccessSource::Rbac);
+                self.evidence.access.source = Some(AccessSource::Rbac);
                 return Ok(Verdict::Granted(grantor));
             }
             _ if query.is_for_a_model() && policy.has_no_model(query.namespace, query.name) => {
-                evidence.source = Some(AccessSource::Rbac);
+                self.evidence.access.source = Some(AccessSource::Rbac);
                 return Ok(Verdict::NotGranted(None));
             }
             _ => {}
         }
-        let (verdict, source) = ask(reviews, policy, (query, identity), known, now)?;
-        evidence.source = Some(source);
+        let question = reviews.question(query, identity, &policy.rbac.changes)?;
+        let (verdict, source) = match reviews.recall(&question, self.now) {
+            Some(known) => known,
+            None => reviews.ask(&question, self.now, self.until()).await,
+        };
+        self.evidence.access.source = Some(source);
         if reviews.mode == AccessMode::Both {
-            evidence.compare(query, granted.is_some(), &verdict, source);
+            self.evidence.access.compare(query, granted.is_some(), &verdict, source);
         }
         Ok(verdict)
     }
@@ -57,20 +52,6 @@ pub struct AccessEvidence {
     pub source: Option<AccessSource>,
     /// Whether RBAC in process would have said otherwise than the API server.
     pub disagreed: bool,
-}
-
-fn ask<'a>(
-    reviews: &AccessReviews,
-    policy: &Policy,
-    (query, identity): (&Query<'_>, Option<&Identity>),
-    known: &Known,
-    now: Nanos,
-) -> Result<(Verdict, AccessSource), Step<'a>> {
-    let question = reviews.question(query, identity, &policy.rbac.changes)?;
-    if let Some((_, verdict, source)) = known.access.iter().find(|(asked, ..)| *asked == question) {
-        return Ok((verdict.clone(), *source));
-    }
-    reviews.recall(&question, now).ok_or(Step::Need(Fact::Access(question)))
 }
 
 fn unread(what: &str) -> Denial {

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::{Evidence, Gate, Grant, LimitEvidence, Otherwise, Stage};
-use crate::clock::Nanos;
+use super::present::Presented;
+use super::{Deciding, Grant, LimitEvidence, Otherwise, Stage};
 use crate::denial::{Code, Denial};
 use crate::expression::Scope;
 use crate::limit::{AccountKey, Admission, Cost, Demand};
-use crate::policy::{self, Attached, Limit, LimitKind, Matched, Presented, RoutePlan};
+use crate::policy::{self, Attached, Limit, Matched, RoutePlan};
 use crate::request::{Request, Unset};
+use crate::rules::LimitKind;
 use crate::usage::{self, Hold, ModelId, Terms};
 
 /// A request that passes, if its limits let it.
@@ -24,48 +25,43 @@ pub(super) struct Candidate {
 
 pub(super) type Demands = SmallVec<[Demand; 2]>;
 
-// === impl Gate ===
+// === impl Deciding ===
 
-impl Gate {
+impl Deciding<'_> {
     /// The request of a caller who is `presented` to the limits.
     pub(super) fn candidate(
-        &self,
+        &mut self,
         route: &RoutePlan,
         request: &Request<'_>,
-        presented: Presented<'_>,
-        evidence: &mut Evidence,
+        presented: Presented,
     ) -> Result<Candidate, Denial> {
         let (request, identity) = (request.attributes(Unset::Empty), presented.identity());
         let scope = Scope { request, identity, metadata: &[], filters: &presented.filters };
-        let demands = self.demand(route, &scope, evidence)?;
-        let shadow = self.shadow_demands(route, &scope, evidence);
+        let demands = self.demand(route, &scope)?;
+        let shadow = self.shadow_demands(route, &scope);
         Ok(Candidate { grant: Grant::new(presented), demands, shadow })
     }
 
     /// What the request asks of the limits that match it.
-    pub(super) fn demand(
-        &self,
-        route: &RoutePlan,
-        scope: &Scope<'_>,
-        evidence: &mut Evidence,
-    ) -> Result<Demands, Denial> {
+    pub(super) fn demand(&mut self, route: &RoutePlan, scope: &Scope<'_>) -> Result<Demands, Denial> {
+        let (gate, evidence) = (self.gate, &mut self.evidence);
         evidence.passed = Some(Stage::Access);
         let mut matched: SmallVec<[Matched<'_>; 2]> = SmallVec::new();
         for limits in &route.limits {
             match limits {
-                Attached::Active(limits) => limits.matching(scope, &self.keys, &mut matched)?,
+                Attached::Active(limits) => limits.matching(scope, &gate.keys, &mut matched)?,
                 Attached::Broken(name) => return Err(policy::broken(name)),
                 Attached::None => {}
             }
         }
         evidence.unlimited = matched.is_empty();
-        if matched.is_empty() && self.settings.without_limit == Otherwise::Refuse {
+        if matched.is_empty() && gate.settings.without_limit == Otherwise::Refuse {
             return Err(Denial::new(Code::LimitNone, "no limit is configured for you"));
         }
         let (method, path) = (scope.request.method, scope.request.path);
         evidence.is_call = usage::is_call(method, path);
         let has_token_limit = matched.iter().any(|Matched { limit, .. }| limit.kind == LimitKind::Tokens);
-        if self.settings.uncounted == Otherwise::Refuse
+        if gate.settings.uncounted == Otherwise::Refuse
             && has_token_limit
             && evidence.is_call
             && !usage::is_counted(path)
@@ -85,50 +81,45 @@ impl Gate {
     }
 
     /// Takes what the request costs, all of it or nothing.
-    pub(super) async fn admit(
-        &self,
-        candidate: Candidate,
-        now: Nanos,
-        evidence: &mut Evidence,
-    ) -> Result<Grant, Denial> {
-        let Admission { admitted, full, standings } = self.limits.admit(&candidate.demands, now).await;
-        evidence.no_room = full;
-        if full && self.settings.without_room == Otherwise::Allow {
+    pub(super) async fn admit(&mut self, candidate: Candidate) -> Result<Grant, Denial> {
+        let Admission { admitted, full, standings } = self.gate.limits.admit(&candidate.demands, self.now).await;
+        self.evidence.no_room = full;
+        if full && self.gate.settings.without_room == Otherwise::Allow {
             // Its usage report is taken, and charged to nothing.
-            let reservation = self.reserve(&[], evidence, now);
+            let reservation = self.reserve(&[]);
             return Ok(Grant { reservation, ..candidate.grant });
         }
         if full {
             let denial = Denial::new(Code::UnavailableAccounts, "there is no room to count another caller");
             return Err(denial.detail("see --max-accounts"));
         }
-        for (limit, standing) in evidence.limits.iter_mut().zip(standings) {
+        for (limit, standing) in self.evidence.limits.iter_mut().zip(standings) {
             limit.standing = Some(standing);
         }
         if !admitted {
-            return Err(exceeded(evidence.refusing()));
+            return Err(exceeded(self.evidence.refusing()));
         }
-        self.admit_in_shadow(&candidate, now, evidence).await;
+        self.admit_in_shadow(&candidate).await;
         let Candidate { grant, mut demands, shadow } = candidate;
         for demand in shadow {
             demands.push(demand);
         }
-        let reservation = self.reserve(&demands, evidence, now);
-        evidence.lap(Stage::Admission);
+        let reservation = self.reserve(&demands);
+        self.evidence.lap(Stage::Admission);
         Ok(Grant { reservation, ..grant })
     }
 
     /// What the usage report gives back, so that its tokens are charged to the token limits among `demands`.
-    pub(super) fn reserve(&self, demands: &[Demand], evidence: &Evidence, now: Nanos) -> String {
+    pub(super) fn reserve(&self, demands: &[Demand]) -> String {
         let mut holds: SmallVec<[Hold; 2]> = SmallVec::new();
         for Demand { account, cell, quota, cost } in demands {
             if *cost == Cost::Positive {
                 holds.push(Hold { account: *account, cell: *cell, quota: *quota });
             }
         }
-        let tier = evidence.tier.as_deref().unwrap_or_default();
-        let model = evidence.permit.model.as_deref().map_or(ModelId::NONE, ModelId::of);
-        self.sealer.seal(&Terms { is_call: evidence.is_call, tier, model, holds: &holds }, now)
+        let tier = self.evidence.tier.as_deref().unwrap_or_default();
+        let model = self.evidence.permit.model.as_deref().map_or(ModelId::NONE, ModelId::of);
+        self.gate.sealer.seal(&Terms { is_call: self.evidence.is_call, tier, model, holds: &holds }, self.now)
     }
 }
 

@@ -8,8 +8,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 use smallvec::SmallVec;
 
-use super::{Candidate, Decision, Evidence, Gate, Grant, Handover, Otherwise, Would};
-use crate::clock::Nanos;
+use super::{Candidate, Deciding, Evidence, Gate, Grant, Handover, Otherwise, Would};
 use crate::denial::Denial;
 use crate::expression::{Object, Reference, Scope};
 use crate::gate::Facts;
@@ -35,47 +34,46 @@ impl Gate {
     pub fn enforced_by(&self) -> EnforceLimits {
         self.settings.enforce_limits
     }
+}
 
-    /// Takes what one request costs, all of it or nothing, as `facts` tell the request.
-    pub async fn take(&self, facts: &Facts, now: Nanos) -> Decision {
-        let policy = self.policies.current();
-        let mut evidence = self.evidence(policy.generation);
-        let outcome = match self.told(&policy, facts, &mut evidence) {
-            Ok(candidate) => self.admit(candidate, now, &mut evidence).await,
-            Err(denial) => Err(denial),
-        };
-        let outcome = self.answer(outcome, now, &mut evidence);
-        Decision { outcome, evidence }
+// === impl Deciding ===
+
+impl Deciding<'_> {
+    /// Takes what a request costs that is told by `facts`.
+    pub(super) async fn take(&mut self, facts: &Facts) -> Result<Grant, Denial> {
+        let candidate = self.told(facts)?;
+        self.admit(candidate).await
     }
 
     /// What the limits ask of the request.
-    fn told(&self, policy: &Policy, facts: &Facts, evidence: &mut Evidence) -> Result<Candidate, Denial> {
-        evidence.told(policy, facts);
+    fn told(&mut self, facts: &Facts) -> Result<Candidate, Denial> {
+        let (policy, configured) = (self.policy, self.gate.settings.gateway.as_deref());
+        self.evidence.told(policy, facts);
         policy.ready()?;
         let request = facts.request()?;
-        let gateway = policy.gateway(request.gateway.or(self.settings.gateway.as_deref()))?;
+        let gateway = policy.gateway(request.gateway.or(configured))?;
         if gateway.listeners.len() > 1 {
             facts.check_listener(&gateway.name)?;
         }
         for name in gateway.header_names() {
             facts.check_header(name, "a route")?;
         }
-        let route = policy.route(self.settings.gateway.as_deref(), &request)?;
-        evidence.route(route);
+        let route = policy.route(configured, &request)?;
+        self.evidence.route(route);
         for (reference, policy) in references(route) {
             facts.check(reference, policy)?;
         }
         let identity = facts.identity().map(|base| Object { base: Some(base), extra: &[] });
         let request_attributes = request.attributes(Unset::Empty);
         let scope = Scope { request: request_attributes, identity, metadata: &[], filters: facts.filters() };
-        let demands = self.demand(route, &scope, evidence)?;
-        let mut shadow = self.shadow_demands(route, &scope, evidence);
+        let demands = self.demand(route, &scope)?;
+        let mut shadow = self.shadow_demands(route, &scope);
         // Check has said so already.
-        evidence.would.clear();
+        self.evidence.would.clear();
         for (reference, policy) in shadow_references(route) {
             if let Err(denial) = facts.check(reference, policy) {
-                evidence.would.push(Would { denial, by: Some(policy.into()) });
-                evidence.shadow_limits.clear();
+                self.evidence.would.push(Would { denial, by: Some(policy.into()) });
+                self.evidence.shadow_limits.clear();
                 shadow.clear();
                 break;
             }
@@ -84,16 +82,10 @@ impl Gate {
     }
 
     /// Lets the request pass as far as the limits, and says what they will have to be told.
-    pub(super) async fn hand_over(
-        &self,
-        candidate: Candidate,
-        policy: &Policy,
-        request: &Request<'_>,
-        now: Nanos,
-        evidence: &Evidence,
-    ) -> Result<Grant, Denial> {
+    pub(super) async fn hand_over(&self, candidate: Candidate, request: &Request<'_>) -> Result<Grant, Denial> {
         let Candidate { mut grant, mut demands, shadow } = candidate;
-        let gateway = policy.gateway(request.gateway.or(self.settings.gateway.as_deref()));
+        let configured = self.gate.settings.gateway.as_deref();
+        let gateway = self.policy.gateway(request.gateway.or(configured));
         let handover = gateway.and_then(|gateway| {
             let (listener, route) = gateway.find_on(request)?;
             let of_limits =
@@ -124,19 +116,19 @@ impl Gate {
             Ok(handover) => grant.handover = Some(Box::new(handover)),
             Err(denial) => return Err(denial),
         }
-        if self.settings.without_room == Otherwise::Allow && self.has_no_room(&demands, now).await {
+        if self.gate.settings.without_room == Otherwise::Allow && self.has_no_room(&demands).await {
             // Whoever is let through uncounted is not charged afterwards either.
             demands.clear();
         }
         demands.extend(shadow);
-        grant.reservation = self.reserve(&demands, evidence, now);
+        grant.reservation = self.reserve(&demands);
         Ok(grant)
     }
 
-    async fn has_no_room(&self, demands: &[Demand], now: Nanos) -> bool {
+    async fn has_no_room(&self, demands: &[Demand]) -> bool {
         let looked: SmallVec<[Demand; 2]> =
             demands.iter().map(|demand| Demand { cost: Cost::Positive, ..*demand }).collect();
-        self.limits.admit(&looked, now).await.full
+        self.gate.limits.admit(&looked, self.now).await.full
     }
 }
 

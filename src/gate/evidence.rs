@@ -11,10 +11,12 @@ use super::access::AccessEvidence;
 use crate::access::AccessSource;
 use crate::denial::Denial;
 use crate::expression::{Properties, Scope};
+use crate::gate::{Caller, Permit, Presented};
 use crate::identity::Identity;
 use crate::limit::{Standing, Verdict};
-use crate::policy::{AuthPlan, Caller, Limit, LimitKind, Permit, Presented, RoutePlan};
+use crate::policy::{AuthPlan, Limit, RoutePlan};
 use crate::problem::ObjectName;
+use crate::rules::LimitKind;
 
 /// One request in this many has its stages timed: reading the clock for each would cost more than some stages.
 const TIMED: u64 = 16;
@@ -311,13 +313,8 @@ impl Evidence {
 // === impl Grant ===
 
 impl Grant {
-    pub(super) fn new(presented: Presented<'_>) -> Self {
-        let filter = |(name, properties): (Arc<str>, Properties<'_>)| (name, properties.into_owned());
-        Grant {
-            filters: presented.filters.into_iter().map(filter).collect(),
-            headers: presented.headers,
-            reservation: String::new(),
-            handover: None,
-        }
+    pub(super) fn new(presented: Presented) -> Self {
+        let Presented { filters, headers } = presented;
+        Grant { filters, headers, reservation: String::new(), handover: None }
     }
 }

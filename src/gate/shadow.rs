@@ -4,13 +4,11 @@
 
 use std::sync::Arc;
 
-use super::fact::Known;
-use super::{Candidate, Evidence, Gate, Grant, LimitEvidence, Step, exceeded};
-use crate::clock::Nanos;
+use super::{Candidate, Deciding, Decision, Evidence, Gate, Grant, LimitEvidence, exceeded};
 use crate::denial::Denial;
 use crate::expression::Scope;
 use crate::limit::Demand;
-use crate::policy::{self, Attached, AuthPlan, Matched, Policy, RoutePlan};
+use crate::policy::{self, Attached, AuthPlan, Matched, RoutePlan};
 use crate::request::Request;
 
 /// Something that would have been said.
@@ -29,49 +27,39 @@ impl Gate {
     pub fn is_shadow(&self) -> bool {
         self.settings.shadow
     }
+}
 
-    /// The answer: under `--shadow` always yes.
-    pub(super) fn answer(
-        &self,
-        outcome: Result<Grant, Denial>,
-        now: Nanos,
-        evidence: &mut Evidence,
-    ) -> Result<Grant, Denial> {
-        match outcome {
-            Err(denial) if self.settings.shadow => {
-                evidence.would.push(Would { denial, by: None });
+// === impl Deciding ===
+
+impl Deciding<'_> {
+    /// The decision, with what it rests on: under `--shadow` its answer is always yes.
+    pub(super) fn answer(mut self, outcome: Result<Grant, Denial>) -> Decision {
+        let outcome = match outcome {
+            Err(denial) if self.gate.settings.shadow => {
+                self.evidence.would.push(Would { denial, by: None });
                 // Its usage report is taken, and charged to nothing.
-                Ok(Grant { reservation: self.reserve(&[], evidence, now), ..Grant::default() })
+                Ok(Grant { reservation: self.reserve(&[]), ..Grant::default() })
             }
             outcome => outcome,
-        }
+        };
+        Decision { outcome, evidence: self.evidence }
     }
 
     /// Records what the AuthPolicies on trial would have said of a request that those in force let through. Nothing else of it counts.
-    pub(super) fn try_out<'a>(
-        &self,
-        policy: &'a Policy,
-        (route, auth): (&RoutePlan, &'a AuthPlan),
-        request: &Request<'a>,
-        known: &mut Known,
-        now: Nanos,
-        evidence: &mut Evidence,
-    ) -> Result<(), Step<'a>> {
-        let Some(trial) = &auth.trial else { return Ok(()) };
-        let mut seen = Evidence::new(evidence.id, evidence.generation);
-        match self.authorise(policy, (route, trial), request, known, now, &mut seen) {
-            // What the limits say is for those in force.
-            Ok(_) => Ok(()),
-            Err(Step::Refuse(denial)) => {
-                evidence.would(denial, trial);
-                Ok(())
-            }
-            Err(need) => Err(need),
+    pub(super) async fn try_out(&mut self, trial: &AuthPlan, request: &Request<'_>) {
+        let evidence = Evidence::new(self.evidence.id, self.evidence.generation);
+        let mut tried = Deciding { evidence, ..*self };
+        let said = tried.authorise(trial, request).await;
+        self.until = tried.until;
+        // What the limits say is for those in force.
+        if let Err(denial) = said {
+            self.evidence.would(denial, trial);
         }
     }
 
     /// What the request would ask of the limits in shadow.
-    pub(super) fn shadow_demands(&self, route: &RoutePlan, scope: &Scope<'_>, evidence: &mut Evidence) -> Vec<Demand> {
+    pub(super) fn shadow_demands(&mut self, route: &RoutePlan, scope: &Scope<'_>) -> Vec<Demand> {
+        let (gate, evidence) = (self.gate, &mut self.evidence);
         let mut demands = Vec::new();
         for limits in &route.limits {
             let Attached::Active(limits) = limits else { continue };
@@ -80,7 +68,7 @@ impl Gate {
                 evidence.would.push(Would { denial: policy::broken(broken), by: Some(broken.path().into()) });
             }
             let mut matched = smallvec::SmallVec::<[Matched<'_>; 2]>::new();
-            if let Err(denial) = shadow.limits.matching(scope, &self.keys, &mut matched) {
+            if let Err(denial) = shadow.limits.matching(scope, &gate.keys, &mut matched) {
                 evidence.would.push(Would { denial, by: Some(shadow.limits.policy.path().into()) });
                 continue;
             }
@@ -94,20 +82,20 @@ impl Gate {
     }
 
     /// Takes what an admitted request would take from the limits in shadow, all of it or nothing.
-    pub(super) async fn admit_in_shadow(&self, candidate: &Candidate, now: Nanos, evidence: &mut Evidence) {
+    pub(super) async fn admit_in_shadow(&mut self, candidate: &Candidate) {
         if candidate.shadow.is_empty() {
             return;
         }
-        let admission = self.limits.admit(&candidate.shadow, now).await;
-        for (limit, standing) in evidence.shadow_limits.iter_mut().zip(admission.standings) {
+        let admission = self.gate.limits.admit(&candidate.shadow, self.now).await;
+        for (limit, standing) in self.evidence.shadow_limits.iter_mut().zip(admission.standings) {
             limit.standing = Some(standing);
         }
         // Without room for an account nothing can be said, and nothing is refused.
         if !admission.admitted && !admission.full {
-            let refusing = Evidence::refusing_of(&evidence.shadow_limits);
+            let refusing = Evidence::refusing_of(&self.evidence.shadow_limits);
             let by = refusing.map(|(_, limit)| Arc::clone(&limit.name));
             let denial = exceeded(refusing);
-            evidence.would.push(Would { denial, by });
+            self.evidence.would.push(Would { denial, by });
         }
     }
 }

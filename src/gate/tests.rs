@@ -126,7 +126,7 @@ async fn usage_is_charged_once_to_the_limits_that_admitted() {
     assert_eq!(denial.code, Code::LimitTokens);
     // 120 of 100 are used; 21 have to come back at 100 a minute.
     assert_eq!(denial.retry_after, Some(Duration::from_millis(12_600)));
-    let requests = decision.evidence.most_restrictive(crate::policy::LimitKind::Requests).unwrap();
+    let requests = decision.evidence.most_restrictive(crate::rules::LimitKind::Requests).unwrap();
     assert_eq!(requests.remaining(), 3, "a refusal by tokens takes no request");
 }
 

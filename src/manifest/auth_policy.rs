@@ -19,8 +19,8 @@ use super::target::{read_block, read_target};
 use super::{Meta, Shadow, Strategy, Target, annotation};
 use crate::document::{Field, Fields, Report};
 use crate::expression::{Selector, View};
-use crate::policy::{AuthRules, Condition, Rule};
 use crate::problem::{ObjectName, Place, Severity};
+use crate::rules::{AuthRules, Condition, Rule};
 
 /// An AuthPolicy. `rules` is `None` when it is in error.
 #[derive(Clone, Debug)]

@@ -8,8 +8,8 @@ use super::{Meta, Strategy, Target};
 use crate::document::{Field, Fields, Report, Value};
 use crate::expression::{CompileError, Expression, View};
 use crate::limit::{Algorithm, Quota};
-use crate::policy::LimitKind;
 use crate::problem::{Finding, Place, Severity};
+use crate::rules::LimitKind;
 
 /// A policy of either kind. `limits` is `None` when it is in error.
 #[derive(Clone, Debug)]

@@ -5,8 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::{Manifests, ModelGrant, Permission, Target};
-use crate::access::Subject;
 use crate::problem::{ObjectName, Place};
+use crate::rules::Subject;
 
 /// An object, or a part of one that has a name of its own.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use super::few::few;
-use crate::access::Rule;
+use crate::rules::PolicyRule;
 
 /// Verbs on the names of resources, each with each; `*` is every one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -19,7 +19,7 @@ const PIECES: usize = 20;
 impl Permission {
     /// `None` if the rule permits nothing of resources.
     #[must_use]
-    pub fn of(rule: &Rule) -> Option<Self> {
+    pub fn of(rule: &PolicyRule) -> Option<Self> {
         let set = |list: &[String]| list.iter().cloned().collect::<BTreeSet<_>>();
         let any = [ANY.to_owned()];
         let names = if rule.resource_names.is_empty() { &any } else { rule.resource_names.as_slice() };
@@ -81,7 +81,7 @@ mod tests {
     fn permission(verbs: &[&str], resources: &[&str], names: &[&str]) -> Permission {
         let owned = |list: &[&str]| list.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
         let (verbs, resources, resource_names) = (owned(verbs), owned(resources), owned(names));
-        Permission::of(&Rule { verbs, resources, resource_names, api_groups: Vec::new() }).unwrap()
+        Permission::of(&PolicyRule { verbs, resources, resource_names, api_groups: Vec::new() }).unwrap()
     }
 
     fn left(of: &Permission, others: &[Permission]) -> Vec<String> {

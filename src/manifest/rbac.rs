@@ -2,10 +2,10 @@
 
 use super::Meta;
 use super::selector::{Aggregation, Labels, read_aggregation, read_labels};
-use crate::access::{Rule, Subject};
 use crate::document::{Field, Fields, Report};
 use crate::problem::{Place, Severity};
 use crate::request::is_dns1123_subdomain;
+use crate::rules::{PolicyRule, Subject};
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 
@@ -14,7 +14,7 @@ const GROUP: &str = "rbac.authorization.k8s.io";
 pub struct Role {
     pub meta: Meta,
     /// As written; of an aggregated ClusterRole, what they become is another matter.
-    pub rules: Vec<Rule>,
+    pub rules: Vec<PolicyRule>,
     pub labels: Labels,
     pub aggregation: Option<Aggregation>,
 }
@@ -69,14 +69,15 @@ fn name_fault(name: &str) -> Option<String> {
     fault.then(|| format!("`{name}` cannot be a name: it is `.` or `..`, or has `/` or `%` in it"))
 }
 
-fn read_rule(item: &Field<'_>, cluster_wide: bool) -> Option<Rule> {
+fn read_rule(item: &Field<'_>, cluster_wide: bool) -> Option<PolicyRule> {
     let mut fields = item.fields()?;
     let mut texts = |name| fields.take(name).map_or(Some(Vec::new()), |field| field.texts());
     let (api_groups, resources) = (texts("apiGroups"), texts("resources"));
     let (resource_names, verbs) = (texts("resourceNames"), texts("verbs"));
     let urls = texts("nonResourceURLs");
     fields.done(Severity::Warning);
-    let rule = Rule { verbs: verbs?, api_groups: api_groups?, resources: resources?, resource_names: resource_names? };
+    let rule =
+        PolicyRule { verbs: verbs?, api_groups: api_groups?, resources: resources?, resource_names: resource_names? };
     let for_urls = !urls?.is_empty();
     let for_resources = !(rule.api_groups.is_empty() && rule.resources.is_empty() && rule.resource_names.is_empty());
     let mut faults = Vec::new();

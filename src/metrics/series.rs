@@ -16,7 +16,8 @@ use super::catalog::register;
 use super::family::Family;
 use crate::gate::{Evidence, LimitEvidence};
 use crate::limit::{CellId, Verdict};
-use crate::policy::{Attached, LimitKind, LimitSet, Policy};
+use crate::policy::{Attached, LimitSet, Policy};
+use crate::rules::LimitKind;
 use crate::usage::{ModelId, Reservation, Settlement, Usage};
 
 /// What became of a request.

@@ -8,8 +8,8 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use crate::access::Rule;
 use crate::manifest::Role;
+use crate::rules::PolicyRule;
 
 /// Roles, by their index, whose `rules` as written a role has in effect.
 type Holders = BTreeSet<usize>;
@@ -27,9 +27,9 @@ struct Node {
 }
 
 /// The rules that each of `roles` has in effect.
-pub(super) fn rules(roles: &[Role]) -> Vec<Arc<[Rule]>> {
+pub(super) fn rules(roles: &[Role]) -> Vec<Arc<[PolicyRule]>> {
     // Roles that aggregate the same have one list: the sum of all lists could be the square of the folder.
-    let mut lists: HashMap<Holders, Arc<[Rule]>> = HashMap::new();
+    let mut lists: HashMap<Holders, Arc<[PolicyRule]>> = HashMap::new();
     let collect = |holders: &Holders| {
         let held = holders.iter().filter_map(|i| roles.get(*i));
         held.flat_map(|role| &role.rules).cloned().collect()

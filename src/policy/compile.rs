@@ -7,16 +7,16 @@ use std::sync::Arc;
 use siphasher::sip::SipHasher13;
 
 use super::attach::{self, AuthAttachments, LimitAttachments, Ruled};
-use super::auth::Hostless;
+use super::hostless::Hostless;
 use super::route::{Host, Served};
 use super::served::{LabelsOf, Serving};
 use super::{
-    Attached, AuthPlan, AuthRules, GatewayPlan, LimitKind, ListenerPlan, Policy, RoutePlan, RouteTable, Tiers,
-    aggregate, gone, lint, tiers,
+    Attached, AuthPlan, GatewayPlan, ListenerPlan, Policy, RoutePlan, RouteTable, Tiers, aggregate, gone, lint, tiers,
 };
-use crate::access::{Rbac, Rule, Subject};
+use crate::access::Rbac;
 use crate::manifest::{Gateway, HttpRoute, Listener, Manifests, ModelGrant, Target, TierMapping};
 use crate::problem::{InForce, ObjectName, Problem};
+use crate::rules::{AuthRules, LimitKind, PolicyRule, Subject};
 use crate::tier::{TierTable, service_account_group};
 
 /// What the process's flags say about compiling.
@@ -164,7 +164,7 @@ pub fn derived_uid(namespace: &str, name: &str) -> String {
 // === RBAC ===
 
 fn rbac(manifests: &Manifests, options: &Options, instances: &[&str]) -> Rbac {
-    let mut roles: HashMap<(&str, &str), Arc<[Rule]>> = HashMap::new();
+    let mut roles: HashMap<(&str, &str), Arc<[PolicyRule]>> = HashMap::new();
     for (role, rules) in manifests.roles.iter().zip(aggregate::rules(&manifests.roles)) {
         roles.insert((&**role.meta.namespace(), &**role.meta.name()), rules);
     }
@@ -198,7 +198,7 @@ fn grant_from_annotations(rbac: &mut Rbac, manifests: &Manifests, options: &Opti
         let groups = tiers.flat_map(|tier| {
             instances.iter().map(|instance| Subject::Group(service_account_group(instance, &tier.name)))
         });
-        let rules: Arc<[Rule]> = Arc::new([Rule {
+        let rules: Arc<[PolicyRule]> = Arc::new([PolicyRule {
             verbs: vec!["post".to_owned()],
             api_groups: vec!["serving.kserve.io".to_owned()],
             resources: vec!["llminferenceservices".to_owned()],

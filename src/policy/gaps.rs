@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::lint::ByTier;
-use super::{Attached, LimitKind, LimitSet, Policy, RoutePlan};
+use super::{Attached, LimitSet, Policy, RoutePlan};
+use crate::rules::LimitKind;
 
 /// What a policy leaves out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use hashbrown::HashSet;
 use smallvec::SmallVec;
 
-use super::route::{Host, RouteTable, host_name};
+use super::route::{Host, RouteTable};
 use super::{Attached, AuthPlan, LimitSet, Overridden, Policy};
 use crate::denial::{Code, Denial};
 use crate::problem::ObjectName;
-use crate::request::Request;
+use crate::request::{Request, host_name};
 
 /// One Gateway, with its listeners.
 #[derive(Debug)]

@@ -8,19 +8,12 @@ use hashbrown::{HashMap, HashSet};
 use siphasher::sip::SipHasher13;
 use smallvec::SmallVec;
 
-use super::undecided;
 use crate::denial::Denial;
-use crate::expression::{Direct, EvalError, Expression, Path, Reference, Scope, Val};
+use crate::expression::{Direct, EvalError, Expression, Path, Reference, Scope, Val, undecided};
 use crate::hash::KeyedHasher;
 use crate::limit::{AccountKey, CellId, Quota};
 use crate::problem::{ObjectName, Place};
-
-/// What a limit counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum LimitKind {
-    Requests,
-    Tokens,
-}
+use crate::rules::LimitKind;
 
 /// One named limit.
 #[derive(Debug)]

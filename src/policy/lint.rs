@@ -20,9 +20,10 @@ mod tests;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::{Attached, AuthRules, GatewayPlan, LimitSet, Options, Policy};
+use super::{Attached, GatewayPlan, LimitSet, Options, Policy};
 use crate::manifest::{Manifests, Meta, TierSpec};
 use crate::problem::{Finding, InForce, ObjectName, Place, Problem, Severity};
+use crate::rules::AuthRules;
 
 pub(super) use self::tiers::ByTier;
 

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::Policy;
-use super::route::{Host, host_name};
+use super::route::Host;
 use crate::manifest::{Match, PathMatch};
+use crate::request::host_name;
 
 /// The route that is nearest to a request, and why it does not match.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,7 +5,6 @@
 //! controllers write it into Envoy's configuration; `docs/routes.md` says where those depart from its text, and
 //! `tests/it/routes.rs` compares with a real Envoy.
 
-use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::sync::Arc;
 
@@ -15,7 +14,7 @@ use smallvec::SmallVec;
 use super::RoutePlan;
 use crate::denial::{Code, Denial};
 use crate::manifest::{Match, PathMatch, RouteOrder, TextMatch, ValueMatch};
-use crate::request::{Headers, Request};
+use crate::request::{Headers, Request, host_name};
 
 /// The routes of one Gateway.
 #[derive(Debug, Default)]
@@ -204,21 +203,6 @@ impl RouteTable {
         }
         let wildcard = self.of_wildcard(host).map(|(length, _)| length);
         wildcard.or_else(|| (!self.any.is_empty()).then_some(0))
-    }
-}
-
-/// The host as Envoy compares it: in lower case, without what follows the last colon. A dot that ends it stays.
-#[must_use]
-pub fn host_name(host: &str) -> Cow<'_, str> {
-    let name = match host.rsplit_once(':') {
-        // `[::1]:8080` has colons before its port; `[::1]` has no port at all.
-        Some((name, port)) if !port.contains(']') => name,
-        _ => host,
-    };
-    if name.bytes().any(|b| b.is_ascii_uppercase()) {
-        Cow::Owned(name.to_ascii_lowercase())
-    } else {
-        Cow::Borrowed(name)
     }
 }
 

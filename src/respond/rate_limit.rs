@@ -10,7 +10,7 @@ use tonic::Status;
 
 use super::{Style, denied, limit_headers, metadata, status};
 use crate::gate::Decision;
-use crate::policy::LimitKind;
+use crate::rules::LimitKind;
 
 /// The answer to the gateway: headers, body and metadata are those of Check.
 ///

@@ -1,4 +1,4 @@
-use crate::expression::tests::*;
+use super::*;
 
 #[test]
 fn bombs_are_refused_before_they_are_parsed() {

@@ -1,4 +1,4 @@
-use crate::expression::tests::*;
+use super::*;
 
 #[test]
 fn unknown_names_do_not_compile() {

@@ -1,4 +1,4 @@
-use crate::expression::tests::*;
+use super::*;
 
 #[test]
 fn literals_compared_with_a_path_are_found() {

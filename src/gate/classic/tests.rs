@@ -1,6 +1,7 @@
 use super::*;
+use crate::clock::Nanos;
 use crate::denial::Code;
-use crate::gate::Settings;
+use crate::gate::{Decision, Settings};
 use crate::test_util::{Call, compile_files, compile_text, demo, gate, options, settings, token};
 
 fn classic() -> Settings {

@@ -1,6 +1,6 @@
 use serde_json::json;
 
-use crate::gate::facts::*;
+use super::*;
 
 fn facts(entries: &[(&str, &str)]) -> Facts {
     let mut facts = Facts::default();

@@ -195,3 +195,27 @@ async fn who_lost_their_models_with_their_tier_is_told_so() {
     assert_eq!(denial.message, message);
     assert!(denial.detail.unwrap().contains("no RoleBinding in namespace llm grants Group"));
 }
+
+/// What is waited for is found on the way: nothing of the decision is begun again, and so nothing of it is counted twice.
+#[tokio::test]
+async fn a_decision_that_waits_goes_through_each_stage_once() {
+    let service = TierService::start(Says::tier("free")).await;
+    let url = format!("http://{}", service.address);
+    let here = "http://maas-api.maas-api.svc.cluster.local:8080";
+    let in_shadow = "kind: AuthPolicy\nmetadata:\n  annotations: {tiergate.io/shadow: \"true\"}\n";
+    let replaced = [
+        ("name: tier-to-group-mapping", "name: other"),
+        (here, &url),
+        ("kind: AuthPolicy\nmetadata:\n", in_shadow),
+        ("verbs: [post]", "verbs: [get]"),
+    ];
+    let gate = world(&replaced, TierUnknown::Next);
+    // The first decision of a process has its stages timed.
+    let decision = call("free", &user(&gate, "free", 0)).on(&gate, Nanos(0)).await;
+    assert!(decision.outcome.is_ok(), "in shadow nobody is refused: {decision:?}");
+    assert_eq!(decision.evidence.tier_source, Some(TierSource::Asked));
+    let would: Vec<_> = decision.evidence.would.iter().map(|would| would.denial.code).collect();
+    assert_eq!(would, [Code::AccessDenied]);
+    let stages: Vec<_> = decision.evidence.laps.unwrap().taken.iter().map(|(stage, _)| *stage).collect();
+    assert_eq!(stages, Stage::ALL);
+}

@@ -7,8 +7,8 @@ use super::super::pattern;
 use super::value::read_selector;
 use crate::document::{Field, Key};
 use crate::expression::{View, asks_for_query};
-use crate::policy::{Condition, Operator, Pattern, Patterns, Rule};
 use crate::problem::{Finding, ObjectName, Severity};
+use crate::rules::{Condition, Operator, Pattern, Patterns, Rule};
 use crate::spelling::did_you_mean;
 
 /// The conditions of a list, all of which have to hold.

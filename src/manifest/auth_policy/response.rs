@@ -6,8 +6,8 @@ use super::value::{read_properties, read_value};
 use super::{Entry, read_named};
 use crate::document::Field;
 use crate::expression::View;
-use crate::policy::{AuthRules, Item, Rule, Shape, Telling};
 use crate::problem::{ObjectName, Severity};
+use crate::rules::{AuthRules, Item, Rule, Shape, Telling};
 
 pub(super) fn read_response(field: &Field<'_>, origin: &Arc<ObjectName>, rules: &mut AuthRules) {
     let Some(mut fields) = field.fields() else { return };

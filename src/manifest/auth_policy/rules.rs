@@ -8,8 +8,8 @@ use super::tier_lookup::read_lookup;
 use super::value::{read_expression, read_properties, read_selector, read_text_value, read_value};
 use crate::document::Field;
 use crate::expression::View;
-use crate::policy::{AccessRule, Authentication, Authorization, Method, TierLookup, ValueSource};
 use crate::problem::Severity;
+use crate::rules::{AccessRule, Authentication, Authorization, Method, TierLookup, ValueSource};
 
 pub(super) fn read_authentication(entry: Entry<'_, '_>) -> Option<Authentication> {
     let Entry { field, mut fields, ttl, .. } = entry;

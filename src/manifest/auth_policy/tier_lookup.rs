@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::value::read_value;
 use crate::document::Field;
 use crate::expression::View;
-use crate::policy::TierLookup;
 use crate::problem::Severity;
+use crate::rules::TierLookup;
 use crate::tier::Endpoint;
 
 /// The endpoint of maas-api. Where the tier ConfigMap is ours it is answered in process, elsewhere it is called.

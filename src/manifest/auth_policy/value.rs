@@ -7,8 +7,8 @@ use serde_json::Value as Json;
 use super::super::limit_policy::compile;
 use crate::document::{Field, Node, Value};
 use crate::expression::{Expression, Selector, View};
-use crate::policy::ValueSource;
 use crate::problem::Severity;
+use crate::rules::ValueSource;
 
 /// Named values.
 pub(super) fn read_properties(field: &Field<'_>, view: View) -> Option<Vec<(Arc<str>, ValueSource)>> {

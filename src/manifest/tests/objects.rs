@@ -3,7 +3,7 @@ mod models;
 mod rbac;
 
 use super::*;
-use crate::access::{Rule, Subject};
+use crate::rules::Subject;
 
 fn rbac(kind: &str, rest: &str) -> String {
     format!("apiVersion: rbac.authorization.k8s.io/v1\nkind: {kind}\nmetadata: {{name: p, namespace: ns}}\n{rest}")

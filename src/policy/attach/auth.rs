@@ -6,8 +6,9 @@ use std::sync::Arc;
 use super::fold::{Merge, Part, Says, WHEN};
 use super::{Attachment, Attachments, Levels, Row, strategy};
 use crate::manifest::{Manifests, Meta};
-use crate::policy::{Attached, AuthPlan, AuthRules, Rule};
+use crate::policy::{Attached, AuthPlan};
 use crate::problem::{Finding, InForce, ObjectName, Place, Problem, Severity};
+use crate::rules::{AuthRules, Rule};
 
 pub(in crate::policy) type AuthAttachments<'m> = Attachments<'m, AuthRules, Ruled>;
 

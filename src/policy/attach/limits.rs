@@ -6,8 +6,9 @@ use std::sync::Arc;
 use super::fold::{Merge, Part, Says, WHEN};
 use super::{Attachment, Attachments, Levels, Row, Together, strategy};
 use crate::manifest::{LimitPolicy, LimitSpec, Manifests, Predicate};
-use crate::policy::{Attached, Limit, LimitKind, LimitSet, ShadowLimits};
+use crate::policy::{Attached, Limit, LimitSet, ShadowLimits};
 use crate::problem::{Finding, ObjectName};
+use crate::rules::LimitKind;
 
 /// The limits of one or more policies.
 pub(in crate::policy) struct LimitRules<'m> {

@@ -7,8 +7,9 @@ use super::warning;
 use crate::expression::{Expression, Reference};
 use crate::limit::{Algorithm, Quota};
 use crate::manifest::{ALGORITHM_ANNOTATION, LimitPolicy, LimitSpec, Manifests};
-use crate::policy::{Attached, Limit, LimitKind, LimitSet, Policy};
+use crate::policy::{Attached, Limit, LimitSet, Policy};
 use crate::problem::{Finding, Problem};
+use crate::rules::LimitKind;
 
 /// What an expression, or several, looks at.
 #[derive(Default)]

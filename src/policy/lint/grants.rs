@@ -6,10 +6,9 @@ use serde_json::Value;
 
 use super::rbac::{Bound, GROUP, RESOURCE, VERB, bound};
 use super::{World, warning};
-use crate::access::{Rule, Subject};
 use crate::manifest::{Manifests, Model, ModelGrant};
-use crate::policy::{Authorization, ValueSource};
 use crate::problem::{Finding, Problem};
+use crate::rules::{Authorization, PolicyRule, Subject, ValueSource};
 use crate::tier::service_account_group;
 
 /// Groups that every ServiceAccount is in.
@@ -74,7 +73,7 @@ fn any(names: &[String], wanted: &str) -> bool {
     names.iter().any(|name| name == "*" || name == wanted)
 }
 
-fn is_of_models(rule: &Rule) -> bool {
+fn is_of_models(rule: &PolicyRule) -> bool {
     any(&rule.api_groups, GROUP) && any(&rule.resources, RESOURCE)
 }
 

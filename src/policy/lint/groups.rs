@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::warning;
-use crate::access::Subject;
 use crate::manifest::{Manifests, Meta, TierSpec};
 use crate::policy::tiers;
 use crate::problem::{Finding, Place, Problem};
+use crate::rules::Subject;
 use crate::spelling::did_you_mean;
 use crate::tier::service_account_group;
 

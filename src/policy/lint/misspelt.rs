@@ -5,10 +5,9 @@ use std::collections::BTreeSet;
 use super::grants::constant;
 use super::rbac::{GROUP, RESOURCE, VERB, bound};
 use super::warning;
-use crate::access::{Rule, Subject};
 use crate::manifest::Manifests;
-use crate::policy::Authorization;
 use crate::problem::{Finding, ObjectName, Problem};
+use crate::rules::{Authorization, PolicyRule, Subject};
 use crate::spelling::did_you_mean;
 
 /// What an AuthPolicy asks for.
@@ -81,12 +80,16 @@ fn holds(names: &[String], wanted: &str) -> bool {
     names.iter().any(|name| name == "*" || name == wanted)
 }
 
-fn grants(rule: &Rule, (group, resource, verb): Asked<'_>) -> bool {
+fn grants(rule: &PolicyRule, (group, resource, verb): Asked<'_>) -> bool {
     holds(&rule.api_groups, group) && holds(&rule.resources, resource) && holds(&rule.verbs, verb)
 }
 
 /// The field that is off, and how, where a rule grants not quite what is asked for.
-fn fault(rule: &Rule, (group, resource, verb): Asked<'_>, bound_to_callers: bool) -> Option<(&'static str, String)> {
+fn fault(
+    rule: &PolicyRule,
+    (group, resource, verb): Asked<'_>,
+    bound_to_callers: bool,
+) -> Option<(&'static str, String)> {
     let (of_group, of_resource) = (holds(&rule.api_groups, group), holds(&rule.resources, resource));
     let shown = |names: &[String]| match names {
         [only] if only.is_empty() => "the core group".to_owned(),

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, HashMap};
 use super::warning;
 use crate::expression::{EvalError, Reference, Scope};
 use crate::manifest::{HttpRoute, Manifests, PathMatch};
-use crate::policy::{AccessRule, Attached, Authorization, Policy, ValueSource};
+use crate::policy::{Attached, Policy};
 use crate::problem::{Finding, ObjectName, Place, Problem};
 use crate::request::{Attributes, is_dns1123_label, is_dns1123_subdomain};
+use crate::rules::{AccessRule, Authorization, ValueSource};
 
 /// What clients append to a model's path.
 const API: &str = "/v1/chat/completions";

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use super::{limit_sets, warning};
 use crate::expression::{Expression, How, Reference, Uses};
 use crate::manifest::{LimitPolicy, LimitSpec, Manifests};
-use crate::policy::{Attached, AuthRules, Policy, Shape};
+use crate::policy::{Attached, Policy};
 use crate::problem::{Finding, InForce, Place, Problem, Severity};
+use crate::rules::{AuthRules, Shape};
 use crate::spelling::did_you_mean;
 
 /// What limits see of a caller on some route: the properties of each filter, `None` if they may be any.

@@ -4,10 +4,10 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::warning;
-use crate::access::Rule;
 use crate::manifest::{Manifests, Meta, Role, RoleBinding};
 use crate::policy::aggregate;
 use crate::problem::{Finding, Problem, Severity};
+use crate::rules::PolicyRule;
 
 /// The resource that models are, and what their callers need.
 pub(super) const GROUP: &str = "serving.kserve.io";
@@ -18,7 +18,7 @@ pub(super) const VERB: &str = "post";
 pub(super) struct Bound<'m> {
     pub(super) binding: &'m RoleBinding,
     pub(super) role: &'m Role,
-    pub(super) rules: Arc<[Rule]>,
+    pub(super) rules: Arc<[PolicyRule]>,
 }
 
 pub(super) fn rbac(manifests: &Manifests, problems: &mut Vec<Problem>) {

@@ -9,9 +9,9 @@ use super::warning;
 use crate::expression::{Direct, How, Object, Scope, Uses};
 use crate::limit::{Algorithm, Quota};
 use crate::manifest::{LimitPolicy, LimitSpec, Manifests, Predicate};
-use crate::policy::LimitKind;
 use crate::problem::{Finding, Problem};
 use crate::request::Attributes;
+use crate::rules::LimitKind;
 
 pub(super) fn limits(manifests: &Manifests, problems: &mut Vec<Problem>) {
     for policy in &manifests.limit_policies {

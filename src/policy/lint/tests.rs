@@ -7,7 +7,7 @@ use super::reach::{Compared, always_stricter};
 use crate::clock::Nanos;
 use crate::limit::{AccountKey, Algorithm, CellId, Cost, Demand, Memory, Quota, Verdict};
 use crate::manifest::Manifests;
-use crate::policy::LimitKind;
+use crate::rules::LimitKind;
 use crate::source::on_large_stack;
 use crate::test_util::assert_linear;
 

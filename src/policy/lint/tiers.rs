@@ -5,11 +5,11 @@ use std::collections::{HashMap, HashSet};
 use serde_json::json;
 
 use super::{World, limit_sets, warning};
-use crate::access::Subject;
 use crate::expression::{Direct, Expression, Object, Scope};
 use crate::manifest::{LimitSpec, Manifests, ModelGrant, TierSpec};
-use crate::policy::{Limit, LimitKind, LimitSet, Options, Policy};
+use crate::policy::{Limit, LimitSet, Options, Policy};
 use crate::problem::{Finding, ObjectName, Problem, Severity};
+use crate::rules::{LimitKind, Subject};
 use crate::spelling::did_you_mean;
 
 pub(super) const TIER: &str = "auth.identity.tier";

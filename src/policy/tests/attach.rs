@@ -1,4 +1,5 @@
 use super::*;
+use crate::expression::{EvalError, undecided};
 
 /// A rule that tiergate does not carry out, so that the policy is in error and its target is known.
 const UNSUPPORTED: &str = "rules: {authentication: {sa: {x509: {}}}}";

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use super::*;
 use crate::access::Grantor;
 use crate::expression::{Properties, Val};
-use crate::policy::Permit;
+use crate::gate::Permit;
 
 /// The headers of identity that are removed whether they were sent or not.
 const ALWAYS: [&str; 5] = ["authorization", "x-maas-group", "x-maas-key-id", "x-maas-subscription", "x-maas-username"];

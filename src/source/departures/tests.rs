@@ -1,5 +1,5 @@
 use super::*;
-use crate::access::Rule;
+use crate::rules::PolicyRule;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const SECOND: Duration = Duration::from_secs(1);
@@ -112,7 +112,7 @@ fn of_a_role_is_told_what_no_other_rule_permits() {
     let rule = |verbs: &[&str], names: &[&str]| {
         let owned = |list: &[&str]| list.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
         let (resources, api_groups) = (owned(&["models"]), Vec::new());
-        let rule = Rule { verbs: owned(verbs), resources, resource_names: owned(names), api_groups };
+        let rule = PolicyRule { verbs: owned(verbs), resources, resource_names: owned(names), api_groups };
         Within::Permission(Permission::of(&rule).unwrap())
     };
     let role = object("Role", "llm/users");

@@ -1,4 +1,5 @@
 use super::*;
+use crate::rules::PolicyRule;
 
 #[test]
 fn roles_are_read_as_written() {
@@ -14,13 +15,13 @@ fn roles_are_read_as_written() {
         panic!("{manifests:?}");
     };
     let expected = [
-        Rule {
+        PolicyRule {
             api_groups: strings(&["g"]),
             resources: strings(&["r", "r/s"]),
             resource_names: strings(&["m"]),
             verbs: strings(&["post", "get"]),
         },
-        Rule { verbs: strings(&["get"]), ..Rule::default() },
+        PolicyRule { verbs: strings(&["get"]), ..PolicyRule::default() },
     ];
     assert_eq!(role.rules, expected);
     assert_eq!(expect(&rbac("Role", "rules: null\n"), &[]).roles[0].rules, []);

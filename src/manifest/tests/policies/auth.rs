@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::policy::{Authorization, Method, Shape, ValueSource};
+use crate::rules::{Authorization, Method, Shape, ValueSource};
 use crate::tier::Endpoint;
 
 #[test]

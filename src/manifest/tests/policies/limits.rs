@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::limit::Quota;
-use crate::policy::LimitKind;
+use crate::rules::LimitKind;
 
 #[test]
 fn rates_that_mean_nothing_are_errors() {

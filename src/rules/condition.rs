@@ -6,8 +6,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::Rule;
 use crate::expression::{CompileError, EvalError, Expression, Scope, Selector};
+use crate::rules::Rule;
 use crate::spelling::did_you_mean;
 
 /// One condition.

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{AuthRules, Method};
-use crate::policy::route::Served;
+use super::route::Served;
 use crate::problem::{Finding, InForce, ObjectName, Place, Problem, Severity};
+use crate::rules::{AuthRules, Method};
 
 /// The routes at which no host is spelled out that could be an audience, by the rule that names none.
 #[derive(Debug, Default)]
@@ -23,7 +23,7 @@ struct Routes {
 impl Hostless {
     /// The policy of a rule that names no audience, where nothing spells out the host that would be one. `in_shadow` says whether it
     /// is on trial.
-    pub(in crate::policy) fn find(
+    pub fn find(
         &mut self,
         (rules, in_shadow): (&AuthRules, bool),
         route: &ObjectName,
@@ -42,7 +42,7 @@ impl Hostless {
     }
 
     /// An error of each such rule.
-    pub(in crate::policy) fn into_problems(self) -> impl Iterator<Item = Problem> {
+    pub fn into_problems(self) -> impl Iterator<Item = Problem> {
         self.0.into_iter().map(|(rule, routes)| missing(rule, &routes))
     }
 }

@@ -1,12 +1,14 @@
 //! The rules of an AuthPolicy, and how those of several are put together.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::ValueSource;
-use super::condition::{Condition, Patterns};
+use super::{Condition, Patterns, ValueSource};
+use crate::denial::{Code, Denial};
 use crate::problem::{ObjectName, Place};
+use crate::request::host_name;
 use crate::tier::Endpoint;
 
 /// The rules of one AuthPolicy, or of several, compiled.
@@ -162,6 +164,38 @@ impl AuthRules {
             filters: union(&self.filters, &other.filters),
             headers: union(&self.headers, &other.headers),
         }
+    }
+
+    /// The audiences that tokens may be for. Without any it is the host, which a listener or route spells out.
+    pub fn audiences<'a>(&'a self, host: &'a str) -> impl Iterator<Item = Cow<'a, str>> {
+        self.authentication.iter().flat_map(move |rule| {
+            let (audiences, host) = match &rule.what.method {
+                Method::TokenReview { audiences } if audiences.is_empty() => (&[][..], Some(host)),
+                Method::TokenReview { audiences } => (audiences.as_slice(), None),
+                Method::Anonymous | Method::Plain(_) => (&[][..], None),
+            };
+            audiences.iter().map(|audience| Cow::Borrowed(audience.as_str())).chain(host.map(host_name))
+        })
+    }
+
+    /// Whether a token for `audiences` is good for anything here.
+    ///
+    /// # Errors
+    ///
+    /// It is for others.
+    pub fn accept_any(&self, audiences: &[String], host: &str) -> Result<(), Denial> {
+        match self.audiences(host).any(|wanted| audiences.iter().any(|own| **own == *wanted)) {
+            true => Ok(()),
+            false => Err(self.other_audience(audiences, host)),
+        }
+    }
+
+    /// The refusal of a token for `audiences`.
+    #[must_use]
+    pub fn other_audience(&self, audiences: &[String], host: &str) -> Denial {
+        let wanted: Vec<_> = self.audiences(host).collect();
+        let detail = format!("the token is for {}, the policy wants {}", audiences.join(", "), wanted.join(", "));
+        Denial::new(Code::TokenAudience, "the token is for another audience").detail(detail)
     }
 
     /// The longest that an identity may be remembered.

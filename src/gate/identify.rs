@@ -1,0 +1,180 @@
+//! Who calls: by the first rule of authentication that accepts the caller.
+
+use std::borrow::Cow;
+use std::sync::{Arc, OnceLock};
+
+use serde_json::Value;
+
+use super::caller::{Caller, holds, in_its_words};
+use super::{Deciding, IdentitySource};
+use crate::denial::{Class, Code, Denial};
+use crate::expression::{EvalError, Object, Scope, Val, undecided};
+use crate::identity::{Asked, Identity, Review};
+use crate::request::{Attributes, Request, Unset, host_name};
+use crate::rules::{AuthRules, Authentication, Method, ValueSource};
+
+/// What the review of a token said.
+pub(super) type Reviewed = Result<Arc<Identity>, Denial>;
+
+// === impl Deciding ===
+
+impl Deciding<'_> {
+    /// Names the caller, by the first way that accepts it. In `reviewed` stands what the review of its token said, where one was asked
+    /// for: it is of whoever calls this, since the caller borrows from it.
+    ///
+    /// # Errors
+    ///
+    /// None does: there is no token, it is for another audience, or is of a kind that the defaults cannot name.
+    pub(super) async fn identify<'c>(
+        &mut self,
+        rules: &'c AuthRules,
+        request: &'c Request<'_>,
+        reviewed: &'c OnceLock<Reviewed>,
+    ) -> Result<Caller<'c>, Denial> {
+        let attributes = request.attributes(Unset::Absent);
+        if rules.authentication.is_empty() {
+            return Ok(Caller::anonymous(attributes));
+        }
+        let scope = Scope { request: attributes, ..Scope::default() };
+        let mut refused = None;
+        for rule in &rules.authentication {
+            if !holds(rules, &rule.name, &rule.when, &scope)? {
+                continue;
+            }
+            let named = match &rule.what.method {
+                Method::TokenReview { audiences } => {
+                    if reviewed.get().is_none() {
+                        let review = self.review(rules, request).await;
+                        reviewed.get_or_init(|| review);
+                    }
+                    accept(rules, audiences, reviewed, attributes)
+                }
+                Method::Anonymous => Ok(Caller::anonymous(attributes)),
+                Method::Plain(source) => plain(source, &scope),
+            };
+            match named.and_then(|caller| complete(&rule.what, caller)) {
+                Ok(caller) => return Ok(Caller { rule: Some(rule), ..caller }),
+                // "I could not tell" is no reason to try whether the caller passes as somebody else.
+                Err(denial) if denial.code.class() == Class::Undecided => return Err(denial),
+                Err(denial) => drop(refused.get_or_insert(denial)),
+            }
+        }
+        let none = || Denial::new(Code::TokenMissing, "no way to authenticate applies to this request");
+        Err(in_its_words(rules, refused.unwrap_or_else(none), &scope))
+    }
+
+    /// The identity behind the request's token, as long as its ServiceAccount is there.
+    async fn review(&mut self, rules: &AuthRules, request: &Request<'_>) -> Reviewed {
+        let identities = &self.gate.identities;
+        let asked = Asked { token: request.bearer()?, rules, host: request.host, peer: request.peer };
+        let (review, source) = match identities.recall(&asked, self.now) {
+            Some(review) => (review, IdentitySource::Remembered),
+            None => {
+                let until = self.until();
+                (identities.review(&asked, self.policy, self.now, until).await, IdentitySource::Reviewed)
+            }
+        };
+        let (identity, source) = match review {
+            Review::Refused(denial) => {
+                self.evidence.identity_source = Some(source);
+                return Err(denial);
+            }
+            Review::Known(identity) => (identity, source),
+            Review::Stale(identity) => (identity, IdentitySource::Stale),
+        };
+        self.evidence.identity_source = Some(source);
+        self.evidence.identity(&identity);
+        match &identity.service_account {
+            Some(account) => account.check(self.policy, identities.vouched_for()).map(|()| identity),
+            None => Ok(identity),
+        }
+    }
+}
+
+/// Accepts who was reviewed, for one of `audiences`.
+fn accept<'a>(
+    rules: &AuthRules,
+    audiences: &[String],
+    reviewed: &'a OnceLock<Reviewed>,
+    request: Attributes<'a>,
+) -> Result<Caller<'a>, Denial> {
+    let identity = match reviewed.get() {
+        Some(Ok(identity)) => identity,
+        Some(Err(denial)) => return Err(denial.clone()),
+        None => return Err(Denial::new(Code::UnavailableInternal, "the token was reviewed to no end")),
+    };
+    let is_for = |audience: &str| identity.audiences.iter().any(|own| own == audience);
+    let accepted = match audiences {
+        [] => is_for(&host_name(request.host)),
+        audiences => audiences.iter().any(|audience| is_for(audience)),
+    };
+    if accepted {
+        let caller = Caller::new(Cow::Borrowed(&identity.object), &identity.groups, request);
+        return Ok(Caller { reviewed: Some(identity), ..caller });
+    }
+    Err(rules.other_audience(&identity.audiences, request.host))
+}
+
+/// The identity that something before us has found out.
+fn plain<'a>(source: &'a ValueSource, scope: &Scope<'a>) -> Result<Caller<'a>, Denial> {
+    let value = match source.eval(scope) {
+        Ok(value) => value.to_json(),
+        Err(EvalError::Missing(_)) => Value::Null,
+        Err(error) => return Err(undecided("a plain identity", &error)),
+    };
+    match value {
+        Value::Null => Err(Denial::new(Code::TokenMissing, "the request says nothing of who you are")),
+        value => Ok(Caller::new(Cow::Owned(value), &[], scope.request)),
+    }
+}
+
+/// Adds `defaults` and `overrides`.
+fn complete<'a>(how: &'a Authentication, mut caller: Caller<'a>) -> Result<Caller<'a>, Denial> {
+    if how.defaults.is_empty() && how.overrides.is_empty() {
+        return Ok(caller);
+    }
+    caller.properties = match &caller.object {
+        Cow::Borrowed(object) => properties(how, object, caller.request)?,
+        Cow::Owned(object) => {
+            let properties = properties(how, object, caller.request)?.into_iter();
+            properties.map(|(name, value)| (name, value.into_owned())).collect()
+        }
+    };
+    Ok(caller)
+}
+
+/// They see the identity as it was found, not each other: their order would be chance.
+fn properties<'v>(
+    how: &'v Authentication,
+    object: &'v Value,
+    request: Attributes<'v>,
+) -> Result<Vec<(Arc<str>, Val<'v>)>, Denial> {
+    if !object.is_object() {
+        return Err(undecided("defaults", &EvalError::Failed("the identity has no properties".to_owned())));
+    }
+    let identity = Some(Object { base: Some(object), extra: &[] });
+    let scope = Scope { request, identity, ..Scope::default() };
+    // Without adapters: every request with a token comes by.
+    let mut properties = Vec::with_capacity(how.overrides.len() + how.defaults.len());
+    for (name, source) in &how.overrides {
+        properties.push((Arc::clone(name), property(name, source, object, &scope)?));
+    }
+    for (name, source) in &how.defaults {
+        let overridden = how.overrides.iter().any(|(other, _)| other == name);
+        if !overridden && object.get(&**name).is_none() {
+            properties.push((Arc::clone(name), property(name, source, object, &scope)?));
+        }
+    }
+    Ok(properties)
+}
+
+fn property<'v>(name: &str, source: &'v ValueSource, object: &Value, scope: &Scope<'v>) -> Result<Val<'v>, Denial> {
+    source.eval(scope).map_err(|error| match error {
+        EvalError::Missing(_) => {
+            let user = object.pointer("/user/username").and_then(Value::as_str).unwrap_or_default();
+            let denial = Denial::new(Code::TokenRejected, "the token is not of a known kind of user");
+            denial.detail(format!("`{name}` has no value for user `{user}`"))
+        }
+        error @ EvalError::Failed(_) => undecided(&format!("identity property `{name}`"), &error),
+    })
+}
