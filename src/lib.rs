@@ -1,19 +1,32 @@
 //! Decides, for an Envoy or Istio gateway, who may call which model and how much.
 //!
-//! A request takes this path; the modules stand in its order:
+//! The modules stand in layers: each uses only what is drawn above it, and none beside it (a test holds this).
 //!
 //! ```text
-//! listen ─ request ─ gate ─┬ policy   which route, which rules
-//!                          ├ identity who calls
-//!                          ├ tier     which tier
-//!                          ├ access   may they call this model
-//!                          └ limit    how much
-//!          respond ────────┘
-//! listen ─ usage ─ limit              what the answer cost, charged afterwards
-//! gate ─ explain                      why, from what the decision rests on
+//! clock family hash printable process spelling  the ground: time, hashes, texts for people, metric families
+//! denial  what may be answered: codes, classes, refusals
+//! request  one request as the gate sees it, its attributes, the path rule
+//! expression  CEL and selectors: parse, check, evaluate
+//! problem  findings, names and places of objects
+//! limit  accounts and cells, and what they have left
+//! rules  what policies say, as data
+//! document  text as trees with places
+//! manifest  objects as users write them, read into rules
+//! cache  the one way to remember an answer
+//! apiserver  calls to the cluster
+//! access identity tier usage  the stages: may they, who calls, which tier, what it cost afterwards
+//! policy  objects compiled into one snapshot, and the linter over it
+//! gate  the decision
+//! respond source  what the gateway is told; where the policy comes from
+//! metrics  what is counted
+//! args  the command line
+//! check explain token  the commands beside `serve`
+//! listen  the ports
+//! app  everything together
 //! ```
 //!
-//! On a cluster `identity` and `access` ask its API server, through `apiserver`. The configuration takes this path: `source` → `manifest` → `policy`.
+//! One request takes this way: `listen` → `request` → `gate` (→ `policy`, `identity`, `tier`, `access`, `limit`) → `respond`; what its
+//! answer cost comes back by `listen` → `usage` → `limit`. The configuration takes this: `source` → `document` → `manifest` → `policy`.
 
 pub mod clock;
 pub mod hash;

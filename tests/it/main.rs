@@ -28,6 +28,7 @@ mod h2;
 mod hostile;
 mod http;
 mod kubernetes;
+mod layers;
 mod live;
 mod metrics;
 mod reload;
