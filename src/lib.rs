@@ -15,7 +15,8 @@
 //! cache  the one way to remember an answer
 //! apiserver  calls to the cluster
 //! access identity tier usage  the stages: may they, who calls, which tier, what it cost afterwards
-//! policy  objects compiled into one snapshot, and the linter over it
+//! policy  objects compiled into one snapshot
+//! lint  what is wrong between objects that are right each by itself
 //! gate  the decision
 //! respond source  what the gateway is told; where the policy comes from
 //! metrics  what is counted
@@ -55,6 +56,8 @@ pub mod tier;
 pub mod usage;
 
 pub mod policy;
+
+pub mod lint;
 
 pub mod gate;
 

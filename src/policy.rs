@@ -1,19 +1,17 @@
 //! The policy: everything that decides requests, compiled from the manifests into one immutable snapshot.
 
-mod aggregate;
+pub(crate) mod aggregate;
 mod attach;
 mod compile;
-mod gaps;
 mod gateway;
-mod gone;
 mod hostless;
 mod limits;
-mod lint;
 mod nearest;
+mod properties;
 mod route;
 mod served;
 mod status;
-mod tiers;
+pub(crate) mod tiers;
 
 #[cfg(test)]
 mod tests;
@@ -27,11 +25,11 @@ use arc_swap::ArcSwap;
 use hashbrown::{HashMap, HashSet};
 use jiff::Timestamp;
 
-pub use self::compile::{Options, compile, derived_uid};
-pub use self::gaps::Gaps;
+pub use self::compile::{Compiled, Mapping, Options, compile, derived_uid, instances, mapping};
 pub use self::gateway::{GatewayPlan, ListenerPlan, RoutePlan};
 pub use self::limits::{Limit, LimitSet, Matched, ShadowLimits};
 pub use self::nearest::Nearest;
+pub(crate) use self::properties::undeclared;
 pub use self::route::RouteTable;
 pub use self::status::{Condition as StatusCondition, say};
 
@@ -314,6 +312,24 @@ impl Policy {
     #[must_use]
     pub fn service_account_uid(&self, namespace: &str, name: &str) -> Option<&str> {
         self.service_accounts.get(namespace)?.get(name).map(String::as_str)
+    }
+
+    /// The limits that apply somewhere, with the AuthPolicy there, each combination once.
+    pub(crate) fn limit_sets(&self) -> Vec<(Attached<AuthRules>, &LimitSet)> {
+        let mut seen = HashSet::new();
+        let plans = self.gateways.iter().flat_map(GatewayPlan::plans);
+        let sets = plans.flat_map(|plan| plan.limits.iter().map(move |limits| (&plan.auth, limits)));
+        let combinations = sets.filter_map(|(auth, limits)| {
+            let Attached::Active(set) = limits else { return None };
+            let (rules, pointer) = match auth {
+                Attached::Active(auth) => (Attached::Active(Arc::clone(&auth.rules)), Some(Arc::as_ptr(&auth.rules))),
+                Attached::Broken(policy) => (Attached::Broken(policy.clone()), None),
+                Attached::None => (Attached::None, None),
+            };
+            // What was put together of the same policies is one set, on however many routes.
+            seen.insert((std::mem::discriminant(auth), pointer, Arc::as_ptr(set))).then_some((rules, &**set))
+        });
+        combinations.collect()
     }
 
     /// How many objects are in error.

@@ -15,8 +15,9 @@ use crate::clock::Nanos;
 use crate::gate::{Decision, EnforceLimits, Gate, Otherwise, Settings, TierUnknown};
 use crate::identity::{Authority, Claims, Identities, KubernetesClaims, ObjectClaims, Remember, unix_seconds};
 use crate::limit::{Limits, Memory};
+use crate::lint::compile;
 use crate::manifest::Manifests;
-use crate::policy::{Options, Policies, Policy, compile, derived_uid};
+use crate::policy::{Options, Policies, Policy, derived_uid};
 use crate::request::{Headers, OperatorModel, Request};
 use crate::usage::Bounds;
 

@@ -6,8 +6,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use tiergate::clock::Nanos;
+use tiergate::lint::compile;
 use tiergate::manifest::Manifests;
-use tiergate::policy::{Attached, GatewayPlan, Policy, compile};
+use tiergate::policy::{Attached, GatewayPlan, Policy};
 use tiergate::problem::{ObjectName, Problem};
 use tiergate::request::{Headers, OperatorModel, Request};
 use tiergate::rules::{Authentication, Method, Rule};

@@ -81,7 +81,7 @@ fn a_warning_that_is_meant_is_left_out_and_an_error_is_not() {
              {{name: b, level: 1, groups: []}}, {{name: b, level: 2, groups: []}}]'\n"
         );
         let manifests = crate::manifest::Manifests::read([("t.yaml", text.as_str())]);
-        let policy = on_large_stack(|| crate::policy::compile(manifests, &Options::default())).unwrap();
+        let policy = on_large_stack(|| crate::lint::compile(manifests, &Options::default())).unwrap();
         policy.problems.iter().map(|problem| (problem.code, problem.remedy.clone().unwrap())).collect::<Vec<_>>()
     };
     let codes = |annotation: &str| problems(annotation).iter().map(|(code, _)| *code).collect::<Vec<_>>();
@@ -143,7 +143,7 @@ fn every_finding_of_reading_is_found() {
     assert_eq!(rows.iter().map(|(finding, _)| finding).collect::<Vec<_>>(), reading.collect::<Vec<_>>());
     for (finding, text) in rows {
         let file = [("f.yaml", text.as_deref().ok_or("it is a pipe"))];
-        let read = || crate::policy::compile(crate::manifest::Manifests::read_files(file), &Options::default());
+        let read = || crate::lint::compile(crate::manifest::Manifests::read_files(file), &Options::default());
         let problems = on_large_stack(read).unwrap().problems;
         // The policies of this test have no Gateway to be on.
         let codes = problems.iter().map(|problem| problem.code).filter(|code| *code != Finding::TargetMissing);
@@ -163,7 +163,7 @@ fn beside_a_file_that_is_not_yaml_nothing_is_called_missing() {
                    roleRef: {kind: Role, name: r}}";
     let codes = |files: &[(&str, &str)]| {
         let manifests = crate::manifest::Manifests::read(files.iter().copied());
-        let policy = on_large_stack(|| crate::policy::compile(manifests, &Options::default())).unwrap();
+        let policy = on_large_stack(|| crate::lint::compile(manifests, &Options::default())).unwrap();
         policy.problems.iter().map(|problem| problem.code).collect::<Vec<_>>()
     };
     assert_eq!(codes(&[("b.yaml", binding)]), [Finding::RoleMissing]);

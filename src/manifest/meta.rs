@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::age::{self, Age};
 use super::kind::Kind;
 use crate::document::{Field, Fields, Key, Report};
-use crate::problem::{Finding, ObjectName, Place, Severity};
+use crate::problem::{Finding, ObjectName, Place, Problem, Severity};
 use crate::request::{is_dns1123_label, is_dns1123_subdomain};
 
 /// The header of an object.
@@ -117,6 +117,12 @@ fn read_ignored(annotations: &[(String, String, Place)], report: &Report) -> Vec
 // === impl Meta ===
 
 impl Meta {
+    /// A warning about the object, at `place`, of `field`.
+    #[must_use]
+    pub fn warning(&self, code: Finding, place: &Place, field: &str, message: String) -> Problem {
+        Problem::new(code, Severity::Warning, place.clone(), message).of(&self.object, field)
+    }
+
     /// The header of an object that has none, or cannot be used.
     pub(super) fn unreadable(object: ObjectName, place: Place) -> Self {
         Meta {

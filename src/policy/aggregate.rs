@@ -12,7 +12,7 @@ use crate::manifest::Role;
 use crate::rules::PolicyRule;
 
 /// Roles, by their index, whose `rules` as written a role has in effect.
-type Holders = BTreeSet<usize>;
+pub(crate) type Holders = BTreeSet<usize>;
 
 /// Aggregated roles times all roles: far above any cluster's, and bearable in time and memory.
 const MAX_PAIRS: usize = 10_000_000;
@@ -27,7 +27,7 @@ struct Node {
 }
 
 /// The rules that each of `roles` has in effect.
-pub(super) fn rules(roles: &[Role]) -> Vec<Arc<[PolicyRule]>> {
+pub(crate) fn rules(roles: &[Role]) -> Vec<Arc<[PolicyRule]>> {
     // Roles that aggregate the same have one list: the sum of all lists could be the square of the folder.
     let mut lists: HashMap<Holders, Arc<[PolicyRule]>> = HashMap::new();
     let collect = |holders: &Holders| {
@@ -39,13 +39,13 @@ pub(super) fn rules(roles: &[Role]) -> Vec<Arc<[PolicyRule]>> {
 }
 
 /// Whether there are so many that no aggregated role is filled in: none of them grants anything then.
-pub(super) fn too_many(roles: &[Role]) -> bool {
+pub(crate) fn too_many(roles: &[Role]) -> bool {
     let aggregated = roles.iter().filter(|role| role.aggregation.is_some()).count();
     aggregated.saturating_mul(roles.len()) > MAX_PAIRS
 }
 
 /// For each of `roles`, the roles whose rules as written it has in effect.
-pub(super) fn holders(roles: &[Role]) -> Vec<Holders> {
+pub(crate) fn holders(roles: &[Role]) -> Vec<Holders> {
     if too_many(roles) {
         let own = |(i, role): (usize, &Role)| role.aggregation.is_none().then_some(i).into_iter().collect();
         return roles.iter().enumerate().map(own).collect();

@@ -20,7 +20,6 @@ pub(super) use self::auth::{AuthAttachments, Ruled, auth_policies};
 pub(super) use self::limits::{LimitAttachments, limit_policies};
 
 use self::fold::{Apart, Lost, Merge};
-use super::lint::warning;
 use super::{Attached, Overridden, in_words};
 use crate::manifest::{Age, Meta, Strategy, Target};
 use crate::problem::{Finding, ObjectName, Place, Problem};
@@ -207,7 +206,7 @@ impl<'m, R: Merge, T> Attachments<'m, R, T> {
                 && policy.rules.is_some()
             {
                 let message = format!("overridden by {} wherever it would apply", in_words(by));
-                let problem = warning(Finding::PolicyShadowed, policy.meta, &policy.meta.place, "", message);
+                let problem = policy.meta.warning(Finding::PolicyShadowed, &policy.meta.place, "", message);
                 self.problems.push(problem.remedy("remove it, or use the strategy `merge`"));
             }
         }
@@ -236,7 +235,7 @@ impl<R> Lost<'_, '_, R> {
         (by.target != policy.target && part.what.requests() != winner.what.requests()).then(|| {
             let message = format!("a limit of this name in {} takes its place, for other requests", winner.policy);
             let field = format!("spec.{}", part.field());
-            let problem = warning(Finding::LimitReplaced, policy.meta, part.place, &field, message);
+            let problem = policy.meta.warning(Finding::LimitReplaced, part.place, &field, message);
             problem.remedy("give one of them another name: `merge` goes by names alone")
         })
     }

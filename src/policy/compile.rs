@@ -11,10 +11,10 @@ use super::hostless::Hostless;
 use super::route::{Host, Served};
 use super::served::{LabelsOf, Serving};
 use super::{
-    Attached, AuthPlan, GatewayPlan, ListenerPlan, Policy, RoutePlan, RouteTable, Tiers, aggregate, gone, lint, tiers,
+    Attached, AuthPlan, GatewayPlan, ListenerPlan, Policy, RoutePlan, RouteTable, Tiers, aggregate, properties, tiers,
 };
 use crate::access::Rbac;
-use crate::manifest::{Gateway, HttpRoute, Listener, Manifests, ModelGrant, Target, TierMapping};
+use crate::manifest::{Gateway, HttpRoute, Listener, Manifests, ModelGrant, Target, TierMapping, TierSpec};
 use crate::problem::{InForce, ObjectName, Problem};
 use crate::rules::{AuthRules, LimitKind, PolicyRule, Subject};
 use crate::tier::{TierTable, service_account_group};
@@ -43,9 +43,30 @@ impl Default for Options {
     }
 }
 
-/// Compiles what was read. Problems of single objects are already in `manifests`; those between objects are added.
+/// What was compiled, and of what.
+#[derive(Debug)]
+pub struct Compiled {
+    pub policy: Policy,
+    /// Without its problems, which the policy has.
+    pub manifests: Manifests,
+}
+
+/// The tiers of a mapping: `None` without one, or what is wrong with it.
+pub type Mapping<'m> = Option<Result<&'m [TierSpec], Arc<str>>>;
+
+/// Whose `<instance>-tier-<tier>` namespaces belong to the tiers.
 #[must_use]
-pub fn compile(mut manifests: Manifests, options: &Options) -> Policy {
+pub fn instances<'m>(manifests: &'m Manifests, options: &'m Options) -> Vec<&'m str> {
+    match &options.instance {
+        Some(instance) => vec![instance],
+        None => manifests.gateways.iter().map(|gateway| &**gateway.meta.name()).collect(),
+    }
+}
+
+/// Compiles what was read. Problems of single objects are already in `manifests`; those of objects that meet are added. What only
+/// looks wrong is for the linter to say ([`crate::lint`]).
+#[must_use]
+pub fn compile(mut manifests: Manifests, options: &Options) -> Compiled {
     manifests.say_what_is_in_force();
     let mut problems = std::mem::take(&mut manifests.problems);
     manifests.routes.sort_by(|a, b| a.meta.seniority().cmp(&b.meta.seniority()));
@@ -54,12 +75,8 @@ pub fn compile(mut manifests: Manifests, options: &Options) -> Policy {
     let foreign = manifests.tier_mappings.iter().filter(foreign).map(|mapping| &mapping.meta.object);
     let foreign: HashSet<&ObjectName> = foreign.collect();
     problems.retain(|problem| problem.object.as_ref().is_none_or(|object| !foreign.contains(object)));
-    lint::objects(&manifests, options, &mut problems);
     let mapping = mapping(&manifests, options, &problems);
-    let instances: Vec<&str> = match &options.instance {
-        Some(instance) => vec![instance],
-        None => manifests.gateways.iter().map(|gateway| &**gateway.meta.name()).collect(),
-    };
+    let instances = instances(&manifests, options);
     let mut policy = Policy {
         unready: unready(&manifests),
         rbac: rbac(&manifests, options, &instances),
@@ -97,7 +114,7 @@ pub fn compile(mut manifests: Manifests, options: &Options) -> Policy {
         }
         // Only now is it known what limits can look at. Those that look at anything else are in error, and others may take
         // their place.
-        let mut unmade = lint::unmade(&policy, &manifests);
+        let mut unmade = properties::unmade(&policy, &manifests);
         unmade.retain(|problem| problem.object.as_ref().is_none_or(|object| !unusable.contains(object)));
         if unmade.is_empty() {
             break attached;
@@ -116,13 +133,8 @@ pub fn compile(mut manifests: Manifests, options: &Options) -> Policy {
         problem.in_force = Some(InForce::Nothing);
     }
     problems.extend(attached.into_problems());
-    lint::policy(&policy, &manifests, options, (&mapping, &instances), &mut problems);
-    if let Some(Ok(tiers)) = &mapping {
-        gone::users(&manifests, tiers, &instances, &mut problems);
-    }
-    lint::finish(&manifests, &mut problems);
     policy.problems = problems;
-    policy
+    Compiled { policy, manifests }
 }
 
 fn unready(manifests: &Manifests) -> Option<String> {
@@ -132,11 +144,8 @@ fn unready(manifests: &Manifests) -> Option<String> {
 }
 
 /// The tier mapping: absent, in error (with the first fault), or there.
-fn mapping<'m>(
-    manifests: &'m Manifests,
-    options: &Options,
-    problems: &[Problem],
-) -> Option<Result<&'m [crate::manifest::TierSpec], Arc<str>>> {
+#[must_use]
+pub fn mapping<'m>(manifests: &'m Manifests, options: &Options, problems: &[Problem]) -> Mapping<'m> {
     let mapping = manifests.tier_mappings.iter().find(|mapping| mapping.meta.object.path() == options.tier_mapping)?;
     Some(mapping.tiers.as_deref().ok_or_else(|| {
         let of_mapping = |p: &&Problem| p.is_error() && p.object.as_ref() == Some(&mapping.meta.object);
@@ -145,7 +154,7 @@ fn mapping<'m>(
     }))
 }
 
-fn tiers(mapping: &Option<Result<&[crate::manifest::TierSpec], Arc<str>>>, instances: Vec<&str>) -> Tiers {
+fn tiers(mapping: &Mapping<'_>, instances: Vec<&str>) -> Tiers {
     match mapping {
         None => Tiers::Missing,
         Some(Err(fault)) => Tiers::Invalid(Arc::clone(fault)),

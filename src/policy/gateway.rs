@@ -198,7 +198,7 @@ impl Policy {
     }
 
     /// One plan for each combination of policies.
-    pub(super) fn combinations(&self) -> impl Iterator<Item = &RoutePlan> {
+    pub(crate) fn combinations(&self) -> impl Iterator<Item = &RoutePlan> {
         let mut seen = HashSet::new();
         self.plans().filter(move |plan| {
             let limits: SmallVec<[_; 2]> = plan.limits.iter().map(Attached::what).collect();

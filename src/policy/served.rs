@@ -49,7 +49,7 @@ impl Gateway {
 
 impl HttpRoute {
     /// The listeners of `gateway` that serve the route, and whether that is certain.
-    pub(super) fn listeners_of<'g>(
+    pub(crate) fn listeners_of<'g>(
         &self,
         gateway: &'g Gateway,
         labels: &LabelsOf<'_>,
@@ -81,7 +81,7 @@ impl HttpRoute {
     }
 
     /// The name of a rule, by which policies refer to it.
-    pub(super) fn rule_name(&self, at: usize) -> String {
+    pub(crate) fn rule_name(&self, at: usize) -> String {
         let name = self.rules.get(at).and_then(|rule| rule.name.clone());
         name.unwrap_or_else(|| format!("rule-{}", at + 1))
     }
@@ -119,7 +119,7 @@ fn covers(wildcard: &str, name: &str) -> bool {
 }
 
 impl ParentRef {
-    pub(super) fn is(&self, gateway: &Gateway) -> bool {
+    pub(crate) fn is(&self, gateway: &Gateway) -> bool {
         self.name == *gateway.meta.name() && self.namespace == *gateway.meta.namespace()
     }
 }

@@ -18,6 +18,7 @@ mod users;
 mod warnings;
 
 use super::*;
+use crate::lint::compile;
 use crate::manifest::Manifests;
 use crate::problem::{Finding, Severity};
 use crate::request::{Headers, OperatorModel};

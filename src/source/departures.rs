@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::lint::{Gaps, gaps};
 use crate::manifest::{Part, Permission, Within, few};
-use crate::policy::{Gaps, Policy};
+use crate::policy::Policy;
 use crate::problem::{Finding, ObjectName, Place, Problem, Severity};
 
 /// How long a departure is told. Whoever meant it needs to do nothing.
@@ -60,7 +61,7 @@ impl Departures {
 
     /// Adds to the problems of `policy`, which was made of `parts` in `files`, what went since the policy before.
     pub(super) fn follow(&mut self, parts: Parts, files: &[Arc<str>], policy: &mut Policy, now: Instant) {
-        let gaps = policy.gaps();
+        let gaps = gaps(policy);
         self.gone.retain(|gone| !has(&parts, &gone.part) && is_told(gone.at, now));
         self.more.retain(|_, more| is_told(more.at, now));
         if let Some(known) = self.known.take() {

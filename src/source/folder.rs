@@ -7,8 +7,9 @@ use std::time::Instant;
 use super::files::{Files, Stamp};
 use super::lookout::{Look, Lookout, links};
 use super::{Departures, FolderError, Nudges, on_large_stack};
+use crate::lint::compile;
 use crate::manifest::Manifests;
-use crate::policy::{Options, Policy, compile};
+use crate::policy::{Options, Policy};
 
 /// A folder of manifests, with what was last good in it.
 #[derive(Debug)]

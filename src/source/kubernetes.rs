@@ -29,8 +29,9 @@ use self::watch::{Outlet, Update, Watch, heartbeat};
 use super::{FolderError, on_large_stack};
 use crate::apiserver::{KubernetesError, connection};
 use crate::clock::Clock;
+use crate::lint::compile;
 use crate::manifest::{KINDS, Kind};
-use crate::policy::{Namespaces, Options, Policy, compile};
+use crate::policy::{Namespaces, Options, Policy};
 
 /// A change is compiled when nothing else has changed for this long: one `kubectl apply` is many changes.
 const QUIET: Duration = Duration::from_millis(50);

@@ -125,7 +125,8 @@ fn skip_item(tokens: &mut Tokens) {
 }
 
 fn takes_colons(tokens: &mut Tokens) -> bool {
-    let mut colon = || tokens.next_if(|token| matches!(token, TokenTree::Punct(mark) if mark.as_char() == ':')).is_some();
+    let mut colon =
+        || tokens.next_if(|token| matches!(token, TokenTree::Punct(mark) if mark.as_char() == ':')).is_some();
     colon() && colon()
 }
 
@@ -159,7 +160,7 @@ fn drawn(src: &Path) -> BTreeMap<String, usize> {
     let lines = drawing.lines().filter_map(|line| line.strip_prefix("//! "));
     let names = lines.enumerate().flat_map(|(layer, line)| {
         let names = line.split("  ").next().unwrap_or_default().split(' ');
-        names.map(move |name| (name.to_owned(), layer))
+        names.filter(|name| !name.is_empty()).map(move |name| (name.to_owned(), layer))
     });
     names.collect()
 }
@@ -169,9 +170,11 @@ fn climbing(src: &Path) -> Vec<String> {
     let (arrows, modules) = arrows(src);
     let undrawn = modules.iter().filter(|module| !layers.contains_key(*module));
     let undrawn = undrawn.map(|module| format!("{module} is not drawn in src/lib.rs"));
-    let gone = layers.keys().filter(|name| !modules.contains(*name)).map(|name| format!("{name} is drawn, and not there"));
+    let gone =
+        layers.keys().filter(|name| !modules.contains(*name)).map(|name| format!("{name} is drawn, and not there"));
     let climbs = arrows.iter().filter(|arrow| layers.get(&arrow.to) >= layers.get(&arrow.from));
-    let climbs = climbs.map(|Arrow { from, to, place }| format!("{place}: {from} uses {to}, which does not stand below it"));
+    let climbs =
+        climbs.map(|Arrow { from, to, place }| format!("{place}: {from} uses {to}, which does not stand below it"));
     undrawn.chain(gone).chain(climbs).collect()
 }
 
@@ -191,7 +194,10 @@ fn an_arrow_that_climbs_is_found_however_it_is_written() {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, text).unwrap();
     };
-    write("lib.rs", "//! ```text\n//! low\n//! middle  of both\n//! high\n//! ```\npub mod low;\nmod middle;\npub mod high;\n");
+    write(
+        "lib.rs",
+        "//! ```text\n//! low\n//! middle  of both\n//! high\n//! ```\npub mod low;\nmod middle;\npub mod high;\n",
+    );
     write("middle.rs", "use crate::low::A;\n#[cfg(test)]\nmod tests;\n#[cfg(test)]\nuse crate::high::A as B;\n");
     write("high.rs", "use super::{low::A, middle};\n");
     for low in [
@@ -211,7 +217,9 @@ fn an_arrow_that_climbs_is_found_however_it_is_written() {
     write("low.rs", "mod inner;");
     write("low/inner.rs", "use super::super::middle::A;");
     assert_eq!(climbing(src).len(), 1);
-    for fine in ["", "use self::inner::A; mod inner { pub use super::B; }", "#[cfg(test)]\nmod tests { use crate::high::A; }"] {
+    for fine in
+        ["", "use self::inner::A; mod inner { pub use super::B; }", "#[cfg(test)]\nmod tests { use crate::high::A; }"]
+    {
         write("low.rs", fine);
         assert_eq!(climbing(src), Vec::<String>::new(), "{fine}");
     }

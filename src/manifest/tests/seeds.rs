@@ -1,7 +1,8 @@
 //! The manifests of the seeds, each alone and all together.
 
 use super::*;
-use crate::policy::{Options, compile};
+use crate::lint::compile;
+use crate::policy::Options;
 
 const SEEDS: &[(&str, &str)] = &[
     ("added.yaml", include_str!("../../../tests/data/manifests/added.yaml")),

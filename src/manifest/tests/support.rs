@@ -8,7 +8,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::*;
-use crate::policy::{Options, compile};
+use crate::lint::compile;
+use crate::policy::Options;
 
 const DOCUMENT: &str = include_str!("../../../docs/policies.md");
 const ROWS: &str = include_str!("../../../tests/data/support/rows.yaml");

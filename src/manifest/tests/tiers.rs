@@ -188,7 +188,7 @@ fn a_config_map_without_tiers_is_an_error_where_it_is_the_mapping() {
         };
         let problems = |name: &str| {
             let manifests = read(&text(name));
-            on_large_stack(|| crate::policy::compile(manifests, &crate::policy::Options::default())).unwrap().problems
+            on_large_stack(|| crate::lint::compile(manifests, &crate::policy::Options::default())).unwrap().problems
         };
         let own = problems("tier-to-group-mapping");
         assert!(own.len() == 1 && says(&own[0], &(E, field, phrase)), "{own:?}");

@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use super::Attachment;
 use super::fold::{Apart, Folded, Merge, WHEN};
 use crate::manifest::Target;
-use crate::policy::lint::warning;
 use crate::policy::{Attached, in_words};
 use crate::problem::{Finding, Problem, Severity};
 
@@ -77,6 +76,6 @@ fn narrowed<R: Merge>(folded: &Folded<'_, '_, R>) -> Vec<Problem> {
 
 impl<R> Attachment<'_, R> {
     fn problem(&self, code: Finding, field: &str, message: String) -> Problem {
-        warning(code, self.meta, self.place, field, message)
+        self.meta.warning(code, self.place, field, message)
     }
 }

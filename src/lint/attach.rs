@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::warning;
 use crate::manifest::{Gateway, HttpRoute, Manifests, Meta, ParentRef, Target};
 use crate::policy::{Attached, Options, Policy};
 use crate::problem::{Finding, ObjectName, Place, Problem, Severity};
@@ -125,7 +124,7 @@ impl<'m> Known<'m> {
             || (kind == "Gateway" && self.parents.contains(&(namespace, name)))
             || (opens && (known.namespaces.contains(namespace) || others.namespaces.contains(namespace)));
         let message = format!("{target} is not there, so the policy has no effect");
-        let mut problem = warning(Finding::TargetMissing, meta, place, "spec.targetRef", message);
+        let mut problem = meta.warning(Finding::TargetMissing, place, "spec.targetRef", message);
         // Else the target is in a folder or file of its own.
         if could_be {
             problem.severity = Severity::Error;
@@ -149,7 +148,7 @@ impl<'m> Known<'m> {
             return None;
         }
         let message = format!("{} has no section `{section}`, so the policy has no effect", target.whole());
-        let problem = warning(Finding::TargetMissing, meta, place, "spec.targetRef.sectionName", message);
+        let problem = meta.warning(Finding::TargetMissing, place, "spec.targetRef.sectionName", message);
         let problem = Problem { severity: Severity::Error, ..problem };
         let problem = problem.expected(format!("one of {}", known.join(", ")));
         Some(match did_you_mean(section, known.iter().map(String::as_str)) {
@@ -184,7 +183,7 @@ pub(super) fn parents(manifests: &Manifests, problems: &mut Vec<Problem>) {
 fn unattached(route: &HttpRoute, gateways: &[Gateway]) -> Problem {
     let problem = |message: &str| {
         let message = format!("{message}, so no request reaches it");
-        warning(Finding::RouteUnattached, &route.meta, &route.parents_place, "spec.parentRefs", message)
+        route.meta.warning(Finding::RouteUnattached, &route.parents_place, "spec.parentRefs", message)
     };
     let missing = route.parents.iter().find_map(|parent| missing_parent(parent, gateways));
     match missing {
@@ -226,7 +225,7 @@ fn uncertain(route: &HttpRoute, gateway: &Gateway, listener: &str) -> Problem {
         "listener `{listener}` of {gateway} selects namespaces by labels, and those of `{namespace}` are not known, so the route \
          is shut there"
     );
-    let problem = warning(Finding::NamespaceUnknown, &route.meta, &route.parents_place, "spec.parentRefs", message);
+    let problem = route.meta.warning(Finding::NamespaceUnknown, &route.parents_place, "spec.parentRefs", message);
     problem.remedy(format!(
         "add Namespace `{namespace}` with its labels to the folder; on a cluster, let tiergate list and watch namespaces"
     ))
@@ -237,7 +236,7 @@ pub(super) fn unprotected(policy: &Policy, manifests: &Manifests, problems: &mut
         policy.plans().filter(|plan| matches!(plan.auth, Attached::None)).map(|plan| &*plan.name).collect();
     for route in manifests.routes.iter().filter(|route| open.contains(&*route.meta.object.path())) {
         let message = "has no AuthPolicy, neither of its own nor of its Gateway".to_owned();
-        let problem = warning(Finding::RouteUnprotected, &route.meta, &route.meta.place, "", message);
+        let problem = route.meta.warning(Finding::RouteUnprotected, &route.meta.place, "", message);
         problems.push(problem.remedy("requests are refused; --without-policy allow lets everyone through"));
     }
 }

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use super::grants::constant;
 use super::rbac::{GROUP, RESOURCE, VERB, bound};
-use super::warning;
 use crate::manifest::Manifests;
 use crate::problem::{Finding, ObjectName, Problem};
 use crate::rules::{Authorization, PolicyRule, Subject};
@@ -38,7 +37,7 @@ pub(super) fn rules(manifests: &Manifests, problems: &mut Vec<Problem>) {
             let Some((field, fault, (group, resource, verb))) = faults.next() else { continue };
             let message = format!("{fault}, and AuthPolicies ask for `{verb}` on {resource} of {group}");
             let field = format!("rules[{i}].{field}");
-            let problem = warning(Finding::RuleMisspelt, &role.meta, &role.meta.place, &field, message);
+            let problem = role.meta.warning(Finding::RuleMisspelt, &role.meta.place, &field, message);
             let right = format!("{{apiGroups: [{group}], resources: [{resource}], verbs: [{verb}]}}");
             problems.push(problem.remedy(format!("to let callers in, write {right}")));
         }
@@ -58,7 +57,7 @@ fn asked<'m>(manifests: &'m Manifests, problems: &mut Vec<Problem>) -> BTreeSet<
             if near(group, GROUP) && is_like(resource, RESOURCE) || group == GROUP && near(resource, RESOURCE) {
                 let message = format!("asks about {resource} of {group}, and models are {RESOURCE} of {GROUP}");
                 let field = format!("spec.rules.authorization.{}", rule.name);
-                let problem = warning(Finding::RuleMisspelt, &policy.meta, &rule.place, &field, message);
+                let problem = policy.meta.warning(Finding::RuleMisspelt, &rule.place, &field, message);
                 problems.push(problem.remedy("correct `group` and `resource`: nothing grants what is not there"));
                 continue;
             }

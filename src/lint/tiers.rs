@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::json;
 
-use super::{World, limit_sets, warning};
+use super::World;
 use crate::expression::{Direct, Expression, Object, Scope};
 use crate::manifest::{LimitSpec, Manifests, ModelGrant, TierSpec};
 use crate::policy::{Limit, LimitSet, Options, Policy};
@@ -27,7 +27,7 @@ pub(super) fn other_mappings(manifests: &Manifests, options: &Options, problems:
         let reads_as_tiers = mapping.tiers.as_ref().is_some_and(|tiers| !tiers.is_empty());
         if reads_as_tiers && mapping.meta.object.path() != options.tier_mapping {
             let message = format!("is not the tier mapping, which is {}", options.tier_mapping);
-            let mut problem = warning(Finding::TierMappingUnused, &mapping.meta, &mapping.meta.place, "", message);
+            let mut problem = mapping.meta.warning(Finding::TierMappingUnused, &mapping.meta.place, "", message);
             if !is_there && name.is_some_and(|name| is_nearly(mapping.meta.name(), name)) {
                 problem.severity = Severity::Error;
             }
@@ -42,7 +42,7 @@ pub(super) fn missing_mapping(manifests: &Manifests, problems: &mut Vec<Problem>
         if let (Some(place), Some(lookup)) = (&rules.metadata_place, rules.metadata.first()) {
             let message =
                 format!("there is no tier mapping here, so tiers are asked for at {}", lookup.what.endpoint.url);
-            let problem = warning(Finding::TierMappingMissing, &auth.meta, place, "spec.rules.metadata", message);
+            let problem = auth.meta.warning(Finding::TierMappingMissing, place, "spec.rules.metadata", message);
             let remedy = "add the ConfigMap tier-to-group-mapping, or set --tier-mapping, to look them up in process";
             problems.push(problem.remedy(remedy));
         }
@@ -68,7 +68,7 @@ fn predicates(manifests: &Manifests, tiers: &[TierSpec], problems: &mut Vec<Prob
                 if tiers.iter().any(|tier| tier.name == name) {
                     continue;
                 }
-                let problem = |code, message| warning(code, &policy.meta, &predicate.place, &predicate.field, message);
+                let problem = |code, message| policy.meta.warning(code, &predicate.place, &predicate.field, message);
                 problems.push(match tiers.iter().find(|tier| tier.name.eq_ignore_ascii_case(&name)) {
                     Some(tier) => {
                         let message = format!("names tier `{name}`, and the mapping has `{}`", tier.name);
@@ -92,7 +92,7 @@ fn annotations(manifests: &Manifests, tiers: &[TierSpec], problems: &mut Vec<Pro
         };
         for name in granted.iter().filter(|name| tiers.iter().all(|tier| tier.name != **name)) {
             let message = format!("grants the model to tier `{name}`, which is not in the tier mapping");
-            let problem = warning(Finding::ModelTierUnknown, &model.meta, place, "metadata.annotations", message);
+            let problem = model.meta.warning(Finding::ModelTierUnknown, place, "metadata.annotations", message);
             problems.push(unknown_tier(problem, name, tiers, ADD));
         }
     }
@@ -115,7 +115,7 @@ fn bindings(world: &World<'_>, known: &HashSet<String>, problems: &mut Vec<Probl
             let message =
                 format!("grants to namespace `{namespace}` of tier `{name}`, which is not in the tier mapping");
             let problem =
-                warning(Finding::BindingTierUnknown, &binding.meta, &binding.subjects_place, "subjects", message);
+                binding.meta.warning(Finding::BindingTierUnknown, &binding.subjects_place, "subjects", message);
             let otherwise = "put the tier back into the mapping, or remove the subject";
             problems.push(unknown_tier(problem, name, world.tiers, otherwise));
         }
@@ -135,7 +135,7 @@ fn unknown_tier(problem: Problem, name: &str, tiers: &[TierSpec], otherwise: &st
 
 /// Silence that surprises: a new tier without a limit is not limited at all.
 pub(super) fn without_limit(policy: &Policy, world: &World<'_>, problems: &mut Vec<Problem>) {
-    let sets = limit_sets(policy);
+    let sets = policy.limit_sets();
     // Limits that were put together are those of the most specific policy.
     let mut of_policy: HashMap<&ObjectName, Vec<&LimitSet>> = HashMap::new();
     sets.iter().for_each(|(_, set)| of_policy.entry(&set.policy).or_default().push(set));
@@ -155,14 +155,14 @@ pub(super) fn without_limit(policy: &Policy, world: &World<'_>, problems: &mut V
             let what = if policy.kind == LimitKind::Tokens { "token" } else { "request" };
             let message = format!("has no {what} limit for tier {}", without.join(", "));
             let place = &policy.limits_place;
-            let problem = warning(Finding::TierWithoutLimit, &policy.meta, place, "spec.limits", message);
+            let problem = policy.meta.warning(Finding::TierWithoutLimit, place, "spec.limits", message);
             problems.push(problem.remedy("add a limit; --without-limit says what happens to callers who match none"));
         }
     }
 }
 
 /// Limits, by the tier of a caller.
-pub(in crate::policy) struct ByTier<'p> {
+pub(super) struct ByTier<'p> {
     /// Those that are for one tier alone.
     only: HashMap<&'p str, Vec<&'p Limit>>,
     others: Vec<&'p Limit>,
@@ -171,7 +171,7 @@ pub(in crate::policy) struct ByTier<'p> {
 // === impl ByTier ===
 
 impl<'p> ByTier<'p> {
-    pub(in crate::policy) fn of(limits: impl IntoIterator<Item = &'p Limit>) -> Self {
+    pub(super) fn of(limits: impl IntoIterator<Item = &'p Limit>) -> Self {
         let mut by_tier = ByTier { only: HashMap::new(), others: Vec::new() };
         for limit in limits {
             match limit.when.iter().find_map(|expression| only_for(expression)) {
@@ -183,7 +183,7 @@ impl<'p> ByTier<'p> {
     }
 
     /// Whether one of them may apply to a caller of `tier`.
-    pub(in crate::policy) fn any_for(&self, tier: &str) -> bool {
+    pub(super) fn any_for(&self, tier: &str) -> bool {
         self.only.get(tier).into_iter().flatten().chain(&self.others).any(|limit| may_apply(limit, tier))
     }
 }

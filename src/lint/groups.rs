@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use super::warning;
 use crate::manifest::{Manifests, Meta, TierSpec};
 use crate::policy::tiers;
 use crate::problem::{Finding, Place, Problem};
@@ -58,7 +57,7 @@ fn listed_groups(meta: &Meta, tiers: &[TierSpec], known: &Known<'_>, problems: &
             let field = format!("data.tiers[{i}].groups[{j}]");
             if known.is_of_a_tier(group) {
                 let message = format!("`{group}` belongs to its tier without being listed");
-                let problem = warning(Finding::TierServiceAccountGroup, meta, &tier.place, &field, message);
+                let problem = meta.warning(Finding::TierServiceAccountGroup, &tier.place, &field, message);
                 problems.push(problem.remedy("list only user groups; `<instance>-tier-<tier>` is added by itself"));
             } else {
                 let meant = known.meant(group, known.groups.iter().map(String::as_str));
@@ -71,7 +70,7 @@ fn listed_groups(meta: &Meta, tiers: &[TierSpec], known: &Known<'_>, problems: &
 fn misspelt(meta: &Meta, (place, field): (&Place, &str), group: &str, meant: Option<String>) -> Option<Problem> {
     let meant = meant?;
     let message = format!("names group `{group}`, and there is `{meant}`");
-    let problem = warning(Finding::GroupMisspelt, meta, place, field, message);
+    let problem = meta.warning(Finding::GroupMisspelt, place, field, message);
     Some(problem.remedy(format!("did you mean `{meant}`? Texts are compared as they are")))
 }
 

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::warning;
 use crate::expression::{EvalError, Reference, Scope};
 use crate::manifest::{HttpRoute, Manifests, PathMatch};
 use crate::policy::{Attached, Policy};
@@ -45,7 +44,7 @@ pub(super) fn without_model(policy: &Policy, manifests: &Manifests, problems: &m
         };
         let others = if routes > 1 { format!("; and so for {} others", routes - 1) } else { String::new() };
         let field = format!("spec.rules.authorization.{name}");
-        let problem = warning(Finding::PathWithoutModel, &policy.meta, place, &field, format!("{what}{others}"));
+        let problem = policy.meta.warning(Finding::PathWithoutModel, place, &field, format!("{what}{others}"));
         let remedy = "of /llm/qwen3/v1, split(\"/\")[1] is llm and [2] is qwen3: [0] is what is before the first slash";
         problems.push(problem.remedy(remedy));
     }

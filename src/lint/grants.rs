@@ -4,8 +4,8 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use serde_json::Value;
 
+use super::World;
 use super::rbac::{Bound, GROUP, RESOURCE, VERB, bound};
-use super::{World, warning};
 use crate::manifest::{Manifests, Model, ModelGrant};
 use crate::problem::{Finding, Problem};
 use crate::rules::{Authorization, PolicyRule, Subject, ValueSource};
@@ -100,7 +100,7 @@ fn too_broad(bound: &[Bound<'_>], subjects: &Subjects<'_>, verbs: &HashSet<&str>
             (true, false) => format!("every resource, and more than `post`: {verbs}"),
         };
         let message = format!("{} grants tier {tiers} {what}", bound.binding.meta.object);
-        let problem = warning(Finding::GrantTooBroad, &bound.role.meta, &bound.role.meta.place, "rules", message);
+        let problem = bound.role.meta.warning(Finding::GrantTooBroad, &bound.role.meta.place, "rules", message);
         problems.push(problem.remedy("callers need `post` on llminferenceservices and nothing else"));
     }
 }
@@ -135,7 +135,7 @@ fn models_without_grant(world: &World<'_>, granted: &[Grant<'_>], problems: &mut
         };
         without += 1;
         let message = "is a model that nobody may call: no binding grants `post` on it".to_owned();
-        let problem = warning(Finding::ModelWithoutGrant, &model.meta, &model.meta.place, "", message);
+        let problem = model.meta.warning(Finding::ModelWithoutGrant, &model.meta.place, "", message);
         problems.push(problem.remedy(remedy));
     }
     without
@@ -166,7 +166,7 @@ fn tiers_without_model(world: &World<'_>, granted: &[Grant<'_>], subjects: &Subj
     }
     for tier in world.tiers.iter().filter(|tier| !served.contains(tier.name.as_str())) {
         let message = format!("tier `{}` may call no model: nothing grants it any", tier.name);
-        let problem = warning(Finding::TierWithoutModel, world.mapping, &tier.place, "data.tiers", message);
+        let problem = world.mapping.warning(Finding::TierWithoutModel, &tier.place, "data.tiers", message);
         let groups = world.instances.iter().map(|instance| service_account_group(instance, &tier.name));
         let groups = groups.collect::<Vec<_>>().join(", ");
         problems.push(problem.remedy(format!("add a RoleBinding for {groups} in a namespace with models")));

@@ -5,10 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::{limit_sets, warning};
+use super::{Attached, Policy};
 use crate::expression::{Expression, How, Reference, Uses};
 use crate::manifest::{LimitPolicy, LimitSpec, Manifests};
-use crate::policy::{Attached, Policy};
 use crate::problem::{Finding, InForce, Place, Problem, Severity};
 use crate::rules::{AuthRules, Shape};
 use crate::spelling::did_you_mean;
@@ -80,7 +79,7 @@ impl<'p> Applied<'p> {
             common.flat_map(|policy| policy.when.iter().map(move |when| (Arc::as_ptr(&when.expression), policy)));
         let mut applied = Applied { views: Vec::new(), by_limit: HashMap::new(), common: common.collect() };
         let mut known = HashMap::new();
-        for (rules, set) in limit_sets(policy) {
+        for (rules, set) in policy.limit_sets() {
             let key = match &rules {
                 Attached::Active(rules) if rules.broken.is_none() => Some(Some(Arc::as_ptr(rules))),
                 Attached::Active(_) | Attached::Broken(_) => Some(None),
@@ -186,7 +185,7 @@ impl Told<'_> {
     fn problem(&self, code: Finding, message: &str) -> Problem {
         let owner = self.owner.map(|owner| format!("the `when` of {}, which holds for these too, ", owner.meta.object));
         let message = format!("{}{message}", owner.unwrap_or_default());
-        warning(code, &self.policy.meta, self.place, self.field, message)
+        self.policy.meta.warning(code, self.place, self.field, message)
     }
 }
 
@@ -223,7 +222,7 @@ fn make(member: &str, made: &BTreeSet<&str>) -> String {
 
 // === properties that nothing declares ===
 
-pub(super) fn undeclared(policy: &Policy, manifests: &Manifests, problems: &mut Vec<Problem>) {
+pub(crate) fn undeclared(policy: &Policy, manifests: &Manifests, problems: &mut Vec<Problem>) {
     let applied = Applied::new(policy, manifests);
     applied.each(manifests, |policy, limit, looks| {
         counters(policy, limit, (looks, &applied.declared(&looks.everywhere)), problems);
@@ -282,7 +281,7 @@ fn counters(
                  answered 503 there"
             );
             let field = format!("spec.limits.{}.counters[{i}]", limit.name);
-            let problem = warning(Finding::CounterUndeclared, &policy.meta, &limit.place, &field, message);
+            let problem = policy.meta.warning(Finding::CounterUndeclared, &limit.place, &field, message);
             problems.push(Problem { severity: Severity::Error, ..remedied(problem, &property, routes) });
         }
     }

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::tiers::{ByTier, TIER, may_apply};
-use super::warning;
 use crate::expression::{Expression, Reference};
 use crate::limit::{Algorithm, Quota};
 use crate::manifest::{ALGORITHM_ANNOTATION, LimitPolicy, LimitSpec, Manifests};
@@ -39,7 +38,7 @@ fn fault(policy: &LimitPolicy, limit: &LimitSpec) -> Option<Problem> {
     }
     let problem = |code, message| {
         let field = format!("spec.limits.{}.counters", limit.name);
-        warning(code, &policy.meta, &limit.place, &field, message)
+        policy.meta.warning(code, &limit.place, &field, message)
     };
     if counted.request {
         let written: Vec<&str> = limit.counters.iter().map(|counter| counter.source()).collect();
@@ -80,7 +79,7 @@ fn fixed_window(policy: &LimitPolicy) -> Option<Problem> {
     let message =
         "counts tokens in fixed windows: what an answer costs beyond its window's limit is forgiven at the end of it";
     let field = format!("metadata.annotations.{ALGORITHM_ANNOTATION}");
-    let problem = warning(Finding::TokensFixedWindow, &policy.meta, place, &field, message.to_owned());
+    let problem = policy.meta.warning(Finding::TokensFixedWindow, place, &field, message.to_owned());
     Some(problem.remedy("remove the annotation: a token bucket carries the debt over"))
 }
 
@@ -108,7 +107,7 @@ pub(super) fn tokens_alone(policy: &Policy, manifests: &Manifests, problems: &mu
         let names = names.iter().copied().collect::<Vec<_>>().join("`, `");
         let message = format!("no request limit is for the callers of `{names}`: only tokens are counted");
         let place = &policy.limits_place;
-        let problem = warning(Finding::TokenLimitAlone, &policy.meta, place, "spec.limits", message);
+        let problem = policy.meta.warning(Finding::TokenLimitAlone, place, "spec.limits", message);
         problems.push(problem.remedy("add a RateLimitPolicy: tokens are known only after the answer"));
     }
 }

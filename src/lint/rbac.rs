@@ -3,7 +3,6 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::warning;
 use crate::manifest::{Manifests, Meta, Role, RoleBinding};
 use crate::policy::aggregate;
 use crate::problem::{Finding, Problem, Severity};
@@ -34,7 +33,7 @@ fn bindings(manifests: &Manifests, problems: &mut Vec<Problem>) {
         if !roles.contains_key(&role_of(binding)) {
             let kind = if binding.cluster_role { "ClusterRole" } else { "Role" };
             let message = format!("{kind} `{}` is not there, so the binding grants nothing", binding.role);
-            let problem = warning(Finding::RoleMissing, &binding.meta, &binding.role_place, "roleRef", message);
+            let problem = binding.meta.warning(Finding::RoleMissing, &binding.role_place, "roleRef", message);
             let place = if binding.cluster_role { "the folder" } else { &**binding.meta.namespace() };
             problems.push(problem.remedy(format!("add the {kind} to {place}, or name one that is there")));
         }
@@ -69,7 +68,7 @@ fn aggregations(manifests: &Manifests, problems: &mut Vec<Problem>) {
             "there are too many to fill in among {} roles, so none of them grants anything",
             manifests.roles.len()
         );
-        let problem = warning(Finding::Unsupported, &role.meta, &first.place, "aggregationRule", message);
+        let problem = role.meta.warning(Finding::Unsupported, &first.place, "aggregationRule", message);
         problems.push(
             Problem { severity: Severity::Error, ..problem }.remedy("keep fewer aggregated ClusterRoles in the folder"),
         );
@@ -88,7 +87,7 @@ fn aggregations(manifests: &Manifests, problems: &mut Vec<Problem>) {
             continue;
         };
         problems
-            .push(warning(code, &role.meta, &aggregation.place, "aggregationRule", message.to_owned()).remedy(remedy));
+            .push(role.meta.warning(code, &aggregation.place, "aggregationRule", message.to_owned()).remedy(remedy));
     }
 }
 
@@ -104,7 +103,7 @@ fn without_models(manifests: &Manifests, problems: &mut Vec<Problem>) {
     let mut report = |meta: &Meta| {
         let message = "grants models in a namespace where none is".to_owned();
         let place = &meta.namespace_place;
-        let problem = warning(Finding::RoleWithoutModels, meta, place, "metadata.namespace", message);
+        let problem = meta.warning(Finding::RoleWithoutModels, place, "metadata.namespace", message);
         problems.push(problem.remedy(format!("models are in {shown}")));
     };
     let names_models = |role: &&Role| role.rules.iter().any(|rule| rule.resources.iter().any(|name| name == RESOURCE));

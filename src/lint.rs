@@ -4,12 +4,13 @@
 
 mod attach;
 mod counters;
+mod gaps;
+mod gone;
 mod grants;
 mod groups;
 mod headers;
 mod misspelt;
 mod paths;
-mod properties;
 mod rbac;
 mod reach;
 mod tiers;
@@ -17,17 +18,13 @@ mod tiers;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::collections::HashMap;
 
-use super::{Attached, GatewayPlan, LimitSet, Options, Policy};
+pub use self::gaps::{Gaps, gaps};
+
 use crate::manifest::{Manifests, Meta, TierSpec};
-use crate::problem::{Finding, InForce, ObjectName, Place, Problem, Severity};
-use crate::rules::AuthRules;
-
-pub(super) use self::tiers::ByTier;
-
-type Mapping<'m> = Option<Result<&'m [TierSpec], Arc<str>>>;
+use crate::policy::{self, Compiled, Options, Policy};
+use crate::problem::{Finding, InForce, ObjectName, Problem};
 
 /// What findings about tiers look at.
 struct World<'m> {
@@ -40,12 +37,25 @@ struct World<'m> {
     instances: &'m [&'m str],
 }
 
-pub(super) fn warning(code: Finding, meta: &Meta, place: &Place, field: &str, message: String) -> Problem {
-    Problem::new(code, Severity::Warning, place.clone(), message).of(&meta.object, field)
+/// Compiles what was read, and looks for what is wrong between the objects.
+#[must_use]
+pub fn compile(manifests: Manifests, options: &Options) -> Policy {
+    let Compiled { mut policy, manifests } = policy::compile(manifests, options);
+    let mut problems = std::mem::take(&mut policy.problems);
+    let mapping = policy::mapping(&manifests, options, &problems);
+    let instances = policy::instances(&manifests, options);
+    objects(&manifests, options, &mut problems);
+    of_policy(&policy, &manifests, options, (&mapping, &instances), &mut problems);
+    if let Some(Ok(tiers)) = &mapping {
+        gone::users(&manifests, tiers, &instances, &mut problems);
+    }
+    finish(&manifests, &mut problems);
+    policy.problems = problems;
+    policy
 }
 
 /// Findings that need only the objects.
-pub(super) fn objects(manifests: &Manifests, options: &Options, problems: &mut Vec<Problem>) {
+fn objects(manifests: &Manifests, options: &Options, problems: &mut Vec<Problem>) {
     attach::gateway(manifests, options, problems);
     attach::targets(manifests, problems);
     attach::parents(manifests, problems);
@@ -58,11 +68,11 @@ pub(super) fn objects(manifests: &Manifests, options: &Options, problems: &mut V
 }
 
 /// Findings that need the compiled policy too.
-pub(super) fn policy(
+fn of_policy(
     policy: &Policy,
     manifests: &Manifests,
     options: &Options,
-    (mapping, instances): (&Mapping<'_>, &[&str]),
+    (mapping, instances): (&policy::Mapping<'_>, &[&str]),
     problems: &mut Vec<Problem>,
 ) {
     let meta = manifests.tier_mappings.iter().map(|mapping| &mapping.meta);
@@ -79,31 +89,8 @@ pub(super) fn policy(
     groups::groups(manifests, meta.zip(tiers.copied()), instances, problems);
     counters::tokens_alone(policy, manifests, problems);
     paths::without_model(policy, manifests, problems);
-    properties::undeclared(policy, manifests, problems);
+    policy::undeclared(policy, manifests, problems);
     attach::unprotected(policy, manifests, problems);
-}
-
-/// Errors of limits that ask for what no AuthPolicy makes: they cannot be used as they stand.
-pub(super) fn unmade(policy: &Policy, manifests: &Manifests) -> Vec<Problem> {
-    properties::unmade(policy, manifests)
-}
-
-/// The limits that apply somewhere, with the AuthPolicy there, each combination once.
-fn limit_sets(policy: &Policy) -> Vec<(Attached<AuthRules>, &LimitSet)> {
-    let mut seen = HashSet::new();
-    let plans = policy.gateways.iter().flat_map(GatewayPlan::plans);
-    let sets = plans.flat_map(|plan| plan.limits.iter().map(move |limits| (&plan.auth, limits)));
-    let combinations = sets.filter_map(|(auth, limits)| {
-        let Attached::Active(set) = limits else { return None };
-        let (rules, pointer) = match auth {
-            Attached::Active(auth) => (Attached::Active(Arc::clone(&auth.rules)), Some(Arc::as_ptr(&auth.rules))),
-            Attached::Broken(policy) => (Attached::Broken(policy.clone()), None),
-            Attached::None => (Attached::None, None),
-        };
-        // What was put together of the same policies is one set, on however many routes.
-        seen.insert((std::mem::discriminant(auth), pointer, Arc::as_ptr(set))).then_some((rules, &**set))
-    });
-    combinations.collect()
 }
 
 /// Findings of something that is not there. It may be in a file that could not be read.
@@ -126,7 +113,7 @@ const ABSENCES: &[Finding] = &[
 
 /// Puts problems into the order of the files, says what errors leave in force, and leaves out what is meant to be so, and what cannot be told yet. An error
 /// cannot be meant.
-pub(super) fn finish(manifests: &Manifests, problems: &mut Vec<Problem>) {
+fn finish(manifests: &Manifests, problems: &mut Vec<Problem>) {
     let ignoring = manifests.metas().filter(|meta| !meta.ignored.is_empty());
     let ignored: HashMap<&ObjectName, &[Finding]> = ignoring.map(|meta| (&meta.object, &*meta.ignored)).collect();
     let is_meant = |problem: &Problem| {

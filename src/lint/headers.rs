@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::warning;
 use crate::expression::{How, Reference, Use};
 use crate::manifest::{LimitPolicy, LimitSpec, Manifests, Predicate};
 use crate::problem::{Finding, Problem};
@@ -91,7 +90,7 @@ impl<'m> Plain<'m> {
 fn lifted_by(policy: &LimitPolicy, looking: &[&Predicate], name: &str) -> Option<Problem> {
     let lifting = |sent| looking.iter().copied().find(|predicate| !predicate.expression.may_hold(name, sent));
     let problem =
-        |code, predicate: &Predicate, message| warning(code, &policy.meta, &predicate.place, &predicate.field, message);
+        |code, predicate: &Predicate, message| policy.meta.warning(code, &predicate.place, &predicate.field, message);
     if let Some(predicate) = lifting(None) {
         let message = format!("a caller who does not send `{name}` is not limited: a missing key does not match");
         let remedy = match reads(predicate, name) {

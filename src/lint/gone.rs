@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use super::lint::warning;
 use crate::manifest::{Manifests, Meta, TierSpec};
 use crate::problem::{Finding, Problem};
 use crate::spelling::did_you_mean;
@@ -25,7 +24,7 @@ pub(super) fn users(manifests: &Manifests, tiers: &[TierSpec], instances: &[&str
         };
         let message = format!("{whose} tier `{tier}`, which is not in the tier mapping");
         let code = Finding::AccountTierUnknown;
-        let problem = warning(code, first, &first.namespace_place, "metadata.namespace", message);
+        let problem = first.warning(code, &first.namespace_place, "metadata.namespace", message);
         let meant = did_you_mean(tier, tiers.iter().map(|tier| tier.name.as_str()));
         let remedy = match meant {
             Some(meant) => format!("did you mean `{meant}`?"),

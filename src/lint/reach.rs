@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::warning;
 use crate::expression::{Direct, How, Object, Scope, Uses};
 use crate::limit::{Algorithm, Quota};
 use crate::manifest::{LimitPolicy, LimitSpec, Manifests, Predicate};
@@ -70,7 +69,7 @@ fn contradiction(policy: &LimitPolicy, when: &[&Read<'_>]) -> Option<Problem> {
         true => "can never be true, so the limit applies to nobody",
         false => "contradicts the predicates before it, so the limit applies to nobody",
     };
-    let problem = warning(Finding::PredicateUnreachable, &policy.meta, &last.place, &last.field, message.to_owned());
+    let problem = policy.meta.warning(Finding::PredicateUnreachable, &last.place, &last.field, message.to_owned());
     let remedy = "all predicates of a limit have to hold; for either of two write `in [\"a\", \"b\"]`";
     Some(problem.remedy(remedy))
 }
@@ -186,7 +185,7 @@ fn stricter(policy: &LimitPolicy, limits: &[LimitSpec], problems: &mut Vec<Probl
             let message =
                 format!("{} is never reached: limit `{name}` lets through {} at most", shown(rate), shown(quota));
             let field = format!("spec.limits.{}.rates[{i}]", limit.name);
-            let problem = warning(Finding::LimitUnreachable, &policy.meta, &limit.place, &field, message);
+            let problem = policy.meta.warning(Finding::LimitUnreachable, &limit.place, &field, message);
             problems.push(problem.remedy("remove one of them, or give them different predicates or counters"));
         }
     }
