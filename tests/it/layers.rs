@@ -37,11 +37,7 @@ impl Code<'_> {
         let mut tokens = stream.into_iter().peekable();
         while let Some(token) = tokens.next() {
             match token {
-                TokenTree::Punct(mark) if mark.as_char() == '#' => {
-                    if is_for_tests(&mut tokens) {
-                        skip_item(&mut tokens);
-                    }
-                }
+                TokenTree::Punct(mark) if mark.as_char() == '#' && is_for_tests(&mut tokens) => skip_item(&mut tokens),
                 TokenTree::Ident(word) if word == "mod" => self.declared(&mut tokens),
                 TokenTree::Ident(word) if ["crate", "super", "self"].iter().any(|root| word == root) => {
                     let line = word.span().start().line;
@@ -81,9 +77,8 @@ impl Code<'_> {
                 Some(TokenTree::Ident(word)) => return self.arrow(&base, &word.to_string(), line),
                 // `use crate::{a, b::c}`, over lines
                 Some(TokenTree::Group(group)) if group.delimiter() == Delimiter::Brace => {
-                    let mut inner = group.stream().into_iter().peekable();
                     let mut starts = true;
-                    while let Some(token) = inner.next() {
+                    for token in group.stream() {
                         match token {
                             TokenTree::Ident(word) if starts => {
                                 self.arrow(&base, &word.to_string(), word.span().start().line);
