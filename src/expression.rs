@@ -311,7 +311,7 @@ impl<'a> Object<'a> {
     #[must_use]
     pub fn get(&self, name: &str) -> Option<Val<'a>> {
         if let Some((_, value)) = self.extra.iter().find(|(key, _)| **key == *name) {
-            return Some(value.clone());
+            return Some(value.reborrow());
         }
         self.base?.get(name).map(|value| Val::Json(Cow::Borrowed(value)))
     }

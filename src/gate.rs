@@ -21,8 +21,8 @@ mod shadow;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -136,10 +136,10 @@ impl Gate {
 
 impl<'a> Deciding<'a> {
     fn new(gate: &'a Gate, policy: &'a Policy, now: Nanos) -> Self {
-        let keys = gate.tells_keys.then(Box::default);
         let id = gate.decisions.fetch_add(1, Ordering::Relaxed);
-        let evidence = Evidence { keys, ..Evidence::new(id, policy.generation) };
-        Deciding { gate, policy, now, evidence, until: None }
+        let mut deciding = Deciding { gate, policy, now, evidence: Evidence::new(id, policy.generation), until: None };
+        deciding.evidence.keys = gate.tells_keys.then(Box::default);
+        deciding
     }
 
     /// The decision, step by step. A step that needs what is not known waits for it; where all is known, nothing waits.
@@ -194,8 +194,8 @@ impl<'a> Deciding<'a> {
             return Ok(Presented::default());
         }
         self.evidence.lap(Stage::Route);
-        let reviewed = OnceLock::new();
-        let mut caller = self.identify(rules, request, &reviewed).await?;
+        let mut reviewed = None;
+        let mut caller = self.identify(rules, request, &mut reviewed).await?;
         self.evidence.authentication = caller.rule.map(|rule| Arc::clone(&rule.name));
         self.evidence.lap(Stage::Identity);
         self.learn(auth, &mut caller).await?;

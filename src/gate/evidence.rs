@@ -212,6 +212,7 @@ impl LimitEvidence {
 
 impl Evidence {
     #[must_use]
+    #[inline]
     pub fn new(id: u64, generation: u64) -> Self {
         let timed = id.is_multiple_of(TIMED);
         Evidence {

@@ -1,7 +1,7 @@
 //! Who calls: by the first rule of authentication that accepts the caller.
 
 use std::borrow::Cow;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -19,8 +19,8 @@ pub(super) type Reviewed = Result<Arc<Identity>, Denial>;
 // === impl Deciding ===
 
 impl Deciding<'_> {
-    /// Names the caller, by the first way that accepts it. In `reviewed` stands what the review of its token said, where one was asked
-    /// for: it is of whoever calls this, since the caller borrows from it.
+    /// Names the caller, by the first way that accepts it. What the review of its token says, where one is asked for, is put into
+    /// `reviewed`, which the caller borrows from.
     ///
     /// # Errors
     ///
@@ -29,25 +29,25 @@ impl Deciding<'_> {
         &mut self,
         rules: &'c AuthRules,
         request: &'c Request<'_>,
-        reviewed: &'c OnceLock<Reviewed>,
+        reviewed: &'c mut Option<Reviewed>,
     ) -> Result<Caller<'c>, Denial> {
         let attributes = request.attributes(Unset::Absent);
         if rules.authentication.is_empty() {
             return Ok(Caller::anonymous(attributes));
         }
         let scope = Scope { request: attributes, ..Scope::default() };
-        let mut refused = None;
+        let (mut unasked, mut said, mut refused) = (Some(reviewed), None, None);
         for rule in &rules.authentication {
             if !holds(rules, &rule.name, &rule.when, &scope)? {
                 continue;
             }
             let named = match &rule.what.method {
                 Method::TokenReview { audiences } => {
-                    if reviewed.get().is_none() {
-                        let review = self.review(rules, request).await;
-                        reviewed.get_or_init(|| review);
+                    // Once, however many rules look at it.
+                    if let Some(reviewed) = unasked.take() {
+                        said = Some(&*reviewed.insert(self.review(rules, request).await));
                     }
-                    accept(rules, audiences, reviewed, attributes)
+                    accept(rules, audiences, said, attributes)
                 }
                 Method::Anonymous => Ok(Caller::anonymous(attributes)),
                 Method::Plain(source) => plain(source, &scope),
@@ -95,10 +95,10 @@ impl Deciding<'_> {
 fn accept<'a>(
     rules: &AuthRules,
     audiences: &[String],
-    reviewed: &'a OnceLock<Reviewed>,
+    reviewed: Option<&'a Reviewed>,
     request: Attributes<'a>,
 ) -> Result<Caller<'a>, Denial> {
-    let identity = match reviewed.get() {
+    let identity = match reviewed {
         Some(Ok(identity)) => identity,
         Some(Err(denial)) => return Err(denial.clone()),
         None => return Err(Denial::new(Code::UnavailableInternal, "the token was reviewed to no end")),
