@@ -16,6 +16,7 @@
 //! On a cluster `identity` and `access` ask its API server, through `apiserver`. The configuration takes this path: `source` → `manifest` → `policy`.
 
 pub mod clock;
+pub mod family;
 pub mod hash;
 pub mod printable;
 pub mod process;

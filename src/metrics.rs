@@ -4,7 +4,6 @@
 //! request are looked up once, at the start; those of what the policy names, when it is published (`series`).
 
 pub mod catalog;
-mod family;
 mod page;
 mod ports;
 mod process;
@@ -18,23 +17,23 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::{Metric, Registry};
+use prometheus_client::registry::Metric;
 use tracing_appender::non_blocking::ErrorCounter;
 
-pub(crate) use self::catalog::register;
-pub(crate) use self::family::Family;
 pub use self::page::Format;
 pub use self::ports::{Port, PortMetrics, Refusal};
 
+use self::catalog::FAMILIES;
 use self::series::{Families, Outcome, Series};
 use self::snapshot::Snapshot;
 use self::timing::Timing;
 use crate::access::AccessSource;
 use crate::apiserver::ApiMetrics;
 use crate::denial::{Class, Code};
+use crate::family::{Family, Registry, register};
 use crate::gate::{Decision, IdentitySource, Stage, TierSource};
 use crate::listen::rate_limit::Correction;
 use crate::policy::Policy;
@@ -130,7 +129,7 @@ impl Default for Metrics {
 impl Metrics {
     #[must_use]
     pub fn new() -> Self {
-        let mut registry = Registry::default();
+        let mut registry = Registry::new(FAMILIES);
         let r = &mut registry;
         let build: Family<_, Gauge> = registered(r, "tiergate_build_info", Family::default());
         build.get(&BuildLabels { version: env!("CARGO_PKG_VERSION") }).set(1);
@@ -329,7 +328,7 @@ impl Metrics {
             self.log_lines_dropped.inner().store(log.dropped_lines() as u64, Ordering::Relaxed);
         }
         let mut page = String::new();
-        if text::encode(&mut page, &self.registry).is_err() {
+        if self.registry.encode(&mut page).is_err() {
             // Writing to a string does not fail.
             let _ = writeln!(page, "# EOF");
         }

@@ -9,11 +9,9 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::registry::Registry;
 use smallvec::SmallVec;
 
-use super::catalog::register;
-use super::family::Family;
+use crate::family::{Family, Registry, register};
 use crate::gate::{Evidence, LimitEvidence};
 use crate::limit::{CellId, Verdict};
 use crate::policy::{Attached, LimitKind, LimitSet, Policy};

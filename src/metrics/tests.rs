@@ -3,9 +3,9 @@ use std::sync::Arc;
 
 use smallvec::smallvec;
 
-use super::catalog::{Description, FAMILIES, Kind};
 use super::*;
 use crate::clock::Nanos;
+use crate::family::{Description, Kind};
 use crate::limit::CellId;
 use crate::manifest::TierSpec;
 use crate::policy::{LimitKind, Policy, Tiers};
