@@ -21,6 +21,7 @@ pub mod hash;
 pub mod printable;
 pub mod process;
 pub mod spelling;
+pub mod throttle;
 
 pub mod denial;
 pub mod request;

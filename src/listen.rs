@@ -12,7 +12,6 @@ mod places;
 pub mod rate_limit;
 pub mod refusals;
 mod unfinished;
-mod untold;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdListener, TcpStream as StdStream};

@@ -17,11 +17,11 @@ use tonic::{Response, Status};
 pub use self::report::Correction;
 
 use super::refusals::Refusals;
-use super::untold::Untold;
 use crate::clock::Clock;
 use crate::gate::Gate;
 use crate::metrics::Metrics;
 use crate::respond::Style;
+use crate::throttle::Throttle;
 use crate::usage::Settlements;
 
 /// The domain of usage reports.
@@ -45,7 +45,7 @@ pub struct RateLimit {
     /// Whether it was said that nobody does.
     told: AtomicBool,
     /// Reports that a line is due for.
-    untold: Mutex<Untold>,
+    untold: Mutex<Throttle>,
 }
 
 #[tonic::async_trait]
