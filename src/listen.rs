@@ -38,6 +38,7 @@ use self::places::{Bounds, Place};
 use self::rate_limit::RateLimit;
 use self::unfinished::Unfinished;
 use crate::metrics::{Port, PortMetrics, Refusal};
+use crate::usage::Channel;
 
 /// A CheckRequest of Envoy is a few KiB, and with all the headers that Envoy takes (60 KiB) about 70; more than this is an
 /// attack or a misconfigured body limit.
@@ -286,9 +287,7 @@ fn router(services: &Services, unfinished: &Arc<Unfinished>, age: Duration) -> R
         .max_decoding_message_size(MAX_MESSAGE);
     let authorization =
         AuthorizationServer::from_arc(Arc::clone(&services.ext_authz)).max_decoding_message_size(MAX_MESSAGE);
-    let rate_limit =
-        RateLimitServiceServer::from_arc(Arc::clone(&services.rate_limit)).max_decoding_message_size(MAX_MESSAGE);
-    tonic::transport::Server::builder()
+    let router = tonic::transport::Server::builder()
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(MAX_STREAMS)
@@ -301,8 +300,14 @@ fn router(services: &Services, unfinished: &Arc<Unfinished>, age: Duration) -> R
         .http2_keepalive_interval(Some(KEEPALIVE.0))
         .http2_keepalive_timeout(Some(KEEPALIVE.1))
         .add_service(unfinished.count(health))
-        .add_service(unfinished.count(authorization))
-        .add_service(unfinished.count(rate_limit))
+        .add_service(unfinished.count(authorization));
+    // What carries usage reports: a channel that nobody serves does not compile.
+    Channel::ALL.iter().fold(router, |router, channel| match channel {
+        Channel::RateLimit => {
+            let service = RateLimitServiceServer::from_arc(Arc::clone(&services.rate_limit));
+            router.add_service(unfinished.count(service.max_decoding_message_size(MAX_MESSAGE)))
+        }
+    })
 }
 
 #[cfg(test)]

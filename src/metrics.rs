@@ -35,10 +35,9 @@ use crate::apiserver::ApiMetrics;
 use crate::denial::{Class, Code};
 use crate::family::{Family, Registry, register};
 use crate::gate::{Decision, IdentitySource, Stage, TierSource};
-use crate::listen::rate_limit::Correction;
 use crate::policy::Policy;
 use crate::problem::Problem;
-use crate::usage::{Reservation, Settlement, Usage};
+use crate::usage::UsageMetrics;
 
 /// The process's metrics.
 #[derive(Debug)]
@@ -47,6 +46,8 @@ pub struct Metrics {
     pub api: ApiMetrics,
     /// Of what peers are refused at the ports.
     pub ports: PortMetrics,
+    /// Of usage reports.
+    pub usage: UsageMetrics,
     registry: Registry,
     allowed: Counter,
     /// One for each [`Code`], in the order of [`Code::ALL`].
@@ -67,8 +68,6 @@ pub struct Metrics {
     tier_gone: Counter,
     unlimited: Counter,
     no_room: Counter,
-    reports: Family<ResultLabel, Counter>,
-    corrections: Family<CorrectionLabel, Counter>,
     /// Of what the policy names.
     named: Families,
     series: ArcSwap<Series>,
@@ -96,11 +95,6 @@ struct WouldLabels {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
 struct StageLabel {
     stage: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
-struct CorrectionLabel {
-    what: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
@@ -148,6 +142,7 @@ impl Metrics {
         let metrics = Metrics {
             api: ApiMetrics::default(),
             ports: PortMetrics::default(),
+            usage: UsageMetrics::default(),
             allowed: decisions.get(&DecisionLabels { outcome: "allowed", reason: "" }),
             refused: Code::ALL.iter().map(|code| decisions.get(&reason(code))).collect(),
             duration,
@@ -163,8 +158,6 @@ impl Metrics {
             tier_gone: Counter::default(),
             unlimited: Counter::default(),
             no_room: Counter::default(),
-            reports: Family::default(),
-            corrections: Family::default(),
             series: ArcSwap::from_pointee(named.of(&Policy::default(), None)),
             named,
             shadow: Gauge::default(),
@@ -183,27 +176,19 @@ impl Metrics {
         self.api.register(r);
         self.ports.register(r);
         self.named.register(r);
+        self.usage.register(r);
         register(r, "tiergate_access_disagreements", self.disagreements.clone());
         register(r, "tiergate_stale_decisions", self.stale.clone());
         register(r, "tiergate_would_have_refused", self.would.clone());
         register(r, "tiergate_requests_without_limit", self.unlimited.clone());
         register(r, "tiergate_requests_of_gone_tier", self.tier_gone.clone());
         register(r, "tiergate_requests_without_room", self.no_room.clone());
-        register(r, "tiergate_usage_reports", self.reports.clone());
-        register(r, "tiergate_usage_corrections", self.corrections.clone());
         register(r, "tiergate_shadow", self.shadow.clone());
         self.snapshot.register(r);
         register(r, "tiergate_limit_accounts", self.accounts.clone());
         register(r, "tiergate_identities", self.identities.clone());
         register(r, "tiergate_log_lines_dropped", self.log_lines_dropped.clone());
         r.register_collector(Box::new(process::Process));
-        // Counters are there from the start, so that a rate over them has a beginning.
-        for result in Settlement::ALL.map(Settlement::as_str).into_iter().chain([REFUSED]) {
-            self.reports.get(&ResultLabel { result });
-        }
-        for correction in Correction::ALL {
-            self.corrections.get(&CorrectionLabel { what: correction.as_str() });
-        }
         self
     }
 
@@ -288,29 +273,12 @@ impl Metrics {
         self.series.load().decided(outcome, &decision.evidence);
     }
 
-    /// Counts a usage report that nobody can read.
-    pub fn report_refused(&self) {
-        self.reports.get(&ResultLabel { result: REFUSED }).inc();
-    }
-
-    /// Counts what of a usage report was not taken as it was said.
-    pub fn corrected(&self, correction: Correction) {
-        self.corrections.get(&CorrectionLabel { what: correction.as_str() }).inc();
-    }
-
-    /// Counts a usage report, and the `reservation` that it carried, if it is one.
-    pub fn reported(&self, settlement: Settlement, usage: &Usage, reservation: Option<&Reservation>) {
-        self.reports.get(&ResultLabel { result: settlement.as_str() }).inc();
-        if let Some(reservation) = reservation {
-            self.series.load().settled(reservation, usage, settlement);
-        }
-    }
-
     /// Notes a snapshot that went into use, and drops the series of what is gone; and what is wrong beside it.
     pub fn published(&self, policy: &Policy, faults: &[Problem]) {
         let series = Arc::new(self.named.of(policy, Some(&self.series.load())));
         self.series.store(Arc::clone(&series));
         self.named.keep(&series);
+        self.usage.published(&series.of_usage(policy));
         self.snapshot.published(policy, faults);
     }
 
@@ -344,9 +312,6 @@ fn registered<M: Metric + Clone>(registry: &mut Registry, name: &'static str, me
     register(registry, name, metric.clone());
     metric
 }
-
-/// The result of a report that nobody can read.
-const REFUSED: &str = "refused";
 
 #[cfg(test)]
 mod tests;
