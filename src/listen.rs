@@ -27,6 +27,7 @@ use tokio::runtime::{Builder, Handle};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_stream::StreamExt;
+use tonic::server::NamedService;
 use tonic::transport::server::Router;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
@@ -134,6 +135,14 @@ fn listen(address: SocketAddr) -> io::Result<StdListener> {
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())
+}
+
+/// The gRPC services, by the names that health is asked for; the empty one stands for the whole server.
+pub fn service_names() -> impl Iterator<Item = &'static str> {
+    let channel = |channel: &Channel| match channel {
+        Channel::RateLimit => RateLimitServiceServer::<RateLimit>::NAME,
+    };
+    ["", AuthorizationServer::<ExtAuthz>::NAME].into_iter().chain(Channel::ALL.iter().map(channel))
 }
 
 /// Connections that wait to be accepted; the kernel bounds it further.
