@@ -35,7 +35,7 @@ use crate::listen::ext_authz::ExtAuthz;
 use crate::listen::http::{self, Pages};
 use crate::listen::rate_limit::RateLimit;
 use crate::listen::refusals::Refusals;
-use crate::listen::{Services, Workers, bind};
+use crate::listen::{Services, Workers, bind, service_names};
 use crate::metrics::{Metrics, Port};
 use crate::policy::{Options, Policies, Policy};
 use crate::respond::Style;
@@ -360,7 +360,7 @@ async fn sweep(limits: &Limits, clock: Clock) {
 
 async fn set_health(health: &HealthReporter, serving: bool) {
     let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
-    for service in ["", "envoy.service.auth.v3.Authorization", "envoy.service.ratelimit.v3.RateLimitService"] {
+    for service in service_names() {
         health.set_service_status(service, status).await;
     }
 }

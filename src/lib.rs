@@ -3,7 +3,7 @@
 //! The modules stand in layers: each uses only what is drawn above it, and none beside it (a test holds this).
 //!
 //! ```text
-//! clock family hash printable process spelling  the ground: time, hashes, texts for people, metric families
+//! clock family hash printable process spelling throttle  the ground: time, hashes, texts for people, metric families
 //! denial  what may be answered: codes, classes, refusals
 //! request  one request as the gate sees it, its attributes, the path rule
 //! expression  CEL and selectors: parse, check, evaluate
@@ -30,10 +30,12 @@
 //! answer cost comes back by `listen` → `usage` → `limit`. The configuration takes this: `source` → `document` → `manifest` → `policy`.
 
 pub mod clock;
+pub mod family;
 pub mod hash;
 pub mod printable;
 pub mod process;
 pub mod spelling;
+pub mod throttle;
 
 pub mod denial;
 pub mod request;

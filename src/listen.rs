@@ -12,7 +12,6 @@ mod places;
 pub mod rate_limit;
 pub mod refusals;
 mod unfinished;
-mod untold;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
@@ -28,6 +27,7 @@ use tokio::runtime::{Builder, Handle};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_stream::StreamExt;
+use tonic::server::NamedService;
 use tonic::transport::server::Router;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
@@ -39,6 +39,7 @@ use self::places::{Bounds, Place};
 use self::rate_limit::RateLimit;
 use self::unfinished::Unfinished;
 use crate::metrics::{Port, PortMetrics, Refusal};
+use crate::usage::Channel;
 
 /// A CheckRequest of Envoy is a few KiB, and with all the headers that Envoy takes (60 KiB) about 70; more than this is an
 /// attack or a misconfigured body limit.
@@ -134,6 +135,14 @@ fn listen(address: SocketAddr) -> io::Result<StdListener> {
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())
+}
+
+/// The gRPC services, by the names that health is asked for; the empty one stands for the whole server.
+pub fn service_names() -> impl Iterator<Item = &'static str> {
+    let channel = |channel: &Channel| match channel {
+        Channel::RateLimit => RateLimitServiceServer::<RateLimit>::NAME,
+    };
+    ["", AuthorizationServer::<ExtAuthz>::NAME].into_iter().chain(Channel::ALL.iter().map(channel))
 }
 
 /// Connections that wait to be accepted; the kernel bounds it further.
@@ -287,9 +296,7 @@ fn router(services: &Services, unfinished: &Arc<Unfinished>, age: Duration) -> R
         .max_decoding_message_size(MAX_MESSAGE);
     let authorization =
         AuthorizationServer::from_arc(Arc::clone(&services.ext_authz)).max_decoding_message_size(MAX_MESSAGE);
-    let rate_limit =
-        RateLimitServiceServer::from_arc(Arc::clone(&services.rate_limit)).max_decoding_message_size(MAX_MESSAGE);
-    tonic::transport::Server::builder()
+    let router = tonic::transport::Server::builder()
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(MAX_STREAMS)
@@ -302,8 +309,14 @@ fn router(services: &Services, unfinished: &Arc<Unfinished>, age: Duration) -> R
         .http2_keepalive_interval(Some(KEEPALIVE.0))
         .http2_keepalive_timeout(Some(KEEPALIVE.1))
         .add_service(unfinished.count(health))
-        .add_service(unfinished.count(authorization))
-        .add_service(unfinished.count(rate_limit))
+        .add_service(unfinished.count(authorization));
+    // What carries usage reports: a channel that nobody serves does not compile.
+    Channel::ALL.iter().fold(router, |router, channel| match channel {
+        Channel::RateLimit => {
+            let service = RateLimitServiceServer::from_arc(Arc::clone(&services.rate_limit));
+            router.add_service(unfinished.count(service.max_decoding_message_size(MAX_MESSAGE)))
+        }
+    })
 }
 
 #[cfg(test)]

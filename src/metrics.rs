@@ -4,7 +4,6 @@
 //! request are looked up once, at the start; those of what the policy names, when it is published (`series`).
 
 pub mod catalog;
-mod family;
 mod page;
 mod ports;
 mod process;
@@ -18,28 +17,27 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::{Metric, Registry};
+use prometheus_client::registry::Metric;
 use tracing_appender::non_blocking::ErrorCounter;
 
-pub(crate) use self::catalog::register;
-pub(crate) use self::family::Family;
 pub use self::page::Format;
 pub use self::ports::{Port, PortMetrics, Refusal};
 
+use self::catalog::FAMILIES;
 use self::series::{Families, Outcome, Series};
 use self::snapshot::Snapshot;
 use self::timing::Timing;
 use crate::access::AccessSource;
 use crate::apiserver::ApiMetrics;
 use crate::denial::{Class, Code};
+use crate::family::{Family, Registry, register};
 use crate::gate::{Decision, IdentitySource, Stage, TierSource};
-use crate::listen::rate_limit::Correction;
 use crate::policy::Policy;
 use crate::problem::Problem;
-use crate::usage::{Reservation, Settlement, Usage};
+use crate::usage::UsageMetrics;
 
 /// The process's metrics.
 #[derive(Debug)]
@@ -48,6 +46,8 @@ pub struct Metrics {
     pub api: ApiMetrics,
     /// Of what peers are refused at the ports.
     pub ports: PortMetrics,
+    /// Of usage reports.
+    pub usage: UsageMetrics,
     registry: Registry,
     allowed: Counter,
     /// One for each [`Code`], in the order of [`Code::ALL`].
@@ -68,8 +68,6 @@ pub struct Metrics {
     tier_gone: Counter,
     unlimited: Counter,
     no_room: Counter,
-    reports: Family<ResultLabel, Counter>,
-    corrections: Family<CorrectionLabel, Counter>,
     /// Of what the policy names.
     named: Families,
     series: ArcSwap<Series>,
@@ -100,11 +98,6 @@ struct StageLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
-struct CorrectionLabel {
-    what: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
 struct ResultLabel {
     result: &'static str,
 }
@@ -130,7 +123,7 @@ impl Default for Metrics {
 impl Metrics {
     #[must_use]
     pub fn new() -> Self {
-        let mut registry = Registry::default();
+        let mut registry = Registry::new(FAMILIES);
         let r = &mut registry;
         let build: Family<_, Gauge> = registered(r, "tiergate_build_info", Family::default());
         build.get(&BuildLabels { version: env!("CARGO_PKG_VERSION") }).set(1);
@@ -149,6 +142,7 @@ impl Metrics {
         let metrics = Metrics {
             api: ApiMetrics::default(),
             ports: PortMetrics::default(),
+            usage: UsageMetrics::default(),
             allowed: decisions.get(&DecisionLabels { outcome: "allowed", reason: "" }),
             refused: Code::ALL.iter().map(|code| decisions.get(&reason(code))).collect(),
             duration,
@@ -164,8 +158,6 @@ impl Metrics {
             tier_gone: Counter::default(),
             unlimited: Counter::default(),
             no_room: Counter::default(),
-            reports: Family::default(),
-            corrections: Family::default(),
             series: ArcSwap::from_pointee(named.of(&Policy::default(), None)),
             named,
             shadow: Gauge::default(),
@@ -184,27 +176,19 @@ impl Metrics {
         self.api.register(r);
         self.ports.register(r);
         self.named.register(r);
+        self.usage.register(r);
         register(r, "tiergate_access_disagreements", self.disagreements.clone());
         register(r, "tiergate_stale_decisions", self.stale.clone());
         register(r, "tiergate_would_have_refused", self.would.clone());
         register(r, "tiergate_requests_without_limit", self.unlimited.clone());
         register(r, "tiergate_requests_of_gone_tier", self.tier_gone.clone());
         register(r, "tiergate_requests_without_room", self.no_room.clone());
-        register(r, "tiergate_usage_reports", self.reports.clone());
-        register(r, "tiergate_usage_corrections", self.corrections.clone());
         register(r, "tiergate_shadow", self.shadow.clone());
         self.snapshot.register(r);
         register(r, "tiergate_limit_accounts", self.accounts.clone());
         register(r, "tiergate_identities", self.identities.clone());
         register(r, "tiergate_log_lines_dropped", self.log_lines_dropped.clone());
         r.register_collector(Box::new(process::Process));
-        // Counters are there from the start, so that a rate over them has a beginning.
-        for result in Settlement::ALL.map(Settlement::as_str).into_iter().chain([REFUSED]) {
-            self.reports.get(&ResultLabel { result });
-        }
-        for correction in Correction::ALL {
-            self.corrections.get(&CorrectionLabel { what: correction.as_str() });
-        }
         self
     }
 
@@ -289,29 +273,12 @@ impl Metrics {
         self.series.load().decided(outcome, &decision.evidence);
     }
 
-    /// Counts a usage report that nobody can read.
-    pub fn report_refused(&self) {
-        self.reports.get(&ResultLabel { result: REFUSED }).inc();
-    }
-
-    /// Counts what of a usage report was not taken as it was said.
-    pub fn corrected(&self, correction: Correction) {
-        self.corrections.get(&CorrectionLabel { what: correction.as_str() }).inc();
-    }
-
-    /// Counts a usage report, and the `reservation` that it carried, if it is one.
-    pub fn reported(&self, settlement: Settlement, usage: &Usage, reservation: Option<&Reservation>) {
-        self.reports.get(&ResultLabel { result: settlement.as_str() }).inc();
-        if let Some(reservation) = reservation {
-            self.series.load().settled(reservation, usage, settlement);
-        }
-    }
-
     /// Notes a snapshot that went into use, and drops the series of what is gone; and what is wrong beside it.
     pub fn published(&self, policy: &Policy, faults: &[Problem]) {
         let series = Arc::new(self.named.of(policy, Some(&self.series.load())));
         self.series.store(Arc::clone(&series));
         self.named.keep(&series);
+        self.usage.published(&series.of_usage(policy));
         self.snapshot.published(policy, faults);
     }
 
@@ -329,7 +296,7 @@ impl Metrics {
             self.log_lines_dropped.inner().store(log.dropped_lines() as u64, Ordering::Relaxed);
         }
         let mut page = String::new();
-        if text::encode(&mut page, &self.registry).is_err() {
+        if self.registry.encode(&mut page).is_err() {
             // Writing to a string does not fail.
             let _ = writeln!(page, "# EOF");
         }
@@ -345,9 +312,6 @@ fn registered<M: Metric + Clone>(registry: &mut Registry, name: &'static str, me
     register(registry, name, metric.clone());
     metric
 }
-
-/// The result of a report that nobody can read.
-const REFUSED: &str = "refused";
 
 #[cfg(test)]
 mod tests;

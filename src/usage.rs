@@ -1,7 +1,12 @@
 //! Usage: what a model's answer cost, reported after it, charged to the limits that let the request through.
+//!
+//! [`Reports`] takes what a gateway reports, whichever [`Channel`] it comes over.
 
 mod call;
+mod channel;
 mod estimate;
+mod metrics;
+mod reports;
 mod reservation;
 
 #[cfg(test)]
@@ -13,7 +18,12 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 pub use self::call::{COUNTED, is_call, is_counted};
+pub use self::channel::Channel;
+pub use self::metrics::{Correction, UsageMetrics};
+pub use self::reports::Reports;
 pub use self::reservation::{Hold, ModelId, Reservation, Sealer, Terms};
+
+pub(crate) use self::metrics::{Named, OTHER, policy_and_limit};
 
 use self::estimate::Rates;
 use crate::clock::Nanos;
@@ -154,6 +164,28 @@ impl Default for Bounds {
 // === impl Report ===
 
 impl Report {
+    /// Takes a number by the name that it is reported under. Names that nothing is decided by (`chunks`, `duration_ms` …) are
+    /// passed over.
+    pub fn note(&mut self, name: &str, number: u64) {
+        let field = match name {
+            "total" => &mut self.usage.total,
+            "input" => &mut self.usage.input,
+            "output" => &mut self.usage.output,
+            "cached" => &mut self.usage.cached,
+            "reasoning" => &mut self.usage.reasoning,
+            "status" => &mut self.status,
+            "bytes" => &mut self.bytes,
+            "request_bytes" => &mut self.request_bytes,
+            "stream" => {
+                self.streamed = number > 0;
+                return;
+            }
+            _ => return,
+        };
+        // A report may have a total in the words of several APIs, of which the answer speaks one.
+        *field = (*field).max(Some(number));
+    }
+
     /// Whether the model has not said all that the answer cost: nothing, a total of 0, or the prompt alone, as of a stream that its
     /// client left.
     fn is_partial(&self) -> bool {

@@ -15,13 +15,12 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use prometheus_client::registry::Registry;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::Caller;
 use super::connection::reason;
-use crate::metrics::{Family, register};
+use crate::family::{Family, Registry, register};
 
 /// How many calls a second there may be in all, and how many at once after a pause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

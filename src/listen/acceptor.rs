@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::places::{Bounds, Full, Place, Places};
-use super::untold::Untold;
 use crate::metrics::{Port, PortMetrics, Refusal};
+use crate::throttle::Throttle;
 
 /// How long accepting pauses when the operating system gives no connection: mostly there are too many open files, and
 /// waiting lets some close.
@@ -22,8 +22,8 @@ pub struct Acceptor {
     port: Port,
     places: Arc<Places>,
     metrics: PortMetrics,
-    refused: Untold,
-    displaced: Untold,
+    refused: Throttle,
+    displaced: Throttle,
 }
 
 // === impl Acceptor ===
@@ -36,7 +36,7 @@ impl Acceptor {
     /// The listener cannot be used by this runtime.
     pub fn new(listener: StdListener, port: Port, bounds: Bounds, metrics: PortMetrics) -> io::Result<Self> {
         let listener = TcpListener::from_std(listener)?;
-        let (places, refused, displaced) = (Arc::new(Places::new(bounds)), Untold::default(), Untold::default());
+        let (places, refused, displaced) = (Arc::new(Places::new(bounds)), Throttle::default(), Throttle::default());
         Ok(Acceptor { listener, port, places, metrics, refused, displaced })
     }
 

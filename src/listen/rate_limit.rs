@@ -11,18 +11,14 @@ use std::sync::atomic::AtomicBool;
 use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_service_server::RateLimitService;
 use envoy_types::pb::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
 use futures_util::FutureExt;
-use parking_lot::Mutex;
 use tonic::{Response, Status};
 
-pub use self::report::Correction;
-
 use super::refusals::Refusals;
-use super::untold::Untold;
 use crate::clock::Clock;
 use crate::gate::Gate;
 use crate::metrics::Metrics;
 use crate::respond::Style;
-use crate::usage::Settlements;
+use crate::usage::Reports;
 
 /// The domain of usage reports.
 pub const REPORT_DOMAIN: &str = "tiergate.report";
@@ -35,7 +31,8 @@ const MAX_DESCRIPTORS: usize = 64;
 #[derive(Debug)]
 pub struct RateLimit {
     pub gate: Arc<Gate>,
-    settlements: Settlements,
+    /// Takes the reports of every channel.
+    pub usage: Arc<Reports>,
     pub metrics: Arc<Metrics>,
     refusals: Arc<Refusals>,
     clock: Clock,
@@ -44,8 +41,6 @@ pub struct RateLimit {
     asked: AtomicBool,
     /// Whether it was said that nobody does.
     told: AtomicBool,
-    /// Reports that a line is due for.
-    untold: Mutex<Untold>,
 }
 
 #[tonic::async_trait]
@@ -70,9 +65,10 @@ impl RateLimitService for RateLimit {
 impl RateLimit {
     #[must_use]
     pub fn new(gate: Arc<Gate>, metrics: Arc<Metrics>, refusals: Arc<Refusals>, clock: Clock, style: Style) -> Self {
-        let settlements = Settlements::new(gate.bounds());
-        let (asked, told, untold) = (AtomicBool::new(false), AtomicBool::new(false), Mutex::default());
-        RateLimit { gate, settlements, metrics, refusals, clock, style, asked, told, untold }
+        let (sealer, limits) = (Arc::clone(&gate.sealer), Arc::clone(&gate.limits));
+        let usage = Arc::new(Reports::new(sealer, limits, gate.bounds(), metrics.usage.clone()));
+        let (asked, told) = (AtomicBool::new(false), AtomicBool::new(false));
+        RateLimit { gate, usage, metrics, refusals, clock, style, asked, told }
     }
 
     /// Takes one request.

@@ -19,8 +19,8 @@ use tonic::codegen::http::Request;
 use tonic::server::NamedService;
 
 use super::places::Seat;
-use super::untold::Untold;
 use crate::metrics::PortMetrics;
+use crate::throttle::Throttle;
 
 /// What a call takes that has said nothing yet, in bytes, as measured: tonic's first buffer is 8 KiB, and the rest is its task.
 const CALL: usize = 12 * 1024;
@@ -31,7 +31,7 @@ pub struct Unfinished {
     most: usize,
     held: Mutex<Held>,
     metrics: PortMetrics,
-    refused: Mutex<Untold>,
+    refused: Mutex<Throttle>,
 }
 
 #[derive(Debug, Default)]

@@ -1,28 +1,6 @@
 //! Every family of metrics: what it means, and what to alert on. `docs/metrics.md` is made from it, and a test compares.
 
-use prometheus_client::registry::{Metric, Registry, Unit};
-
-/// A family.
-#[derive(Clone, Copy, Debug)]
-pub struct Description {
-    /// Series of counters have `_total` behind it, those of histograms `_bucket`, `_sum` and `_count`.
-    pub name: &'static str,
-    pub kind: Kind,
-    pub unit: &'static str,
-    /// The labels, in the order of the alphabet, with what they can be.
-    pub labels: &'static [(&'static str, &'static str)],
-    /// Without a full stop.
-    pub meaning: &'static str,
-    /// What to alert on, or to look at it for.
-    pub alert: &'static str,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    Counter,
-    Gauge,
-    Histogram,
-}
+use crate::family::{Description, Kind};
 
 const OUTCOME: (&str, &str) = ("outcome", "`allowed`, `refused`, `undecided` (it could not be told: 503)");
 const TIER: (&str, &str) = (
@@ -349,56 +327,6 @@ pub const FAMILIES: &[Description] = &[
     ),
     gauge("process_virtual_memory_bytes", "bytes", &[], "Memory that is mapped, used or not", "nothing"),
 ];
-
-/// Puts `metric` onto the page, under a name of [`FAMILIES`].
-pub(crate) fn register(registry: &mut Registry, name: &'static str, metric: impl Metric) {
-    let (meaning, (name, unit)) =
-        Description::of(name).map_or(("", (name, None)), |described| (described.meaning, described.parts()));
-    match unit {
-        Some(unit) => registry.register_with_unit(name, meaning, unit, metric),
-        None => registry.register(name, meaning, metric),
-    }
-}
-
-// === impl Description ===
-
-impl Description {
-    /// The family of this name.
-    #[must_use]
-    pub fn of(name: &str) -> Option<&'static Self> {
-        FAMILIES.iter().find(|family| family.name == name)
-    }
-
-    /// The name without its unit, and the unit if it has one, as OpenMetrics takes them apart.
-    pub(super) fn parts(&self) -> (&'static str, Option<Unit>) {
-        for (suffix, unit) in [("_seconds", Unit::Seconds), ("_bytes", Unit::Bytes)] {
-            if let Some(name) = self.name.strip_suffix(suffix) {
-                return (name, Some(unit));
-            }
-        }
-        (self.name, None)
-    }
-
-    /// The name of its series, which is also that of the family in Prometheus' text format.
-    #[must_use]
-    pub fn series(&self) -> String {
-        let suffix = if self.kind == Kind::Counter { "_total" } else { "" };
-        format!("{}{suffix}", self.name)
-    }
-}
-
-// === impl Kind ===
-
-impl Kind {
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Kind::Counter => "counter",
-            Kind::Gauge => "gauge",
-            Kind::Histogram => "histogram",
-        }
-    }
-}
 
 #[cfg(test)]
 mod tests;

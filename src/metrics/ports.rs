@@ -2,10 +2,8 @@
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::registry::Registry;
 
-use super::catalog::register;
-use super::family::Family;
+use crate::family::{Family, Registry, register};
 
 /// Counts what is refused.
 #[derive(Clone, Debug)]

@@ -11,7 +11,8 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use rustix::param::clock_ticks_per_second;
 
-use super::catalog::Description;
+use super::catalog::FAMILIES;
+use crate::family::Description;
 
 /// Reads `/proc` whenever it is asked.
 #[derive(Debug)]
@@ -31,7 +32,7 @@ impl Collector for Process {
         let mut tell = |name: &'static str, number: Option<f64>| match number {
             None => Ok(()),
             Some(number) => {
-                let described = Description::of(name);
+                let described = FAMILIES.iter().find(|family| family.name == name);
                 let (counter, gauge) = (ConstCounter::new(number), ConstGauge::new(number));
                 let metric: &dyn EncodeMetric = if name == CPU { &counter } else { &gauge };
                 let (name, unit) = described.map_or((name, None), Description::parts);

@@ -1,4 +1,4 @@
-//! Series of what the policy names: tiers, models and limits.
+//! Series of decisions on what the policy names: tiers, models and limits. Those of usage reports stand with them in `usage`.
 //!
 //! They are made when a snapshot is published, and dropped when it no longer names them. On the path of a request they are only
 //! looked up: no lock, no allocation, and nothing that a caller sends makes one.
@@ -9,16 +9,13 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::registry::Registry;
-use smallvec::SmallVec;
 
-use super::catalog::register;
-use super::family::Family;
+use crate::family::{Family, Registry, register};
 use crate::gate::{Evidence, LimitEvidence};
 use crate::limit::{CellId, Verdict};
 use crate::policy::{Attached, LimitSet, Policy};
 use crate::rules::LimitKind;
-use crate::usage::{ModelId, Reservation, Settlement, Usage};
+use crate::usage::{Named, OTHER, policy_and_limit};
 
 /// What became of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,11 +30,8 @@ pub(super) enum Outcome {
 pub(super) struct Families {
     tier_decisions: Family<TierLabels, Counter>,
     limit_decisions: Family<LimitDecisionLabels, Counter>,
-    usage_tokens: Family<TierTokenLabels, Counter>,
     model_decisions: Family<ModelLabels, Counter>,
-    model_tokens: Family<ModelTokenLabels, Counter>,
     limit_checks: Family<LimitCheckLabels, Counter>,
-    limit_tokens: Family<LimitTokenLabels, Counter>,
 }
 
 /// The series of one snapshot.
@@ -45,16 +39,13 @@ pub(super) struct Families {
 pub(super) struct Series {
     tiers: HashMap<Arc<str>, OfTier>,
     no_tier: OfTier,
-    /// By `namespace/name`; and by what reservations carry.
-    models: HashMap<String, Arc<OfModel>>,
-    models_by_id: HashMap<ModelId, Arc<OfModel>>,
+    /// By `namespace/name`.
+    models: HashMap<String, OfModel>,
     no_model: OfModel,
     other_model: OfModel,
     /// By `namespace/policy/limit`.
-    limits: ByKind<HashMap<Arc<str>, Arc<OfLimit>>>,
-    other_limit: ByKind<Arc<OfLimit>>,
-    /// The limit of each cell that tokens are charged to.
-    cells: HashMap<CellId, Arc<OfLimit>>,
+    limits: ByKind<HashMap<Arc<str>, OfLimit>>,
+    other_limit: ByKind<OfLimit>,
 }
 
 #[derive(Debug, Default)]
@@ -68,20 +59,16 @@ struct ByKind<T> {
 struct OfTier {
     decisions: [Counter; OUTCOMES.len()],
     limits: ByKind<[Counter; VERDICTS.len()]>,
-    tokens: [Counter; USAGES.len()],
 }
 
 #[derive(Debug)]
 struct OfModel {
     decisions: [Counter; OUTCOMES.len()],
-    tokens: [Counter; USAGES.len()],
 }
 
 #[derive(Debug)]
 struct OfLimit {
     checks: [Counter; VERDICTS.len()],
-    /// Of a token limit.
-    tokens: Option<Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
@@ -98,23 +85,10 @@ struct LimitDecisionLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
-struct TierTokenLabels {
-    tier: Arc<str>,
-    usage: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
 struct ModelLabels {
     model: Arc<str>,
     namespace: Arc<str>,
     outcome: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
-struct ModelTokenLabels {
-    model: Arc<str>,
-    namespace: Arc<str>,
-    usage: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
@@ -125,17 +99,8 @@ struct LimitCheckLabels {
     verdict: &'static str,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
-struct LimitTokenLabels {
-    limit: Arc<str>,
-    policy: Arc<str>,
-}
-
 const OUTCOMES: [&str; 3] = ["allowed", "refused", "undecided"];
 const VERDICTS: [&str; 2] = ["exceeds", "fits"];
-const USAGES: [&str; 6] = ["total", "input", "output", "cached", "reasoning", "estimated"];
-/// What is not named.
-const OTHER: &str = "other";
 /// Models, and limits, that have series of their own. More would make a page of megabytes.
 const MOST: usize = 1_000;
 /// Cells whose limit is known: those of limits that count for each route by itself are many.
@@ -149,9 +114,6 @@ impl Families {
         register(registry, "tiergate_model_decisions", self.model_decisions.clone());
         register(registry, "tiergate_limit_decisions", self.limit_decisions.clone());
         register(registry, "tiergate_limit_checks", self.limit_checks.clone());
-        register(registry, "tiergate_limit_tokens", self.limit_tokens.clone());
-        register(registry, "tiergate_usage_tokens", self.usage_tokens.clone());
-        register(registry, "tiergate_model_tokens", self.model_tokens.clone());
     }
 
     /// The series of what `policy` names. What had some `before` keeps them before others get any.
@@ -161,34 +123,29 @@ impl Families {
             tiers: tiers.collect(),
             no_tier: self.tier(&Arc::default()),
             models: HashMap::new(),
-            models_by_id: HashMap::new(),
             no_model: self.model("", ""),
             other_model: self.model("", OTHER),
             limits: ByKind::default(),
             other_limit: ByKind {
-                requests: Arc::new(self.limit(LimitKind::Requests, "", OTHER)),
-                tokens: Arc::new(self.limit(LimitKind::Tokens, "", OTHER)),
+                requests: self.limit(LimitKind::Requests, OTHER),
+                tokens: self.limit(LimitKind::Tokens, OTHER),
             },
-            cells: HashMap::new(),
         };
         let names = policy.models.iter().flat_map(|(ns, names)| names.iter().map(move |name| format!("{ns}/{name}")));
         let had = |name: &String| before.is_some_and(|before| before.models.contains_key(name));
         for name in chosen(names.collect(), had) {
             let (namespace, model) = name.split_once('/').unwrap_or_default();
-            let of_model = Arc::new(self.model(namespace, model));
-            series.models_by_id.insert(ModelId::of(&name), Arc::clone(&of_model));
+            let of_model = self.model(namespace, model);
             series.models.insert(name, of_model);
         }
         for kind in [LimitKind::Requests, LimitKind::Tokens] {
             let had = |name: &Arc<str>| before.is_some_and(|before| before.limits.get(kind).contains_key(name));
             let limits = sets(policy).flat_map(|(set, ..)| set.all()).filter(|limit| limit.kind == kind);
             for name in chosen(limits.map(|limit| Arc::clone(&limit.name)).collect(), had) {
-                let (policy, limit) = parts(&name);
-                let of_limit = Arc::new(self.limit(kind, policy, limit));
+                let of_limit = self.limit(kind, &name);
                 series.limits.get_mut(kind).insert(name, of_limit);
             }
         }
-        series.find_cells(policy);
         series
     }
 
@@ -197,16 +154,13 @@ impl Families {
         let tier = |tier: &Arc<str>| tier.is_empty() || series.tiers.contains_key(tier);
         self.tier_decisions.retain(|labels| tier(&labels.tier));
         self.limit_decisions.retain(|labels| tier(&labels.tier));
-        self.usage_tokens.retain(|labels| tier(&labels.tier));
         let model = |namespace: &str, model: &str| {
             namespace.is_empty() || series.models.contains_key(&format!("{namespace}/{model}"))
         };
         self.model_decisions.retain(|labels| model(&labels.namespace, &labels.model));
-        self.model_tokens.retain(|labels| model(&labels.namespace, &labels.model));
         let limit = |kind: LimitKind, policy: &str, limit: &str| {
             policy.is_empty() || series.limits.get(kind).contains_key(&*format!("{policy}/{limit}"))
         };
-        self.limit_tokens.retain(|labels| limit(LimitKind::Tokens, &labels.policy, &labels.limit));
         self.limit_checks.retain(|labels| {
             let kind = if labels.kind == "tokens" { LimitKind::Tokens } else { LimitKind::Requests };
             limit(kind, &labels.policy, &labels.limit)
@@ -221,41 +175,27 @@ impl Families {
         OfTier {
             decisions: OUTCOMES.map(|outcome| self.tier_decisions.get(&TierLabels { outcome, tier: tier() })),
             limits: ByKind { requests: limits("requests"), tokens: limits("tokens") },
-            tokens: USAGES.map(|usage| self.usage_tokens.get(&TierTokenLabels { tier: tier(), usage })),
         }
     }
 
     fn model(&self, namespace: &str, model: &str) -> OfModel {
         let (namespace, model): (Arc<str>, Arc<str>) = (namespace.into(), model.into());
-        let name = || (Arc::clone(&model), Arc::clone(&namespace));
-        OfModel {
-            decisions: OUTCOMES.map(|outcome| {
-                let (model, namespace) = name();
-                self.model_decisions.get(&ModelLabels { model, namespace, outcome })
-            }),
-            tokens: USAGES.map(|usage| {
-                let (model, namespace) = name();
-                self.model_tokens.get(&ModelTokenLabels { model, namespace, usage })
-            }),
-        }
+        let labels = |outcome| ModelLabels { model: Arc::clone(&model), namespace: Arc::clone(&namespace), outcome };
+        OfModel { decisions: OUTCOMES.map(|outcome| self.model_decisions.get(&labels(outcome))) }
     }
 
-    fn limit(&self, kind: LimitKind, policy: &str, limit: &str) -> OfLimit {
+    fn limit(&self, kind: LimitKind, name: &str) -> OfLimit {
+        let (policy, limit) = policy_and_limit(name);
         let (policy, limit): (Arc<str>, Arc<str>) = (policy.into(), limit.into());
-        let name = || (Arc::clone(&limit), Arc::clone(&policy));
-        let of_kind = match kind {
+        let kind = match kind {
             LimitKind::Requests => "requests",
             LimitKind::Tokens => "tokens",
         };
-        let tokens = (kind == LimitKind::Tokens).then(|| {
-            let (limit, policy) = name();
-            self.limit_tokens.get(&LimitTokenLabels { limit, policy })
-        });
         let checks = VERDICTS.map(|verdict| {
-            let (limit, policy) = name();
-            self.limit_checks.get(&LimitCheckLabels { kind: of_kind, limit, policy, verdict })
+            let (limit, policy) = (Arc::clone(&limit), Arc::clone(&policy));
+            self.limit_checks.get(&LimitCheckLabels { kind, limit, policy, verdict })
         });
-        OfLimit { checks, tokens }
+        OfLimit { checks }
     }
 }
 
@@ -263,12 +203,6 @@ impl Families {
 fn chosen<T: Ord>(all: BTreeSet<T>, had: impl Fn(&T) -> bool) -> impl Iterator<Item = T> {
     let (kept, new): (Vec<T>, Vec<T>) = all.into_iter().partition(had);
     kept.into_iter().chain(new).take(MOST)
-}
-
-/// `namespace/policy` and `limit`.
-fn parts(name: &str) -> (&str, &str) {
-    let slash = name.match_indices('/').nth(1).map(|(at, _)| at);
-    slash.and_then(|at| Some((name.get(..at)?, name.get(at + 1..)?))).unwrap_or(("", name))
 }
 
 /// The limits of all routes, each set once.
@@ -314,37 +248,6 @@ impl Series {
         }
     }
 
-    /// Counts the tokens of a report that was charged.
-    pub(super) fn settled(&self, reservation: &Reservation, usage: &Usage, settlement: Settlement) {
-        let (charged, estimated) = match settlement {
-            Settlement::Settled(tokens) => (tokens, None),
-            Settlement::Estimated(tokens) => (tokens, Some(tokens)),
-            _ => return,
-        };
-        // A report can come a day after its tier is gone: its tokens are counted, under no tier.
-        let tier = self.tier(Some(&reservation.tier));
-        let model = match reservation.model {
-            ModelId::NONE => &self.no_model,
-            id => self.models_by_id.get(&id).map_or(&self.other_model, |model| model),
-        };
-        let numbers = [usage.tokens(), usage.input, usage.output, usage.cached, usage.reasoning, estimated];
-        for ((of_tier, of_model), number) in tier.tokens.iter().zip(&model.tokens).zip(numbers) {
-            if let Some(number) = number {
-                of_tier.inc_by(number);
-                of_model.inc_by(number);
-            }
-        }
-        // A limit of several rates is charged once in each.
-        let mut counted: SmallVec<[*const OfLimit; 4]> = SmallVec::new();
-        for hold in &reservation.holds {
-            let limit = self.cells.get(&hold.cell).unwrap_or(&self.other_limit.tokens);
-            if !counted.contains(&Arc::as_ptr(limit)) {
-                counted.push(Arc::as_ptr(limit));
-                limit.tokens.as_ref().map(|tokens| tokens.inc_by(charged));
-            }
-        }
-    }
-
     fn tier(&self, tier: Option<&Arc<str>>) -> &OfTier {
         tier.and_then(|tier| self.tiers.get(tier)).unwrap_or(&self.no_tier)
     }
@@ -353,15 +256,27 @@ impl Series {
         self.limits.get(limit.kind).get(&limit.name).unwrap_or_else(|| self.other_limit.get(limit.kind))
     }
 
-    /// Finds which token limit has which cells.
-    fn find_cells(&mut self, policy: &Policy) {
+    /// What of `policy`, whose series these are, the tokens of reports are counted by.
+    pub(super) fn of_usage(&self, policy: &Policy) -> Named {
+        Named {
+            tiers: self.tiers.keys().cloned().collect(),
+            models: self.models.keys().cloned().collect(),
+            limits: self.limits.tokens.keys().cloned().collect(),
+            cells: self.cells(policy),
+        }
+    }
+
+    /// Which token limit has which cells.
+    fn cells(&self, policy: &Policy) -> HashMap<CellId, Arc<str>> {
         let mut cells = HashMap::new();
         let mut add = |set: &LimitSet, route: u64, is_wanted: fn(bool) -> bool| {
             for limit in set.all().filter(|limit| limit.kind == LimitKind::Tokens && is_wanted(limit.per_route)) {
-                let Some(series) = self.limits.tokens.get(&limit.name) else { continue };
+                if !self.limits.tokens.contains_key(&limit.name) {
+                    continue;
+                }
                 for (cell, _) in limit.cells(route) {
                     if cells.len() < MOST_CELLS {
-                        cells.insert(cell, Arc::clone(series));
+                        cells.insert(cell, Arc::clone(&limit.name));
                     }
                 }
             }
@@ -375,7 +290,7 @@ impl Series {
             let of_routes = all_sets(policy).filter(|(set, _)| by_route.contains(&Arc::as_ptr(set)));
             of_routes.for_each(|(set, route)| add(set, route, |per_route| per_route));
         }
-        self.cells = cells;
+        cells
     }
 }
 

@@ -2,10 +2,8 @@
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
 
-use super::catalog::register;
-use super::family::Family;
+use crate::family::{Family, Registry, register};
 use crate::policy::Policy;
 use crate::problem::{Finding, Problem};
 

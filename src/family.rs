@@ -1,4 +1,9 @@
-//! Series of one metric, by their labels.
+//! Families of metrics: the series of each by their labels, what it means, and which of them are on the page.
+//!
+//! A module that counts something has a struct of its own with families, and registers them on the page that is made above it.
+
+mod description;
+mod registry;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,6 +12,9 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::{MetricType, TypedMetric};
+
+pub use self::description::{Description, Kind};
+pub(crate) use self::registry::{Registry, register};
 
 /// Series of one metric, in the order of their labels. Unlike prometheus-client's own it has an order, and is on the page
 /// before it has any series. Clones share it.

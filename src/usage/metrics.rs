@@ -1,0 +1,276 @@
+//! What is counted of usage reports: what became of them, and the tokens that they charge, by tier, model and limit.
+//!
+//! Series of what a policy names are made when it is published, and dropped when it no longer names them. While reports are
+//! taken they are only looked up: no lock, and nothing that a report says makes one.
+
+use std::collections::HashSet;
+use std::ptr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use hashbrown::HashMap;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use smallvec::SmallVec;
+
+use super::{ModelId, Reservation, Settlement, Usage};
+use crate::family::{Family, Registry, register};
+use crate::limit::CellId;
+
+/// Counts usage reports and their tokens. Clones share it.
+#[derive(Clone, Debug)]
+pub struct UsageMetrics {
+    reports: Family<ResultLabel, Counter>,
+    corrections: Family<CorrectionLabel, Counter>,
+    tokens: Families,
+    series: Arc<ArcSwap<Series>>,
+}
+
+/// What of a report is not taken as it was said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Correction {
+    /// A number that is none: the others of its report count.
+    Number,
+    /// An answer that says more tokens than `--max-answer-tokens`.
+    Answer,
+    /// A debt of more than `--max-debt-windows`.
+    Debt,
+}
+
+/// What tokens are counted by: what a policy names, and has a series of its own.
+#[derive(Debug, Default)]
+pub(crate) struct Named {
+    pub(crate) tiers: HashSet<Arc<str>>,
+    /// Each as `namespace/name`.
+    pub(crate) models: HashSet<String>,
+    /// The token limits, each as `namespace/policy/limit`.
+    pub(crate) limits: HashSet<Arc<str>>,
+    /// Which of the limits a cell is of.
+    pub(crate) cells: HashMap<CellId, Arc<str>>,
+}
+
+/// The families that have series of what a policy names.
+#[derive(Clone, Debug, Default)]
+struct Families {
+    tiers: Family<TierLabels, Counter>,
+    models: Family<ModelLabels, Counter>,
+    limits: Family<LimitLabels, Counter>,
+}
+
+/// The series of one snapshot.
+#[derive(Debug)]
+struct Series {
+    tiers: HashMap<Arc<str>, Tokens>,
+    no_tier: Tokens,
+    /// By what reservations carry.
+    models: HashMap<ModelId, Tokens>,
+    no_model: Tokens,
+    other_model: Tokens,
+    /// That of the limit which each cell is of.
+    cells: HashMap<CellId, Counter>,
+    other_limit: Counter,
+}
+
+/// One for each of [`KINDS`].
+type Tokens = [Counter; KINDS.len()];
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
+struct ResultLabel {
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
+struct CorrectionLabel {
+    what: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
+struct TierLabels {
+    tier: Arc<str>,
+    usage: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
+struct ModelLabels {
+    model: Arc<str>,
+    namespace: Arc<str>,
+    usage: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
+struct LimitLabels {
+    limit: Arc<str>,
+    policy: Arc<str>,
+}
+
+/// The label `usage` of tokens.
+const KINDS: [&str; 6] = ["total", "input", "output", "cached", "reasoning", "estimated"];
+/// The result of a report that nobody can read.
+const REFUSED: &str = "refused";
+/// The label of what is not named.
+pub(crate) const OTHER: &str = "other";
+
+/// The policy, as `namespace/policy`, and the limit, of a limit's name `namespace/policy/limit`.
+pub(crate) fn policy_and_limit(name: &str) -> (&str, &str) {
+    let slash = name.match_indices('/').nth(1).map(|(at, _)| at);
+    slash.and_then(|at| Some((name.get(..at)?, name.get(at + 1..)?))).unwrap_or(("", name))
+}
+
+// === impl UsageMetrics ===
+
+impl Default for UsageMetrics {
+    fn default() -> Self {
+        let (reports, corrections) = (Family::default(), Family::default());
+        // Counters are there from the start, so that a rate over them has a beginning.
+        for result in Settlement::ALL.map(Settlement::as_str).into_iter().chain([REFUSED]) {
+            reports.get(&ResultLabel { result });
+        }
+        for correction in Correction::ALL {
+            corrections.get(&CorrectionLabel { what: correction.as_str() });
+        }
+        let tokens = Families::default();
+        let series = Arc::new(ArcSwap::from_pointee(tokens.of(&Named::default())));
+        UsageMetrics { reports, corrections, tokens, series }
+    }
+}
+
+impl UsageMetrics {
+    /// Puts the families onto the page.
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        register(registry, "tiergate_usage_reports", self.reports.clone());
+        register(registry, "tiergate_usage_corrections", self.corrections.clone());
+        register(registry, "tiergate_usage_tokens", self.tokens.tiers.clone());
+        register(registry, "tiergate_model_tokens", self.tokens.models.clone());
+        register(registry, "tiergate_limit_tokens", self.tokens.limits.clone());
+    }
+
+    /// Takes what a snapshot that went into use names, and drops the series of what is gone.
+    pub(crate) fn published(&self, named: &Named) {
+        self.series.store(Arc::new(self.tokens.of(named)));
+        self.tokens.keep(named);
+    }
+
+    /// Counts a report that nobody can read.
+    pub(super) fn refused(&self) {
+        self.reports.get(&ResultLabel { result: REFUSED }).inc();
+    }
+
+    /// Counts what of a report was not taken as it was said.
+    pub(super) fn corrected(&self, correction: Correction) {
+        self.corrections.get(&CorrectionLabel { what: correction.as_str() }).inc();
+    }
+
+    /// Counts a report; and its tokens, if they were charged to the `reservation` that it carried.
+    pub(crate) fn reported(&self, settlement: Settlement, usage: &Usage, reservation: Option<&Reservation>) {
+        self.reports.get(&ResultLabel { result: settlement.as_str() }).inc();
+        if let Some(reservation) = reservation {
+            self.series.load().settled(reservation, usage, settlement);
+        }
+    }
+}
+
+// === impl Correction ===
+
+impl Correction {
+    /// One of each.
+    pub const ALL: [Correction; 3] = [Correction::Number, Correction::Answer, Correction::Debt];
+
+    /// The metric label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Correction::Number => "number",
+            Correction::Answer => "answer",
+            Correction::Debt => "debt",
+        }
+    }
+}
+
+// === impl Families ===
+
+impl Families {
+    /// The series of what is `named`.
+    fn of(&self, named: &Named) -> Series {
+        let model = |name: &String| {
+            let (namespace, model) = name.split_once('/').unwrap_or_default();
+            (ModelId::of(name), self.model(namespace, model))
+        };
+        let limits: HashMap<&str, Counter> = named.limits.iter().map(|name| (&**name, self.limit(name))).collect();
+        let cell = |(cell, name): (&CellId, &Arc<str>)| Some((*cell, limits.get(&**name)?.clone()));
+        Series {
+            tiers: named.tiers.iter().map(|tier| (Arc::clone(tier), self.tier(tier))).collect(),
+            no_tier: self.tier(&Arc::default()),
+            models: named.models.iter().map(model).collect(),
+            no_model: self.model("", ""),
+            other_model: self.model("", OTHER),
+            cells: named.cells.iter().filter_map(cell).collect(),
+            other_limit: self.limit(OTHER),
+        }
+    }
+
+    /// Drops the series of what is not `named`.
+    fn keep(&self, named: &Named) {
+        self.tiers.retain(|labels| labels.tier.is_empty() || named.tiers.contains(&labels.tier));
+        self.models.retain(|ModelLabels { model, namespace, .. }| {
+            namespace.is_empty() || named.models.contains(&format!("{namespace}/{model}"))
+        });
+        self.limits.retain(|LimitLabels { limit, policy }| {
+            policy.is_empty() || named.limits.contains(&*format!("{policy}/{limit}"))
+        });
+    }
+
+    fn tier(&self, tier: &Arc<str>) -> Tokens {
+        KINDS.map(|usage| self.tiers.get(&TierLabels { tier: Arc::clone(tier), usage }))
+    }
+
+    fn model(&self, namespace: &str, model: &str) -> Tokens {
+        let (namespace, model): (Arc<str>, Arc<str>) = (namespace.into(), model.into());
+        let labels = |usage| ModelLabels { model: Arc::clone(&model), namespace: Arc::clone(&namespace), usage };
+        KINDS.map(|usage| self.models.get(&labels(usage)))
+    }
+
+    fn limit(&self, name: &str) -> Counter {
+        let (policy, limit) = policy_and_limit(name);
+        self.limits.get(&LimitLabels { limit: limit.into(), policy: policy.into() })
+    }
+}
+
+// === impl Series ===
+
+impl Series {
+    /// Counts the tokens of a report that was charged.
+    fn settled(&self, reservation: &Reservation, usage: &Usage, settlement: Settlement) {
+        let (charged, estimated) = match settlement {
+            Settlement::Settled(tokens) => (tokens, None),
+            Settlement::Estimated(tokens) => (tokens, Some(tokens)),
+            Settlement::NoUsage | Settlement::Duplicate | Settlement::Late | Settlement::Unknown => return,
+        };
+        let numbers = [usage.tokens(), usage.input, usage.output, usage.cached, usage.reasoning, estimated];
+        for tokens in [self.tier(&reservation.tier), self.model(reservation.model)] {
+            for (counter, number) in tokens.iter().zip(numbers) {
+                number.map(|number| counter.inc_by(number));
+            }
+        }
+        // A limit of several rates is charged once in each.
+        let mut counted: SmallVec<[&Counter; 4]> = SmallVec::new();
+        for hold in &reservation.holds {
+            let limit = self.cells.get(&hold.cell).unwrap_or(&self.other_limit);
+            if !counted.iter().any(|known| ptr::eq(known.inner(), limit.inner())) {
+                counted.push(limit);
+                limit.inc_by(charged);
+            }
+        }
+    }
+
+    /// A report can come a day after its tier is gone: its tokens are counted, under no tier.
+    fn tier(&self, tier: &str) -> &Tokens {
+        self.tiers.get(tier).unwrap_or(&self.no_tier)
+    }
+
+    fn model(&self, model: ModelId) -> &Tokens {
+        match model {
+            ModelId::NONE => &self.no_model,
+            model => self.models.get(&model).unwrap_or(&self.other_model),
+        }
+    }
+}

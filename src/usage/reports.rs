@@ -1,0 +1,131 @@
+//! Where usage reports are taken, whichever channel they come over.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use super::{Bounds, Channel, Charged, Correction, Report, Reservation, Sealer, Settlement, Settlements, UsageMetrics};
+use crate::clock::Nanos;
+use crate::limit::Limits;
+use crate::throttle::Throttle;
+
+/// Takes usage reports: opens the reservation of each, charges it, counts it, and tells in the log what is wrong with it. There
+/// is one in a process, that each answer is charged once.
+#[derive(Debug)]
+pub struct Reports {
+    sealer: Arc<Sealer>,
+    limits: Arc<Limits>,
+    settlements: Settlements,
+    metrics: UsageMetrics,
+    /// Reports that a line is due for.
+    throttle: Mutex<Throttle>,
+}
+
+// === impl Reports ===
+
+impl Reports {
+    /// Takes reports of what `sealer` made, and charges them to `limits`.
+    #[must_use]
+    pub fn new(sealer: Arc<Sealer>, limits: Arc<Limits>, bounds: Bounds, metrics: UsageMetrics) -> Self {
+        Reports { sealer, limits, settlements: Settlements::new(bounds), metrics, throttle: Mutex::default() }
+    }
+
+    /// Takes what a gateway reports of the answer whose reservation is `sealed`; what became of it.
+    pub async fn take(&self, sealed: &str, report: &Report, channel: Channel, now: Nanos) -> Charged {
+        let Some(reservation) = self.sealer.open(sealed) else {
+            self.metrics.reported(Settlement::Unknown, &report.usage, None);
+            self.warn(channel, |reports, channel| {
+                tracing::warn!(reports, channel, "usage reports carry reservations that this process did not make")
+            });
+            return Settlement::Unknown.into();
+        };
+        let charged = self.settlements.settle(&self.limits, &reservation, report, now).await;
+        self.metrics.reported(charged.settlement, &report.usage, Some(&reservation));
+        self.tell_cuts(&charged, &reservation, channel);
+        charged
+    }
+
+    /// Notes a report that nobody can read, and why.
+    pub fn refuse(&self, channel: Channel, why: &str) {
+        self.metrics.refused();
+        self.warn(channel, |reports, channel| tracing::warn!(reports, channel, why, "usage reports are refused"));
+    }
+
+    /// Notes a report with a number that is none, and why; its other numbers are taken.
+    pub fn pass_over(&self, channel: Channel, why: &str) {
+        self.metrics.corrected(Correction::Number);
+        self.warn(channel, |reports, channel| {
+            tracing::warn!(reports, channel, why, "usage reports have numbers that are not taken")
+        });
+    }
+
+    /// Notes what of a report was not charged.
+    fn tell_cuts(&self, charged: &Charged, reservation: &Reservation, channel: Channel) {
+        let tier = &*reservation.tier;
+        if let Some(tokens) = charged.cut {
+            self.metrics.corrected(Correction::Answer);
+            let most = self.settlements.bounds.answer;
+            self.warn(channel, |reports, channel| {
+                let line = "answers are said to cost more than --max-answer-tokens";
+                tracing::warn!(reports, channel, tier, tokens, most, "{line}")
+            });
+        }
+        if charged.debt_cut {
+            self.metrics.corrected(Correction::Debt);
+            self.warn(channel, |reports, channel| {
+                tracing::warn!(reports, channel, tier, "debts are cut at --max-debt-windows")
+            });
+        }
+    }
+
+    /// A line, where there was none in the last second; with the number of reports that wanted one since, and the channel of
+    /// this one.
+    fn warn(&self, channel: Channel, line: impl FnOnce(u64, &'static str)) {
+        if let Some(reports) = self.throttle.lock().count(Instant::now()) {
+            line(reports, channel.as_str());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::family::Registry;
+    use crate::limit::Memory;
+    use crate::usage::{MAX_HITS, Terms, Usage};
+
+    #[tokio::test]
+    async fn a_report_is_charged_once_and_whatever_becomes_of_it_is_counted() {
+        let (sealer, metrics) = (Arc::new(Sealer::random()), UsageMetrics::default());
+        let limits = Arc::new(Limits::Memory(Memory::default()));
+        let reports = Reports::new(Arc::clone(&sealer), limits, Bounds::default(), metrics.clone());
+        let sealed = sealer.seal(&Terms { is_call: true, ..Terms::default() }, Nanos(0));
+        let report = Report { usage: Usage { total: Some(MAX_HITS), ..Usage::default() }, ..Report::default() };
+        for (sealed, expected) in [
+            (&*sealed, Settlement::Settled(Bounds::ANSWER)),
+            (&*sealed, Settlement::Duplicate),
+            ("forged", Settlement::Unknown),
+        ] {
+            let charged = reports.take(sealed, &report, Channel::RateLimit, Nanos(0)).await;
+            assert_eq!(charged.settlement, expected);
+        }
+        reports.refuse(Channel::RateLimit, "no descriptors");
+        reports.pass_over(Channel::RateLimit, "`total` is none");
+        let (mut registry, mut page) = (Registry::new(&[]), String::new());
+        metrics.register(&mut registry);
+        registry.encode(&mut page).unwrap();
+        for line in [
+            "tiergate_usage_reports_total{result=\"settled\"} 1",
+            "tiergate_usage_reports_total{result=\"duplicate\"} 1",
+            "tiergate_usage_reports_total{result=\"unknown\"} 1",
+            "tiergate_usage_reports_total{result=\"refused\"} 1",
+            "tiergate_usage_corrections_total{what=\"answer\"} 1",
+            "tiergate_usage_corrections_total{what=\"number\"} 1",
+            "tiergate_usage_tokens_total{tier=\"\",usage=\"total\"} 1000000000",
+            "tiergate_limit_tokens_total{limit=\"other\",policy=\"\"} 0",
+        ] {
+            assert!(page.contains(line), "{line}\n{page}");
+        }
+    }
+}
