@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use self::access::AccessEvidence;
 pub use self::classic::EnforceLimits;
-pub use self::evidence::{Decision, Evidence, Grant, Handover, IdentitySource, LimitEvidence, Stage, TierSource};
+pub use self::evidence::{Decision, Evidence, Grant, Handover, LimitEvidence, Stage};
 pub use self::facts::Facts;
 pub use self::recent::{Asked, Recent, Record, start};
 pub use self::settings::{Otherwise, Settings, TierUnknown};

@@ -13,7 +13,7 @@
 //! gate ─ explain                      why, from what the decision rests on
 //! ```
 //!
-//! On a cluster `identity` and `access` ask its API server, through `apiserver`. The configuration takes this path: `source` → `manifest` → `policy`.
+//! On a cluster `identity` and `access` ask its API server, through `apiserver`; what these and tier services answer, `cache` remembers. The configuration takes this path: `source` → `manifest` → `policy`.
 
 pub mod clock;
 pub mod hash;
@@ -32,6 +32,8 @@ pub mod limit;
 
 pub mod document;
 pub mod manifest;
+
+pub mod cache;
 
 pub mod access;
 pub mod apiserver;

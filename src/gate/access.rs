@@ -3,6 +3,7 @@
 use super::fact::{Fact, Known};
 use super::{Gate, Step};
 use crate::access::{AccessMode, AccessReviews, AccessSource, Query, Verdict};
+use crate::cache::Source;
 use crate::clock::Nanos;
 use crate::denial::{Code, Denial};
 use crate::identity::Identity;
@@ -66,11 +67,11 @@ fn ask<'a>(
     known: &Known,
     now: Nanos,
 ) -> Result<(Verdict, AccessSource), Step<'a>> {
-    let question = reviews.question(query, identity, &policy.rbac.changes)?;
-    if let Some((_, verdict, source)) = known.access.iter().find(|(asked, ..)| *asked == question) {
+    let review = reviews.review(query, identity, &policy.rbac.changes)?;
+    if let Some((_, verdict, source)) = known.access.iter().find(|(asked, ..)| *asked == review) {
         return Ok((verdict.clone(), *source));
     }
-    reviews.recall(&question, now).ok_or(Step::Need(Fact::Access(question)))
+    reviews.recall(&review, now).ok_or(Step::Need(Fact::Access(review)))
 }
 
 fn unread(what: &str) -> Denial {
@@ -89,7 +90,7 @@ impl AccessEvidence {
         };
         self.disagreed = rbac != review;
         // Once for each question.
-        if self.disagreed && source == AccessSource::Asked {
+        if self.disagreed && source == AccessSource::Review(Source::Fetched) {
             tracing::warn!(
                 user.name = query.user,
                 verb = query.verb,

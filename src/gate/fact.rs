@@ -6,35 +6,36 @@ use std::time::Duration;
 use smallvec::SmallVec;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Evidence, Gate, IdentitySource, Stage, Step, TierSource};
-use crate::access::{AccessSource, Question as AccessQuestion, Verdict};
+use super::{Evidence, Gate, Stage, Step};
+use crate::access::{AccessReview, AccessSource, Verdict};
+use crate::cache::{Answer, Source};
 use crate::clock::Nanos;
 use crate::denial::{Code, Denial};
-use crate::identity::{Asked, Identity, Review};
+use crate::identity::{Credentials, Identity};
 use crate::policy::{AuthPlan, AuthRules, Caller, Policy};
 use crate::request::Request;
-use crate::tier::{Age, Lookup, Question};
+use crate::tier::{Lookup, LookupRequest};
 
 /// How long a request waits for all that is not known. Gateways give up after 200 to 250 ms, and then the reason is lost.
 const DEADLINE: Duration = Duration::from_millis(150);
 
 /// Something that was not known when the decision was tried.
 pub(super) enum Fact<'a> {
-    Identity(Asked<'a>),
-    Tier(Question),
-    Access(AccessQuestion),
+    Identity(Credentials<'a>),
+    Tier(LookupRequest),
+    Access(AccessReview),
 }
 
 /// Facts that were fetched for this request. They need not be found in a cache again: it may be full.
 #[derive(Default)]
 pub(super) struct Known {
-    pub(super) identity: Option<Review>,
-    pub(super) tiers: SmallVec<[(Question, Lookup); 1]>,
-    pub(super) access: SmallVec<[(AccessQuestion, Verdict, AccessSource); 1]>,
+    pub(super) identity: Option<Answer<Arc<Identity>>>,
+    pub(super) tiers: SmallVec<[(LookupRequest, Lookup, Source); 1]>,
+    pub(super) access: SmallVec<[(AccessReview, Verdict, AccessSource); 1]>,
     /// When the request has waited long enough, for whatever.
     pub(super) until: Option<Instant>,
     /// Whose answers are past their time: new ones are fetched after the decision.
-    pub(super) stale: SmallVec<[Question; 1]>,
+    pub(super) stale: SmallVec<[LookupRequest; 1]>,
 }
 
 // === impl Gate ===
@@ -44,18 +45,21 @@ impl Gate {
     pub(super) async fn fetch(&self, fact: Fact<'_>, policy: &Policy, known: &mut Known, now: Nanos) {
         let until = *known.until.get_or_insert_with(|| Instant::now() + DEADLINE);
         match fact {
-            Fact::Identity(asked) => known.identity = Some(self.identities.review(&asked, policy, now, until).await),
-            Fact::Access(question) => {
+            Fact::Identity(credentials) => {
+                known.identity = Some(self.identities.review(&credentials, policy, now, until).await);
+            }
+            Fact::Access(review) => {
                 // Only where there is somebody to ask is there a question.
                 if let Some(reviews) = &self.access {
-                    let (verdict, source) = reviews.ask(&question, now, until).await;
-                    known.access.push((question, verdict, source));
+                    let (verdict, source) = reviews.ask(&review, now, until).await;
+                    known.access.push((review, verdict, source));
                 }
             }
-            Fact::Tier(question) => {
-                let lookup = timeout_at(until, self.tiers.ask(&question, now)).await;
-                let late = || late("the caller's tier could not be told in time");
-                known.tiers.push((question, lookup.unwrap_or_else(|_| Lookup::Undecided(late()))));
+            Fact::Tier(request) => {
+                let told = timeout_at(until, self.tiers.ask(&request, now)).await;
+                let late = || Lookup::Undecided(late("the caller's tier could not be told in time"));
+                let (lookup, source) = told.unwrap_or_else(|_| (late(), Source::Fetched));
+                known.tiers.push((request, lookup, source));
             }
         }
     }
@@ -75,23 +79,19 @@ impl Gate {
             Ok(token) => token,
             Err(denial) => return Ok(Err(denial)),
         };
-        let asked = Asked { token, rules, host: request.host, peer: request.peer };
-        let (review, source) = match &known.identity {
-            Some(review) => (review.clone(), IdentitySource::Reviewed),
-            None => match self.identities.recall(&asked, now) {
-                Some(review) => (review, IdentitySource::Remembered),
-                None => return Err(Step::Need(Fact::Identity(asked))),
+        let credentials = Credentials { token, rules, host: request.host, peer: request.peer };
+        let answer = match &known.identity {
+            Some(answer) => answer.clone(),
+            None => match self.identities.recall(&credentials, now) {
+                Some(answer) => answer,
+                None => return Err(Step::Need(Fact::Identity(credentials))),
             },
         };
-        let (identity, source) = match review {
-            Review::Refused(denial) => {
-                evidence.identity_source = Some(source);
-                return Ok(Err(denial));
-            }
-            Review::Known(identity) => (identity, source),
-            Review::Stale(identity) => (identity, IdentitySource::Stale),
+        evidence.identity_source = Some(answer.source);
+        let identity = match answer.value {
+            Ok(identity) => identity,
+            Err(denial) => return Ok(Err(denial)),
         };
-        evidence.identity_source = Some(source);
         evidence.identity(&identity);
         Ok(match &identity.service_account {
             Some(account) => account.check(policy, self.identities.vouched_for()).map(|()| identity),
@@ -110,16 +110,16 @@ impl Gate {
     ) -> Result<(), Step<'a>> {
         let Known { tiers, stale, .. } = known;
         auth.rules.learn(caller, &auth.tiers, |endpoint, user, body| {
-            let question = self.tiers.question(endpoint, user, body);
-            let (lookup, source) = match tiers.iter().find(|(asked, _)| *asked == question) {
-                Some((_, lookup)) => (lookup.clone(), TierSource::Asked),
-                None => match self.tiers.recall(&question, now) {
-                    Some((lookup, Age::Fresh)) => (lookup, TierSource::Remembered),
-                    Some((lookup, Age::Stale)) => {
-                        stale.push(question);
-                        (lookup, TierSource::Stale)
+            let request = self.tiers.request(endpoint, user, body);
+            let (lookup, source) = match tiers.iter().find(|(asked, ..)| *asked == request) {
+                Some((_, lookup, source)) => (lookup.clone(), *source),
+                None => match self.tiers.recall(&request, now) {
+                    Some((lookup, Source::Stale)) => {
+                        stale.push(request);
+                        (lookup, Source::Stale)
                     }
-                    None => return Err(Step::Need(Fact::Tier(question))),
+                    Some(known) => known,
+                    None => return Err(Step::Need(Fact::Tier(request))),
                 },
             };
             evidence.tier_source = Some(source);
