@@ -199,7 +199,6 @@ fn gate_of(request: &CheckRequest, (policies, name): (Policies, String)) -> Arc<
         audiences: vec!["maas-default-gateway-sa".to_owned()],
         scoped: false,
         service_account: Some(account),
-        reviewed: Nanos(0),
         keep: std::time::Duration::MAX,
         expires: Nanos(u64::MAX),
     };

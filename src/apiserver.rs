@@ -1,16 +1,16 @@
 //! The API server, asked on the way of a request: who a token is of, and what a user may do.
 //!
 //! Calls are made by a thread of their own, so that they go on when whoever asked has left, and what they find out is there for
-//! the next. `guard` keeps them few; `flights` makes one of many that ask the same.
+//! the next. `guard` keeps them few.
 
 pub mod connection;
-mod flights;
 mod guard;
 
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::thread;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
@@ -23,10 +23,10 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 pub use self::connection::KubernetesError;
-pub(crate) use self::flights::{Flights, PATIENCE};
 pub use self::guard::{ApiMetrics, Budget};
 
 use self::guard::{Call, Guard};
+use crate::cache::Unanswered;
 use crate::denial::{Code, Denial};
 
 /// An API server, and what guards it. Clones share it.
@@ -54,6 +54,11 @@ pub struct Discovered {
     /// A JSON Web Key Set.
     pub jwks: String,
 }
+
+/// How long a request that has something to fall back on waits for something better.
+pub(crate) const PATIENCE: Duration = Duration::from_millis(50);
+/// Different questions in flight, those that wait for their turn among them. More are answered "undecided" at once.
+pub(crate) const IN_FLIGHT: usize = 4_096;
 
 const ISSUER_PATH: &str = "/.well-known/openid-configuration";
 const KEYS_PATH: &str = "/openid/v1/jwks";
@@ -104,9 +109,9 @@ impl ApiServer {
         Client::clone(&self.0.client.load())
     }
 
-    /// Runs `work`, which calls the API server, on the thread for that.
-    pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
-        drop(self.0.runtime.spawn(work));
+    /// The thread for calls of the API server.
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.0.runtime
     }
 
     /// A TokenReview.
@@ -169,6 +174,16 @@ impl ApiServer {
             self.client().request(request).await
         };
         self.0.guard.call(Call::Keys, 0, call).await
+    }
+}
+
+/// What is said where a question to the API server has no answer: undecided.
+pub(crate) fn unanswered(why: Unanswered) -> Denial {
+    match why {
+        Unanswered::Late => Denial::new(Code::UnavailableDeadline, "the API server could not be asked in time"),
+        Unanswered::Busy(most) => Denial::new(Code::UnavailableApiServer, "the API server cannot be asked now")
+            .detail(format!("{most} questions wait for it")),
+        Unanswered::GivenUp => Denial::new(Code::UnavailableInternal, "the API server could not be asked"),
     }
 }
 

@@ -29,7 +29,7 @@ use tokio::time::Instant;
 
 pub use self::access::AccessEvidence;
 pub use self::classic::EnforceLimits;
-pub use self::evidence::{Decision, Evidence, Grant, Handover, IdentitySource, LimitEvidence, Stage, TierSource};
+pub use self::evidence::{Decision, Evidence, Grant, Handover, LimitEvidence, Stage};
 pub use self::facts::Facts;
 pub use self::permit::{Permit, Refused};
 pub use self::recent::{Asked, Recent, Record, start};

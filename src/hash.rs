@@ -2,8 +2,6 @@
 
 use std::hash::{BuildHasherDefault, Hasher};
 
-use quick_cache::sync::{Cache, DefaultLifecycle};
-use quick_cache::{UnitWeighter, Weighter};
 use siphasher::sip128::{Hasher128, SipHasher13};
 
 /// Hashes under random keys of its own. SipHash-1-3 rather than 2-4: tokens are long, and half the rounds still leave no
@@ -18,24 +16,7 @@ pub struct KeyedHasher {
 #[derive(Debug, Default)]
 pub struct Prehashed(u64);
 
-/// A bounded cache by hashes.
-pub(crate) type Remembered<T, W = UnitWeighter> = Cache<u128, T, W, Unhashed, DefaultLifecycle<u128, T>>;
-
 pub(crate) type Unhashed = BuildHasherDefault<Prehashed>;
-
-/// One that holds this many.
-pub(crate) fn remember<T: Clone>(entries: usize) -> Remembered<T> {
-    remember_by_weight(entries, entries as u64, UnitWeighter)
-}
-
-/// One that holds this much; about `usual` entries.
-pub(crate) fn remember_by_weight<T: Clone, W: Weighter<u128, T> + Clone>(
-    usual: usize,
-    weight: u64,
-    weighter: W,
-) -> Remembered<T, W> {
-    Cache::with(usual, weight, weighter, Unhashed::default(), DefaultLifecycle::default())
-}
 
 // === impl KeyedHasher ===
 

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use quick_cache::Weighter;
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -18,10 +17,11 @@ pub(crate) use self::authority::unix_seconds;
 pub use self::authority::{Authority, AuthorityError, Claims, KubernetesClaims, OPENSHIFT, ObjectClaims, believe};
 pub use self::cluster::{ClusterReview, IdentityMode};
 
-use crate::apiserver::{Flights, PATIENCE};
+use crate::apiserver::{IN_FLIGHT, PATIENCE, unanswered};
+use crate::cache::{Answer, Cache, CacheKey, Capacity, Config, Failure, Staleness};
 use crate::clock::Nanos;
 use crate::denial::{Class, Code, Denial};
-use crate::hash::{self, KeyedHasher, Remembered, remember_by_weight};
+use crate::hash::KeyedHasher;
 use crate::policy::Policy;
 use crate::request::BearerToken;
 use crate::rules::AuthRules;
@@ -41,8 +41,6 @@ pub struct Identity {
     pub scoped: bool,
     /// `auth.identity` of an AuthPolicy: the status of a TokenReview.
     pub object: Value,
-    /// When the token was reviewed.
-    pub reviewed: Nanos,
     /// How long it may be remembered without another review.
     pub keep: Duration,
     /// When the token expires.
@@ -70,9 +68,9 @@ pub struct Remember {
     pub bytes: u64,
 }
 
-/// A token to review, and what for.
+/// What a caller shows: a token to review, and what for.
 #[derive(Clone, Copy, Debug)]
-pub struct Asked<'a> {
+pub struct Credentials<'a> {
     pub token: BearerToken<'a>,
     /// Of the policy that asks.
     pub rules: &'a AuthRules,
@@ -87,9 +85,8 @@ pub struct Asked<'a> {
 pub struct Identities {
     reviewer: Reviewer,
     remember: Remember,
-    key: KeyedHasher,
-    memory: Arc<Memory>,
-    flights: Flights<Arc<Identity>>,
+    hasher: KeyedHasher,
+    cache: Cache<Arc<Identity>>,
 }
 
 /// Whose word it is who a token is of.
@@ -107,26 +104,14 @@ struct Keys {
     salt: u128,
 }
 
-#[derive(Debug)]
-struct Memory {
-    /// quick_cache rather than a plain map: bounded. Its hits cost as much as dashmap's.
-    known: Remembered<Arc<Identity>, Bytes>,
-    /// A cache of its own, so that a flood of junk tokens moves no identity out.
-    failed: Remembered<(Denial, Nanos)>,
+/// What an identity is remembered by, and how long it is good for who asks.
+struct IdentityKey<'a> {
+    hash: u128,
+    /// Of the policy that asks: it may want identities that are newer.
+    rules: &'a AuthRules,
+    /// As in [`Remember`].
+    stale: Duration,
 }
-
-/// What is known about a token.
-#[derive(Clone, Debug)]
-pub enum Review {
-    Known(Arc<Identity>),
-    /// It should have been reviewed anew, and that is not possible now.
-    Stale(Arc<Identity>),
-    Refused(Denial),
-}
-
-/// Weighs an identity by what it takes.
-#[derive(Clone, Debug)]
-struct Bytes;
 
 /// Enough for a second of junk; each entry is small.
 const FAILURES: usize = 10_000;
@@ -159,102 +144,83 @@ impl Identities {
 
     fn of(reviewer: Reviewer, remember: Remember) -> Self {
         let usual = usize::try_from(remember.bytes / USUAL).unwrap_or(usize::MAX);
-        let known = remember_by_weight(usual, remember.bytes, Bytes);
-        let failed = hash::remember(FAILURES);
-        let memory = Arc::new(Memory { known, failed });
-        Identities { reviewer, remember, key: KeyedHasher::random(), memory, flights: Flights::new() }
+        let cache = Cache::new(Config {
+            capacity: Capacity::weight(usual, remember.bytes, |identity: &Arc<Identity>| identity.bytes()),
+            failures: FAILURES,
+            fetches: IN_FLIGHT,
+            staleness: Staleness::IfError { patience: PATIENCE },
+            runtime: match &reviewer {
+                Reviewer::Keys(_) => None,
+                Reviewer::Cluster(cluster) => Some(cluster.server.runtime().clone()),
+            },
+        });
+        Identities { reviewer, remember, hasher: KeyedHasher::random(), cache }
     }
 
     /// Goes by the keys of `authority` from now on, where tokens are verified by keys: what is remembered was said by others.
     pub fn replace_keys(&self, authority: Authority) {
         let Reviewer::Keys(keys) = &self.reviewer else { return };
         // Any other than before: each is the hash of the one before, and an attacker knows none of them.
-        let salt = self.key.hash(&keys.load().salt.to_string());
+        let salt = self.hasher.hash(&keys.load().salt.to_string());
         keys.store(Arc::new(Keys { authority, salt }));
-        self.memory.known.clear();
-        self.memory.failed.clear();
+        self.cache.clear();
     }
 
     /// What is remembered about a token, for as long as its policy says. Answers at once.
     #[must_use]
-    pub fn recall(&self, asked: &Asked<'_>, now: Nanos) -> Option<Review> {
-        let key = self.key(asked);
-        match self.memory.known.get(&key) {
-            Some(identity) if identity.is_fresh(asked.rules, now) => Some(Review::Known(identity)),
-            known => self.failure(key, known, now),
-        }
-    }
-
-    /// Why `token` is not to be reviewed again yet, and what is said meanwhile.
-    fn failure(&self, key: u128, known: Option<Arc<Identity>>, now: Nanos) -> Option<Review> {
-        let (denial, _) = self.memory.failed.get(&key).filter(|(_, until)| *until > now)?;
-        Some(self.fall_back(denial, known, now))
-    }
-
-    /// What is said where a review came to no end: what was known before, for a while.
-    fn fall_back(&self, denial: Denial, known: Option<Arc<Identity>>, now: Nanos) -> Review {
-        let undecided = denial.code.class() == Class::Undecided;
-        match known.filter(|identity| undecided && identity.is_usable(self.remember.stale, now)) {
-            Some(identity) => Review::Stale(identity),
-            None => Review::Refused(denial),
-        }
+    pub fn recall(&self, credentials: &Credentials<'_>, now: Nanos) -> Option<Answer<Arc<Identity>>> {
+        self.cache.get(&self.key(credentials), now)
     }
 
     /// Reviews a token, once however many requests wait for it, and remembers the answer. Waits until `until`.
-    pub async fn review(&self, asked: &Asked<'_>, policy: &Policy, now: Nanos, until: Instant) -> Review {
-        let key = self.key(asked);
-        let known = self.memory.known.get(&key);
-        // Another request may have found out meanwhile.
-        if let Some(review) = self.failure(key, known.clone(), now) {
-            return review;
-        }
-        let until = match &known {
-            Some(identity) if identity.is_usable(self.remember.stale, now) => until.min(Instant::now() + PATIENCE),
-            _ => until,
-        };
-        let reviewed = match &self.reviewer {
-            Reviewer::Keys(keys) => self.verify(&keys.load().authority, key, asked, now),
-            Reviewer::Cluster(cluster) => self.ask(cluster, key, (asked, policy), now, until).await,
-        };
-        match reviewed {
-            Ok(identity) => Review::Known(identity),
-            Err(denial) => self.fall_back(denial, known, now),
-        }
-    }
-
-    fn verify(&self, authority: &Authority, key: u128, asked: &Asked<'_>, now: Nanos) -> Result<Arc<Identity>, Denial> {
-        match authority.review(&asked.token, now) {
-            Ok(identity) => Ok(self.memory.learn(key, Identity { keep: self.remember.identities, ..identity })),
-            Err(denial) => Err(self.memory.refuse(key, denial, now, self.remember.failures)),
-        }
-    }
-
-    async fn ask(
+    pub async fn review(
         &self,
-        cluster: &Arc<ClusterReview>,
-        key: u128,
-        (asked, policy): (&Asked<'_>, &Policy),
+        credentials: &Credentials<'_>,
+        policy: &Policy,
         now: Nanos,
         until: Instant,
-    ) -> Result<Arc<Identity>, Denial> {
-        let keep = self.remember.identities;
-        let question = match cluster.look(asked, policy, now, until).await {
-            Err(denial) => return Err(self.memory.refuse(key, denial, now, self.remember.failures)),
-            Ok(cluster::Look::Trusted(identity)) => {
-                return Ok(self.memory.learn(key, Identity { keep, ..*identity }));
+    ) -> Answer<Arc<Identity>> {
+        let key = self.key(credentials);
+        // Another request may have found out meanwhile.
+        if let Some(answer) = self.cache.get(&key, now) {
+            return answer;
+        }
+        let cluster = match &self.reviewer {
+            Reviewer::Keys(keys) => {
+                return self.settle(&key, keys.load().authority.review(&credentials.token, now), now);
             }
-            Ok(cluster::Look::Ask(question)) => question,
+            Reviewer::Cluster(cluster) => cluster,
         };
-        let (memory, cluster) = (Arc::clone(&self.memory), Arc::clone(cluster));
-        let server = cluster.server.clone();
-        let recall = || self.memory.known.get(&key).filter(|identity| identity.is_fresh(asked.rules, now));
-        let ask = || async move {
-            match cluster.review(question, now).await {
-                Ok(identity) => Ok(memory.learn(key, Identity { keep: identity.keep.min(keep), ..identity })),
-                Err(denial) => Err(memory.refuse(key, denial, now, REJECTED)),
+        let until = self.cache.wait_until(&key, now, until);
+        match cluster.look(credentials, policy, now, until).await {
+            Ok(cluster::Look::Ask(review)) => {
+                let answer = self.cache.fetch(&key, now, until, || self.fetch(cluster, review, now)).await;
+                answer.unwrap_or_else(|why| Answer::fetched(Err(unanswered(why))))
             }
-        };
-        self.flights.join(key, (&server, until), recall, ask).await
+            Ok(cluster::Look::Trusted(identity)) => self.settle(&key, Ok(*identity), now),
+            Err(denial) => self.settle(&key, Err(denial), now),
+        }
+    }
+
+    /// Remembers what was found out without a call.
+    fn settle(&self, key: &IdentityKey<'_>, reviewed: Result<Identity, Denial>, now: Nanos) -> Answer<Arc<Identity>> {
+        let (keep, failures) = (self.remember.identities, self.remember.failures);
+        let reviewed = reviewed.map(|identity| identity.kept(keep)).map_err(|denial| failure(denial, failures));
+        self.cache.settle(key, reviewed, now)
+    }
+
+    /// A review by the API server, to be made.
+    fn fetch(
+        &self,
+        cluster: &Arc<ClusterReview>,
+        review: cluster::TokenReview,
+        now: Nanos,
+    ) -> impl Future<Output = Result<Arc<Identity>, Failure>> + Send + use<> {
+        let (cluster, keep) = (Arc::clone(cluster), self.remember.identities);
+        async move {
+            let reviewed = cluster.review(review, now).await;
+            reviewed.map(|identity| identity.kept(keep)).map_err(|denial| failure(denial, REJECTED))
+        }
     }
 
     /// Whether a ServiceAccount that is not watched is known all the same, because the API server has reviewed its token.
@@ -263,19 +229,23 @@ impl Identities {
         matches!(self.reviewer, Reviewer::Cluster(_))
     }
 
+    fn key<'a>(&self, credentials: &Credentials<'a>) -> IdentityKey<'a> {
+        IdentityKey { hash: self.hash(credentials), rules: credentials.rules, stale: self.remember.stale }
+    }
+
     /// Of the whole token; and of what its policy asks for, where the answer depends on that.
-    fn key(&self, asked: &Asked<'_>) -> u128 {
-        let token = self.hash(&asked.token);
+    fn hash(&self, credentials: &Credentials<'_>) -> u128 {
+        let token = self.hash_token(&credentials.token);
         match &self.reviewer {
             Reviewer::Cluster(cluster) if cluster.foreign => {
-                token ^ self.key.hash_list(asked.rules.audiences(asked.host))
+                token ^ self.hasher.hash_list(credentials.rules.audiences(credentials.host))
             }
             Reviewer::Cluster(_) | Reviewer::Keys(_) => token,
         }
     }
 
-    fn hash(&self, token: &BearerToken<'_>) -> u128 {
-        let token = self.key.hash(token.secret());
+    fn hash_token(&self, token: &BearerToken<'_>) -> u128 {
+        let token = self.hasher.hash(token.secret());
         match &self.reviewer {
             Reviewer::Keys(keys) => token ^ keys.load().salt,
             Reviewer::Cluster(_) => token,
@@ -285,24 +255,25 @@ impl Identities {
     /// How many identities are remembered.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.memory.known.len()
+        self.cache.len()
     }
 
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.memory.known.is_empty()
+        self.cache.len() == 0
     }
 
     /// Remembers `identity` for `token` without a review: for benches, whose tokens are of a foreign issuer, and for explanations.
     #[doc(hidden)]
     pub fn insert(&self, token: &BearerToken<'_>, identity: Identity) {
-        self.memory.known.insert(self.hash(token), Arc::new(identity));
+        self.cache.insert(self.hash_token(token), Arc::new(identity), Nanos::default());
     }
 
     /// Remembers that `token` is refused, without a review: for explanations.
     #[doc(hidden)]
     pub fn insert_refused(&self, token: &BearerToken<'_>, denial: Denial) {
-        self.memory.failed.insert(self.hash(token), (denial, Nanos(u64::MAX)));
+        let failure = Failure { denial, keep: Some(Duration::MAX) };
+        self.cache.insert_failure(self.hash_token(token), failure, Nanos::default());
     }
 }
 
@@ -325,46 +296,37 @@ impl Default for Remember {
     }
 }
 
-// === impl Memory ===
+// === impl IdentityKey ===
 
-impl Memory {
-    fn learn(&self, key: u128, identity: Identity) -> Arc<Identity> {
-        let identity = Arc::new(identity);
-        self.known.insert(key, Arc::clone(&identity));
-        self.failed.remove(&key);
-        identity
+impl CacheKey for IdentityKey<'_> {
+    type Value = Arc<Identity>;
+
+    fn hash(&self) -> u128 {
+        self.hash
     }
 
-    /// Remembers a refusal for as long as `failures` says, unless it is for this moment or this policy alone; and for a moment that it could
-    /// not be told.
-    fn refuse(&self, key: u128, denial: Denial, now: Nanos, failures: Duration) -> Denial {
-        let keep = match denial.code {
-            Code::TokenNotYet | Code::TokenAudience | Code::TokenSubjectGone | Code::UnavailableDeadline => {
-                return denial;
-            }
-            code if code.class() == Class::Undecided => PAUSE,
-            _ => {
-                self.known.remove(&key);
-                failures
-            }
-        };
-        self.failed.insert(key, (denial.clone(), now.saturating_add(keep)));
-        denial
+    fn fresh_until(&self, identity: &Arc<Identity>, reviewed: Nanos) -> Nanos {
+        let keep = self.rules.identity_ttl().map_or(identity.keep, |ttl| ttl.min(identity.keep));
+        reviewed.saturating_add(keep).min(identity.expires)
+    }
+
+    fn stale_until(&self, identity: &Arc<Identity>, reviewed: Nanos) -> Nanos {
+        if self.stale.is_zero() {
+            return Nanos::default();
+        }
+        reviewed.saturating_add(identity.keep).saturating_add(self.stale).min(identity.expires)
     }
 }
 
-// === impl Identity ===
-
-impl Identity {
-    fn is_fresh(&self, rules: &AuthRules, now: Nanos) -> bool {
-        let keep = rules.identity_ttl().map_or(self.keep, |ttl| ttl.min(self.keep));
-        now < self.expires && now < self.reviewed.saturating_add(keep)
-    }
-
-    /// Whether it may be used for want of a newer one.
-    fn is_usable(&self, stale: Duration, now: Nanos) -> bool {
-        now < self.expires && now < self.reviewed.saturating_add(self.keep).saturating_add(stale) && !stale.is_zero()
-    }
+/// Why there is no identity. A refusal is remembered for as long as `refused` says, unless it is for this moment or this policy alone; and for
+/// a moment that it could not be told.
+fn failure(denial: Denial, refused: Duration) -> Failure {
+    let keep = match denial.code {
+        Code::TokenNotYet | Code::TokenAudience | Code::TokenSubjectGone | Code::UnavailableDeadline => None,
+        code if code.class() == Class::Undecided => Some(PAUSE),
+        _ => Some(refused),
+    };
+    Failure { denial, keep }
 }
 
 /// What the identity of a ServiceAccount takes, in bytes.
@@ -375,12 +337,18 @@ const FIXED: u64 = 2_800;
 /// What an element of a list takes beside its text.
 const ELEMENT: usize = 32;
 
-// === impl Bytes ===
+// === impl Identity ===
 
-impl Weighter<u128, Arc<Identity>> for Bytes {
-    fn weight(&self, _: &u128, identity: &Arc<Identity>) -> u64 {
-        let lists = identity.groups.iter().chain(&identity.audiences).map(|text| ELEMENT + text.len());
-        let texts = identity.user.len() + identity.uid.len() + lists.sum::<usize>();
+impl Identity {
+    /// To be remembered, for `most` at most.
+    fn kept(self, most: Duration) -> Arc<Self> {
+        Arc::new(Identity { keep: self.keep.min(most), ..self })
+    }
+
+    /// What it takes in memory.
+    fn bytes(&self) -> u64 {
+        let lists = self.groups.iter().chain(&self.audiences).map(|text| ELEMENT + text.len());
+        let texts = self.user.len() + self.uid.len() + lists.sum::<usize>();
         // Each is there twice: the object holds it too.
         FIXED + 2 * texts as u64
     }

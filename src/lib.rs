@@ -51,6 +51,8 @@ pub mod rules;
 pub mod document;
 pub mod manifest;
 
+pub mod cache;
+
 pub mod access;
 pub mod apiserver;
 pub mod identity;

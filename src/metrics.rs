@@ -32,9 +32,10 @@ use self::snapshot::Snapshot;
 use self::timing::Timing;
 use crate::access::AccessSource;
 use crate::apiserver::ApiMetrics;
+use crate::cache::Source;
 use crate::denial::{Class, Code};
 use crate::family::{Family, Registry, register};
-use crate::gate::{Decision, IdentitySource, Stage, TierSource};
+use crate::gate::{Decision, Stage};
 use crate::policy::Policy;
 use crate::problem::Problem;
 use crate::usage::UsageMetrics;
@@ -55,15 +56,14 @@ pub struct Metrics {
     duration: Timing,
     /// One for each [`Stage`], in the order of [`Stage::ALL`].
     stages: Vec<Timing>,
-    identity_hits: Counter,
-    identity_misses: Counter,
-    identity_stale: Counter,
+    /// One for each [`Source`], in the order of [`Source::ALL`].
+    identity_lookups: Vec<Counter>,
     /// One for each [`AccessSource`], in the order of [`AccessSource::ALL`].
     access: Vec<Counter>,
     disagreements: Counter,
     stale: Counter,
     would: Family<WouldLabels, Counter>,
-    /// One for each [`TierSource`], in the order of [`TierSource::ALL`].
+    /// One for each [`Source`], in the order of [`Source::ALL`].
     tier_lookups: Vec<Counter>,
     tier_gone: Counter,
     unlimited: Counter,
@@ -98,11 +98,6 @@ struct StageLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
-struct ResultLabel {
-    result: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
 struct SourceLabel {
     source: &'static str,
 }
@@ -134,7 +129,9 @@ impl Metrics {
         let duration = registered(r, "tiergate_decision_duration_seconds", Timing::default());
         let stages: Family<_, Timing> = registered(r, "tiergate_stage_duration_seconds", Family::default());
         let named = Families::default();
-        let lookup = |result| lookups.get(&ResultLabel { result });
+        let of_source = |family: &Family<_, Counter>| {
+            Source::ALL.iter().map(|s| family.get(&SourceLabel { source: s.as_str() })).collect()
+        };
         let reason = |code: &Code| match code.class() {
             Class::Undecided => DecisionLabels { outcome: "undecided", reason: code.as_str() },
             _ => DecisionLabels { outcome: "refused", reason: code.as_str() },
@@ -147,14 +144,12 @@ impl Metrics {
             refused: Code::ALL.iter().map(|code| decisions.get(&reason(code))).collect(),
             duration,
             stages: Stage::ALL.iter().map(|stage| stages.get(&StageLabel { stage: stage.as_str() })).collect(),
-            identity_hits: lookup("hit"),
-            identity_misses: lookup("miss"),
-            identity_stale: lookup("stale"),
+            identity_lookups: of_source(&lookups),
             access: AccessSource::ALL.iter().map(|s| accesses.get(&SourceLabel { source: s.as_str() })).collect(),
             disagreements: Counter::default(),
             stale: Counter::default(),
             would: Family::default(),
-            tier_lookups: TierSource::ALL.iter().map(|s| services.get(&ResultLabel { result: s.as_str() })).collect(),
+            tier_lookups: of_source(&services),
             tier_gone: Counter::default(),
             unlimited: Counter::default(),
             no_room: Counter::default(),
@@ -212,30 +207,15 @@ impl Metrics {
         if !handed_over {
             self.ended(decision);
         }
-        match evidence.identity_source {
-            Some(IdentitySource::Remembered) => self.identity_hits.inc(),
-            Some(IdentitySource::Reviewed) => self.identity_misses.inc(),
-            Some(IdentitySource::Stale) => self.identity_stale.inc(),
-            None => 0,
-        };
-        if let Some(source) = evidence.access.source {
-            let at = AccessSource::ALL.iter().position(|known| *known == source);
-            if let Some(counter) = at.and_then(|at| self.access.get(at)) {
-                counter.inc();
-            }
-        }
+        count(Source::ALL, &self.identity_lookups, evidence.identity_source);
+        count(AccessSource::ALL, &self.access, evidence.access.source);
         if evidence.access.disagreed {
             self.disagreements.inc();
         }
         if evidence.stale() {
             self.stale.inc();
         }
-        if let Some(source) = evidence.tier_source {
-            let at = TierSource::ALL.iter().position(|known| *known == source);
-            if let Some(counter) = at.and_then(|at| self.tier_lookups.get(at)) {
-                counter.inc();
-            }
-        }
+        count(Source::ALL, &self.tier_lookups, evidence.tier_source);
         if evidence.tier_gone.is_some() {
             self.tier_gone.inc();
         }
@@ -305,6 +285,12 @@ impl Metrics {
             Format::Text => page::to_text(&page),
         }
     }
+}
+
+/// Counts `which` of `all`, each of which has one of the `counters`.
+fn count<T: PartialEq>(all: &[T], counters: &[Counter], which: Option<T>) {
+    let at = which.and_then(|which| all.iter().position(|one| *one == which));
+    at.and_then(|at| counters.get(at)).map(Counter::inc);
 }
 
 /// `metric`, which is on the page from now on.

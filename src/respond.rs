@@ -19,6 +19,7 @@ use tonic::Code as GrpcCode;
 
 pub use self::rate_limit::rate_limit_response;
 
+use crate::cache::Source;
 use crate::denial::{Class, Code, Denial};
 use crate::expression::{Properties, Val};
 use crate::gate::{Decision, Evidence, Grant};
@@ -320,9 +321,9 @@ fn metadata(decision: &Decision) -> Struct {
         ("tier", evidence.tier.as_deref()),
         ("model", evidence.permit.model.as_deref()),
         ("granted_by", evidence.permit.grantor.as_ref().map(|grantor| &*grantor.name)),
-        ("tier_source", evidence.tier_source.map(crate::gate::TierSource::as_str)),
+        ("tier_source", evidence.tier_source.map(Source::as_str)),
         ("tier_gone", evidence.tier_gone.as_deref()),
-        ("identity_source", evidence.identity_source.map(crate::gate::IdentitySource::as_str)),
+        ("identity_source", evidence.identity_source.map(Source::as_str)),
     ];
     for (name, value) in optional {
         if let Some(value) = value {

@@ -11,7 +11,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, crypto};
 use serde_json::Value;
 use tiergate::args::{KeyAlgorithm, Keys};
 use tiergate::clock::Nanos;
-use tiergate::identity::{Asked, Authority, Identities, Remember, Review};
+use tiergate::identity::{Authority, Credentials, Identities, Remember};
 use tiergate::policy::Policy;
 use tiergate::request::BearerToken;
 use tiergate::rules::AuthRules;
@@ -45,17 +45,17 @@ pub fn jwt(data: &[u8]) -> &'static str {
         _ => (text.to_owned(), None),
     };
     // The gate refuses the rest before it asks (see `request`); the review bears it all the same.
-    let identities = Identities::new(
-        Authority::from_jwks(&JWKS, ISSUER).unwrap(),
-        Remember { bytes: 40_000, ..Remember::default() },
-    );
+    let identities = || {
+        let remember = Remember { bytes: 40_000, ..Remember::default() };
+        Identities::new(Authority::from_jwks(&JWKS, ISSUER).unwrap(), remember)
+    };
     let (rules, policy) = (AuthRules::default(), Policy::default());
-    let asked = Asked { token: BearerToken::new(&token), rules: &rules, host: "", peer: None };
+    let credentials = Credentials { token: BearerToken::new(&token), rules: &rules, host: "", peer: None };
     let until = tokio::time::Instant::now();
-    let review = run(identities.review(&asked, &policy, Nanos(0), until));
-    let again = run(identities.review(&asked, &policy, Nanos(0), until));
-    match (review, again) {
-        (Review::Known(identity), Review::Known(_)) => {
+    let review = run(identities().review(&credentials, &policy, Nanos(0), until));
+    let again = run(identities().review(&credentials, &policy, Nanos(0), until));
+    match (review.value, again.value) {
+        (Ok(identity), Ok(_)) => {
             let (header, claims, key) = signed.expect("what is accepted was signed by a key of the set");
             let (header, claims): (Value, Value) =
                 (serde_json::from_str(&header).unwrap(), serde_json::from_str(claims).unwrap());
@@ -76,7 +76,7 @@ pub fn jwt(data: &[u8]) -> &'static str {
             assert!(claims["nbf"].as_f64().is_none_or(|not_before| not_before < now as f64 + 6.0), "{claims}");
             "accepted"
         }
-        (Review::Refused(denial), Review::Refused(other)) => {
+        (Err(denial), Err(other)) => {
             assert_eq!(denial, other);
             // Of a short one, a part may be a word of the message.
             let said = format!("{denial:?}");

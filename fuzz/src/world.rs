@@ -173,7 +173,6 @@ impl Caller {
             audiences: vec![self.audience.to_owned()],
             scoped: false,
             service_account: Some(account),
-            reviewed: Nanos(0),
             keep: std::time::Duration::MAX,
             expires: Nanos(u64::MAX),
         }

@@ -16,10 +16,11 @@ use tokio::time::Instant;
 
 use super::changes::{Changes, Concerns};
 use super::{Grantor, Query};
-use crate::apiserver::{ApiServer, Caller, Flights, PATIENCE};
+use crate::apiserver::{ApiServer, Caller, IN_FLIGHT, PATIENCE, unanswered};
+use crate::cache::{Answer, Cache, CacheKey, Capacity, Config, Failure, Source, Staleness};
 use crate::clock::Nanos;
-use crate::denial::{Class, Code, Denial};
-use crate::hash::{KeyedHasher, Remembered, remember};
+use crate::denial::{Code, Denial};
+use crate::hash::KeyedHasher;
 use crate::identity::Identity;
 
 /// Who says whether a caller may call a model.
@@ -41,25 +42,20 @@ pub struct AccessReviews {
     pub mode: AccessMode,
     /// How much longer an answer is used where it cannot be asked for anew.
     stale: Duration,
-    keys: KeyedHasher,
-    memory: Arc<Memory>,
-    flights: Flights<Arc<Answer>>,
+    hasher: KeyedHasher,
+    cache: Cache<Arc<Granted>>,
 }
 
-#[derive(Debug)]
-struct Memory {
-    known: Remembered<Arc<Answer>>,
-    failed: Remembered<(Denial, Nanos)>,
-}
-
-/// A question to the API server.
+/// A SubjectAccessReview to be made.
 #[derive(Clone, Debug)]
-pub struct Question {
+pub struct AccessReview {
     spec: Arc<Spec>,
     caller: Caller,
-    key: u128,
+    hash: u128,
     /// How new an answer has to be.
     concerns: Concerns,
+    /// As in [`AccessReviews`].
+    stale: Duration,
 }
 
 /// What is known of a caller's access.
@@ -75,18 +71,14 @@ pub enum Verdict {
 /// Where a verdict comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AccessSource {
+    /// RBAC, evaluated in process.
     Rbac,
-    Remembered,
-    /// Remembered, past its time, and it cannot be asked for anew.
-    Stale,
-    Asked,
+    /// The API server.
+    Review(Source),
 }
 
-#[derive(Clone, Debug)]
-struct Answer {
-    granted: Result<Grantor, Option<String>>,
-    asked: Nanos,
-}
+/// What the API server answers: who grants it, or why nobody does.
+type Granted = Result<Grantor, Option<String>>;
 
 /// How long a question that failed is not asked again.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -102,8 +94,14 @@ impl AccessReviews {
     /// The operating system has no randomness: nothing could be kept apart safely.
     #[must_use]
     pub fn new(server: ApiServer, mode: AccessMode, stale: Duration) -> Self {
-        let memory = Arc::new(Memory { known: remember(ANSWERS), failed: remember(FAILURES) });
-        AccessReviews { server, mode, stale, keys: KeyedHasher::random(), memory, flights: Flights::new() }
+        let cache = Cache::new(Config {
+            capacity: Capacity::entries(ANSWERS),
+            failures: FAILURES,
+            fetches: IN_FLIGHT,
+            staleness: Staleness::IfError { patience: PATIENCE },
+            runtime: Some(server.runtime().clone()),
+        });
+        AccessReviews { server, mode, stale, hasher: KeyedHasher::random(), cache }
     }
 
     /// Whom they ask.
@@ -118,12 +116,12 @@ impl AccessReviews {
     /// # Errors
     ///
     /// It has something that cannot be written down. Without it, the question would be another one.
-    pub fn question(
+    pub fn review(
         &self,
         query: &Query<'_>,
         identity: Option<&Identity>,
         changes: &Changes,
-    ) -> Result<Question, Denial> {
+    ) -> Result<AccessReview, Denial> {
         let unspeakable = |error: serde_json::Error| {
             Denial::new(Code::UnavailableInternal, "your access could not be looked up").detail(error.to_string())
         };
@@ -148,128 +146,94 @@ impl AccessReviews {
             ..Spec::default()
         };
         // All of it: two users of one name may differ in what they have beside it.
-        let key = self.keys.hash(&serde_json::to_string(&spec).map_err(unspeakable)?);
-        let (caller, concerns) = (self.keys.hash_list([query.user]), changes.concerning(query.namespace));
-        Ok(Question { spec: Arc::new(spec), caller, key, concerns })
+        let hash = self.hasher.hash(&serde_json::to_string(&spec).map_err(unspeakable)?);
+        let (caller, concerns) = (self.hasher.hash_list([query.user]), changes.concerning(query.namespace));
+        Ok(AccessReview { spec: Arc::new(spec), caller, hash, concerns, stale: self.stale })
     }
 
     /// What is remembered. Answers at once.
     #[must_use]
-    pub fn recall(&self, question: &Question, now: Nanos) -> Option<(Verdict, AccessSource)> {
-        match self.fresh(question, now) {
-            Some(answer) => Some((answer.verdict(), AccessSource::Remembered)),
-            None => {
-                let (denial, _) = self.memory.failed.get(&question.key).filter(|(_, until)| *until > now)?;
-                Some(self.fall_back(question, denial, now))
-            }
-        }
+    pub fn recall(&self, review: &AccessReview, now: Nanos) -> Option<(Verdict, AccessSource)> {
+        self.cache.get(review, now).map(told)
     }
 
     /// Asks, once however many requests wait for it, and remembers the answer. Waits until `until`.
-    pub async fn ask(&self, question: &Question, now: Nanos, until: Instant) -> (Verdict, AccessSource) {
-        let until = match self.standing(question, now) {
-            Some(_) => until.min(Instant::now() + PATIENCE),
-            None => until,
-        };
-        // Whoever has seen a change does not wait for what was asked before it.
-        let key = question.key ^ u128::from(question.concerns.last().0);
-        let recall = || self.fresh(question, now);
-        let (server, memory, question_asked) = (self.server.clone(), Arc::clone(&self.memory), question.clone());
-        let ask = || async move {
-            let Question { spec, caller, key, .. } = question_asked;
-            match server.review_access((*spec).clone(), caller).await {
-                Ok(status) => {
-                    let answer = Arc::new(Answer::of(status, now));
-                    memory.learn(key, &answer);
-                    Ok(answer)
-                }
-                Err(denial) => {
-                    memory.failed.insert(key, (denial.clone(), now.saturating_add(PAUSE)));
-                    Err(denial)
-                }
-            }
-        };
-        match self.flights.join(key, (&self.server, until), recall, ask).await {
-            Ok(answer) => (answer.verdict(), AccessSource::Asked),
-            Err(denial) => self.fall_back(question, denial, now),
-        }
+    pub async fn ask(&self, review: &AccessReview, now: Nanos, until: Instant) -> (Verdict, AccessSource) {
+        let answer = self.cache.fetch(review, now, until, || self.fetch(review)).await;
+        told(answer.unwrap_or_else(|why| Answer::fetched(Err(unanswered(why)))))
     }
 
-    /// The last answer, if nothing has to be asked.
-    fn fresh(&self, question: &Question, now: Nanos) -> Option<Arc<Answer>> {
-        let answer = self.memory.known.get(&question.key)?;
-        (now < question.concerns.holds(answer.asked, self.stale).fresh).then_some(answer)
-    }
-
-    /// The last answer, if it stands as long as there is no other.
-    fn standing(&self, question: &Question, now: Nanos) -> Option<Arc<Answer>> {
-        let answer = self.memory.known.get(&question.key)?;
-        (now < question.concerns.holds(answer.asked, self.stale).stands).then_some(answer)
-    }
-
-    /// What is said where the question came to no end: what was known before, for a while.
-    fn fall_back(&self, question: &Question, denial: Denial, now: Nanos) -> (Verdict, AccessSource) {
-        debug_assert_eq!(denial.code.class(), Class::Undecided);
-        match self.standing(question, now) {
-            Some(answer) => (answer.verdict(), AccessSource::Stale),
-            None => (Verdict::Undecided(denial), AccessSource::Asked),
+    fn fetch(&self, review: &AccessReview) -> impl Future<Output = Result<Arc<Granted>, Failure>> + Send + use<> {
+        let (server, spec, caller) = (self.server.clone(), Arc::clone(&review.spec), review.caller);
+        async move {
+            let status = server.review_access((*spec).clone(), caller).await;
+            status.map(|status| Arc::new(granted(status))).map_err(|denial| Failure { denial, keep: Some(PAUSE) })
         }
     }
 }
 
-// === impl Memory ===
-
-impl Memory {
-    fn learn(&self, key: u128, answer: &Arc<Answer>) {
-        // One that took long may have been overtaken.
-        if self.known.get(&key).is_none_or(|known| known.asked <= answer.asked) {
-            self.known.insert(key, Arc::clone(answer));
-        }
-        self.failed.remove(&key);
+fn granted(status: SubjectAccessReviewStatus) -> Granted {
+    let reason = status.reason.filter(|reason| !reason.is_empty());
+    match status.allowed && status.denied != Some(true) {
+        true => Ok(Grantor { name: reason.as_deref().unwrap_or("SubjectAccessReview").into() }),
+        false => Err(reason.or(status.evaluation_error)),
     }
 }
 
-// === impl Question ===
+fn told(answer: Answer<Arc<Granted>>) -> (Verdict, AccessSource) {
+    let verdict = match answer.value.as_deref() {
+        Ok(Ok(grantor)) => Verdict::Granted(grantor.clone()),
+        Ok(Err(why)) => Verdict::NotGranted(why.clone()),
+        Err(denial) => Verdict::Undecided(denial.clone()),
+    };
+    (verdict, AccessSource::Review(answer.source))
+}
 
-impl PartialEq for Question {
+// === impl AccessReview ===
+
+impl CacheKey for AccessReview {
+    type Value = Arc<Granted>;
+
+    fn hash(&self) -> u128 {
+        self.hash
+    }
+
+    /// Whoever has seen a change does not wait for what was asked before it.
+    fn flight(&self) -> u128 {
+        self.hash ^ u128::from(self.concerns.last().0)
+    }
+
+    fn fresh_until(&self, _: &Arc<Granted>, asked: Nanos) -> Nanos {
+        self.concerns.holds(asked, self.stale).fresh
+    }
+
+    fn stale_until(&self, _: &Arc<Granted>, asked: Nanos) -> Nanos {
+        self.concerns.holds(asked, self.stale).stands
+    }
+}
+
+impl PartialEq for AccessReview {
     fn eq(&self, other: &Self) -> bool {
-        self.key == other.key
-    }
-}
-
-// === impl Answer ===
-
-impl Answer {
-    fn of(status: SubjectAccessReviewStatus, asked: Nanos) -> Self {
-        let reason = status.reason.filter(|reason| !reason.is_empty());
-        let granted = match status.allowed && status.denied != Some(true) {
-            true => Ok(Grantor { name: reason.as_deref().unwrap_or("SubjectAccessReview").into() }),
-            false => Err(reason.or(status.evaluation_error)),
-        };
-        Answer { granted, asked }
-    }
-
-    fn verdict(&self) -> Verdict {
-        match &self.granted {
-            Ok(grantor) => Verdict::Granted(grantor.clone()),
-            Err(why) => Verdict::NotGranted(why.clone()),
-        }
+        self.hash == other.hash
     }
 }
 
 // === impl AccessSource ===
 
 impl AccessSource {
-    pub const ALL: &'static [AccessSource] =
-        &[AccessSource::Rbac, AccessSource::Remembered, AccessSource::Stale, AccessSource::Asked];
+    pub const ALL: &'static [AccessSource] = &[
+        AccessSource::Rbac,
+        AccessSource::Review(Source::Hit),
+        AccessSource::Review(Source::Stale),
+        AccessSource::Review(Source::Fetched),
+    ];
 
+    /// As metrics name it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             AccessSource::Rbac => "rbac",
-            AccessSource::Remembered => "remembered",
-            AccessSource::Stale => "stale",
-            AccessSource::Asked => "asked",
+            AccessSource::Review(source) => source.as_str(),
         }
     }
 }

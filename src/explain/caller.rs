@@ -104,7 +104,6 @@ fn named_by_flags(args: &Explain, user: &str, policy: &Policy, host: &str) -> Re
             scoped: false,
             service_account: None,
             object: json!({ "authenticated": true, "user": { "username": user, "uid": "", "extra": {} } }),
-            reviewed: Nanos(0),
             keep: Duration::MAX,
             expires: Nanos(u64::MAX),
         },

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use super::{Case, Finding, Found, Part, Step, Verdict};
 use crate::access::AccessSource;
+use crate::cache::Source;
 use crate::denial::{Code, Denial};
-use crate::gate::{IdentitySource, LimitEvidence, Refused, TierSource};
+use crate::gate::{LimitEvidence, Refused};
 use crate::limit;
 use crate::policy::{Attached, AuthPlan, Limit, LimitSet, Overridden, Tiers, in_words};
 use crate::problem::{ObjectName, Place};
@@ -190,9 +191,9 @@ fn identity(case: &Case<'_>, auth: Option<&AuthPlan>) -> Vec<Finding> {
     }
     match (case.believed, evidence.identity_source) {
         (Some(believed), _) => findings.push(believed.into()),
-        (None, Some(IdentitySource::Reviewed)) => findings.push("the token was reviewed for this request".into()),
-        (None, Some(IdentitySource::Remembered)) => findings.push("remembered from an earlier review".into()),
-        (None, Some(IdentitySource::Stale)) => {
+        (None, Some(Source::Fetched)) => findings.push("the token was reviewed for this request".into()),
+        (None, Some(Source::Hit)) => findings.push("remembered from an earlier review".into()),
+        (None, Some(Source::Stale)) => {
             findings.push("remembered from an earlier review, past its time: the API server could not be asked".into());
         }
         (None, None) => {}
@@ -221,6 +222,15 @@ fn identity(case: &Case<'_>, auth: Option<&AuthPlan>) -> Vec<Finding> {
     findings
 }
 
+/// How an answer of somebody else was come by.
+fn how(source: Source) -> &'static str {
+    match source {
+        Source::Fetched => "asked for this request",
+        Source::Hit => "remembered",
+        Source::Stale => "remembered, and past its time",
+    }
+}
+
 fn or_none(text: &str) -> &str {
     if text.is_empty() { "(none)" } else { text }
 }
@@ -242,12 +252,7 @@ fn tier(case: &Case<'_>, auth: Option<&AuthPlan>) -> Vec<Finding> {
         return vec![format!("none: no tier lists any of the groups {}", or_none(&groups.join(", "))).into(), asked()];
     };
     if let Some(source) = case.evidence.tier_source {
-        let how = match source {
-            TierSource::Asked => "asked for this request",
-            TierSource::Remembered => "remembered",
-            TierSource::Stale => "remembered, and past its time",
-        };
-        return vec![format!("{name}, as {} says: {how}", lookup.what.endpoint.url).into(), asked()];
+        return vec![format!("{name}, as {} says: {}", lookup.what.endpoint.url, how(source)).into(), asked()];
     }
     let known = match &auth.tiers {
         Tiers::Known(table) => table.tiers().iter().find(|tier| tier.name == *name).map(|tier| (table, tier)),
@@ -284,8 +289,8 @@ fn access(case: &Case<'_>, auth: Option<&AuthPlan>) -> Vec<Finding> {
     if let Some(grantor) = &permit.grantor {
         findings.push(Finding::new(format!("granted by {grantor}"), grantor_place(case, &grantor.name)));
     }
-    if let Some(source) = case.evidence.access.source.filter(|source| *source != AccessSource::Rbac) {
-        findings.push(format!("says the API server ({})", source.as_str()).into());
+    if let Some(AccessSource::Review(source)) = case.evidence.access.source {
+        findings.push(format!("says the API server ({})", how(source)).into());
     }
     let rules = auth.map(|auth| auth.rules.authorization.as_slice()).unwrap_or_default();
     if case.stopped() == Some(Part::Access) {

@@ -2,6 +2,7 @@
 
 use super::Deciding;
 use crate::access::{AccessMode, AccessSource, Query, Verdict};
+use crate::cache::Source;
 use crate::denial::{Code, Denial};
 use crate::identity::Identity;
 
@@ -33,10 +34,10 @@ impl Deciding<'_> {
             }
             _ => {}
         }
-        let question = reviews.question(query, identity, &policy.rbac.changes)?;
-        let (verdict, source) = match reviews.recall(&question, self.now) {
+        let review = reviews.review(query, identity, &policy.rbac.changes)?;
+        let (verdict, source) = match reviews.recall(&review, self.now) {
             Some(known) => known,
-            None => reviews.ask(&question, self.now, self.until()).await,
+            None => reviews.ask(&review, self.now, self.until()).await,
         };
         self.evidence.access.source = Some(source);
         if reviews.mode == AccessMode::Both {
@@ -70,7 +71,7 @@ impl AccessEvidence {
         };
         self.disagreed = rbac != review;
         // Once for each question.
-        if self.disagreed && source == AccessSource::Asked {
+        if self.disagreed && source == AccessSource::Review(Source::Fetched) {
             tracing::warn!(
                 user.name = query.user,
                 verb = query.verb,

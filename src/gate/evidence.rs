@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 use super::Would;
 use super::access::AccessEvidence;
 use crate::access::AccessSource;
+use crate::cache::Source;
 use crate::denial::Denial;
 use crate::expression::{Properties, Scope};
 use crate::gate::{Caller, Permit, Presented};
@@ -74,13 +75,13 @@ pub struct Evidence {
     pub user: Option<Arc<str>>,
     /// What the review of the token said, whether the policy accepted it or not.
     pub identity: Option<Arc<Identity>>,
-    pub identity_source: Option<IdentitySource>,
+    pub identity_source: Option<Source>,
     /// The rule of authentication that accepted the caller.
     pub authentication: Option<Arc<str>>,
     /// The tier that was enforced.
     pub tier: Option<Arc<str>>,
     /// Where the tier came from, if not from our own mapping.
-    pub tier_source: Option<TierSource>,
+    pub tier_source: Option<Source>,
     /// The tier that the caller's namespace is named for, where it is no longer configured.
     pub tier_gone: Option<Arc<str>>,
     /// The model is there as soon as it was asked for; the grantor, once there is one.
@@ -102,24 +103,6 @@ pub struct Evidence {
     /// Whether there was no room for the caller's account.
     pub no_room: bool,
     pub laps: Option<Box<Laps>>,
-}
-
-/// Where the identity came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum IdentitySource {
-    Remembered,
-    /// Remembered, past its time, and it cannot be reviewed anew.
-    Stale,
-    Reviewed,
-}
-
-/// Where a tier came from that a service knows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum TierSource {
-    Remembered,
-    /// Remembered, past its time: a new answer is fetched.
-    Stale,
-    Asked,
 }
 
 /// One rate of a limit that matched.
@@ -167,34 +150,6 @@ impl Stage {
             Stage::Access => "access",
             Stage::Limits => "limits",
             Stage::Admission => "admission",
-        }
-    }
-}
-
-// === impl IdentitySource ===
-
-impl IdentitySource {
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            IdentitySource::Remembered => "remembered",
-            IdentitySource::Stale => "stale",
-            IdentitySource::Reviewed => "reviewed",
-        }
-    }
-}
-
-// === impl TierSource ===
-
-impl TierSource {
-    pub const ALL: &'static [TierSource] = &[TierSource::Remembered, TierSource::Stale, TierSource::Asked];
-
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            TierSource::Remembered => "remembered",
-            TierSource::Stale => "stale",
-            TierSource::Asked => "asked",
         }
     }
 }
@@ -284,8 +239,8 @@ impl Evidence {
     #[must_use]
     pub fn stale(&self) -> bool {
         self.behind
-            || self.identity_source == Some(IdentitySource::Stale)
-            || self.access.source == Some(AccessSource::Stale)
+            || self.identity_source == Some(Source::Stale)
+            || self.access.source == Some(AccessSource::Review(Source::Stale))
     }
 
     /// The limit that takes longest to let this request through, and how long that is; never is longer than any wait.

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::Deciding;
 use super::caller::{Caller, holds, in_its_words};
-use super::{Deciding, IdentitySource};
 use crate::denial::{Class, Code, Denial};
 use crate::expression::{EvalError, Object, Scope, Val, undecided};
-use crate::identity::{Asked, Identity, Review};
+use crate::identity::{Credentials, Identity};
 use crate::request::{Attributes, Request, Unset, host_name};
 use crate::rules::{AuthRules, Authentication, Method, ValueSource};
 
@@ -66,23 +66,16 @@ impl Deciding<'_> {
     /// The identity behind the request's token, as long as its ServiceAccount is there.
     async fn review(&mut self, rules: &AuthRules, request: &Request<'_>) -> Reviewed {
         let identities = &self.gate.identities;
-        let asked = Asked { token: request.bearer()?, rules, host: request.host, peer: request.peer };
-        let (review, source) = match identities.recall(&asked, self.now) {
-            Some(review) => (review, IdentitySource::Remembered),
+        let credentials = Credentials { token: request.bearer()?, rules, host: request.host, peer: request.peer };
+        let answer = match identities.recall(&credentials, self.now) {
+            Some(answer) => answer,
             None => {
                 let until = self.until();
-                (identities.review(&asked, self.policy, self.now, until).await, IdentitySource::Reviewed)
+                identities.review(&credentials, self.policy, self.now, until).await
             }
         };
-        let (identity, source) = match review {
-            Review::Refused(denial) => {
-                self.evidence.identity_source = Some(source);
-                return Err(denial);
-            }
-            Review::Known(identity) => (identity, source),
-            Review::Stale(identity) => (identity, IdentitySource::Stale),
-        };
-        self.evidence.identity_source = Some(source);
+        self.evidence.identity_source = Some(answer.source);
+        let identity = answer.value?;
         self.evidence.identity(&identity);
         match &identity.service_account {
             Some(account) => account.check(self.policy, identities.vouched_for()).map(|()| identity),

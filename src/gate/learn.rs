@@ -8,12 +8,13 @@ use smallvec::SmallVec;
 use tokio::time::timeout_at;
 
 use super::caller::{Caller, holds, no_tier};
-use super::{Deciding, TierSource, TierUnknown};
+use super::{Deciding, TierUnknown};
+use crate::cache::Source;
 use crate::denial::{Code, Denial};
 use crate::expression::{Direct, EvalError, Scope, Val, undecided};
 use crate::policy::{AuthPlan, Tiers};
 use crate::rules::{AuthRules, Rule, TierLookup, ValueSource};
-use crate::tier::{Age, Lookup};
+use crate::tier::Lookup;
 
 static NO_TIER: LazyLock<Value> = LazyLock::new(|| json!({}));
 
@@ -60,17 +61,17 @@ impl Deciding<'_> {
     async fn look_up(&mut self, rule: &Rule<TierLookup>, caller: &Caller<'_>) -> Result<Lookup, Denial> {
         let tiers = &self.gate.tiers;
         let user = caller.reviewed.map_or("", |identity| &*identity.user);
-        let question = tiers.question(&rule.what.endpoint, user, body(rule, &caller.scope())?.to_string());
-        let (lookup, source) = match tiers.recall(&question, self.now) {
-            Some((lookup, Age::Fresh)) => (lookup, TierSource::Remembered),
-            Some((lookup, Age::Stale)) => {
-                tiers.refresh(&question, self.now);
-                (lookup, TierSource::Stale)
+        let request = tiers.request(&rule.what.endpoint, user, body(rule, &caller.scope())?.to_string());
+        let (lookup, source) = match tiers.recall(&request, self.now) {
+            Some((lookup, Source::Stale)) => {
+                tiers.refresh(&request, self.now);
+                (lookup, Source::Stale)
             }
+            Some(known) => known,
             None => {
-                let asked = timeout_at(self.until(), tiers.ask(&question, self.now)).await;
+                let told = timeout_at(self.until(), tiers.ask(&request, self.now)).await;
                 let late = || Denial::new(Code::UnavailableDeadline, "the caller's tier could not be told in time");
-                (asked.unwrap_or_else(|_| Lookup::Undecided(late())), TierSource::Asked)
+                told.unwrap_or_else(|_| (Lookup::Undecided(late()), Source::Fetched))
             }
         };
         self.evidence.tier_source = Some(source);

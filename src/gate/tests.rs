@@ -7,6 +7,7 @@ mod tiers;
 use std::time::Duration;
 
 use super::*;
+use crate::cache::Source;
 use crate::policy::Options;
 use crate::test_util::{Call, compile_files, compile_text, demo, gate, options, settings, token};
 use crate::usage::{ModelId, Report, Settlement, Settlements, Usage};
@@ -56,10 +57,10 @@ async fn a_premium_user_may_call_a_premium_model() {
     let evidence = &decision.evidence;
     assert_eq!(evidence.tier.as_deref(), Some("premium"));
     assert_eq!(evidence.permit.model.as_deref(), Some("llm/qwen3"));
-    assert_eq!(evidence.identity_source, Some(IdentitySource::Reviewed));
+    assert_eq!(evidence.identity_source, Some(Source::Fetched));
     assert_eq!(evidence.limits.len(), 2);
     let again = Call::chat("qwen3").bearer(&token).on(&gate, Nanos(0)).await;
-    assert_eq!(again.evidence.identity_source, Some(IdentitySource::Remembered));
+    assert_eq!(again.evidence.identity_source, Some(Source::Hit));
 }
 
 #[tokio::test]

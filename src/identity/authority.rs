@@ -298,7 +298,6 @@ impl Claims {
             audiences: self.aud,
             scoped: false,
             service_account: Some(account),
-            reviewed: now,
             keep: Duration::MAX,
             expires: now.saturating_add(Duration::from_secs(left)),
         })

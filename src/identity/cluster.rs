@@ -7,15 +7,15 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use k8s_openapi::api::authentication::v1::TokenReviewStatus;
 use parking_lot::Mutex;
 use serde_json::json;
 use tokio::time::Instant;
 
 use super::authority::{Bound, Signer, expiry};
-use super::{Asked, Authority, Identity, ServiceAccountRef};
-use crate::apiserver::{ApiServer, Caller, Flights};
+use super::{Authority, Credentials, Identity, ServiceAccountRef};
+use crate::apiserver::{ApiServer, Caller, unanswered};
+use crate::cache::{Cache, CacheKey, Capacity, Config, Failure, Staleness};
 use crate::clock::{Clock, Nanos};
 use crate::denial::{Code, Denial};
 use crate::hash::KeyedHasher;
@@ -43,33 +43,32 @@ pub struct ClusterReview {
     stale: Duration,
     keys: Keys,
     hasher: KeyedHasher,
-    clock: Clock,
 }
 
 /// The keys of the cluster's own tokens.
 #[derive(Debug)]
 struct Keys {
-    current: Arc<ArcSwapOption<Found>>,
-    flights: Flights<Arc<Found>>,
+    cache: Cache<Arc<Authority>>,
     /// Why they could not be had the last time: only changes are logged.
     fault: Arc<Mutex<Option<String>>>,
 }
 
-#[derive(Debug)]
-struct Found {
-    authority: Authority,
-    at: Nanos,
+/// How old keys may be.
+struct Age {
+    fresh: Duration,
+    /// Where they cannot be read again.
+    stale: Duration,
 }
 
 /// What a look at a token comes to.
 pub(super) enum Look {
     /// No call is needed.
     Trusted(Box<Identity>),
-    Ask(Question),
+    Ask(TokenReview),
 }
 
 /// A TokenReview to be made.
-pub(super) struct Question {
+pub(super) struct TokenReview {
     token: String,
     audiences: Vec<String>,
     caller: Caller,
@@ -79,6 +78,8 @@ pub(super) struct Question {
     keep: Duration,
 }
 
+/// Sets of keys that are remembered; there is one.
+const KEY_SETS: usize = 1;
 /// A token of a key that is not known is no reason to look for new keys more often.
 const KEYS_AGE: Duration = Duration::from_secs(1);
 /// After this time a key that is no longer published is no longer trusted.
@@ -93,40 +94,38 @@ const ANONYMOUS: &str = "system:anonymous";
 impl ClusterReview {
     #[must_use]
     pub fn new(server: ApiServer, mode: IdentityMode, foreign: bool, stale: Duration, clock: Clock) -> Self {
-        let keys = Keys { current: Arc::default(), flights: Flights::new(), fault: Arc::default() };
-        let review = ClusterReview { server, mode, foreign, stale, keys, hasher: KeyedHasher::random(), clock };
+        let keys = Keys::new(&server);
+        let review = ClusterReview { server, mode, foreign, stale, keys, hasher: KeyedHasher::random() };
         // Not for the first request to wait for.
-        let (flights, first, to) =
-            (review.keys.flights.clone(), review.keys.fetch(&review.server, clock), review.server.clone());
-        review.server.spawn(async move { drop(flights.join(0, (&to, Instant::now()), || None, || first).await) });
+        review.keys.cache.refresh(&review.usual_age(), clock.now(), || review.keys.read(&review.server));
         review
     }
 
     /// Looks at a token: its shape, issuer, times, signature and audience, and whether its ServiceAccount is there.
     pub(super) async fn look(
         &self,
-        asked: &Asked<'_>,
+        credentials: &Credentials<'_>,
         policy: &Policy,
         now: Nanos,
         until: Instant,
     ) -> Result<Look, Denial> {
-        let mut keys = match self.keys(now, KEYS_TTL, until).await {
+        let mut keys = match self.keys(self.usual_age(), now, until).await {
             Ok(keys) => keys,
-            Err(_) if self.foreign => return Ok(self.foreign(asked)),
+            Err(_) if self.foreign => return Ok(self.foreign(credentials)),
             Err(denial) => return Err(denial),
         };
-        let mut signer = keys.authority.signer(&asked.token);
+        let mut signer = keys.signer(&credentials.token);
         if matches!(signer, Ok(Signer::Unknown)) {
-            keys = self.keys(now, KEYS_AGE, until).await?;
-            signer = keys.authority.signer(&asked.token);
+            keys = self.keys(Age { fresh: KEYS_AGE, stale: Duration::ZERO }, now, until).await?;
+            signer = keys.signer(&credentials.token);
         }
         let claims = match signer {
-            Err(_) | Ok(Signer::Foreign) if self.foreign => return Ok(self.foreign(asked)),
+            Err(_) | Ok(Signer::Foreign) if self.foreign => return Ok(self.foreign(credentials)),
             Err(denial) => return Err(denial),
-            Ok(Signer::Foreign | Signer::Unknown) => return Err(keys.authority.foreign(&asked.token)),
-            Ok(Signer::Known) => keys.authority.claims(&asked.token)?,
+            Ok(Signer::Foreign | Signer::Unknown) => return Err(keys.foreign(&credentials.token)),
+            Ok(Signer::Known) => keys.claims(&credentials.token)?,
         };
-        asked.rules.accept_any(&claims.aud, asked.host)?;
+        credentials.rules.accept_any(&claims.aud, credentials.host)?;
         let watched = match claims.service_account() {
             Some(account) => {
                 account.check(policy, true)?;
@@ -138,8 +137,8 @@ impl ClusterReview {
         if self.mode == IdentityMode::Local && watched && unbound {
             return claims.identity(now).map(|identity| Look::Trusted(Box::new(identity)));
         }
-        Ok(Look::Ask(Question {
-            token: asked.token.secret().to_owned(),
+        Ok(Look::Ask(TokenReview {
+            token: credentials.token.secret().to_owned(),
             caller: self.hasher.hash(&claims.sub),
             // All that it has, so that it is asked about once, whichever policies it comes by.
             audiences: claims.aud,
@@ -149,62 +148,87 @@ impl ClusterReview {
     }
 
     /// A token that the cluster has not signed.
-    fn foreign(&self, asked: &Asked<'_>) -> Look {
-        Look::Ask(Question {
-            token: asked.token.secret().to_owned(),
-            audiences: asked.rules.audiences(asked.host).map(Cow::into_owned).collect(),
-            caller: self.hasher.hash_list(asked.peer),
-            expiry: expiry(&asked.token),
+    fn foreign(&self, credentials: &Credentials<'_>) -> Look {
+        Look::Ask(TokenReview {
+            token: credentials.token.secret().to_owned(),
+            audiences: credentials.rules.audiences(credentials.host).map(Cow::into_owned).collect(),
+            caller: self.hasher.hash_list(credentials.peer),
+            expiry: expiry(&credentials.token),
             keep: UNWATCHED,
         })
     }
 
     /// Asks the API server.
-    pub(super) async fn review(&self, question: Question, now: Nanos) -> Result<Identity, Denial> {
-        let Question { token, audiences, caller, expiry, keep } = question;
+    pub(super) async fn review(&self, review: TokenReview, now: Nanos) -> Result<Identity, Denial> {
+        let TokenReview { token, audiences, caller, expiry, keep } = review;
         let status = self.server.review_token(&token, audiences, caller).await?;
-        let identity = identity(status, now)?;
+        let identity = identity(status)?;
         let left = expiry.map(|expiry| Duration::from_secs(expiry.saturating_sub(super::unix_seconds())));
         let expires = left.map_or(identity.expires, |left| now.saturating_add(left));
         Ok(Identity { expires, keep, ..identity })
     }
 
     /// Keys that are no older than `age`.
-    async fn keys(&self, now: Nanos, age: Duration, until: Instant) -> Result<Arc<Found>, Denial> {
-        let current = |age: Duration| self.keys.current.load_full().filter(|found| now < found.at.saturating_add(age));
-        if let Some(found) = current(age) {
-            return Ok(found);
-        }
-        let fetch = || self.keys.fetch(&self.server, self.clock);
-        let fetched = self.keys.flights.join(0, (&self.server, until), || current(age), fetch).await;
-        fetched.or_else(|denial| current(KEYS_TTL.saturating_add(self.stale)).filter(|_| age == KEYS_TTL).ok_or(denial))
+    async fn keys(&self, age: Age, now: Nanos, until: Instant) -> Result<Arc<Authority>, Denial> {
+        let answer = self.keys.cache.fetch(&age, now, until, || self.keys.read(&self.server)).await;
+        answer.map_err(unanswered)?.value
+    }
+
+    /// How old keys may be of which nothing says that there are newer ones.
+    fn usual_age(&self) -> Age {
+        Age { fresh: KEYS_TTL, stale: KEYS_TTL.saturating_add(self.stale) }
     }
 }
 
 // === impl Keys ===
 
 impl Keys {
-    fn fetch(
-        &self,
-        server: &ApiServer,
-        clock: Clock,
-    ) -> impl Future<Output = Result<Arc<Found>, Denial>> + Send + use<> {
-        let (server, current, fault) = (server.clone(), Arc::clone(&self.current), Arc::clone(&self.fault));
+    fn new(server: &ApiServer) -> Self {
+        let cache = Cache::new(Config {
+            capacity: Capacity::entries(KEY_SETS),
+            failures: KEY_SETS,
+            fetches: KEY_SETS,
+            // Without keys that are new enough there is hardly anything to say: it is worth all of the wait.
+            staleness: Staleness::IfError { patience: Duration::MAX },
+            runtime: Some(server.runtime().clone()),
+        });
+        Keys { cache, fault: Arc::default() }
+    }
+
+    /// Reads them from the API server.
+    fn read(&self, server: &ApiServer) -> impl Future<Output = Result<Arc<Authority>, Failure>> + Send + use<> {
+        let (server, fault) = (server.clone(), Arc::clone(&self.fault));
         async move {
-            let at = clock.now();
-            let found = server.discover().await.and_then(|discovered| {
+            let keys = server.discover().await.and_then(|discovered| {
                 let authority = Authority::from_jwks(&discovered.jwks, &discovered.issuer).map_err(|error| {
                     let detail = format!("what the API server publishes as its keys {error}");
                     Denial::new(Code::UnavailableApiServer, "the keys of tokens could not be read").detail(detail)
                 })?;
-                Ok(Arc::new(Found { authority, at }))
+                Ok(Arc::new(authority))
             });
-            note(&fault, found.as_ref().err());
-            if let Ok(found) = &found {
-                current.store(Some(Arc::clone(found)));
-            }
-            found
+            note(&fault, keys.as_ref().err());
+            // Every token asks for them: one after another, and no more often than the API server is to be called.
+            keys.map_err(|denial| Failure { denial, keep: None })
         }
+    }
+}
+
+// === impl Age ===
+
+impl CacheKey for Age {
+    type Value = Arc<Authority>;
+
+    /// There is one set of keys.
+    fn hash(&self) -> u128 {
+        0
+    }
+
+    fn fresh_until(&self, _: &Arc<Authority>, read: Nanos) -> Nanos {
+        read.saturating_add(self.fresh)
+    }
+
+    fn stale_until(&self, _: &Arc<Authority>, read: Nanos) -> Nanos {
+        read.saturating_add(self.stale)
     }
 }
 
@@ -222,7 +246,7 @@ fn note(fault: &Mutex<Option<String>>, denial: Option<&Denial>) {
 }
 
 /// The user whom the API server has found.
-fn identity(status: TokenReviewStatus, now: Nanos) -> Result<Identity, Denial> {
+fn identity(status: TokenReviewStatus) -> Result<Identity, Denial> {
     let rejected = |detail: String| Denial::new(Code::TokenRejected, "the token is not accepted").detail(detail);
     if status.authenticated != Some(true) {
         return Err(rejected(format!("TokenReview: {}", status.error.as_deref().unwrap_or("not authenticated"))));
@@ -247,7 +271,6 @@ fn identity(status: TokenReviewStatus, now: Nanos) -> Result<Identity, Denial> {
         uid,
         groups,
         audiences,
-        reviewed: now,
         keep: Duration::MAX,
         expires: Nanos(u64::MAX),
     })

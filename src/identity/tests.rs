@@ -1,6 +1,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::cache::Source;
 use crate::denial::Code;
 use crate::test_util::{AUDIENCE, ES256, ISSUER, RS256, STRANGER, claims, compile_text};
 
@@ -18,38 +19,43 @@ fn authority() -> Authority {
     Authority::from_jwks(&ES256.jwks, ISSUER).unwrap()
 }
 
-fn asked<'a>(token: &'a str, rules: &'a AuthRules) -> Asked<'a> {
-    Asked { token: BearerToken::new(token), rules, host: "", peer: None }
+fn credentials<'a>(token: &'a str, rules: &'a AuthRules) -> Credentials<'a> {
+    Credentials { token: BearerToken::new(token), rules, host: "", peer: None }
 }
 
 /// Reviews `token` at the start of the process.
-fn reviewed(identities: &Identities, token: &str) -> Review {
+fn reviewed(identities: &Identities, token: &str) -> Answer<Arc<Identity>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let (rules, policy) = (AuthRules::default(), Policy::default());
-    let asked = asked(token, &rules);
-    runtime.block_on(async { identities.review(&asked, &policy, Nanos(0), Instant::now()).await })
+    let credentials = credentials(token, &rules);
+    runtime.block_on(async { identities.review(&credentials, &policy, Nanos(0), Instant::now()).await })
 }
 
-fn recalled(identities: &Identities, token: &str, now: Nanos) -> Option<Review> {
-    identities.recall(&asked(token, &AuthRules::default()), now)
+fn recalled(identities: &Identities, token: &str, now: Nanos) -> Option<Answer<Arc<Identity>>> {
+    identities.recall(&credentials(token, &AuthRules::default()), now)
+}
+
+fn is_hit(answer: Option<&Answer<Arc<Identity>>>) -> bool {
+    matches!(answer, Some(Answer { value: Ok(_), source: Source::Hit }))
 }
 
 fn review(authority: Authority, token: &str) -> Result<Arc<Identity>, Code> {
     let identities = Identities::new(authority, Remember::default());
     let review = reviewed(&identities, token);
     let recalled = recalled(&identities, token, Nanos(0));
-    match review {
-        Review::Known(identity) => {
-            let remembered = matches!(&recalled, Some(Review::Known(other)) if Arc::ptr_eq(&identity, other));
+    assert_eq!(review.source, Source::Fetched, "keys are always there");
+    match review.value {
+        Ok(identity) => {
+            let remembered = matches!(&recalled, Some(Answer { value: Ok(other), source: Source::Hit }) if Arc::ptr_eq(&identity, other));
             assert!(remembered || identity.expires == Nanos(0), "{recalled:?}");
             Ok(identity)
         }
-        Review::Refused(denial) => {
-            let remembered = matches!(recalled, Some(Review::Refused(other)) if other == denial);
+        Err(denial) => {
+            let remembered =
+                matches!(recalled, Some(Answer { value: Err(other), source: Source::Hit }) if other == denial);
             assert!(remembered != (denial.code == Code::TokenNotYet), "what is not valid yet may be so in a moment");
             Err(denial.code)
         }
-        Review::Stale(_) => panic!("keys are always there"),
     }
 }
 
@@ -179,7 +185,7 @@ fn an_identity_is_never_remembered_past_its_token() {
         let text = ES256.sign(&claims);
         let _ = reviewed(&identities, &text);
         let after = |seconds: u64| recalled(&identities, &text, Nanos::from(Duration::from_secs(seconds)));
-        assert!(matches!(after(kept - 2), Some(Review::Known(_))), "{lifetime}");
+        assert!(is_hit(after(kept - 2).as_ref()), "{lifetime}");
         assert!(after(kept + 1).is_none(), "{lifetime}");
     }
 }
@@ -203,10 +209,10 @@ fn identities_are_bounded_by_what_they_take() {
             claims.jti = Some(format!("{audiences} {n}"));
             claims.aud = (0..audiences).map(|n| format!("https://audience-{n}.example.com")).collect();
             let review = reviewed(&identities, &ES256.sign(&claims));
-            assert!(matches!(review, Review::Known(_)));
+            assert!(review.value.is_ok());
         }
         assert!((least..most).contains(&identities.len()), "{} of {audiences} audiences", identities.len());
-        assert!(identities.memory.known.weight() <= BYTES + BYTES / 8);
+        assert!(identities.cache.weight() <= BYTES + BYTES / 8);
     }
 }
 
@@ -219,6 +225,6 @@ fn a_flood_of_junk_moves_no_identity_out() {
         let junk = format!("junk{n}");
         let _ = reviewed(&identities, &junk);
     }
-    assert!(matches!(recalled(&identities, &good, Nanos(0)), Some(Review::Known(_))));
-    assert!(identities.memory.failed.len() <= FAILURES);
+    assert!(is_hit(recalled(&identities, &good, Nanos(0)).as_ref()));
+    assert!(identities.cache.failures() <= FAILURES);
 }

@@ -100,14 +100,20 @@ pub const FAMILIES: &[Description] = &[
     counter(
         "tiergate_identity_lookups",
         "requests",
-        &[("result", "`hit`, `miss`, `stale` (past its time, since the API server is away)")],
-        "Look-ups of a token's identity, by result",
+        &[(
+            "source",
+            "`fetched` (reviewed for the request), `hit`, `stale` (past its time, since the API server is away)",
+        )],
+        "Look-ups of a token's identity, by where it came from",
         "the share of `hit` falls: tokens live shortly, or --max-identities is too small",
     ),
     counter(
         "tiergate_access_decisions",
         "requests",
-        &[("source", "`rbac` (in process); of the API server `asked`, `remembered`, `stale` (past its time)")],
+        &[(
+            "source",
+            "`rbac` (in process); of the API server `fetched` (asked for the request), `hit`, `stale` (past its time)",
+        )],
         "Access that was asked for, by who has said",
         "`stale` above 0: the API server is away",
     ),
@@ -128,8 +134,8 @@ pub const FAMILIES: &[Description] = &[
     counter(
         "tiergate_tier_lookups",
         "requests",
-        &[("result", "`asked`, `remembered`, `stale` (past its time; a new answer is fetched)")],
-        "Tiers that a service knows, by how they were come by",
+        &[("source", "`fetched` (asked for the request), `hit`, `stale` (past its time; a new answer is fetched)")],
+        "Tiers that a service knows, by where they came from",
         "the share of `stale` rises: the tier service is slow or away",
     ),
     counter(

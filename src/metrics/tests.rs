@@ -152,7 +152,7 @@ async fn a_service_that_answers_a_thousand_tiers_makes_series_of_those_that_limi
     let usage = Usage { total: Some(5), ..Usage::default() };
     let mut decision = Call::chat("qwen3").bearer(&token("premium", "jland-78028f6d")).on(&gate, Nanos(0)).await;
     assert!(decision.outcome.is_ok() && decision.evidence.limits.len() == 2);
-    decision.evidence.tier_source = Some(TierSource::Asked);
+    decision.evidence.tier_source = Some(Source::Fetched);
     for tier in (0..1_000).map(|number| format!("tier-{number}")).chain(["premium".to_owned()]) {
         decision.evidence.tier = Some(Arc::from(&*tier));
         metrics.decided(&decision, Duration::ZERO);
@@ -171,7 +171,7 @@ async fn a_service_that_answers_a_thousand_tiers_makes_series_of_those_that_limi
     assert_eq!(counted(&metrics, "tiergate_usage_tokens_total"), expected);
     let expected = [r#"{outcome="allowed",tier=""} 1000"#, r#"{outcome="allowed",tier="premium"} 1"#];
     assert_eq!(counted(&metrics, "tiergate_tier_decisions_total"), expected);
-    assert_eq!(counted(&metrics, "tiergate_tier_lookups_total{result=\"asked\"}"), [" 1001"]);
+    assert_eq!(counted(&metrics, "tiergate_tier_lookups_total{source=\"fetched\"}"), [" 1001"]);
 }
 
 #[tokio::test]

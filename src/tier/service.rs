@@ -14,13 +14,15 @@ use hashbrown::HashMap;
 use hyper::Uri;
 use hyper::body::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use super::Tier;
 use super::lookup::{Answer, Caller, Failure};
+use crate::cache::{self, Bounded, Cache, CacheKey, Capacity, Config, Source, Staleness, Unanswered, bounded};
 use crate::clock::Nanos;
 use crate::denial::{Code, Denial};
-use crate::hash::{KeyedHasher, Remembered, remember};
+use crate::hash::KeyedHasher;
 
 /// Where tiers are asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,13 +36,13 @@ pub struct Endpoint {
     timeout: Duration,
 }
 
-/// A question to a service, on behalf of one caller.
+/// A request to a service, on behalf of one caller.
 #[derive(Clone, Debug)]
-pub struct Question {
+pub struct LookupRequest {
     endpoint: Arc<Endpoint>,
     body: Bytes,
     /// Of url, user and body.
-    key: u128,
+    hash: u128,
 }
 
 /// What is known about a caller's tier.
@@ -53,14 +55,6 @@ pub enum Lookup {
     Undecided(Denial),
 }
 
-/// How an answer was come by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Age {
-    Fresh,
-    /// Past its time: a new one should be fetched.
-    Stale,
-}
-
 /// Asks tier services, and remembers what they answer. Clones share it all.
 #[derive(Clone, Debug)]
 pub struct TierServices(Arc<Inner>);
@@ -70,10 +64,10 @@ struct Inner {
     caller: Caller,
     /// How long a request waits.
     patience: Duration,
-    keys: KeyedHasher,
-    slots: Remembered<Arc<Slot>>,
+    hasher: KeyedHasher,
+    cache: Cache<Option<Arc<Tier>>>,
     /// The tiers that were answered, by name and display name: callers are many, tiers few.
-    tiers: Remembered<Arc<Tier>>,
+    tiers: Bounded<Arc<Tier>>,
     services: Mutex<HashMap<Arc<str>, Arc<Service>>>,
 }
 
@@ -85,20 +79,6 @@ struct Service {
     failing: AtomicBool,
 }
 
-/// What is known of one question. No lock of it is held across an await.
-#[derive(Debug, Default)]
-struct Slot(Mutex<State>);
-
-#[derive(Debug, Default)]
-struct State {
-    /// The tier, or none, and when it was asked for.
-    answer: Option<(Option<Arc<Tier>>, Nanos)>,
-    /// Why the last call failed, and when the next may be made.
-    failed: Option<(Denial, Nanos)>,
-    /// The call in flight, for all who wait for it.
-    call: Option<watch::Receiver<Option<Lookup>>>,
-}
-
 /// How long an answer is remembered when the policy says nothing shorter: what the seeds' policies say.
 const TTL: Duration = Duration::from_secs(300);
 /// How long "no tier" is: a new user is put into a group after their first request, and tries again.
@@ -107,7 +87,7 @@ const NO_TIER_TTL: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_millis(100);
 /// How long a call may take at most. Longer than a request waits: the answer of a slow service is there for the next.
 const TIMEOUT: Duration = Duration::from_secs(1);
-/// How long after the start of a call that failed there is no other for the same caller.
+/// How long after a call was begun that failed there is no other for the same caller.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Calls in flight to one service.
 const CALLS: usize = 64;
@@ -148,11 +128,29 @@ impl Endpoint {
     }
 }
 
-// === impl Question ===
+// === impl LookupRequest ===
 
-impl PartialEq for Question {
+impl CacheKey for LookupRequest {
+    type Value = Option<Arc<Tier>>;
+
+    fn hash(&self) -> u128 {
+        self.hash
+    }
+
+    fn fresh_until(&self, tier: &Option<Arc<Tier>>, asked: Nanos) -> Nanos {
+        let ttl = if tier.is_some() { self.endpoint.ttl } else { self.endpoint.ttl.min(NO_TIER_TTL) };
+        asked.saturating_add(ttl)
+    }
+
+    /// A tier stands for as long again; that there is none does not.
+    fn stale_until(&self, tier: &Option<Arc<Tier>>, asked: Nanos) -> Nanos {
+        if tier.is_some() { asked.saturating_add(2 * self.endpoint.ttl) } else { asked }
+    }
+}
+
+impl PartialEq for LookupRequest {
     fn eq(&self, other: &Self) -> bool {
-        self.key == other.key
+        self.hash == other.hash
     }
 }
 
@@ -178,95 +176,66 @@ impl TierServices {
         TierServices(Arc::new(Inner {
             caller: Caller::new(),
             patience,
-            keys: KeyedHasher::random(),
-            slots: remember(CALLERS),
-            tiers: remember(TIERS),
+            hasher: KeyedHasher::random(),
+            cache: Cache::new(Config {
+                capacity: Capacity::entries(CALLERS),
+                failures: CALLERS,
+                fetches: CALLERS,
+                staleness: Staleness::WhileRevalidate,
+                runtime: None,
+            }),
+            tiers: bounded(TIERS),
             services: Mutex::default(),
         }))
     }
 
-    /// The question which tier `user` has, for whom the policy sends `body`.
+    /// The request which tier `user` has, for whom the policy sends `body`.
     #[must_use]
-    pub fn question(&self, endpoint: &Arc<Endpoint>, user: &str, body: String) -> Question {
-        let key = self.0.keys.hash_list([&*endpoint.url, user, &body]);
-        Question { endpoint: Arc::clone(endpoint), body: body.into(), key }
+    pub fn request(&self, endpoint: &Arc<Endpoint>, user: &str, body: String) -> LookupRequest {
+        let hash = self.0.hasher.hash_list([&*endpoint.url, user, &body]);
+        LookupRequest { endpoint: Arc::clone(endpoint), body: body.into(), hash }
     }
 
     /// What is remembered. Answers at once; something stale is to be followed by [`Self::refresh`].
     #[must_use]
-    pub fn recall(&self, question: &Question, now: Nanos) -> Option<(Lookup, Age)> {
-        self.0.slots.get(&question.key)?.0.lock().recall(&question.endpoint, now)
+    pub fn recall(&self, request: &LookupRequest, now: Nanos) -> Option<(Lookup, Source)> {
+        self.0.cache.get(request, now).map(told)
     }
 
     /// Asks the service, once however many requests wait for it, and remembers the answer. Waits for 100 ms at most.
-    pub async fn ask(&self, question: &Question, now: Nanos) -> Lookup {
-        let mut call = {
-            let slot = self.slot(question);
-            let mut state = slot.0.lock();
-            // Another request may have asked meanwhile.
-            if let Some((lookup, _)) = state.recall(&question.endpoint, now) {
-                return lookup;
+    pub async fn ask(&self, request: &LookupRequest, now: Nanos) -> (Lookup, Source) {
+        let until = Instant::now() + self.0.patience;
+        match self.0.cache.fetch(request, now, until, || self.clone().fetch(request.clone())).await {
+            Ok(answer) => told(answer),
+            Err(why) => {
+                let failure = match why {
+                    Unanswered::Late => Failure::Late(self.0.patience),
+                    Unanswered::Busy(most) => Failure::Busy(most),
+                    Unanswered::GivenUp => Failure::Call("the call was given up".to_owned()),
+                };
+                (Lookup::Undecided(undecided(request, &failure)), Source::Fetched)
             }
-            match state.in_flight() {
-                Some(call) => call,
-                None => self.start(&slot, &mut state, question, now),
-            }
-        };
-        let told = tokio::time::timeout(self.0.patience, call.wait_for(Option::is_some)).await;
-        let lookup = match told {
-            Ok(Ok(lookup)) => lookup.clone(),
-            // The worker that made the call has stopped.
-            Ok(Err(_)) => None,
-            Err(_) => return Lookup::Undecided(undecided(question, &Failure::Late(self.0.patience))),
-        };
-        lookup.unwrap_or_else(|| {
-            Lookup::Undecided(undecided(question, &Failure::Call("the call was given up".to_owned())))
-        })
-    }
-
-    /// Fetches a new answer in the background, unless that is under way, or failed a moment ago.
-    pub fn refresh(&self, question: &Question, now: Nanos) {
-        let slot = self.slot(question);
-        let mut state = slot.0.lock();
-        if state.in_flight().is_none() && state.failure(now).is_none() {
-            drop(self.start(&slot, &mut state, question, now));
         }
     }
 
-    fn slot(&self, question: &Question) -> Arc<Slot> {
-        let slot = self.0.slots.get_or_insert_with(&question.key, || Ok::<_, std::convert::Infallible>(Arc::default()));
-        let Ok(slot) = slot;
-        slot
+    /// Fetches a new answer in the background, unless that is under way, or failed a moment ago.
+    pub fn refresh(&self, request: &LookupRequest, now: Nanos) {
+        self.0.cache.refresh(request, now, || self.clone().fetch(request.clone()));
     }
 
-    /// Starts a call that goes on when those who wait for it have left.
-    fn start(
-        &self,
-        slot: &Arc<Slot>,
-        state: &mut State,
-        question: &Question,
-        now: Nanos,
-    ) -> watch::Receiver<Option<Lookup>> {
-        let (teller, call) = watch::channel(None);
-        state.call = Some(call.clone());
-        let (services, slot, question) = (self.clone(), Arc::clone(slot), question.clone());
-        tokio::spawn(async move {
-            let answer = services.call(&question).await;
-            let lookup = slot.0.lock().learn(answer.map_err(|failure| undecided(&question, &failure)), now);
-            // Whoever waited may have left.
-            let _ = teller.send(Some(lookup));
-        });
-        call
+    async fn fetch(self, request: LookupRequest) -> Result<Option<Arc<Tier>>, cache::Failure> {
+        let failed = |failure| cache::Failure { denial: undecided(&request, &failure), keep: Some(PAUSE) };
+        self.call(&request).await.map_err(failed)
     }
 
-    async fn call(&self, question: &Question) -> Result<Option<Arc<Tier>>, Failure> {
-        let Endpoint { url, uri, timeout, .. } = &*question.endpoint;
+    async fn call(&self, request: &LookupRequest) -> Result<Option<Arc<Tier>>, Failure> {
+        let Endpoint { url, uri, timeout, .. } = &*request.endpoint;
         let service = self.service(url);
         let call = async {
             // Half of it, so that whoever waits is told the reason.
             let permit = tokio::time::timeout(self.0.patience / 2, service.calls.acquire()).await;
             let Ok(Ok(_permit)) = permit else { return Err(Failure::Busy(CALLS)) };
-            self.0.caller.ask(uri.clone(), question.body.clone()).await
+            self.0.caller.ask(uri.clone(), request.body.clone()).await
         };
         let answer = tokio::time::timeout(*timeout, call).await.unwrap_or(Err(Failure::Late(*timeout)));
         service.note(url, answer.as_ref().err());
@@ -277,7 +246,7 @@ impl TierServices {
     }
 
     fn tier(&self, name: &str, display_name: &str) -> Arc<Tier> {
-        let key = self.0.keys.hash_list([name, display_name]);
+        let key = self.0.hasher.hash_list([name, display_name]);
         let tier = || Ok::<_, std::convert::Infallible>(Arc::new(Tier::new(name, 0, display_name)));
         let Ok(tier) = self.0.tiers.get_or_insert_with(&key, tier);
         tier
@@ -294,9 +263,18 @@ impl TierServices {
     }
 }
 
-fn undecided(question: &Question, failure: &Failure) -> Denial {
+fn told(answer: cache::Answer<Option<Arc<Tier>>>) -> (Lookup, Source) {
+    let lookup = match answer.value {
+        Ok(Some(tier)) => Lookup::Tier(tier),
+        Ok(None) => Lookup::NoTier,
+        Err(denial) => Lookup::Undecided(denial),
+    };
+    (lookup, answer.source)
+}
+
+fn undecided(request: &LookupRequest, failure: &Failure) -> Denial {
     Denial::new(Code::UnavailableTiers, "the caller's tier cannot be told")
-        .detail(format!("tier lookup at {}: {failure}", question.endpoint.url))
+        .detail(format!("tier lookup at {}: {failure}", request.endpoint.url))
 }
 
 // === impl Service ===
@@ -310,49 +288,6 @@ impl Service {
         match failure {
             Some(failure) => tracing::warn!(url, error = %failure, "the tier service fails"),
             None => tracing::info!(url, "the tier service is well again"),
-        }
-    }
-}
-
-// === impl State ===
-
-impl State {
-    fn recall(&self, endpoint: &Endpoint, now: Nanos) -> Option<(Lookup, Age)> {
-        let answer = self.answer.as_ref().and_then(|(tier, since)| {
-            let within = |ttl: Duration| now < since.saturating_add(ttl);
-            match tier {
-                Some(tier) if within(endpoint.ttl) => Some((Lookup::Tier(Arc::clone(tier)), Age::Fresh)),
-                Some(tier) if within(2 * endpoint.ttl) => Some((Lookup::Tier(Arc::clone(tier)), Age::Stale)),
-                None if within(endpoint.ttl.min(NO_TIER_TTL)) => Some((Lookup::NoTier, Age::Fresh)),
-                _ => None,
-            }
-        });
-        answer.or_else(|| Some((Lookup::Undecided(self.failure(now)?.clone()), Age::Fresh)))
-    }
-
-    /// Why there is to be no call yet.
-    fn failure(&self, now: Nanos) -> Option<&Denial> {
-        self.failed.as_ref().filter(|(_, until)| now < *until).map(|(denial, _)| denial)
-    }
-
-    /// The call in flight. One whose worker has stopped tells nobody anything.
-    fn in_flight(&self) -> Option<watch::Receiver<Option<Lookup>>> {
-        self.call.clone().filter(|call| call.has_changed().is_ok())
-    }
-
-    /// Remembers what a call that began at `now` has told. A failure leaves the answer before as it is.
-    fn learn(&mut self, answer: Result<Option<Arc<Tier>>, Denial>, now: Nanos) -> Lookup {
-        self.call = None;
-        match answer {
-            Ok(tier) => {
-                self.answer = Some((tier.clone(), now));
-                self.failed = None;
-                tier.map_or(Lookup::NoTier, Lookup::Tier)
-            }
-            Err(denial) => {
-                self.failed = Some((denial.clone(), now.saturating_add(PAUSE)));
-                Lookup::Undecided(denial)
-            }
         }
     }
 }

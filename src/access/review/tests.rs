@@ -46,10 +46,10 @@ impl World {
 
     /// What a request is told; `None` if it cannot be told. Then where that is from.
     async fn asks(&self, ms: u64) -> (Option<bool>, AccessSource) {
-        let question = self.reviews.question(&QUERY, None, &self.changes).unwrap();
-        let (verdict, source) = match self.reviews.recall(&question, at(ms)) {
+        let review = self.reviews.review(&QUERY, None, &self.changes).unwrap();
+        let (verdict, source) = match self.reviews.recall(&review, at(ms)) {
             Some(known) => known,
-            None => self.reviews.ask(&question, at(ms), Instant::now() + Duration::from_secs(10)).await,
+            None => self.reviews.ask(&review, at(ms), Instant::now() + Duration::from_secs(10)).await,
         };
         let told = match verdict {
             Verdict::Granted(_) => Some(true),
@@ -60,26 +60,28 @@ impl World {
     }
 }
 
-use AccessSource::{Asked, Remembered, Stale};
+const FETCHED: AccessSource = AccessSource::Review(Source::Fetched);
+const HIT: AccessSource = AccessSource::Review(Source::Hit);
+const STALE: AccessSource = AccessSource::Review(Source::Stale);
 
 #[tokio::test]
 async fn a_change_that_concerns_the_question_is_asked_about_at_once_and_once_a_second_for_two() {
     let answers = [true, false, true, false, true].map(says);
     let mut world = World::new(answers.into()).await;
-    assert_eq!(world.asks(10_000).await, (Some(true), Asked));
+    assert_eq!(world.asks(10_000).await, (Some(true), FETCHED));
     world.changes.note("other", at(11_000));
-    assert_eq!(world.asks(11_000).await, (Some(true), Remembered));
+    assert_eq!(world.asks(11_000).await, (Some(true), HIT));
     world.changes.note("llm", at(11_500));
     for (ms, expected) in [
-        (11_550, (false, Asked)),
-        (11_560, (false, Remembered)),
-        (12_549, (false, Remembered)),
-        (12_550, (true, Asked)),
-        (13_549, (true, Remembered)),
-        (13_550, (false, Asked)),
+        (11_550, (false, FETCHED)),
+        (11_560, (false, HIT)),
+        (12_549, (false, HIT)),
+        (12_550, (true, FETCHED)),
+        (13_549, (true, HIT)),
+        (13_550, (false, FETCHED)),
         // It has settled.
-        (18_549, (false, Remembered)),
-        (18_550, (true, Asked)),
+        (18_549, (false, HIT)),
+        (18_550, (true, FETCHED)),
     ] {
         assert_eq!(world.asks(ms).await, (Some(expected.0), expected.1), "at {ms}");
     }
@@ -90,12 +92,12 @@ async fn a_change_that_concerns_the_question_is_asked_about_at_once_and_once_a_s
 async fn while_that_is_asked_the_last_answer_stands_for_a_second_whichever_it_is() {
     for allowed in [true, false] {
         let mut world = World::new(vec![says(allowed), Answer::Silence]).await;
-        assert_eq!(world.asks(10_000).await, (Some(allowed), Asked));
+        assert_eq!(world.asks(10_000).await, (Some(allowed), FETCHED));
         world.changes.note("", at(11_000));
         for ms in [11_000, 11_500, 11_999] {
-            assert_eq!(world.asks(ms).await, (Some(allowed), Stale), "{allowed} at {ms}");
+            assert_eq!(world.asks(ms).await, (Some(allowed), STALE), "{allowed} at {ms}");
         }
-        assert_eq!(world.asks(12_000).await, (None, Asked), "{allowed}");
+        assert_eq!(world.asks(12_000).await, (None, FETCHED), "{allowed}");
     }
 }
 
@@ -103,9 +105,9 @@ async fn while_that_is_asked_the_last_answer_stands_for_a_second_whichever_it_is
 #[tokio::test]
 async fn an_older_answer_does_not_replace_a_newer_one() {
     let world = World::new(vec![says(false)]).await;
-    assert_eq!(world.asks(10_000).await, (Some(false), Asked));
-    let key = world.reviews.question(&QUERY, None, &world.changes).unwrap().key;
+    assert_eq!(world.asks(10_000).await, (Some(false), FETCHED));
+    let hash = world.reviews.review(&QUERY, None, &world.changes).unwrap().hash;
     let granted = Ok(Grantor { name: "late".into() });
-    world.reviews.memory.learn(key, &Arc::new(super::Answer { granted, asked: at(9_000) }));
-    assert_eq!(world.asks(10_001).await, (Some(false), Remembered));
+    world.reviews.cache.insert(hash, Arc::new(granted), at(9_000));
+    assert_eq!(world.asks(10_001).await, (Some(false), HIT));
 }

@@ -133,12 +133,7 @@ async fn an_identity_is_remembered_at_most_as_long_as_the_policy_says() {
     );
     let token = alice();
     let call = Call::path("/").bearer(&token);
-    for (seconds, expected) in [
-        (0, IdentitySource::Reviewed),
-        (4, IdentitySource::Remembered),
-        (5, IdentitySource::Reviewed),
-        (9, IdentitySource::Remembered),
-    ] {
+    for (seconds, expected) in [(0, Source::Fetched), (4, Source::Hit), (5, Source::Fetched), (9, Source::Hit)] {
         let decision = call.on(&gate, Nanos::from(Duration::from_secs(seconds))).await;
         assert!(decision.outcome.is_ok());
         assert_eq!(decision.evidence.identity_source, Some(expected), "{seconds} s");

@@ -24,20 +24,20 @@ impl World {
         World { service, services: TierServices::patient(LONG), endpoint: Arc::new(endpoint) }
     }
 
-    fn question(&self, user: &str) -> Question {
-        self.services.question(&self.endpoint, user, json!({ "groups": ["gold-users"] }).to_string())
+    fn request(&self, user: &str) -> LookupRequest {
+        self.services.request(&self.endpoint, user, json!({ "groups": ["gold-users"] }).to_string())
     }
 
     /// What a request of `user` after `seconds` is told, as the gate asks.
     async fn tier(&self, user: &str, seconds: u64) -> Result<String, Code> {
-        let (question, now) = (self.question(user), at(seconds));
-        let lookup = match self.services.recall(&question, now) {
-            Some((lookup, Age::Fresh)) => lookup,
-            Some((lookup, Age::Stale)) => {
-                self.services.refresh(&question, now);
+        let (request, now) = (self.request(user), at(seconds));
+        let lookup = match self.services.recall(&request, now) {
+            Some((lookup, Source::Stale)) => {
+                self.services.refresh(&request, now);
                 lookup
             }
-            None => self.services.ask(&question, now).await,
+            Some((lookup, _)) => lookup,
+            None => self.services.ask(&request, now).await.0,
         };
         match lookup {
             Lookup::Tier(tier) => Ok(tier.name.to_string()),
@@ -48,10 +48,7 @@ impl World {
 
     /// Waits until no call is in flight.
     async fn quiet(&self, user: &str) {
-        let call = self.services.slot(&self.question(user)).0.lock().in_flight();
-        if let Some(mut call) = call {
-            tokio::time::timeout(LONG, call.wait_for(Option::is_some)).await.unwrap().unwrap();
-        }
+        self.services.0.cache.settled(&self.request(user), Instant::now() + LONG).await;
     }
 
     /// Waits until the service has had `calls` requests.
@@ -98,10 +95,10 @@ async fn fifty_requests_of_a_cold_user_make_one_call() {
 async fn an_answer_is_what_the_mapping_would_say() {
     let world = World::new(Says::tier("gold")).await;
     let tier = Tier::new("gold", 0, "gold plan");
-    assert_eq!(world.services.ask(&world.question("alice"), at(0)).await, Lookup::Tier(Arc::new(tier)));
+    assert_eq!(world.services.ask(&world.request("alice"), at(0)).await.0, Lookup::Tier(Arc::new(tier)));
     world.service.says(Says::Answer(200, "{\"tier\":\"free\",\"more\":[1]}".to_owned()));
     let tier = Tier::new("free", 0, "free");
-    assert_eq!(world.services.ask(&world.question("bob"), at(0)).await, Lookup::Tier(Arc::new(tier)));
+    assert_eq!(world.services.ask(&world.request("bob"), at(0)).await.0, Lookup::Tier(Arc::new(tier)));
 }
 
 #[tokio::test]
@@ -113,10 +110,10 @@ async fn an_answer_is_of_one_user_one_body_and_one_url_for_300_s() {
     assert_eq!(world.service.calls(), 1);
     assert_eq!(world.tier("bob", 0).await, ok("gold"));
     assert_eq!(world.service.calls(), 2);
-    let moved = world.services.question(&world.endpoint, "alice", json!({ "groups": [] }).to_string());
+    let moved = world.services.request(&world.endpoint, "alice", json!({ "groups": [] }).to_string());
     assert_eq!(world.services.recall(&moved, at(0)), None);
     let other = Arc::new(Endpoint::new(&format!("{}/", world.endpoint.url), None, None).unwrap());
-    let other = world.services.question(&other, "alice", json!({ "groups": ["gold-users"] }).to_string());
+    let other = world.services.request(&other, "alice", json!({ "groups": ["gold-users"] }).to_string());
     assert_eq!(world.services.recall(&other, at(0)), None);
     assert_eq!(world.service.connections(), 1, "the connection is kept");
 }
@@ -211,7 +208,7 @@ async fn what_is_no_answer_is_undecided_and_never_kept() {
     let mut seconds = 0;
     for (says, reason) in cases {
         world.service.says(says.clone());
-        let Lookup::Undecided(denial) = world.services.ask(&world.question("alice"), at(seconds)).await else {
+        let Lookup::Undecided(denial) = world.services.ask(&world.request("alice"), at(seconds)).await.0 else {
             panic!("{says:?}");
         };
         assert_eq!(denial.code, Code::UnavailableTiers);
@@ -233,8 +230,8 @@ async fn a_service_that_is_not_there_is_undecided() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let services = TierServices::patient(LONG);
     let endpoint = Arc::new(Endpoint::new(&format!("http://{nobody}/"), None, None).unwrap());
-    let question = services.question(&endpoint, "alice", String::new());
-    let Lookup::Undecided(denial) = services.ask(&question, at(0)).await else { panic!() };
+    let request = services.request(&endpoint, "alice", String::new());
+    let Lookup::Undecided(denial) = services.ask(&request, at(0)).await.0 else { panic!() };
     assert!(denial.detail.unwrap().contains("Connection refused"));
 }
 
@@ -257,7 +254,7 @@ async fn a_call_ends_with_the_timeout_of_the_policy() {
     let mut world = World::new(Says::Nothing).await;
     let timeout = Some(Duration::from_millis(20));
     world.endpoint = Arc::new(Endpoint::new(&world.service.url(), None, timeout).unwrap());
-    let Lookup::Undecided(denial) = world.services.ask(&world.question("alice"), at(0)).await else { panic!() };
+    let Lookup::Undecided(denial) = world.services.ask(&world.request("alice"), at(0)).await.0 else { panic!() };
     assert!(denial.detail.unwrap().ends_with("no answer within 20ms"));
 }
 
@@ -278,11 +275,11 @@ async fn a_caller_who_leaves_takes_no_call_along() {
 async fn a_call_whose_worker_has_stopped_is_made_again() {
     let world = World::new(Says::tier("gold")).await;
     world.service.hold(true);
-    let (services, question) = (world.services.clone(), world.question("alice"));
+    let (services, request) = (world.services.clone(), world.request("alice"));
     let worker = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         // It is polled until it waits, and ends with the runtime.
-        runtime.block_on(async { tokio::time::timeout(PATIENCE, services.ask(&question, at(0))).await.is_err() })
+        runtime.block_on(async { tokio::time::timeout(PATIENCE, services.ask(&request, at(0))).await.is_err() })
     });
     assert!(worker.join().unwrap());
     world.service.hold(false);
@@ -333,7 +330,7 @@ fn an_address_is_an_http_url_without_credentials() {
 }
 
 async fn reason(world: &World, user: &str) -> String {
-    match world.services.ask(&world.question(user), at(0)).await {
+    match world.services.ask(&world.request(user), at(0)).await.0 {
         Lookup::Undecided(denial) => denial.detail.unwrap(),
         lookup => panic!("{lookup:?}"),
     }

@@ -63,8 +63,8 @@ async fn fifty_requests_of_a_cold_user_at_once_are_one_call() {
         let late = taken >= Duration::from_millis(100) && outcome(answer) == UNDECIDED;
         assert!(late || told(answer).0 == "enterprise", "{:?}", own(answer));
     }
-    let asked = tiergate.metric("tiergate_tier_lookups_total", "asked").await;
-    let remembered = tiergate.metric("tiergate_tier_lookups_total", "remembered").await;
+    let asked = tiergate.metric("tiergate_tier_lookups_total", "fetched").await;
+    let remembered = tiergate.metric("tiergate_tier_lookups_total", "hit").await;
     println!("50 requests of a cold user at once, with an external tier service: 1 call for {asked}, {taken:?}");
     assert_eq!(asked + remembered, 50, "some came after the answer, or all waited for it");
     assert!(asked > 0);
@@ -118,7 +118,7 @@ async fn what_is_no_answer_is_undecided_and_the_next_is_right_when_the_service_i
             // As `Retry-After` says: there is no other call for a second.
             assert!(well.elapsed() < Duration::from_secs(10), "{:?}", own(&answer));
         };
-        assert_eq!(told(&answer), ("premium".to_owned(), "asked".to_owned()));
+        assert_eq!(told(&answer), ("premium".to_owned(), "fetched".to_owned()));
     }
     assert_eq!(service.calls(), 2 * cases.len(), "one call for each, and one when it was well again");
     println!("a tier service that was bad in {} ways: right again after {:?}", cases.len(), well.elapsed());
@@ -140,7 +140,7 @@ async fn a_service_that_is_not_there_is_asked_when_it_is() {
     while outcome(&ask(&channel, &user).await) == UNDECIDED {
         assert!(well.elapsed() < Duration::from_secs(10));
     }
-    assert_eq!(told(&ask(&channel, &user).await), ("premium".to_owned(), "remembered".to_owned()));
+    assert_eq!(told(&ask(&channel, &user).await), ("premium".to_owned(), "hit".to_owned()));
     assert_eq!(service.calls(), 1);
     tiergate.await_log("the tier service is well again");
 }
@@ -194,7 +194,7 @@ async fn who_has_no_tier_is_refused_by_name() {
         let tiergate = Tiergate::start(&folder.0, flags);
         let channel = channel(&tiergate).await;
         let user = bearer(&folder, "free", "alice-12345678");
-        for source in ["asked", "remembered"] {
+        for source in ["fetched", "hit"] {
             let answer = ask(&channel, &user).await;
             assert_eq!(outcome(&answer), (403, "TG-TIER-NONE"));
             assert_eq!(text(own(&answer), "tier_source"), source);
@@ -213,13 +213,13 @@ async fn an_answer_past_its_time_is_served_while_a_new_one_is_fetched() {
     let tiergate = Tiergate::start(&folder.0, &[]);
     let channel = channel(&tiergate).await;
     let user = bearer(&folder, "free", "alice-12345678");
-    assert_eq!(told(&ask(&channel, &user).await), ("premium".to_owned(), "asked".to_owned()));
+    assert_eq!(told(&ask(&channel, &user).await), ("premium".to_owned(), "fetched".to_owned()));
     service.says(Says::tier("enterprise"));
     service.hold(true);
     let (started, mut stale) = (Instant::now(), 0);
     while started.elapsed() < Duration::from_secs(30) {
         match (told(&ask(&channel, &user).await), stale) {
-            ((tier, source), 0) if source == "remembered" => assert_eq!(tier, "premium"),
+            ((tier, source), 0) if source == "hit" => assert_eq!(tier, "premium"),
             ((tier, source), 0..3) if source == "stale" => {
                 assert_eq!(tier, "premium", "nobody waits for the call");
                 stale += 1;
@@ -229,7 +229,7 @@ async fn an_answer_past_its_time_is_served_while_a_new_one_is_fetched() {
                 service.hold(false);
             }
             ((tier, source), _) => {
-                assert_eq!((tier.as_str(), source.as_str(), stale), ("enterprise", "remembered", 3));
+                assert_eq!((tier.as_str(), source.as_str(), stale), ("enterprise", "hit", 3));
                 assert_eq!(service.calls(), 2);
                 return;
             }
