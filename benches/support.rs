@@ -145,7 +145,7 @@ fn policies(more: usize, scale: Option<Scale>) -> (Policies, String) {
     let manifests = Manifests::read(files.iter().map(|(name, text)| (name.as_str(), text.as_str())));
     let policy = compile(manifests, &Options { grant_from_annotation: true, ..Options::default() });
     assert_eq!(policy.problems.iter().filter(|problem| problem.is_error()).count(), 0);
-    let name = policy.service_accounts[NAMESPACE].keys().min().expect("a premium user").clone();
+    let name = policy.accounts.uids[NAMESPACE].keys().min().expect("a premium user").clone();
     (Policies::new(policy), name)
 }
 

@@ -16,7 +16,7 @@ mod review;
 mod tests;
 
 pub use self::changes::Changes;
-pub use self::review::{AccessMode, AccessReview, AccessReviews, AccessSource, Verdict};
+pub use self::review::{AccessMode, AccessReview, AccessReviews, AccessSource, UserInfo, Verdict};
 
 use crate::rules::{PolicyRule, Subject};
 

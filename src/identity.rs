@@ -1,5 +1,7 @@
 //! Who calls: a bearer token becomes a user name, uid and groups, and is remembered.
 
+mod accounts;
+mod audience;
 mod authority;
 mod cluster;
 
@@ -13,6 +15,8 @@ use arc_swap::ArcSwap;
 use serde_json::Value;
 use tokio::time::Instant;
 
+pub use self::accounts::{Namespaces, ServiceAccountRef, ServiceAccounts};
+pub use self::audience::other_audience;
 pub(crate) use self::authority::unix_seconds;
 pub use self::authority::{Authority, AuthorityError, Claims, KubernetesClaims, OPENSHIFT, ObjectClaims, believe};
 pub use self::cluster::{ClusterReview, IdentityMode};
@@ -22,7 +26,6 @@ use crate::cache::{Answer, Cache, CacheKey, Capacity, Config, Failure, Staleness
 use crate::clock::Nanos;
 use crate::denial::{Class, Code, Denial};
 use crate::hash::KeyedHasher;
-use crate::policy::Policy;
 use crate::request::BearerToken;
 use crate::rules::AuthRules;
 
@@ -45,13 +48,6 @@ pub struct Identity {
     pub keep: Duration,
     /// When the token expires.
     pub expires: Nanos,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServiceAccountRef {
-    pub namespace: String,
-    pub name: String,
-    pub uid: String,
 }
 
 /// How long what is remembered.
@@ -176,7 +172,7 @@ impl Identities {
     pub async fn review(
         &self,
         credentials: &Credentials<'_>,
-        policy: &Policy,
+        accounts: &ServiceAccounts,
         now: Nanos,
         until: Instant,
     ) -> Answer<Arc<Identity>> {
@@ -192,7 +188,7 @@ impl Identities {
             Reviewer::Cluster(cluster) => cluster,
         };
         let until = self.cache.wait_until(&key, now, until);
-        match cluster.look(credentials, policy, now, until).await {
+        match cluster.look(credentials, accounts, now, until).await {
             Ok(cluster::Look::Ask(review)) => {
                 let answer = self.cache.fetch(&key, now, until, || self.fetch(cluster, review, now)).await;
                 answer.unwrap_or_else(|why| Answer::fetched(Err(unanswered(why))))

@@ -36,6 +36,7 @@ pub use self::status::{Condition as StatusCondition, say};
 use crate::access::Rbac;
 use crate::clock::Nanos;
 use crate::denial::{Code, Denial};
+use crate::identity::ServiceAccounts;
 use crate::problem::{ObjectName, Place, Problem};
 use crate::request::{self, Request};
 use crate::rules::AuthRules;
@@ -50,10 +51,8 @@ pub struct Policy {
     pub unready: Option<String>,
     pub gateways: Vec<GatewayPlan>,
     pub rbac: Rbac,
-    /// The uid of every ServiceAccount that is watched, by namespace and name.
-    pub service_accounts: HashMap<String, HashMap<String, String>>,
-    /// The namespaces whose ServiceAccounts are watched.
-    pub watched: Namespaces,
+    /// Those that are watched.
+    pub accounts: ServiceAccounts,
     /// The models that there are, by namespace.
     pub models: HashMap<String, HashSet<String>>,
     /// Since when changes may not have been seen, and why; where the source is a cluster.
@@ -75,15 +74,6 @@ pub struct Policy {
     pub ignored: BTreeMap<String, usize>,
     /// The objects in error whose last good version is in force, and since when.
     pub kept: HashMap<ObjectName, Timestamp>,
-}
-
-/// A set of namespaces.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Namespaces {
-    #[default]
-    All,
-    /// `<instance>-tier-<tier>`; without an instance, of any.
-    Tiers(Option<String>),
 }
 
 /// What is known may be out of date.
@@ -154,22 +144,6 @@ impl<T> Clone for Attached<T> {
             Attached::None => Attached::None,
             Attached::Active(policy) => Attached::Active(Arc::clone(policy)),
             Attached::Broken(name) => Attached::Broken(name.clone()),
-        }
-    }
-}
-
-// === impl Namespaces ===
-
-impl Namespaces {
-    /// Whether `namespace` is one of them.
-    #[must_use]
-    pub fn hold(&self, namespace: &str) -> bool {
-        match self {
-            Namespaces::All => true,
-            Namespaces::Tiers(Some(instance)) => {
-                namespace.strip_prefix(instance.as_str()).is_some_and(|rest| rest.starts_with("-tier-"))
-            }
-            Namespaces::Tiers(None) => namespace.contains("-tier-"),
         }
     }
 }
@@ -306,12 +280,6 @@ impl Policy {
             Tiers::Missing | Tiers::Invalid(_) => (&[][..], Some(&self.named_tiers)),
         };
         table.iter().map(|tier| &tier.name).chain(named.into_iter().flatten())
-    }
-
-    /// The uid of a ServiceAccount.
-    #[must_use]
-    pub fn service_account_uid(&self, namespace: &str, name: &str) -> Option<&str> {
-        self.service_accounts.get(namespace)?.get(name).map(String::as_str)
     }
 
     /// The limits that apply somewhere, with the AuthPolicy there, each combination once.

@@ -4,6 +4,7 @@
 
 mod auth;
 mod condition;
+mod endpoint;
 mod limit;
 mod rbac;
 mod references;
@@ -13,6 +14,7 @@ pub use self::auth::{
     AccessRule, AuthRules, Authentication, Authorization, Item, Method, Rule, Shape, Telling, TierLookup,
 };
 pub use self::condition::{Condition, Operator, Pattern, Patterns};
+pub use self::endpoint::Endpoint;
 pub use self::limit::LimitKind;
 pub use self::rbac::{PolicyRule, Subject};
 pub use self::references::Fault;

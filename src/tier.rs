@@ -14,7 +14,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use serde_json::{Value, json};
 
-pub use self::service::{Endpoint, Lookup, LookupRequest, TierServices};
+pub use self::service::{Lookup, LookupRequest, TierServices};
 
 use crate::manifest::TierSpec;
 use crate::problem::Place;

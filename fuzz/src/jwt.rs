@@ -11,8 +11,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, crypto};
 use serde_json::Value;
 use tiergate::args::{KeyAlgorithm, Keys};
 use tiergate::clock::Nanos;
-use tiergate::identity::{Authority, Credentials, Identities, Remember};
-use tiergate::policy::Policy;
+use tiergate::identity::{Authority, Credentials, Identities, Remember, ServiceAccounts};
 use tiergate::request::BearerToken;
 use tiergate::rules::AuthRules;
 
@@ -49,11 +48,11 @@ pub fn jwt(data: &[u8]) -> &'static str {
         let remember = Remember { bytes: 40_000, ..Remember::default() };
         Identities::new(Authority::from_jwks(&JWKS, ISSUER).unwrap(), remember)
     };
-    let (rules, policy) = (AuthRules::default(), Policy::default());
+    let (rules, accounts) = (AuthRules::default(), ServiceAccounts::default());
     let credentials = Credentials { token: BearerToken::new(&token), rules: &rules, host: "", peer: None };
     let until = tokio::time::Instant::now();
-    let review = run(identities().review(&credentials, &policy, Nanos(0), until));
-    let again = run(identities().review(&credentials, &policy, Nanos(0), until));
+    let review = run(identities().review(&credentials, &accounts, Nanos(0), until));
+    let again = run(identities().review(&credentials, &accounts, Nanos(0), until));
     match (review.value, again.value) {
         (Ok(identity), Ok(_)) => {
             let (header, claims, key) = signed.expect("what is accepted was signed by a key of the set");

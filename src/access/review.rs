@@ -12,6 +12,7 @@ use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SubjectAccessReviewSpec as Spec, SubjectAccessReviewStatus,
 };
 use serde::Deserialize;
+use serde_json::Value;
 use tokio::time::Instant;
 
 use super::changes::{Changes, Concerns};
@@ -21,7 +22,6 @@ use crate::cache::{Answer, Cache, CacheKey, Capacity, Config, Failure, Source, S
 use crate::clock::Nanos;
 use crate::denial::{Code, Denial};
 use crate::hash::KeyedHasher;
-use crate::identity::Identity;
 
 /// Who says whether a caller may call a model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -44,6 +44,16 @@ pub struct AccessReviews {
     stale: Duration,
     hasher: KeyedHasher,
     cache: Cache<Arc<Granted>>,
+}
+
+/// What a review of a token says of a user, beside the groups (`UserInfo` of authentication.k8s.io/v1).
+#[derive(Clone, Copy, Debug)]
+pub struct UserInfo<'a> {
+    pub username: &'a str,
+    /// Empty if there is none.
+    pub uid: &'a str,
+    /// What authorizers other than RBAC may go by.
+    pub extra: Option<&'a Value>,
 }
 
 /// A SubjectAccessReview to be made.
@@ -110,7 +120,7 @@ impl AccessReviews {
         &self.server
     }
 
-    /// What to ask about `query`, after these `changes` of RBAC. What `identity` has beside name and groups goes with it, if the query is
+    /// What to ask about `query`, after these `changes` of RBAC. What `user` has beside name and groups goes with it, if the query is
     /// about that user.
     ///
     /// # Errors
@@ -119,20 +129,20 @@ impl AccessReviews {
     pub fn review(
         &self,
         query: &Query<'_>,
-        identity: Option<&Identity>,
+        user: Option<UserInfo<'_>>,
         changes: &Changes,
     ) -> Result<AccessReview, Denial> {
         let unspeakable = |error: serde_json::Error| {
             Denial::new(Code::UnavailableInternal, "your access could not be looked up").detail(error.to_string())
         };
-        let identity = identity.filter(|identity| *identity.user == *query.user);
-        let extra = identity.and_then(|identity| identity.object.pointer("/user/extra"));
+        let user = user.filter(|user| user.username == query.user);
+        let extra = user.and_then(|user| user.extra);
         let extra = extra.map(Option::deserialize).transpose().map_err(unspeakable)?.flatten();
         let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
         let spec = Spec {
             user: text(query.user),
             groups: Some(query.groups.iter().map(|group| (*group).to_owned()).collect()),
-            uid: identity.and_then(|identity| text(&identity.uid)),
+            uid: user.and_then(|user| text(user.uid)),
             extra,
             resource_attributes: Some(ResourceAttributes {
                 verb: text(query.verb),

@@ -76,7 +76,7 @@ fn named_by_flags(args: &Explain, user: &str, policy: &Policy, host: &str) -> Re
     let mut identity = match user.strip_prefix(SERVICE_ACCOUNT) {
         Some(account) => {
             let (namespace, name) = account.split_once(':').ok_or(ExplainError::NoAccount)?;
-            let uid = policy.service_account_uid(namespace, name).map(str::to_owned);
+            let uid = policy.accounts.uid(namespace, name).map(str::to_owned);
             let claims = Claims {
                 iss: String::new(),
                 sub: user.to_owned(),

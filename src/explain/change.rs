@@ -196,14 +196,14 @@ fn account(case: &Case<'_>) -> Vec<String> {
         return Vec::new();
     };
     let (namespace, name) = (&account.namespace, &account.name);
-    if case.policy.service_account_uid(namespace, name).is_some() {
+    if case.policy.accounts.uid(namespace, name).is_some() {
         return vec![format!(
             "make a new token, of the account as it is now: kubectl create token {name} -n {namespace}"
         )];
     }
     let mut changes =
         vec![format!("create the account, and a new token: kubectl create serviceaccount {name} -n {namespace}")];
-    let others = case.policy.service_accounts.get(namespace).into_iter().flat_map(|accounts| accounts.keys());
+    let others = case.policy.accounts.uids.get(namespace).into_iter().flat_map(|accounts| accounts.keys());
     if let Some(meant) = did_you_mean(name, others.map(String::as_str)) {
         changes.push(format!("or use the account that is there: did you mean {namespace}/{meant}?"));
     }

@@ -1,7 +1,7 @@
 //! Access: by RBAC in process, or by what the API server says.
 
 use super::Deciding;
-use crate::access::{AccessMode, AccessSource, Query, Verdict};
+use crate::access::{AccessMode, AccessSource, Query, UserInfo, Verdict};
 use crate::cache::Source;
 use crate::denial::{Code, Denial};
 use crate::identity::Identity;
@@ -34,7 +34,7 @@ impl Deciding<'_> {
             }
             _ => {}
         }
-        let review = reviews.review(query, identity, &policy.rbac.changes)?;
+        let review = reviews.review(query, identity.map(user_info), &policy.rbac.changes)?;
         let (verdict, source) = match reviews.recall(&review, self.now) {
             Some(known) => known,
             None => reviews.ask(&review, self.now, self.until()).await,
@@ -53,6 +53,10 @@ pub struct AccessEvidence {
     pub source: Option<AccessSource>,
     /// Whether RBAC in process would have said otherwise than the API server.
     pub disagreed: bool,
+}
+
+fn user_info(identity: &Identity) -> UserInfo<'_> {
+    UserInfo { username: &identity.user, uid: &identity.uid, extra: identity.object.pointer("/user/extra") }
 }
 
 fn unread(what: &str) -> Denial {

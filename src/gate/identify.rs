@@ -9,7 +9,7 @@ use super::Deciding;
 use super::caller::{Caller, holds, in_its_words};
 use crate::denial::{Class, Code, Denial};
 use crate::expression::{EvalError, Object, Scope, Val, undecided};
-use crate::identity::{Credentials, Identity};
+use crate::identity::{Credentials, Identity, other_audience};
 use crate::request::{Attributes, Request, Unset, host_name};
 use crate::rules::{AuthRules, Authentication, Method, ValueSource};
 
@@ -71,14 +71,14 @@ impl Deciding<'_> {
             Some(answer) => answer,
             None => {
                 let until = self.until();
-                identities.review(&credentials, self.policy, self.now, until).await
+                identities.review(&credentials, &self.policy.accounts, self.now, until).await
             }
         };
         self.evidence.identity_source = Some(answer.source);
         let identity = answer.value?;
         self.evidence.identity(&identity);
         match &identity.service_account {
-            Some(account) => account.check(self.policy, identities.vouched_for()).map(|()| identity),
+            Some(account) => account.check(&self.policy.accounts, identities.vouched_for()).map(|()| identity),
             None => Ok(identity),
         }
     }
@@ -105,7 +105,7 @@ fn accept<'a>(
         let caller = Caller::new(Cow::Borrowed(&identity.object), &identity.groups, request);
         return Ok(Caller { reviewed: Some(identity), ..caller });
     }
-    Err(rules.other_audience(&identity.audiences, request.host))
+    Err(other_audience(rules, &identity.audiences, request.host))
 }
 
 /// The identity that something before us has found out.

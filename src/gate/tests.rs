@@ -37,7 +37,7 @@ fn demo_gate() -> Gate {
 fn user(gate: &Gate, tier: &str, at: usize) -> String {
     let policy = gate.policies.current();
     let mut names: Vec<_> =
-        policy.service_accounts[&format!("maas-default-gateway-tier-{tier}")].keys().cloned().collect();
+        policy.accounts.uids[&format!("maas-default-gateway-tier-{tier}")].keys().cloned().collect();
     names.sort();
     names[at].clone()
 }
@@ -138,12 +138,12 @@ async fn a_deleted_service_account_is_refused_at_once_though_it_is_remembered() 
     let call = Call::chat("qwen3").bearer(&token("premium", &name));
     assert_eq!(code(&call, &gate).await, None);
     let mut policy = compile_files(&demo(), &options());
-    let accounts = policy.service_accounts.get_mut("maas-default-gateway-tier-premium").unwrap();
+    let accounts = policy.accounts.uids.get_mut("maas-default-gateway-tier-premium").unwrap();
     accounts.insert(name.clone(), "another-uid".to_owned());
     gate.policies.publish(policy);
     assert_eq!(code(&call, &gate).await, Some(Code::TokenSubjectGone), "made anew");
     let mut policy = compile_files(&demo(), &options());
-    policy.service_accounts.get_mut("maas-default-gateway-tier-premium").unwrap().remove(&name);
+    policy.accounts.uids.get_mut("maas-default-gateway-tier-premium").unwrap().remove(&name);
     gate.policies.publish(policy);
     assert_eq!(code(&call, &gate).await, Some(Code::TokenSubjectGone), "deleted");
     gate.policies.publish(compile_files(&demo(), &options()));

@@ -13,7 +13,6 @@ use serde_json::{Value, json};
 use super::{Identity, ServiceAccountRef};
 use crate::clock::Nanos;
 use crate::denial::{Code, Denial};
-use crate::policy::Policy;
 use crate::request::BearerToken;
 
 /// Clocks of one cluster differ by less; the library's default of 60 s would keep dead tokens alive.
@@ -301,50 +300,6 @@ impl Claims {
             keep: Duration::MAX,
             expires: now.saturating_add(Duration::from_secs(left)),
         })
-    }
-}
-
-// === impl ServiceAccountRef ===
-
-impl ServiceAccountRef {
-    /// The user name that the API server gives it.
-    #[must_use]
-    pub fn user(&self) -> String {
-        format!("system:serviceaccount:{}:{}", self.namespace, self.name)
-    }
-
-    #[must_use]
-    pub fn groups(&self) -> Vec<String> {
-        vec![
-            "system:serviceaccounts".to_owned(),
-            format!("system:serviceaccounts:{}", self.namespace),
-            "system:authenticated".to_owned(),
-        ]
-    }
-
-    /// The ServiceAccount of a user name, as [`Self::user`] writes it.
-    #[must_use]
-    pub fn of(user: &str, uid: &str) -> Option<Self> {
-        let (namespace, name) = user.strip_prefix("system:serviceaccount:")?.split_once(':')?;
-        Some(ServiceAccountRef { namespace: namespace.to_owned(), name: name.to_owned(), uid: uid.to_owned() })
-    }
-
-    /// Whether it exists, and is not another of the same name. Where it is not watched that is so if somebody has
-    /// `vouched_for` it.
-    ///
-    /// # Errors
-    ///
-    /// It was deleted, or deleted and made anew.
-    pub fn check(&self, policy: &Policy, vouched_for: bool) -> Result<(), Denial> {
-        match policy.service_account_uid(&self.namespace, &self.name) {
-            Some(uid) if uid == self.uid => Ok(()),
-            None if vouched_for && !policy.watched.hold(&self.namespace) => Ok(()),
-            found => {
-                let what = if found.is_some() { "was made anew since" } else { "does not exist" };
-                let detail = format!("ServiceAccount {}/{} {what}", self.namespace, self.name);
-                Err(Denial::new(Code::TokenSubjectGone, "the token's ServiceAccount is gone").detail(detail))
-            }
-        }
     }
 }
 

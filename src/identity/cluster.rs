@@ -12,14 +12,14 @@ use parking_lot::Mutex;
 use serde_json::json;
 use tokio::time::Instant;
 
+use super::audience::accept_any;
 use super::authority::{Bound, Signer, expiry};
-use super::{Authority, Credentials, Identity, ServiceAccountRef};
+use super::{Authority, Credentials, Identity, ServiceAccountRef, ServiceAccounts};
 use crate::apiserver::{ApiServer, Caller, unanswered};
 use crate::cache::{Cache, CacheKey, Capacity, Config, Failure, Staleness};
 use crate::clock::{Clock, Nanos};
 use crate::denial::{Code, Denial};
 use crate::hash::KeyedHasher;
-use crate::policy::Policy;
 
 /// Whose word it is that a token of the cluster is good.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -105,7 +105,7 @@ impl ClusterReview {
     pub(super) async fn look(
         &self,
         credentials: &Credentials<'_>,
-        policy: &Policy,
+        accounts: &ServiceAccounts,
         now: Nanos,
         until: Instant,
     ) -> Result<Look, Denial> {
@@ -125,11 +125,11 @@ impl ClusterReview {
             Ok(Signer::Foreign | Signer::Unknown) => return Err(keys.foreign(&credentials.token)),
             Ok(Signer::Known) => keys.claims(&credentials.token)?,
         };
-        credentials.rules.accept_any(&claims.aud, credentials.host)?;
+        accept_any(credentials.rules, &claims.aud, credentials.host)?;
         let watched = match claims.service_account() {
             Some(account) => {
-                account.check(policy, true)?;
-                policy.watched.hold(&account.namespace)
+                account.check(accounts, true)?;
+                accounts.watched.hold(&account.namespace)
             }
             None => false,
         };

@@ -26,9 +26,9 @@ fn credentials<'a>(token: &'a str, rules: &'a AuthRules) -> Credentials<'a> {
 /// Reviews `token` at the start of the process.
 fn reviewed(identities: &Identities, token: &str) -> Answer<Arc<Identity>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    let (rules, policy) = (AuthRules::default(), Policy::default());
+    let (rules, accounts) = (AuthRules::default(), ServiceAccounts::default());
     let credentials = credentials(token, &rules);
-    runtime.block_on(async { identities.review(&credentials, &policy, Nanos(0), Instant::now()).await })
+    runtime.block_on(async { identities.review(&credentials, &accounts, Nanos(0), Instant::now()).await })
 }
 
 fn recalled(identities: &Identities, token: &str, now: Nanos) -> Option<Answer<Arc<Identity>>> {
@@ -120,7 +120,7 @@ fn an_account_is_gone_when_it_is_not_there_or_is_another() {
         let identity = review(authority(), &ES256.sign(token)).unwrap();
         let account = identity.service_account.as_ref().unwrap();
         assert_eq!(account.name, name);
-        account.check(&policy, false).err().map(|denial| denial.code)
+        account.check(&policy.accounts, false).err().map(|denial| denial.code)
     };
     assert_eq!(gone("alice", &claims("tier-free", "alice")), None);
     assert_eq!(gone("carol", &claims("tier-free", "carol")), Some(Code::TokenSubjectGone));

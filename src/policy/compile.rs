@@ -92,7 +92,7 @@ pub fn compile(mut manifests: Manifests, options: &Options) -> Compiled {
     for account in &manifests.service_accounts {
         let meta = &account.meta;
         let uid = meta.uid.clone().unwrap_or_else(|| derived_uid(meta.namespace(), meta.name()));
-        let namespace = policy.service_accounts.entry(meta.namespace().to_string()).or_default();
+        let namespace = policy.accounts.uids.entry(meta.namespace().to_string()).or_default();
         namespace.insert(meta.name().to_string(), uid);
     }
     for model in &manifests.models {

@@ -278,10 +278,10 @@ fn service_accounts_have_the_uid_of_their_manifest_or_a_derived_one() {
         .text(&account("name: a, namespace: z, uid: real-uid"))
         .text(&account("name: b, namespace: z"));
     let policy = world.compile();
-    assert_eq!(policy.service_account_uid("z", "a"), Some("real-uid"));
-    assert_eq!(policy.service_account_uid("z", "b"), Some(&*derived_uid("z", "b")));
-    assert_eq!(policy.service_account_uid("z", "c"), None);
-    assert_eq!(policy.service_account_uid("w", "a"), None);
+    assert_eq!(policy.accounts.uid("z", "a"), Some("real-uid"));
+    assert_eq!(policy.accounts.uid("z", "b"), Some(&*derived_uid("z", "b")));
+    assert_eq!(policy.accounts.uid("z", "c"), None);
+    assert_eq!(policy.accounts.uid("w", "a"), None);
     let uids = [
         derived_uid("z", "b"),
         derived_uid("z", "a"),

@@ -5,11 +5,9 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Condition, Patterns, ValueSource};
-use crate::denial::{Code, Denial};
+use super::{Condition, Endpoint, Patterns, ValueSource};
 use crate::problem::{ObjectName, Place};
 use crate::request::host_name;
-use crate::tier::Endpoint;
 
 /// The rules of one AuthPolicy, or of several, compiled.
 #[derive(Clone, Debug, Default)]
@@ -176,26 +174,6 @@ impl AuthRules {
             };
             audiences.iter().map(|audience| Cow::Borrowed(audience.as_str())).chain(host.map(host_name))
         })
-    }
-
-    /// Whether a token for `audiences` is good for anything here.
-    ///
-    /// # Errors
-    ///
-    /// It is for others.
-    pub fn accept_any(&self, audiences: &[String], host: &str) -> Result<(), Denial> {
-        match self.audiences(host).any(|wanted| audiences.iter().any(|own| **own == *wanted)) {
-            true => Ok(()),
-            false => Err(self.other_audience(audiences, host)),
-        }
-    }
-
-    /// The refusal of a token for `audiences`.
-    #[must_use]
-    pub fn other_audience(&self, audiences: &[String], host: &str) -> Denial {
-        let wanted: Vec<_> = self.audiences(host).collect();
-        let detail = format!("the token is for {}, the policy wants {}", audiences.join(", "), wanted.join(", "));
-        Denial::new(Code::TokenAudience, "the token is for another audience").detail(detail)
     }
 
     /// The longest that an identity may be remembered.

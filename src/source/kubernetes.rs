@@ -29,9 +29,10 @@ use self::watch::{Outlet, Update, Watch, heartbeat};
 use super::{FolderError, on_large_stack};
 use crate::apiserver::{KubernetesError, connection};
 use crate::clock::Clock;
+use crate::identity::Namespaces;
 use crate::lint::compile;
 use crate::manifest::{KINDS, Kind};
-use crate::policy::{Namespaces, Options, Policy};
+use crate::policy::{Options, Policy};
 
 /// A change is compiled when nothing else has changed for this long: one `kubectl apply` is many changes.
 const QUIET: Duration = Duration::from_millis(50);
@@ -229,7 +230,7 @@ fn snapshot(store: &mut Store, options: &Options, look: impl FnOnce(&mut Store) 
         policy.rbac.unread = store.unread_rbac();
         policy.rbac.changes = store.rbac_changes();
         policy.behind = store.behind();
-        policy.watched = Namespaces::Tiers(options.instance.clone());
+        policy.accounts.watched = Namespaces::Tiers(options.instance.clone());
         policy.problems.splice(0..0, store.problems());
         policy
     })

@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hashbrown::HashMap;
-use hyper::Uri;
 use hyper::body::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -23,18 +22,7 @@ use crate::cache::{self, Bounded, Cache, CacheKey, Capacity, Config, Source, Sta
 use crate::clock::Nanos;
 use crate::denial::{Code, Denial};
 use crate::hash::KeyedHasher;
-
-/// Where tiers are asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Endpoint {
-    /// As the policy spells it.
-    pub url: Arc<str>,
-    uri: Uri,
-    /// How long an answer is remembered.
-    ttl: Duration,
-    /// How long a call may take.
-    timeout: Duration,
-}
+use crate::rules::Endpoint;
 
 /// A request to a service, on behalf of one caller.
 #[derive(Clone, Debug)]
@@ -79,14 +67,10 @@ struct Service {
     failing: AtomicBool,
 }
 
-/// How long an answer is remembered when the policy says nothing shorter: what the seeds' policies say.
-const TTL: Duration = Duration::from_secs(300);
 /// How long "no tier" is: a new user is put into a group after their first request, and tries again.
 const NO_TIER_TTL: Duration = Duration::from_secs(10);
 /// How long a request waits. Shorter than the gate's own bound, so that the reason is told.
 const PATIENCE: Duration = Duration::from_millis(100);
-/// How long a call may take at most. Longer than a request waits: the answer of a slow service is there for the next.
-const TIMEOUT: Duration = Duration::from_secs(1);
 /// How long after a call was begun that failed there is no other for the same caller.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Calls in flight to one service.
@@ -97,36 +81,6 @@ const CALLERS: usize = 100_000;
 const TIERS: usize = 1_000;
 /// Services whose state is kept, of policies that are gone too.
 const SERVICES: usize = 64;
-
-// === impl Endpoint ===
-
-impl Endpoint {
-    /// `ttl` and `timeout` are upper bounds: an answer is remembered for 300 s and a call takes 1 s, or less. No `timeout`
-    /// or one of zero is the same.
-    ///
-    /// # Errors
-    ///
-    /// What is called cannot be told from `url`, in words that follow it.
-    pub fn new(url: &str, ttl: Option<Duration>, timeout: Option<Duration>) -> Result<Self, &'static str> {
-        if url.contains(['{', '}']) {
-            return Err("has a placeholder");
-        }
-        let uri: Uri = url.parse().map_err(|_| "is no URL")?;
-        if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none_or(str::is_empty) {
-            return Err("is no http or https URL");
-        }
-        if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
-            return Err("holds credentials");
-        }
-        let timeout = timeout.filter(|timeout| !timeout.is_zero());
-        Ok(Endpoint {
-            url: url.into(),
-            uri,
-            ttl: ttl.map_or(TTL, |ttl| ttl.min(TTL)),
-            timeout: timeout.map_or(TIMEOUT, |timeout| timeout.min(TIMEOUT)),
-        })
-    }
-}
 
 // === impl LookupRequest ===
 

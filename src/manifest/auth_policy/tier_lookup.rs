@@ -7,8 +7,8 @@ use super::value::read_value;
 use crate::document::Field;
 use crate::expression::View;
 use crate::problem::Severity;
+use crate::rules::Endpoint;
 use crate::rules::TierLookup;
-use crate::tier::Endpoint;
 
 /// The endpoint of maas-api. Where the tier ConfigMap is ours it is answered in process, elsewhere it is called.
 const TIER_LOOKUP: &str = "/v1/tiers/lookup";

@@ -232,7 +232,7 @@ async fn the_tours_allowed_answers_are_below_what_is_written_by_itself() {
     let gate = gate(compile_files(&demo(), &options()), settings());
     for (tier, model) in [("free", "granite"), ("premium", "qwen3"), ("enterprise", "qwen3")] {
         let namespace = format!("maas-default-gateway-tier-{tier}");
-        let name = gate.policies.current().service_accounts[&namespace].keys().max().unwrap().clone();
+        let name = gate.policies.current().accounts.uids[&namespace].keys().max().unwrap().clone();
         let mut call = Call::chat(model).bearer(&token(tier, &name));
         // As many as a client sends by mistake; each is named in the answer.
         call.headers.extend(["x-maas-team", "x-maas-role"].map(|name| (name.to_owned(), "a".to_owned())));

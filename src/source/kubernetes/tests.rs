@@ -370,7 +370,7 @@ fn a_cluster_and_a_folder_make_the_same_policy() {
     let folder = compile(Manifests::read([("all.yaml", text.as_str())]), &Options::default());
     let cluster = compile(from_objects, &Options::default());
     assert_eq!((cluster.objects, cluster.problems.len()), (folder.objects, folder.problems.len()));
-    assert_eq!(cluster.service_accounts, folder.service_accounts);
+    assert_eq!(cluster.accounts.uids, folder.accounts.uids);
     let plans = |policy: &crate::policy::Policy| -> Vec<String> {
         let listeners = policy.gateways.iter().flat_map(|gateway| &gateway.listeners);
         let mut plans: Vec<String> = listeners

@@ -19,8 +19,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::store::{About, Key};
 use crate::apiserver::connection::reason;
+use crate::identity::Namespaces;
 use crate::manifest::Kind;
-use crate::policy::Namespaces;
 
 /// How long the server keeps one watch open.
 const WATCH: Duration = Duration::from_secs(60);

@@ -160,7 +160,7 @@ async fn rbac_in_process_allows_nobody_of_whom_it_does_not_know_all() {
             name: "ivan-e85d40b9".to_owned(),
             uid: String::new(),
         };
-        let uid = gate.policies.current().service_account_uid(&account.namespace, &account.name).unwrap().to_owned();
+        let uid = gate.policies.current().accounts.uid(&account.namespace, &account.name).unwrap().to_owned();
         let extra = if scoped { json!({"scopes.example.com/of": ["models"]}) } else { json!({}) };
         let (user, groups) = (account.user(), account.groups());
         let identity = Identity {

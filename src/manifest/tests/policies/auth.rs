@@ -1,8 +1,8 @@
 use std::time::Duration;
 
 use super::*;
+use crate::rules::Endpoint;
 use crate::rules::{Authorization, Method, Shape, ValueSource};
-use crate::tier::Endpoint;
 
 #[test]
 fn rules_that_are_not_carried_out_are_errors_and_nothing_of_the_policy_is_used() {
