@@ -53,12 +53,16 @@ pub enum Class {
     Undecided,
 }
 
-/// A refusal in a policy's own words. What is not there is said as usual.
+/// A refusal in a policy's own words, Authorino's `denyWith`. What is `None` or empty is said as usual.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Told {
+pub struct DenyWith {
+    /// The HTTP status, 300 to 599.
     pub status: Option<u16>,
+    /// The header `x-ext-auth-reason`.
     pub reason: Option<String>,
+    /// Headers by name, in place of tiergate's own of that name.
     pub headers: Vec<(String, String)>,
+    /// The body: `text/plain`, unless `headers` say otherwise.
     pub body: Option<String>,
 }
 
@@ -73,7 +77,7 @@ pub struct Denial {
     /// When the same request would pass.
     pub retry_after: Option<Duration>,
     /// How the policy wants it to be said.
-    pub told: Option<Box<Told>>,
+    pub deny_with: Option<Box<DenyWith>>,
 }
 
 // === impl Code ===
@@ -197,7 +201,7 @@ impl Code {
 impl Denial {
     #[must_use]
     pub fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
-        Denial { code, message: message.into(), detail: None, retry_after: None, told: None }
+        Denial { code, message: message.into(), detail: None, retry_after: None, deny_with: None }
     }
 
     /// Adds what only the operator should read.

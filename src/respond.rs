@@ -69,7 +69,7 @@ pub fn status(code: Code) -> (u16, GrpcCode, &'static str) {
 /// The HTTP status of a refusal: the policy's own, where it has one.
 #[must_use]
 pub fn status_of(denial: &Denial) -> u16 {
-    denial.told.as_ref().and_then(|told| told.status).unwrap_or_else(|| status(denial.code).0)
+    denial.deny_with.as_ref().and_then(|own| own.status).unwrap_or_else(|| status(denial.code).0)
 }
 
 /// The answer to Envoy.
@@ -121,14 +121,14 @@ fn ok(grant: &Grant, evidence: &Evidence, sent: Option<&Headers<'_>>, style: Sty
 
 fn denied(denial: &Denial, evidence: &Evidence, style: Style) -> DeniedHttpResponse {
     let (status, _, kind) = status(denial.code);
-    let told = denial.told.as_deref();
-    let own_body = told.and_then(|told| told.body.as_ref());
-    let reason = told.and_then(|told| told.reason.as_deref()).unwrap_or(denial.code.as_str());
+    let own = denial.deny_with.as_deref();
+    let own_body = own.and_then(|own| own.body.as_ref());
+    let reason = own.and_then(|own| own.reason.as_deref()).unwrap_or(denial.code.as_str());
     let content_type = if own_body.is_some() { "text/plain" } else { "application/json" };
     let mut headers =
         vec![overwrite("content-type", content_type.to_owned()), overwrite("x-ext-auth-reason", reason.to_owned())];
     // A policy that sends callers elsewhere, or says itself how to authenticate, wants no other challenge.
-    let is_customised = told.is_some_and(|told| told.status.is_some() || !told.headers.is_empty());
+    let is_customised = own.is_some_and(|own| own.status.is_some() || !own.headers.is_empty());
     if status == 401 && !is_customised {
         headers.push(overwrite("www-authenticate", challenge(denial)));
     }
@@ -138,14 +138,14 @@ fn denied(denial: &Denial, evidence: &Evidence, style: Style) -> DeniedHttpRespo
     if status == 429 {
         headers.extend(limit_headers(evidence, refusing(evidence)));
     }
-    if let Some(told) = told {
+    if let Some(own) = own {
         // The policy's own stand in place of ours, not beside them.
-        let is_own = |name: &str| told.headers.iter().any(|(own, _)| own.eq_ignore_ascii_case(name));
+        let is_own = |name: &str| own.headers.iter().any(|(set, _)| set.eq_ignore_ascii_case(name));
         headers.retain(|option| option.header.as_ref().is_none_or(|header| !is_own(&header.key)));
-        headers.extend(told.headers.iter().map(|(name, value)| overwrite(name, value.clone())));
+        headers.extend(own.headers.iter().map(|(name, value)| overwrite(name, value.clone())));
     }
     DeniedHttpResponse {
-        status: Some(HttpStatus { code: i32::from(told.and_then(|told| told.status).unwrap_or(status)) }),
+        status: Some(HttpStatus { code: i32::from(own.and_then(|own| own.status).unwrap_or(status)) }),
         headers,
         body: own_body.cloned().unwrap_or_else(|| body(denial, kind, evidence, style)),
     }

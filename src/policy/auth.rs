@@ -28,7 +28,7 @@ pub use self::rules::{
 use self::present::{fits, header_text};
 use super::{host_name, undecided};
 use crate::access::{Query, Verdict};
-use crate::denial::{Class, Code, Denial, Told};
+use crate::denial::{Class, Code, Denial, DenyWith};
 use crate::expression::{EvalError, Expression, Object, Properties, Scope, Selector, Val};
 use crate::identity::Identity;
 use crate::request::{Attributes, OperatorModel};
@@ -282,13 +282,13 @@ impl AuthRules {
         let Telling { code, message, headers, body } = &telling.what;
         let text = |source: &ValueSource| Some(header_text(&source.eval(scope).ok()?));
         let header = |(name, source): &(String, ValueSource)| Some((name.clone(), text(source).filter(|v| fits(v))?));
-        let told = Told {
+        let deny_with = DenyWith {
             status: *code,
             reason: message.as_ref().and_then(text).filter(|reason| fits(reason)),
             headers: headers.iter().filter_map(header).collect(),
             body: body.as_ref().and_then(text),
         };
-        Denial { told: Some(Box::new(told)), ..denial }
+        Denial { deny_with: Some(Box::new(deny_with)), ..denial }
     }
 }
 
