@@ -1,4 +1,4 @@
-//! Decisions on the wire: the only place that chooses status, headers and body.
+//! Decisions on the wire: the only place that chooses headers and body. The status is that of the code's class, or the policy's own.
 //!
 //! Source: `envoy/service/auth/v3/external_auth.proto`; the header names are OpenAI's and Envoy's.
 
@@ -56,14 +56,16 @@ pub enum Compat {
 /// HTTP status, gRPC code and the `type` of the error body, for each kind of refusal.
 #[must_use]
 pub fn status(code: Code) -> (u16, GrpcCode, &'static str) {
-    match code.class() {
-        Class::Invalid => (400, GrpcCode::InvalidArgument, "invalid_request_error"),
-        Class::Unauthenticated => (401, GrpcCode::Unauthenticated, "authentication_error"),
-        Class::Forbidden => (403, GrpcCode::PermissionDenied, "permission_error"),
-        Class::Unknown => (404, GrpcCode::NotFound, "not_found_error"),
-        Class::Limited => (429, GrpcCode::ResourceExhausted, "rate_limit_error"),
-        Class::Undecided => (503, GrpcCode::Unavailable, "service_unavailable_error"),
-    }
+    let class = code.class();
+    let (grpc, kind) = match class {
+        Class::Invalid => (GrpcCode::InvalidArgument, "invalid_request_error"),
+        Class::Unauthenticated => (GrpcCode::Unauthenticated, "authentication_error"),
+        Class::Forbidden => (GrpcCode::PermissionDenied, "permission_error"),
+        Class::Unknown => (GrpcCode::NotFound, "not_found_error"),
+        Class::Limited => (GrpcCode::ResourceExhausted, "rate_limit_error"),
+        Class::Undecided => (GrpcCode::Unavailable, "service_unavailable_error"),
+    };
+    (class.status(), grpc, kind)
 }
 
 /// The HTTP status of a refusal: the policy's own, where it has one.
@@ -182,9 +184,7 @@ fn body(denial: &Denial, kind: &str, evidence: &Evidence, style: Style) -> Strin
     if let Some(tier) = &evidence.tier {
         add("tier", json!(&**tier));
     }
-    if let Some(standing) =
-        refusing(evidence).filter(|_| matches!(denial.code, Code::LimitRequests | Code::LimitTokens))
-    {
+    if let Some(standing) = refusing(evidence).filter(|_| denial.code.class() == Class::Limited) {
         add("limit", json!(standing.limit()));
         add("window_seconds", json!(standing.window().as_secs_f64()));
     }

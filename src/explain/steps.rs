@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Case, Finding, Found, Part, Step, Verdict};
 use crate::access::AccessSource;
-use crate::denial::{Code, Denial};
+use crate::denial::{Class, Code, Denial};
 use crate::gate::{IdentitySource, LimitEvidence, TierSource};
 use crate::limit;
 use crate::policy::{
@@ -446,7 +446,7 @@ fn answer(case: &Case<'_>) -> Step {
     if denial.deny_with.is_some() {
         findings.push("said in the policy's own words".into());
     }
-    if let Some(wait) = denial.retry_after.filter(|_| matches!(denial.code, Code::LimitRequests | Code::LimitTokens)) {
+    if let Some(wait) = denial.retry_after.filter(|_| denial.code.class() == Class::Limited) {
         findings.push(format!("Retry-After: {}", respond::whole_seconds(wait)).into());
     }
     Step { name: "answer", result: Verdict::of(denial), findings }
