@@ -47,7 +47,8 @@ pub enum Command {
     Serve(Box<Serve>),
     /// Check manifests, and print every problem with its place and remedy
     Check(Check),
-    /// Say why a request would be answered as it is: what each stage sees, from which object, and what would change it
+    /// Say why a request would be answered as it is: what each stage sees, from which object, and what would change it; or
+    /// what a reason code means
     Explain(Box<Explain>),
     /// Make signing keys and ServiceAccount tokens, where no API server does
     #[command(subcommand)]

@@ -6,6 +6,7 @@ mod caller;
 mod change;
 mod command;
 mod curl;
+mod reasons;
 mod shape;
 mod steps;
 

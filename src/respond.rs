@@ -1,4 +1,4 @@
-//! Decisions on the wire: the only place that chooses status, headers and body.
+//! Decisions on the wire: the only place that chooses headers and body. The status is that of the code's class, or the policy's own.
 //!
 //! Source: `envoy/service/auth/v3/external_auth.proto`; the header names are OpenAI's and Envoy's.
 
@@ -57,20 +57,22 @@ pub enum Compat {
 /// HTTP status, gRPC code and the `type` of the error body, for each kind of refusal.
 #[must_use]
 pub fn status(code: Code) -> (u16, GrpcCode, &'static str) {
-    match code.class() {
-        Class::Invalid => (400, GrpcCode::InvalidArgument, "invalid_request_error"),
-        Class::Unauthenticated => (401, GrpcCode::Unauthenticated, "authentication_error"),
-        Class::Forbidden => (403, GrpcCode::PermissionDenied, "permission_error"),
-        Class::Unknown => (404, GrpcCode::NotFound, "not_found_error"),
-        Class::Limited => (429, GrpcCode::ResourceExhausted, "rate_limit_error"),
-        Class::Undecided => (503, GrpcCode::Unavailable, "service_unavailable_error"),
-    }
+    let class = code.class();
+    let (grpc, kind) = match class {
+        Class::Invalid => (GrpcCode::InvalidArgument, "invalid_request_error"),
+        Class::Unauthenticated => (GrpcCode::Unauthenticated, "authentication_error"),
+        Class::Forbidden => (GrpcCode::PermissionDenied, "permission_error"),
+        Class::Unknown => (GrpcCode::NotFound, "not_found_error"),
+        Class::Limited => (GrpcCode::ResourceExhausted, "rate_limit_error"),
+        Class::Undecided => (GrpcCode::Unavailable, "service_unavailable_error"),
+    };
+    (class.status(), grpc, kind)
 }
 
 /// The HTTP status of a refusal: the policy's own, where it has one.
 #[must_use]
 pub fn status_of(denial: &Denial) -> u16 {
-    denial.told.as_ref().and_then(|told| told.status).unwrap_or_else(|| status(denial.code).0)
+    denial.deny_with.as_ref().and_then(|own| own.status).unwrap_or_else(|| status(denial.code).0)
 }
 
 /// The answer to Envoy.
@@ -122,14 +124,14 @@ fn ok(grant: &Grant, evidence: &Evidence, sent: Option<&Headers<'_>>, style: Sty
 
 fn denied(denial: &Denial, evidence: &Evidence, style: Style) -> DeniedHttpResponse {
     let (status, _, kind) = status(denial.code);
-    let told = denial.told.as_deref();
-    let own_body = told.and_then(|told| told.body.as_ref());
-    let reason = told.and_then(|told| told.reason.as_deref()).unwrap_or(denial.code.as_str());
+    let own = denial.deny_with.as_deref();
+    let own_body = own.and_then(|own| own.body.as_ref());
+    let reason = own.and_then(|own| own.reason.as_deref()).unwrap_or(denial.code.as_str());
     let content_type = if own_body.is_some() { "text/plain" } else { "application/json" };
     let mut headers =
         vec![overwrite("content-type", content_type.to_owned()), overwrite("x-ext-auth-reason", reason.to_owned())];
     // A policy that sends callers elsewhere, or says itself how to authenticate, wants no other challenge.
-    let is_customised = told.is_some_and(|told| told.status.is_some() || !told.headers.is_empty());
+    let is_customised = own.is_some_and(|own| own.status.is_some() || !own.headers.is_empty());
     if status == 401 && !is_customised {
         headers.push(overwrite("www-authenticate", challenge(denial)));
     }
@@ -139,14 +141,14 @@ fn denied(denial: &Denial, evidence: &Evidence, style: Style) -> DeniedHttpRespo
     if status == 429 {
         headers.extend(limit_headers(evidence, refusing(evidence)));
     }
-    if let Some(told) = told {
+    if let Some(own) = own {
         // The policy's own stand in place of ours, not beside them.
-        let is_own = |name: &str| told.headers.iter().any(|(own, _)| own.eq_ignore_ascii_case(name));
+        let is_own = |name: &str| own.headers.iter().any(|(set, _)| set.eq_ignore_ascii_case(name));
         headers.retain(|option| option.header.as_ref().is_none_or(|header| !is_own(&header.key)));
-        headers.extend(told.headers.iter().map(|(name, value)| overwrite(name, value.clone())));
+        headers.extend(own.headers.iter().map(|(name, value)| overwrite(name, value.clone())));
     }
     DeniedHttpResponse {
-        status: Some(HttpStatus { code: i32::from(told.and_then(|told| told.status).unwrap_or(status)) }),
+        status: Some(HttpStatus { code: i32::from(own.and_then(|own| own.status).unwrap_or(status)) }),
         headers,
         body: own_body.cloned().unwrap_or_else(|| body(denial, kind, evidence, style)),
     }
@@ -183,9 +185,7 @@ fn body(denial: &Denial, kind: &str, evidence: &Evidence, style: Style) -> Strin
     if let Some(tier) = &evidence.tier {
         add("tier", json!(&**tier));
     }
-    if let Some(standing) =
-        refusing(evidence).filter(|_| matches!(denial.code, Code::LimitRequests | Code::LimitTokens))
-    {
+    if let Some(standing) = refusing(evidence).filter(|_| denial.code.class() == Class::Limited) {
         add("limit", json!(standing.limit()));
         add("window_seconds", json!(standing.window().as_secs_f64()));
     }

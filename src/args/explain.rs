@@ -11,12 +11,15 @@ use crate::gate::{Otherwise, TierUnknown};
 
 #[derive(Clone, Debug, Args)]
 #[command(
-    after_help = "Exit code: 0 if the request is let through, 1 if it is refused or cannot be decided, 2 if there is nothing to explain."
+    after_help = "Exit code: 0 if the request is let through, or the code is explained, 1 if it is refused or cannot be decided, 2 if there is nothing to explain."
 )]
 pub struct Explain {
     /// The folder of manifests (*.yaml, *.yml, *.json)
-    #[arg(env = "TIERGATE_MANIFESTS", value_name = "DIR", value_parser = manifests)]
-    pub manifests: PathBuf,
+    #[arg(env = "TIERGATE_MANIFESTS", value_name = "DIR", value_parser = manifests, required_unless_present = "code")]
+    pub manifests: Option<PathBuf>,
+    /// Say instead what a reason code means, such as TG-LIMIT-TOKENS, and who has to do what; without a code, list all
+    #[arg(long, env = "TIERGATE_EXPLAIN_CODE", value_name = "CODE", num_args = 0..=1, value_parser = NonEmptyStringValueParser::new())]
+    pub code: Option<Option<String>>,
     #[command(flatten)]
     pub policy: PolicyArgs,
     /// The request, such as 'POST /llm/qwen3/v1/chat/completions'

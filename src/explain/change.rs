@@ -21,10 +21,7 @@ pub(super) fn all(case: &Case<'_>, found: Option<&Found<'_>>) -> Vec<String> {
     let Some(denial) = case.denial else { return when_allowed(case) };
     match denial.code {
         Code::RequestInvalid => request(case),
-        Code::RequestUncounted => vec![
-            "call a path whose answers say their usage, or set --uncounted allow, which charges an answer by its bytes"
-                .to_owned(),
-        ],
+        Code::RequestUncounted => vec![denial.code.remedy().to_owned()],
         Code::PathNotCanonical => path(case),
         Code::RouteUnknown => nearest(case),
         Code::RouteNoPolicy => vec![
@@ -157,9 +154,7 @@ fn token(case: &Case<'_>, found: Option<&Found<'_>>, code: Code) -> Vec<String> 
             .into_iter()
             .chain(foreign())
             .collect(),
-        Code::TokenNotYet => {
-            vec!["wait until the token is valid, or set the clocks of its issuer and of this machine right".to_owned()]
-        }
+        Code::TokenNotYet => vec![code.remedy().to_owned()],
         Code::TokenAudience => vec![
             format!("make a token for the audience that is wanted: {make}"),
             "or name the token's audience in the policy's kubernetesTokenReview".to_owned(),
@@ -313,13 +308,7 @@ fn unavailable(case: &Case<'_>, found: Option<&Found<'_>>, code: Code) -> Vec<St
             let of_gateway = |problem: &Problem| {
                 problem.code == Finding::GatewayUnknown || problem.is_error() && is_of_kind(problem, "Gateway")
             };
-            let name = "name the Gateway in --gateway or context_extensions.gateway, its listener in \
-                        context_extensions.listener";
-            problems(case, of_gateway).chain([name.to_owned()]).collect()
-        }
-        Code::UnavailableDeadline => vec!["try again: a review took too long".to_owned()],
-        Code::UnavailableAccounts => {
-            vec!["raise --max-accounts, or serve with --without-room allow, which counts no new caller".to_owned()]
+            problems(case, of_gateway).chain([code.remedy().to_owned()]).collect()
         }
         Code::UnavailableTiers => {
             let lookup = found.and_then(Found::auth).and_then(|auth| auth.rules.metadata.first());
@@ -330,16 +319,15 @@ fn unavailable(case: &Case<'_>, found: Option<&Found<'_>>, code: Code) -> Vec<St
                 format!("or put the tier mapping into the {place}: see --tier-mapping"),
             ]
         }
-        Code::UnavailableApiServer => vec![
-            "see that the API server answers, and that tiergate may ask it: the detail says what failed".to_owned(),
-            "see tiergate_api_calls_total, and --kube-api-qps".to_owned(),
-        ],
+        Code::UnavailableApiServer => {
+            vec![code.remedy().to_owned(), "see tiergate_api_calls_total, and --kube-api-qps".to_owned()]
+        }
         Code::UnavailableStale => {
             let cluster = |problem: &Problem| problem.is_error() && problem.code.origin() == Origin::Cluster;
             problems(case, cluster).chain(["or allow more time: --stale-for".to_owned()]).collect()
         }
-        // Internal.
-        _ => vec!["nothing on the caller's side: see the log of tiergate".to_owned()],
+        // Nothing of the request or the policy says more: deadline, accounts, internal.
+        _ => vec![code.remedy().to_owned()],
     }
 }
 

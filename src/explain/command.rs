@@ -1,4 +1,4 @@
-//! `tiergate explain`: decides one request over a folder, as `serve` would, and explains it.
+//! `tiergate explain`: decides one request over a folder, as `serve` would, and explains it; or explains a reason code.
 
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::curl::{self, CurlError};
-use super::{Case, Trace, caller};
+use super::{Case, Trace, caller, reasons};
 use crate::args::{Explain, TraceFormat};
 use crate::clock::Nanos;
 use crate::gate::{Asked, EnforceLimits, Gate, Otherwise, Settings};
@@ -21,6 +21,13 @@ use crate::usage::Bounds;
 /// Why there is nothing to explain. No message repeats a token.
 #[derive(Debug, thiserror::Error)]
 pub enum ExplainError {
+    #[error(
+        "`{code}` is not a reason code; {}",
+        meant.map_or("`tiergate explain --code` lists them".to_owned(), |meant| format!("did you mean `{meant}`?"))
+    )]
+    Code { code: String, meant: Option<&'static str> },
+    #[error("no folder of manifests to explain the request by: give its path")]
+    NoFolder,
     #[error(transparent)]
     Folder(#[from] FolderError),
     #[error(
@@ -84,14 +91,22 @@ pub struct Sent {
     pub unknown: Vec<String>,
 }
 
-/// Prints why the request is answered as it is; `true` if it is let through.
+/// Prints why the request is answered as it is; `true` if it is let through. Or prints what a reason code means.
 ///
 /// # Errors
 ///
-/// The folder cannot be read, or it is not clear what is asked and by whom.
+/// There is no such code, the folder cannot be read, or it is not clear what is asked and by whom.
 pub fn run(args: &Explain, out: &mut impl Write) -> Result<bool, ExplainError> {
+    match &args.code {
+        Some(code) => reasons::print(code.as_deref(), out).map(|()| true),
+        None => request(args, out),
+    }
+}
+
+fn request(args: &Explain, out: &mut impl Write) -> Result<bool, ExplainError> {
+    let manifests = args.manifests.as_deref().ok_or(ExplainError::NoFolder)?;
     let mut sent = Sent::of_args(args)?;
-    let policy = Folder::new(&args.manifests, args.policy.clone().into()).load()?.unwrap_or_default();
+    let policy = Folder::new(manifests, args.policy.clone().into()).load()?.unwrap_or_default();
     let mut gate = gate(args, Arc::new(Policies::new(policy)))?;
     gate.tells_keys = true;
     let believed = caller::introduce(args, &gate, &mut sent)?;
@@ -106,9 +121,7 @@ pub fn run(args: &Explain, out: &mut impl Write) -> Result<bool, ExplainError> {
     let errors = policy.problems.iter().filter(|problem| problem.is_error()).count();
     if errors > 0 {
         let plural = if errors == 1 { "" } else { "s" };
-        trace
-            .notes
-            .push(format!("the folder has {errors} error{plural}: see tiergate check {}", args.manifests.display()));
+        trace.notes.push(format!("the folder has {errors} error{plural}: see tiergate check {}", manifests.display()));
     }
     let printed = match args.format {
         TraceFormat::Text => write!(out, "{trace}"),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Case, Finding, Found, Part, Step, Verdict};
 use crate::access::AccessSource;
 use crate::cache::Source;
-use crate::denial::{Code, Denial};
+use crate::denial::{Class, Code, Denial};
 use crate::gate::{LimitEvidence, Refused};
 use crate::limit;
 use crate::policy::{Attached, AuthPlan, Limit, LimitSet, Overridden, Tiers, in_words};
@@ -445,13 +445,12 @@ fn answer(case: &Case<'_>) -> Step {
             format!("allowed: --shadow lets everything through; without it {status} {code}: {}", denial.message);
         return Step { name: "answer", result: Verdict::Shadow, findings: vec![would.into()] };
     }
-    let told = denial.told.as_deref();
-    let status = told.and_then(|told| told.status).unwrap_or(respond::status(denial.code).0);
+    let status = respond::status_of(denial);
     let mut findings = vec![Finding::from(format!("{status} {}: {}", denial.code.as_str(), denial.message))];
-    if told.is_some() {
+    if denial.deny_with.is_some() {
         findings.push("said in the policy's own words".into());
     }
-    if let Some(wait) = denial.retry_after.filter(|_| matches!(denial.code, Code::LimitRequests | Code::LimitTokens)) {
+    if let Some(wait) = denial.retry_after.filter(|_| denial.code.class() == Class::Limited) {
         findings.push(format!("Retry-After: {}", respond::whole_seconds(wait)).into());
     }
     Step { name: "answer", result: Verdict::of(denial), findings }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use smallvec::SmallVec;
 
 use super::present::{fits, header_text};
-use crate::denial::{Class, Code, Denial, Told};
+use crate::denial::{Class, Code, Denial, DenyWith};
 use crate::expression::{Object, Scope, Val, undecided};
 use crate::identity::Identity;
 use crate::request::Attributes;
@@ -112,13 +112,13 @@ pub(super) fn in_its_words(rules: &AuthRules, denial: Denial, scope: &Scope<'_>)
     let Telling { code, message, headers, body } = &telling.what;
     let text = |source: &ValueSource| Some(header_text(&source.eval(scope).ok()?));
     let header = |(name, source): &(String, ValueSource)| Some((name.clone(), text(source).filter(|v| fits(v))?));
-    let told = Told {
+    let deny_with = DenyWith {
         status: *code,
         reason: message.as_ref().and_then(text).filter(|reason| fits(reason)),
         headers: headers.iter().filter_map(header).collect(),
         body: body.as_ref().and_then(text),
     };
-    Denial { told: Some(Box::new(told)), ..denial }
+    Denial { deny_with: Some(Box::new(deny_with)), ..denial }
 }
 
 /// The refusal of a caller without a tier.

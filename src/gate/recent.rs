@@ -86,7 +86,7 @@ impl Recent {
         }
         // What the policy says in its own words may repeat what was sent.
         let would = evidence.would.iter_mut().map(|would| &mut would.denial);
-        denial.iter_mut().chain(would).for_each(|denial| denial.told = None);
+        denial.iter_mut().chain(would).for_each(|denial| denial.deny_with = None);
         evidence.laps = None;
         let asked = request.map(Asked::of);
         let record = Arc::new(Record { time: Timestamp::now(), asked, evidence, denial });

@@ -53,7 +53,7 @@ pub const FAMILIES: &[Description] = &[
     counter(
         "tiergate_decisions",
         "requests",
-        &[OUTCOME, ("reason", "the code of the refusal, such as `TG-LIMIT-TOKENS`; empty if allowed")],
+        &[OUTCOME, ("reason", "the [code](reasons.md) of the refusal, such as `TG-LIMIT-TOKENS`; empty if allowed")],
         "Decided requests, by outcome and reason code",
         "a rate of `undecided` above 0: callers get 503, and the code says what is away; a jump of `TG-ACCESS-DENIED` or of `TG-TOKEN-…` after a change",
     ),

@@ -41,6 +41,35 @@ fn body(response: &CheckResponse) -> Value {
 }
 
 #[test]
+fn reason_codes_are_explained_without_a_folder() {
+    let explain = |words: &[&str]| Command::new(TIERGATE).arg("explain").args(words).output().unwrap();
+    let (code, text) = told(&explain(&["--code", "TG-LIMIT-TOKENS"]));
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.starts_with("TG-LIMIT-TOKENS: The caller has used up a limit of tokens.\n\nHTTP 429."), "{text}");
+    assert!(text.contains("- Caller: wait") && text.ends_with("or raise the limit.\n"), "{text}");
+    let (code, text) = told(&explain(&["--code", "TG-UNAVAILABLE-CHECK"]));
+    assert!(code == Some(0) && text.contains("Envoy"), "Envoy's own are explained too: {text}");
+    let (code, all) = told(&explain(&["--code"]));
+    let lines = all.lines().filter(|line| line.starts_with("  TG-")).count();
+    assert!(code == Some(0) && lines == 36 && all.contains("\n429: "), "{all}");
+    let help = told(&explain(&["--help"])).1;
+    assert!(help.contains("--code [<CODE>]") && help.contains("TIERGATE_EXPLAIN_CODE"), "{help}");
+}
+
+#[test]
+fn an_unknown_reason_code_is_refused_with_what_was_probably_meant() {
+    for (typed, answer) in [
+        ("TG-LIMIT-TOKEN", "did you mean `TG-LIMIT-TOKENS`?"),
+        ("token-expired", "did you mean `TG-TOKEN-EXPIRED`?"),
+        ("xyzzy", "`xyzzy` is not a reason code; `tiergate explain --code` lists them"),
+    ] {
+        let output = Command::new(TIERGATE).args(["explain", "--code", typed]).output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(2) && error.contains(answer), "{typed}: {error}");
+    }
+}
+
+#[test]
 fn a_secret_that_was_sent_is_not_repeated() {
     let path = "/llm/sk-canary0123456789abcdef/v1;password=canary";
     for format in ["text", "json"] {
@@ -181,7 +210,7 @@ fn what_cannot_be_explained_is_said_with_exit_code_2_and_without_the_token() {
     let output = Command::new(TIERGATE).args(["explain", "/nonexistent", "--path", "/a"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(
-        String::from_utf8_lossy(&output.stderr).contains("'/nonexistent' for '<DIR>': has to be a folder or file"),
+        String::from_utf8_lossy(&output.stderr).contains("'/nonexistent' for '[DIR]': has to be a folder or file"),
         "{output:?}"
     );
 }

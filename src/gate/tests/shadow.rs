@@ -174,7 +174,7 @@ async fn a_policy_on_trial_lets_nobody_in_and_changes_nothing() {
         let gate = gate(compile_text(&(world("", "") + &trial("AuthPolicy", "HTTPRoute, name: r", rest))), settings());
         assert_eq!(told(&Call::path("/chat"), &gate).await, (Some(Code::TokenMissing), vec![]), "{rest}");
         let refused = Call::path("/chat").on(&gate, Nanos(0)).await.outcome.unwrap_err();
-        assert!(refused.told.is_none(), "{rest}");
+        assert!(refused.deny_with.is_none(), "{rest}");
         let admitted = alice().on(&gate, Nanos(0)).await;
         let seen: Vec<_> = admitted
             .evidence
