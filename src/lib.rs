@@ -15,6 +15,7 @@
 //!
 //! On a cluster `identity` and `access` ask its API server, through `apiserver`. The configuration takes this path: `source` → `manifest` → `policy`.
 
+pub mod backoff;
 pub mod clock;
 pub mod hash;
 pub mod printable;
