@@ -46,14 +46,19 @@ pub mod gate;
 
 pub mod respond;
 
-pub mod app;
+pub mod metrics;
+
 pub mod args;
+pub mod settings;
+pub mod telemetry;
+
 pub mod check;
 pub mod explain;
-pub mod listen;
-pub mod metrics;
-pub mod source;
 pub mod token;
+
+pub mod app;
+pub mod listen;
+pub mod source;
 
 #[cfg(test)]
 mod test_util;
