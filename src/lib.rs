@@ -15,6 +15,8 @@
 //!
 //! On a cluster `identity` and `access` ask its API server, through `apiserver`. The configuration takes this path: `source` → `manifest` → `policy`.
 
+#![cfg_attr(test, allow(clippy::too_many_lines, reason = "a table of cases may be long"))]
+
 pub mod backoff;
 pub mod clock;
 pub mod hash;
