@@ -4,6 +4,7 @@ mod explain;
 mod value;
 mod variable;
 
+use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
@@ -14,12 +15,13 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use self::explain::{Explain, TraceFormat};
 pub use self::value::log_directives;
-pub use self::variable::{UnknownVariable, name_variable, unknown};
+pub use self::variable::{UnknownVariable, unknown_variables};
 
 use self::value::{
     address, address_or_off, directives, duration, duration_or_none, file, folder, instance, manifests, namespaced,
     number, url,
 };
+use self::variable::name_variable;
 use crate::access::AccessMode;
 use crate::apiserver::Budget;
 use crate::gate::{EnforceLimits, Otherwise, TierUnknown};
@@ -325,6 +327,17 @@ const ACCOUNTS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(Memory::ACCOUNTS
 
 /// The issuer of most clusters.
 pub const DEFAULT_ISSUER: &str = "https://kubernetes.default.svc";
+
+// === impl Command ===
+
+impl Command {
+    /// What this process's arguments and variables ask for. Where they are wrong, or ask for help, it says so and exits.
+    #[must_use]
+    pub fn of_process() -> Self {
+        let value_of = |name: &OsStr| std::env::var(name).ok();
+        Cli::try_parse().unwrap_or_else(|error| name_variable(error, value_of).exit()).command
+    }
+}
 
 // === impl PolicyArgs ===
 

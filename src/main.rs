@@ -1,11 +1,10 @@
 //! The `tiergate` command.
 
-use std::ffi::OsStr;
+use std::error::Error;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::Parser;
-use tiergate::args::{Cli, Command, Token, name_variable, unknown};
+use tiergate::args::{Command, Token, unknown_variables};
 use tiergate::printable::{masked, printable};
 use tiergate::{app, check, explain, token};
 
@@ -20,27 +19,14 @@ const USAGE: u8 = 64;
 const NO_ANSWER: u8 = 2;
 
 fn main() -> ExitCode {
-    let mut out = io::stdout().lock();
-    let value_of = |name: &OsStr| std::env::var(name).ok();
-    let command = Cli::try_parse().unwrap_or_else(|error| name_variable(error, value_of).exit()).command;
+    let command = Command::of_process();
     // `serve` logs all of them; the others speak of slips alone.
     if !matches!(command, Command::Serve(_)) {
-        let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
-        let slips = unknown(names).into_iter().filter(|variable| variable.meant.is_some());
+        let slips = unknown_variables().into_iter().filter(|variable| variable.meant.is_some());
         slips.for_each(|variable| drop(writeln!(io::stderr(), "tiergate: {variable}")));
     }
     let failure = if matches!(command, Command::Check(_) | Command::Explain(_)) { NO_ANSWER } else { USAGE };
-    let result: Result<bool, Box<dyn std::error::Error>> = match command {
-        Command::Serve(args) => {
-            drop(out);
-            app::serve(&args).map_err(Into::into)
-        }
-        Command::Check(args) => check::run(args, &mut out).map_err(Into::into),
-        Command::Explain(args) => explain::run(&args, &mut out).map_err(Into::into),
-        Command::Token(Token::Keys(args)) => token::keys(&args, &mut out).map(|()| true).map_err(Into::into),
-        Command::Token(Token::Create(args)) => token::create(&args, &mut out).map(|()| true).map_err(Into::into),
-    };
-    match result {
+    match run(command) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -49,4 +35,16 @@ fn main() -> ExitCode {
             ExitCode::from(failure)
         }
     }
+}
+
+/// Whether the answer is yes, or it is done.
+fn run(command: Command) -> Result<bool, Box<dyn Error>> {
+    let out = &mut io::stdout();
+    Ok(match command {
+        Command::Serve(args) => app::serve(&args)?,
+        Command::Check(args) => check::run(args, out)?,
+        Command::Explain(args) => explain::run(&args, out)?,
+        Command::Token(Token::Keys(args)) => token::keys(&args, out).map(|()| true)?,
+        Command::Token(Token::Create(args)) => token::create(&args, out).map(|()| true)?,
+    })
 }

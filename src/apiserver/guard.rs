@@ -20,6 +20,7 @@ use tokio::time::timeout;
 
 use super::Caller;
 use super::connection::reason;
+use crate::backoff::Backoff;
 use crate::family::{Family, Registry, register};
 
 /// How many calls a second there may be in all, and how many at once after a pause.
@@ -98,7 +99,7 @@ struct Breaker {
 #[derive(Clone, Copy, Debug)]
 struct Open {
     until: Instant,
-    pause: Duration,
+    backoff: Backoff,
 }
 
 /// How long a call may take. Longer than a request waits: the answer of a slow server is there for the next.
@@ -248,14 +249,14 @@ impl Breaker {
             return false;
         }
         self.failures = self.failures.saturating_add(1);
-        let pause = match self.open {
-            Some(open) => (open.pause * 2).min(LONGEST_PAUSE),
-            None if self.failures >= FAILURES => PAUSE,
+        let mut backoff = match self.open {
+            Some(open) => open.backoff,
+            None if self.failures >= FAILURES => Backoff::new(PAUSE, LONGEST_PAUSE),
             None => return false,
         };
         let opens = self.open.is_none();
         self.times = self.times.wrapping_add(1);
-        self.open = Some(Open { until: now + pause, pause });
+        self.open = Some(Open { until: now + backoff.pause(), backoff });
         opens
     }
 }

@@ -3,55 +3,52 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Refilter, keys, log_filter};
+use super::gate::keys;
 use crate::apiserver::{KubernetesError, connection};
-use crate::args::Serve;
 use crate::gate::Gate;
+use crate::settings::{AuthoritySettings, GateSettings, KeysFile};
 use crate::source::{NamedFile, Source};
+use crate::telemetry::LogFilter;
 
 /// The files, as they are before they are read for the first time.
 pub(super) struct Files {
-    jwks: Option<NamedFile>,
+    jwks: Option<(NamedFile, KeysFile)>,
     kubeconfig: Option<NamedFile>,
-    log: Option<NamedFile>,
+    log: Option<(NamedFile, LogFilter)>,
 }
 
 // === impl Files ===
 
 impl Files {
-    pub(super) fn seen(args: &Serve) -> Self {
-        let alone = |path: &Path| vec![path.to_owned()];
-        let jwks = args.authority.jwks.as_deref().and_then(|path| NamedFile::new(path, alone));
-        let kubeconfig = connection::file(args.kubeconfig.as_deref());
+    pub(super) fn seen(settings: &GateSettings, log: &LogFilter) -> Self {
+        let alone = |path: &Path| NamedFile::new(path, |path| vec![path.to_owned()]);
+        let jwks = match &settings.authority {
+            AuthoritySettings::Keys(keys) => alone(&keys.path).map(|file| (file, keys.clone())),
+            AuthoritySettings::Cluster { .. } => None,
+        };
+        let kubeconfig = connection::file(settings.server.kubeconfig.as_deref());
         let kubeconfig = kubeconfig.and_then(|path| NamedFile::new(&path, connection::files));
-        let log = args.log.log.strip_prefix('@').and_then(|path| NamedFile::new(Path::new(path), alone));
+        let log = log.file().and_then(alone).map(|file| (file, log.clone()));
         Files { jwks, kubeconfig, log }
     }
 
     /// The files, with what takes over each of them.
-    pub(super) fn taken(self, args: &Serve, gate: &Arc<Gate>, source: &Source, refilter: Refilter) -> Vec<NamedFile> {
-        let (in_gate, issuer) = (Arc::clone(gate), args.authority.issuer.clone());
-        let jwks = self.jwks.map(|file| {
-            let path = file.path.clone();
+    pub(super) fn taken(self, settings: &GateSettings, gate: &Arc<Gate>, source: &Source) -> Vec<NamedFile> {
+        let in_gate = Arc::clone(gate);
+        let jwks = self.jwks.map(|(file, of)| {
             file.taken_by(move || {
-                in_gate.identities.replace_keys(keys(&path, &issuer).map_err(|error| error.to_string())?);
+                in_gate.identities.replace_keys(keys(&of).map_err(|error| error.to_string())?);
                 Ok(())
             })
         });
-        let log = self.log.map(|file| {
-            let log = args.log.log.clone();
-            file.taken_by(move || {
-                let filter = log_filter(&log).map_err(|error| error.to_string())?;
-                refilter(filter).map_err(|error| error.to_string())
-            })
-        });
-        let kubeconfig = self.kubeconfig.and_then(|file| kubeconfig(file, args, gate, source));
+        let log = self.log.map(|(file, filter)| file.taken_by(move || filter.reload()));
+        let kubeconfig = self.kubeconfig.and_then(|file| kubeconfig(file, settings, gate, source));
         [jwks, kubeconfig, log].into_iter().flatten().collect()
     }
 }
 
 /// The file of the way to the API server, if anybody goes there.
-fn kubeconfig(file: NamedFile, args: &Serve, gate: &Gate, source: &Source) -> Option<NamedFile> {
+fn kubeconfig(file: NamedFile, settings: &GateSettings, gate: &Gate, source: &Source) -> Option<NamedFile> {
     let watched = match source {
         Source::Kubernetes(cluster) => Some(cluster.reconnect()),
         Source::Folder(_) => None,
@@ -60,7 +57,7 @@ fn kubeconfig(file: NamedFile, args: &Serve, gate: &Gate, source: &Source) -> Op
     if watched.is_none() && server.is_none() {
         return None;
     }
-    let kubeconfig = args.kubeconfig.clone();
+    let kubeconfig = settings.server.kubeconfig.clone();
     Some(file.taken_by(move || {
         let kubeconfig = kubeconfig.as_deref();
         let again = || {

@@ -15,7 +15,7 @@ use crate::source::FolderError;
 
 /// Publishes what the source becomes, and what becomes of files.
 pub(super) struct Publisher {
-    told: Told,
+    log: ProblemLog,
     gate: Arc<Gate>,
     metrics: Arc<Metrics>,
     /// What is wrong beside the policy, by what it is wrong with; the source has no path.
@@ -25,10 +25,10 @@ pub(super) struct Publisher {
 // === impl Publisher ===
 
 impl Publisher {
-    /// Of a gate whose policy was told already.
-    pub(super) fn new(told: Told, gate: Arc<Gate>, metrics: Arc<Metrics>) -> Self {
+    /// Of a gate the problems of whose policy are in `log` already.
+    pub(super) fn new(log: ProblemLog, gate: Arc<Gate>, metrics: Arc<Metrics>) -> Self {
         metrics.published(&gate.policies.current(), &[]);
-        Publisher { told, gate, metrics, faults: BTreeMap::new() }
+        Publisher { log, gate, metrics, faults: BTreeMap::new() }
     }
 
     /// Takes over what the source became.
@@ -80,7 +80,7 @@ impl Publisher {
         let (policy, faults) = (self.gate.policies.current(), self.gate.policies.faults());
         self.metrics.published(&policy, &faults);
         // Whoever reads of it finds it on the pages.
-        self.told.tell(faults.iter().chain(&policy.problems));
+        self.log.update(faults.iter().chain(&policy.problems));
     }
 }
 
@@ -91,13 +91,13 @@ fn fault(code: Finding, place: &str, message: String) -> Problem {
     Problem { in_force: Some(InForce::LastGood(Timestamp::now())), ..problem }
 }
 
-/// The problems that were told last.
+/// The log of problems: what was wrong when it was last written.
 #[derive(Default)]
-pub(super) struct Told(HashSet<Problem>);
+pub(super) struct ProblemLog(HashSet<Problem>);
 
-impl Told {
+impl ProblemLog {
     /// Logs the problems that there were not the last time, and those that have ended: a cluster changes often.
-    pub(super) fn tell<'a>(&mut self, problems: impl IntoIterator<Item = &'a Problem>) {
+    pub(super) fn update<'a>(&mut self, problems: impl IntoIterator<Item = &'a Problem>) {
         let problems: Vec<&Problem> = problems.into_iter().collect();
         problems.iter().filter(|problem| !self.0.contains(**problem)).for_each(|problem| log_problem(problem));
         {

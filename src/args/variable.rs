@@ -19,8 +19,7 @@ pub struct UnknownVariable {
 }
 
 /// Adds to an error about a value that it is a variable's, where it is one's.
-#[must_use]
-pub fn name_variable(mut error: clap::Error, value_of: impl Fn(&OsStr) -> Option<String>) -> clap::Error {
+pub(super) fn name_variable(mut error: clap::Error, value_of: impl Fn(&OsStr) -> Option<String>) -> clap::Error {
     let text = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.clone()),
         _ => None,
@@ -41,9 +40,14 @@ pub fn name_variable(mut error: clap::Error, value_of: impl Fn(&OsStr) -> Option
     error
 }
 
-/// Those among `names` that no flag of any command reads.
+/// The variables of this process that no flag of any command reads.
 #[must_use]
-pub fn unknown(names: impl IntoIterator<Item = String>) -> Vec<UnknownVariable> {
+pub fn unknown_variables() -> Vec<UnknownVariable> {
+    unknown(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()))
+}
+
+/// Those among `names` that no flag of any command reads.
+fn unknown(names: impl IntoIterator<Item = String>) -> Vec<UnknownVariable> {
     let cli = Cli::command();
     let known: Vec<&str> = arguments(&cli).into_iter().filter_map(|arg| arg.get_env()?.to_str()).collect();
     let ours = |name: &String| name.starts_with(PREFIX) && !known.contains(&name.as_str()) && !is_of_a_service(name);

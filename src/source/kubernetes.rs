@@ -6,6 +6,8 @@
 //! another one of all namespaces, and a connection each. Of an LLMInferenceService too the header says everything. Namespaces are
 //! watched once a listener takes routes by their labels.
 
+mod event;
+mod heartbeat;
 mod status;
 mod store;
 mod watch;
@@ -19,26 +21,28 @@ use std::time::Duration;
 
 use kube::Client;
 use tokio::runtime::{Handle, Runtime};
-use tokio::sync::mpsc::{Receiver, channel};
+use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::sync::watch as latest;
 use tokio::time::{Instant, timeout_at};
 
+use self::event::{ClusterEvent, Outlet};
+use self::heartbeat::heartbeat;
 use self::status::{News, Writer};
 use self::store::Store;
-use self::watch::{Outlet, Update, Watch, heartbeat};
+use self::watch::Watch;
 use super::{FolderError, on_large_stack};
 use crate::apiserver::{KubernetesError, connection};
 use crate::clock::Clock;
 use crate::identity::Namespaces;
 use crate::lint::compile;
-use crate::manifest::{KINDS, Kind};
+use crate::manifest::KINDS;
 use crate::policy::{Options, Policy};
 
 /// A change is compiled when nothing else has changed for this long: one `kubectl apply` is many changes.
 const QUIET: Duration = Duration::from_millis(50);
 /// And at the latest this long after the first one.
 const LATEST: Duration = Duration::from_millis(500);
-/// Updates on their way to the store. Watches wait when it is behind.
+/// Events on their way to the store. Watches wait when it is behind.
 const BACKLOG: usize = 1024;
 
 /// A cluster, with what was read from it.
@@ -54,6 +58,13 @@ pub struct Kubernetes {
     store: Store,
     /// Whether objects are told about themselves.
     statuses: bool,
+}
+
+/// What follows the cluster: tasks that begin anew whenever there are new credentials, and tell what they see.
+struct Followers {
+    runtime: Handle,
+    clients: latest::Receiver<Client>,
+    events: Sender<ClusterEvent>,
 }
 
 /// The way for new credentials to a cluster that is watched.
@@ -106,34 +117,21 @@ impl Kubernetes {
 
     /// Watches the cluster for ever, and passes on what it becomes.
     pub fn watch(mut self, mut changed: impl FnMut(Result<Policy, FolderError>)) {
-        let (send, updates) = channel(BACKLOG);
-        let (tell, news) = tokio::sync::watch::channel(News::default());
+        let (events, seen) = channel(BACKLOG);
+        let (tell, news) = latest::channel(News::default());
+        let (runtime, clients) = (self.runtime.handle().clone(), self.clients.subscribe());
+        let followers = Followers { runtime, clients, events };
         if self.statuses {
-            let write = move |client| Writer::new(client).run(news.clone());
-            self.runtime.spawn(with_each(self.clients.subscribe(), write));
+            followers.write(news);
         }
-        let follow = |at: usize, watch: Arc<Watch>| {
-            let outlet = Outlet { at, updates: send.clone() };
-            let follow = move |client: Client| {
-                let (watch, outlet) = (Arc::clone(&watch), outlet.clone());
-                async move { watch.follow(&client, &outlet).await }
-            };
-            self.runtime.spawn(with_each(self.clients.subscribe(), follow));
-        };
-        self.watches.iter().enumerate().for_each(|(at, watch)| follow(at, Arc::clone(watch)));
-        // Of no watch.
-        let outlet = Outlet { at: usize::MAX, updates: send.clone() };
-        let beat = move |client: Client| {
-            let outlet = outlet.clone();
-            async move { heartbeat(&client, &outlet).await }
-        };
-        self.runtime.spawn(with_each(self.clients.subscribe(), beat));
+        self.watches.iter().enumerate().for_each(|(at, watch)| followers.watch(at, Arc::clone(watch)));
+        followers.beat();
         let mut ready = false;
-        let own = own(&mut self.store, updates, |store| {
+        let own = own(&mut self.store, seen, |store| {
             let policy = snapshot(store, &self.options, |store| {
                 if let Some(watch) = self.namespaces.take_if(|_| store.asks_for_labels()) {
                     // At the start they are waited for; later, what depends on them is shut meanwhile, and nothing else.
-                    follow(store.add(&watch, !ready), watch);
+                    followers.watch(store.add(&watch, !ready), watch);
                 }
             });
             if let Ok(policy) = policy.as_ref()
@@ -145,6 +143,37 @@ impl Kubernetes {
             changed(policy);
         });
         self.runtime.block_on(own);
+    }
+}
+
+// === impl Followers ===
+
+impl Followers {
+    /// Follows one kind of object, as the watch with the number `at` in the store.
+    fn watch(&self, at: usize, watch: Arc<Watch>) {
+        let outlet = Outlet { at, events: self.events.clone() };
+        self.spawn(move |client| {
+            let (watch, outlet) = (Arc::clone(&watch), outlet.clone());
+            async move { watch.follow(&client, &outlet).await }
+        });
+    }
+
+    /// Asks whether the server is there.
+    fn beat(&self) {
+        let events = self.events.clone();
+        self.spawn(move |client| {
+            let events = events.clone();
+            async move { heartbeat(&client, &events).await }
+        });
+    }
+
+    /// Tells objects about themselves.
+    fn write(&self, news: latest::Receiver<News>) {
+        self.spawn(move |client| Writer::new(client).run(news.clone()));
+    }
+
+    fn spawn<W: Future<Output = ()> + Send + 'static>(&self, work: impl Fn(Client) -> W + Send + 'static) {
+        self.runtime.spawn(with_each(self.clients.clone(), work));
     }
 }
 
@@ -176,35 +205,19 @@ async fn with_each<W: Future<Output = ()>>(mut clients: latest::Receiver<Client>
     }
 }
 
-impl Watch {
-    fn of(kind: &'static Kind, options: &Options) -> Self {
-        let only = match kind.name {
-            "ConfigMap" => options.tier_mapping.split_once('/'),
-            _ => None,
-        };
-        let only = only.map(|(namespace, name)| (namespace.to_owned(), name.to_owned()));
-        let namespaces = match kind.name {
-            "ServiceAccount" => Namespaces::Tiers(options.instance.clone()),
-            _ => Namespaces::All,
-        };
-        let header_only = matches!(kind.name, "ServiceAccount" | "LLMInferenceService" | "Namespace");
-        Watch { kind, only, namespaces, header_only }
-    }
-}
-
-/// Takes over updates, and calls `changed` when they pause, until there are none any more. While that compiles, watches wait.
-async fn own(store: &mut Store, mut updates: Receiver<(usize, Update)>, mut changed: impl FnMut(&mut Store)) {
-    while let Some((at, update)) = updates.recv().await {
-        if !store.apply(at, update) {
+/// Takes over events, and calls `changed` when they pause, until there are none any more. While that compiles, watches wait.
+async fn own(store: &mut Store, mut events: Receiver<ClusterEvent>, mut changed: impl FnMut(&mut Store)) {
+    while let Some(event) = events.recv().await {
+        if !store.take(event) {
             continue;
         }
         let latest = Instant::now() + LATEST;
         let mut quiet = Instant::now() + QUIET;
         while Instant::now() < latest {
-            match timeout_at(quiet.min(latest), updates.recv()).await {
+            match timeout_at(quiet.min(latest), events.recv()).await {
                 // Of what changes nothing there may be any number.
-                Ok(Some((at, update))) => {
-                    if store.apply(at, update) {
+                Ok(Some(event)) => {
+                    if store.take(event) {
                         quiet = Instant::now() + QUIET;
                     }
                 }

@@ -7,6 +7,7 @@
     clippy::indexing_slicing,
     reason = "a test that panics has failed, which is what it is for"
 )]
+#![allow(clippy::too_many_lines, reason = "a scenario is told in order")]
 
 mod attributes;
 #[path = "../../benches/support.rs"]

@@ -18,6 +18,7 @@ use tiergate::metrics::Metrics;
 use tiergate::policy::{Options, Policy};
 use tiergate::problem::Finding;
 use tiergate::request::{Headers, OperatorModel, Request};
+use tiergate::settings::GateSettings;
 use tiergate::source::Folder as Source;
 use tokio::runtime::Runtime;
 
@@ -356,7 +357,8 @@ impl Served {
         let options: Options = args.policy.clone().into();
         let mut source = Source::new(&folder.0, options.clone());
         let policy = source.load().unwrap().unwrap();
-        let gate = tiergate::app::gate(&args, policy, Clock::start(), &Metrics::new().api).unwrap();
+        let gate =
+            tiergate::app::gate(&GateSettings::from(&*args), policy, Clock::start(), &Metrics::new().api).unwrap();
         Served { folder, source, options, gate }
     }
 

@@ -15,7 +15,8 @@ use siphasher::sip::SipHasher13;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::store::About;
+use super::event::About;
+use crate::backoff::Backoff;
 use crate::manifest::KINDS;
 use crate::policy::{Policy, StatusCondition as Condition, say};
 use crate::problem::{ObjectName, Problem};
@@ -127,17 +128,17 @@ impl Writer {
     }
 
     pub(super) async fn run(mut self, mut news: watch::Receiver<News>) {
-        let mut pause = PAUSE;
+        let mut backoff = Backoff::new(PAUSE, LONGEST_PAUSE);
         while news.changed().await.is_ok() {
             loop {
                 let now = news.borrow_and_update().clone();
                 if self.write(&now).await {
-                    pause = PAUSE;
+                    backoff.reset();
                     break;
                 }
                 // The newest is written, whatever failed.
                 tokio::select! {
-                    () = sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
+                    () = backoff.wait() => {}
                     changed = news.changed() => if changed.is_err() { return },
                 }
                 news.mark_changed();
@@ -147,8 +148,15 @@ impl Writer {
 
     /// Whether all of it was written.
     async fn write(&mut self, news: &News) -> bool {
+        let statuses = self.write_statuses(&news.statuses).await;
+        let events = self.write_events(&news.events).await;
+        statuses && events
+    }
+
+    /// Whether all of them were written.
+    async fn write_statuses(&mut self, statuses: &[Status]) -> bool {
         let mut all = true;
-        for status in &news.statuses {
+        for status in statuses {
             if self.told.get(&status.object) == Some(status) {
                 continue;
             }
@@ -157,23 +165,31 @@ impl Writer {
                 break;
             }
             match self.tell(status).await {
-                Ok(outcome) => {
-                    if let Outcome::Foreign(manager) = outcome
-                        && self.foreign.insert(status.object.clone())
-                    {
-                        let object = status.object.to_string();
-                        tracing::info!(object, manager, "its status is another controller's, and is left alone");
-                    }
-                    self.told.insert(status.object.clone(), status.clone());
-                }
+                Ok(outcome) => self.note(status, outcome),
                 Err(error) => all &= self.failed(&error, What::Statuses),
             }
             sleep(PACE).await;
         }
-        let objects: HashSet<&ObjectName> = news.statuses.iter().map(|status| &status.object).collect();
+        let objects: HashSet<&ObjectName> = statuses.iter().map(|status| &status.object).collect();
         self.told.retain(|object, _| objects.contains(object));
-        let mut names = HashSet::new();
-        for event in &news.events {
+        all
+    }
+
+    /// Notes that an object was told, and says once if another controller tells it.
+    fn note(&mut self, status: &Status, outcome: Outcome) {
+        if let Outcome::Foreign(manager) = outcome
+            && self.foreign.insert(status.object.clone())
+        {
+            let object = status.object.to_string();
+            tracing::info!(object, manager, "its status is another controller's, and is left alone");
+        }
+        self.told.insert(status.object.clone(), status.clone());
+    }
+
+    /// Whether all of them were sent.
+    async fn write_events(&mut self, events: &[Event]) -> bool {
+        let (mut all, mut names) = (true, HashSet::new());
+        for event in events {
             let name = event.name();
             names.insert(name.clone());
             if self.sent.contains(&name) {

@@ -8,15 +8,13 @@ use std::time::Instant;
 use serde_json::Value;
 
 use super::super::Departures;
-use super::watch::{Fault, Object, Update, Watch};
+use super::event::{About, ClusterEvent, Fault, Key, Object, Update};
+use super::watch::Watch;
 use crate::access::Changes;
 use crate::clock::{Clock, Nanos};
 use crate::manifest::{Gateway, Manifests};
 use crate::policy::Behind;
 use crate::problem::{Finding, ObjectName, Place, Problem, Severity};
-
-/// Namespace and name.
-pub(super) type Key = (String, String);
 
 /// Everything that is watched. One thread owns it.
 #[derive(Debug)]
@@ -48,14 +46,6 @@ struct Watched {
     fault: Option<Fault>,
     /// Since when.
     since: Nanos,
-}
-
-/// What an object says of itself that policies do not ask for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct About {
-    pub version: &'static str,
-    pub uid: String,
-    pub generation: i64,
 }
 
 /// One object.
@@ -95,12 +85,17 @@ impl Store {
         })
     }
 
-    /// Takes over what the watch of kind `at` saw; whether that changes anything.
+    /// Takes over what was seen; whether that changes anything.
+    pub(super) fn take(&mut self, event: ClusterEvent) -> bool {
+        match event {
+            ClusterEvent::Watch { at, update } => self.apply(at, update),
+            ClusterEvent::Heartbeat(answer) => self.hear(answer) || self.departures.are_due(Instant::now()),
+        }
+    }
+
+    /// Takes over what the watch with the number `at` saw; whether that changes anything.
     pub(super) fn apply(&mut self, at: usize, update: Update) -> bool {
         let now = self.clock.now();
-        if let Update::Server(answer) = update {
-            return self.note(answer, now) || self.departures.are_due(Instant::now());
-        }
         let Some(watched) = self.kinds.get_mut(at) else { return false };
         let changed = match update {
             Update::Listed(objects) => watched.replace(objects, &self.hasher),
@@ -109,7 +104,6 @@ impl Store {
             Update::Watching => watched.fault.take().is_some(),
             // A watch that fails while the server is silent has seen nothing since the silence began.
             Update::Failed(fault) => watched.fail(fault, if self.silent.is_some() { self.heard } else { now }),
-            Update::Server(_) => false,
         };
         let touched = std::mem::take(&mut watched.touched);
         if watched.is_rbac() {
@@ -118,11 +112,11 @@ impl Store {
         changed
     }
 
-    /// Whether the server began to be silent, or ended it.
-    fn note(&mut self, answer: Result<(), String>, now: Nanos) -> bool {
+    /// Takes over whether the server answers; whether it began to be silent, or ended it.
+    pub(super) fn hear(&mut self, answer: Result<(), String>) -> bool {
         let before = self.silent.is_some();
         match answer {
-            Ok(()) => (self.heard, self.silent) = (now, None),
+            Ok(()) => (self.heard, self.silent) = (self.clock.now(), None),
             Err(why) => self.silent = Some(self.silent.take().unwrap_or(why)),
         }
         before != self.silent.is_some()

@@ -9,8 +9,9 @@ use kube::{Client, Config};
 use serde_json::{Value, json};
 use tokio::sync::mpsc::{Receiver, channel};
 
-use super::store::{About, Store};
-use super::watch::{Fault, Object, Outlet, Update, Watch};
+use super::event::{About, ClusterEvent, Fault, Object, Outlet, Update};
+use super::store::Store;
+use super::watch::Watch;
 use crate::clock::Clock;
 use crate::lint::compile;
 use crate::manifest::{KINDS, Kind, Manifests, ModelGrant};
@@ -28,31 +29,34 @@ fn watches(names: &[&str]) -> Vec<Arc<Watch>> {
 }
 
 /// What a watch of `name` sees of a server that answers as the script says.
-async fn follow(name: &str, answers: Vec<Answer>) -> (Receiver<(usize, Update)>, Scripted) {
+async fn follow(name: &str, answers: Vec<Answer>) -> (Receiver<ClusterEvent>, Scripted) {
     let server = Scripted::start(answers).await;
     let client = Client::try_from(Config::new(server.url.parse().unwrap())).unwrap();
     let (send, updates) = channel(64);
     let watch = Watch::of(kind(name), &Options::default());
-    tokio::spawn(async move { watch.follow(&client, &Outlet { at: 0, updates: send }).await });
+    tokio::spawn(async move { watch.follow(&client, &Outlet { at: 0, events: send }).await });
     (updates, server)
 }
 
 /// The next update, in words.
-async fn next(updates: &mut Receiver<(usize, Update)>) -> String {
-    let update = tokio::time::timeout(Duration::from_secs(30), updates.recv()).await.expect("an update in time");
+async fn next(updates: &mut Receiver<ClusterEvent>) -> String {
+    let event = tokio::time::timeout(Duration::from_secs(30), updates.recv()).await.expect("an update in time");
     let names = |objects: &[Object]| objects.iter().map(|object| object.key.1.as_str()).collect::<Vec<_>>().join(" ");
-    match update.unwrap().1 {
+    let update = match event.unwrap() {
+        ClusterEvent::Watch { update, .. } => update,
+        ClusterEvent::Heartbeat(answer) => return format!("server {answer:?}"),
+    };
+    match update {
         Update::Listed(objects) => format!("listed {}", names(&objects)),
         Update::Changed(object) => format!("changed {}", object.key.1),
         Update::Deleted(key) => format!("deleted {}", key.1),
         Update::Watching => "watching".to_owned(),
         Update::Failed(Fault::Unreachable(why)) => format!("unreachable: {why}"),
         Update::Failed(fault) => format!("{fault:?}"),
-        Update::Server(answer) => format!("server {answer:?}"),
     }
 }
 
-async fn sees(updates: &mut Receiver<(usize, Update)>, expected: &[&str]) {
+async fn sees(updates: &mut Receiver<ClusterEvent>, expected: &[&str]) {
     for expected in expected {
         let seen = next(updates).await;
         assert!(seen.starts_with(expected), "{seen} instead of {expected}");
@@ -268,18 +272,18 @@ fn a_silence_dates_what_is_known_until_it_ends() {
     for at in 0..2 {
         store.apply(at, Update::Listed(Vec::new()));
     }
-    let server = |answer: Result<(), &str>| Update::Server(answer.map_err(str::to_owned));
-    assert!(!store.apply(usize::MAX, server(Ok(()))));
+    let heartbeat = |answer: Result<(), &str>| ClusterEvent::Heartbeat(answer.map_err(str::to_owned));
+    assert!(!store.take(heartbeat(Ok(()))));
     assert_eq!(store.behind(), None);
-    assert!(store.apply(usize::MAX, server(Err("no answer"))));
-    assert!(!store.apply(usize::MAX, server(Err("another reason"))), "the first reason stays");
+    assert!(store.take(heartbeat(Err("no answer"))));
+    assert!(!store.take(heartbeat(Err("another reason"))), "the first reason stays");
     let behind = store.behind().unwrap();
     assert_eq!(&*behind.why, "https://server: no answer");
     assert_eq!(store.problems().len(), 1);
     // A watch that ends meanwhile changes nothing of when the last word was heard.
     store.apply(0, Update::Failed(Fault::Unreachable("reset".to_owned())));
     assert_eq!(store.behind().unwrap().since, behind.since);
-    assert!(store.apply(usize::MAX, server(Ok(()))));
+    assert!(store.take(heartbeat(Ok(()))));
     assert_eq!(&*store.behind().unwrap().why, "gateways.gateway.networking.k8s.io (reset) not watched");
     assert!(store.apply(0, Update::Watching));
     assert_eq!((store.behind(), store.problems()), (None, Vec::new()));

@@ -14,13 +14,13 @@ use kube::{Api, Client, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tokio::sync::mpsc::Sender;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::store::{About, Key};
-use crate::apiserver::connection::reason;
+use super::event::{About, Fault, Key, Object, Outlet, Update};
+use crate::backoff::Backoff;
 use crate::identity::Namespaces;
 use crate::manifest::Kind;
+use crate::policy::Options;
 
 /// How long the server keeps one watch open.
 const WATCH: Duration = Duration::from_secs(60);
@@ -48,43 +48,6 @@ pub(super) struct Watch {
     pub header_only: bool,
 }
 
-/// An object, without what changes and says nothing.
-#[derive(Debug)]
-pub(super) struct Object {
-    pub key: Key,
-    pub about: About,
-    pub value: Value,
-}
-
-/// What a watch saw.
-#[derive(Debug)]
-pub(super) enum Update {
-    /// All objects that there are.
-    Listed(Vec<Object>),
-    Changed(Object),
-    Deleted(Key),
-    /// The watch stands: whatever changes from now on is seen.
-    Watching,
-    Failed(Fault),
-    /// The server answers, or why it does not: of no watch, since one whose server hangs says nothing.
-    Server(Result<(), String>),
-}
-
-/// Why there is no watch.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
-    /// No answer, or one that is none.
-    Unreachable(String),
-    Unauthenticated(String),
-    Forbidden(String),
-    /// The cluster does not serve the kind, and has said so for a while (`again`) or since a moment ago.
-    Missing {
-        again: bool,
-    },
-    /// It serves the kind in versions that are not known here.
-    Newer(Vec<String>),
-}
-
 /// How a watch ended.
 enum End {
     /// It is listed again, at once.
@@ -94,77 +57,43 @@ enum End {
     Failed(Fault),
 }
 
-/// Where a watch sends what it sees, as the watch of this number.
-#[derive(Clone, Debug)]
-pub(super) struct Outlet {
-    pub at: usize,
-    pub updates: Sender<(usize, Update)>,
-}
-
-/// How often the server is asked whether it is there, and how long it has to answer.
-const BEAT: Duration = Duration::from_secs(2);
-const BEAT_ANSWER: Duration = Duration::from_secs(3);
-/// How much longer, so that an answer is read that came while this thread compiled.
-const BEAT_GRACE: Duration = Duration::from_millis(500);
-
-/// Asks the server, over and over, whether it is there, and says when that changes.
-pub(super) async fn heartbeat(client: &Client, outlet: &Outlet) {
-    let mut well = true;
-    loop {
-        let asked = client.apiserver_version();
-        pin_mut!(asked);
-        let answer = match timeout(BEAT_ANSWER, &mut asked).await {
-            Err(_) => timeout(BEAT_GRACE, asked).await,
-            answer => answer,
-        };
-        let answer = match answer {
-            Err(_) => Err(format!("no answer within {} s", BEAT_ANSWER.as_secs())),
-            // A refusal is an answer.
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(kube::Error::Api(status))) if status.code < 500 => Ok(()),
-            Ok(Err(error)) => Err(reason(&error)),
-        };
-        let now = answer.is_ok();
-        if (now != well || now) && outlet.send(Update::Server(answer)).await.is_err() {
-            return;
-        }
-        well = now;
-        sleep(BEAT).await;
-    }
-}
-
 // === impl Watch ===
 
 impl Watch {
+    /// The watch of a kind, as far as `options` want it.
+    pub(super) fn of(kind: &'static Kind, options: &Options) -> Self {
+        let only = match kind.name {
+            "ConfigMap" => options.tier_mapping.split_once('/'),
+            _ => None,
+        };
+        let only = only.map(|(namespace, name)| (namespace.to_owned(), name.to_owned()));
+        let namespaces = match kind.name {
+            "ServiceAccount" => Namespaces::Tiers(options.instance.clone()),
+            _ => Namespaces::All,
+        };
+        let header_only = matches!(kind.name, "ServiceAccount" | "LLMInferenceService" | "Namespace");
+        Watch { kind, only, namespaces, header_only }
+    }
+
     /// Follows the kind until nobody listens any more.
     pub(super) async fn follow(&self, client: &Client, outlet: &Outlet) {
-        let (mut pause, mut said) = (PAUSE, None);
+        let (mut backoff, mut said) = (Backoff::new(PAUSE, LONGEST_PAUSE), None);
         loop {
             let started = Instant::now();
             let fault = self.follow_served(client, outlet).await;
             if started.elapsed() > WATCH / 2 {
-                (pause, said) = (PAUSE, None);
+                said = None;
+                backoff.reset();
             }
             let what = std::mem::discriminant(&fault);
             let (_, since) = said.filter(|(before, _)| *before == what).unwrap_or((what, Instant::now()));
             said = Some((what, since));
-            // A server that starts refuses everybody until it has read its own roles: what does not last is no answer.
-            let fault = match fault {
-                Fault::Missing { .. } => Fault::Missing { again: since.elapsed() > MISSING },
-                Fault::Forbidden(why) if since.elapsed() < LASTING => {
-                    Fault::Unreachable(format!("it answers 403: {why}"))
-                }
-                fault => fault,
-            };
-            let longest = match &fault {
-                Fault::Missing { .. } | Fault::Newer(_) | Fault::Forbidden(_) => MISSING,
-                Fault::Unreachable(_) | Fault::Unauthenticated(_) => LONGEST_PAUSE,
-            };
+            let fault = believed(fault, since.elapsed());
+            backoff.bound(longest_pause(&fault));
             if outlet.send(Update::Failed(fault)).await.is_err() {
                 return;
             }
-            sleep(pause).await;
-            pause = (pause * 2).min(longest);
+            backoff.wait().await;
         }
     }
 
@@ -224,12 +153,13 @@ impl Watch {
         if outlet.send(Update::Listed(objects)).await.is_err() {
             return End::closed();
         }
-        let (mut pause, mut stood) = (PAUSE, Instant::now());
+        let (mut backoff, mut stood) = (Backoff::new(PAUSE, LONGEST_PAUSE), Instant::now());
         loop {
             let opened = Instant::now();
             let end = self.watch(api, version, &mut at, outlet).await;
             if opened.elapsed() > WATCH / 2 {
-                (pause, stood) = (PAUSE, Instant::now());
+                stood = Instant::now();
+                backoff.reset();
             }
             match end {
                 Ok(()) => stood = Instant::now(),
@@ -245,8 +175,7 @@ impl Watch {
             }
             // Also where each watch is ended as soon as it stands.
             if opened.elapsed() < WATCH / 2 {
-                sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
+                backoff.wait().await;
             }
         }
     }
@@ -369,6 +298,24 @@ impl Watch {
     }
 }
 
+/// What is made of a fault that has been the same for so long. A server that starts refuses everybody until it has read its own
+/// roles: what does not last is no answer.
+fn believed(fault: Fault, lasted: Duration) -> Fault {
+    match fault {
+        Fault::Missing { .. } => Fault::Missing { again: lasted > MISSING },
+        Fault::Forbidden(why) if lasted < LASTING => Fault::Unreachable(format!("it answers 403: {why}")),
+        fault => fault,
+    }
+}
+
+/// What pauses grow to while there is such a fault.
+fn longest_pause(fault: &Fault) -> Duration {
+    match fault {
+        Fault::Missing { .. } | Fault::Newer(_) | Fault::Forbidden(_) => MISSING,
+        Fault::Unreachable(_) | Fault::Unauthenticated(_) => LONGEST_PAUSE,
+    }
+}
+
 /// Removes what no reader asks for, so that what only it changes is no change.
 fn strip(value: &mut Value, header_alone: bool) {
     let Value::Object(fields) = value else { return };
@@ -405,19 +352,6 @@ async fn in_time<T>(call: impl Future<Output = Result<T, kube::Error>>) -> Resul
     timeout(CALL, call).await.map_err(late)?
 }
 
-// === impl Fault ===
-
-impl Fault {
-    pub(super) fn of(error: kube::Error) -> Self {
-        match error {
-            kube::Error::Api(status) if status.code == 401 => Fault::Unauthenticated(status.message),
-            kube::Error::Api(status) if status.code == 403 => Fault::Forbidden(status.message),
-            kube::Error::Api(status) => Fault::Unreachable(format!("it answers {}: {}", status.code, status.message)),
-            error => Fault::Unreachable(reason(&error)),
-        }
-    }
-}
-
 // === impl End ===
 
 impl End {
@@ -433,13 +367,5 @@ impl End {
     /// Nobody listens: [`Watch::follow`] notices too.
     fn closed() -> Self {
         End::Failed(Fault::Unreachable("nobody listens".to_owned()))
-    }
-}
-
-// === impl Outlet ===
-
-impl Outlet {
-    async fn send(&self, update: Update) -> Result<(), ()> {
-        self.updates.send((self.at, update)).await.map_err(drop)
     }
 }

@@ -20,6 +20,7 @@ use tiergate::listen::ext_authz::ExtAuthz;
 use tiergate::listen::rate_limit::RateLimit;
 use tiergate::metrics::Metrics;
 use tiergate::respond::Style;
+use tiergate::settings::GateSettings;
 use tiergate::source::Folder as Source;
 
 use super::Setup;
@@ -48,7 +49,7 @@ impl InProcess {
         let Command::Serve(args) = Cli::try_parse_from(&words).unwrap().command else { panic!("it serves") };
         let policy = Source::new(&folder.0, args.policy.clone().into()).load().unwrap().unwrap();
         let (clock, metrics) = (Clock::start(), Arc::new(Metrics::new()));
-        let gate = Arc::new(tiergate::app::gate(&args, policy, clock, &metrics.api).unwrap());
+        let gate = Arc::new(tiergate::app::gate(&GateSettings::from(&*args), policy, clock, &metrics.api).unwrap());
         let style = Style { verbose_refusals: args.verbose_refusals, shadow: args.shadow, compat: args.compat };
         InProcess {
             rate_limit: RateLimit::new(Arc::clone(&gate), Arc::clone(&metrics), Arc::default(), clock, style),

@@ -14,6 +14,7 @@ use tiergate::identity::{Identity, ServiceAccountRef};
 use tiergate::listen::ext_authz::to_request;
 use tiergate::metrics::Metrics;
 use tiergate::request::BearerToken;
+use tiergate::settings::GateSettings;
 use tiergate::source::Folder;
 
 use super::review::reviews;
@@ -153,7 +154,7 @@ async fn rbac_in_process_allows_nobody_of_whom_it_does_not_know_all() {
     let Command::Serve(args) = Cli::try_parse_from(flags).unwrap().command else { panic!("it serves") };
     let policy = Folder::new(&manifests, args.policy.clone().into()).load().unwrap().unwrap();
     let (clock, metrics) = (Clock::start(), Metrics::new());
-    let gate = tiergate::app::gate(&args, policy, clock, &metrics.api).unwrap();
+    let gate = tiergate::app::gate(&GateSettings::from(&*args), policy, clock, &metrics.api).unwrap();
     for (token, scoped, expected) in [("plain", false, None), ("scoped", true, Some(Code::AccessDenied))] {
         let account = ServiceAccountRef {
             namespace: "maas-default-gateway-tier-enterprise".to_owned(),

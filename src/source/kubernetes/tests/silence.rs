@@ -6,14 +6,14 @@ use serde_json::json;
 use tokio::sync::mpsc::channel;
 
 use super::*;
-use crate::source::kubernetes::watch::heartbeat;
+use crate::source::kubernetes::heartbeat::heartbeat;
 
-fn well() -> Update {
-    Update::Server(Ok(()))
+fn well() -> ClusterEvent {
+    ClusterEvent::Heartbeat(Ok(()))
 }
 
-fn silent(why: &str) -> Update {
-    Update::Server(Err(why.to_owned()))
+fn silent(why: &str) -> ClusterEvent {
+    ClusterEvent::Heartbeat(Err(why.to_owned()))
 }
 
 fn away() -> Update {
@@ -33,10 +33,10 @@ fn known() -> Store {
 #[test]
 fn a_watch_that_fails_in_a_silence_has_been_blind_since_it_began() {
     let mut store = known();
-    store.apply(usize::MAX, silent("no answer within 3 s"));
+    store.take(silent("no answer within 3 s"));
     let since = store.behind().unwrap().since;
     assert!(store.apply(0, away()));
-    assert!(store.apply(usize::MAX, well()));
+    assert!(store.take(well()));
     let behind = store.behind().unwrap();
     assert_eq!((behind.since, behind.why.contains("gateways")), (since, true), "{behind:?}");
     assert!(store.apply(0, Update::Watching));
@@ -67,7 +67,7 @@ async fn an_answer_that_came_while_the_thread_was_busy_is_one() {
         runtime.block_on(async move {
             let client = Client::try_from(Config::new(url)).unwrap();
             let (send, mut updates) = channel(4);
-            tokio::spawn(async move { heartbeat(&client, &Outlet { at: usize::MAX, updates: send }).await });
+            tokio::spawn(async move { heartbeat(&client, &send).await });
             server.asked(1).await;
             // As long as a compilation that is slower than the server may be.
             std::thread::sleep(Duration::from_millis(3_300));

@@ -1,0 +1,53 @@
+//! The gate of the process, with everyone whom it asks.
+
+use std::sync::Arc;
+
+use super::StartError;
+use crate::access::AccessReviews;
+use crate::apiserver::{ApiMetrics, ApiServer, KubernetesError};
+use crate::clock::Clock;
+use crate::gate::Gate;
+use crate::identity::{Authority, ClusterReview, Identities};
+use crate::limit::{Limits, Memory};
+use crate::policy::{Policies, Policy};
+use crate::settings::{AuthoritySettings, GateSettings, KeysFile};
+
+/// The gate that `settings` ask for, which decides by `policy` at first.
+///
+/// # Errors
+///
+/// The keys of callers' tokens cannot be read, or the API server's kubeconfig cannot be used.
+pub fn gate(settings: &GateSettings, policy: Policy, clock: Clock, metrics: &ApiMetrics) -> Result<Gate, StartError> {
+    let policies = Arc::new(Policies::new(policy));
+    let limits = Arc::new(Limits::Memory(Memory::bounded(settings.accounts)));
+    let (identities, server) = match &settings.authority {
+        AuthoritySettings::Keys(file) => {
+            let identities = Identities::new(keys(file)?, settings.remember);
+            (identities, settings.access.map(|_| server(settings, metrics)).transpose()?)
+        }
+        AuthoritySettings::Cluster { mode, foreign } => {
+            let server = server(settings, metrics).map_err(StartError::NoAuthority)?;
+            let review = ClusterReview::new(server.clone(), *mode, *foreign, settings.decisions.stale_for, clock);
+            (Identities::of_cluster(review, settings.remember), Some(server))
+        }
+    };
+    let mut gate = Gate::new(policies, identities, limits, settings.decisions.clone());
+    let reviews = settings.access.zip(server);
+    gate.access = reviews.map(|(mode, server)| AccessReviews::new(server, mode, settings.decisions.stale_for));
+    Ok(gate)
+}
+
+/// The keys that stand in `file` now.
+///
+/// # Errors
+///
+/// It cannot be read, or is no JSON Web Key Set.
+pub(super) fn keys(file: &KeysFile) -> Result<Authority, StartError> {
+    let KeysFile { path, issuer } = file;
+    let jwks = std::fs::read_to_string(path).map_err(|error| StartError::Jwks { path: path.clone(), error })?;
+    Authority::from_jwks(&jwks, issuer).map_err(|error| StartError::Authority { path: path.clone(), error })
+}
+
+fn server(settings: &GateSettings, metrics: &ApiMetrics) -> Result<ApiServer, KubernetesError> {
+    ApiServer::new(settings.server.kubeconfig.as_deref(), settings.server.budget, metrics.clone())
+}
