@@ -222,8 +222,8 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
         }
     }
 
-    /// What is remembered, or else what `start` fetches: once however many ask, and on when they have left. It counts as asked for at
-    /// `now`. Waits until `until`, and less where [`Staleness::IfError`] says so.
+    /// What is remembered, or else what `start` fetches: once however many ask, and on when they have left. It counts as
+    /// asked for at `now`. Waits until `until`, and less where [`Staleness::IfError`] says so.
     ///
     /// # Errors
     ///

@@ -314,8 +314,8 @@ impl CacheKey for IdentityKey<'_> {
     }
 }
 
-/// Why there is no identity. A refusal is remembered for as long as `refused` says, unless it is for this moment or this policy alone; and for
-/// a moment that it could not be told.
+/// Why there is no identity. A refusal is remembered for `refused`, unless it is for this moment or for this policy
+/// alone; that it could not be told, for [`PAUSE`].
 fn failure(denial: Denial, refused: Duration) -> Failure {
     let keep = match denial.code {
         Code::TokenNotYet | Code::TokenAudience | Code::TokenSubjectGone | Code::UnavailableDeadline => None,

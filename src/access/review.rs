@@ -64,6 +64,11 @@ pub struct AccessReview {
     hash: u128,
     /// How new an answer has to be.
     concerns: Concerns,
+}
+
+/// What an answer is remembered by, and how long it is good for who asks.
+struct AccessKey<'a> {
+    review: &'a AccessReview,
     /// As in [`AccessReviews`].
     stale: Duration,
 }
@@ -158,19 +163,23 @@ impl AccessReviews {
         // All of it: two users of one name may differ in what they have beside it.
         let hash = self.hasher.hash(&serde_json::to_string(&spec).map_err(unspeakable)?);
         let (caller, concerns) = (self.hasher.hash_list([query.user]), changes.concerning(query.namespace));
-        Ok(AccessReview { spec: Arc::new(spec), caller, hash, concerns, stale: self.stale })
+        Ok(AccessReview { spec: Arc::new(spec), caller, hash, concerns })
     }
 
     /// What is remembered. Answers at once.
     #[must_use]
     pub fn recall(&self, review: &AccessReview, now: Nanos) -> Option<(Verdict, AccessSource)> {
-        self.cache.get(review, now).map(told)
+        self.cache.get(&self.key(review), now).map(told)
     }
 
     /// Asks, once however many requests wait for it, and remembers the answer. Waits until `until`.
     pub async fn ask(&self, review: &AccessReview, now: Nanos, until: Instant) -> (Verdict, AccessSource) {
-        let answer = self.cache.fetch(review, now, until, || self.fetch(review)).await;
+        let answer = self.cache.fetch(&self.key(review), now, until, || self.fetch(review)).await;
         told(answer.unwrap_or_else(|why| Answer::fetched(Err(unanswered(why)))))
+    }
+
+    fn key<'a>(&self, review: &'a AccessReview) -> AccessKey<'a> {
+        AccessKey { review, stale: self.stale }
     }
 
     fn fetch(&self, review: &AccessReview) -> impl Future<Output = Result<Arc<Granted>, Failure>> + Send + use<> {
@@ -201,30 +210,32 @@ fn told(answer: Answer<Arc<Granted>>) -> (Verdict, AccessSource) {
 
 // === impl AccessReview ===
 
-impl CacheKey for AccessReview {
+impl PartialEq for AccessReview {
+    fn eq(&self, other: &Self) -> bool {
+        self.hash == other.hash
+    }
+}
+
+// === impl AccessKey ===
+
+impl CacheKey for AccessKey<'_> {
     type Value = Arc<Granted>;
 
     fn hash(&self) -> u128 {
-        self.hash
+        self.review.hash
     }
 
     /// Whoever has seen a change does not wait for what was asked before it.
     fn flight(&self) -> u128 {
-        self.hash ^ u128::from(self.concerns.last().0)
+        self.review.hash ^ u128::from(self.review.concerns.last().0)
     }
 
     fn fresh_until(&self, _: &Arc<Granted>, asked: Nanos) -> Nanos {
-        self.concerns.holds(asked, self.stale).fresh
+        self.review.concerns.holds(asked, self.stale).fresh
     }
 
     fn stale_until(&self, _: &Arc<Granted>, asked: Nanos) -> Nanos {
-        self.concerns.holds(asked, self.stale).stands
-    }
-}
-
-impl PartialEq for AccessReview {
-    fn eq(&self, other: &Self) -> bool {
-        self.hash == other.hash
+        self.review.concerns.holds(asked, self.stale).stands
     }
 }
 

@@ -54,7 +54,7 @@ struct Keys {
 }
 
 /// How old keys may be.
-struct Age {
+struct MaxAge {
     fresh: Duration,
     /// Where they cannot be read again.
     stale: Duration,
@@ -116,7 +116,7 @@ impl ClusterReview {
         };
         let mut signer = keys.signer(&credentials.token);
         if matches!(signer, Ok(Signer::Unknown)) {
-            keys = self.keys(Age { fresh: KEYS_AGE, stale: Duration::ZERO }, now, until).await?;
+            keys = self.keys(MaxAge { fresh: KEYS_AGE, stale: Duration::ZERO }, now, until).await?;
             signer = keys.signer(&credentials.token);
         }
         let claims = match signer {
@@ -169,14 +169,14 @@ impl ClusterReview {
     }
 
     /// Keys that are no older than `age`.
-    async fn keys(&self, age: Age, now: Nanos, until: Instant) -> Result<Arc<Authority>, Denial> {
+    async fn keys(&self, age: MaxAge, now: Nanos, until: Instant) -> Result<Arc<Authority>, Denial> {
         let answer = self.keys.cache.fetch(&age, now, until, || self.keys.read(&self.server)).await;
         answer.map_err(unanswered)?.value
     }
 
     /// How old keys may be of which nothing says that there are newer ones.
-    fn usual_age(&self) -> Age {
-        Age { fresh: KEYS_TTL, stale: KEYS_TTL.saturating_add(self.stale) }
+    fn usual_age(&self) -> MaxAge {
+        MaxAge { fresh: KEYS_TTL, stale: KEYS_TTL.saturating_add(self.stale) }
     }
 }
 
@@ -213,9 +213,9 @@ impl Keys {
     }
 }
 
-// === impl Age ===
+// === impl MaxAge ===
 
-impl CacheKey for Age {
+impl CacheKey for MaxAge {
     type Value = Arc<Authority>;
 
     /// There is one set of keys.
