@@ -8,7 +8,12 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::gate::Gate;
-use crate::listen::Workers;
+use crate::listen::{Workers, service_names};
+
+/// How often the workers are asked whether they answer.
+const PROBE: Duration = Duration::from_millis(500);
+/// How long they have for it, and at a stop those who still read a page.
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What is said to those who ask whether the process is well.
 pub(super) struct Health {
