@@ -3,6 +3,7 @@
 //! An *account* is all cells of one counter key (one user); a *cell* is one limit's state in it. What a request asks of
 //! one account is checked together and then written, under one lock: all of it or nothing.
 
+mod algorithm;
 mod bucket;
 mod cell;
 mod memory;
@@ -13,10 +14,11 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
+pub use self::algorithm::{Algorithm, Compared};
 pub use self::bucket::Bucket;
 pub use self::cell::Cell;
 pub use self::memory::Memory;
-pub use self::quota::{Algorithm, Quota};
+pub use self::quota::Quota;
 pub use self::window::Window;
 
 use crate::clock::Nanos;

@@ -1,11 +1,12 @@
-//! The state of one limit in one account, by either algorithm.
+//! The state of one limit in one account, by whichever algorithm.
 
 use std::time::Duration;
 
 use super::{Algorithm, Bucket, Cost, Demand, Quota, Verdict, Window};
 use crate::clock::Nanos;
 
-/// What a cell counts by.
+/// What one limit has counted in one account: a counter, by each algorithm in its own way. (In the words of GCRA a *cell* is what is
+/// counted, a unit of traffic; here that is a hit.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cell {
     Bucket(Bucket),
@@ -27,14 +28,32 @@ impl Cell {
     /// Lets time pass until `now`, and adopts `quota`. A cell whose limit changed its algorithm keeps what was used.
     #[inline]
     pub fn advance(&mut self, quota: &Quota, now: Nanos) {
-        match (&mut *self, quota.algorithm) {
-            (Cell::Bucket(bucket), Algorithm::TokenBucket) => bucket.advance(quota, now),
-            (Cell::Window(window), Algorithm::FixedWindow) => window.advance(now),
-            _ => *self = self.converted(quota, now),
+        if self.algorithm() != quota.algorithm {
+            *self = self.converted(quota, now);
+        }
+        self.pass(quota, now);
+    }
+
+    /// Likewise, of a cell of that algorithm.
+    #[inline]
+    fn pass(&mut self, quota: &Quota, now: Nanos) {
+        match self {
+            Cell::Bucket(bucket) => bucket.advance(quota, now),
+            Cell::Window(window) => window.advance(now),
         }
     }
 
-    /// The same use, counted by the other algorithm.
+    /// What the cell counts by.
+    #[must_use]
+    #[inline]
+    pub fn algorithm(&self) -> Algorithm {
+        match self {
+            Cell::Bucket(_) => Algorithm::TokenBucket,
+            Cell::Window(_) => Algorithm::FixedWindow,
+        }
+    }
+
+    /// The same use, counted by the algorithm of `quota`.
     #[cold]
     fn converted(self, quota: &Quota, now: Nanos) -> Self {
         let used = match self {
@@ -48,9 +67,7 @@ impl Cell {
             }
         };
         let mut cell = Cell::fresh(quota);
-        if let Cell::Bucket(bucket) = &mut cell {
-            bucket.advance(quota, now);
-        }
+        cell.pass(quota, now);
         cell.charge(quota, used, now);
         cell
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::Algorithm;
 use crate::clock::Nanos;
 
 /// So many hits per window.
@@ -14,16 +15,6 @@ pub struct Quota {
     /// Nanoseconds until one hit is back, rounded down; and what was rounded off, in parts of the limit.
     pub(super) interval: u64,
     pub(super) part: u64,
-}
-
-/// How hits come back.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Algorithm {
-    /// Evenly: a bucket that holds the limit, and regains all of it in one window.
-    #[default]
-    TokenBucket,
-    /// All at once, a window after the first hit.
-    FixedWindow,
 }
 
 // === impl Quota ===

@@ -115,7 +115,7 @@ impl Sealer {
             sealed.extend_from_slice(&hold.cell.0.to_be_bytes());
             sealed.extend_from_slice(&hold.quota.limit().to_be_bytes());
             sealed.extend_from_slice(&Nanos::from(hold.quota.window()).0.to_be_bytes());
-            sealed.push(u8::from(hold.quota.algorithm() == Algorithm::FixedWindow));
+            sealed.push(hold.quota.algorithm().code());
         }
         let tag = self.key.seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::empty(), &mut sealed);
         // Sealing fails only for texts of many gigabytes. An empty reservation settles nothing, which is safe.
@@ -183,16 +183,12 @@ impl Hold {
         let (cell, rest) = rest.split_at_checked(8)?;
         let (limit, rest) = rest.split_at_checked(8)?;
         let (window, algorithm) = rest.split_at_checked(8)?;
-        let algorithm = match algorithm {
-            [0] => Algorithm::TokenBucket,
-            [1] => Algorithm::FixedWindow,
-            _ => return None,
-        };
+        let [algorithm] = algorithm else { return None };
         let window = Duration::from_nanos(u64::from_be_bytes(window.try_into().ok()?));
         Some(Hold {
             account: AccountKey(u128::from_be_bytes(account.try_into().ok()?)),
             cell: CellId(u64::from_be_bytes(cell.try_into().ok()?)),
-            quota: Quota::new(u64::from_be_bytes(limit.try_into().ok()?), window).by(algorithm),
+            quota: Quota::new(u64::from_be_bytes(limit.try_into().ok()?), window).by(Algorithm::of_code(*algorithm)?),
         })
     }
 }

@@ -43,11 +43,11 @@ fn debt_of_a_window_ends_with_it() {
 
 #[test]
 fn use_is_kept_when_the_algorithm_changes() {
-    for (before, after) in
-        [(Algorithm::TokenBucket, Algorithm::FixedWindow), (Algorithm::FixedWindow, Algorithm::TokenBucket)]
-    {
+    let all = || Algorithm::ALL.iter().copied();
+    for (before, after) in all().flat_map(|before| all().map(move |after| (before, after))) {
         let memory = Memory::default();
         let quota = Quota::new(5, MINUTE);
+        assert_eq!(Cell::fresh(&quota.by(before)).algorithm(), before);
         for _ in 0..3 {
             assert!(admit(&memory, take(1, 1, quota.by(before)), Nanos(0)).admitted);
         }
