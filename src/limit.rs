@@ -49,15 +49,17 @@ pub struct Demand {
     pub cost: Cost,
 }
 
-/// Where a cell stands: after the demand if it was admitted, as it was if not.
+/// Where a cell stands: after the demand if it was admitted, as it was if not. Whatever store the cell is in, these are numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
+    /// What the cell said.
     pub verdict: Verdict,
-    cell: Cell,
-    now: Nanos,
     limit: u64,
     /// In nanoseconds.
     window: u64,
+    used: u64,
+    /// In nanoseconds.
+    reset: u64,
 }
 
 /// What one cell said to its demand.
@@ -130,10 +132,11 @@ impl Limits {
 // === impl Standing ===
 
 impl Standing {
-    /// Where `cell` stands at `now`.
+    /// Of a cell of `quota` of which so many hits are `used`, a begun one included, until all of them are back after `reset`. More
+    /// than the limit is used where there is debt.
     #[must_use]
-    pub fn new(cell: Cell, quota: &Quota, verdict: Verdict, now: Nanos) -> Self {
-        Standing { verdict, cell, now, limit: quota.limit, window: quota.window }
+    pub fn new(quota: &Quota, verdict: Verdict, used: u64, reset: Duration) -> Self {
+        Standing { verdict, limit: quota.limit, window: quota.window, used, reset: Nanos::from(reset).0 }
     }
 
     /// What the limit allows in one window.
@@ -142,6 +145,7 @@ impl Standing {
         self.limit
     }
 
+    /// The time in which that comes back.
     #[must_use]
     pub fn window(&self) -> Duration {
         Duration::from_nanos(self.window)
@@ -150,13 +154,13 @@ impl Standing {
     /// Whole hits that are left.
     #[must_use]
     pub fn remaining(&self) -> u64 {
-        self.limit.saturating_sub(self.cell.used(self.window, self.now))
+        self.limit.saturating_sub(self.used)
     }
 
-    /// Until the cell is full again.
+    /// Until all of the limit is there again.
     #[must_use]
     pub fn reset(&self) -> Duration {
-        self.cell.reset(self.now)
+        Duration::from_nanos(self.reset)
     }
 }
 

@@ -63,7 +63,22 @@ impl Bucket {
     #[must_use]
     #[inline]
     pub fn peek(&self, quota: &Quota, cost: Cost, now: Nanos) -> Verdict {
-        let hits = cost.hits();
+        let mut bucket = *self;
+        bucket.fit(quota, cost.hits(), now)
+    }
+
+    /// Takes what `cost` asks, if it fits at `now`, after [`Bucket::advance`].
+    #[inline]
+    pub fn admit(&mut self, quota: &Quota, cost: Cost, now: Nanos) -> Verdict {
+        match cost {
+            Cost::Take(hits) => self.fit(quota, hits, now),
+            Cost::Positive => self.peek(quota, cost, now),
+        }
+    }
+
+    /// Adds `hits`, if they fit at `now`.
+    #[inline]
+    fn fit(&mut self, quota: &Quota, hits: u64, now: Nanos) -> Verdict {
         if hits > quota.limit {
             return Verdict::Exceeds(None);
         }
@@ -71,6 +86,7 @@ impl Bucket {
         after.charge(quota, hits);
         let latest = Nanos(now.0.saturating_add(quota.window));
         if (after.full, after.fraction) <= (latest, 0) {
+            *self = after;
             return Verdict::Fits;
         }
         Verdict::Exceeds(Some(after.until_full(latest)))
@@ -91,6 +107,7 @@ impl Bucket {
 
     /// Whole hits that are used of a limit per `window` nanoseconds, a begun one included.
     #[must_use]
+    #[inline]
     pub fn used(&self, window: u64, now: Nanos) -> u64 {
         let spent = self.spent(now);
         let used = match u64::try_from(spent) {
@@ -103,9 +120,15 @@ impl Bucket {
     /// Until the bucket is full again.
     #[must_use]
     pub fn until_full(&self, now: Nanos) -> Duration {
-        let whole = Duration::from_nanos(self.full.0.saturating_sub(now.0));
+        Duration::from_nanos(self.left(now))
+    }
+
+    /// Likewise, in nanoseconds.
+    #[inline]
+    pub(super) fn left(&self, now: Nanos) -> u64 {
         // A begun nanosecond has to end.
-        if self.full >= now { whole.saturating_add(Duration::from_nanos(u64::from(self.fraction > 0))) } else { whole }
+        let begun = u64::from(self.fraction > 0 && self.full >= now);
+        self.full.0.saturating_sub(now.0).saturating_add(begun)
     }
 
     /// Whether the bucket is full at `now`, so that forgetting it changes nothing.

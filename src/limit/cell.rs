@@ -1,8 +1,6 @@
 //! The state of one limit in one account, by whichever algorithm.
 
-use std::time::Duration;
-
-use super::{Algorithm, Bucket, Cost, Demand, Quota, Verdict, Window};
+use super::{Algorithm, Bucket, Cost, Demand, Quota, Standing, Verdict, Window};
 use crate::clock::Nanos;
 
 /// What one limit has counted in one account: a counter, by each algorithm in its own way. (In the words of GCRA a *cell* is what is
@@ -103,11 +101,10 @@ impl Cell {
     #[inline]
     pub fn admit(&mut self, demand: &Demand, now: Nanos) -> Verdict {
         self.advance(&demand.quota, now);
-        let verdict = self.peek(&demand.quota, demand.cost, now);
-        if verdict == Verdict::Fits {
-            self.take(&demand.quota, demand.cost, now);
+        match self {
+            Cell::Bucket(bucket) => bucket.admit(&demand.quota, demand.cost, now),
+            Cell::Window(window) => window.admit(&demand.quota, demand.cost, now),
         }
-        verdict
     }
 
     /// Takes what a request costs before its answer is known.
@@ -120,6 +117,7 @@ impl Cell {
 
     /// Whole hits that are used of a limit per `window` nanoseconds, a begun one included.
     #[must_use]
+    #[inline]
     pub fn used(&self, window: u64, now: Nanos) -> u64 {
         match self {
             Cell::Bucket(bucket) => bucket.used(window, now),
@@ -127,13 +125,15 @@ impl Cell {
         }
     }
 
-    /// Until all of the limit is there again.
+    /// Where the cell stands at `now`, after it said `verdict` to a demand.
     #[must_use]
-    pub fn reset(&self, now: Nanos) -> Duration {
-        match self {
-            Cell::Bucket(bucket) => bucket.until_full(now),
-            Cell::Window(window) => window.until_new(now),
-        }
+    #[inline]
+    pub fn standing(&self, quota: &Quota, verdict: Verdict, now: Nanos) -> Standing {
+        let reset = match self {
+            Cell::Bucket(bucket) => bucket.left(now),
+            Cell::Window(window) => window.left(now),
+        };
+        Standing { verdict, limit: quota.limit, window: quota.window, used: self.used(quota.window, now), reset }
     }
 
     /// Whether forgetting the cell at `now` changes nothing.

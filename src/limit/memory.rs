@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 
 use crate::hash::Prehashed;
 
-use super::{AccountKey, Admission, Cell, CellId, Cost, Demand, Quota, Standing, Verdict};
+use super::{AccountKey, Admission, Cell, CellId, Cost, Demand, Quota, Verdict};
 use crate::clock::Nanos;
 
 /// More than there are threads to contend, so that two callers seldom meet.
@@ -96,11 +96,11 @@ impl Memory {
             admission.full = true;
             return;
         }
-        check(demands, now, |demand| shards.find(demand)?.cell(demand.cell), admission);
+        let cells = check(demands, now, |demand| shards.find(demand)?.cell(demand.cell), admission);
         if admission.admitted {
-            for (demand, standing) in demands.iter().zip(&admission.standings) {
+            for (demand, Checked { cell, .. }) in demands.iter().zip(cells) {
                 if let (Cost::Take(_), Some(shard)) = (demand.cost, shards.shard(demand)) {
-                    shard.account(demand.account, now).put(demand.cell, standing.cell);
+                    shard.account(demand.account, now).put(demand.cell, cell);
                 }
             }
         }
@@ -151,10 +151,26 @@ impl Memory {
     }
 }
 
-/// Whether all demands fit the cells that `find` finds, and where each cell stands once what it asks is taken.
+/// A copy of a demand's cell, and what it said.
+#[derive(Clone, Copy)]
+struct Checked {
+    cell: Cell,
+    verdict: Verdict,
+}
+
+/// One for each demand, in their order.
+type Checks = SmallVec<[Checked; 2]>;
+
+/// Whether all demands fit the cells that `find` finds; each cell, once what is asked of it is taken if they do.
 ///
 /// INVARIANT: nothing is written before everything was checked. Two demands on one cell see each other's cost.
-fn check(demands: &[Demand], now: Nanos, mut find: impl FnMut(&Demand) -> Option<Cell>, admission: &mut Admission) {
+fn check(
+    demands: &[Demand],
+    now: Nanos,
+    mut find: impl FnMut(&Demand) -> Option<Cell>,
+    admission: &mut Admission,
+) -> Checks {
+    let mut checks = Checks::new();
     admission.admitted = true;
     for (at, demand) in demands.iter().enumerate() {
         let mut cell = find(demand).unwrap_or_else(|| Cell::fresh(&demand.quota));
@@ -164,13 +180,15 @@ fn check(demands: &[Demand], now: Nanos, mut find: impl FnMut(&Demand) -> Option
         }
         let verdict = cell.peek(&demand.quota, demand.cost, now);
         admission.admitted &= verdict == Verdict::Fits;
-        admission.standings.push(Standing::new(cell, &demand.quota, verdict, now));
+        checks.push(Checked { cell, verdict });
     }
-    if admission.admitted {
-        for (demand, standing) in demands.iter().zip(&mut admission.standings) {
-            standing.cell.take(&demand.quota, demand.cost, now);
+    for (demand, Checked { cell, verdict }) in demands.iter().zip(&mut checks) {
+        if admission.admitted {
+            cell.take(&demand.quota, demand.cost, now);
         }
+        admission.standings.push(cell.standing(&demand.quota, *verdict, now));
     }
+    checks
 }
 
 /// The shards of one request.
@@ -218,12 +236,12 @@ impl Shard {
                 let verdict = cell.admit(demand, now);
                 *known = cell;
                 admission.admitted = verdict == Verdict::Fits;
-                admission.standings.push(Standing::new(cell, &demand.quota, verdict, now));
+                admission.standings.push(cell.standing(&demand.quota, verdict, now));
                 return;
             }
-            check(demands, now, |demand| account.cell(demand.cell), admission);
+            let checks = check(demands, now, |demand| account.cell(demand.cell), admission);
             if admission.admitted {
-                account.put_taken(demands, admission);
+                account.put_taken(demands, &checks);
             }
             return;
         }
@@ -238,9 +256,9 @@ impl Shard {
             admission.full = true;
             return;
         }
-        check(demands, now, |_| None, admission);
+        let checks = check(demands, now, |_| None, admission);
         if admission.admitted && demands.iter().any(|demand| matches!(demand.cost, Cost::Take(_))) {
-            self.account(key, now).put_taken(demands, admission);
+            self.account(key, now).put_taken(demands, &checks);
         }
     }
 
@@ -295,10 +313,10 @@ impl Account {
     }
 
     /// Writes what an admission took.
-    fn put_taken(&mut self, demands: &[Demand], admission: &Admission) {
-        for (demand, standing) in demands.iter().zip(&admission.standings) {
+    fn put_taken(&mut self, demands: &[Demand], checks: &[Checked]) {
+        for (demand, Checked { cell, .. }) in demands.iter().zip(checks) {
             if let Cost::Take(_) = demand.cost {
-                self.put(demand.cell, standing.cell);
+                self.put(demand.cell, *cell);
             }
         }
     }

@@ -36,6 +36,15 @@ impl Window {
         }
     }
 
+    /// Takes what `cost` asks, if it fits at `now`, after [`Window::advance`].
+    pub fn admit(&mut self, quota: &Quota, cost: Cost, now: Nanos) -> Verdict {
+        let verdict = self.peek(quota, cost, now);
+        if let (Verdict::Fits, Cost::Take(hits)) = (verdict, cost) {
+            self.charge(quota, hits, now);
+        }
+        verdict
+    }
+
     /// Adds `hits`, into debt if need be: the end of the window forgives it. The first hit starts the window.
     pub fn charge(&mut self, quota: &Quota, hits: u64, now: Nanos) {
         if self.used == 0 {
@@ -44,6 +53,7 @@ impl Window {
         self.used = self.used.saturating_add(hits);
     }
 
+    /// Hits that are used of the window, after [`Window::advance`].
     #[must_use]
     pub fn used(&self) -> u64 {
         self.used
@@ -52,9 +62,14 @@ impl Window {
     /// Until the counter starts anew.
     #[must_use]
     pub fn until_new(&self, now: Nanos) -> Duration {
+        Duration::from_nanos(self.left(now))
+    }
+
+    /// Likewise, in nanoseconds.
+    pub(super) fn left(&self, now: Nanos) -> u64 {
         match self.used {
-            0 => Duration::ZERO,
-            _ => Duration::from_nanos(self.end.0.saturating_sub(now.0)),
+            0 => 0,
+            _ => self.end.0.saturating_sub(now.0),
         }
     }
 
