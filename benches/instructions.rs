@@ -91,7 +91,7 @@ fn take(limits: usize) {
         let account = AccountKey(keys.hash(black_box("jland-78028f6d")));
         let demand = |cell| Demand { account, cell: tiergate::limit::CellId(cell), quota, cost: Cost::Take(1) };
         let demands = [demand(1), demand(2)];
-        assert!(memory.admit(&demands[..limits], Nanos(at)).admitted);
+        assert!(memory.admit(&demands[..limits], Nanos(at)).admitted());
     });
 }
 

@@ -55,8 +55,8 @@ impl Ours {
         let account = AccountKey(self.keys.hash(user));
         let demand = |cell: &u64| Demand { account, cell: CellId(*cell), quota: self.quota, cost: Cost::Take(1) };
         match cells {
-            [one] => self.memory.admit(&[demand(one)], self.clock.now()).admitted,
-            [one, two] => self.memory.admit(&[demand(one), demand(two)], self.clock.now()).admitted,
+            [one] => self.memory.admit(&[demand(one)], self.clock.now()).admitted(),
+            [one, two] => self.memory.admit(&[demand(one), demand(two)], self.clock.now()).admitted(),
             _ => false,
         }
     }

@@ -70,13 +70,33 @@ pub enum Verdict {
     Exceeds(Option<Duration>),
 }
 
-/// The answer to several demands, one standing for each, in their order.
+/// The answer to several demands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Admission {
-    pub admitted: bool,
-    /// There is no room for a new account, so nothing was taken and nothing can be said.
-    pub full: bool,
+    /// Whether all was taken.
+    pub outcome: Outcome,
+    /// One for each demand, in their order; none where it could not be told.
     pub standings: SmallVec<[Standing; 2]>,
+}
+
+/// What became of several demands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All of them fit, and all was taken.
+    Admitted,
+    /// Nothing was taken: one of them, at least, does not fit, and its standing says so.
+    Exceeded,
+    /// Nothing was taken, and nobody can tell whether they fit.
+    Undecided(Undecided),
+}
+
+/// Why it cannot be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Undecided {
+    /// There is no room for another account.
+    Full,
+    /// Whoever keeps the accounts gave no answer.
+    NoAnswer,
 }
 
 /// Where accounts are kept.
@@ -88,7 +108,7 @@ pub enum Limits {
 // === impl Limits ===
 
 impl Limits {
-    /// Checks all `demands`, and takes all of them or none.
+    /// Checks all `demands`, and takes all of them or none. Where it could not be told, nothing was taken.
     ///
     /// Memory answers without waiting; the function is `async` for the stores that cannot.
     pub async fn admit(&self, demands: &[Demand], now: Nanos) -> Admission {
@@ -126,6 +146,34 @@ impl Limits {
         match self {
             Limits::Memory(memory) => memory.accounts(),
         }
+    }
+}
+
+// === impl Admission ===
+
+impl Admission {
+    /// Whether all was taken.
+    #[must_use]
+    #[inline]
+    pub fn admitted(&self) -> bool {
+        self.outcome == Outcome::Admitted
+    }
+}
+
+// === impl Outcome ===
+
+impl Outcome {
+    /// Of demands of which it is known whether they `fit`.
+    #[inline]
+    fn of(fit: bool) -> Self {
+        if fit { Outcome::Admitted } else { Outcome::Exceeded }
+    }
+}
+
+/// As long as nobody has answered.
+impl Default for Outcome {
+    fn default() -> Self {
+        Outcome::Undecided(Undecided::NoAnswer)
     }
 }
 

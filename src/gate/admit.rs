@@ -8,7 +8,7 @@ use super::{Evidence, Gate, Grant, LimitEvidence, Otherwise, Stage};
 use crate::clock::Nanos;
 use crate::denial::{Code, Denial};
 use crate::expression::Scope;
-use crate::limit::{AccountKey, Admission, Cost, Demand};
+use crate::limit::{AccountKey, Admission, Cost, Demand, Outcome, Undecided};
 use crate::policy::{self, Attached, Limit, LimitKind, Matched, Presented, RoutePlan};
 use crate::request::{Request, Unset};
 use crate::usage::{self, Hold, ModelId, Terms};
@@ -91,22 +91,20 @@ impl Gate {
         now: Nanos,
         evidence: &mut Evidence,
     ) -> Result<Grant, Denial> {
-        let Admission { admitted, full, standings } = self.limits.admit(&candidate.demands, now).await;
-        evidence.no_room = full;
-        if full && self.settings.without_room == Otherwise::Allow {
-            // Its usage report is taken, and charged to nothing.
-            let reservation = self.reserve(&[], evidence, now);
-            return Ok(Grant { reservation, ..candidate.grant });
-        }
-        if full {
-            let denial = Denial::new(Code::UnavailableAccounts, "there is no room to count another caller");
-            return Err(denial.detail("see --max-accounts"));
-        }
+        let Admission { outcome, standings } = self.limits.admit(&candidate.demands, now).await;
+        evidence.no_room = outcome == Outcome::Undecided(Undecided::Full);
         for (limit, standing) in evidence.limits.iter_mut().zip(standings) {
             limit.standing = Some(standing);
         }
-        if !admitted {
-            return Err(exceeded(evidence.refusing()));
+        match outcome {
+            Outcome::Admitted => {}
+            Outcome::Exceeded => return Err(exceeded(evidence.refusing())),
+            Outcome::Undecided(Undecided::Full) if self.settings.without_room == Otherwise::Allow => {
+                // Its usage report is taken, and charged to nothing.
+                let reservation = self.reserve(&[], evidence, now);
+                return Ok(Grant { reservation, ..candidate.grant });
+            }
+            Outcome::Undecided(why) => return Err(undecided(why)),
         }
         self.admit_in_shadow(&candidate, now, evidence).await;
         let Candidate { grant, mut demands, shadow } = candidate;
@@ -138,6 +136,15 @@ fn uncounted() -> Denial {
     let message = "you have a token limit, and what this call costs cannot be read from its answer";
     Denial::new(Code::RequestUncounted, format!("{message}: call a path that ends in one of {paths}"))
         .detail("see --uncounted")
+}
+
+/// The answer where nobody can tell whether the limits let the request through.
+fn undecided(why: Undecided) -> Denial {
+    match why {
+        Undecided::Full => Denial::new(Code::UnavailableAccounts, "there is no room to count another caller")
+            .detail("see --max-accounts"),
+        Undecided::NoAnswer => Denial::new(Code::UnavailableInternal, "the limits cannot be asked"),
+    }
 }
 
 /// The refusal by the limit that takes longest to let this request through.

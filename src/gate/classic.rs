@@ -13,7 +13,7 @@ use crate::clock::Nanos;
 use crate::denial::Denial;
 use crate::expression::{Object, Reference, Scope};
 use crate::gate::Facts;
-use crate::limit::{Cost, Demand};
+use crate::limit::{Cost, Demand, Outcome, Undecided};
 use crate::policy::{Attached, LimitSet, Policy, RoutePlan};
 use crate::request::{Request, Unset};
 
@@ -136,7 +136,7 @@ impl Gate {
     async fn has_no_room(&self, demands: &[Demand], now: Nanos) -> bool {
         let looked: SmallVec<[Demand; 2]> =
             demands.iter().map(|demand| Demand { cost: Cost::Positive, ..*demand }).collect();
-        self.limits.admit(&looked, now).await.full
+        self.limits.admit(&looked, now).await.outcome == Outcome::Undecided(Undecided::Full)
     }
 }
 

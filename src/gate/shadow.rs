@@ -9,7 +9,7 @@ use super::{Candidate, Evidence, Gate, Grant, LimitEvidence, Step, exceeded};
 use crate::clock::Nanos;
 use crate::denial::Denial;
 use crate::expression::Scope;
-use crate::limit::Demand;
+use crate::limit::{Demand, Outcome};
 use crate::policy::{self, Attached, AuthPlan, Matched, Policy, RoutePlan};
 use crate::request::Request;
 
@@ -102,8 +102,8 @@ impl Gate {
         for (limit, standing) in evidence.shadow_limits.iter_mut().zip(admission.standings) {
             limit.standing = Some(standing);
         }
-        // Without room for an account nothing can be said, and nothing is refused.
-        if !admission.admitted && !admission.full {
+        // Where it could not be told nothing can be said, and nothing is refused.
+        if admission.outcome == Outcome::Exceeded {
             let refusing = Evidence::refusing_of(&evidence.shadow_limits);
             let by = refusing.map(|(_, limit)| Arc::clone(&limit.name));
             let denial = exceeded(refusing);

@@ -383,6 +383,20 @@ async fn an_annotation_of_ours_that_is_wrong_is_not_passed_over() {
     }
 }
 
+/// That is no refusal, and no flag lets the request through.
+#[tokio::test]
+async fn where_the_limits_cannot_be_asked_it_is_undecided() {
+    for without_room in [Otherwise::Refuse, Otherwise::Allow] {
+        let mut gate = gate(compile_files(&demo(), &options()), Settings { without_room, ..settings() });
+        gate.limits = Arc::new(Limits::Memory(crate::limit::Memory::mute()));
+        let call = Call::chat("granite").bearer(&token("free", &user(&gate, "free", 0)));
+        let decision = call.on(&gate, Nanos(0)).await;
+        assert!(!decision.evidence.no_room && decision.evidence.limits.iter().all(|limit| limit.standing.is_none()));
+        let code = decision.outcome.unwrap_err().code;
+        assert_eq!((code, code.class()), (Code::UnavailableInternal, crate::denial::Class::Undecided));
+    }
+}
+
 #[tokio::test]
 async fn without_room_for_an_account_the_flag_decides() {
     for (without_room, expected) in [(Otherwise::Refuse, Some(Code::UnavailableAccounts)), (Otherwise::Allow, None)] {

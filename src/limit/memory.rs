@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 
 use crate::hash::Prehashed;
 
-use super::{AccountKey, Admission, Cell, CellId, Cost, Demand, Quota, Verdict};
+use super::{AccountKey, Admission, Cell, CellId, Cost, Demand, Outcome, Quota, Undecided, Verdict};
 use crate::clock::Nanos;
 
 /// More than there are threads to contend, so that two callers seldom meet.
@@ -63,6 +63,12 @@ impl Memory {
         Memory { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), room: accounts.div_ceil(SHARDS) }
     }
 
+    /// One that never answers.
+    #[cfg(test)]
+    pub(crate) fn mute() -> Self {
+        Memory { shards: Box::default(), room: 0 }
+    }
+
     /// See [`super::Limits::admit`].
     #[inline]
     pub fn admit(&self, demands: &[Demand], now: Nanos) -> Admission {
@@ -89,15 +95,15 @@ impl Memory {
     /// Demands on several accounts: what each shard would do alone, with all of them locked.
     #[cold]
     fn admit_several(&self, demands: &[Demand], now: Nanos, admission: &mut Admission) {
-        let mut shards = self.lock(demands);
+        let Some(mut shards) = self.lock(demands) else { return };
         let now = shards.not_before_latest(now);
         // A token limit takes nothing now, and will want an account when the usage is charged.
         if demands.iter().any(|demand| !shards.has_room(demand, self.room, now)) {
-            admission.full = true;
+            admission.outcome = Outcome::Undecided(Undecided::Full);
             return;
         }
         let cells = check(demands, now, |demand| shards.find(demand)?.cell(demand.cell), admission);
-        if admission.admitted {
+        if admission.admitted() {
             for (demand, Checked { cell, .. }) in demands.iter().zip(cells) {
                 if let (Cost::Take(_), Some(shard)) = (demand.cost, shards.shard(demand)) {
                     shard.account(demand.account, now).put(demand.cell, cell);
@@ -142,12 +148,12 @@ impl Memory {
     }
 
     /// Locks the shards of all demands, in order, so that two requests never wait for each other.
-    fn lock(&self, demands: &[Demand]) -> Locked<'_> {
+    fn lock(&self, demands: &[Demand]) -> Option<Locked<'_>> {
         let mut indices: SmallVec<[usize; 4]> = demands.iter().map(Demand::shard).collect();
         indices.sort_unstable();
         indices.dedup();
         let guard = |index: usize| self.shards.get(index).map(|shard| (index, shard.lock()));
-        Locked(indices.into_iter().filter_map(guard).collect())
+        indices.into_iter().map(guard).collect::<Option<_>>().map(Locked)
     }
 }
 
@@ -171,7 +177,7 @@ fn check(
     admission: &mut Admission,
 ) -> Checks {
     let mut checks = Checks::new();
-    admission.admitted = true;
+    let mut all_fit = true;
     for (at, demand) in demands.iter().enumerate() {
         let mut cell = find(demand).unwrap_or_else(|| Cell::fresh(&demand.quota));
         cell.advance(&demand.quota, now);
@@ -179,11 +185,12 @@ fn check(
             cell.take(&demand.quota, earlier.cost, now);
         }
         let verdict = cell.peek(&demand.quota, demand.cost, now);
-        admission.admitted &= verdict == Verdict::Fits;
+        all_fit &= verdict == Verdict::Fits;
         checks.push(Checked { cell, verdict });
     }
+    admission.outcome = Outcome::of(all_fit);
     for (demand, Checked { cell, verdict }) in demands.iter().zip(&mut checks) {
-        if admission.admitted {
+        if all_fit {
             cell.take(&demand.quota, demand.cost, now);
         }
         admission.standings.push(cell.standing(&demand.quota, *verdict, now));
@@ -235,12 +242,12 @@ impl Shard {
                 let mut cell = *known;
                 let verdict = cell.admit(demand, now);
                 *known = cell;
-                admission.admitted = verdict == Verdict::Fits;
+                admission.outcome = Outcome::of(verdict == Verdict::Fits);
                 admission.standings.push(cell.standing(&demand.quota, verdict, now));
                 return;
             }
             let checks = check(demands, now, |demand| account.cell(demand.cell), admission);
-            if admission.admitted {
+            if admission.admitted() {
                 account.put_taken(demands, &checks);
             }
             return;
@@ -253,11 +260,11 @@ impl Shard {
     fn admit_new(&mut self, key: AccountKey, demands: &[Demand], room: usize, now: Nanos, admission: &mut Admission) {
         // A token limit takes nothing now, and will want an account when the usage is charged.
         if !self.has_room(key, room, now) {
-            admission.full = true;
+            admission.outcome = Outcome::Undecided(Undecided::Full);
             return;
         }
         let checks = check(demands, now, |_| None, admission);
-        if admission.admitted && demands.iter().any(|demand| matches!(demand.cost, Cost::Take(_))) {
+        if admission.admitted() && demands.iter().any(|demand| matches!(demand.cost, Cost::Take(_))) {
             self.account(key, now).put_taken(demands, &checks);
         }
     }

@@ -53,15 +53,15 @@ fn a_bucket_of_five_per_two_minutes_admits_five_at_once_then_one_each_24_seconds
     let demand = take(1, 1, quota);
     for left in (0..5).rev() {
         let admission = admit(&memory, demand, Nanos(0));
-        assert!(admission.admitted);
+        assert!(admission.admitted());
         assert_eq!(admission.standings[0].remaining(), left);
     }
     let refused = admit(&memory, demand, Nanos(0));
-    assert!(!refused.admitted);
+    assert!(!refused.admitted());
     assert_eq!(refused.standings[0].verdict, Verdict::Exceeds(Some(Duration::from_secs(24))));
     assert_eq!(refused.standings[0].reset(), 2 * MINUTE);
-    assert!(!admit(&memory, demand, Nanos(24_000_000_000 - 1)).admitted);
-    assert!(admit(&memory, demand, Nanos(24_000_000_000)).admitted);
+    assert!(!admit(&memory, demand, Nanos(24_000_000_000 - 1)).admitted());
+    assert!(admit(&memory, demand, Nanos(24_000_000_000)).admitted());
 }
 
 /// Whoever gets the lock later may have read the clock earlier, by as much as it waited for a review.
@@ -69,12 +69,12 @@ fn a_bucket_of_five_per_two_minutes_admits_five_at_once_then_one_each_24_seconds
 fn requests_that_come_late_with_their_time_are_not_refused_for_it() {
     let (memory, quota) = (Memory::default(), Quota::new(50, 2 * MINUTE));
     let admitted =
-        (0..60).filter(|late| admit(&memory, take(1, 1, quota), Nanos(1_000_000_000 - late)).admitted).count();
+        (0..60).filter(|late| admit(&memory, take(1, 1, quota), Nanos(1_000_000_000 - late)).admitted()).count();
     assert_eq!(admitted, 50);
     let both = |late: u64| [take(2, 1, quota), take(3, 1, quota)].map(|demand| (demand, Nanos(1_000_000_000 - late)));
     let admitted = (0..60).filter(|late| {
         let [(one, now), (other, _)] = both(*late);
-        memory.admit(&[one, other], now).admitted
+        memory.admit(&[one, other], now).admitted()
     });
     assert_eq!(admitted.count(), 50);
 }
@@ -95,13 +95,13 @@ fn a_charge_goes_into_debt_and_debt_is_paid_off_by_time() {
     let (memory, quota) = (Memory::default(), Quota::new(100, MINUTE));
     let positive = Demand { cost: Cost::Positive, ..take(1, 1, quota) };
     memory.charge(AccountKey(1), CellId(1), quota, 60, 10, Nanos(0));
-    assert!(admit(&memory, positive, Nanos(0)).admitted);
+    assert!(admit(&memory, positive, Nanos(0)).admitted());
     memory.charge(AccountKey(1), CellId(1), quota, 60, 10, Nanos(0));
     let refused = admit(&memory, positive, Nanos(0));
     // 21 tokens have to come back: 20 of debt and one to spend.
     assert_eq!(refused.standings[0].verdict, Verdict::Exceeds(Some(Duration::from_millis(12_600))));
     assert_eq!(refused.standings[0].remaining(), 0);
-    assert!(admit(&memory, positive, at(Duration::from_millis(12_600))).admitted);
+    assert!(admit(&memory, positive, at(Duration::from_millis(12_600))).admitted());
 }
 
 #[test]
@@ -121,9 +121,9 @@ fn of_several_demands_all_are_taken_or_none() {
     // Once in one account, once across two.
     for (account, other) in [(1, 1), (2, 3)] {
         let demands = [take(account, 1, wide), take(other, 2, narrow)];
-        assert!(memory.admit(&demands, Nanos(0)).admitted);
+        assert!(memory.admit(&demands, Nanos(0)).admitted());
         let refused = memory.admit(&demands, Nanos(0));
-        assert!(!refused.admitted);
+        assert!(!refused.admitted());
         assert_eq!(refused.standings[0].remaining(), 9, "nothing was taken from the limit that had some");
         assert_eq!(refused.standings[0].verdict, Verdict::Fits);
         assert_eq!(refused.standings[1].verdict, Verdict::Exceeds(Some(MINUTE)));
@@ -134,8 +134,8 @@ fn of_several_demands_all_are_taken_or_none() {
 fn two_demands_on_one_cell_see_each_other() {
     let memory = Memory::default();
     let demand = take(1, 1, Quota::new(1, MINUTE));
-    assert!(!memory.admit(&[demand, demand], Nanos(0)).admitted);
-    assert!(admit(&memory, demand, Nanos(0)).admitted);
+    assert!(!memory.admit(&[demand, demand], Nanos(0)).admitted());
+    assert!(admit(&memory, demand, Nanos(0)).admitted());
     // Both are written, whether the account is new or known, and alone or beside another.
     let (wide, other) = (take(2, 1, Quota::new(10, MINUTE)), take(3, 1, Quota::new(10, MINUTE)));
     for left in [8, 6] {
@@ -149,24 +149,24 @@ fn two_demands_on_one_cell_see_each_other() {
 fn a_limit_that_changes_keeps_what_was_used() {
     let memory = Memory::default();
     for _ in 0..4 {
-        assert!(admit(&memory, take(1, 1, Quota::new(10, MINUTE)), Nanos(0)).admitted);
+        assert!(admit(&memory, take(1, 1, Quota::new(10, MINUTE)), Nanos(0)).admitted());
     }
     assert_eq!(admit(&memory, take(1, 1, Quota::new(5, MINUTE)), Nanos(0)).standings[0].remaining(), 0);
-    assert!(!admit(&memory, take(1, 1, Quota::new(5, MINUTE)), Nanos(0)).admitted);
+    assert!(!admit(&memory, take(1, 1, Quota::new(5, MINUTE)), Nanos(0)).admitted());
 }
 
 #[test]
 fn idle_accounts_leave_and_live_ones_stay() {
     let (memory, quota) = (Memory::default(), Quota::new(1, MINUTE));
     let account = |n: u64| (u128::from(n) << 64) | u128::from(n);
-    assert!(admit(&memory, take(account(7), 1, Quota::new(1, 1000 * MINUTE)), Nanos(0)).admitted);
+    assert!(admit(&memory, take(account(7), 1, Quota::new(1, 1000 * MINUTE)), Nanos(0)).admitted());
     for n in 0..200_000 {
         let now = Nanos(n * 1_000_000);
         let _ = admit(&memory, take(account(1000 + n), 1, quota), now);
     }
     // One account a millisecond, each live for a minute.
     assert!(memory.accounts() < 150_000, "{} accounts", memory.accounts());
-    assert!(!admit(&memory, take(account(7), 1, Quota::new(1, 1000 * MINUTE)), at(3 * MINUTE)).admitted);
+    assert!(!admit(&memory, take(account(7), 1, Quota::new(1, 1000 * MINUTE)), at(3 * MINUTE)).admitted());
 }
 
 #[test]
@@ -176,7 +176,7 @@ fn idle_accounts_leave_although_nobody_comes() {
     let account = |n: u64| (u128::from(n) << 64) | u128::from(n);
     for n in 0..ACCOUNTS {
         let window = if n % 10 == 0 { 1000 * MINUTE } else { MINUTE };
-        assert!(admit(&memory, take(account(n), 1, Quota::new(1, window)), Nanos(0)).admitted);
+        assert!(admit(&memory, take(account(n), 1, Quota::new(1, window)), Nanos(0)).admitted());
     }
     for turn in 0..Memory::TURNS {
         memory.sweep(turn, at(MINUTE / 2));
@@ -189,7 +189,7 @@ fn idle_accounts_leave_although_nobody_comes() {
     assert_eq!(memory.accounts() as u64, ACCOUNTS / 10);
     for n in (0..ACCOUNTS).step_by(10) {
         let again = admit(&memory, take(account(n), 1, Quota::new(1, 1000 * MINUTE)), at(MINUTE));
-        assert!(!again.admitted, "a live one is never forgotten");
+        assert!(!again.admitted(), "a live one is never forgotten");
     }
 }
 
@@ -199,20 +199,31 @@ fn at_the_bound_there_is_room_for_those_who_are_there_and_for_nobody_else() {
     let (memory, quota) = (Memory::bounded(BOUND), Quota::new(10, MINUTE));
     let account = |n: u64| (u128::from(n) << 64) | u128::from(n);
     for n in 0..BOUND as u64 {
-        assert!(admit(&memory, take(account(n), 1, quota), Nanos(0)).admitted, "{n}");
+        assert!(admit(&memory, take(account(n), 1, quota), Nanos(0)).admitted(), "{n}");
     }
     for n in 0..BOUND as u64 {
-        assert!(admit(&memory, take(account(n), 1, quota), Nanos(1)).admitted, "a live one is never forgotten");
+        assert!(admit(&memory, take(account(n), 1, quota), Nanos(1)).admitted(), "a live one is never forgotten");
         for cost in [Cost::Take(1), Cost::Positive] {
             let newcomer = Demand { cost, ..take(account(10_000 + n), 1, quota) };
             let refused = admit(&memory, newcomer, Nanos(1));
-            assert_eq!((refused.admitted, refused.full), (false, true));
+            assert_eq!(refused.outcome, Outcome::Undecided(Undecided::Full));
         }
     }
     assert_eq!(memory.accounts(), BOUND);
     // When they are idle, they leave.
-    assert!(admit(&memory, take(account(99_999), 1, quota), at(2 * MINUTE)).admitted);
+    assert!(admit(&memory, take(account(99_999), 1, quota), at(2 * MINUTE)).admitted());
     assert!(memory.accounts() < BOUND);
+}
+
+/// Whether of one account or of several.
+#[test]
+fn who_gets_no_answer_has_taken_nothing_and_knows_nothing() {
+    let quota = Quota::new(10, MINUTE);
+    for demands in [[take(1, 1, quota), take(1, 2, quota)], [take(1, 1, quota), take(2, 1, quota)]] {
+        let admission = Memory::mute().admit(&demands, Nanos(0));
+        assert_eq!((admission.outcome, admission.standings.len()), (Outcome::Undecided(Undecided::NoAnswer), 0));
+        assert!(!admission.admitted());
+    }
 }
 
 #[test]
@@ -243,7 +254,7 @@ fn several_accounts_in_opposite_orders_do_not_deadlock() {
             let memory = &memory;
             scope.spawn(move || {
                 for _ in 0..20_000 {
-                    assert!(memory.admit(&demands, Nanos(0)).admitted);
+                    assert!(memory.admit(&demands, Nanos(0)).admitted());
                 }
             });
         }
@@ -259,7 +270,7 @@ fn race(memory: &Arc<Memory>, demands: &[Demand]) -> usize {
             .map(|_| {
                 scope.spawn(|| {
                     start.wait();
-                    (0..100).filter(|_| memory.admit(demands, Nanos(0)).admitted).count()
+                    (0..100).filter(|_| memory.admit(demands, Nanos(0)).admitted()).count()
                 })
             })
             .collect();
@@ -285,7 +296,7 @@ proptest! {
         for (wait, hits) in steps {
             now += wait;
             let demand = Demand { cost: Cost::Take(hits), ..take(1, 1, quota) };
-            if memory.admit(&[demand], Nanos(now)).admitted {
+            if memory.admit(&[demand], Nanos(now)).admitted() {
                 admitted += u128::from(hits);
             }
             // admitted <= limit + limit * now / window, without rounding.
@@ -307,14 +318,14 @@ proptest! {
         let demand = Demand { cost: Cost::Take(hits), ..take(1, 1, quota) };
         let refused = memory.admit(&[demand], Nanos(later));
         match refused.standings[0].verdict {
-            Verdict::Fits => prop_assert!(refused.admitted),
+            Verdict::Fits => prop_assert!(refused.admitted()),
             Verdict::Exceeds(None) => prop_assert!(hits > quota.limit()),
             Verdict::Exceeds(Some(wait)) => {
-                prop_assert!(!refused.admitted);
+                prop_assert!(!refused.admitted());
                 prop_assert!(!wait.is_zero());
                 let ready = Nanos(later).saturating_add(wait);
-                prop_assert!(!memory.admit(&[demand], Nanos(ready.0 - 1)).admitted);
-                prop_assert!(memory.admit(&[demand], ready).admitted);
+                prop_assert!(!memory.admit(&[demand], Nanos(ready.0 - 1)).admitted());
+                prop_assert!(memory.admit(&[demand], ready).admitted());
             }
         }
     }

@@ -178,7 +178,7 @@ async fn one_answer_and_its_debt_are_bounded() {
     let Hold { account, cell, quota } = hold(1);
     let admitted = |seconds| {
         let demand = Demand { account, cell, quota, cost: Cost::Positive };
-        memory.admit(&[demand], Nanos::from(Duration::from_secs(seconds))).admitted
+        memory.admit(&[demand], Nanos::from(Duration::from_secs(seconds))).admitted()
     };
     // 100 a minute: the debt is over after ten minutes, and a token is back 600 ms later.
     assert_eq!((admitted(600), admitted(601)), (false, true));

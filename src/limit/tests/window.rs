@@ -13,14 +13,14 @@ fn the_first_hit_starts_the_window_and_its_end_forgives_everything() {
     let start = at(10 * MINUTE);
     for left in (0..3).rev() {
         let admission = admit(&memory, demand, start);
-        assert!(admission.admitted);
+        assert!(admission.admitted());
         assert_eq!(admission.standings[0].remaining(), left);
         assert_eq!(admission.standings[0].reset(), MINUTE);
     }
     let later = at(10 * MINUTE + MINUTE / 2);
     assert_eq!(admit(&memory, demand, later).standings[0].verdict, Verdict::Exceeds(Some(MINUTE / 2)));
     let end = at(11 * MINUTE);
-    assert!(!admit(&memory, demand, Nanos(end.0 - 1)).admitted);
+    assert!(!admit(&memory, demand, Nanos(end.0 - 1)).admitted());
     assert_eq!(admit(&memory, demand, end).standings[0].remaining(), 2);
 }
 
@@ -49,7 +49,7 @@ fn use_is_kept_when_the_algorithm_changes() {
         let quota = Quota::new(5, MINUTE);
         assert_eq!(Cell::fresh(&quota.by(before)).algorithm(), before);
         for _ in 0..3 {
-            assert!(admit(&memory, take(1, 1, quota.by(before)), Nanos(0)).admitted);
+            assert!(admit(&memory, take(1, 1, quota.by(before)), Nanos(0)).admitted());
         }
         let left = admit(&memory, take(1, 1, quota.by(after)), Nanos(0)).standings[0].remaining();
         assert_eq!(left, 1, "{before:?} to {after:?}");
@@ -60,7 +60,7 @@ fn use_is_kept_when_the_algorithm_changes() {
 fn several_rates_of_one_limit_count_side_by_side() {
     let memory = Memory::default();
     let demands = [take(1, 1, fixed(2, MINUTE)), take(1, 2, fixed(3, 10 * MINUTE))];
-    let admitted = |now| memory.admit(&demands, now).admitted;
+    let admitted = |now| memory.admit(&demands, now).admitted();
     assert_eq!([admitted(Nanos(0)), admitted(Nanos(0)), admitted(Nanos(0))], [true, true, false]);
     assert_eq!([admitted(at(MINUTE)), admitted(at(MINUTE))], [true, false], "the longer one is used up");
     assert!(admitted(at(10 * MINUTE)));
@@ -83,7 +83,7 @@ proptest! {
                 (started, used) = (None, 0);
             }
             let demand = Demand { cost: Cost::Take(hits), ..take(1, 1, quota) };
-            let admitted = memory.admit(&[demand], Nanos(now)).admitted;
+            let admitted = memory.admit(&[demand], Nanos(now)).admitted();
             prop_assert_eq!(admitted, used + hits <= limit);
             if admitted {
                 started = started.or(Some(now));
@@ -100,8 +100,8 @@ proptest! {
         let demand = take(1, 1, quota);
         if let Verdict::Exceeds(Some(wait)) = memory.admit(&[demand], Nanos(later)).standings[0].verdict {
             let ready = Nanos(later).saturating_add(wait);
-            prop_assert!(!memory.admit(&[demand], Nanos(ready.0 - 1)).admitted);
-            prop_assert!(memory.admit(&[demand], ready).admitted);
+            prop_assert!(!memory.admit(&[demand], Nanos(ready.0 - 1)).admitted());
+            prop_assert!(memory.admit(&[demand], ready).admitted());
         }
     }
 }

@@ -51,7 +51,7 @@ proptest! {
             if let [stricter, other] = admission.standings.as_slice() {
                 prop_assert!(stricter.verdict != Verdict::Fits || other.verdict == Verdict::Fits, "{quota:?} {rate:?}");
             }
-            if tokens && admission.admitted {
+            if tokens && admission.admitted() {
                 for demand in counted {
                     memory.charge(demand.account, demand.cell, demand.quota, cost, 10, now);
                 }
