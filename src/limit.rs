@@ -1,7 +1,27 @@
 //! Limits: how much of what one caller may have.
 //!
-//! An *account* is all cells of one counter key (one user); a *cell* is one limit's state in it. What a request asks of
-//! one account is checked together and then written, under one lock: all of it or nothing.
+//! An *account* is all cells of one counter key (one user); a *cell* is one limit's counter in it, and a *hit* what it counts: a
+//! request, or a token. (GCRA calls *cell* what is counted; here that is a hit.) What a request asks of one account is checked
+//! together and then written, under one lock: all of it or nothing.
+//!
+//! ```
+//! use std::time::Duration;
+//! use tiergate::clock::Nanos;
+//! use tiergate::limit::{AccountKey, CellId, Cost, Demand, Memory, Outcome, Quota, Verdict};
+//!
+//! let memory = Memory::default();
+//! let two_a_minute = Quota::new(2, Duration::from_secs(60));
+//! let demand = Demand { account: AccountKey(1), cell: CellId(1), quota: two_a_minute, cost: Cost::Take(1) };
+//! let ask = |second| memory.admit(&[demand], Nanos::from(Duration::from_secs(second)));
+//!
+//! assert!(ask(0).admitted());
+//! assert_eq!(ask(0).standings[0].remaining(), 0);
+//! let refused = ask(10);
+//! assert_eq!(refused.outcome, Outcome::Exceeded);
+//! // Two a minute are one each 30 seconds.
+//! assert_eq!(refused.standings[0].verdict, Verdict::Exceeds(Some(Duration::from_secs(20))));
+//! assert!(ask(30).admitted());
+//! ```
 
 mod algorithm;
 mod bucket;
@@ -34,18 +54,23 @@ pub struct CellId(pub u64);
 /// What a demand asks of its cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cost {
-    /// Take this much, if it is there.
+    /// Take so many hits, if they are there.
     Take(u64),
-    /// Pass while at least one is left, and take nothing: what it costs is known only afterwards, and charged then.
-    Positive,
+    /// Pass while at least one hit is left, and take nothing: what the request costs is known only after its answer, and charged then
+    /// ([`Limits::charge`]), into debt if need be.
+    Postpaid,
 }
 
 /// One thing that a request needs.
 #[derive(Clone, Copy, Debug)]
 pub struct Demand {
+    /// Who asks.
     pub account: AccountKey,
+    /// Which of the account's counters is asked.
     pub cell: CellId,
+    /// What the cell's limit allows now.
     pub quota: Quota,
+    /// What is asked.
     pub cost: Cost,
 }
 
@@ -65,8 +90,9 @@ pub struct Standing {
 /// What one cell said to its demand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
+    /// It is there.
     Fits,
-    /// This demand would fit after the duration; never, if there is none.
+    /// It is not: it would be after the duration, if nobody else takes of it; never, if there is none.
     Exceeds(Option<Duration>),
 }
 
@@ -102,6 +128,7 @@ pub enum Undecided {
 /// Where accounts are kept.
 #[derive(Debug)]
 pub enum Limits {
+    /// In this process, for as long as it runs.
     Memory(Memory),
 }
 
@@ -220,7 +247,7 @@ impl Cost {
     pub fn hits(self) -> u64 {
         match self {
             Cost::Take(hits) => hits,
-            Cost::Positive => 1,
+            Cost::Postpaid => 1,
         }
     }
 }

@@ -78,7 +78,7 @@ fn hold(cell: u64) -> Hold {
 }
 
 fn used(limits: &Limits, Hold { account, cell, quota }: Hold) -> u64 {
-    let demand = Demand { account, cell, quota, cost: Cost::Positive };
+    let demand = Demand { account, cell, quota, cost: Cost::Postpaid };
     quota.limit() - run(limits.admit(&[demand], Nanos(0))).standings[0].remaining()
 }
 

@@ -120,7 +120,7 @@ impl Gate {
     pub(super) fn reserve(&self, demands: &[Demand], evidence: &Evidence, now: Nanos) -> String {
         let mut holds: SmallVec<[Hold; 2]> = SmallVec::new();
         for Demand { account, cell, quota, cost } in demands {
-            if *cost == Cost::Positive {
+            if *cost == Cost::Postpaid {
                 holds.push(Hold { account: *account, cell: *cell, quota: *quota });
             }
         }
@@ -175,7 +175,7 @@ impl Limit {
     fn cost(&self) -> Cost {
         match self.kind {
             LimitKind::Requests => Cost::Take(1),
-            LimitKind::Tokens => Cost::Positive,
+            LimitKind::Tokens => Cost::Postpaid,
         }
     }
 }

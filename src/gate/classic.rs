@@ -135,7 +135,7 @@ impl Gate {
 
     async fn has_no_room(&self, demands: &[Demand], now: Nanos) -> bool {
         let looked: SmallVec<[Demand; 2]> =
-            demands.iter().map(|demand| Demand { cost: Cost::Positive, ..*demand }).collect();
+            demands.iter().map(|demand| Demand { cost: Cost::Postpaid, ..*demand }).collect();
         self.limits.admit(&looked, now).await.outcome == Outcome::Undecided(Undecided::Full)
     }
 }

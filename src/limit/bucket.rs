@@ -72,7 +72,7 @@ impl Bucket {
     pub fn admit(&mut self, quota: &Quota, cost: Cost, now: Nanos) -> Verdict {
         match cost {
             Cost::Take(hits) => self.fit(quota, hits, now),
-            Cost::Positive => self.peek(quota, cost, now),
+            Cost::Postpaid => self.peek(quota, cost, now),
         }
     }
 

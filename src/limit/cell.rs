@@ -7,7 +7,9 @@ use crate::clock::Nanos;
 /// counted, a unit of traffic; here that is a hit.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cell {
+    /// By [`Algorithm::TokenBucket`].
     Bucket(Bucket),
+    /// By [`Algorithm::FixedWindow`].
     Window(Window),
 }
 

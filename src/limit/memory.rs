@@ -142,6 +142,7 @@ impl Memory {
         }
     }
 
+    /// How many accounts are kept.
     #[must_use]
     pub fn accounts(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().accounts.len()).sum()

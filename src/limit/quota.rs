@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Algorithm;
 use crate::clock::Nanos;
 
-/// So many hits per window.
+/// What a limit allows: so many hits per window, which come back as its algorithm says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quota {
     pub(super) limit: u64,
@@ -37,16 +37,19 @@ impl Quota {
         Quota { algorithm, ..self }
     }
 
+    /// Hits per window; 0 for never.
     #[must_use]
     pub fn limit(&self) -> u64 {
         self.limit
     }
 
+    /// The time in which they come back.
     #[must_use]
     pub fn window(&self) -> Duration {
         Duration::from_nanos(self.window)
     }
 
+    /// How they come back.
     #[must_use]
     pub fn algorithm(&self) -> Algorithm {
         self.algorithm

@@ -28,7 +28,7 @@ fn a_limit_that_is_lowered_makes_no_debt_of_what_was_used() {
     for (used, reset) in [(900, MINUTE), (1000, MINUTE), (3000, 3 * MINUTE), (50, MINUTE / 2)] {
         let memory = Memory::default();
         memory.charge(AccountKey(1), CellId(1), window(1000), used, 10, Nanos(0));
-        let lowered = admit(&memory, Demand { cost: Cost::Positive, ..take(1, 1, window(100)) }, Nanos(0)).standings[0];
+        let lowered = admit(&memory, Demand { cost: Cost::Postpaid, ..take(1, 1, window(100)) }, Nanos(0)).standings[0];
         assert_eq!((lowered.remaining(), lowered.reset()), (100_u64.saturating_sub(used), reset), "{used}");
     }
 }
@@ -41,7 +41,7 @@ fn a_debt_ends_after_so_many_windows() {
     {
         let memory = Memory::default();
         assert_eq!(memory.charge(AccountKey(1), CellId(1), quota, used, windows, Nanos(0)), cut, "{used}");
-        let standing = admit(&memory, Demand { cost: Cost::Positive, ..take(1, 1, quota) }, Nanos(0)).standings[0];
+        let standing = admit(&memory, Demand { cost: Cost::Postpaid, ..take(1, 1, quota) }, Nanos(0)).standings[0];
         let whole = MINUTE * u32::try_from(used / 100).unwrap();
         assert_eq!(standing.reset(), if cut { MINUTE * (windows + 1) } else { whole }, "{used}");
     }
@@ -82,7 +82,7 @@ fn requests_that_come_late_with_their_time_are_not_refused_for_it() {
 #[test]
 fn a_limit_of_zero_refuses_for_ever() {
     let quota = Quota::new(0, MINUTE);
-    for cost in [Cost::Take(1), Cost::Positive] {
+    for cost in [Cost::Take(1), Cost::Postpaid] {
         let demand = Demand { cost, ..take(1, 1, quota) };
         let refused = admit(&Memory::default(), demand, at(100 * MINUTE));
         assert_eq!(refused.standings[0].verdict, Verdict::Exceeds(None));
@@ -93,23 +93,23 @@ fn a_limit_of_zero_refuses_for_ever() {
 #[test]
 fn a_charge_goes_into_debt_and_debt_is_paid_off_by_time() {
     let (memory, quota) = (Memory::default(), Quota::new(100, MINUTE));
-    let positive = Demand { cost: Cost::Positive, ..take(1, 1, quota) };
+    let postpaid = Demand { cost: Cost::Postpaid, ..take(1, 1, quota) };
     memory.charge(AccountKey(1), CellId(1), quota, 60, 10, Nanos(0));
-    assert!(admit(&memory, positive, Nanos(0)).admitted());
+    assert!(admit(&memory, postpaid, Nanos(0)).admitted());
     memory.charge(AccountKey(1), CellId(1), quota, 60, 10, Nanos(0));
-    let refused = admit(&memory, positive, Nanos(0));
+    let refused = admit(&memory, postpaid, Nanos(0));
     // 21 tokens have to come back: 20 of debt and one to spend.
     assert_eq!(refused.standings[0].verdict, Verdict::Exceeds(Some(Duration::from_millis(12_600))));
     assert_eq!(refused.standings[0].remaining(), 0);
-    assert!(admit(&memory, positive, at(Duration::from_millis(12_600))).admitted());
+    assert!(admit(&memory, postpaid, at(Duration::from_millis(12_600))).admitted());
 }
 
 #[test]
-fn positive_takes_nothing() {
+fn postpaid_takes_nothing() {
     let (memory, quota) = (Memory::default(), Quota::new(1, MINUTE));
-    let positive = Demand { cost: Cost::Positive, ..take(1, 1, quota) };
+    let postpaid = Demand { cost: Cost::Postpaid, ..take(1, 1, quota) };
     for _ in 0..10 {
-        assert_eq!(admit(&memory, positive, Nanos(0)).standings[0].remaining(), 1);
+        assert_eq!(admit(&memory, postpaid, Nanos(0)).standings[0].remaining(), 1);
     }
     assert_eq!(memory.accounts(), 0, "peeking keeps no account");
 }
@@ -203,7 +203,7 @@ fn at_the_bound_there_is_room_for_those_who_are_there_and_for_nobody_else() {
     }
     for n in 0..BOUND as u64 {
         assert!(admit(&memory, take(account(n), 1, quota), Nanos(1)).admitted(), "a live one is never forgotten");
-        for cost in [Cost::Take(1), Cost::Positive] {
+        for cost in [Cost::Take(1), Cost::Postpaid] {
             let newcomer = Demand { cost, ..take(account(10_000 + n), 1, quota) };
             let refused = admit(&memory, newcomer, Nanos(1));
             assert_eq!(refused.outcome, Outcome::Undecided(Undecided::Full));
@@ -240,7 +240,7 @@ fn two_limits_of_one_account_are_never_taken_one_without_the_other() {
     let day = Duration::from_secs(24 * 3600);
     let demands = [take(1, 1, Quota::new(500, day)), take(1, 2, Quota::new(700, day))];
     assert_eq!(race(&memory, &demands), 500);
-    let [first, second] = demands.map(|demand| admit(&memory, Demand { cost: Cost::Positive, ..demand }, Nanos(0)));
+    let [first, second] = demands.map(|demand| admit(&memory, Demand { cost: Cost::Postpaid, ..demand }, Nanos(0)));
     assert_eq!((first.standings[0].remaining(), second.standings[0].remaining()), (0, 200));
 }
 

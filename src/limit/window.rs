@@ -18,7 +18,7 @@ pub struct Window {
 // === impl Window ===
 
 impl Window {
-    /// Ends the window if its time is over.
+    /// Ends the window if its time is over at `now`.
     pub fn advance(&mut self, now: Nanos) {
         if now >= self.end {
             self.used = 0;

@@ -25,7 +25,7 @@ fn hold(cell: u64) -> Hold {
 fn used(limits: &Limits, cell: u64) -> u64 {
     let Limits::Memory(memory) = limits;
     let Hold { account, cell, quota } = hold(cell);
-    let standing = memory.admit(&[Demand { account, cell, quota, cost: Cost::Positive }], Nanos(0)).standings[0];
+    let standing = memory.admit(&[Demand { account, cell, quota, cost: Cost::Postpaid }], Nanos(0)).standings[0];
     assert!(standing.verdict == Verdict::Fits || standing.remaining() == 0);
     100 - standing.remaining()
 }
@@ -177,7 +177,7 @@ async fn one_answer_and_its_debt_are_bounded() {
     let Limits::Memory(memory) = &limits;
     let Hold { account, cell, quota } = hold(1);
     let admitted = |seconds| {
-        let demand = Demand { account, cell, quota, cost: Cost::Positive };
+        let demand = Demand { account, cell, quota, cost: Cost::Postpaid };
         memory.admit(&[demand], Nanos::from(Duration::from_secs(seconds))).admitted()
     };
     // 100 a minute: the debt is over after ten minutes, and a token is back 600 ms later.

@@ -35,10 +35,10 @@ fn a_refused_hit_starts_no_window() {
 #[test]
 fn debt_of_a_window_ends_with_it() {
     let (memory, quota) = (Memory::default(), fixed(100, MINUTE));
-    let positive = Demand { cost: Cost::Positive, ..take(1, 1, quota) };
+    let postpaid = Demand { cost: Cost::Postpaid, ..take(1, 1, quota) };
     memory.charge(AccountKey(1), CellId(1), quota, 250, 10, Nanos(0));
-    assert_eq!(admit(&memory, positive, Nanos(0)).standings[0].verdict, Verdict::Exceeds(Some(MINUTE)));
-    assert_eq!(admit(&memory, positive, at(MINUTE)).standings[0].remaining(), 100);
+    assert_eq!(admit(&memory, postpaid, Nanos(0)).standings[0].verdict, Verdict::Exceeds(Some(MINUTE)));
+    assert_eq!(admit(&memory, postpaid, at(MINUTE)).standings[0].remaining(), 100);
 }
 
 #[test]
