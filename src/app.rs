@@ -28,6 +28,7 @@ use crate::apiserver::{ApiMetrics, ApiServer, Budget, KubernetesError};
 use crate::args::{self, LogArgs, LogFormat, Serve, log_directives};
 use crate::clock::Clock;
 use crate::gate::{EnforceLimits, Gate, Settings};
+use crate::hash::{Secret, SecretError, is_open_to_others};
 use crate::identity::{Authority, AuthorityError, ClusterReview, Identities, Remember};
 use crate::limit::{Limits, Memory};
 use crate::listen::admin::{self, AdminPages};
@@ -76,6 +77,8 @@ pub enum StartError {
     Jwks { path: PathBuf, error: io::Error },
     #[error("`{}` {error}", path.display())]
     Authority { path: PathBuf, error: AuthorityError },
+    #[error("--key-file: `{}` {error}", path.display())]
+    KeyFile { path: PathBuf, error: SecretError },
     #[error("{0}")]
     Io(#[from] io::Error),
     #[error("--log: {0}")]
@@ -151,7 +154,7 @@ fn tell_trust(address: SocketAddr) {
 ///
 /// # Errors
 ///
-/// The keys of callers' tokens cannot be read, or the API server's kubeconfig cannot be used.
+/// The keys of callers' tokens or the file of the secret cannot be read, or the API server's kubeconfig cannot be used.
 pub fn gate(args: &Serve, policy: Policy, clock: Clock, metrics: &ApiMetrics) -> Result<Gate, StartError> {
     let policies = Arc::new(Policies::new(policy));
     let limits = Arc::new(Limits::Memory(Memory::bounded(args.max_accounts.get())));
@@ -200,7 +203,28 @@ pub fn gate(args: &Serve, policy: Policy, clock: Clock, metrics: &ApiMetrics) ->
     let access = access.map(|server| AccessReviews::new(server, authority.access, authority.stale_for));
     let mut gate = Gate::new(policies, identities, limits, settings);
     gate.access = access;
-    Ok(gate)
+    match &args.key_file {
+        Some(path) => Ok(gate.with_secret(&secret(path)?)),
+        None => {
+            let remedy = "--key-file gives one that lasts";
+            tracing::info!(
+                remedy,
+                "the key of reservations and accounts is made at random, and does not survive a restart"
+            );
+            Ok(gate)
+        }
+    }
+}
+
+/// The secret of `--key-file`. Who can read it can make reservations; a mounted Secret is open to others by default, though, and
+/// nobody else may be there to read it: so it is said, and not refused.
+fn secret(path: &Path) -> Result<Secret, StartError> {
+    let secret = Secret::read(path).map_err(|error| StartError::KeyFile { path: path.to_owned(), error })?;
+    if is_open_to_others(path) {
+        let remedy = "chmod o-r, or defaultMode: 0440 of a mounted Secret";
+        tracing::warn!(file = %path.display(), remedy, "--key-file: every user of this machine can read the secret");
+    }
+    Ok(secret)
 }
 
 fn keys(path: &Path, issuer: &str) -> Result<Authority, StartError> {

@@ -32,7 +32,7 @@ use self::fact::{Fact, Known};
 use crate::access::{AccessReviews, Query};
 use crate::clock::Nanos;
 use crate::denial::{Code, Denial};
-use crate::hash::KeyedHasher;
+use crate::hash::{KeyedHasher, Secret};
 use crate::identity::Identities;
 use crate::limit::Limits;
 use crate::policy::{self, Attached, AuthPlan, Policies, Policy, Presented, RoutePlan};
@@ -59,6 +59,9 @@ pub struct Gate {
     decisions: AtomicU64,
 }
 
+/// What of a secret the key of accounts' names is derived for. Under another one all accounts would begin anew.
+const ACCOUNTS: &str = "accounts";
+
 /// Where a try ends.
 enum Step<'a> {
     Need(Fact<'a>),
@@ -70,19 +73,27 @@ enum Step<'a> {
 impl Gate {
     #[must_use]
     pub fn new(policies: Arc<Policies>, identities: Identities, limits: Arc<Limits>, settings: Settings) -> Self {
+        let secret = Secret::random();
         Gate {
             policies,
             identities,
             access: None,
             tiers: TierServices::new(),
             limits,
-            sealer: Arc::new(Sealer::random()),
+            sealer: Arc::new(Sealer::new(&secret)),
             recent: Recent::default(),
             tells_keys: false,
-            keys: KeyedHasher::random(),
+            keys: KeyedHasher::derived(&secret, ACCOUNTS),
             settings,
             decisions: AtomicU64::new(0),
         }
+    }
+
+    /// The same gate, whose reservations and accounts are those of all gates with this secret.
+    #[must_use]
+    pub fn with_secret(self, secret: &Secret) -> Self {
+        let keys = KeyedHasher::derived(secret, ACCOUNTS);
+        Gate { sealer: Arc::new(Sealer::new(secret)), keys, ..self }
     }
 
     /// What one usage report may cost.

@@ -7,13 +7,13 @@ mod reservation;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
 pub use self::call::{COUNTED, is_call, is_counted};
-pub use self::reservation::{Hold, ModelId, Reservation, Sealer, Terms};
+pub use self::reservation::{Hold, Instance, ModelId, Reservation, Sealer, Terms};
 
 use self::estimate::Rates;
 use crate::clock::Nanos;
@@ -91,11 +91,11 @@ pub struct Charged {
 #[derive(Debug, Default)]
 pub struct Settlements {
     bounds: Bounds,
-    settled: Mutex<Settled>,
+    settled: Mutex<HashMap<Instance, Settled>>,
     rates: Rates,
 }
 
-/// Which serial numbers were settled. They are consecutive, so a bit for each is enough: a day of a thousand answers a second
+/// Which serial numbers of one instance were settled. They are consecutive, so a bit for each is enough: a day of a thousand answers a second
 /// is 11 MB.
 #[derive(Debug, Default)]
 struct Settled {
@@ -188,7 +188,7 @@ impl Settlements {
             Some(tokens) => tokens,
             None => return Settlement::NoUsage.into(),
         };
-        match self.settled.lock().insert(reservation.serial, now) {
+        match self.settled.lock().entry(reservation.instance).or_default().insert(reservation.serial, now) {
             Mark::New => {}
             Mark::Known => return Settlement::Duplicate.into(),
             Mark::Forgotten => return Settlement::Late.into(),

@@ -12,7 +12,7 @@ use crate::policy::{LimitKind, Policy, Tiers};
 use crate::problem::Place;
 use crate::test_util::{Call, compile_files, demo, gate, options, settings, token};
 use crate::tier::TierTable;
-use crate::usage::{ModelId, Sealer, Terms};
+use crate::usage::{Instance, ModelId, Sealer, Terms};
 
 /// The page without its numbers.
 fn series(metrics: &Metrics) -> Vec<String> {
@@ -38,6 +38,7 @@ fn only(name: &str) -> Policy {
 fn of_tier(tier: &str) -> Reservation {
     Reservation {
         minted: Nanos(0),
+        instance: Instance(0),
         serial: 0,
         is_call: true,
         tier: Arc::from(tier),

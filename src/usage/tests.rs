@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use smallvec::smallvec;
 
 use super::*;
+use crate::hash::Secret;
 use crate::limit::{AccountKey, CellId, Cost, Demand, Memory, Quota, Verdict};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -37,6 +38,7 @@ fn a_reservation_comes_back_as_it_was() {
     let reservation = sealer.open(&sealer.seal(&terms, Nanos(7))).unwrap();
     let expected = Reservation {
         minted: Nanos(7),
+        instance: reservation.instance,
         serial: 0,
         is_call: true,
         tier: Arc::from("premium"),
@@ -47,6 +49,20 @@ fn a_reservation_comes_back_as_it_was() {
     assert_ne!(sealer.seal(&terms, Nanos(7)), sealer.seal(&terms, Nanos(7)), "no two are alike");
     let opened = sealer.open(&sealer.seal(&Terms { tier: &"x".repeat(100), ..terms }, Nanos(0))).unwrap();
     assert_eq!((&*opened.tier, opened.holds.len()), ("", 2));
+}
+
+/// Which one of them it is for is known, and whose numbers count in whose memory.
+#[test]
+fn all_who_have_the_secret_can_read_a_reservation_and_only_its_maker_settles_it() {
+    let secret = Secret::random();
+    let (ours, theirs) = (Sealer::new(&secret), Sealer::new(&secret));
+    let (one, other) = (seal(&ours, &[1], Nanos(0)), seal(&theirs, &[1], Nanos(0)));
+    assert_eq!((ours.read(&one), ours.read(&other)), (theirs.read(&one), theirs.read(&other)));
+    let [one_read, other_read] = [&one, &other].map(|sealed| ours.read(sealed).unwrap());
+    assert_eq!((one_read.serial, other_read.serial), (0, 0));
+    assert_ne!(one_read.instance, other_read.instance);
+    assert_eq!((ours.open(&one), ours.open(&other)), (Some(one_read), None));
+    assert_eq!(Sealer::random().read(&one), None);
 }
 
 #[test]
