@@ -74,6 +74,7 @@ impl Gate {
     #[must_use]
     pub fn new(policies: Arc<Policies>, identities: Identities, limits: Arc<Limits>, settings: Settings) -> Self {
         let secret = Secret::random();
+        limits.put_in_force(policies.current().quotas());
         Gate {
             policies,
             identities,
@@ -94,6 +95,12 @@ impl Gate {
     pub fn with_secret(self, secret: &Secret) -> Self {
         let keys = KeyedHasher::derived(secret, ACCOUNTS);
         Gate { sealer: Arc::new(Sealer::new(secret)), keys, ..self }
+    }
+
+    /// Puts a policy in force, and what its limits allow. Only one thread may publish.
+    pub fn publish(&self, policy: Policy) {
+        self.limits.put_in_force(policy.quotas());
+        self.policies.publish(policy);
     }
 
     /// What one usage report may cost.

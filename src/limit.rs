@@ -30,15 +30,17 @@ mod memory;
 mod quota;
 mod window;
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use smallvec::SmallVec;
 
 pub use self::algorithm::{Algorithm, Compared};
 pub use self::bucket::Bucket;
 pub use self::cell::Cell;
 pub use self::memory::Memory;
-pub use self::quota::Quota;
+pub use self::quota::{Quota, Quotas};
 pub use self::window::Window;
 
 use crate::clock::Nanos;
@@ -47,7 +49,8 @@ use crate::clock::Nanos;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AccountKey(pub u128);
 
-/// Names one limit's rate, and the scope it counts in: a hash that is the same after a restart.
+/// Names one rate of one limit, and the scope that it counts in: a hash that is the same after a restart, whatever number and window
+/// the rate has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CellId(pub u64);
 
@@ -125,53 +128,82 @@ pub enum Undecided {
     NoAnswer,
 }
 
+/// How much of what everybody may have, and has had.
+#[derive(Debug)]
+pub struct Limits {
+    /// Where accounts are kept.
+    pub store: Store,
+    quotas: ArcSwap<Quotas>,
+}
+
 /// Where accounts are kept.
 #[derive(Debug)]
-pub enum Limits {
+pub enum Store {
     /// In this process, for as long as it runs.
     Memory(Memory),
+}
+
+// === impl CellId ===
+
+impl CellId {
+    /// The cell of the same rate for requests of one route alone, by the route's hash; of that one, the rate's own.
+    #[must_use]
+    pub fn on_route(self, route: u64) -> Self {
+        CellId(self.0 ^ route)
+    }
 }
 
 // === impl Limits ===
 
 impl Limits {
+    /// Limits whose accounts are kept in `memory`, before any quota is in force.
+    #[must_use]
+    pub fn in_memory(memory: Memory) -> Self {
+        Limits { store: Store::Memory(memory), quotas: ArcSwap::default() }
+    }
+
     /// Checks all `demands`, and takes all of them or none. Where it could not be told, nothing was taken.
     ///
     /// Memory answers without waiting; the function is `async` for the stores that cannot.
     pub async fn admit(&self, demands: &[Demand], now: Nanos) -> Admission {
-        match self {
-            Limits::Memory(memory) => memory.admit(demands, now),
+        match &self.store {
+            Store::Memory(memory) => memory.admit(demands, now),
         }
     }
 
-    /// Adds `cost` to a cell, into debt if need be, but no further than `debt_windows`; `true` where it would have gone
+    /// Adds what a demand takes to its cell, into debt if need be, but no further than `debt_windows`; `true` where it would have gone
     /// further.
-    pub async fn charge(
-        &self,
-        account: AccountKey,
-        cell: CellId,
-        quota: Quota,
-        cost: u64,
-        debt_windows: u32,
-        now: Nanos,
-    ) -> bool {
-        match self {
-            Limits::Memory(memory) => memory.charge(account, cell, quota, cost, debt_windows, now),
+    pub async fn charge(&self, demand: &Demand, debt_windows: u32, now: Nanos) -> bool {
+        match &self.store {
+            Store::Memory(memory) => memory.charge(demand, debt_windows, now),
         }
+    }
+
+    /// Puts `quotas` in force, in place of those before: what is charged afterwards is charged by these.
+    pub fn put_in_force(&self, quotas: Quotas) {
+        self.quotas.store(Arc::new(quotas));
+    }
+
+    /// The quota in force of a cell, which may be one of those that each route has, here of the route with this hash; `None` if its
+    /// limit is gone.
+    #[must_use]
+    pub fn quota(&self, cell: CellId, route: u64) -> Option<Quota> {
+        let quotas = self.quotas.load();
+        quotas.get(cell).or_else(|| quotas.get(cell.on_route(route)))
     }
 
     /// Forgets some of what is idle: see [`Memory::sweep`].
     pub fn sweep(&self, turn: usize, now: Nanos) {
-        match self {
-            Limits::Memory(memory) => memory.sweep(turn, now),
+        match &self.store {
+            Store::Memory(memory) => memory.sweep(turn, now),
         }
     }
 
     /// How many accounts are kept.
     #[must_use]
     pub fn accounts(&self) -> usize {
-        match self {
-            Limits::Memory(memory) => memory.accounts(),
+        match &self.store {
+            Store::Memory(memory) => memory.accounts(),
         }
     }
 }

@@ -43,6 +43,7 @@ use crate::access::Rbac;
 use crate::clock::Nanos;
 use crate::denial::{Code, Denial};
 use crate::expression::EvalError;
+use crate::limit::Quotas;
 use crate::problem::{ObjectName, Place, Problem};
 use crate::request::{self, Request};
 use crate::tier::TierTable;
@@ -312,6 +313,17 @@ impl Policy {
             Tiers::Missing | Tiers::Invalid(_) => (&[][..], Some(&self.named_tiers)),
         };
         table.iter().map(|tier| &tier.name).chain(named.into_iter().flatten())
+    }
+
+    /// What the limits allow now that are charged after the answer, those in shadow too.
+    #[must_use]
+    pub fn quotas(&self) -> Quotas {
+        let sets = self.combinations().flat_map(|plan| &plan.limits).filter_map(|limits| match limits {
+            Attached::Active(set) => Some(set),
+            Attached::Broken(_) | Attached::None => None,
+        });
+        let limits = sets.flat_map(|set| set.all()).filter(|limit| limit.kind == LimitKind::Tokens);
+        limits.flat_map(|limit| limit.rates.iter().copied()).collect()
     }
 
     /// The uid of a ServiceAccount.

@@ -17,7 +17,7 @@ pub use self::reservation::{Hold, Instance, ModelId, Reservation, Sealer, Terms}
 
 use self::estimate::Rates;
 use crate::clock::Nanos;
-use crate::limit::Limits;
+use crate::limit::{Cost, Demand, Limits};
 
 /// The largest number that one report may carry: Envoy's own cap on `hits_addend` of a descriptor.
 pub const MAX_HITS: u64 = 1_000_000_000;
@@ -180,7 +180,7 @@ impl Settlements {
         Settlements { bounds, ..Settlements::default() }
     }
 
-    /// Charges what `report` says to every token limit of `reservation`.
+    /// Charges what `report` says to every token limit of `reservation` that is still there, by what the limit allows now.
     pub async fn settle(&self, limits: &Limits, reservation: &Reservation, report: &Report, now: Nanos) -> Charged {
         let is_estimated = report.is_partial() && reservation.is_call && report.has_answer();
         let said = match report.usage.tokens() {
@@ -195,8 +195,11 @@ impl Settlements {
         }
         let tokens = said.min(self.bounds.answer);
         let mut debt_cut = false;
-        for Hold { account, cell, quota } in &reservation.holds {
-            debt_cut |= limits.charge(*account, *cell, *quota, tokens, self.bounds.debt_windows, now).await;
+        for &Hold { account, cell } in &reservation.holds {
+            // A limit that is gone is not charged.
+            let Some(quota) = limits.quota(cell, reservation.route) else { continue };
+            let demand = Demand { account, cell, quota, cost: Cost::Take(tokens) };
+            debt_cut |= limits.charge(&demand, self.bounds.debt_windows, now).await;
         }
         if !is_estimated && said == tokens && !report.has_failed() {
             self.rates.learn(reservation.model, report, now);

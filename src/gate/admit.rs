@@ -119,14 +119,15 @@ impl Gate {
     /// What the usage report gives back, so that its tokens are charged to the token limits among `demands`.
     pub(super) fn reserve(&self, demands: &[Demand], evidence: &Evidence, now: Nanos) -> String {
         let mut holds: SmallVec<[Hold; 2]> = SmallVec::new();
-        for Demand { account, cell, quota, cost } in demands {
+        for Demand { account, cell, cost, .. } in demands {
             if *cost == Cost::Postpaid {
-                holds.push(Hold { account: *account, cell: *cell, quota: *quota });
+                holds.push(Hold { account: *account, cell: *cell });
             }
         }
         let tier = evidence.tier.as_deref().unwrap_or_default();
         let model = evidence.permit.model.as_deref().map_or(ModelId::NONE, ModelId::of);
-        self.sealer.seal(&Terms { is_call: evidence.is_call, tier, model, holds: &holds }, now)
+        self.sealer
+            .seal(&Terms { is_call: evidence.is_call, tier, model, route: evidence.route_hash, holds: &holds }, now)
     }
 }
 

@@ -9,42 +9,51 @@ use super::{Cost, Quota, Verdict};
 use crate::clock::Nanos;
 
 /// The state of one bucket. A fresh one is full.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bucket {
     /// When the bucket is full again, rounded down.
     full: Nanos,
     /// What was rounded off, in parts of `refill` of a nanosecond.
     fraction: u64,
-    /// Hits that come back in one window: the limit, which can change while the bucket is in use. Zero when fresh.
+    /// Hits that come back in one window: the limit. Zero when fresh.
     refill: u64,
+    /// That window, in nanoseconds. Limit and window can change while the bucket is in use: these are those by which it was filled.
+    window: u64,
 }
 
 // === impl Bucket ===
 
+impl Default for Bucket {
+    fn default() -> Self {
+        Bucket { full: Nanos(0), fraction: 0, refill: 0, window: 1 }
+    }
+}
+
 impl Bucket {
-    /// Adopts `quota` at `now`. What was used of the window stays used when the limit changed, as far as the new one goes; a debt
-    /// beyond it lasts as long as before.
+    /// Adopts `quota` at `now`. Hits that were used stay used when limit or window changed, as far as the new limit goes; a debt
+    /// beyond it lasts as many windows as before.
     #[inline]
     pub fn advance(&mut self, quota: &Quota, now: Nanos) {
         if self.full < now {
             // INVARIANT: less than one nanosecond of fraction, which is over too.
             (self.full, self.fraction) = (now, 0);
         }
-        if self.refill != quota.refill() {
+        if (self.refill, self.window) != (quota.refill(), quota.window) {
             *self = self.adopting(quota, now);
         }
     }
 
-    /// The same use, of which another limit comes back. (Counted in hits of the new limit, 900 used of 1,000 would be eight
+    /// The same use, by another quota; a begun hit counts whole. (Counted as hits of the new limit, 900 used of 1,000 would be eight
     /// windows of debt under 100.)
     #[cold]
     fn adopting(self, quota: &Quota, now: Nanos) -> Self {
-        let latest = Nanos(now.0.saturating_add(quota.window));
-        let debt = self.full.0.saturating_sub(latest.0);
+        let latest = Nanos(now.0.saturating_add(self.window));
+        let debt =
+            u128::from(self.full.0.saturating_sub(latest.0)) * u128::from(quota.window) / u128::from(self.window);
         let within = Bucket { full: self.full.min(latest), ..self };
-        let mut bucket = Bucket { full: now, fraction: 0, refill: quota.refill() };
-        bucket.add(within.spent(now).min(quota.price(quota.refill())), quota);
-        bucket.full = Nanos(bucket.full.0.saturating_add(debt));
+        let mut bucket = Bucket { full: now, fraction: 0, refill: quota.refill(), window: quota.window };
+        bucket.add(quota.price(within.used(now).min(quota.refill())), quota);
+        bucket.full = Nanos(bucket.full.0.saturating_add(u64::try_from(debt).unwrap_or(u64::MAX)));
         bucket
     }
 
@@ -105,16 +114,15 @@ impl Bucket {
         }
     }
 
-    /// Whole hits that are used of a limit per `window` nanoseconds, a begun one included.
+    /// Whole hits that are used, a begun one included.
     #[must_use]
     #[inline]
-    pub fn used(&self, window: u64, now: Nanos) -> u64 {
+    pub fn used(&self, now: Nanos) -> u64 {
         let spent = self.spent(now);
-        let used = match u64::try_from(spent) {
-            Ok(spent) => u128::from(spent.div_ceil(window)),
-            Err(_) => spent.div_ceil(u128::from(window)),
-        };
-        u64::try_from(used).unwrap_or(u64::MAX)
+        match u64::try_from(spent) {
+            Ok(spent) => spent.div_ceil(self.window),
+            Err(_) => u64::try_from(spent.div_ceil(u128::from(self.window))).unwrap_or(u64::MAX),
+        }
     }
 
     /// Until the bucket is full again.

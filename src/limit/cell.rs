@@ -39,7 +39,7 @@ impl Cell {
     fn pass(&mut self, quota: &Quota, now: Nanos) {
         match self {
             Cell::Bucket(bucket) => bucket.advance(quota, now),
-            Cell::Window(window) => window.advance(now),
+            Cell::Window(window) => window.advance(quota, now),
         }
     }
 
@@ -59,10 +59,10 @@ impl Cell {
         let used = match self {
             Cell::Bucket(mut bucket) => {
                 bucket.advance(quota, now);
-                bucket.used(quota.window, now)
+                bucket.used(now)
             }
             Cell::Window(mut window) => {
-                window.advance(now);
+                window.advance(quota, now);
                 window.used()
             }
         };
@@ -117,12 +117,12 @@ impl Cell {
         }
     }
 
-    /// Whole hits that are used of a limit per `window` nanoseconds, a begun one included.
+    /// Whole hits that are used, a begun one included; after [`Cell::advance`].
     #[must_use]
     #[inline]
-    pub fn used(&self, window: u64, now: Nanos) -> u64 {
+    pub fn used(&self, now: Nanos) -> u64 {
         match self {
-            Cell::Bucket(bucket) => bucket.used(window, now),
+            Cell::Bucket(bucket) => bucket.used(now),
             Cell::Window(window) => window.used(),
         }
     }
@@ -135,7 +135,7 @@ impl Cell {
             Cell::Bucket(bucket) => bucket.left(now),
             Cell::Window(window) => window.left(now),
         };
-        Standing { verdict, limit: quota.limit, window: quota.window, used: self.used(quota.window, now), reset }
+        Standing { verdict, limit: quota.limit, window: quota.window, used: self.used(now), reset }
     }
 
     /// Whether forgetting the cell at `now` changes nothing.

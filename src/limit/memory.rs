@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 
 use crate::hash::Prehashed;
 
-use super::{AccountKey, Admission, Cell, CellId, Cost, Demand, Outcome, Quota, Undecided, Verdict};
+use super::{AccountKey, Admission, Cell, CellId, Cost, Demand, Outcome, Undecided, Verdict};
 use crate::clock::Nanos;
 
 /// More than there are threads to contend, so that two callers seldom meet.
@@ -113,24 +113,16 @@ impl Memory {
     }
 
     /// See [`super::Limits::charge`].
-    pub fn charge(
-        &self,
-        account: AccountKey,
-        cell: CellId,
-        quota: Quota,
-        hits: u64,
-        debt_windows: u32,
-        now: Nanos,
-    ) -> bool {
-        let demand = Demand { account, cell, quota, cost: Cost::Take(hits) };
+    pub fn charge(&self, demand: &Demand, debt_windows: u32, now: Nanos) -> bool {
+        let Demand { account, cell, quota, cost } = demand;
         let Some(mut shard) = self.shards.get(demand.shard()).map(Mutex::lock) else { return false };
         let now = shard.not_before_latest(now);
-        let account = shard.account(account, now);
-        let mut charged = account.cell(cell).unwrap_or_else(|| Cell::fresh(&quota));
-        charged.advance(&quota, now);
-        charged.charge(&quota, hits, now);
-        let is_cut = charged.bound_debt(&quota, debt_windows, now);
-        account.put(cell, charged);
+        let account = shard.account(*account, now);
+        let mut charged = account.cell(*cell).unwrap_or_else(|| Cell::fresh(quota));
+        charged.advance(quota, now);
+        charged.take(quota, *cost, now);
+        let is_cut = charged.bound_debt(quota, debt_windows, now);
+        account.put(*cell, charged);
         is_cut
     }
 

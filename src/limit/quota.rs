@@ -1,8 +1,9 @@
 //! What a limit allows.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
-use super::Algorithm;
+use super::{Algorithm, CellId};
 use crate::clock::Nanos;
 
 /// What a limit allows: so many hits per window, which come back as its algorithm says.
@@ -15,6 +16,24 @@ pub struct Quota {
     /// Nanoseconds until one hit is back, rounded down; and what was rounded off, in parts of the limit.
     pub(super) interval: u64,
     pub(super) part: u64,
+}
+
+/// The quotas of rates, each by the cell that it has for all routes.
+#[derive(Debug, Default)]
+pub struct Quotas(HashMap<CellId, Quota>);
+
+// === impl Quotas ===
+
+impl Quotas {
+    pub(super) fn get(&self, cell: CellId) -> Option<Quota> {
+        self.0.get(&cell).copied()
+    }
+}
+
+impl FromIterator<(CellId, Quota)> for Quotas {
+    fn from_iter<T: IntoIterator<Item = (CellId, Quota)>>(quotas: T) -> Self {
+        Quotas(quotas.into_iter().collect())
+    }
 }
 
 // === impl Quota ===

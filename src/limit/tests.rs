@@ -17,6 +17,11 @@ fn take(account: u128, cell: u64, quota: Quota) -> Demand {
     Demand { account: AccountKey(account), cell: CellId(cell), quota, cost: Cost::Take(1) }
 }
 
+/// So many of the first cell.
+fn taking(hits: u64, quota: Quota) -> Demand {
+    Demand { cost: Cost::Take(hits), ..take(1, 1, quota) }
+}
+
 fn admit(memory: &Memory, demand: Demand, now: Nanos) -> Admission {
     memory.admit(&[demand], now)
 }
@@ -27,9 +32,31 @@ fn a_limit_that_is_lowered_makes_no_debt_of_what_was_used() {
     let window = |limit| Quota::new(limit, MINUTE);
     for (used, reset) in [(900, MINUTE), (1000, MINUTE), (3000, 3 * MINUTE), (50, MINUTE / 2)] {
         let memory = Memory::default();
-        memory.charge(AccountKey(1), CellId(1), window(1000), used, 10, Nanos(0));
+        memory.charge(&taking(used, window(1000)), 10, Nanos(0));
         let lowered = admit(&memory, Demand { cost: Cost::Postpaid, ..take(1, 1, window(100)) }, Nanos(0)).standings[0];
         assert_eq!((lowered.remaining(), lowered.reset()), (100_u64.saturating_sub(used), reset), "{used}");
+    }
+}
+
+/// Hits stay hits, and windows of debt windows, by either algorithm.
+#[test]
+fn a_window_that_changes_keeps_what_was_used() {
+    const HOUR: Duration = Duration::from_secs(3600);
+    let bucket = |window| Quota::new(100, window);
+    let fixed = |window| bucket(window).by(Algorithm::FixedWindow);
+    for (before, after, used, left, reset) in [
+        (bucket(MINUTE), bucket(HOUR), 50, 50, HOUR / 2),
+        (bucket(HOUR), bucket(MINUTE), 50, 50, MINUTE / 2),
+        (bucket(MINUTE), bucket(HOUR), 250, 0, HOUR * 5 / 2),
+        (bucket(HOUR), bucket(MINUTE), 250, 0, MINUTE * 5 / 2),
+        (fixed(MINUTE), fixed(HOUR), 50, 50, MINUTE),
+        (fixed(HOUR), fixed(MINUTE), 50, 50, MINUTE),
+        (fixed(HOUR), fixed(MINUTE), 250, 0, MINUTE),
+    ] {
+        let memory = Memory::default();
+        memory.charge(&taking(used, before), 10, Nanos(0));
+        let standing = admit(&memory, Demand { cost: Cost::Postpaid, ..take(1, 1, after) }, Nanos(0)).standings[0];
+        assert_eq!((standing.remaining(), standing.reset()), (left, reset), "{used} of {before:?}");
     }
 }
 
@@ -40,7 +67,7 @@ fn a_debt_ends_after_so_many_windows() {
     for (windows, used, cut) in [(10, 1100, false), (10, 1101, true), (1, 1_000_000_000, true), (u32::MAX, 5000, false)]
     {
         let memory = Memory::default();
-        assert_eq!(memory.charge(AccountKey(1), CellId(1), quota, used, windows, Nanos(0)), cut, "{used}");
+        assert_eq!(memory.charge(&taking(used, quota), windows, Nanos(0)), cut, "{used}");
         let standing = admit(&memory, Demand { cost: Cost::Postpaid, ..take(1, 1, quota) }, Nanos(0)).standings[0];
         let whole = MINUTE * u32::try_from(used / 100).unwrap();
         assert_eq!(standing.reset(), if cut { MINUTE * (windows + 1) } else { whole }, "{used}");
@@ -94,9 +121,9 @@ fn a_limit_of_zero_refuses_for_ever() {
 fn a_charge_goes_into_debt_and_debt_is_paid_off_by_time() {
     let (memory, quota) = (Memory::default(), Quota::new(100, MINUTE));
     let postpaid = Demand { cost: Cost::Postpaid, ..take(1, 1, quota) };
-    memory.charge(AccountKey(1), CellId(1), quota, 60, 10, Nanos(0));
+    memory.charge(&taking(60, quota), 10, Nanos(0));
     assert!(admit(&memory, postpaid, Nanos(0)).admitted());
-    memory.charge(AccountKey(1), CellId(1), quota, 60, 10, Nanos(0));
+    memory.charge(&taking(60, quota), 10, Nanos(0));
     let refused = admit(&memory, postpaid, Nanos(0));
     // 21 tokens have to come back: 20 of debt and one to spend.
     assert_eq!(refused.standings[0].verdict, Verdict::Exceeds(Some(Duration::from_millis(12_600))));
@@ -314,7 +341,7 @@ proptest! {
         later in 0_u64..10_000_000_000,
     ) {
         let memory = Memory::default();
-        memory.charge(AccountKey(1), CellId(1), quota, used, 10, Nanos(0));
+        memory.charge(&taking(used, quota), 10, Nanos(0));
         let demand = Demand { cost: Cost::Take(hits), ..take(1, 1, quota) };
         let refused = memory.admit(&[demand], Nanos(later));
         match refused.standings[0].verdict {
@@ -341,7 +368,7 @@ proptest! {
         prop_assert!(!bucket.is_idle(Nanos(reset.0 - 1)));
         prop_assert!(bucket.is_idle(reset));
         bucket.advance(&quota, reset);
-        prop_assert_eq!(bucket.used(quota.window, reset), 0);
+        prop_assert_eq!(bucket.used(reset), 0);
     }
 
     /// A clock of another thread that is a little behind changes nothing.

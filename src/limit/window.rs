@@ -18,11 +18,12 @@ pub struct Window {
 // === impl Window ===
 
 impl Window {
-    /// Ends the window if its time is over at `now`.
-    pub fn advance(&mut self, now: Nanos) {
+    /// Ends the window if its time is over at `now`. Of a window that became shorter no more than that is left.
+    pub fn advance(&mut self, quota: &Quota, now: Nanos) {
         if now >= self.end {
             self.used = 0;
         }
+        self.end = self.end.min(Nanos(now.0.saturating_add(quota.window)));
     }
 
     /// Whether `cost` fits at `now`, after [`Window::advance`].

@@ -39,6 +39,7 @@ fn of_tier(tier: &str) -> Reservation {
     Reservation {
         minted: Nanos(0),
         instance: Instance(0),
+        route: 0,
         serial: 0,
         is_call: true,
         tier: Arc::from(tier),
@@ -250,10 +251,9 @@ fn the_tokens_of_a_limit_that_counts_for_each_route_are_told_by_its_name() {
         .flat_map(|(hash, limit)| limit.cells(hash).map(|(cell, _)| cell))
         .collect();
     assert!(!cells.is_empty(), "the limit is there");
-    let quota = crate::limit::Quota::new(1, Duration::from_secs(1));
     let account = crate::limit::AccountKey(1);
     for cell in &cells {
-        let holds = smallvec![crate::usage::Hold { account, cell: *cell, quota }];
+        let holds = smallvec![crate::usage::Hold { account, cell: *cell }];
         metrics.reported(Settlement::Settled(5), &USAGE, Some(&Reservation { holds, ..of_tier("") }));
     }
     let charged = counted(&metrics, "tiergate_limit_tokens_total");

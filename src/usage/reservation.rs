@@ -6,7 +6,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use base64::Engine;
@@ -16,16 +15,16 @@ use smallvec::SmallVec;
 
 use crate::clock::Nanos;
 use crate::hash::{self, Secret};
-use crate::limit::{AccountKey, Algorithm, CellId, Quota};
+use crate::limit::{AccountKey, CellId};
 
 /// The layout; another number is another layout.
 const VERSION: u8 = 3;
-/// Version, minting time, whether it is a call, model, length of the tier's name; the name follows.
-const HEAD: usize = 1 + 8 + 1 + 8 + 1;
+/// Version, minting time, whether it is a call, model, route, length of the tier's name; the name follows.
+const HEAD: usize = 1 + 8 + 1 + 8 + 8 + 1;
 /// A name that could be part of a namespace's is shorter. Longer ones are left out: they go to a metric only.
 const MAX_TIER: usize = 63;
-/// Account, cell, limit, window, algorithm.
-const HOLD: usize = 16 + 8 + 8 + 8 + 1;
+/// Account, cell.
+const HOLD: usize = 16 + 8;
 /// Instance and serial number, behind what is sealed.
 const NAME: usize = 8 + 8;
 /// More limits than that apply to no request.
@@ -46,6 +45,8 @@ pub struct Reservation {
     pub tier: Arc<str>,
     /// The model that was asked for, for estimates and metrics.
     pub model: ModelId,
+    /// The hash of the route that it was asked on.
+    pub route: u64,
     pub holds: SmallVec<[Hold; 2]>,
 }
 
@@ -55,6 +56,7 @@ pub struct Terms<'a> {
     pub is_call: bool,
     pub tier: &'a str,
     pub model: ModelId,
+    pub route: u64,
     pub holds: &'a [Hold],
 }
 
@@ -66,12 +68,12 @@ pub struct ModelId(u64);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Instance(pub u64);
 
-/// One token limit that the usage will be charged to.
+/// One token limit that the usage will be charged to. How much it allows is not said: what it allows then counts, so that no report
+/// takes a change of it back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hold {
     pub account: AccountKey,
     pub cell: CellId,
-    pub quota: Quota,
 }
 
 /// Seals and opens reservations.
@@ -122,15 +124,13 @@ impl Sealer {
         sealed.extend_from_slice(&now.0.to_be_bytes());
         sealed.push(u8::from(terms.is_call));
         sealed.extend_from_slice(&terms.model.0.to_be_bytes());
+        sealed.extend_from_slice(&terms.route.to_be_bytes());
         let tier = if terms.tier.len() > MAX_TIER { "" } else { terms.tier }.as_bytes();
         sealed.push(u8::try_from(tier.len()).unwrap_or(0));
         sealed.extend_from_slice(tier);
         for hold in terms.holds.iter().take(MAX_HOLDS) {
             sealed.extend_from_slice(&hold.account.0.to_be_bytes());
             sealed.extend_from_slice(&hold.cell.0.to_be_bytes());
-            sealed.extend_from_slice(&hold.quota.limit().to_be_bytes());
-            sealed.extend_from_slice(&Nanos::from(hold.quota.window()).0.to_be_bytes());
-            sealed.push(hold.quota.algorithm().code());
         }
         let tag = self.key.seal_in_place_separate_tag(nonce(serial), Aad::empty(), &mut sealed);
         // Sealing fails only for texts of many gigabytes. An empty reservation settles nothing, which is safe.
@@ -197,7 +197,8 @@ impl Reservation {
         let (version, times) = head.split_first()?;
         let (minted, rest) = times.split_at_checked(8)?;
         let (is_call @ ([0] | [1]), rest) = rest.split_at_checked(1)? else { return None };
-        let (model, tier_length) = rest.split_at_checked(8)?;
+        let (model, rest) = rest.split_at_checked(8)?;
+        let (route, tier_length) = rest.split_at_checked(8)?;
         let (tier, holds) = tail.split_at_checked(usize::from(*tier_length.first()?))?;
         if *version != VERSION || holds.len() % HOLD != 0 {
             return None;
@@ -209,6 +210,7 @@ impl Reservation {
             is_call: is_call == [1],
             tier: str::from_utf8(tier).ok()?.into(),
             model: ModelId(u64::from_be_bytes(model.try_into().ok()?)),
+            route: u64::from_be_bytes(route.try_into().ok()?),
             holds: holds.chunks_exact(HOLD).map(Hold::decode).collect::<Option<_>>()?,
         })
     }
@@ -231,16 +233,10 @@ impl ModelId {
 
 impl Hold {
     fn decode(bytes: &[u8]) -> Option<Self> {
-        let (account, rest) = bytes.split_at_checked(16)?;
-        let (cell, rest) = rest.split_at_checked(8)?;
-        let (limit, rest) = rest.split_at_checked(8)?;
-        let (window, algorithm) = rest.split_at_checked(8)?;
-        let [algorithm] = algorithm else { return None };
-        let window = Duration::from_nanos(u64::from_be_bytes(window.try_into().ok()?));
+        let (account, cell) = bytes.split_at_checked(16)?;
         Some(Hold {
             account: AccountKey(u128::from_be_bytes(account.try_into().ok()?)),
             cell: CellId(u64::from_be_bytes(cell.try_into().ok()?)),
-            quota: Quota::new(u64::from_be_bytes(limit.try_into().ok()?), window).by(Algorithm::of_code(*algorithm)?),
         })
     }
 }

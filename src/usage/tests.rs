@@ -5,7 +5,7 @@ use smallvec::smallvec;
 
 use super::*;
 use crate::hash::Secret;
-use crate::limit::{AccountKey, CellId, Cost, Demand, Memory, Quota, Verdict};
+use crate::limit::{AccountKey, CellId, Memory, Quota, Quotas, Store, Verdict};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -20,13 +20,25 @@ fn tokens(total: u64) -> Report {
 }
 
 fn hold(cell: u64) -> Hold {
-    Hold { account: AccountKey(1), cell: CellId(cell), quota: Quota::new(100, MINUTE) }
+    Hold { account: AccountKey(1), cell: CellId(cell) }
+}
+
+/// A look at what [`hold`] holds of.
+fn look(cell: u64) -> Demand {
+    let Hold { account, cell } = hold(cell);
+    Demand { account, cell, quota: Quota::new(100, MINUTE), cost: Cost::Postpaid }
+}
+
+/// 100 a minute, in each of two cells.
+fn limits() -> Limits {
+    let limits = Limits::in_memory(Memory::default());
+    limits.put_in_force([1, 2].map(|cell| (CellId(cell), Quota::new(100, MINUTE))).into_iter().collect());
+    limits
 }
 
 fn used(limits: &Limits, cell: u64) -> u64 {
-    let Limits::Memory(memory) = limits;
-    let Hold { account, cell, quota } = hold(cell);
-    let standing = memory.admit(&[Demand { account, cell, quota, cost: Cost::Postpaid }], Nanos(0)).standings[0];
+    let Store::Memory(memory) = &limits.store;
+    let standing = memory.admit(&[look(cell)], Nanos(0)).standings[0];
     assert!(standing.verdict == Verdict::Fits || standing.remaining() == 0);
     100 - standing.remaining()
 }
@@ -34,7 +46,8 @@ fn used(limits: &Limits, cell: u64) -> u64 {
 #[test]
 fn a_reservation_comes_back_as_it_was() {
     let sealer = Sealer::random();
-    let terms = Terms { is_call: true, tier: "premium", model: ModelId::of("llm/granite"), holds: &[hold(1), hold(2)] };
+    let (model, holds) = (ModelId::of("llm/granite"), [hold(1), hold(2)]);
+    let terms = Terms { is_call: true, tier: "premium", model, route: 5, holds: &holds };
     let reservation = sealer.open(&sealer.seal(&terms, Nanos(7))).unwrap();
     let expected = Reservation {
         minted: Nanos(7),
@@ -42,7 +55,8 @@ fn a_reservation_comes_back_as_it_was() {
         serial: 0,
         is_call: true,
         tier: Arc::from("premium"),
-        model: ModelId::of("llm/granite"),
+        model,
+        route: 5,
         holds: smallvec![hold(1), hold(2)],
     };
     assert_eq!(reservation, expected);
@@ -77,7 +91,7 @@ fn nobody_else_can_make_a_reservation() {
 
 #[tokio::test]
 async fn a_reservation_is_settled_once() {
-    let (limits, settlements) = (Limits::Memory(Memory::default()), Settlements::default());
+    let (limits, settlements) = (limits(), Settlements::default());
     let sealer = Sealer::random();
     let usage = tokens(30);
     for (times, cell) in [(1, 1), (2, 1)] {
@@ -89,9 +103,44 @@ async fn a_reservation_is_settled_once() {
     }
 }
 
+/// So nobody's report takes a change back, and what is gone is charged to nobody.
+#[tokio::test]
+async fn a_report_is_charged_by_what_its_limits_allow_then() {
+    let (limits, settlements, sealer) = (limits(), Settlements::default(), Sealer::random());
+    let settle = async |sealed: String| {
+        let reservation = sealer.open(&sealed).unwrap();
+        settlements.settle(&limits, &reservation, &tokens(30), Nanos(0)).await
+    };
+    let before = [(); 3].map(|()| seal(&sealer, &[1, 2], Nanos(0)));
+    let [first, second, third] = before;
+    settle(first).await;
+    let wider = Quota::new(1000, MINUTE);
+    limits.put_in_force([(CellId(2), wider)].into_iter().collect());
+    assert_eq!(settle(second).await, Settlement::Settled(30).into());
+    let at = Demand { quota: wider, ..look(2) };
+    let standing = limits.admit(&[at], Nanos(0)).await.standings[0];
+    assert_eq!((used(&limits, 1), standing.limit(), standing.remaining()), (30, 1000, 940));
+    limits.put_in_force(Quotas::default());
+    assert_eq!(settle(third).await, Settlement::Settled(30).into());
+    assert_eq!(limits.admit(&[at], Nanos(0)).await.standings[0].remaining(), 940);
+}
+
+/// The limit is known by its own cell, and each route has another.
+#[tokio::test]
+async fn a_limit_that_counts_for_each_route_is_charged_for_the_route_that_was_asked() {
+    let (limits, settlements, sealer) = (limits(), Settlements::default(), Sealer::random());
+    let holds = [Hold { cell: CellId(1).on_route(7), ..hold(1) }];
+    let sealed = sealer.seal(&Terms { route: 7, holds: &holds, ..Terms::default() }, Nanos(0));
+    let reservation = sealer.open(&sealed).unwrap();
+    settlements.settle(&limits, &reservation, &tokens(30), Nanos(0)).await;
+    let of_route = Demand { cell: holds[0].cell, ..look(1) };
+    assert_eq!(limits.admit(&[of_route], Nanos(0)).await.standings[0].remaining(), 70);
+    assert_eq!(used(&limits, 1), 0);
+}
+
 #[tokio::test]
 async fn what_was_refused_or_is_no_call_costs_nothing_and_leaves_the_reservation_open() {
-    let (limits, settlements) = (Limits::Memory(Memory::default()), Settlements::default());
+    let (limits, settlements) = (limits(), Settlements::default());
     let sealer = Sealer::random();
     let call = sealer.open(&seal(&sealer, &[1], Nanos(0))).unwrap();
     let list = Reservation { is_call: false, ..call.clone() };
@@ -116,7 +165,7 @@ async fn what_was_refused_or_is_no_call_costs_nothing_and_leaves_the_reservation
 /// Of the model, and of streams apart from whole answers.
 #[tokio::test]
 async fn an_answer_without_usage_is_charged_what_its_bytes_usually_cost_once() {
-    let (limits, settlements) = (Limits::Memory(Memory::default()), Settlements::default());
+    let (limits, settlements) = (limits(), Settlements::default());
     let sealer = Sealer::random();
     let settle = async |model: &str, report: Report| {
         let model = ModelId::of(model);
@@ -179,7 +228,7 @@ async fn an_answer_without_usage_is_charged_what_its_bytes_usually_cost_once() {
 
 #[tokio::test]
 async fn one_answer_and_its_debt_are_bounded() {
-    let limits = Limits::Memory(Memory::default());
+    let limits = limits();
     let settlements = Settlements::new(Bounds { answer: 5000, debt_windows: 10 });
     let sealer = Sealer::random();
     let settle = async |said| {
@@ -190,19 +239,15 @@ async fn one_answer_and_its_debt_are_bounded() {
     assert_eq!(settle(900).await, full);
     let cut = Charged { settlement: Settlement::Settled(5000), cut: Some(MAX_HITS), debt_cut: true };
     assert_eq!(settle(MAX_HITS).await, cut);
-    let Limits::Memory(memory) = &limits;
-    let Hold { account, cell, quota } = hold(1);
-    let admitted = |seconds| {
-        let demand = Demand { account, cell, quota, cost: Cost::Postpaid };
-        memory.admit(&[demand], Nanos::from(Duration::from_secs(seconds))).admitted()
-    };
+    let Store::Memory(memory) = &limits.store;
+    let admitted = |seconds| memory.admit(&[look(1)], Nanos::from(Duration::from_secs(seconds))).admitted();
     // 100 a minute: the debt is over after ten minutes, and a token is back 600 ms later.
     assert_eq!((admitted(600), admitted(601)), (false, true));
 }
 
 #[tokio::test]
 async fn a_late_report_is_charged_where_it_is_known_not_to_have_been_settled() {
-    let (limits, settlements) = (Limits::Memory(Memory::default()), Settlements::default());
+    let (limits, settlements) = (limits(), Settlements::default());
     let sealer = Sealer::random();
     let [first, second] = [(); 2].map(|()| sealer.open(&seal(&sealer, &[1], Nanos(0))).unwrap());
     assert_eq!(settlements.settle(&limits, &first, &tokens(1), Nanos(0)).await, Settlement::Settled(1).into());
@@ -218,7 +263,7 @@ async fn a_late_report_is_charged_where_it_is_known_not_to_have_been_settled() {
 
 #[tokio::test]
 async fn what_is_settled_is_remembered_as_long_as_it_could_be_settled_again() {
-    let (limits, settlements) = (Limits::Memory(Memory::default()), Settlements::default());
+    let (limits, settlements) = (limits(), Settlements::default());
     let sealer = Sealer::random();
     let reservation = sealer.open(&seal(&sealer, &[1], Nanos(0))).unwrap();
     let settled = |settlement: Settlement| Charged::from(settlement);

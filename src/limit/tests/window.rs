@@ -36,7 +36,7 @@ fn a_refused_hit_starts_no_window() {
 fn debt_of_a_window_ends_with_it() {
     let (memory, quota) = (Memory::default(), fixed(100, MINUTE));
     let postpaid = Demand { cost: Cost::Postpaid, ..take(1, 1, quota) };
-    memory.charge(AccountKey(1), CellId(1), quota, 250, 10, Nanos(0));
+    memory.charge(&taking(250, quota), 10, Nanos(0));
     assert_eq!(admit(&memory, postpaid, Nanos(0)).standings[0].verdict, Verdict::Exceeds(Some(MINUTE)));
     assert_eq!(admit(&memory, postpaid, at(MINUTE)).standings[0].remaining(), 100);
 }
@@ -96,7 +96,7 @@ proptest! {
     #[test]
     fn retry_after_is_exact(limit in 1_u64..50, window_ms in 1_u64..5_000, used in 1_u64..100, later in 0_u64..6_000_000_000) {
         let (memory, quota) = (Memory::default(), fixed(limit, Duration::from_millis(window_ms)));
-        memory.charge(AccountKey(1), CellId(1), quota, used, 10, Nanos(0));
+        memory.charge(&taking(used, quota), 10, Nanos(0));
         let demand = take(1, 1, quota);
         if let Verdict::Exceeds(Some(wait)) = memory.admit(&[demand], Nanos(later)).standings[0].verdict {
             let ready = Nanos(later).saturating_add(wait);

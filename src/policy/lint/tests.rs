@@ -53,7 +53,7 @@ proptest! {
             }
             if tokens && admission.admitted() {
                 for demand in counted {
-                    memory.charge(demand.account, demand.cell, demand.quota, cost, 10, now);
+                    memory.charge(&Demand { cost: Cost::Take(cost), ..*demand }, 10, now);
                 }
             }
         }
