@@ -157,7 +157,7 @@ fn tell_trust(address: SocketAddr) {
 /// The keys of callers' tokens or the file of the secret cannot be read, or the API server's kubeconfig cannot be used.
 pub fn gate(args: &Serve, policy: Policy, clock: Clock, metrics: &ApiMetrics) -> Result<Gate, StartError> {
     let policies = Arc::new(Policies::new(policy));
-    let limits = Arc::new(Limits::in_memory(Memory::bounded(args.max_accounts.get())));
+    let limits = Arc::new(Limits::in_memory(Memory::bounded(args.max_accounts.get())).since(clock.began()));
     let settings = Settings {
         gateway: args.gateway.clone(),
         without_policy: args.without_policy,

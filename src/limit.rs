@@ -6,13 +6,13 @@
 //!
 //! ```
 //! use std::time::Duration;
-//! use tiergate::clock::Nanos;
+//! use tiergate::clock::Micros;
 //! use tiergate::limit::{AccountKey, CellId, Cost, Demand, Memory, Outcome, Quota, Verdict};
 //!
 //! let memory = Memory::default();
 //! let two_a_minute = Quota::new(2, Duration::from_secs(60));
 //! let demand = Demand { account: AccountKey(1), cell: CellId(1), quota: two_a_minute, cost: Cost::Take(1) };
-//! let ask = |second| memory.admit(&[demand], Nanos::from(Duration::from_secs(second)));
+//! let ask = |second| memory.admit(&[demand], Micros::from(Duration::from_secs(second)));
 //!
 //! assert!(ask(0).admitted());
 //! assert_eq!(ask(0).standings[0].remaining(), 0);
@@ -43,7 +43,7 @@ pub use self::memory::Memory;
 pub use self::quota::{Quota, Quotas};
 pub use self::window::Window;
 
-use crate::clock::Nanos;
+use crate::clock::{Micros, Nanos};
 
 /// Names one account: a hash of the counter values, keyed so that nobody can choose collisions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -83,10 +83,10 @@ pub struct Standing {
     /// What the cell said.
     pub verdict: Verdict,
     limit: u64,
-    /// In nanoseconds.
+    /// In microseconds.
     window: u64,
     used: u64,
-    /// In nanoseconds.
+    /// In microseconds.
     reset: u64,
 }
 
@@ -134,6 +134,8 @@ pub struct Limits {
     /// Where accounts are kept.
     pub store: Store,
     quotas: ArcSwap<Quotas>,
+    /// What the store's clock said when the process's started.
+    began: Micros,
 }
 
 /// Where accounts are kept.
@@ -159,7 +161,20 @@ impl Limits {
     /// Limits whose accounts are kept in `memory`, before any quota is in force.
     #[must_use]
     pub fn in_memory(memory: Memory) -> Self {
-        Limits { store: Store::Memory(memory), quotas: ArcSwap::default() }
+        Limits { store: Store::Memory(memory), quotas: ArcSwap::default(), began: Micros(0) }
+    }
+
+    /// The same limits in a process whose clock started at `began`; without this, in 1970.
+    #[must_use]
+    pub fn since(self, began: Micros) -> Self {
+        Limits { began, ..self }
+    }
+
+    /// What the store's clock says at `now`. Memory has none of its own: it goes by the process's, which nobody sets.
+    #[must_use]
+    #[inline]
+    pub fn time(&self, now: Nanos) -> Micros {
+        self.began.later(now)
     }
 
     /// Checks all `demands`, and takes all of them or none. Where it could not be told, nothing was taken.
@@ -167,7 +182,7 @@ impl Limits {
     /// Memory answers without waiting; the function is `async` for the stores that cannot.
     pub async fn admit(&self, demands: &[Demand], now: Nanos) -> Admission {
         match &self.store {
-            Store::Memory(memory) => memory.admit(demands, now),
+            Store::Memory(memory) => memory.admit(demands, self.time(now)),
         }
     }
 
@@ -175,7 +190,7 @@ impl Limits {
     /// further.
     pub async fn charge(&self, demand: &Demand, debt_windows: u32, now: Nanos) -> bool {
         match &self.store {
-            Store::Memory(memory) => memory.charge(demand, debt_windows, now),
+            Store::Memory(memory) => memory.charge(demand, debt_windows, self.time(now)),
         }
     }
 
@@ -195,7 +210,7 @@ impl Limits {
     /// Forgets some of what is idle: see [`Memory::sweep`].
     pub fn sweep(&self, turn: usize, now: Nanos) {
         match &self.store {
-            Store::Memory(memory) => memory.sweep(turn, now),
+            Store::Memory(memory) => memory.sweep(turn, self.time(now)),
         }
     }
 
@@ -243,7 +258,7 @@ impl Standing {
     /// than the limit is used where there is debt.
     #[must_use]
     pub fn new(quota: &Quota, verdict: Verdict, used: u64, reset: Duration) -> Self {
-        Standing { verdict, limit: quota.limit, window: quota.window, used, reset: Nanos::from(reset).0 }
+        Standing { verdict, limit: quota.limit, window: quota.window, used, reset: Micros::from(reset).0 }
     }
 
     /// What the limit allows in one window.
@@ -255,7 +270,7 @@ impl Standing {
     /// The time in which that comes back.
     #[must_use]
     pub fn window(&self) -> Duration {
-        Duration::from_nanos(self.window)
+        Duration::from_micros(self.window)
     }
 
     /// Whole hits that are left.
@@ -267,7 +282,7 @@ impl Standing {
     /// Until all of the limit is there again.
     #[must_use]
     pub fn reset(&self) -> Duration {
-        Duration::from_nanos(self.reset)
+        Duration::from_micros(self.reset)
     }
 }
 

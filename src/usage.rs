@@ -16,7 +16,7 @@ pub use self::call::{COUNTED, is_call, is_counted};
 pub use self::reservation::{Hold, Instance, ModelId, Reservation, Sealer, Terms};
 
 use self::estimate::Rates;
-use crate::clock::Nanos;
+use crate::clock::{Micros, Nanos};
 use crate::limit::{Cost, Demand, Limits};
 
 /// The largest number that one report may carry: Envoy's own cap on `hits_addend` of a descriptor.
@@ -115,7 +115,7 @@ enum Mark {
 #[derive(Debug)]
 struct Page {
     /// When the last of them was settled.
-    newest: Nanos,
+    newest: Micros,
     bits: Box<[u64]>,
 }
 
@@ -188,7 +188,8 @@ impl Settlements {
             Some(tokens) => tokens,
             None => return Settlement::NoUsage.into(),
         };
-        match self.settled.lock().entry(reservation.instance).or_default().insert(reservation.serial, now) {
+        let at = limits.time(now);
+        match self.settled.lock().entry(reservation.instance).or_default().insert(reservation.serial, at) {
             Mark::New => {}
             Mark::Known => return Settlement::Duplicate.into(),
             Mark::Forgotten => return Settlement::Late.into(),
@@ -219,8 +220,8 @@ impl From<Settlement> for Charged {
 
 impl Settled {
     /// Remembers a serial number.
-    fn insert(&mut self, serial: u64, now: Nanos) -> Mark {
-        let oldest = Nanos(now.0.saturating_sub(Nanos::from(REMEMBERED).0));
+    fn insert(&mut self, serial: u64, now: Micros) -> Mark {
+        let oldest = Micros(now.0.saturating_sub(Micros::from(REMEMBERED).0));
         // Serial numbers rise with time, so the first page is the oldest.
         while let Some(page) = self.pages.first_entry().filter(|page| page.get().newest < oldest) {
             self.first = page.key() + 1;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use envoy_types::pb::envoy::service::ratelimit::v3::RateLimitRequest;
 use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_response::Code;
 use prost::Message;
-use tiergate::clock::{Clock, Nanos};
+use tiergate::clock::{Clock, Micros, Nanos};
 use tiergate::gate::EnforceLimits;
 use tiergate::limit::{AccountKey, Algorithm, CellId, Cost, Demand, Limits, Quota};
 use tiergate::listen::rate_limit::{DOMAIN, REPORT_DOMAIN, RateLimit};
@@ -27,7 +27,7 @@ pub fn rate_limit_request(data: &[u8]) -> &'static str {
     let (ours, foreign) = (Arc::clone(&gate.sealer), Sealer::random());
     // Of a request that is no call, so that only what is said is charged.
     let seal =
-        |sealer: &Sealer, holds: &[Hold], tier| sealer.seal(&Terms { holds, tier, ..Terms::default() }, Nanos(0));
+        |sealer: &Sealer, holds: &[Hold], tier| sealer.seal(&Terms { holds, tier, ..Terms::default() }, Micros(0));
     let named = [
         ("@0", seal(&ours, &holds[..1], "free")),
         ("@1", seal(&ours, &holds[1..], "premium")),

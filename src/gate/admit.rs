@@ -126,8 +126,10 @@ impl Gate {
         }
         let tier = evidence.tier.as_deref().unwrap_or_default();
         let model = evidence.permit.model.as_deref().map_or(ModelId::NONE, ModelId::of);
-        self.sealer
-            .seal(&Terms { is_call: evidence.is_call, tier, model, route: evidence.route_hash, holds: &holds }, now)
+        self.sealer.seal(
+            &Terms { is_call: evidence.is_call, tier, model, route: evidence.route_hash, holds: &holds },
+            self.limits.time(now),
+        )
     }
 }
 

@@ -100,7 +100,7 @@ impl Quota {
     #[must_use]
     pub fn refuses_before(&self, rate: &Quota, compared: Compared) -> bool {
         let [(few, short), (many, long)] =
-            [self, rate].map(|quota| (u128::from(quota.limit()), quota.window().as_nanos().max(1)));
+            [self, rate].map(|quota| (u128::from(quota.limit()), quota.window().as_micros().max(1)));
         match self.algorithm() {
             // A bucket that is no larger and regains no faster is empty first. Limits are below 2^40, windows below 2^64.
             Algorithm::TokenBucket => few <= many && few * long <= many * short,

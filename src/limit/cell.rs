@@ -1,7 +1,7 @@
 //! The state of one limit in one account, by whichever algorithm.
 
 use super::{Algorithm, Bucket, Cost, Demand, Quota, Standing, Verdict, Window};
-use crate::clock::Nanos;
+use crate::clock::Micros;
 
 /// What one limit has counted in one account: a counter, by each algorithm in its own way. (In the words of GCRA a *cell* is what is
 /// counted, a unit of traffic; here that is a hit.)
@@ -27,7 +27,7 @@ impl Cell {
 
     /// Lets time pass until `now`, and adopts `quota`. A cell whose limit changed its algorithm keeps what was used.
     #[inline]
-    pub fn advance(&mut self, quota: &Quota, now: Nanos) {
+    pub fn advance(&mut self, quota: &Quota, now: Micros) {
         if self.algorithm() != quota.algorithm {
             *self = self.converted(quota, now);
         }
@@ -36,7 +36,7 @@ impl Cell {
 
     /// Likewise, of a cell of that algorithm.
     #[inline]
-    fn pass(&mut self, quota: &Quota, now: Nanos) {
+    fn pass(&mut self, quota: &Quota, now: Micros) {
         match self {
             Cell::Bucket(bucket) => bucket.advance(quota, now),
             Cell::Window(window) => window.advance(quota, now),
@@ -55,7 +55,7 @@ impl Cell {
 
     /// The same use, counted by the algorithm of `quota`.
     #[cold]
-    fn converted(self, quota: &Quota, now: Nanos) -> Self {
+    fn converted(self, quota: &Quota, now: Micros) -> Self {
         let used = match self {
             Cell::Bucket(mut bucket) => {
                 bucket.advance(quota, now);
@@ -75,7 +75,7 @@ impl Cell {
     /// Whether `cost` fits at `now`, after [`Cell::advance`].
     #[must_use]
     #[inline]
-    pub fn peek(&self, quota: &Quota, cost: Cost, now: Nanos) -> Verdict {
+    pub fn peek(&self, quota: &Quota, cost: Cost, now: Micros) -> Verdict {
         match self {
             Cell::Bucket(bucket) => bucket.peek(quota, cost, now),
             Cell::Window(window) => window.peek(quota, cost, now),
@@ -84,7 +84,7 @@ impl Cell {
 
     /// Adds `hits`, into debt if need be.
     #[inline]
-    pub fn charge(&mut self, quota: &Quota, hits: u64, now: Nanos) {
+    pub fn charge(&mut self, quota: &Quota, hits: u64, now: Micros) {
         match self {
             Cell::Bucket(bucket) => bucket.charge(quota, hits),
             Cell::Window(window) => window.charge(quota, hits, now),
@@ -92,7 +92,7 @@ impl Cell {
     }
 
     /// Ends a debt after so many windows; whether it was longer. A fixed window forgives it sooner, at its end.
-    pub fn bound_debt(&mut self, quota: &Quota, windows: u32, now: Nanos) -> bool {
+    pub fn bound_debt(&mut self, quota: &Quota, windows: u32, now: Micros) -> bool {
         match self {
             Cell::Bucket(bucket) => bucket.bound_debt(quota, windows, now),
             Cell::Window(_) => false,
@@ -101,7 +101,7 @@ impl Cell {
 
     /// Takes what a demand asks, if it fits.
     #[inline]
-    pub fn admit(&mut self, demand: &Demand, now: Nanos) -> Verdict {
+    pub fn admit(&mut self, demand: &Demand, now: Micros) -> Verdict {
         self.advance(&demand.quota, now);
         match self {
             Cell::Bucket(bucket) => bucket.admit(&demand.quota, demand.cost, now),
@@ -111,7 +111,7 @@ impl Cell {
 
     /// Takes what a request costs before its answer is known.
     #[inline]
-    pub fn take(&mut self, quota: &Quota, cost: Cost, now: Nanos) {
+    pub fn take(&mut self, quota: &Quota, cost: Cost, now: Micros) {
         if let Cost::Take(hits) = cost {
             self.charge(quota, hits, now);
         }
@@ -120,7 +120,7 @@ impl Cell {
     /// Whole hits that are used, a begun one included; after [`Cell::advance`].
     #[must_use]
     #[inline]
-    pub fn used(&self, now: Nanos) -> u64 {
+    pub fn used(&self, now: Micros) -> u64 {
         match self {
             Cell::Bucket(bucket) => bucket.used(now),
             Cell::Window(window) => window.used(),
@@ -130,7 +130,7 @@ impl Cell {
     /// Where the cell stands at `now`, after it said `verdict` to a demand.
     #[must_use]
     #[inline]
-    pub fn standing(&self, quota: &Quota, verdict: Verdict, now: Nanos) -> Standing {
+    pub fn standing(&self, quota: &Quota, verdict: Verdict, now: Micros) -> Standing {
         let reset = match self {
             Cell::Bucket(bucket) => bucket.left(now),
             Cell::Window(window) => window.left(now),
@@ -140,7 +140,7 @@ impl Cell {
 
     /// Whether forgetting the cell at `now` changes nothing.
     #[must_use]
-    pub fn is_idle(&self, now: Nanos) -> bool {
+    pub fn is_idle(&self, now: Micros) -> bool {
         match self {
             Cell::Bucket(bucket) => bucket.is_idle(now),
             Cell::Window(window) => window.is_idle(now),

@@ -9,12 +9,12 @@ use smallvec::SmallVec;
 use crate::hash::Prehashed;
 
 use super::{AccountKey, Admission, Cell, CellId, Cost, Demand, Outcome, Undecided, Verdict};
-use crate::clock::Nanos;
+use crate::clock::Micros;
 
 /// More than there are threads to contend, so that two callers seldom meet.
 const SHARDS: usize = 256;
-/// In nanoseconds.
-const SWEEP_EVERY: u64 = 1_000_000_000;
+/// In microseconds.
+const SWEEP_EVERY: u64 = 1_000_000;
 
 /// Accounts of this process.
 #[derive(Debug)]
@@ -31,9 +31,9 @@ struct Shard {
     sweep_at: usize,
     /// The latest time that a request came with. Those who wait for the lock do not get it in the order of their clock readings,
     /// and a request may have waited for a review since: to count from an earlier time would refuse the last that still fits.
-    latest: Nanos,
+    latest: Micros,
     /// When idle accounts were looked for because there was no room: that is not done for every request of a flood.
-    swept: Nanos,
+    swept: Micros,
 }
 
 /// The cells of one counter key. They are few; a slice of their own keeps the map's empty slots small, and there are as many
@@ -71,14 +71,14 @@ impl Memory {
 
     /// See [`super::Limits::admit`].
     #[inline]
-    pub fn admit(&self, demands: &[Demand], now: Nanos) -> Admission {
+    pub fn admit(&self, demands: &[Demand], now: Micros) -> Admission {
         // Written where the caller has it: moving it afterwards costs as much as the rest.
         let mut admission = Admission::default();
         self.admit_into(demands, now, &mut admission);
         admission
     }
 
-    fn admit_into(&self, demands: &[Demand], now: Nanos, admission: &mut Admission) {
+    fn admit_into(&self, demands: &[Demand], now: Micros, admission: &mut Admission) {
         match demands {
             // What nearly every request asks: one lock, one look-up.
             [first, rest @ ..] if rest.iter().all(|demand| demand.account == first.account) => {
@@ -94,7 +94,7 @@ impl Memory {
 
     /// Demands on several accounts: what each shard would do alone, with all of them locked.
     #[cold]
-    fn admit_several(&self, demands: &[Demand], now: Nanos, admission: &mut Admission) {
+    fn admit_several(&self, demands: &[Demand], now: Micros, admission: &mut Admission) {
         let Some(mut shards) = self.lock(demands) else { return };
         let now = shards.not_before_latest(now);
         // A token limit takes nothing now, and will want an account when the usage is charged.
@@ -113,7 +113,7 @@ impl Memory {
     }
 
     /// See [`super::Limits::charge`].
-    pub fn charge(&self, demand: &Demand, debt_windows: u32, now: Nanos) -> bool {
+    pub fn charge(&self, demand: &Demand, debt_windows: u32, now: Micros) -> bool {
         let Demand { account, cell, quota, cost } = demand;
         let Some(mut shard) = self.shards.get(demand.shard()).map(Mutex::lock) else { return false };
         let now = shard.not_before_latest(now);
@@ -128,7 +128,7 @@ impl Memory {
 
     /// Forgets the idle accounts of a few shards, others in every turn: nobody waits long for a lock, and what a flood left
     /// behind goes although no new account comes. [`Memory::TURNS`] turns in a row see every shard.
-    pub fn sweep(&self, turn: usize, now: Nanos) {
+    pub fn sweep(&self, turn: usize, now: Micros) {
         for shard in self.shards.iter().skip(turn % Self::TURNS).step_by(Self::TURNS) {
             shard.lock().sweep(now);
         }
@@ -165,7 +165,7 @@ type Checks = SmallVec<[Checked; 2]>;
 /// INVARIANT: nothing is written before everything was checked. Two demands on one cell see each other's cost.
 fn check(
     demands: &[Demand],
-    now: Nanos,
+    now: Micros,
     mut find: impl FnMut(&Demand) -> Option<Cell>,
     admission: &mut Admission,
 ) -> Checks {
@@ -202,12 +202,12 @@ impl Locked<'_> {
         self.0.iter_mut().find(|(index, _)| *index == wanted).map(|(_, shard)| &mut **shard)
     }
 
-    fn not_before_latest(&mut self, now: Nanos) -> Nanos {
+    fn not_before_latest(&mut self, now: Micros) -> Micros {
         let latest = self.0.iter_mut().map(|(_, shard)| shard.not_before_latest(now)).max();
         latest.unwrap_or(now)
     }
 
-    fn has_room(&mut self, demand: &Demand, room: usize, now: Nanos) -> bool {
+    fn has_room(&mut self, demand: &Demand, room: usize, now: Micros) -> bool {
         self.shard(demand).is_none_or(|shard| shard.has_room(demand.account, room, now))
     }
 
@@ -219,13 +219,13 @@ impl Locked<'_> {
 // === impl Shard ===
 
 impl Shard {
-    fn not_before_latest(&mut self, now: Nanos) -> Nanos {
+    fn not_before_latest(&mut self, now: Micros) -> Micros {
         self.latest = self.latest.max(now);
         self.latest
     }
 
     /// Demands on one account.
-    fn admit(&mut self, key: AccountKey, demands: &[Demand], room: usize, now: Nanos, admission: &mut Admission) {
+    fn admit(&mut self, key: AccountKey, demands: &[Demand], room: usize, now: Micros, admission: &mut Admission) {
         if let Some(account) = self.accounts.get_mut(&key) {
             // What is asked most: in place, without a copy to check on.
             if let [demand] = demands
@@ -250,7 +250,7 @@ impl Shard {
 
     /// Demands on an account that is not there yet.
     #[cold]
-    fn admit_new(&mut self, key: AccountKey, demands: &[Demand], room: usize, now: Nanos, admission: &mut Admission) {
+    fn admit_new(&mut self, key: AccountKey, demands: &[Demand], room: usize, now: Micros, admission: &mut Admission) {
         // A token limit takes nothing now, and will want an account when the usage is charged.
         if !self.has_room(key, room, now) {
             admission.outcome = Outcome::Undecided(Undecided::Full);
@@ -263,7 +263,7 @@ impl Shard {
     }
 
     /// Whether the account is there, or may be.
-    fn has_room(&mut self, key: AccountKey, room: usize, now: Nanos) -> bool {
+    fn has_room(&mut self, key: AccountKey, room: usize, now: Micros) -> bool {
         if self.accounts.len() < room || self.accounts.contains_key(&key) {
             return true;
         }
@@ -275,13 +275,13 @@ impl Shard {
         self.accounts.len() < room
     }
 
-    fn sweep(&mut self, now: Nanos) {
+    fn sweep(&mut self, now: Micros) {
         self.accounts.retain(|_, account| !account.is_idle(now));
         self.accounts.shrink_to(self.accounts.len() * 2);
         self.sweep_at = (self.accounts.len() * 2).max(64);
     }
 
-    fn account(&mut self, key: AccountKey, now: Nanos) -> &mut Account {
+    fn account(&mut self, key: AccountKey, now: Micros) -> &mut Account {
         if self.accounts.len() >= self.sweep_at && !self.accounts.contains_key(&key) {
             self.sweep(now);
         }
@@ -321,7 +321,7 @@ impl Account {
         }
     }
 
-    fn is_idle(&self, now: Nanos) -> bool {
+    fn is_idle(&self, now: Micros) -> bool {
         self.cells.iter().all(|(_, cell)| cell.is_idle(now))
     }
 }

@@ -4,16 +4,16 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::{Algorithm, CellId};
-use crate::clock::Nanos;
+use crate::clock::Micros;
 
 /// What a limit allows: so many hits per window, which come back as its algorithm says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quota {
     pub(super) limit: u64,
-    /// In nanoseconds.
+    /// In microseconds.
     pub(super) window: u64,
     pub(super) algorithm: Algorithm,
-    /// Nanoseconds until one hit is back, rounded down; and what was rounded off, in parts of the limit.
+    /// Microseconds until one hit is back, rounded down; and what was rounded off, in parts of the limit.
     pub(super) interval: u64,
     pub(super) part: u64,
 }
@@ -42,10 +42,10 @@ impl Quota {
     /// The largest limit: far above any real one, and small enough for the arithmetic never to overflow.
     pub const MAX_LIMIT: u64 = 1_000_000_000_000;
 
-    /// A limit above [`Quota::MAX_LIMIT`] is lowered to it, an empty window is raised to one nanosecond.
+    /// A limit above [`Quota::MAX_LIMIT`] is lowered to it, an empty window is raised to one microsecond.
     #[must_use]
     pub fn new(limit: u64, window: Duration) -> Self {
-        let (limit, window) = (limit.min(Self::MAX_LIMIT), Nanos::from(window).0.max(1));
+        let (limit, window) = (limit.min(Self::MAX_LIMIT), Micros::from(window).0.max(1));
         let refill = limit.max(1);
         Quota { limit, window, algorithm: Algorithm::default(), interval: window / refill, part: window % refill }
     }
@@ -65,7 +65,7 @@ impl Quota {
     /// The time in which they come back.
     #[must_use]
     pub fn window(&self) -> Duration {
-        Duration::from_nanos(self.window)
+        Duration::from_micros(self.window)
     }
 
     /// How they come back.
@@ -79,7 +79,7 @@ impl Quota {
         self.limit.max(1)
     }
 
-    /// So many hits, in hits × nanoseconds of the window.
+    /// So many hits, in hits × microseconds of the window.
     pub(super) fn price(&self, hits: u64) -> u128 {
         u128::from(hits) * u128::from(self.window)
     }

@@ -5,7 +5,7 @@ use smallvec::smallvec;
 
 use super::catalog::{Description, FAMILIES, Kind};
 use super::*;
-use crate::clock::Nanos;
+use crate::clock::{Micros, Nanos};
 use crate::limit::CellId;
 use crate::manifest::TierSpec;
 use crate::policy::{LimitKind, Policy, Tiers};
@@ -37,7 +37,7 @@ fn only(name: &str) -> Policy {
 /// A reservation of this tier, whose usage goes to no limit.
 fn of_tier(tier: &str) -> Reservation {
     Reservation {
-        minted: Nanos(0),
+        minted: Micros(0),
         instance: Instance(0),
         route: 0,
         serial: 0,
@@ -277,7 +277,7 @@ async fn nothing_that_ten_thousand_callers_send_makes_a_series() {
         metrics.decided(&decision, Duration::ZERO);
         let model = ModelId::of(&format!("llm/model-{number}"));
         let terms = Terms { tier: "gone", model, ..Terms::default() };
-        metrics.reported(Settlement::Settled(1), &USAGE, sealer.open(&sealer.seal(&terms, Nanos(0))).as_ref());
+        metrics.reported(Settlement::Settled(1), &USAGE, sealer.open(&sealer.seal(&terms, Micros(0))).as_ref());
         let refused = Call::path(&format!("/path-{number}/x")).on(&gate, Nanos(0)).await;
         metrics.decided(&refused, Duration::ZERO);
     }

@@ -13,7 +13,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use siphasher::sip::SipHasher13;
 use smallvec::SmallVec;
 
-use crate::clock::Nanos;
+use crate::clock::Micros;
 use crate::hash::{self, Secret};
 use crate::limit::{AccountKey, CellId};
 
@@ -33,8 +33,8 @@ const MAX_HOLDS: usize = 64;
 /// What one Check admitted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reservation {
-    /// When, on this process's clock.
-    pub minted: Nanos,
+    /// When, on the clock of the store that holds the cells.
+    pub minted: Micros,
     /// Who made it.
     pub instance: Instance,
     /// Tells the reservations of one instance apart. It rises with time.
@@ -114,14 +114,14 @@ impl Sealer {
         Sealer::new(&Secret::random())
     }
 
-    /// Seals the terms, minted `now`.
+    /// Seals the terms, minted at that time of the store's clock.
     #[must_use]
-    pub fn seal(&self, terms: &Terms<'_>, now: Nanos) -> String {
+    pub fn seal(&self, terms: &Terms<'_>, minted: Micros) -> String {
         // INVARIANT: a nonce is used once. The counter cannot wrap in the life of a process.
         let serial = self.next.fetch_add(1, Ordering::Relaxed);
         let mut sealed: SmallVec<[u8; 160]> = SmallVec::new();
         sealed.push(VERSION);
-        sealed.extend_from_slice(&now.0.to_be_bytes());
+        sealed.extend_from_slice(&minted.0.to_be_bytes());
         sealed.push(u8::from(terms.is_call));
         sealed.extend_from_slice(&terms.model.0.to_be_bytes());
         sealed.extend_from_slice(&terms.route.to_be_bytes());
@@ -204,7 +204,7 @@ impl Reservation {
             return None;
         }
         Some(Reservation {
-            minted: Nanos(u64::from_be_bytes(minted.try_into().ok()?)),
+            minted: Micros(u64::from_be_bytes(minted.try_into().ok()?)),
             instance,
             serial,
             is_call: is_call == [1],

@@ -10,7 +10,7 @@ use crate::limit::{AccountKey, CellId, Memory, Quota, Quotas, Store, Verdict};
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// What a call reserves of these cells.
-fn seal(sealer: &Sealer, cells: &[u64], now: Nanos) -> String {
+fn seal(sealer: &Sealer, cells: &[u64], now: Micros) -> String {
     let holds: Vec<Hold> = cells.iter().copied().map(hold).collect();
     sealer.seal(&Terms { is_call: true, model: ModelId::of("llm/granite"), holds: &holds, ..Terms::default() }, now)
 }
@@ -38,7 +38,7 @@ fn limits() -> Limits {
 
 fn used(limits: &Limits, cell: u64) -> u64 {
     let Store::Memory(memory) = &limits.store;
-    let standing = memory.admit(&[look(cell)], Nanos(0)).standings[0];
+    let standing = memory.admit(&[look(cell)], Micros(0)).standings[0];
     assert!(standing.verdict == Verdict::Fits || standing.remaining() == 0);
     100 - standing.remaining()
 }
@@ -48,9 +48,9 @@ fn a_reservation_comes_back_as_it_was() {
     let sealer = Sealer::random();
     let (model, holds) = (ModelId::of("llm/granite"), [hold(1), hold(2)]);
     let terms = Terms { is_call: true, tier: "premium", model, route: 5, holds: &holds };
-    let reservation = sealer.open(&sealer.seal(&terms, Nanos(7))).unwrap();
+    let reservation = sealer.open(&sealer.seal(&terms, Micros(7))).unwrap();
     let expected = Reservation {
-        minted: Nanos(7),
+        minted: Micros(7),
         instance: reservation.instance,
         serial: 0,
         is_call: true,
@@ -60,8 +60,8 @@ fn a_reservation_comes_back_as_it_was() {
         holds: smallvec![hold(1), hold(2)],
     };
     assert_eq!(reservation, expected);
-    assert_ne!(sealer.seal(&terms, Nanos(7)), sealer.seal(&terms, Nanos(7)), "no two are alike");
-    let opened = sealer.open(&sealer.seal(&Terms { tier: &"x".repeat(100), ..terms }, Nanos(0))).unwrap();
+    assert_ne!(sealer.seal(&terms, Micros(7)), sealer.seal(&terms, Micros(7)), "no two are alike");
+    let opened = sealer.open(&sealer.seal(&Terms { tier: &"x".repeat(100), ..terms }, Micros(0))).unwrap();
     assert_eq!((&*opened.tier, opened.holds.len()), ("", 2));
 }
 
@@ -70,7 +70,7 @@ fn a_reservation_comes_back_as_it_was() {
 fn all_who_have_the_secret_can_read_a_reservation_and_only_its_maker_settles_it() {
     let secret = Secret::random();
     let (ours, theirs) = (Sealer::new(&secret), Sealer::new(&secret));
-    let (one, other) = (seal(&ours, &[1], Nanos(0)), seal(&theirs, &[1], Nanos(0)));
+    let (one, other) = (seal(&ours, &[1], Micros(0)), seal(&theirs, &[1], Micros(0)));
     assert_eq!((ours.read(&one), ours.read(&other)), (theirs.read(&one), theirs.read(&other)));
     let [one_read, other_read] = [&one, &other].map(|sealed| ours.read(sealed).unwrap());
     assert_eq!((one_read.serial, other_read.serial), (0, 0));
@@ -82,7 +82,7 @@ fn all_who_have_the_secret_can_read_a_reservation_and_only_its_maker_settles_it(
 #[test]
 fn nobody_else_can_make_a_reservation() {
     let (ours, theirs) = (Sealer::random(), Sealer::random());
-    let sealed = seal(&ours, &[1], Nanos(0));
+    let sealed = seal(&ours, &[1], Micros(0));
     assert_eq!(theirs.open(&sealed), None);
     for junk in ["", "x", "AAAA", &"A".repeat(10_000), "\u{0}", "💥"] {
         assert_eq!(ours.open(junk), None);
@@ -95,7 +95,7 @@ async fn a_reservation_is_settled_once() {
     let sealer = Sealer::random();
     let usage = tokens(30);
     for (times, cell) in [(1, 1), (2, 1)] {
-        let reservation = sealer.open(&seal(&sealer, &[cell, 2], Nanos(0))).unwrap();
+        let reservation = sealer.open(&seal(&sealer, &[cell, 2], Micros(0))).unwrap();
         let settle = || settlements.settle(&limits, &reservation, &usage, Nanos(0));
         assert_eq!(settle().await, Settlement::Settled(30).into());
         assert_eq!(settle().await, Settlement::Duplicate.into());
@@ -111,7 +111,7 @@ async fn a_report_is_charged_by_what_its_limits_allow_then() {
         let reservation = sealer.open(&sealed).unwrap();
         settlements.settle(&limits, &reservation, &tokens(30), Nanos(0)).await
     };
-    let before = [(); 3].map(|()| seal(&sealer, &[1, 2], Nanos(0)));
+    let before = [(); 3].map(|()| seal(&sealer, &[1, 2], Micros(0)));
     let [first, second, third] = before;
     settle(first).await;
     let wider = Quota::new(1000, MINUTE);
@@ -130,7 +130,7 @@ async fn a_report_is_charged_by_what_its_limits_allow_then() {
 async fn a_limit_that_counts_for_each_route_is_charged_for_the_route_that_was_asked() {
     let (limits, settlements, sealer) = (limits(), Settlements::default(), Sealer::random());
     let holds = [Hold { cell: CellId(1).on_route(7), ..hold(1) }];
-    let sealed = sealer.seal(&Terms { route: 7, holds: &holds, ..Terms::default() }, Nanos(0));
+    let sealed = sealer.seal(&Terms { route: 7, holds: &holds, ..Terms::default() }, Micros(0));
     let reservation = sealer.open(&sealed).unwrap();
     settlements.settle(&limits, &reservation, &tokens(30), Nanos(0)).await;
     let of_route = Demand { cell: holds[0].cell, ..look(1) };
@@ -142,7 +142,7 @@ async fn a_limit_that_counts_for_each_route_is_charged_for_the_route_that_was_as
 async fn what_was_refused_or_is_no_call_costs_nothing_and_leaves_the_reservation_open() {
     let (limits, settlements) = (limits(), Settlements::default());
     let sealer = Sealer::random();
-    let call = sealer.open(&seal(&sealer, &[1], Nanos(0))).unwrap();
+    let call = sealer.open(&seal(&sealer, &[1], Micros(0))).unwrap();
     let list = Reservation { is_call: false, ..call.clone() };
     let answer = |status, bytes| Report { status: Some(status), bytes: Some(bytes), ..Report::default() };
     for (reservation, report) in [
@@ -169,7 +169,7 @@ async fn an_answer_without_usage_is_charged_what_its_bytes_usually_cost_once() {
     let sealer = Sealer::random();
     let settle = async |model: &str, report: Report| {
         let model = ModelId::of(model);
-        let sealed = sealer.seal(&Terms { is_call: true, model, ..Terms::default() }, Nanos(0));
+        let sealed = sealer.seal(&Terms { is_call: true, model, ..Terms::default() }, Micros(0));
         settlements.settle(&limits, &sealer.open(&sealed).unwrap(), &report, Nanos(0)).await.settlement
     };
     let bytes = |request, answer, streamed| Report {
@@ -219,7 +219,7 @@ async fn an_answer_without_usage_is_charged_what_its_bytes_usually_cost_once() {
     let prompt = Usage { input: Some(7000), ..Usage::default() };
     let charged = settle("llm/other", Report { usage: prompt, ..bytes(400, 20_000, true) }).await;
     assert!(about(charged, 7100), "{charged:?}");
-    let reservation = sealer.open(&seal(&sealer, &[1], Nanos(0))).unwrap();
+    let reservation = sealer.open(&seal(&sealer, &[1], Micros(0))).unwrap();
     let first = settlements.settle(&limits, &reservation, &bytes(0, 100, false), Nanos(0)).await;
     assert_eq!(first.settlement, Settlement::Estimated(25));
     assert_eq!(settlements.settle(&limits, &reservation, &tokens(40), Nanos(0)).await, Settlement::Duplicate.into());
@@ -232,7 +232,7 @@ async fn one_answer_and_its_debt_are_bounded() {
     let settlements = Settlements::new(Bounds { answer: 5000, debt_windows: 10 });
     let sealer = Sealer::random();
     let settle = async |said| {
-        let reservation = sealer.open(&seal(&sealer, &[1], Nanos(0))).unwrap();
+        let reservation = sealer.open(&seal(&sealer, &[1], Micros(0))).unwrap();
         settlements.settle(&limits, &reservation, &tokens(said), Nanos(0)).await
     };
     let full = Charged { settlement: Settlement::Settled(900), cut: None, debt_cut: false };
@@ -240,7 +240,7 @@ async fn one_answer_and_its_debt_are_bounded() {
     let cut = Charged { settlement: Settlement::Settled(5000), cut: Some(MAX_HITS), debt_cut: true };
     assert_eq!(settle(MAX_HITS).await, cut);
     let Store::Memory(memory) = &limits.store;
-    let admitted = |seconds| memory.admit(&[look(1)], Nanos::from(Duration::from_secs(seconds))).admitted();
+    let admitted = |seconds| memory.admit(&[look(1)], Micros::from(Duration::from_secs(seconds))).admitted();
     // 100 a minute: the debt is over after ten minutes, and a token is back 600 ms later.
     assert_eq!((admitted(600), admitted(601)), (false, true));
 }
@@ -249,13 +249,13 @@ async fn one_answer_and_its_debt_are_bounded() {
 async fn a_late_report_is_charged_where_it_is_known_not_to_have_been_settled() {
     let (limits, settlements) = (limits(), Settlements::default());
     let sealer = Sealer::random();
-    let [first, second] = [(); 2].map(|()| sealer.open(&seal(&sealer, &[1], Nanos(0))).unwrap());
+    let [first, second] = [(); 2].map(|()| sealer.open(&seal(&sealer, &[1], Micros(0))).unwrap());
     assert_eq!(settlements.settle(&limits, &first, &tokens(1), Nanos(0)).await, Settlement::Settled(1).into());
     let after = |hours: u64| Nanos::from(Duration::from_secs(hours * 3600));
     // What was settled beside it is remembered, with it and without it, for a day.
     assert_eq!(settlements.settle(&limits, &first, &tokens(1), after(24)).await, Settlement::Duplicate.into());
     assert_eq!(settlements.settle(&limits, &second, &tokens(1), after(25)).await, Settlement::Late.into());
-    let other = sealer.open(&seal(&sealer, &[1], after(25))).unwrap();
+    let other = sealer.open(&seal(&sealer, &[1], limits.time(after(25)))).unwrap();
     let other = Reservation { serial: other.serial + PAGE, ..other };
     assert_eq!(settlements.settle(&limits, &other, &tokens(1), after(75)).await, Settlement::Settled(1).into());
     assert_eq!(settlements.settle(&limits, &other, &tokens(1), after(75)).await, Settlement::Duplicate.into());
@@ -265,7 +265,7 @@ async fn a_late_report_is_charged_where_it_is_known_not_to_have_been_settled() {
 async fn what_is_settled_is_remembered_as_long_as_it_could_be_settled_again() {
     let (limits, settlements) = (limits(), Settlements::default());
     let sealer = Sealer::random();
-    let reservation = sealer.open(&seal(&sealer, &[1], Nanos(0))).unwrap();
+    let reservation = sealer.open(&seal(&sealer, &[1], Micros(0))).unwrap();
     let settled = |settlement: Settlement| Charged::from(settlement);
     assert_eq!(settlements.settle(&limits, &reservation, &tokens(1), Nanos(0)).await, settled(Settlement::Settled(1)));
     for minute in (0..=30 * 60_u32).step_by(30).map(|minute| Nanos::from(MINUTE * minute)) {
@@ -280,7 +280,7 @@ proptest! {
     #[test]
     fn a_reservation_cannot_be_changed(at in 0_usize..200, byte in any::<u8>()) {
         let sealer = Sealer::random();
-        let sealed = seal(&sealer, &[1, 2], Nanos(9));
+        let sealed = seal(&sealer, &[1, 2], Micros(9));
         let mut bytes = sealed.clone().into_bytes();
         let at = at % bytes.len();
         prop_assume!(bytes[at] != byte);
@@ -299,7 +299,7 @@ proptest! {
 fn pages_of_settled_reservations_are_forgotten_when_they_are_late() {
     let mut settled = Settled::default();
     for page in 0..100_u64 {
-        let minted = Nanos::from(MINUTE * u32::try_from(page).unwrap() * 60);
+        let minted = Micros::from(MINUTE * u32::try_from(page).unwrap() * 60);
         for serial in [page * PAGE, page * PAGE + 63, page * PAGE + 64, page * PAGE + PAGE - 1] {
             assert!(matches!(settled.insert(serial, minted), Mark::New));
             assert!(matches!(settled.insert(serial, minted), Mark::Known));
@@ -313,10 +313,10 @@ fn what_is_remembered_of_settlements_is_bounded_and_nothing_is_settled_twice() {
     let mut settled = Settled::default();
     let pages = MAX_PAGES as u64 + 10;
     for page in 0..pages {
-        assert!(matches!(settled.insert(page * PAGE, Nanos(page)), Mark::New), "{page}");
+        assert!(matches!(settled.insert(page * PAGE, Micros(page)), Mark::New), "{page}");
     }
     assert_eq!(settled.pages.len(), MAX_PAGES);
-    let again: Vec<_> = (0..pages).map(|page| settled.insert(page * PAGE, Nanos(pages))).collect();
+    let again: Vec<_> = (0..pages).map(|page| settled.insert(page * PAGE, Micros(pages))).collect();
     assert!(again[..10].iter().all(|mark| matches!(mark, Mark::Forgotten)));
     assert!(again[10..].iter().all(|mark| matches!(mark, Mark::Known)));
     assert_eq!(settled.pages.len(), MAX_PAGES);
