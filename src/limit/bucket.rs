@@ -30,6 +30,13 @@ impl Default for Bucket {
 }
 
 impl Bucket {
+    /// A full bucket of `quota`.
+    #[must_use]
+    #[inline]
+    pub fn fresh(quota: &Quota) -> Self {
+        Bucket { full: Micros(0), fraction: 0, refill: quota.refill(), window: quota.window }
+    }
+
     /// Adopts `quota` at `now`. Hits that were used stay used when limit or window changed, as far as the new limit goes; a debt
     /// beyond it lasts as many windows as before.
     #[inline]

@@ -20,7 +20,7 @@ impl Cell {
     #[must_use]
     pub fn fresh(quota: &Quota) -> Self {
         match quota.algorithm {
-            Algorithm::TokenBucket => Cell::Bucket(Bucket::default()),
+            Algorithm::TokenBucket => Cell::Bucket(Bucket::fresh(quota)),
             Algorithm::FixedWindow => Cell::Window(Window::default()),
         }
     }
