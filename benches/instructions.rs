@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
 use prost::Message;
-use tiergate::clock::{Clock, Nanos};
+use tiergate::clock::{Clock, Micros, Nanos};
 use tiergate::limit::{AccountKey, Cost, Demand, Memory, Quota};
 use tiergate::listen::ext_authz::to_request;
 use tiergate::metrics::Metrics;
@@ -91,7 +91,7 @@ fn take(limits: usize) {
         let account = AccountKey(keys.hash(black_box("jland-78028f6d")));
         let demand = |cell| Demand { account, cell: tiergate::limit::CellId(cell), quota, cost: Cost::Take(1) };
         let demands = [demand(1), demand(2)];
-        assert!(memory.admit(&demands[..limits], Nanos(at)).admitted);
+        assert!(memory.admit(&demands[..limits], Micros(at)).admitted());
     });
 }
 

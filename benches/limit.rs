@@ -54,9 +54,10 @@ impl Ours {
     fn take(&self, user: &str, cells: &[u64]) -> bool {
         let account = AccountKey(self.keys.hash(user));
         let demand = |cell: &u64| Demand { account, cell: CellId(*cell), quota: self.quota, cost: Cost::Take(1) };
+        let now = self.clock.began().later(self.clock.now());
         match cells {
-            [one] => self.memory.admit(&[demand(one)], self.clock.now()).admitted,
-            [one, two] => self.memory.admit(&[demand(one), demand(two)], self.clock.now()).admitted,
+            [one] => self.memory.admit(&[demand(one)], now).admitted(),
+            [one, two] => self.memory.admit(&[demand(one), demand(two)], now).admitted(),
             _ => false,
         }
     }

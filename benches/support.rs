@@ -170,7 +170,7 @@ fn gate_of(request: &CheckRequest, (policies, name): (Policies, String)) -> Arc<
     let gate = Gate::new(
         Arc::new(policies),
         Identities::new(authority, remember),
-        Arc::new(Limits::Memory(Memory::default())),
+        Arc::new(Limits::in_memory(Memory::default())),
         Settings {
             gateway: None,
             without_policy: Otherwise::Refuse,

@@ -27,6 +27,7 @@ use crate::apiserver::KubernetesError;
 use crate::args::{Serve, unknown_variables};
 use crate::clock::Clock;
 use crate::gate::Gate;
+use crate::hash::SecretError;
 use crate::identity::AuthorityError;
 use crate::limit::Limits;
 use crate::listen::Services;
@@ -73,6 +74,8 @@ pub enum StartError {
     Jwks { path: PathBuf, error: io::Error },
     #[error("`{}` {error}", path.display())]
     Authority { path: PathBuf, error: AuthorityError },
+    #[error("--key-file: `{}` {error}", path.display())]
+    KeyFile { path: PathBuf, error: SecretError },
     #[error("{0}")]
     Io(#[from] io::Error),
 }

@@ -124,6 +124,10 @@ pub struct Serve {
     /// After how many windows of its limit a debt of tokens is over, however large it was
     #[arg(long, env = "TIERGATE_MAX_DEBT_WINDOWS", value_name = "N", default_value_t = DEBT_WINDOWS, value_parser = number::<NonZeroU32>)]
     pub max_debt_windows: NonZeroU32,
+    /// Make the keys of reservations and of callers' accounts from the secret in this file: 32 random bytes in Base64, as
+    /// `openssl rand -base64 32` writes them. It is read once [default: a secret made at random, which no other process has]
+    #[arg(long, env = "TIERGATE_KEY_FILE", value_name = "FILE", value_parser = file)]
+    pub key_file: Option<PathBuf>,
     /// Which call takes from the limits: where it is ShouldRateLimit (rls), Check takes nothing, and a gateway that does not
     /// make the second call, as envoy/classic.yaml does, enforces no limit
     #[arg(long, env = "TIERGATE_ENFORCE_LIMITS", value_enum, default_value = "check")]
@@ -168,7 +172,7 @@ const SERVE_EXIT: &str = "\
 Exit code: 0 after SIGTERM or SIGINT; 1 if a second signal ended it at once; 2 for wrong usage; 64 if it cannot start: a port is in \
 use, or what a flag names cannot be used.
 
-SIGHUP has all files read again that flags name; each is read again by itself when it changes.";
+SIGHUP has all files read again that flags name, but for --key-file; each is read again by itself when it changes.";
 
 /// Whose word it is who calls, and what they may do: that of keys, or of an API server.
 #[derive(Clone, Debug, Args)]

@@ -43,7 +43,7 @@ use self::present::{Presented, present};
 use crate::access::AccessReviews;
 use crate::clock::Nanos;
 use crate::denial::{Code, Denial};
-use crate::hash::KeyedHasher;
+use crate::hash::{KeyedHasher, Secret};
 use crate::identity::Identities;
 use crate::limit::Limits;
 use crate::policy::{self, Attached, AuthPlan, Policies, Policy};
@@ -70,6 +70,9 @@ pub struct Gate {
     decisions: AtomicU64,
 }
 
+/// What of a secret the key of accounts' names is derived for. Under another one all accounts would begin anew.
+const ACCOUNTS: &str = "accounts";
+
 /// A request that is being decided.
 struct Deciding<'a> {
     gate: &'a Gate,
@@ -88,19 +91,34 @@ const DEADLINE: Duration = Duration::from_millis(150);
 impl Gate {
     #[must_use]
     pub fn new(policies: Arc<Policies>, identities: Identities, limits: Arc<Limits>, settings: Settings) -> Self {
+        let secret = Secret::random();
+        limits.put_in_force(policies.current().quotas());
         Gate {
             policies,
             identities,
             access: None,
             tiers: TierServices::new(),
             limits,
-            sealer: Arc::new(Sealer::random()),
+            sealer: Arc::new(Sealer::new(&secret)),
             recent: Recent::default(),
             tells_keys: false,
-            keys: KeyedHasher::random(),
+            keys: KeyedHasher::derived(&secret, ACCOUNTS),
             settings,
             decisions: AtomicU64::new(0),
         }
+    }
+
+    /// The same gate, whose reservations and accounts are those of all gates with this secret.
+    #[must_use]
+    pub fn with_secret(self, secret: &Secret) -> Self {
+        let keys = KeyedHasher::derived(secret, ACCOUNTS);
+        Gate { sealer: Arc::new(Sealer::new(secret)), keys, ..self }
+    }
+
+    /// Puts a policy in force, and what its limits allow. Only one thread may publish.
+    pub fn publish(&self, policy: Policy) {
+        self.limits.put_in_force(policy.quotas());
+        self.policies.publish(policy);
     }
 
     /// What one usage report may cost.

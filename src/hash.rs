@@ -1,10 +1,14 @@
-//! Hashes that callers cannot choose: of tokens and of counter values, to 128 bits under a random key.
+//! Hashes that callers cannot choose: of tokens and of counter values, to 128 bits under a key that they do not know.
+
+mod secret;
 
 use std::hash::{BuildHasherDefault, Hasher};
 
 use siphasher::sip128::{Hasher128, SipHasher13};
 
-/// Hashes under random keys of its own. SipHash-1-3 rather than 2-4: tokens are long, and half the rounds still leave no
+pub use self::secret::{Secret, SecretError, is_open_to_others};
+
+/// Hashes under keys of its own. SipHash-1-3 rather than 2-4: tokens are long, and half the rounds still leave no
 /// known way to a collision for who does not know the key.
 pub struct KeyedHasher {
     one: [u8; 16],
@@ -21,15 +25,20 @@ pub(crate) type Unhashed = BuildHasherDefault<Prehashed>;
 // === impl KeyedHasher ===
 
 impl KeyedHasher {
+    /// One whose hashes no other process makes.
+    ///
     /// # Panics
     ///
     /// The operating system has no randomness: nothing could be kept apart safely.
     #[must_use]
     pub fn random() -> Self {
-        let (mut one, mut list) = ([0; 16], [0; 16]);
-        let filled = aws_lc_rs::rand::fill(&mut one).and_then(|()| aws_lc_rs::rand::fill(&mut list));
-        assert!(filled.is_ok(), "the operating system has no randomness");
-        KeyedHasher { one, list }
+        KeyedHasher { one: random(), list: random() }
+    }
+
+    /// The hasher for one purpose: its hashes are the same in every process that has this secret.
+    #[must_use]
+    pub fn derived(secret: &Secret, purpose: &str) -> Self {
+        KeyedHasher { one: secret.key(purpose, b"one"), list: secret.key(purpose, b"list") }
     }
 
     /// The hash of one text.
@@ -56,6 +65,19 @@ impl std::fmt::Debug for KeyedHasher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("KeyedHasher")
     }
+}
+
+/// Random bytes.
+///
+/// # Panics
+///
+/// The operating system has no randomness.
+#[must_use]
+pub fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    let filled = aws_lc_rs::rand::fill(&mut bytes);
+    assert!(filled.is_ok(), "the operating system has no randomness");
+    bytes
 }
 
 // === impl Prehashed ===
@@ -89,5 +111,15 @@ mod tests {
         assert_eq!(keys.hash_list(["a", "b"]), keys.hash_list(["a", "b"]));
         assert_ne!(keys.hash_list(["a"]), keys.hash("a"));
         assert_ne!(keys.hash("a"), KeyedHasher::random().hash("a"));
+    }
+
+    #[test]
+    fn hashes_of_one_secret_are_the_same_for_one_purpose() {
+        let secret = Secret::random();
+        let of = |purpose| KeyedHasher::derived(&secret, purpose);
+        assert_eq!(of("accounts").hash("a"), of("accounts").hash("a"));
+        assert_eq!(of("accounts").hash_list(["a", "b"]), of("accounts").hash_list(["a", "b"]));
+        assert_ne!(of("accounts").hash("a"), of("others").hash("a"));
+        assert_ne!(of("accounts").hash_list(["a"]), of("accounts").hash("a"));
     }
 }

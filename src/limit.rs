@@ -1,137 +1,264 @@
 //! Limits: how much of what one caller may have.
 //!
-//! An *account* is all cells of one counter key (one user); a *cell* is one limit's state in it. What a request asks of
-//! one account is checked together and then written, under one lock: all of it or nothing.
+//! An *account* is all cells of one counter key (one user); a *cell* is one limit's counter in it, and a *hit* what it counts: a
+//! request, or a token. (GCRA calls *cell* what is counted; here that is a hit.) What a request asks of one account is checked
+//! together and then written, under one lock: all of it or nothing.
+//!
+//! ```
+//! use std::time::Duration;
+//! use tiergate::clock::Micros;
+//! use tiergate::limit::{AccountKey, CellId, Cost, Demand, Memory, Outcome, Quota, Verdict};
+//!
+//! let memory = Memory::default();
+//! let two_a_minute = Quota::new(2, Duration::from_secs(60));
+//! let demand = Demand { account: AccountKey(1), cell: CellId(1), quota: two_a_minute, cost: Cost::Take(1) };
+//! let ask = |second| memory.admit(&[demand], Micros::from(Duration::from_secs(second)));
+//!
+//! assert!(ask(0).admitted());
+//! assert_eq!(ask(0).standings[0].remaining(), 0);
+//! let refused = ask(10);
+//! assert_eq!(refused.outcome, Outcome::Exceeded);
+//! // Two a minute are one each 30 seconds.
+//! assert_eq!(refused.standings[0].verdict, Verdict::Exceeds(Some(Duration::from_secs(20))));
+//! assert!(ask(30).admitted());
+//! ```
 
+mod algorithm;
 mod bucket;
 mod cell;
 mod memory;
 mod quota;
 mod window;
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use smallvec::SmallVec;
 
+pub use self::algorithm::{Algorithm, Compared};
 pub use self::bucket::Bucket;
 pub use self::cell::Cell;
 pub use self::memory::Memory;
-pub use self::quota::{Algorithm, Quota};
+pub use self::quota::{Quota, Quotas};
 pub use self::window::Window;
 
-use crate::clock::Nanos;
+use crate::clock::{Micros, Nanos};
 
 /// Names one account: a hash of the counter values, keyed so that nobody can choose collisions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AccountKey(pub u128);
 
-/// Names one limit's rate, and the scope it counts in: a hash that is the same after a restart.
+/// Names one rate of one limit, and the scope that it counts in: a hash that is the same after a restart, whatever number and window
+/// the rate has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CellId(pub u64);
 
 /// What a demand asks of its cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cost {
-    /// Take this much, if it is there.
+    /// Take so many hits, if they are there.
     Take(u64),
-    /// Pass while at least one is left, and take nothing: what it costs is known only afterwards, and charged then.
-    Positive,
+    /// Pass while at least one hit is left, and take nothing: what the request costs is known only after its answer, and charged then
+    /// ([`Limits::charge`]), into debt if need be.
+    Postpaid,
 }
 
 /// One thing that a request needs.
 #[derive(Clone, Copy, Debug)]
 pub struct Demand {
+    /// Who asks.
     pub account: AccountKey,
+    /// Which of the account's counters is asked.
     pub cell: CellId,
+    /// What the cell's limit allows now.
     pub quota: Quota,
+    /// What is asked.
     pub cost: Cost,
 }
 
-/// Where a cell stands: after the demand if it was admitted, as it was if not.
+/// Where a cell stands: after the demand if it was admitted, as it was if not. Whatever store the cell is in, these are numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
+    /// What the cell said.
     pub verdict: Verdict,
-    cell: Cell,
-    now: Nanos,
     limit: u64,
-    /// In nanoseconds.
+    /// In microseconds.
     window: u64,
+    used: u64,
+    /// In microseconds.
+    reset: u64,
 }
 
 /// What one cell said to its demand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
+    /// It is there.
     Fits,
-    /// This demand would fit after the duration; never, if there is none.
+    /// It is not: it would be after the duration, if nobody else takes of it; never, if there is none.
     Exceeds(Option<Duration>),
 }
 
-/// The answer to several demands, one standing for each, in their order.
+/// The answer to several demands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Admission {
-    pub admitted: bool,
-    /// There is no room for a new account, so nothing was taken and nothing can be said.
-    pub full: bool,
+    /// Whether all was taken.
+    pub outcome: Outcome,
+    /// One for each demand, in their order; none where it could not be told.
     pub standings: SmallVec<[Standing; 2]>,
+}
+
+/// What became of several demands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All of them fit, and all was taken.
+    Admitted,
+    /// Nothing was taken: one of them, at least, does not fit, and its standing says so.
+    Exceeded,
+    /// Nothing was taken, and nobody can tell whether they fit.
+    Undecided(Undecided),
+}
+
+/// Why it cannot be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Undecided {
+    /// There is no room for another account.
+    Full,
+    /// Whoever keeps the accounts gave no answer.
+    NoAnswer,
+}
+
+/// How much of what everybody may have, and has had.
+#[derive(Debug)]
+pub struct Limits {
+    /// Where accounts are kept.
+    pub store: Store,
+    quotas: ArcSwap<Quotas>,
+    /// What the store's clock said when the process's started.
+    began: Micros,
 }
 
 /// Where accounts are kept.
 #[derive(Debug)]
-pub enum Limits {
+pub enum Store {
+    /// In this process, for as long as it runs.
     Memory(Memory),
+}
+
+// === impl CellId ===
+
+impl CellId {
+    /// The cell of the same rate for requests of one route alone, by the route's hash; of that one, the rate's own.
+    #[must_use]
+    pub fn on_route(self, route: u64) -> Self {
+        CellId(self.0 ^ route)
+    }
 }
 
 // === impl Limits ===
 
 impl Limits {
-    /// Checks all `demands`, and takes all of them or none.
+    /// Limits whose accounts are kept in `memory`, before any quota is in force.
+    #[must_use]
+    pub fn in_memory(memory: Memory) -> Self {
+        Limits { store: Store::Memory(memory), quotas: ArcSwap::default(), began: Micros(0) }
+    }
+
+    /// The same limits in a process whose clock started at `began`; without this, in 1970.
+    #[must_use]
+    pub fn since(self, began: Micros) -> Self {
+        Limits { began, ..self }
+    }
+
+    /// What the store's clock says at `now`. Memory has none of its own: it goes by the process's, which nobody sets.
+    #[must_use]
+    #[inline]
+    pub fn time(&self, now: Nanos) -> Micros {
+        self.began.later(now)
+    }
+
+    /// Checks all `demands`, and takes all of them or none. Where it could not be told, nothing was taken.
     ///
     /// Memory answers without waiting; the function is `async` for the stores that cannot.
     pub async fn admit(&self, demands: &[Demand], now: Nanos) -> Admission {
-        match self {
-            Limits::Memory(memory) => memory.admit(demands, now),
+        match &self.store {
+            Store::Memory(memory) => memory.admit(demands, self.time(now)),
         }
     }
 
-    /// Adds `cost` to a cell, into debt if need be, but no further than `debt_windows`; `true` where it would have gone
+    /// Adds what a demand takes to its cell, into debt if need be, but no further than `debt_windows`; `true` where it would have gone
     /// further.
-    pub async fn charge(
-        &self,
-        account: AccountKey,
-        cell: CellId,
-        quota: Quota,
-        cost: u64,
-        debt_windows: u32,
-        now: Nanos,
-    ) -> bool {
-        match self {
-            Limits::Memory(memory) => memory.charge(account, cell, quota, cost, debt_windows, now),
+    pub async fn charge(&self, demand: &Demand, debt_windows: u32, now: Nanos) -> bool {
+        match &self.store {
+            Store::Memory(memory) => memory.charge(demand, debt_windows, self.time(now)),
         }
+    }
+
+    /// Puts `quotas` in force, in place of those before: what is charged afterwards is charged by these.
+    pub fn put_in_force(&self, quotas: Quotas) {
+        self.quotas.store(Arc::new(quotas));
+    }
+
+    /// The quota in force of a cell, which may be one of those that each route has, here of the route with this hash; `None` if its
+    /// limit is gone.
+    #[must_use]
+    pub fn quota(&self, cell: CellId, route: u64) -> Option<Quota> {
+        let quotas = self.quotas.load();
+        quotas.get(cell).or_else(|| quotas.get(cell.on_route(route)))
     }
 
     /// Forgets some of what is idle: see [`Memory::sweep`].
     pub fn sweep(&self, turn: usize, now: Nanos) {
-        match self {
-            Limits::Memory(memory) => memory.sweep(turn, now),
+        match &self.store {
+            Store::Memory(memory) => memory.sweep(turn, self.time(now)),
         }
     }
 
     /// How many accounts are kept.
     #[must_use]
     pub fn accounts(&self) -> usize {
-        match self {
-            Limits::Memory(memory) => memory.accounts(),
+        match &self.store {
+            Store::Memory(memory) => memory.accounts(),
         }
+    }
+}
+
+// === impl Admission ===
+
+impl Admission {
+    /// Whether all was taken.
+    #[must_use]
+    #[inline]
+    pub fn admitted(&self) -> bool {
+        self.outcome == Outcome::Admitted
+    }
+}
+
+// === impl Outcome ===
+
+impl Outcome {
+    /// Of demands of which it is known whether they `fit`.
+    #[inline]
+    fn of(fit: bool) -> Self {
+        if fit { Outcome::Admitted } else { Outcome::Exceeded }
+    }
+}
+
+/// As long as nobody has answered.
+impl Default for Outcome {
+    fn default() -> Self {
+        Outcome::Undecided(Undecided::NoAnswer)
     }
 }
 
 // === impl Standing ===
 
 impl Standing {
-    /// Where `cell` stands at `now`.
+    /// Of a cell of `quota` of which so many hits are `used`, a begun one included, until all of them are back after `reset`. More
+    /// than the limit is used where there is debt.
     #[must_use]
-    pub fn new(cell: Cell, quota: &Quota, verdict: Verdict, now: Nanos) -> Self {
-        Standing { verdict, cell, now, limit: quota.limit, window: quota.window }
+    pub fn new(quota: &Quota, verdict: Verdict, used: u64, reset: Duration) -> Self {
+        Standing { verdict, limit: quota.limit, window: quota.window, used, reset: Micros::from(reset).0 }
     }
 
     /// What the limit allows in one window.
@@ -140,21 +267,22 @@ impl Standing {
         self.limit
     }
 
+    /// The time in which that comes back.
     #[must_use]
     pub fn window(&self) -> Duration {
-        Duration::from_nanos(self.window)
+        Duration::from_micros(self.window)
     }
 
     /// Whole hits that are left.
     #[must_use]
     pub fn remaining(&self) -> u64 {
-        self.limit.saturating_sub(self.cell.used(self.window, self.now))
+        self.limit.saturating_sub(self.used)
     }
 
-    /// Until the cell is full again.
+    /// Until all of the limit is there again.
     #[must_use]
     pub fn reset(&self) -> Duration {
-        self.cell.reset(self.now)
+        Duration::from_micros(self.reset)
     }
 }
 
@@ -166,7 +294,7 @@ impl Cost {
     pub fn hits(self) -> u64 {
         match self {
             Cost::Take(hits) => hits,
-            Cost::Positive => 1,
+            Cost::Postpaid => 1,
         }
     }
 }

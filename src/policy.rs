@@ -37,9 +37,10 @@ use crate::access::Rbac;
 use crate::clock::Nanos;
 use crate::denial::{Code, Denial};
 use crate::identity::ServiceAccounts;
+use crate::limit::Quotas;
 use crate::problem::{ObjectName, Place, Problem};
 use crate::request::{self, Request};
-use crate::rules::AuthRules;
+use crate::rules::{AuthRules, LimitKind};
 use crate::tier::TierTable;
 
 /// One snapshot. Requests read it; nothing changes it.
@@ -298,6 +299,17 @@ impl Policy {
             seen.insert((std::mem::discriminant(auth), pointer, Arc::as_ptr(set))).then_some((rules, &**set))
         });
         combinations.collect()
+    }
+
+    /// What the limits allow now that are charged after the answer, those in shadow too.
+    #[must_use]
+    pub fn quotas(&self) -> Quotas {
+        let sets = self.combinations().flat_map(|plan| &plan.limits).filter_map(|limits| match limits {
+            Attached::Active(set) => Some(set),
+            Attached::Broken(_) | Attached::None => None,
+        });
+        let limits = sets.flat_map(|set| set.all()).filter(|limit| limit.kind == LimitKind::Tokens);
+        limits.flat_map(|limit| limit.rates.iter().copied()).collect()
     }
 
     /// How many objects are in error.

@@ -49,6 +49,8 @@ pub struct GateSettings {
     pub remember: Remember,
     /// How many callers' accounts are kept at most.
     pub accounts: usize,
+    /// Where the secret stands that the keys of reservations and accounts are derived from.
+    pub key_file: Option<PathBuf>,
 }
 
 /// Whose word it is who calls.
@@ -182,6 +184,7 @@ impl From<&Serve> for GateSettings {
                 ..Remember::default()
             },
             accounts: args.max_accounts.get(),
+            key_file: args.key_file.clone(),
         }
     }
 }

@@ -150,7 +150,7 @@ pub(crate) fn settings() -> Settings {
 
 pub(crate) fn gate(policy: Policy, settings: Settings) -> Gate {
     let identities = Identities::new(Authority::from_jwks(&ES256.jwks, ISSUER).unwrap(), Remember::default());
-    let limits = Arc::new(Limits::Memory(Memory::default()));
+    let limits = Arc::new(Limits::in_memory(Memory::default()));
     Gate::new(Arc::new(Policies::new(policy)), identities, limits, settings)
 }
 

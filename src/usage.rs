@@ -12,7 +12,7 @@ mod reservation;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -21,13 +21,13 @@ pub use self::call::{COUNTED, is_call, is_counted};
 pub use self::channel::Channel;
 pub use self::metrics::{Correction, UsageMetrics};
 pub use self::reports::Reports;
-pub use self::reservation::{Hold, ModelId, Reservation, Sealer, Terms};
+pub use self::reservation::{Hold, Instance, ModelId, Reservation, Sealer, Terms};
 
 pub(crate) use self::metrics::{Named, OTHER, policy_and_limit};
 
 use self::estimate::Rates;
-use crate::clock::Nanos;
-use crate::limit::Limits;
+use crate::clock::{Micros, Nanos};
+use crate::limit::{Cost, Demand, Limits};
 
 /// The largest number that one report may carry: Envoy's own cap on `hits_addend` of a descriptor.
 pub const MAX_HITS: u64 = 1_000_000_000;
@@ -101,11 +101,11 @@ pub struct Charged {
 #[derive(Debug, Default)]
 pub struct Settlements {
     bounds: Bounds,
-    settled: Mutex<Settled>,
+    settled: Mutex<HashMap<Instance, Settled>>,
     rates: Rates,
 }
 
-/// Which serial numbers were settled. They are consecutive, so a bit for each is enough: a day of a thousand answers a second
+/// Which serial numbers of one instance were settled. They are consecutive, so a bit for each is enough: a day of a thousand answers a second
 /// is 11 MB.
 #[derive(Debug, Default)]
 struct Settled {
@@ -125,7 +125,7 @@ enum Mark {
 #[derive(Debug)]
 struct Page {
     /// When the last of them was settled.
-    newest: Nanos,
+    newest: Micros,
     bits: Box<[u64]>,
 }
 
@@ -212,7 +212,7 @@ impl Settlements {
         Settlements { bounds, ..Settlements::default() }
     }
 
-    /// Charges what `report` says to every token limit of `reservation`.
+    /// Charges what `report` says to every token limit of `reservation` that is still there, by what the limit allows now.
     pub async fn settle(&self, limits: &Limits, reservation: &Reservation, report: &Report, now: Nanos) -> Charged {
         let is_estimated = report.is_partial() && reservation.is_call && report.has_answer();
         let said = match report.usage.tokens() {
@@ -220,15 +220,19 @@ impl Settlements {
             Some(tokens) => tokens,
             None => return Settlement::NoUsage.into(),
         };
-        match self.settled.lock().insert(reservation.serial, now) {
+        let at = limits.time(now);
+        match self.settled.lock().entry(reservation.instance).or_default().insert(reservation.serial, at) {
             Mark::New => {}
             Mark::Known => return Settlement::Duplicate.into(),
             Mark::Forgotten => return Settlement::Late.into(),
         }
         let tokens = said.min(self.bounds.answer);
         let mut debt_cut = false;
-        for Hold { account, cell, quota } in &reservation.holds {
-            debt_cut |= limits.charge(*account, *cell, *quota, tokens, self.bounds.debt_windows, now).await;
+        for &Hold { account, cell } in &reservation.holds {
+            // A limit that is gone is not charged.
+            let Some(quota) = limits.quota(cell, reservation.route) else { continue };
+            let demand = Demand { account, cell, quota, cost: Cost::Take(tokens) };
+            debt_cut |= limits.charge(&demand, self.bounds.debt_windows, now).await;
         }
         if !is_estimated && said == tokens && !report.has_failed() {
             self.rates.learn(reservation.model, report, now);
@@ -248,8 +252,8 @@ impl From<Settlement> for Charged {
 
 impl Settled {
     /// Remembers a serial number.
-    fn insert(&mut self, serial: u64, now: Nanos) -> Mark {
-        let oldest = Nanos(now.0.saturating_sub(Nanos::from(REMEMBERED).0));
+    fn insert(&mut self, serial: u64, now: Micros) -> Mark {
+        let oldest = Micros(now.0.saturating_sub(Micros::from(REMEMBERED).0));
         // Serial numbers rise with time, so the first page is the oldest.
         while let Some(page) = self.pages.first_entry().filter(|page| page.get().newest < oldest) {
             self.first = page.key() + 1;

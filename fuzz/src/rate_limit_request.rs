@@ -9,7 +9,7 @@ use std::time::Duration;
 use envoy_types::pb::envoy::service::ratelimit::v3::RateLimitRequest;
 use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_response::Code;
 use prost::Message;
-use tiergate::clock::{Clock, Nanos};
+use tiergate::clock::{Clock, Micros, Nanos};
 use tiergate::gate::EnforceLimits;
 use tiergate::limit::{AccountKey, Algorithm, CellId, Cost, Demand, Limits, Quota};
 use tiergate::listen::rate_limit::{DOMAIN, REPORT_DOMAIN, RateLimit};
@@ -23,10 +23,11 @@ pub fn rate_limit_request(data: &[u8]) -> &'static str {
     let Ok(mut request) = RateLimitRequest::decode(data) else { return "not a RateLimitRequest" };
     let holds = [hold(0), hold(1)];
     let gate = Arc::new(gate_by(Arc::clone(&GATE.policies), EnforceLimits::Rls));
+    gate.limits.put_in_force(holds.map(|hold| (hold.cell, quota())).into_iter().collect());
     let (ours, foreign) = (Arc::clone(&gate.sealer), Sealer::random());
     // Of a request that is no call, so that only what is said is charged.
     let seal =
-        |sealer: &Sealer, holds: &[Hold], tier| sealer.seal(&Terms { holds, tier, ..Terms::default() }, Nanos(0));
+        |sealer: &Sealer, holds: &[Hold], tier| sealer.seal(&Terms { holds, tier, ..Terms::default() }, Micros(0));
     let named = [
         ("@0", seal(&ours, &holds[..1], "free")),
         ("@1", seal(&ours, &holds[1..], "premium")),
@@ -71,15 +72,18 @@ pub fn rate_limit_request(data: &[u8]) -> &'static str {
     }
 }
 
-/// In a window of an hour, so that nothing comes back while one input is looked at.
 fn hold(cell: u64) -> Hold {
-    let quota = Quota::new(Quota::MAX_LIMIT, Duration::from_secs(3600)).by(Algorithm::FixedWindow);
-    Hold { account: AccountKey(u128::from(cell)), cell: CellId(cell), quota }
+    Hold { account: AccountKey(u128::from(cell)), cell: CellId(cell) }
 }
 
-fn used(limits: &Limits, Hold { account, cell, quota }: Hold) -> u64 {
-    let demand = Demand { account, cell, quota, cost: Cost::Positive };
-    quota.limit() - run(limits.admit(&[demand], Nanos(0))).standings[0].remaining()
+/// In a window of an hour, so that nothing comes back while one input is looked at.
+fn quota() -> Quota {
+    Quota::new(Quota::MAX_LIMIT, Duration::from_secs(3600)).by(Algorithm::FixedWindow)
+}
+
+fn used(limits: &Limits, Hold { account, cell }: Hold) -> u64 {
+    let demand = Demand { account, cell, quota: quota(), cost: Cost::Postpaid };
+    demand.quota.limit() - run(limits.admit(&[demand], Nanos(0))).standings[0].remaining()
 }
 
 /// The one reservation of a report as it is written, and its tokens; `None` for what is no report.

@@ -130,7 +130,7 @@ pub(super) fn gate_by(policies: Arc<Policies>, enforce_limits: EnforceLimits) ->
         stale_for: std::time::Duration::ZERO,
     };
     let identities = Identities::new(authority, Remember { bytes: 400_000, ..Remember::default() });
-    Gate::new(policies, identities, Arc::new(Limits::Memory(Memory::default())), settings)
+    Gate::new(policies, identities, Arc::new(Limits::in_memory(Memory::default())), settings)
 }
 
 /// Raises every limit to what no run reaches.

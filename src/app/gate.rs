@@ -1,5 +1,6 @@
 //! The gate of the process, with everyone whom it asks.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use super::StartError;
@@ -7,6 +8,7 @@ use crate::access::AccessReviews;
 use crate::apiserver::{ApiMetrics, ApiServer, KubernetesError};
 use crate::clock::Clock;
 use crate::gate::Gate;
+use crate::hash::{Secret, is_open_to_others};
 use crate::identity::{Authority, ClusterReview, Identities};
 use crate::limit::{Limits, Memory};
 use crate::policy::{Policies, Policy};
@@ -16,10 +18,10 @@ use crate::settings::{AuthoritySettings, GateSettings, KeysFile};
 ///
 /// # Errors
 ///
-/// The keys of callers' tokens cannot be read, or the API server's kubeconfig cannot be used.
+/// The keys of callers' tokens or the file of the secret cannot be read, or the API server's kubeconfig cannot be used.
 pub fn gate(settings: &GateSettings, policy: Policy, clock: Clock, metrics: &ApiMetrics) -> Result<Gate, StartError> {
     let policies = Arc::new(Policies::new(policy));
-    let limits = Arc::new(Limits::Memory(Memory::bounded(settings.accounts)));
+    let limits = Arc::new(Limits::in_memory(Memory::bounded(settings.accounts)).since(clock.began()));
     let (identities, server) = match &settings.authority {
         AuthoritySettings::Keys(file) => {
             let identities = Identities::new(keys(file)?, settings.remember);
@@ -34,7 +36,28 @@ pub fn gate(settings: &GateSettings, policy: Policy, clock: Clock, metrics: &Api
     let mut gate = Gate::new(policies, identities, limits, settings.decisions.clone());
     let reviews = settings.access.zip(server);
     gate.access = reviews.map(|(mode, server)| AccessReviews::new(server, mode, settings.decisions.stale_for));
-    Ok(gate)
+    match &settings.key_file {
+        Some(path) => Ok(gate.with_secret(&secret(path)?)),
+        None => {
+            let remedy = "--key-file gives one that lasts";
+            tracing::info!(
+                remedy,
+                "the key of reservations and accounts is made at random, and does not survive a restart"
+            );
+            Ok(gate)
+        }
+    }
+}
+
+/// The secret of `--key-file`. Who can read it can make reservations; a mounted Secret is open to others by default, though, and
+/// nobody else may be there to read it: so it is said, and not refused.
+fn secret(path: &Path) -> Result<Secret, StartError> {
+    let secret = Secret::read(path).map_err(|error| StartError::KeyFile { path: path.to_owned(), error })?;
+    if is_open_to_others(path) {
+        let remedy = "chmod o-r, or defaultMode: 0440 of a mounted Secret";
+        tracing::warn!(file = %path.display(), remedy, "--key-file: every user of this machine can read the secret");
+    }
+    Ok(secret)
 }
 
 /// The keys that stand in `file` now.

@@ -36,7 +36,7 @@ impl Publisher {
         self.metrics.reloaded(loaded.is_ok());
         match loaded {
             Ok(policy) => {
-                self.gate.policies.publish(policy);
+                self.gate.publish(policy);
                 self.note(Path::new(""), None);
                 let policy = self.gate.policies.current();
                 let (generation, objects) = (policy.generation, policy.objects);

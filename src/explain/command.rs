@@ -156,7 +156,7 @@ fn gate(args: &Explain, policies: Arc<Policies>) -> Result<Gate, ExplainError> {
         // Whichever call takes from the limits: here is one that does both.
         enforce_limits: EnforceLimits::Check,
     };
-    let limits = Arc::new(Limits::Memory(Memory::default()));
+    let limits = Arc::new(Limits::in_memory(Memory::default()));
     Ok(Gate::new(policies, Identities::new(authority, Remember::default()), limits, settings))
 }
 

@@ -8,7 +8,7 @@ use super::present::Presented;
 use super::{Deciding, Grant, LimitEvidence, Otherwise, Stage};
 use crate::denial::{Code, Denial};
 use crate::expression::Scope;
-use crate::limit::{AccountKey, Admission, Cost, Demand};
+use crate::limit::{AccountKey, Admission, Cost, Demand, Outcome, Undecided};
 use crate::policy::{self, Attached, Limit, Matched, RoutePlan};
 use crate::request::{Request, Unset};
 use crate::rules::LimitKind;
@@ -82,22 +82,20 @@ impl Deciding<'_> {
 
     /// Takes what the request costs, all of it or nothing.
     pub(super) async fn admit(&mut self, candidate: Candidate) -> Result<Grant, Denial> {
-        let Admission { admitted, full, standings } = self.gate.limits.admit(&candidate.demands, self.now).await;
-        self.evidence.no_room = full;
-        if full && self.gate.settings.without_room == Otherwise::Allow {
-            // Its usage report is taken, and charged to nothing.
-            let reservation = self.reserve(&[]);
-            return Ok(Grant { reservation, ..candidate.grant });
-        }
-        if full {
-            let denial = Denial::new(Code::UnavailableAccounts, "there is no room to count another caller");
-            return Err(denial.detail("see --max-accounts"));
-        }
+        let Admission { outcome, standings } = self.gate.limits.admit(&candidate.demands, self.now).await;
+        self.evidence.no_room = outcome == Outcome::Undecided(Undecided::Full);
         for (limit, standing) in self.evidence.limits.iter_mut().zip(standings) {
             limit.standing = Some(standing);
         }
-        if !admitted {
-            return Err(exceeded(self.evidence.refusing()));
+        match outcome {
+            Outcome::Admitted => {}
+            Outcome::Exceeded => return Err(exceeded(self.evidence.refusing())),
+            Outcome::Undecided(Undecided::Full) if self.gate.settings.without_room == Otherwise::Allow => {
+                // Its usage report is taken, and charged to nothing.
+                let reservation = self.reserve(&[]);
+                return Ok(Grant { reservation, ..candidate.grant });
+            }
+            Outcome::Undecided(why) => return Err(undecided(why)),
         }
         self.admit_in_shadow(&candidate).await;
         let Candidate { grant, mut demands, shadow } = candidate;
@@ -112,14 +110,18 @@ impl Deciding<'_> {
     /// What the usage report gives back, so that its tokens are charged to the token limits among `demands`.
     pub(super) fn reserve(&self, demands: &[Demand]) -> String {
         let mut holds: SmallVec<[Hold; 2]> = SmallVec::new();
-        for Demand { account, cell, quota, cost } in demands {
-            if *cost == Cost::Positive {
-                holds.push(Hold { account: *account, cell: *cell, quota: *quota });
+        for Demand { account, cell, cost, .. } in demands {
+            if *cost == Cost::Postpaid {
+                holds.push(Hold { account: *account, cell: *cell });
             }
         }
-        let tier = self.evidence.tier.as_deref().unwrap_or_default();
-        let model = self.evidence.permit.model.as_deref().map_or(ModelId::NONE, ModelId::of);
-        self.gate.sealer.seal(&Terms { is_call: self.evidence.is_call, tier, model, holds: &holds }, self.now)
+        let evidence = &self.evidence;
+        let tier = evidence.tier.as_deref().unwrap_or_default();
+        let model = evidence.permit.model.as_deref().map_or(ModelId::NONE, ModelId::of);
+        self.gate.sealer.seal(
+            &Terms { is_call: evidence.is_call, tier, model, route: evidence.route_hash, holds: &holds },
+            self.gate.limits.time(self.now),
+        )
     }
 }
 
@@ -129,6 +131,15 @@ fn uncounted() -> Denial {
     let message = "you have a token limit, and what this call costs cannot be read from its answer";
     Denial::new(Code::RequestUncounted, format!("{message}: call a path that ends in one of {paths}"))
         .detail("see --uncounted")
+}
+
+/// The answer where nobody can tell whether the limits let the request through.
+fn undecided(why: Undecided) -> Denial {
+    match why {
+        Undecided::Full => Denial::new(Code::UnavailableAccounts, "there is no room to count another caller")
+            .detail("see --max-accounts"),
+        Undecided::NoAnswer => Denial::new(Code::UnavailableInternal, "the limits cannot be asked"),
+    }
 }
 
 /// The refusal by the limit that takes longest to let this request through.
@@ -159,7 +170,7 @@ impl Limit {
     fn cost(&self) -> Cost {
         match self.kind {
             LimitKind::Requests => Cost::Take(1),
-            LimitKind::Tokens => Cost::Positive,
+            LimitKind::Tokens => Cost::Postpaid,
         }
     }
 }

@@ -12,7 +12,7 @@ use super::{Candidate, Deciding, Evidence, Gate, Grant, Handover, Otherwise, Wou
 use crate::denial::Denial;
 use crate::expression::{Object, Reference, Scope};
 use crate::gate::Facts;
-use crate::limit::{Cost, Demand};
+use crate::limit::{Cost, Demand, Outcome, Undecided};
 use crate::policy::{Attached, LimitSet, Policy, RoutePlan};
 use crate::request::{Request, Unset};
 
@@ -127,8 +127,8 @@ impl Deciding<'_> {
 
     async fn has_no_room(&self, demands: &[Demand]) -> bool {
         let looked: SmallVec<[Demand; 2]> =
-            demands.iter().map(|demand| Demand { cost: Cost::Positive, ..*demand }).collect();
-        self.gate.limits.admit(&looked, self.now).await.full
+            demands.iter().map(|demand| Demand { cost: Cost::Postpaid, ..*demand }).collect();
+        self.gate.limits.admit(&looked, self.now).await.outcome == Outcome::Undecided(Undecided::Full)
     }
 }
 

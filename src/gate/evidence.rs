@@ -66,6 +66,8 @@ pub struct Evidence {
     /// The last stage that the request got through.
     pub passed: Option<Stage>,
     pub route: Option<Arc<str>>,
+    /// What tells the route from others where each has cells of its own; 0 before there is one.
+    pub route_hash: u64,
     /// The rule of the route.
     pub rule: Option<Arc<str>>,
     /// The AuthPolicy that applies.
@@ -175,6 +177,7 @@ impl Evidence {
             generation,
             passed: None,
             route: None,
+            route_hash: 0,
             rule: None,
             policy: None,
             left_alone: false,
@@ -201,6 +204,7 @@ impl Evidence {
 
     pub(super) fn route(&mut self, route: &RoutePlan) {
         self.route = Some(Arc::clone(&route.name));
+        self.route_hash = route.hash;
         self.rule = Some(Arc::clone(&route.rule));
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::{Candidate, Deciding, Decision, Evidence, Gate, Grant, LimitEvidence, exceeded};
 use crate::denial::Denial;
 use crate::expression::Scope;
-use crate::limit::Demand;
+use crate::limit::{Demand, Outcome};
 use crate::policy::{self, Attached, AuthPlan, Matched, RoutePlan};
 use crate::request::Request;
 
@@ -90,8 +90,8 @@ impl Deciding<'_> {
         for (limit, standing) in self.evidence.shadow_limits.iter_mut().zip(admission.standings) {
             limit.standing = Some(standing);
         }
-        // Without room for an account nothing can be said, and nothing is refused.
-        if !admission.admitted && !admission.full {
+        // Where it could not be told nothing can be said, and nothing is refused.
+        if admission.outcome == Outcome::Exceeded {
             let refusing = Evidence::refusing_of(&self.evidence.shadow_limits);
             let by = refusing.map(|(_, limit)| Arc::clone(&limit.name));
             let denial = exceeded(refusing);

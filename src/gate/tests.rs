@@ -131,6 +131,23 @@ async fn usage_is_charged_once_to_the_limits_that_admitted() {
     assert_eq!(requests.remaining(), 3, "a refusal by tokens takes no request");
 }
 
+/// Not by what it was when the request came, which would change it back.
+#[tokio::test]
+async fn usage_is_charged_to_the_limit_as_it_is_then() {
+    let gate = demo_gate();
+    let settlements = Settlements::default();
+    let call = Call::chat("granite").bearer(&token("free", &user(&gate, "free", 0)));
+    let grant = call.on(&gate, Nanos(0)).await.outcome.unwrap();
+    let changed = demo().into_iter().map(|(name, text)| (name, text.replace("limit: 100,", "limit: 1000,")));
+    gate.publish(compile_files(&changed.collect::<Vec<_>>(), &options()));
+    let report = Report { usage: Usage { total: Some(600), ..Usage::default() }, ..Report::default() };
+    let reservation = gate.sealer.open(&grant.reservation).unwrap();
+    settlements.settle(&gate.limits, &reservation, &report, Nanos(0)).await;
+    let evidence = call.on(&gate, Nanos(0)).await.evidence;
+    let tokens = evidence.most_restrictive(crate::rules::LimitKind::Tokens).unwrap();
+    assert_eq!((tokens.limit(), tokens.remaining()), (1000, 400));
+}
+
 #[tokio::test]
 async fn a_deleted_service_account_is_refused_at_once_though_it_is_remembered() {
     let gate = demo_gate();
@@ -384,11 +401,25 @@ async fn an_annotation_of_ours_that_is_wrong_is_not_passed_over() {
     }
 }
 
+/// That is no refusal, and no flag lets the request through.
+#[tokio::test]
+async fn where_the_limits_cannot_be_asked_it_is_undecided() {
+    for without_room in [Otherwise::Refuse, Otherwise::Allow] {
+        let mut gate = gate(compile_files(&demo(), &options()), Settings { without_room, ..settings() });
+        gate.limits = Arc::new(Limits::in_memory(crate::limit::Memory::mute()));
+        let call = Call::chat("granite").bearer(&token("free", &user(&gate, "free", 0)));
+        let decision = call.on(&gate, Nanos(0)).await;
+        assert!(!decision.evidence.no_room && decision.evidence.limits.iter().all(|limit| limit.standing.is_none()));
+        let code = decision.outcome.unwrap_err().code;
+        assert_eq!((code, code.class()), (Code::UnavailableInternal, crate::denial::Class::Undecided));
+    }
+}
+
 #[tokio::test]
 async fn without_room_for_an_account_the_flag_decides() {
     for (without_room, expected) in [(Otherwise::Refuse, Some(Code::UnavailableAccounts)), (Otherwise::Allow, None)] {
         let mut gate = gate(compile_files(&demo(), &options()), Settings { without_room, ..settings() });
-        gate.limits = Arc::new(Limits::Memory(crate::limit::Memory::bounded(0)));
+        gate.limits = Arc::new(Limits::in_memory(crate::limit::Memory::bounded(0)));
         let call = Call::chat("granite").bearer(&token("free", &user(&gate, "free", 0)));
         let decision = call.on(&gate, Nanos(0)).await;
         assert!(decision.evidence.no_room);

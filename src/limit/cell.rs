@@ -1,14 +1,15 @@
-//! The state of one limit in one account, by either algorithm.
+//! The state of one limit in one account, by whichever algorithm.
 
-use std::time::Duration;
+use super::{Algorithm, Bucket, Cost, Demand, Quota, Standing, Verdict, Window};
+use crate::clock::Micros;
 
-use super::{Algorithm, Bucket, Cost, Demand, Quota, Verdict, Window};
-use crate::clock::Nanos;
-
-/// What a cell counts by.
+/// What one limit has counted in one account: a counter, by each algorithm in its own way. (In the words of GCRA a *cell* is what is
+/// counted, a unit of traffic; here that is a hit.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cell {
+    /// By [`Algorithm::TokenBucket`].
     Bucket(Bucket),
+    /// By [`Algorithm::FixedWindow`].
     Window(Window),
 }
 
@@ -19,38 +20,54 @@ impl Cell {
     #[must_use]
     pub fn fresh(quota: &Quota) -> Self {
         match quota.algorithm {
-            Algorithm::TokenBucket => Cell::Bucket(Bucket::default()),
+            Algorithm::TokenBucket => Cell::Bucket(Bucket::fresh(quota)),
             Algorithm::FixedWindow => Cell::Window(Window::default()),
         }
     }
 
     /// Lets time pass until `now`, and adopts `quota`. A cell whose limit changed its algorithm keeps what was used.
     #[inline]
-    pub fn advance(&mut self, quota: &Quota, now: Nanos) {
-        match (&mut *self, quota.algorithm) {
-            (Cell::Bucket(bucket), Algorithm::TokenBucket) => bucket.advance(quota, now),
-            (Cell::Window(window), Algorithm::FixedWindow) => window.advance(now),
-            _ => *self = self.converted(quota, now),
+    pub fn advance(&mut self, quota: &Quota, now: Micros) {
+        if self.algorithm() != quota.algorithm {
+            *self = self.converted(quota, now);
+        }
+        self.pass(quota, now);
+    }
+
+    /// Likewise, of a cell of that algorithm.
+    #[inline]
+    fn pass(&mut self, quota: &Quota, now: Micros) {
+        match self {
+            Cell::Bucket(bucket) => bucket.advance(quota, now),
+            Cell::Window(window) => window.advance(quota, now),
         }
     }
 
-    /// The same use, counted by the other algorithm.
+    /// What the cell counts by.
+    #[must_use]
+    #[inline]
+    pub fn algorithm(&self) -> Algorithm {
+        match self {
+            Cell::Bucket(_) => Algorithm::TokenBucket,
+            Cell::Window(_) => Algorithm::FixedWindow,
+        }
+    }
+
+    /// The same use, counted by the algorithm of `quota`.
     #[cold]
-    fn converted(self, quota: &Quota, now: Nanos) -> Self {
+    fn converted(self, quota: &Quota, now: Micros) -> Self {
         let used = match self {
             Cell::Bucket(mut bucket) => {
                 bucket.advance(quota, now);
-                bucket.used(quota.window, now)
+                bucket.used(now)
             }
             Cell::Window(mut window) => {
-                window.advance(now);
+                window.advance(quota, now);
                 window.used()
             }
         };
         let mut cell = Cell::fresh(quota);
-        if let Cell::Bucket(bucket) = &mut cell {
-            bucket.advance(quota, now);
-        }
+        cell.pass(quota, now);
         cell.charge(quota, used, now);
         cell
     }
@@ -58,7 +75,7 @@ impl Cell {
     /// Whether `cost` fits at `now`, after [`Cell::advance`].
     #[must_use]
     #[inline]
-    pub fn peek(&self, quota: &Quota, cost: Cost, now: Nanos) -> Verdict {
+    pub fn peek(&self, quota: &Quota, cost: Cost, now: Micros) -> Verdict {
         match self {
             Cell::Bucket(bucket) => bucket.peek(quota, cost, now),
             Cell::Window(window) => window.peek(quota, cost, now),
@@ -67,7 +84,7 @@ impl Cell {
 
     /// Adds `hits`, into debt if need be.
     #[inline]
-    pub fn charge(&mut self, quota: &Quota, hits: u64, now: Nanos) {
+    pub fn charge(&mut self, quota: &Quota, hits: u64, now: Micros) {
         match self {
             Cell::Bucket(bucket) => bucket.charge(quota, hits),
             Cell::Window(window) => window.charge(quota, hits, now),
@@ -75,7 +92,7 @@ impl Cell {
     }
 
     /// Ends a debt after so many windows; whether it was longer. A fixed window forgives it sooner, at its end.
-    pub fn bound_debt(&mut self, quota: &Quota, windows: u32, now: Nanos) -> bool {
+    pub fn bound_debt(&mut self, quota: &Quota, windows: u32, now: Micros) -> bool {
         match self {
             Cell::Bucket(bucket) => bucket.bound_debt(quota, windows, now),
             Cell::Window(_) => false,
@@ -84,44 +101,46 @@ impl Cell {
 
     /// Takes what a demand asks, if it fits.
     #[inline]
-    pub fn admit(&mut self, demand: &Demand, now: Nanos) -> Verdict {
+    pub fn admit(&mut self, demand: &Demand, now: Micros) -> Verdict {
         self.advance(&demand.quota, now);
-        let verdict = self.peek(&demand.quota, demand.cost, now);
-        if verdict == Verdict::Fits {
-            self.take(&demand.quota, demand.cost, now);
+        match self {
+            Cell::Bucket(bucket) => bucket.admit(&demand.quota, demand.cost, now),
+            Cell::Window(window) => window.admit(&demand.quota, demand.cost, now),
         }
-        verdict
     }
 
     /// Takes what a request costs before its answer is known.
     #[inline]
-    pub fn take(&mut self, quota: &Quota, cost: Cost, now: Nanos) {
+    pub fn take(&mut self, quota: &Quota, cost: Cost, now: Micros) {
         if let Cost::Take(hits) = cost {
             self.charge(quota, hits, now);
         }
     }
 
-    /// Whole hits that are used of a limit per `window` nanoseconds, a begun one included.
+    /// Whole hits that are used, a begun one included; after [`Cell::advance`].
     #[must_use]
-    pub fn used(&self, window: u64, now: Nanos) -> u64 {
+    #[inline]
+    pub fn used(&self, now: Micros) -> u64 {
         match self {
-            Cell::Bucket(bucket) => bucket.used(window, now),
+            Cell::Bucket(bucket) => bucket.used(now),
             Cell::Window(window) => window.used(),
         }
     }
 
-    /// Until all of the limit is there again.
+    /// Where the cell stands at `now`, after it said `verdict` to a demand.
     #[must_use]
-    pub fn reset(&self, now: Nanos) -> Duration {
-        match self {
-            Cell::Bucket(bucket) => bucket.until_full(now),
-            Cell::Window(window) => window.until_new(now),
-        }
+    #[inline]
+    pub fn standing(&self, quota: &Quota, verdict: Verdict, now: Micros) -> Standing {
+        let reset = match self {
+            Cell::Bucket(bucket) => bucket.left(now),
+            Cell::Window(window) => window.left(now),
+        };
+        Standing { verdict, limit: quota.limit, window: quota.window, used: self.used(now), reset }
     }
 
     /// Whether forgetting the cell at `now` changes nothing.
     #[must_use]
-    pub fn is_idle(&self, now: Nanos) -> bool {
+    pub fn is_idle(&self, now: Micros) -> bool {
         match self {
             Cell::Bucket(bucket) => bucket.is_idle(now),
             Cell::Window(window) => window.is_idle(now),

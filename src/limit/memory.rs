@@ -8,13 +8,13 @@ use smallvec::SmallVec;
 
 use crate::hash::Prehashed;
 
-use super::{AccountKey, Admission, Cell, CellId, Cost, Demand, Quota, Standing, Verdict};
-use crate::clock::Nanos;
+use super::{AccountKey, Admission, Cell, CellId, Cost, Demand, Outcome, Undecided, Verdict};
+use crate::clock::Micros;
 
 /// More than there are threads to contend, so that two callers seldom meet.
 const SHARDS: usize = 256;
-/// In nanoseconds.
-const SWEEP_EVERY: u64 = 1_000_000_000;
+/// In microseconds.
+const SWEEP_EVERY: u64 = 1_000_000;
 
 /// Accounts of this process.
 #[derive(Debug)]
@@ -31,9 +31,9 @@ struct Shard {
     sweep_at: usize,
     /// The latest time that a request came with. Those who wait for the lock do not get it in the order of their clock readings,
     /// and a request may have waited for a review since: to count from an earlier time would refuse the last that still fits.
-    latest: Nanos,
+    latest: Micros,
     /// When idle accounts were looked for because there was no room: that is not done for every request of a flood.
-    swept: Nanos,
+    swept: Micros,
 }
 
 /// The cells of one counter key. They are few; a slice of their own keeps the map's empty slots small, and there are as many
@@ -63,16 +63,22 @@ impl Memory {
         Memory { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), room: accounts.div_ceil(SHARDS) }
     }
 
+    /// One that never answers.
+    #[cfg(test)]
+    pub(crate) fn mute() -> Self {
+        Memory { shards: Box::default(), room: 0 }
+    }
+
     /// See [`super::Limits::admit`].
     #[inline]
-    pub fn admit(&self, demands: &[Demand], now: Nanos) -> Admission {
+    pub fn admit(&self, demands: &[Demand], now: Micros) -> Admission {
         // Written where the caller has it: moving it afterwards costs as much as the rest.
         let mut admission = Admission::default();
         self.admit_into(demands, now, &mut admission);
         admission
     }
 
-    fn admit_into(&self, demands: &[Demand], now: Nanos, admission: &mut Admission) {
+    fn admit_into(&self, demands: &[Demand], now: Micros, admission: &mut Admission) {
         match demands {
             // What nearly every request asks: one lock, one look-up.
             [first, rest @ ..] if rest.iter().all(|demand| demand.account == first.account) => {
@@ -88,74 +94,83 @@ impl Memory {
 
     /// Demands on several accounts: what each shard would do alone, with all of them locked.
     #[cold]
-    fn admit_several(&self, demands: &[Demand], now: Nanos, admission: &mut Admission) {
-        let mut shards = self.lock(demands);
+    fn admit_several(&self, demands: &[Demand], now: Micros, admission: &mut Admission) {
+        let Some(mut shards) = self.lock(demands) else { return };
         let now = shards.not_before_latest(now);
         // A token limit takes nothing now, and will want an account when the usage is charged.
         if demands.iter().any(|demand| !shards.has_room(demand, self.room, now)) {
-            admission.full = true;
+            admission.outcome = Outcome::Undecided(Undecided::Full);
             return;
         }
-        check(demands, now, |demand| shards.find(demand)?.cell(demand.cell), admission);
-        if admission.admitted {
-            for (demand, standing) in demands.iter().zip(&admission.standings) {
+        let cells = check(demands, now, |demand| shards.find(demand)?.cell(demand.cell), admission);
+        if admission.admitted() {
+            for (demand, Checked { cell, .. }) in demands.iter().zip(cells) {
                 if let (Cost::Take(_), Some(shard)) = (demand.cost, shards.shard(demand)) {
-                    shard.account(demand.account, now).put(demand.cell, standing.cell);
+                    shard.account(demand.account, now).put(demand.cell, cell);
                 }
             }
         }
     }
 
     /// See [`super::Limits::charge`].
-    pub fn charge(
-        &self,
-        account: AccountKey,
-        cell: CellId,
-        quota: Quota,
-        hits: u64,
-        debt_windows: u32,
-        now: Nanos,
-    ) -> bool {
-        let demand = Demand { account, cell, quota, cost: Cost::Take(hits) };
+    pub fn charge(&self, demand: &Demand, debt_windows: u32, now: Micros) -> bool {
+        let Demand { account, cell, quota, cost } = demand;
         let Some(mut shard) = self.shards.get(demand.shard()).map(Mutex::lock) else { return false };
         let now = shard.not_before_latest(now);
-        let account = shard.account(account, now);
-        let mut charged = account.cell(cell).unwrap_or_else(|| Cell::fresh(&quota));
-        charged.advance(&quota, now);
-        charged.charge(&quota, hits, now);
-        let is_cut = charged.bound_debt(&quota, debt_windows, now);
-        account.put(cell, charged);
+        let account = shard.account(*account, now);
+        let mut charged = account.cell(*cell).unwrap_or_else(|| Cell::fresh(quota));
+        charged.advance(quota, now);
+        charged.take(quota, *cost, now);
+        let is_cut = charged.bound_debt(quota, debt_windows, now);
+        account.put(*cell, charged);
         is_cut
     }
 
     /// Forgets the idle accounts of a few shards, others in every turn: nobody waits long for a lock, and what a flood left
     /// behind goes although no new account comes. [`Memory::TURNS`] turns in a row see every shard.
-    pub fn sweep(&self, turn: usize, now: Nanos) {
+    pub fn sweep(&self, turn: usize, now: Micros) {
         for shard in self.shards.iter().skip(turn % Self::TURNS).step_by(Self::TURNS) {
             shard.lock().sweep(now);
         }
     }
 
+    /// How many accounts are kept.
     #[must_use]
     pub fn accounts(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().accounts.len()).sum()
     }
 
     /// Locks the shards of all demands, in order, so that two requests never wait for each other.
-    fn lock(&self, demands: &[Demand]) -> Locked<'_> {
+    fn lock(&self, demands: &[Demand]) -> Option<Locked<'_>> {
         let mut indices: SmallVec<[usize; 4]> = demands.iter().map(Demand::shard).collect();
         indices.sort_unstable();
         indices.dedup();
         let guard = |index: usize| self.shards.get(index).map(|shard| (index, shard.lock()));
-        Locked(indices.into_iter().filter_map(guard).collect())
+        indices.into_iter().map(guard).collect::<Option<_>>().map(Locked)
     }
 }
 
-/// Whether all demands fit the cells that `find` finds, and where each cell stands once what it asks is taken.
+/// A copy of a demand's cell, and what it said.
+#[derive(Clone, Copy)]
+struct Checked {
+    cell: Cell,
+    verdict: Verdict,
+}
+
+/// One for each demand, in their order.
+type Checks = SmallVec<[Checked; 2]>;
+
+/// Whether all demands fit the cells that `find` finds; each cell, once what is asked of it is taken if they do.
 ///
 /// INVARIANT: nothing is written before everything was checked. Two demands on one cell see each other's cost.
-fn check(demands: &[Demand], now: Nanos, mut find: impl FnMut(&Demand) -> Option<Cell>, admission: &mut Admission) {
-    admission.admitted = true;
+fn check(
+    demands: &[Demand],
+    now: Micros,
+    mut find: impl FnMut(&Demand) -> Option<Cell>,
+    admission: &mut Admission,
+) -> Checks {
+    let mut checks = Checks::new();
+    let mut all_fit = true;
     for (at, demand) in demands.iter().enumerate() {
         let mut cell = find(demand).unwrap_or_else(|| Cell::fresh(&demand.quota));
         cell.advance(&demand.quota, now);
@@ -163,14 +178,17 @@ fn check(demands: &[Demand], now: Nanos, mut find: impl FnMut(&Demand) -> Option
             cell.take(&demand.quota, earlier.cost, now);
         }
         let verdict = cell.peek(&demand.quota, demand.cost, now);
-        admission.admitted &= verdict == Verdict::Fits;
-        admission.standings.push(Standing::new(cell, &demand.quota, verdict, now));
+        all_fit &= verdict == Verdict::Fits;
+        checks.push(Checked { cell, verdict });
     }
-    if admission.admitted {
-        for (demand, standing) in demands.iter().zip(&mut admission.standings) {
-            standing.cell.take(&demand.quota, demand.cost, now);
+    admission.outcome = Outcome::of(all_fit);
+    for (demand, Checked { cell, verdict }) in demands.iter().zip(&mut checks) {
+        if all_fit {
+            cell.take(&demand.quota, demand.cost, now);
         }
+        admission.standings.push(cell.standing(&demand.quota, *verdict, now));
     }
+    checks
 }
 
 /// The shards of one request.
@@ -184,12 +202,12 @@ impl Locked<'_> {
         self.0.iter_mut().find(|(index, _)| *index == wanted).map(|(_, shard)| &mut **shard)
     }
 
-    fn not_before_latest(&mut self, now: Nanos) -> Nanos {
+    fn not_before_latest(&mut self, now: Micros) -> Micros {
         let latest = self.0.iter_mut().map(|(_, shard)| shard.not_before_latest(now)).max();
         latest.unwrap_or(now)
     }
 
-    fn has_room(&mut self, demand: &Demand, room: usize, now: Nanos) -> bool {
+    fn has_room(&mut self, demand: &Demand, room: usize, now: Micros) -> bool {
         self.shard(demand).is_none_or(|shard| shard.has_room(demand.account, room, now))
     }
 
@@ -201,13 +219,13 @@ impl Locked<'_> {
 // === impl Shard ===
 
 impl Shard {
-    fn not_before_latest(&mut self, now: Nanos) -> Nanos {
+    fn not_before_latest(&mut self, now: Micros) -> Micros {
         self.latest = self.latest.max(now);
         self.latest
     }
 
     /// Demands on one account.
-    fn admit(&mut self, key: AccountKey, demands: &[Demand], room: usize, now: Nanos, admission: &mut Admission) {
+    fn admit(&mut self, key: AccountKey, demands: &[Demand], room: usize, now: Micros, admission: &mut Admission) {
         if let Some(account) = self.accounts.get_mut(&key) {
             // What is asked most: in place, without a copy to check on.
             if let [demand] = demands
@@ -217,14 +235,11 @@ impl Shard {
                 let mut cell = *known;
                 let verdict = cell.admit(demand, now);
                 *known = cell;
-                admission.admitted = verdict == Verdict::Fits;
-                admission.standings.push(Standing::new(cell, &demand.quota, verdict, now));
+                admission.outcome = Outcome::of(verdict == Verdict::Fits);
+                admission.standings.push(cell.standing(&demand.quota, verdict, now));
                 return;
             }
-            check(demands, now, |demand| account.cell(demand.cell), admission);
-            if admission.admitted {
-                account.put_taken(demands, admission);
-            }
+            account.admit(demands, now, admission);
             return;
         }
         self.admit_new(key, demands, room, now, admission);
@@ -232,20 +247,20 @@ impl Shard {
 
     /// Demands on an account that is not there yet.
     #[cold]
-    fn admit_new(&mut self, key: AccountKey, demands: &[Demand], room: usize, now: Nanos, admission: &mut Admission) {
+    fn admit_new(&mut self, key: AccountKey, demands: &[Demand], room: usize, now: Micros, admission: &mut Admission) {
         // A token limit takes nothing now, and will want an account when the usage is charged.
         if !self.has_room(key, room, now) {
-            admission.full = true;
+            admission.outcome = Outcome::Undecided(Undecided::Full);
             return;
         }
-        check(demands, now, |_| None, admission);
-        if admission.admitted && demands.iter().any(|demand| matches!(demand.cost, Cost::Take(_))) {
-            self.account(key, now).put_taken(demands, admission);
+        let checks = check(demands, now, |_| None, admission);
+        if admission.admitted() && demands.iter().any(|demand| matches!(demand.cost, Cost::Take(_))) {
+            self.account(key, now).put_taken(demands, &checks);
         }
     }
 
     /// Whether the account is there, or may be.
-    fn has_room(&mut self, key: AccountKey, room: usize, now: Nanos) -> bool {
+    fn has_room(&mut self, key: AccountKey, room: usize, now: Micros) -> bool {
         if self.accounts.len() < room || self.accounts.contains_key(&key) {
             return true;
         }
@@ -257,13 +272,13 @@ impl Shard {
         self.accounts.len() < room
     }
 
-    fn sweep(&mut self, now: Nanos) {
+    fn sweep(&mut self, now: Micros) {
         self.accounts.retain(|_, account| !account.is_idle(now));
         self.accounts.shrink_to(self.accounts.len() * 2);
         self.sweep_at = (self.accounts.len() * 2).max(64);
     }
 
-    fn account(&mut self, key: AccountKey, now: Nanos) -> &mut Account {
+    fn account(&mut self, key: AccountKey, now: Micros) -> &mut Account {
         if self.accounts.len() >= self.sweep_at && !self.accounts.contains_key(&key) {
             self.sweep(now);
         }
@@ -274,6 +289,50 @@ impl Shard {
 // === impl Account ===
 
 impl Account {
+    /// Checks all demands, and takes all of them or none.
+    // Apart from the way of a single demand, which needs less of the stack.
+    #[inline(never)]
+    fn admit(&mut self, demands: &[Demand], now: Micros, admission: &mut Admission) {
+        if let [first, second] = demands
+            && self.admit_two(first, second, now, admission)
+        {
+            return;
+        }
+        let checks = check(demands, now, |demand| self.cell(demand.cell), admission);
+        if admission.admitted() {
+            self.put_taken(demands, &checks);
+        }
+    }
+
+    /// What is asked most of several, without a list of what was checked: two demands on two cells, that both fit. If they are anything
+    /// else, nothing was done.
+    #[inline]
+    fn admit_two(&mut self, first: &Demand, second: &Demand, now: Micros, admission: &mut Admission) -> bool {
+        let (mut one, mut two) = (None, None);
+        for (id, cell) in &mut self.cells {
+            if *id == first.cell {
+                one = Some(cell);
+            } else if *id == second.cell {
+                two = Some(cell);
+            }
+        }
+        let looked = (first.look(one.as_deref()), second.look(two.as_deref()));
+        let (Some(mut after_one), Some(mut after_two)) = looked else { return false };
+        let both_fit = first.cell != second.cell
+            && after_one.admit(first, now) == Verdict::Fits
+            && after_two.admit(second, now) == Verdict::Fits;
+        if both_fit {
+            admission.outcome = Outcome::Admitted;
+            for (demand, cell, after) in [(first, one, after_one), (second, two, after_two)] {
+                admission.standings.push(after.standing(&demand.quota, Verdict::Fits, now));
+                if let Some(cell) = cell {
+                    *cell = after;
+                }
+            }
+        }
+        both_fit
+    }
+
     fn cell(&self, wanted: CellId) -> Option<Cell> {
         self.cells.iter().find(|(id, _)| *id == wanted).map(|(_, cell)| *cell)
     }
@@ -295,15 +354,15 @@ impl Account {
     }
 
     /// Writes what an admission took.
-    fn put_taken(&mut self, demands: &[Demand], admission: &Admission) {
-        for (demand, standing) in demands.iter().zip(&admission.standings) {
+    fn put_taken(&mut self, demands: &[Demand], checks: &[Checked]) {
+        for (demand, Checked { cell, .. }) in demands.iter().zip(checks) {
             if let Cost::Take(_) = demand.cost {
-                self.put(demand.cell, standing.cell);
+                self.put(demand.cell, *cell);
             }
         }
     }
 
-    fn is_idle(&self, now: Nanos) -> bool {
+    fn is_idle(&self, now: Micros) -> bool {
         self.cells.iter().all(|(_, cell)| cell.is_idle(now))
     }
 }
@@ -311,6 +370,16 @@ impl Account {
 // === impl Demand ===
 
 impl Demand {
+    /// A copy of its cell, as far as it has one or needs none of its own.
+    #[inline]
+    fn look(&self, cell: Option<&Cell>) -> Option<Cell> {
+        match (cell, self.cost) {
+            (Some(cell), _) => Some(*cell),
+            (None, Cost::Postpaid) => Some(Cell::fresh(&self.quota)),
+            (None, Cost::Take(_)) => None,
+        }
+    }
+
     fn shard(&self) -> usize {
         // The map takes its bits from the low half.
         (self.account.0 >> 64) as usize % SHARDS

@@ -1,29 +1,39 @@
 //! What a limit allows.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::clock::Nanos;
+use super::{Algorithm, CellId};
+use crate::clock::Micros;
 
-/// So many hits per window.
+/// What a limit allows: so many hits per window, which come back as its algorithm says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quota {
     pub(super) limit: u64,
-    /// In nanoseconds.
+    /// In microseconds.
     pub(super) window: u64,
     pub(super) algorithm: Algorithm,
-    /// Nanoseconds until one hit is back, rounded down; and what was rounded off, in parts of the limit.
+    /// Microseconds until one hit is back, rounded down; and what was rounded off, in parts of the limit.
     pub(super) interval: u64,
     pub(super) part: u64,
 }
 
-/// How hits come back.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Algorithm {
-    /// Evenly: a bucket that holds the limit, and regains all of it in one window.
-    #[default]
-    TokenBucket,
-    /// All at once, a window after the first hit.
-    FixedWindow,
+/// The quotas of rates, each by the cell that it has for all routes.
+#[derive(Debug, Default)]
+pub struct Quotas(HashMap<CellId, Quota>);
+
+// === impl Quotas ===
+
+impl Quotas {
+    pub(super) fn get(&self, cell: CellId) -> Option<Quota> {
+        self.0.get(&cell).copied()
+    }
+}
+
+impl FromIterator<(CellId, Quota)> for Quotas {
+    fn from_iter<T: IntoIterator<Item = (CellId, Quota)>>(quotas: T) -> Self {
+        Quotas(quotas.into_iter().collect())
+    }
 }
 
 // === impl Quota ===
@@ -32,10 +42,10 @@ impl Quota {
     /// The largest limit: far above any real one, and small enough for the arithmetic never to overflow.
     pub const MAX_LIMIT: u64 = 1_000_000_000_000;
 
-    /// A limit above [`Quota::MAX_LIMIT`] is lowered to it, an empty window is raised to one nanosecond.
+    /// A limit above [`Quota::MAX_LIMIT`] is lowered to it, an empty window is raised to one microsecond.
     #[must_use]
     pub fn new(limit: u64, window: Duration) -> Self {
-        let (limit, window) = (limit.min(Self::MAX_LIMIT), Nanos::from(window).0.max(1));
+        let (limit, window) = (limit.min(Self::MAX_LIMIT), Micros::from(window).0.max(1));
         let refill = limit.max(1);
         Quota { limit, window, algorithm: Algorithm::default(), interval: window / refill, part: window % refill }
     }
@@ -46,16 +56,19 @@ impl Quota {
         Quota { algorithm, ..self }
     }
 
+    /// Hits per window; 0 for never.
     #[must_use]
     pub fn limit(&self) -> u64 {
         self.limit
     }
 
+    /// The time in which they come back.
     #[must_use]
     pub fn window(&self) -> Duration {
-        Duration::from_nanos(self.window)
+        Duration::from_micros(self.window)
     }
 
+    /// How they come back.
     #[must_use]
     pub fn algorithm(&self) -> Algorithm {
         self.algorithm
@@ -66,7 +79,7 @@ impl Quota {
         self.limit.max(1)
     }
 
-    /// So many hits, in hits × nanoseconds of the window.
+    /// So many hits, in hits × microseconds of the window.
     pub(super) fn price(&self, hits: u64) -> u128 {
         u128::from(hits) * u128::from(self.window)
     }

@@ -9,15 +9,20 @@ use super::*;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-fn at(duration: Duration) -> Nanos {
-    Nanos::from(duration)
+fn at(duration: Duration) -> Micros {
+    Micros::from(duration)
 }
 
 fn take(account: u128, cell: u64, quota: Quota) -> Demand {
     Demand { account: AccountKey(account), cell: CellId(cell), quota, cost: Cost::Take(1) }
 }
 
-fn admit(memory: &Memory, demand: Demand, now: Nanos) -> Admission {
+/// So many of the first cell.
+fn taking(hits: u64, quota: Quota) -> Demand {
+    Demand { cost: Cost::Take(hits), ..take(1, 1, quota) }
+}
+
+fn admit(memory: &Memory, demand: Demand, now: Micros) -> Admission {
     memory.admit(&[demand], now)
 }
 
@@ -27,9 +32,32 @@ fn a_limit_that_is_lowered_makes_no_debt_of_what_was_used() {
     let window = |limit| Quota::new(limit, MINUTE);
     for (used, reset) in [(900, MINUTE), (1000, MINUTE), (3000, 3 * MINUTE), (50, MINUTE / 2)] {
         let memory = Memory::default();
-        memory.charge(AccountKey(1), CellId(1), window(1000), used, 10, Nanos(0));
-        let lowered = admit(&memory, Demand { cost: Cost::Positive, ..take(1, 1, window(100)) }, Nanos(0)).standings[0];
+        memory.charge(&taking(used, window(1000)), 10, Micros(0));
+        let lowered =
+            admit(&memory, Demand { cost: Cost::Postpaid, ..take(1, 1, window(100)) }, Micros(0)).standings[0];
         assert_eq!((lowered.remaining(), lowered.reset()), (100_u64.saturating_sub(used), reset), "{used}");
+    }
+}
+
+/// Hits stay hits, and windows of debt windows, by either algorithm.
+#[test]
+fn a_window_that_changes_keeps_what_was_used() {
+    const HOUR: Duration = Duration::from_secs(3600);
+    let bucket = |window| Quota::new(100, window);
+    let fixed = |window| bucket(window).by(Algorithm::FixedWindow);
+    for (before, after, used, left, reset) in [
+        (bucket(MINUTE), bucket(HOUR), 50, 50, HOUR / 2),
+        (bucket(HOUR), bucket(MINUTE), 50, 50, MINUTE / 2),
+        (bucket(MINUTE), bucket(HOUR), 250, 0, HOUR * 5 / 2),
+        (bucket(HOUR), bucket(MINUTE), 250, 0, MINUTE * 5 / 2),
+        (fixed(MINUTE), fixed(HOUR), 50, 50, MINUTE),
+        (fixed(HOUR), fixed(MINUTE), 50, 50, MINUTE),
+        (fixed(HOUR), fixed(MINUTE), 250, 0, MINUTE),
+    ] {
+        let memory = Memory::default();
+        memory.charge(&taking(used, before), 10, Micros(0));
+        let standing = admit(&memory, Demand { cost: Cost::Postpaid, ..take(1, 1, after) }, Micros(0)).standings[0];
+        assert_eq!((standing.remaining(), standing.reset()), (left, reset), "{used} of {before:?}");
     }
 }
 
@@ -40,8 +68,8 @@ fn a_debt_ends_after_so_many_windows() {
     for (windows, used, cut) in [(10, 1100, false), (10, 1101, true), (1, 1_000_000_000, true), (u32::MAX, 5000, false)]
     {
         let memory = Memory::default();
-        assert_eq!(memory.charge(AccountKey(1), CellId(1), quota, used, windows, Nanos(0)), cut, "{used}");
-        let standing = admit(&memory, Demand { cost: Cost::Positive, ..take(1, 1, quota) }, Nanos(0)).standings[0];
+        assert_eq!(memory.charge(&taking(used, quota), windows, Micros(0)), cut, "{used}");
+        let standing = admit(&memory, Demand { cost: Cost::Postpaid, ..take(1, 1, quota) }, Micros(0)).standings[0];
         let whole = MINUTE * u32::try_from(used / 100).unwrap();
         assert_eq!(standing.reset(), if cut { MINUTE * (windows + 1) } else { whole }, "{used}");
     }
@@ -52,16 +80,16 @@ fn a_bucket_of_five_per_two_minutes_admits_five_at_once_then_one_each_24_seconds
     let (memory, quota) = (Memory::default(), Quota::new(5, 2 * MINUTE));
     let demand = take(1, 1, quota);
     for left in (0..5).rev() {
-        let admission = admit(&memory, demand, Nanos(0));
-        assert!(admission.admitted);
+        let admission = admit(&memory, demand, Micros(0));
+        assert!(admission.admitted());
         assert_eq!(admission.standings[0].remaining(), left);
     }
-    let refused = admit(&memory, demand, Nanos(0));
-    assert!(!refused.admitted);
+    let refused = admit(&memory, demand, Micros(0));
+    assert!(!refused.admitted());
     assert_eq!(refused.standings[0].verdict, Verdict::Exceeds(Some(Duration::from_secs(24))));
     assert_eq!(refused.standings[0].reset(), 2 * MINUTE);
-    assert!(!admit(&memory, demand, Nanos(24_000_000_000 - 1)).admitted);
-    assert!(admit(&memory, demand, Nanos(24_000_000_000)).admitted);
+    assert!(!admit(&memory, demand, Micros(24_000_000 - 1)).admitted());
+    assert!(admit(&memory, demand, Micros(24_000_000)).admitted());
 }
 
 /// Whoever gets the lock later may have read the clock earlier, by as much as it waited for a review.
@@ -69,12 +97,12 @@ fn a_bucket_of_five_per_two_minutes_admits_five_at_once_then_one_each_24_seconds
 fn requests_that_come_late_with_their_time_are_not_refused_for_it() {
     let (memory, quota) = (Memory::default(), Quota::new(50, 2 * MINUTE));
     let admitted =
-        (0..60).filter(|late| admit(&memory, take(1, 1, quota), Nanos(1_000_000_000 - late)).admitted).count();
+        (0..60).filter(|late| admit(&memory, take(1, 1, quota), Micros(1_000_000 - late)).admitted()).count();
     assert_eq!(admitted, 50);
-    let both = |late: u64| [take(2, 1, quota), take(3, 1, quota)].map(|demand| (demand, Nanos(1_000_000_000 - late)));
+    let both = |late: u64| [take(2, 1, quota), take(3, 1, quota)].map(|demand| (demand, Micros(1_000_000 - late)));
     let admitted = (0..60).filter(|late| {
         let [(one, now), (other, _)] = both(*late);
-        memory.admit(&[one, other], now).admitted
+        memory.admit(&[one, other], now).admitted()
     });
     assert_eq!(admitted.count(), 50);
 }
@@ -82,7 +110,7 @@ fn requests_that_come_late_with_their_time_are_not_refused_for_it() {
 #[test]
 fn a_limit_of_zero_refuses_for_ever() {
     let quota = Quota::new(0, MINUTE);
-    for cost in [Cost::Take(1), Cost::Positive] {
+    for cost in [Cost::Take(1), Cost::Postpaid] {
         let demand = Demand { cost, ..take(1, 1, quota) };
         let refused = admit(&Memory::default(), demand, at(100 * MINUTE));
         assert_eq!(refused.standings[0].verdict, Verdict::Exceeds(None));
@@ -93,23 +121,23 @@ fn a_limit_of_zero_refuses_for_ever() {
 #[test]
 fn a_charge_goes_into_debt_and_debt_is_paid_off_by_time() {
     let (memory, quota) = (Memory::default(), Quota::new(100, MINUTE));
-    let positive = Demand { cost: Cost::Positive, ..take(1, 1, quota) };
-    memory.charge(AccountKey(1), CellId(1), quota, 60, 10, Nanos(0));
-    assert!(admit(&memory, positive, Nanos(0)).admitted);
-    memory.charge(AccountKey(1), CellId(1), quota, 60, 10, Nanos(0));
-    let refused = admit(&memory, positive, Nanos(0));
+    let postpaid = Demand { cost: Cost::Postpaid, ..take(1, 1, quota) };
+    memory.charge(&taking(60, quota), 10, Micros(0));
+    assert!(admit(&memory, postpaid, Micros(0)).admitted());
+    memory.charge(&taking(60, quota), 10, Micros(0));
+    let refused = admit(&memory, postpaid, Micros(0));
     // 21 tokens have to come back: 20 of debt and one to spend.
     assert_eq!(refused.standings[0].verdict, Verdict::Exceeds(Some(Duration::from_millis(12_600))));
     assert_eq!(refused.standings[0].remaining(), 0);
-    assert!(admit(&memory, positive, at(Duration::from_millis(12_600))).admitted);
+    assert!(admit(&memory, postpaid, at(Duration::from_millis(12_600))).admitted());
 }
 
 #[test]
-fn positive_takes_nothing() {
+fn postpaid_takes_nothing() {
     let (memory, quota) = (Memory::default(), Quota::new(1, MINUTE));
-    let positive = Demand { cost: Cost::Positive, ..take(1, 1, quota) };
+    let postpaid = Demand { cost: Cost::Postpaid, ..take(1, 1, quota) };
     for _ in 0..10 {
-        assert_eq!(admit(&memory, positive, Nanos(0)).standings[0].remaining(), 1);
+        assert_eq!(admit(&memory, postpaid, Micros(0)).standings[0].remaining(), 1);
     }
     assert_eq!(memory.accounts(), 0, "peeking keeps no account");
 }
@@ -121,9 +149,9 @@ fn of_several_demands_all_are_taken_or_none() {
     // Once in one account, once across two.
     for (account, other) in [(1, 1), (2, 3)] {
         let demands = [take(account, 1, wide), take(other, 2, narrow)];
-        assert!(memory.admit(&demands, Nanos(0)).admitted);
-        let refused = memory.admit(&demands, Nanos(0));
-        assert!(!refused.admitted);
+        assert!(memory.admit(&demands, Micros(0)).admitted());
+        let refused = memory.admit(&demands, Micros(0));
+        assert!(!refused.admitted());
         assert_eq!(refused.standings[0].remaining(), 9, "nothing was taken from the limit that had some");
         assert_eq!(refused.standings[0].verdict, Verdict::Fits);
         assert_eq!(refused.standings[1].verdict, Verdict::Exceeds(Some(MINUTE)));
@@ -134,39 +162,39 @@ fn of_several_demands_all_are_taken_or_none() {
 fn two_demands_on_one_cell_see_each_other() {
     let memory = Memory::default();
     let demand = take(1, 1, Quota::new(1, MINUTE));
-    assert!(!memory.admit(&[demand, demand], Nanos(0)).admitted);
-    assert!(admit(&memory, demand, Nanos(0)).admitted);
+    assert!(!memory.admit(&[demand, demand], Micros(0)).admitted());
+    assert!(admit(&memory, demand, Micros(0)).admitted());
     // Both are written, whether the account is new or known, and alone or beside another.
     let (wide, other) = (take(2, 1, Quota::new(10, MINUTE)), take(3, 1, Quota::new(10, MINUTE)));
     for left in [8, 6] {
-        assert_eq!(memory.admit(&[wide, wide], Nanos(0)).standings[1].remaining(), left);
+        assert_eq!(memory.admit(&[wide, wide], Micros(0)).standings[1].remaining(), left);
     }
-    assert_eq!(memory.admit(&[wide, other, wide], Nanos(0)).standings[2].remaining(), 4);
-    assert_eq!(admit(&memory, wide, Nanos(0)).standings[0].remaining(), 3);
+    assert_eq!(memory.admit(&[wide, other, wide], Micros(0)).standings[2].remaining(), 4);
+    assert_eq!(admit(&memory, wide, Micros(0)).standings[0].remaining(), 3);
 }
 
 #[test]
 fn a_limit_that_changes_keeps_what_was_used() {
     let memory = Memory::default();
     for _ in 0..4 {
-        assert!(admit(&memory, take(1, 1, Quota::new(10, MINUTE)), Nanos(0)).admitted);
+        assert!(admit(&memory, take(1, 1, Quota::new(10, MINUTE)), Micros(0)).admitted());
     }
-    assert_eq!(admit(&memory, take(1, 1, Quota::new(5, MINUTE)), Nanos(0)).standings[0].remaining(), 0);
-    assert!(!admit(&memory, take(1, 1, Quota::new(5, MINUTE)), Nanos(0)).admitted);
+    assert_eq!(admit(&memory, take(1, 1, Quota::new(5, MINUTE)), Micros(0)).standings[0].remaining(), 0);
+    assert!(!admit(&memory, take(1, 1, Quota::new(5, MINUTE)), Micros(0)).admitted());
 }
 
 #[test]
 fn idle_accounts_leave_and_live_ones_stay() {
     let (memory, quota) = (Memory::default(), Quota::new(1, MINUTE));
     let account = |n: u64| (u128::from(n) << 64) | u128::from(n);
-    assert!(admit(&memory, take(account(7), 1, Quota::new(1, 1000 * MINUTE)), Nanos(0)).admitted);
+    assert!(admit(&memory, take(account(7), 1, Quota::new(1, 1000 * MINUTE)), Micros(0)).admitted());
     for n in 0..200_000 {
-        let now = Nanos(n * 1_000_000);
+        let now = Micros(n * 1_000);
         let _ = admit(&memory, take(account(1000 + n), 1, quota), now);
     }
     // One account a millisecond, each live for a minute.
     assert!(memory.accounts() < 150_000, "{} accounts", memory.accounts());
-    assert!(!admit(&memory, take(account(7), 1, Quota::new(1, 1000 * MINUTE)), at(3 * MINUTE)).admitted);
+    assert!(!admit(&memory, take(account(7), 1, Quota::new(1, 1000 * MINUTE)), at(3 * MINUTE)).admitted());
 }
 
 #[test]
@@ -176,7 +204,7 @@ fn idle_accounts_leave_although_nobody_comes() {
     let account = |n: u64| (u128::from(n) << 64) | u128::from(n);
     for n in 0..ACCOUNTS {
         let window = if n % 10 == 0 { 1000 * MINUTE } else { MINUTE };
-        assert!(admit(&memory, take(account(n), 1, Quota::new(1, window)), Nanos(0)).admitted);
+        assert!(admit(&memory, take(account(n), 1, Quota::new(1, window)), Micros(0)).admitted());
     }
     for turn in 0..Memory::TURNS {
         memory.sweep(turn, at(MINUTE / 2));
@@ -189,7 +217,7 @@ fn idle_accounts_leave_although_nobody_comes() {
     assert_eq!(memory.accounts() as u64, ACCOUNTS / 10);
     for n in (0..ACCOUNTS).step_by(10) {
         let again = admit(&memory, take(account(n), 1, Quota::new(1, 1000 * MINUTE)), at(MINUTE));
-        assert!(!again.admitted, "a live one is never forgotten");
+        assert!(!again.admitted(), "a live one is never forgotten");
     }
 }
 
@@ -199,20 +227,31 @@ fn at_the_bound_there_is_room_for_those_who_are_there_and_for_nobody_else() {
     let (memory, quota) = (Memory::bounded(BOUND), Quota::new(10, MINUTE));
     let account = |n: u64| (u128::from(n) << 64) | u128::from(n);
     for n in 0..BOUND as u64 {
-        assert!(admit(&memory, take(account(n), 1, quota), Nanos(0)).admitted, "{n}");
+        assert!(admit(&memory, take(account(n), 1, quota), Micros(0)).admitted(), "{n}");
     }
     for n in 0..BOUND as u64 {
-        assert!(admit(&memory, take(account(n), 1, quota), Nanos(1)).admitted, "a live one is never forgotten");
-        for cost in [Cost::Take(1), Cost::Positive] {
+        assert!(admit(&memory, take(account(n), 1, quota), Micros(1)).admitted(), "a live one is never forgotten");
+        for cost in [Cost::Take(1), Cost::Postpaid] {
             let newcomer = Demand { cost, ..take(account(10_000 + n), 1, quota) };
-            let refused = admit(&memory, newcomer, Nanos(1));
-            assert_eq!((refused.admitted, refused.full), (false, true));
+            let refused = admit(&memory, newcomer, Micros(1));
+            assert_eq!(refused.outcome, Outcome::Undecided(Undecided::Full));
         }
     }
     assert_eq!(memory.accounts(), BOUND);
     // When they are idle, they leave.
-    assert!(admit(&memory, take(account(99_999), 1, quota), at(2 * MINUTE)).admitted);
+    assert!(admit(&memory, take(account(99_999), 1, quota), at(2 * MINUTE)).admitted());
     assert!(memory.accounts() < BOUND);
+}
+
+/// Whether of one account or of several.
+#[test]
+fn who_gets_no_answer_has_taken_nothing_and_knows_nothing() {
+    let quota = Quota::new(10, MINUTE);
+    for demands in [[take(1, 1, quota), take(1, 2, quota)], [take(1, 1, quota), take(2, 1, quota)]] {
+        let admission = Memory::mute().admit(&demands, Micros(0));
+        assert_eq!((admission.outcome, admission.standings.len()), (Outcome::Undecided(Undecided::NoAnswer), 0));
+        assert!(!admission.admitted());
+    }
 }
 
 #[test]
@@ -229,7 +268,7 @@ fn two_limits_of_one_account_are_never_taken_one_without_the_other() {
     let day = Duration::from_secs(24 * 3600);
     let demands = [take(1, 1, Quota::new(500, day)), take(1, 2, Quota::new(700, day))];
     assert_eq!(race(&memory, &demands), 500);
-    let [first, second] = demands.map(|demand| admit(&memory, Demand { cost: Cost::Positive, ..demand }, Nanos(0)));
+    let [first, second] = demands.map(|demand| admit(&memory, Demand { cost: Cost::Postpaid, ..demand }, Micros(0)));
     assert_eq!((first.standings[0].remaining(), second.standings[0].remaining()), (0, 200));
 }
 
@@ -243,12 +282,12 @@ fn several_accounts_in_opposite_orders_do_not_deadlock() {
             let memory = &memory;
             scope.spawn(move || {
                 for _ in 0..20_000 {
-                    assert!(memory.admit(&demands, Nanos(0)).admitted);
+                    assert!(memory.admit(&demands, Micros(0)).admitted());
                 }
             });
         }
     });
-    assert_eq!(admit(&memory, a, Nanos(0)).standings[0].remaining(), 1_000_000 - 40_001);
+    assert_eq!(admit(&memory, a, Micros(0)).standings[0].remaining(), 1_000_000 - 40_001);
 }
 
 /// How many of 64 threads' 6,400 tries are admitted, all at the same time.
@@ -259,7 +298,7 @@ fn race(memory: &Arc<Memory>, demands: &[Demand]) -> usize {
             .map(|_| {
                 scope.spawn(|| {
                     start.wait();
-                    (0..100).filter(|_| memory.admit(demands, Nanos(0)).admitted).count()
+                    (0..100).filter(|_| memory.admit(demands, Micros(0)).admitted()).count()
                 })
             })
             .collect();
@@ -278,18 +317,18 @@ proptest! {
     #[test]
     fn never_admits_more_than_the_limit_plus_refill(
         quota in quotas(),
-        steps in prop::collection::vec((0_u64..3_000_000_000, 1_u64..20), 1..200),
+        steps in prop::collection::vec((0_u64..3_000_000, 1_u64..20), 1..200),
     ) {
         let memory = Memory::default();
         let (mut now, mut admitted) = (0_u64, 0_u128);
         for (wait, hits) in steps {
             now += wait;
             let demand = Demand { cost: Cost::Take(hits), ..take(1, 1, quota) };
-            if memory.admit(&[demand], Nanos(now)).admitted {
+            if memory.admit(&[demand], Micros(now)).admitted() {
                 admitted += u128::from(hits);
             }
             // admitted <= limit + limit * now / window, without rounding.
-            let window = quota.window().as_nanos();
+            let window = quota.window().as_micros();
             prop_assert!(admitted * window <= u128::from(quota.limit()) * (window + u128::from(now)));
         }
     }
@@ -300,53 +339,53 @@ proptest! {
         quota in quotas(),
         used in 0_u64..3_000,
         hits in 1_u64..50,
-        later in 0_u64..10_000_000_000,
+        later in 0_u64..10_000_000,
     ) {
         let memory = Memory::default();
-        memory.charge(AccountKey(1), CellId(1), quota, used, 10, Nanos(0));
+        memory.charge(&taking(used, quota), 10, Micros(0));
         let demand = Demand { cost: Cost::Take(hits), ..take(1, 1, quota) };
-        let refused = memory.admit(&[demand], Nanos(later));
+        let refused = memory.admit(&[demand], Micros(later));
         match refused.standings[0].verdict {
-            Verdict::Fits => prop_assert!(refused.admitted),
+            Verdict::Fits => prop_assert!(refused.admitted()),
             Verdict::Exceeds(None) => prop_assert!(hits > quota.limit()),
             Verdict::Exceeds(Some(wait)) => {
-                prop_assert!(!refused.admitted);
+                prop_assert!(!refused.admitted());
                 prop_assert!(!wait.is_zero());
-                let ready = Nanos(later).saturating_add(wait);
-                prop_assert!(!memory.admit(&[demand], Nanos(ready.0 - 1)).admitted);
-                prop_assert!(memory.admit(&[demand], ready).admitted);
+                let ready = Micros(later).saturating_add(wait);
+                prop_assert!(!memory.admit(&[demand], Micros(ready.0 - 1)).admitted());
+                prop_assert!(memory.admit(&[demand], ready).admitted());
             }
         }
     }
 
-    /// At `reset` the whole limit is there again, and not a nanosecond earlier.
+    /// At `reset` the whole limit is there again, and not a microsecond earlier.
     #[test]
     fn reset_is_when_the_cell_is_full(quota in quotas(), used in 1_u64..3_000) {
         prop_assume!(quota.limit() > 0);
         let mut bucket = Bucket::default();
-        bucket.advance(&quota, Nanos(0));
+        bucket.advance(&quota, Micros(0));
         bucket.charge(&quota, used);
-        let reset = Nanos::from(bucket.until_full(Nanos(0)));
-        prop_assert!(!bucket.is_idle(Nanos(reset.0 - 1)));
+        let reset = Micros::from(bucket.until_full(Micros(0)));
+        prop_assert!(!bucket.is_idle(Micros(reset.0 - 1)));
         prop_assert!(bucket.is_idle(reset));
         bucket.advance(&quota, reset);
-        prop_assert_eq!(bucket.used(quota.window, reset), 0);
+        prop_assert_eq!(bucket.used(reset), 0);
     }
 
     /// A clock of another thread that is a little behind changes nothing.
     #[test]
-    fn time_never_runs_backwards(quota in quotas(), times in prop::collection::vec(0_u64..1_000_000_000, 1..50)) {
+    fn time_never_runs_backwards(quota in quotas(), times in prop::collection::vec(0_u64..1_000_000, 1..50)) {
         prop_assume!(quota.limit() > 0);
         let mut bucket = Bucket::default();
         let (mut latest, mut charged) = (0, 0_u128);
         for time in times {
             latest = latest.max(time);
-            bucket.advance(&quota, Nanos(time));
+            bucket.advance(&quota, Micros(time));
             bucket.charge(&quota, 1);
             charged += 1;
         }
         let back = u128::from(quota.limit()) * u128::from(latest);
-        let owed = (charged * quota.window().as_nanos()).saturating_sub(back);
-        prop_assert!(bucket.until_full(Nanos(latest)).as_nanos() >= owed / u128::from(quota.limit()));
+        let owed = (charged * quota.window().as_micros()).saturating_sub(back);
+        prop_assert!(bucket.until_full(Micros(latest)).as_micros() >= owed / u128::from(quota.limit()));
     }
 }

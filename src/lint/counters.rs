@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::tiers::{ByTier, TIER, may_apply};
 use crate::expression::{Expression, Reference};
-use crate::limit::{Algorithm, Quota};
+use crate::limit::Quota;
 use crate::manifest::{ALGORITHM_ANNOTATION, LimitPolicy, LimitSpec, Manifests};
 use crate::policy::{Attached, Limit, LimitSet, Policy};
 use crate::problem::{Finding, Problem};
@@ -72,7 +72,7 @@ fn shown(kind: LimitKind, rate: &Quota) -> String {
 /// Tokens are charged after the answer: at the end of a fixed window all debt is forgiven.
 fn fixed_window(policy: &LimitPolicy) -> Option<Problem> {
     let mut rates = policy.limits.iter().flatten().flat_map(|limit| &limit.rates);
-    if policy.kind != LimitKind::Tokens || !rates.any(|rate| rate.algorithm() == Algorithm::FixedWindow) {
+    if policy.kind != LimitKind::Tokens || !rates.any(|rate| rate.algorithm().forgives_debt()) {
         return None;
     }
     let place = policy.meta.annotation(ALGORITHM_ANNOTATION).map_or(&policy.meta.place, |(.., place)| place);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use crate::expression::{Direct, How, Object, Scope, Uses};
-use crate::limit::{Algorithm, Quota};
+use crate::limit::{self, Quota};
 use crate::manifest::{LimitPolicy, LimitSpec, Manifests, Predicate};
 use crate::problem::{Finding, Problem};
 use crate::request::Attributes;
@@ -206,18 +206,8 @@ pub(super) struct Compared {
 
 /// Whether `quota` always refuses before `rate` does.
 pub(super) fn always_stricter(quota: &Quota, rate: &Quota, compared: Compared) -> bool {
-    let [(few, short), (many, long)] =
-        [quota, rate].map(|quota| (u128::from(quota.limit()), quota.window().as_nanos().max(1)));
-    match (quota.algorithm(), compared.kind) {
-        // A bucket that is no larger and regains no faster is empty first. Limits are below 2^40, windows below 2^64.
-        (Algorithm::TokenBucket, _) => few <= many && few * long <= many * short,
-        // Equal windows start and end together.
-        (Algorithm::FixedWindow, _) if short == long && compared.same => few <= many,
-        // Else one of `rate` sees the end of one of `quota`, and all that follow.
-        (Algorithm::FixedWindow, LimitKind::Requests) => few * (long.div_ceil(short) + 1) <= many,
-        // An answer may cost more than was left.
-        (Algorithm::FixedWindow, LimitKind::Tokens) => false,
-    }
+    let charged_afterwards = compared.kind == LimitKind::Tokens;
+    quota.refuses_before(rate, limit::Compared { charged_afterwards, same: compared.same })
 }
 
 fn shown(quota: &Quota) -> String {

@@ -4,14 +4,14 @@ use proptest::prelude::*;
 
 use super::headers;
 use super::reach::{Compared, always_stricter};
-use crate::clock::Nanos;
+use crate::clock::Micros;
 use crate::limit::{AccountKey, Algorithm, CellId, Cost, Demand, Memory, Quota, Verdict};
 use crate::manifest::Manifests;
 use crate::rules::LimitKind;
 use crate::source::on_large_stack;
 use crate::test_util::assert_linear;
 
-const SECOND: u64 = 1_000_000_000;
+const SECOND: u64 = 1_000_000;
 
 /// A quota of few hits in few seconds, so that windows meet in all ways.
 fn quotas(algorithm: Algorithm) -> impl Strategy<Value = Quota> {
@@ -39,21 +39,21 @@ proptest! {
         }
         let memory = Memory::default();
         let demand = |cell, quota| {
-            let cost = if tokens { Cost::Positive } else { Cost::Take(1) };
+            let cost = if tokens { Cost::Postpaid } else { Cost::Take(1) };
             Demand { account: AccountKey(cell), cell: CellId(1), quota, cost }
         };
         let demands = [demand(1, quota), demand(2, rate)];
-        let mut now = Nanos(0);
+        let mut now = Micros(0);
         for (pause, both, cost) in requests {
-            now = Nanos(now.0 + pause);
+            now = Micros(now.0 + pause);
             let counted = if both || same { &demands[..] } else { &demands[..1] };
             let admission = memory.admit(counted, now);
             if let [stricter, other] = admission.standings.as_slice() {
                 prop_assert!(stricter.verdict != Verdict::Fits || other.verdict == Verdict::Fits, "{quota:?} {rate:?}");
             }
-            if tokens && admission.admitted {
+            if tokens && admission.admitted() {
                 for demand in counted {
-                    memory.charge(demand.account, demand.cell, demand.quota, cost, 10, now);
+                    memory.charge(&Demand { cost: Cost::Take(cost), ..*demand }, 10, now);
                 }
             }
         }

@@ -77,7 +77,8 @@ pub(super) fn read(meta: Meta, mut fields: Fields<'_>, report: &Report) -> Limit
             block.done();
         }
     }
-    let algorithm = read_choice(&meta, report, ALGORITHM, &ALGORITHMS).unwrap_or_default();
+    let algorithms: Vec<_> = Algorithm::ALL.iter().map(|algorithm| (algorithm.name(), *algorithm)).collect();
+    let algorithm = read_choice(&meta, report, ALGORITHM, &algorithms).unwrap_or_default();
     let per_route = read_choice(&meta, report, SCOPE, &SCOPES).unwrap_or_default();
     let shadow = annotation::read_shadow(&meta, report, limits.as_deref());
     for rate in limits.iter_mut().flatten().flat_map(|limit: &mut LimitSpec| &mut limit.rates) {
@@ -105,8 +106,6 @@ impl LimitPolicy {
 
 /// How a policy's limits count.
 pub const ALGORITHM: &str = "tiergate.io/algorithm";
-const ALGORITHMS: [(&str, Algorithm); 2] =
-    [("token-bucket", Algorithm::TokenBucket), ("fixed-window", Algorithm::FixedWindow)];
 /// What a policy on a Gateway counts for: the Gateway, or each of its routes as Kuadrant does.
 pub(super) const SCOPE: &str = "tiergate.io/counter-scope";
 const SCOPES: [(&str, bool); 2] = [("gateway", false), ("route", true)];

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use smallvec::smallvec;
 
 use super::*;
-use crate::clock::Nanos;
+use crate::clock::{Micros, Nanos};
 use crate::family::{Description, Kind};
 use crate::limit::CellId;
 use crate::manifest::TierSpec;
@@ -13,7 +13,7 @@ use crate::problem::Place;
 use crate::rules::LimitKind;
 use crate::test_util::{Call, compile_files, demo, gate, options, settings, token};
 use crate::tier::TierTable;
-use crate::usage::{ModelId, Reservation, Sealer, Settlement, Terms, Usage};
+use crate::usage::{Instance, ModelId, Reservation, Sealer, Settlement, Terms, Usage};
 
 /// The page without its numbers.
 fn series(metrics: &Metrics) -> Vec<String> {
@@ -38,7 +38,9 @@ fn only(name: &str) -> Policy {
 /// A reservation of this tier, whose usage goes to no limit.
 fn of_tier(tier: &str) -> Reservation {
     Reservation {
-        minted: Nanos(0),
+        minted: Micros(0),
+        instance: Instance(0),
+        route: 0,
         serial: 0,
         is_call: true,
         tier: Arc::from(tier),
@@ -250,10 +252,9 @@ fn the_tokens_of_a_limit_that_counts_for_each_route_are_told_by_its_name() {
         .flat_map(|(hash, limit)| limit.cells(hash).map(|(cell, _)| cell))
         .collect();
     assert!(!cells.is_empty(), "the limit is there");
-    let quota = crate::limit::Quota::new(1, Duration::from_secs(1));
     let account = crate::limit::AccountKey(1);
     for cell in &cells {
-        let holds = smallvec![crate::usage::Hold { account, cell: *cell, quota }];
+        let holds = smallvec![crate::usage::Hold { account, cell: *cell }];
         metrics.usage.reported(Settlement::Settled(5), &USAGE, Some(&Reservation { holds, ..of_tier("") }));
     }
     let charged = counted(&metrics, "tiergate_limit_tokens_total");
@@ -277,7 +278,7 @@ async fn nothing_that_ten_thousand_callers_send_makes_a_series() {
         metrics.decided(&decision, Duration::ZERO);
         let model = ModelId::of(&format!("llm/model-{number}"));
         let terms = Terms { tier: "gone", model, ..Terms::default() };
-        metrics.usage.reported(Settlement::Settled(1), &USAGE, sealer.open(&sealer.seal(&terms, Nanos(0))).as_ref());
+        metrics.usage.reported(Settlement::Settled(1), &USAGE, sealer.open(&sealer.seal(&terms, Micros(0))).as_ref());
         let refused = Call::path(&format!("/path-{number}/x")).on(&gate, Nanos(0)).await;
         metrics.decided(&refused, Duration::ZERO);
     }

@@ -65,22 +65,23 @@ pub struct Matched<'p> {
 // === impl Limit ===
 
 impl Limit {
-    /// The identity of a rate's cell: the same after a restart and after the limit's number was changed.
+    /// The identity of the cell of a limit's rate, by its place among the limit's rates: the same after a restart, and after its number
+    /// or window was changed.
     #[must_use]
-    pub fn cell(policy: &ObjectName, limit: &str, scope: &str, window_ns: u128) -> CellId {
+    pub fn cell(policy: &ObjectName, limit: &str, scope: &str, place: usize) -> CellId {
         let mut hasher = SipHasher13::new();
         for part in [&*policy.kind, &*policy.namespace, &*policy.name, limit, scope] {
             hasher.write_usize(part.len());
             hasher.write(part.as_bytes());
         }
-        hasher.write_u128(window_ns);
+        hasher.write_usize(place);
         CellId(hasher.finish())
     }
 
     /// The cell of each rate, for requests of the route whose hash is `route`.
     pub fn cells(&self, route: u64) -> impl Iterator<Item = (CellId, Quota)> {
         let mask = if self.per_route { route } else { 0 };
-        self.rates.iter().map(move |(cell, quota)| (CellId(cell.0 ^ mask), *quota))
+        self.rates.iter().map(move |(cell, quota)| (cell.on_route(mask), *quota))
     }
 }
 

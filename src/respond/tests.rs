@@ -8,7 +8,7 @@ use serde_json::Value as Json;
 use super::*;
 use crate::clock::Nanos;
 use crate::gate::LimitEvidence;
-use crate::limit::{Algorithm, Cell, Quota, Verdict, Window};
+use crate::limit::{Quota, Verdict};
 
 type AnswerRow = (i32, GrpcCode, &'static str, &'static [(Code, &'static str)]);
 
@@ -102,11 +102,8 @@ fn seconds(seconds: f64) -> Duration {
 
 /// A limit of `limit` per minute with `remaining` left.
 fn limit(kind: LimitKind, limit: u64, remaining: u64, reset: Duration, verdict: Verdict) -> LimitEvidence {
-    let quota = Quota::new(limit, reset).by(Algorithm::FixedWindow);
-    let mut window = Window::default();
-    window.charge(&quota, limit - remaining, Nanos(0));
     let quota = Quota::new(limit, Duration::from_secs(60));
-    let standing = Some(Standing::new(Cell::Window(window), &quota, verdict, Nanos(0)));
+    let standing = Some(Standing::new(&quota, verdict, limit - remaining, reset));
     LimitEvidence { name: "ns/policy/limit".into(), kind, standing }
 }
 

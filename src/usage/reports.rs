@@ -91,6 +91,7 @@ impl Reports {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Micros;
     use crate::family::Registry;
     use crate::limit::Memory;
     use crate::usage::{MAX_HITS, Terms, Usage};
@@ -98,9 +99,9 @@ mod tests {
     #[tokio::test]
     async fn a_report_is_charged_once_and_whatever_becomes_of_it_is_counted() {
         let (sealer, metrics) = (Arc::new(Sealer::random()), UsageMetrics::default());
-        let limits = Arc::new(Limits::Memory(Memory::default()));
+        let limits = Arc::new(Limits::in_memory(Memory::default()));
         let reports = Reports::new(Arc::clone(&sealer), limits, Bounds::default(), metrics.clone());
-        let sealed = sealer.seal(&Terms { is_call: true, ..Terms::default() }, Nanos(0));
+        let sealed = sealer.seal(&Terms { is_call: true, ..Terms::default() }, Micros(0));
         let report = Report { usage: Usage { total: Some(MAX_HITS), ..Usage::default() }, ..Report::default() };
         for (sealed, expected) in [
             (&*sealed, Settlement::Settled(Bounds::ANSWER)),

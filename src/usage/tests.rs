@@ -4,12 +4,13 @@ use proptest::prelude::*;
 use smallvec::smallvec;
 
 use super::*;
-use crate::limit::{AccountKey, CellId, Cost, Demand, Memory, Quota, Verdict};
+use crate::hash::Secret;
+use crate::limit::{AccountKey, CellId, Memory, Quota, Quotas, Store, Verdict};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// What a call reserves of these cells.
-fn seal(sealer: &Sealer, cells: &[u64], now: Nanos) -> String {
+fn seal(sealer: &Sealer, cells: &[u64], now: Micros) -> String {
     let holds: Vec<Hold> = cells.iter().copied().map(hold).collect();
     sealer.seal(&Terms { is_call: true, model: ModelId::of("llm/granite"), holds: &holds, ..Terms::default() }, now)
 }
@@ -19,13 +20,25 @@ fn tokens(total: u64) -> Report {
 }
 
 fn hold(cell: u64) -> Hold {
-    Hold { account: AccountKey(1), cell: CellId(cell), quota: Quota::new(100, MINUTE) }
+    Hold { account: AccountKey(1), cell: CellId(cell) }
+}
+
+/// A look at what [`hold`] holds of.
+fn look(cell: u64) -> Demand {
+    let Hold { account, cell } = hold(cell);
+    Demand { account, cell, quota: Quota::new(100, MINUTE), cost: Cost::Postpaid }
+}
+
+/// 100 a minute, in each of two cells.
+fn limits() -> Limits {
+    let limits = Limits::in_memory(Memory::default());
+    limits.put_in_force([1, 2].map(|cell| (CellId(cell), Quota::new(100, MINUTE))).into_iter().collect());
+    limits
 }
 
 fn used(limits: &Limits, cell: u64) -> u64 {
-    let Limits::Memory(memory) = limits;
-    let Hold { account, cell, quota } = hold(cell);
-    let standing = memory.admit(&[Demand { account, cell, quota, cost: Cost::Positive }], Nanos(0)).standings[0];
+    let Store::Memory(memory) = &limits.store;
+    let standing = memory.admit(&[look(cell)], Micros(0)).standings[0];
     assert!(standing.verdict == Verdict::Fits || standing.remaining() == 0);
     100 - standing.remaining()
 }
@@ -33,26 +46,43 @@ fn used(limits: &Limits, cell: u64) -> u64 {
 #[test]
 fn a_reservation_comes_back_as_it_was() {
     let sealer = Sealer::random();
-    let terms = Terms { is_call: true, tier: "premium", model: ModelId::of("llm/granite"), holds: &[hold(1), hold(2)] };
-    let reservation = sealer.open(&sealer.seal(&terms, Nanos(7))).unwrap();
+    let (model, holds) = (ModelId::of("llm/granite"), [hold(1), hold(2)]);
+    let terms = Terms { is_call: true, tier: "premium", model, route: 5, holds: &holds };
+    let reservation = sealer.open(&sealer.seal(&terms, Micros(7))).unwrap();
     let expected = Reservation {
-        minted: Nanos(7),
+        minted: Micros(7),
+        instance: reservation.instance,
         serial: 0,
         is_call: true,
         tier: Arc::from("premium"),
-        model: ModelId::of("llm/granite"),
+        model,
+        route: 5,
         holds: smallvec![hold(1), hold(2)],
     };
     assert_eq!(reservation, expected);
-    assert_ne!(sealer.seal(&terms, Nanos(7)), sealer.seal(&terms, Nanos(7)), "no two are alike");
-    let opened = sealer.open(&sealer.seal(&Terms { tier: &"x".repeat(100), ..terms }, Nanos(0))).unwrap();
+    assert_ne!(sealer.seal(&terms, Micros(7)), sealer.seal(&terms, Micros(7)), "no two are alike");
+    let opened = sealer.open(&sealer.seal(&Terms { tier: &"x".repeat(100), ..terms }, Micros(0))).unwrap();
     assert_eq!((&*opened.tier, opened.holds.len()), ("", 2));
+}
+
+/// Which one of them it is for is known, and whose numbers count in whose memory.
+#[test]
+fn all_who_have_the_secret_can_read_a_reservation_and_only_its_maker_settles_it() {
+    let secret = Secret::random();
+    let (ours, theirs) = (Sealer::new(&secret), Sealer::new(&secret));
+    let (one, other) = (seal(&ours, &[1], Micros(0)), seal(&theirs, &[1], Micros(0)));
+    assert_eq!((ours.read(&one), ours.read(&other)), (theirs.read(&one), theirs.read(&other)));
+    let [one_read, other_read] = [&one, &other].map(|sealed| ours.read(sealed).unwrap());
+    assert_eq!((one_read.serial, other_read.serial), (0, 0));
+    assert_ne!(one_read.instance, other_read.instance);
+    assert_eq!((ours.open(&one), ours.open(&other)), (Some(one_read), None));
+    assert_eq!(Sealer::random().read(&one), None);
 }
 
 #[test]
 fn nobody_else_can_make_a_reservation() {
     let (ours, theirs) = (Sealer::random(), Sealer::random());
-    let sealed = seal(&ours, &[1], Nanos(0));
+    let sealed = seal(&ours, &[1], Micros(0));
     assert_eq!(theirs.open(&sealed), None);
     for junk in ["", "x", "AAAA", &"A".repeat(10_000), "\u{0}", "💥"] {
         assert_eq!(ours.open(junk), None);
@@ -61,11 +91,11 @@ fn nobody_else_can_make_a_reservation() {
 
 #[tokio::test]
 async fn a_reservation_is_settled_once() {
-    let (limits, settlements) = (Limits::Memory(Memory::default()), Settlements::default());
+    let (limits, settlements) = (limits(), Settlements::default());
     let sealer = Sealer::random();
     let usage = tokens(30);
     for (times, cell) in [(1, 1), (2, 1)] {
-        let reservation = sealer.open(&seal(&sealer, &[cell, 2], Nanos(0))).unwrap();
+        let reservation = sealer.open(&seal(&sealer, &[cell, 2], Micros(0))).unwrap();
         let settle = || settlements.settle(&limits, &reservation, &usage, Nanos(0));
         assert_eq!(settle().await, Settlement::Settled(30).into());
         assert_eq!(settle().await, Settlement::Duplicate.into());
@@ -73,11 +103,46 @@ async fn a_reservation_is_settled_once() {
     }
 }
 
+/// So nobody's report takes a change back, and what is gone is charged to nobody.
+#[tokio::test]
+async fn a_report_is_charged_by_what_its_limits_allow_then() {
+    let (limits, settlements, sealer) = (limits(), Settlements::default(), Sealer::random());
+    let settle = async |sealed: String| {
+        let reservation = sealer.open(&sealed).unwrap();
+        settlements.settle(&limits, &reservation, &tokens(30), Nanos(0)).await
+    };
+    let before = [(); 3].map(|()| seal(&sealer, &[1, 2], Micros(0)));
+    let [first, second, third] = before;
+    settle(first).await;
+    let wider = Quota::new(1000, MINUTE);
+    limits.put_in_force([(CellId(2), wider)].into_iter().collect());
+    assert_eq!(settle(second).await, Settlement::Settled(30).into());
+    let at = Demand { quota: wider, ..look(2) };
+    let standing = limits.admit(&[at], Nanos(0)).await.standings[0];
+    assert_eq!((used(&limits, 1), standing.limit(), standing.remaining()), (30, 1000, 940));
+    limits.put_in_force(Quotas::default());
+    assert_eq!(settle(third).await, Settlement::Settled(30).into());
+    assert_eq!(limits.admit(&[at], Nanos(0)).await.standings[0].remaining(), 940);
+}
+
+/// The limit is known by its own cell, and each route has another.
+#[tokio::test]
+async fn a_limit_that_counts_for_each_route_is_charged_for_the_route_that_was_asked() {
+    let (limits, settlements, sealer) = (limits(), Settlements::default(), Sealer::random());
+    let holds = [Hold { cell: CellId(1).on_route(7), ..hold(1) }];
+    let sealed = sealer.seal(&Terms { route: 7, holds: &holds, ..Terms::default() }, Micros(0));
+    let reservation = sealer.open(&sealed).unwrap();
+    settlements.settle(&limits, &reservation, &tokens(30), Nanos(0)).await;
+    let of_route = Demand { cell: holds[0].cell, ..look(1) };
+    assert_eq!(limits.admit(&[of_route], Nanos(0)).await.standings[0].remaining(), 70);
+    assert_eq!(used(&limits, 1), 0);
+}
+
 #[tokio::test]
 async fn what_was_refused_or_is_no_call_costs_nothing_and_leaves_the_reservation_open() {
-    let (limits, settlements) = (Limits::Memory(Memory::default()), Settlements::default());
+    let (limits, settlements) = (limits(), Settlements::default());
     let sealer = Sealer::random();
-    let call = sealer.open(&seal(&sealer, &[1], Nanos(0))).unwrap();
+    let call = sealer.open(&seal(&sealer, &[1], Micros(0))).unwrap();
     let list = Reservation { is_call: false, ..call.clone() };
     let answer = |status, bytes| Report { status: Some(status), bytes: Some(bytes), ..Report::default() };
     for (reservation, report) in [
@@ -100,11 +165,11 @@ async fn what_was_refused_or_is_no_call_costs_nothing_and_leaves_the_reservation
 /// Of the model, and of streams apart from whole answers.
 #[tokio::test]
 async fn an_answer_without_usage_is_charged_what_its_bytes_usually_cost_once() {
-    let (limits, settlements) = (Limits::Memory(Memory::default()), Settlements::default());
+    let (limits, settlements) = (limits(), Settlements::default());
     let sealer = Sealer::random();
     let settle = async |model: &str, report: Report| {
         let model = ModelId::of(model);
-        let sealed = sealer.seal(&Terms { is_call: true, model, ..Terms::default() }, Nanos(0));
+        let sealed = sealer.seal(&Terms { is_call: true, model, ..Terms::default() }, Micros(0));
         settlements.settle(&limits, &sealer.open(&sealed).unwrap(), &report, Nanos(0)).await.settlement
     };
     let bytes = |request, answer, streamed| Report {
@@ -154,7 +219,7 @@ async fn an_answer_without_usage_is_charged_what_its_bytes_usually_cost_once() {
     let prompt = Usage { input: Some(7000), ..Usage::default() };
     let charged = settle("llm/other", Report { usage: prompt, ..bytes(400, 20_000, true) }).await;
     assert!(about(charged, 7100), "{charged:?}");
-    let reservation = sealer.open(&seal(&sealer, &[1], Nanos(0))).unwrap();
+    let reservation = sealer.open(&seal(&sealer, &[1], Micros(0))).unwrap();
     let first = settlements.settle(&limits, &reservation, &bytes(0, 100, false), Nanos(0)).await;
     assert_eq!(first.settlement, Settlement::Estimated(25));
     assert_eq!(settlements.settle(&limits, &reservation, &tokens(40), Nanos(0)).await, Settlement::Duplicate.into());
@@ -163,38 +228,34 @@ async fn an_answer_without_usage_is_charged_what_its_bytes_usually_cost_once() {
 
 #[tokio::test]
 async fn one_answer_and_its_debt_are_bounded() {
-    let limits = Limits::Memory(Memory::default());
+    let limits = limits();
     let settlements = Settlements::new(Bounds { answer: 5000, debt_windows: 10 });
     let sealer = Sealer::random();
     let settle = async |said| {
-        let reservation = sealer.open(&seal(&sealer, &[1], Nanos(0))).unwrap();
+        let reservation = sealer.open(&seal(&sealer, &[1], Micros(0))).unwrap();
         settlements.settle(&limits, &reservation, &tokens(said), Nanos(0)).await
     };
     let full = Charged { settlement: Settlement::Settled(900), cut: None, debt_cut: false };
     assert_eq!(settle(900).await, full);
     let cut = Charged { settlement: Settlement::Settled(5000), cut: Some(MAX_HITS), debt_cut: true };
     assert_eq!(settle(MAX_HITS).await, cut);
-    let Limits::Memory(memory) = &limits;
-    let Hold { account, cell, quota } = hold(1);
-    let admitted = |seconds| {
-        let demand = Demand { account, cell, quota, cost: Cost::Positive };
-        memory.admit(&[demand], Nanos::from(Duration::from_secs(seconds))).admitted
-    };
+    let Store::Memory(memory) = &limits.store;
+    let admitted = |seconds| memory.admit(&[look(1)], Micros::from(Duration::from_secs(seconds))).admitted();
     // 100 a minute: the debt is over after ten minutes, and a token is back 600 ms later.
     assert_eq!((admitted(600), admitted(601)), (false, true));
 }
 
 #[tokio::test]
 async fn a_late_report_is_charged_where_it_is_known_not_to_have_been_settled() {
-    let (limits, settlements) = (Limits::Memory(Memory::default()), Settlements::default());
+    let (limits, settlements) = (limits(), Settlements::default());
     let sealer = Sealer::random();
-    let [first, second] = [(); 2].map(|()| sealer.open(&seal(&sealer, &[1], Nanos(0))).unwrap());
+    let [first, second] = [(); 2].map(|()| sealer.open(&seal(&sealer, &[1], Micros(0))).unwrap());
     assert_eq!(settlements.settle(&limits, &first, &tokens(1), Nanos(0)).await, Settlement::Settled(1).into());
     let after = |hours: u64| Nanos::from(Duration::from_secs(hours * 3600));
     // What was settled beside it is remembered, with it and without it, for a day.
     assert_eq!(settlements.settle(&limits, &first, &tokens(1), after(24)).await, Settlement::Duplicate.into());
     assert_eq!(settlements.settle(&limits, &second, &tokens(1), after(25)).await, Settlement::Late.into());
-    let other = sealer.open(&seal(&sealer, &[1], after(25))).unwrap();
+    let other = sealer.open(&seal(&sealer, &[1], limits.time(after(25)))).unwrap();
     let other = Reservation { serial: other.serial + PAGE, ..other };
     assert_eq!(settlements.settle(&limits, &other, &tokens(1), after(75)).await, Settlement::Settled(1).into());
     assert_eq!(settlements.settle(&limits, &other, &tokens(1), after(75)).await, Settlement::Duplicate.into());
@@ -202,9 +263,9 @@ async fn a_late_report_is_charged_where_it_is_known_not_to_have_been_settled() {
 
 #[tokio::test]
 async fn what_is_settled_is_remembered_as_long_as_it_could_be_settled_again() {
-    let (limits, settlements) = (Limits::Memory(Memory::default()), Settlements::default());
+    let (limits, settlements) = (limits(), Settlements::default());
     let sealer = Sealer::random();
-    let reservation = sealer.open(&seal(&sealer, &[1], Nanos(0))).unwrap();
+    let reservation = sealer.open(&seal(&sealer, &[1], Micros(0))).unwrap();
     let settled = |settlement: Settlement| Charged::from(settlement);
     assert_eq!(settlements.settle(&limits, &reservation, &tokens(1), Nanos(0)).await, settled(Settlement::Settled(1)));
     for minute in (0..=30 * 60_u32).step_by(30).map(|minute| Nanos::from(MINUTE * minute)) {
@@ -219,7 +280,7 @@ proptest! {
     #[test]
     fn a_reservation_cannot_be_changed(at in 0_usize..200, byte in any::<u8>()) {
         let sealer = Sealer::random();
-        let sealed = seal(&sealer, &[1, 2], Nanos(9));
+        let sealed = seal(&sealer, &[1, 2], Micros(9));
         let mut bytes = sealed.clone().into_bytes();
         let at = at % bytes.len();
         prop_assume!(bytes[at] != byte);
@@ -238,7 +299,7 @@ proptest! {
 fn pages_of_settled_reservations_are_forgotten_when_they_are_late() {
     let mut settled = Settled::default();
     for page in 0..100_u64 {
-        let minted = Nanos::from(MINUTE * u32::try_from(page).unwrap() * 60);
+        let minted = Micros::from(MINUTE * u32::try_from(page).unwrap() * 60);
         for serial in [page * PAGE, page * PAGE + 63, page * PAGE + 64, page * PAGE + PAGE - 1] {
             assert!(matches!(settled.insert(serial, minted), Mark::New));
             assert!(matches!(settled.insert(serial, minted), Mark::Known));
@@ -252,10 +313,10 @@ fn what_is_remembered_of_settlements_is_bounded_and_nothing_is_settled_twice() {
     let mut settled = Settled::default();
     let pages = MAX_PAGES as u64 + 10;
     for page in 0..pages {
-        assert!(matches!(settled.insert(page * PAGE, Nanos(page)), Mark::New), "{page}");
+        assert!(matches!(settled.insert(page * PAGE, Micros(page)), Mark::New), "{page}");
     }
     assert_eq!(settled.pages.len(), MAX_PAGES);
-    let again: Vec<_> = (0..pages).map(|page| settled.insert(page * PAGE, Nanos(pages))).collect();
+    let again: Vec<_> = (0..pages).map(|page| settled.insert(page * PAGE, Micros(pages))).collect();
     assert!(again[..10].iter().all(|mark| matches!(mark, Mark::Forgotten)));
     assert!(again[10..].iter().all(|mark| matches!(mark, Mark::Known)));
     assert_eq!(settled.pages.len(), MAX_PAGES);

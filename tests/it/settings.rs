@@ -1,15 +1,16 @@
 //! Flags and their variables: a wrong value is an error that says whose it is, and what a serving process was told is told by it.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use clap::CommandFactory;
 use tiergate::args::Cli;
 
 use crate::reload::copy;
-use crate::support::{self, Tiergate, await_page, await_ready, get, root, tiergate};
+use crate::support::{self, Folder, KEYS, Tiergate, await_page, await_ready, get, root, tiergate};
 
 /// A variable of `serve`, a bad value, and what is said to be right.
-const BAD: [(&str, &str, &str); 38] = [
+const BAD: [(&str, &str, &str); 39] = [
     ("TIERGATE_MANIFESTS", "/nonexistent", "has to be a folder"),
     ("TIERGATE_KUBERNETES", "yes", "[possible values: true, false]"),
     ("TIERGATE_KUBECONFIG", "/nonexistent", "has to be a file"),
@@ -36,6 +37,7 @@ const BAD: [(&str, &str, &str); 38] = [
     ("TIERGATE_UNCOUNTED", "no", "[possible values: allow, refuse]"),
     ("TIERGATE_MAX_ANSWER_TOKENS", "1M", "has to be a whole number, 1 at least"),
     ("TIERGATE_MAX_DEBT_WINDOWS", "0", "has to be a whole number, 1 at least"),
+    ("TIERGATE_KEY_FILE", "/nonexistent", "has to be a file"),
     ("TIERGATE_ENFORCE_LIMITS", "none", "[possible values: check, rls]"),
     ("TIERGATE_SHADOW", "disabled", "[possible values: true, false]"),
     ("TIERGATE_COMPAT", "kuadrant", "[possible values: kuadrant-wasm]"),
@@ -106,8 +108,9 @@ fn an_empty_variable_is_an_error_of_every_command() {
 
 #[test]
 fn a_path_that_is_not_there_is_an_error_of_every_command_that_names_its_variable() {
-    let rows: [(&[&str], &str); 8] = [
+    let rows: [(&[&str], &str); 9] = [
         (&["serve"], "TIERGATE_MANIFESTS"),
+        (&["serve"], "TIERGATE_KEY_FILE"),
         (&["serve"], "TIERGATE_JWKS"),
         (&["check"], "TIERGATE_MANIFESTS"),
         (&["check"], "TIERGATE_ENVOY_CONFIG"),
@@ -163,6 +166,30 @@ fn a_variable_that_nobody_reads_is_named() {
     assert!(!printed.contains("TIERGATE_SERVICE_HOST"), "{printed}");
     let log = start_of_a_log(&folder, &[], &[("TIERGATE_SHADOWW", "false")]);
     assert!(log.contains("TIERGATE_SHADOWW is not known, and has no effect; did you mean TIERGATE_SHADOW?"), "{log}");
+}
+
+/// What it holds is not told.
+#[test]
+fn a_secret_is_32_bytes_which_others_should_not_read() {
+    let (folder, manifests, jwks) = (Folder::new(), root("examples/manifests"), KEYS.0.join("jwks.json"));
+    let short = folder.file("short", "c2hvcnQ=\n");
+    let serve = ["serve", "--manifests", manifests.to_str().unwrap(), "--jwks", jwks.to_str().unwrap()];
+    let (code, log) = run(&[&serve[..], &["--key-file", short.to_str().unwrap()]].concat(), &[]);
+    assert_eq!(code, Some(64), "{log}");
+    assert!(log.contains("has to hold 32 random bytes in Base64") && log.contains("it is 5 bytes"), "{log}");
+    assert!(!log.contains("c2hvcnQ"), "{log}");
+    let secret = folder.file("secret", "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE=\n");
+    let told = |flags: &[&str], what: &str| {
+        let tiergate = Tiergate::start(&manifests, flags);
+        tiergate.told.iter().any(|line| line["message"].as_str().is_some_and(|text| text.contains(what)))
+    };
+    let (random, open) = ("made at random, and does not survive a restart", "can read the secret");
+    assert!(told(&[], random) && !told(&[], open));
+    for (mode, is_open) in [(0o600, false), (0o440, false), (0o644, true)] {
+        std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(mode)).unwrap();
+        let flags = ["--key-file", secret.to_str().unwrap()];
+        assert!(!told(&flags, random) && told(&flags, open) == is_open, "{mode:o}");
+    }
 }
 
 /// Nobody has to remember that everything is let through.

@@ -286,7 +286,7 @@ impl Probes {
     /// What each gets who asks for each.
     fn ask(&self, gate: &mut Gate, runtime: &Runtime) -> Vec<(String, Got)> {
         // Nobody has used anything yet.
-        gate.limits = Arc::new(Limits::Memory(Memory::default()));
+        gate.limits = Arc::new(Limits::in_memory(Memory::default()));
         let mut all = Vec::new();
         for (who, token) in &self.tokens {
             for path in PATHS {

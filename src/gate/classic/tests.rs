@@ -222,7 +222,7 @@ async fn a_tier_that_is_told_has_a_series_only_if_the_policy_knows_it() {
 async fn a_caller_without_room_is_let_through_uncounted_or_not_at_all() {
     for (without_room, expected) in [(Otherwise::Allow, None), (Otherwise::Refuse, Some(Code::UnavailableAccounts))] {
         let mut gate = gate(compile_files(&demo(), &options()), Settings { without_room, ..classic() });
-        gate.limits = std::sync::Arc::new(crate::limit::Limits::Memory(crate::limit::Memory::bounded(0)));
+        gate.limits = std::sync::Arc::new(crate::limit::Limits::in_memory(crate::limit::Memory::bounded(0)));
         let checked = alice().on(&gate, Nanos(0)).await;
         let taken = gate.take(&handed_over(&alice(), &checked), Nanos(0)).await;
         assert_eq!(taken.outcome.err().map(|denial| denial.code), expected);

@@ -4,7 +4,7 @@ use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_response::Code;
 use envoy_types::pb::google::protobuf::UInt64Value;
 
 use super::*;
-use crate::clock::Nanos;
+use crate::clock::Micros;
 use crate::gate::{EnforceLimits, Settings};
 use crate::metrics::Format;
 use crate::test_util::{compile_files, demo, gate, options, settings};
@@ -153,13 +153,13 @@ async fn a_number_that_is_none_loses_itself_and_not_the_report() {
     let sealed = service
         .gate
         .sealer
-        .seal(&Terms { is_call: true, model: ModelId::of("llm/granite"), ..Terms::default() }, Nanos(0));
+        .seal(&Terms { is_call: true, model: ModelId::of("llm/granite"), ..Terms::default() }, Micros(0));
     let request = reported(&sealed, &[("input", 10), ("output", 50), ("cached", u64::MAX), ("status", 200)]);
     service.handle(&request).await.unwrap();
     let sealed = service
         .gate
         .sealer
-        .seal(&Terms { is_call: true, model: ModelId::of("llm/granite"), ..Terms::default() }, Nanos(0));
+        .seal(&Terms { is_call: true, model: ModelId::of("llm/granite"), ..Terms::default() }, Micros(0));
     let request = reported(&sealed, &[("total", MAX_HITS + 1), ("bytes", 400), ("request_bytes", 4), ("status", 200)]);
     service.handle(&request).await.unwrap();
     for malformed in [reported("x", &[]), question(vec![descriptor(&[])]), question(vec![descriptor(COMPLETE); 65])] {
@@ -182,7 +182,7 @@ async fn a_number_that_is_none_loses_itself_and_not_the_report() {
 #[tokio::test]
 async fn what_an_answer_costs_is_bounded_counted_and_told() {
     let service = service(EnforceLimits::Check);
-    let sealed = service.gate.sealer.seal(&Terms { is_call: true, ..Terms::default() }, Nanos(0));
+    let sealed = service.gate.sealer.seal(&Terms { is_call: true, ..Terms::default() }, Micros(0));
     service.handle(&reported(&sealed, &[("total", MAX_HITS)])).await.unwrap();
     let page = service.metrics.page(Format::OpenMetrics, 0, 0);
     assert!(page.contains("tiergate_usage_corrections_total{what=\"answer\"} 1"), "{page}");

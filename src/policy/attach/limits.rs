@@ -157,8 +157,8 @@ impl LimitRules<'_> {
             when: when.map(|predicate| Arc::clone(&predicate.expression)).collect(),
             counters: spec.counters.iter().map(Arc::clone).collect(),
             per_route: policy.per_route,
-            rates: (spec.rates.iter())
-                .map(|quota| (Limit::cell(name, &spec.name, &scope, quota.window().as_nanos()), *quota))
+            rates: (spec.rates.iter().enumerate())
+                .map(|(place, quota)| (Limit::cell(name, &spec.name, &scope, place), *quota))
                 .collect(),
         }
     }

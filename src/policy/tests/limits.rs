@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 use super::*;
 use crate::expression::{Object, Scope};
 use crate::hash::KeyedHasher;
-use crate::limit::AccountKey;
+use crate::limit::{AccountKey, Limits, Memory};
 use crate::request::Unset;
 
 /// The limits of a RateLimitPolicy: name, predicates and counters of each.
@@ -142,6 +142,31 @@ fn accounts_are_one_for_each_list_of_counter_values() {
     let split = accounts(json!({ "userid": "a", "team": "bc" }))[2];
     assert_ne!(split, accounts(json!({ "userid": "ab", "team": "c" }))[2]);
     assert_ne!(split, accounts(json!({ "userid": "bc", "team": "a" }))[2]);
+}
+
+/// Its cell goes on counting. What is charged afterwards is looked up by it.
+#[test]
+fn a_rate_is_the_same_one_whatever_number_and_window_it_has() {
+    let compiled = |rates: &str| {
+        let limits = format!("limits: {{l: {{rates: [{rates}]}}}}");
+        let world = World::new().route("ns/r", "").policy("TokenRateLimitPolicy", "ns/p", "HTTPRoute r", &limits);
+        let policy = world.sound();
+        let cells: Vec<_> = match &policy.route(None, &request("h", "/")).unwrap().limits[..] {
+            [Attached::Active(set)] => set.limits()[0].rates.iter().map(|(cell, _)| *cell).collect(),
+            other => panic!("{other:?}"),
+        };
+        (cells, policy)
+    };
+    let (cells, _) = compiled("{limit: 1, window: 1m}, {limit: 9, window: 1h}");
+    assert_ne!(cells[0], cells[1]);
+    let (changed, policy) = compiled("{limit: 5, window: 2m}, {limit: 9, window: 3h}");
+    assert_eq!(changed, cells);
+    let limits = Limits::in_memory(Memory::default());
+    limits.put_in_force(policy.quotas());
+    let in_force =
+        cells.iter().map(|cell| limits.quota(*cell, 0).map(|quota| (quota.limit(), quota.window().as_secs())));
+    assert_eq!(in_force.collect::<Vec<_>>(), [Some((5, 120)), Some((9, 3 * 3600))]);
+    assert!(limits.quota(cells[0].on_route(1), 0).is_none());
 }
 
 #[test]

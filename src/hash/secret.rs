@@ -1,0 +1,132 @@
+//! The one secret that keys are made of.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use aws_lc_rs::hmac;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+/// 32 bytes that nobody else knows. Each key is derived from them for one purpose, so that none tells anything of another.
+#[derive(Clone)]
+pub struct Secret(hmac::Key);
+
+/// Why a file gives no secret. What it holds is not told.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretError {
+    /// It cannot be read.
+    #[error("cannot be read: {0}")]
+    Unreadable(#[from] io::Error),
+    /// It holds something else, or too little of it.
+    #[error("has to hold 32 random bytes in Base64, as `openssl rand -base64 32` writes them: {0}")]
+    Malformed(String),
+}
+
+/// In bytes.
+const LENGTH: usize = 32;
+/// Far more than a secret takes; what is larger is something else, and not read to its end.
+const LONGEST: u64 = 1024;
+
+// === impl Secret ===
+
+impl Secret {
+    /// A secret of this process alone.
+    ///
+    /// # Panics
+    ///
+    /// The operating system has no randomness.
+    #[must_use]
+    pub fn random() -> Self {
+        Secret::of(&super::random())
+    }
+
+    /// The secret in a file.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read, or holds none: see [`Secret::parse`].
+    pub fn read(path: &Path) -> Result<Self, SecretError> {
+        let mut bytes = Vec::new();
+        File::open(path)?.take(LONGEST).read_to_end(&mut bytes)?;
+        Self::parse(&bytes)
+    }
+
+    /// The secret that a text is: 32 bytes in Base64, with white space before and after it.
+    ///
+    /// # Errors
+    ///
+    /// It is no Base64, or another number of bytes.
+    pub fn parse(text: &[u8]) -> Result<Self, SecretError> {
+        let malformed = |why: &str| SecretError::Malformed(why.to_owned());
+        let bytes = STANDARD.decode(text.trim_ascii()).map_err(|_| malformed("it is no Base64"))?;
+        let number = bytes.len();
+        let secret = bytes.try_into().map_err(|_| malformed(&format!("it is {number} bytes")))?;
+        Ok(Secret::of(&secret))
+    }
+
+    /// The key for one purpose, and in it for `of` alone: the same in every process that has this secret. At most 32 bytes.
+    #[must_use]
+    pub fn key<const N: usize>(&self, purpose: &str, of: &[u8]) -> [u8; N] {
+        const { assert!(N <= LENGTH, "a longer key would end in zeros") };
+        let mut context = hmac::Context::with_key(&self.0);
+        // No purpose has a zero byte, so that none is the beginning of another.
+        for part in [purpose.as_bytes(), &[0], of] {
+            context.update(part);
+        }
+        let mut key = [0; N];
+        key.iter_mut().zip(context.sign().as_ref()).for_each(|(to, from)| *to = *from);
+        key
+    }
+
+    fn of(bytes: &[u8; LENGTH]) -> Self {
+        Secret(hmac::Key::new(hmac::HMAC_SHA256, bytes))
+    }
+}
+
+/// It is nobody's to see.
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+/// Whether users that neither own the file nor are of its group can read it.
+#[must_use]
+pub fn is_open_to_others(path: &Path) -> bool {
+    path.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 32 letters.
+    const TEXT: &[u8] = b"QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE=";
+
+    #[test]
+    fn keys_are_the_same_of_one_secret_and_different_for_each_purpose() {
+        let (one, again) = (Secret::parse(TEXT).unwrap(), Secret::parse(&[TEXT, b"\n"].concat()).unwrap());
+        let key: [u8; 32] = one.key("a", b"1");
+        assert_eq!(key, again.key("a", b"1"));
+        let others = [one.key("b", b"1"), one.key("a", b"2"), one.key("a1", b""), Secret::random().key("a", b"1")];
+        assert!(!others.contains(&key));
+    }
+
+    #[test]
+    fn what_is_no_secret_says_why_and_not_what_it_is() {
+        for (text, why) in [
+            (&b""[..], "it is 0 bytes"),
+            (b"QUFB", "it is 3 bytes"),
+            (&[TEXT, TEXT].concat()[..], "it is no Base64"),
+            (&[b'A'; 88], "it is 66 bytes"),
+            (&[b'A'; 32], "it is 24 bytes"),
+            (&[0xff; 32], "it is no Base64"),
+        ] {
+            let error = Secret::parse(text).unwrap_err().to_string();
+            assert!(error.ends_with(why), "{error}");
+        }
+        assert_eq!(format!("{:?}", Secret::parse(TEXT).unwrap()), "Secret");
+    }
+}
