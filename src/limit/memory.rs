@@ -20,12 +20,12 @@ const SWEEP_EVERY: u64 = 1_000_000;
 #[derive(Debug)]
 pub struct Memory {
     shards: Box<[Mutex<Shard>]>,
-    /// Accounts in one shard.
-    room: usize,
 }
 
 #[derive(Debug, Default)]
 struct Shard {
+    /// How many accounts are kept at most.
+    room: usize,
     accounts: HashMap<AccountKey, Account, BuildHasherDefault<Prehashed>>,
     /// At this size idle accounts are looked for and forgotten; then it is twice what is left.
     sweep_at: usize,
@@ -60,13 +60,14 @@ impl Memory {
     /// Keeps about `accounts` at most. A live one is never forgotten: at the bound there is no room for new ones.
     #[must_use]
     pub fn bounded(accounts: usize) -> Self {
-        Memory { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), room: accounts.div_ceil(SHARDS) }
+        let room = accounts.div_ceil(SHARDS);
+        Memory { shards: (0..SHARDS).map(|_| Mutex::new(Shard { room, ..Shard::default() })).collect() }
     }
 
     /// One that never answers.
     #[cfg(test)]
     pub(crate) fn mute() -> Self {
-        Memory { shards: Box::default(), room: 0 }
+        Memory { shards: Box::default() }
     }
 
     /// See [`super::Limits::admit`].
@@ -85,7 +86,7 @@ impl Memory {
                 if let Some(shard) = self.shards.get(first.shard()) {
                     let mut shard = shard.lock();
                     let now = shard.not_before_latest(now);
-                    shard.admit(first.account, demands, self.room, now, admission);
+                    shard.admit(first.account, demands, now, admission);
                 }
             }
             _ => self.admit_several(demands, now, admission),
@@ -98,7 +99,7 @@ impl Memory {
         let Some(mut shards) = self.lock(demands) else { return };
         let now = shards.not_before_latest(now);
         // A token limit takes nothing now, and will want an account when the usage is charged.
-        if demands.iter().any(|demand| !shards.has_room(demand, self.room, now)) {
+        if demands.iter().any(|demand| !shards.has_room(demand, now)) {
             admission.outcome = Outcome::Undecided(Undecided::Full);
             return;
         }
@@ -207,8 +208,8 @@ impl Locked<'_> {
         latest.unwrap_or(now)
     }
 
-    fn has_room(&mut self, demand: &Demand, room: usize, now: Micros) -> bool {
-        self.shard(demand).is_none_or(|shard| shard.has_room(demand.account, room, now))
+    fn has_room(&mut self, demand: &Demand, now: Micros) -> bool {
+        self.shard(demand).is_none_or(|shard| shard.has_room(demand.account, now))
     }
 
     fn find(&mut self, demand: &Demand) -> Option<&Account> {
@@ -225,7 +226,7 @@ impl Shard {
     }
 
     /// Demands on one account.
-    fn admit(&mut self, key: AccountKey, demands: &[Demand], room: usize, now: Micros, admission: &mut Admission) {
+    fn admit(&mut self, key: AccountKey, demands: &[Demand], now: Micros, admission: &mut Admission) {
         if let Some(account) = self.accounts.get_mut(&key) {
             // What is asked most: in place, without a copy to check on.
             if let [demand] = demands
@@ -242,14 +243,14 @@ impl Shard {
             account.admit(demands, now, admission);
             return;
         }
-        self.admit_new(key, demands, room, now, admission);
+        self.admit_new(key, demands, now, admission);
     }
 
     /// Demands on an account that is not there yet.
     #[cold]
-    fn admit_new(&mut self, key: AccountKey, demands: &[Demand], room: usize, now: Micros, admission: &mut Admission) {
+    fn admit_new(&mut self, key: AccountKey, demands: &[Demand], now: Micros, admission: &mut Admission) {
         // A token limit takes nothing now, and will want an account when the usage is charged.
-        if !self.has_room(key, room, now) {
+        if !self.has_room(key, now) {
             admission.outcome = Outcome::Undecided(Undecided::Full);
             return;
         }
@@ -260,8 +261,8 @@ impl Shard {
     }
 
     /// Whether the account is there, or may be.
-    fn has_room(&mut self, key: AccountKey, room: usize, now: Micros) -> bool {
-        if self.accounts.len() < room || self.accounts.contains_key(&key) {
+    fn has_room(&mut self, key: AccountKey, now: Micros) -> bool {
+        if self.accounts.len() < self.room || self.accounts.contains_key(&key) {
             return true;
         }
         if now.0.saturating_sub(self.swept.0) < SWEEP_EVERY {
@@ -269,7 +270,7 @@ impl Shard {
         }
         self.swept = now;
         self.sweep(now);
-        self.accounts.len() < room
+        self.accounts.len() < self.room
     }
 
     fn sweep(&mut self, now: Micros) {
