@@ -58,38 +58,58 @@ const MOST_PARTS: usize = 100;
 
 pub(super) fn read(meta: Meta, mut fields: Fields<'_>, report: &Report) -> LimitPolicy {
     let errors = report.errors();
-    let kind = kind_of(&meta.object.kind);
-    let (mut target, mut target_place) = (Target::Unknown, meta.place.clone());
-    let (mut strategy, mut common, mut limits) = (None, Vec::new(), None);
-    let mut limits_place = meta.place.clone();
+    let mut policy = LimitPolicy::unreadable(meta, Target::Unknown);
     let spec = fields.require("spec", "targetRef and limits").and_then(|field| field.fields());
     fields.done(Severity::Error);
-    if let Some(mut spec) = spec {
-        (target, target_place) =
-            read_target(spec.require("targetRef", "the Gateway or HTTPRoute that is limited"), &meta);
-        if let Some(mut block) = read_block(spec, &["limits", "when"]) {
-            strategy = block.strategy;
-            common = block.fields.take("when").and_then(|field| read_when(&field)).unwrap_or_default();
-            if let Some(field) = block.fields.require("limits", "at least one named limit") {
-                limits_place = field.place();
-                limits = read_limits(&field);
-            }
-            block.done();
-        }
+    if let Some(spec) = spec {
+        policy.read_spec(spec);
     }
-    let algorithm = read_choice(&meta, report, ALGORITHM, &ALGORITHMS).unwrap_or_default();
-    let per_route = read_choice(&meta, report, SCOPE, &SCOPES).unwrap_or_default();
-    let shadow = annotation::read_shadow(&meta, report, limits.as_deref());
-    for rate in limits.iter_mut().flatten().flat_map(|limit: &mut LimitSpec| &mut limit.rates) {
-        *rate = rate.by(algorithm);
-    }
-    let limits = limits.filter(|_| meta.usable && report.errors() == errors);
-    LimitPolicy { meta, kind, target, target_place, strategy, when: common, limits, limits_place, per_route, shadow }
+    policy.read_annotations(report);
+    policy.limits = policy.limits.filter(|_| policy.meta.usable && report.errors() == errors);
+    policy
 }
 
 // === impl LimitPolicy ===
 
 impl LimitPolicy {
+    /// A policy for `target` of which nothing else is known.
+    pub(super) fn unreadable(meta: Meta, target: Target) -> Self {
+        LimitPolicy {
+            kind: kind_of(&meta.object.kind),
+            target,
+            target_place: meta.place.clone(),
+            strategy: None,
+            when: Vec::new(),
+            limits: None,
+            limits_place: meta.place.clone(),
+            per_route: false,
+            shadow: Shadow::Nothing,
+            meta,
+        }
+    }
+
+    fn read_spec(&mut self, mut spec: Fields<'_>) {
+        let target = spec.require("targetRef", "the Gateway or HTTPRoute that is limited");
+        (self.target, self.target_place) = read_target(target, &self.meta);
+        let Some(mut block) = read_block(spec, &["limits", "when"]) else { return };
+        self.strategy = block.strategy;
+        self.when = block.fields.take("when").and_then(|field| read_when(&field)).unwrap_or_default();
+        if let Some(field) = block.fields.require("limits", "at least one named limit") {
+            self.limits_place = field.place();
+            self.limits = read_limits(&field);
+        }
+        block.done();
+    }
+
+    fn read_annotations(&mut self, report: &Report) {
+        let algorithm = read_choice(&self.meta, report, ALGORITHM, &ALGORITHMS).unwrap_or_default();
+        self.per_route = read_choice(&self.meta, report, SCOPE, &SCOPES).unwrap_or_default();
+        self.shadow = annotation::read_shadow(&self.meta, report, self.limits.as_deref());
+        for rate in self.limits.iter_mut().flatten().flat_map(|limit| &mut limit.rates) {
+            *rate = rate.by(algorithm);
+        }
+    }
+
     /// All that has to hold for one of its limits, where no other policy is put together with it.
     pub fn conditions<'p>(&'p self, limit: &'p LimitSpec) -> impl Iterator<Item = &'p Predicate> + Clone {
         self.when.iter().chain(&limit.when)
@@ -112,7 +132,7 @@ pub(super) const SCOPE: &str = "tiergate.io/counter-scope";
 const SCOPES: [(&str, bool); 2] = [("gateway", false), ("route", true)];
 
 /// What the limits of a policy of kind `kind` count.
-pub(super) fn kind_of(kind: &str) -> LimitKind {
+fn kind_of(kind: &str) -> LimitKind {
     if kind.starts_with("Token") { LimitKind::Tokens } else { LimitKind::Requests }
 }
 

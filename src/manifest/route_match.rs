@@ -5,6 +5,7 @@
 use super::pattern;
 use crate::document::Field;
 use crate::problem::Severity;
+use crate::request::{PathFault, check_canonical};
 
 /// Headers, or query parameters, of one match.
 const MAX_VALUES: usize = 16;
@@ -78,25 +79,7 @@ fn read_path(field: &Field<'_>) -> Option<(PathMatch, usize)> {
     if kind == "RegularExpression" {
         return Some((PathMatch::Regex(read_pattern(value, text)?), text.len()));
     }
-    if text.contains(['?', '#']) {
-        value.report(value.error(format!("`{text}` is more than a path")).expected("a path without `?` and `#`"));
-        return None;
-    }
-    if let Err(fault) = crate::request::check_canonical(text) {
-        use crate::request::PathFault;
-        let expected = "a path that starts with `/`, without empty or dot segments";
-        match fault {
-            // A path that the Gateway API allows, and that no request which passes the path rule can match.
-            PathFault::Character | PathFault::Encoding => {
-                let problem = value.warning(format!("`{text}` is not a canonical path, so no request matches it"));
-                value.report(problem.expected(expected));
-            }
-            _ => {
-                value.report(value.error(format!("`{text}` is not a canonical path")).expected(expected));
-                return None;
-            }
-        }
-    }
+    check_path(value, text)?;
     match kind {
         "Exact" => Some((PathMatch::Exact(text.to_owned()), text.len())),
         "PathPrefix" => Some((PathMatch::Prefix(text.trim_end_matches('/').to_owned()), text.len())),
@@ -106,6 +89,24 @@ fn read_path(field: &Field<'_>) -> Option<(PathMatch, usize)> {
             None
         }
     }
+}
+
+/// Reports a text that is no path, or none that a request could have.
+fn check_path(value: &Field<'_>, text: &str) -> Option<()> {
+    if text.contains(['?', '#']) {
+        value.report(value.error(format!("`{text}` is more than a path")).expected("a path without `?` and `#`"));
+        return None;
+    }
+    let Err(fault) = check_canonical(text) else { return Some(()) };
+    let expected = "a path that starts with `/`, without empty or dot segments";
+    // A path that the Gateway API allows, and that no request which passes the path rule can match.
+    if matches!(fault, PathFault::Character | PathFault::Encoding) {
+        let problem = value.warning(format!("`{text}` is not a canonical path, so no request matches it"));
+        value.report(problem.expected(expected));
+        return Some(());
+    }
+    value.report(value.error(format!("`{text}` is not a canonical path")).expected(expected));
+    None
 }
 
 fn read_method(field: &Field<'_>) -> Option<String> {
