@@ -151,28 +151,40 @@ pub(super) fn run<'a>(steps: &[Step], current: Found<'a>, budget: &mut Budget) -
             }
             (Step::Find { query, all, then }, Some(value)) => {
                 let Some(items) = elements(value) else { return Ok(None) };
-                let mut matching = Vec::new();
-                for item in items {
-                    if query.matches(&item, budget)? {
-                        matching.push(item);
-                        if !*all {
-                            break;
-                        }
-                    }
-                }
-                match (*all, then) {
+                let matching = matching(items, query, *all, budget)?;
+                if matching.is_empty() && then.is_some() {
                     // Where nothing matches, gjson does not look beyond the pipe.
-                    (true, Some(_)) if matching.is_empty() => return Ok(Some(Cow::Owned(Value::Array(Vec::new())))),
-                    (false, Some(_)) if matching.is_empty() => return Ok(None),
-                    (true, then) => Some(each(matching, then.as_deref().unwrap_or_default(), budget)?),
-                    (false, Some(then)) => run(then, matching.pop(), budget)?,
-                    (false, None) => matching.pop(),
+                    return Ok(all.then(|| Cow::Owned(Value::Array(Vec::new()))));
+                }
+                match then {
+                    then if *all => Some(each(matching, then.as_deref().unwrap_or_default(), budget)?),
+                    Some(then) => run(then, matching.into_iter().next(), budget)?,
+                    None => matching.into_iter().next(),
                 }
             }
             (Step::Name(_), Some(_)) => return Ok(None),
         };
     }
     Ok(current)
+}
+
+/// The items that `query` finds: all, or the first.
+fn matching<'a>(
+    items: Vec<Cow<'a, Value>>,
+    query: &Query,
+    all: bool,
+    budget: &mut Budget,
+) -> Result<Vec<Cow<'a, Value>>, EvalError> {
+    let mut matching = Vec::new();
+    for item in items {
+        if query.matches(&item, budget)? {
+            matching.push(item);
+            if !all {
+                break;
+            }
+        }
+    }
+    Ok(matching)
 }
 
 fn each<'a>(items: Vec<Cow<'a, Value>>, then: &[Step], budget: &mut Budget) -> Result<Cow<'a, Value>, EvalError> {
