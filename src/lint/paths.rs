@@ -20,6 +20,20 @@ struct Missed {
 }
 
 pub(super) fn without_model(policy: &Policy, manifests: &Manifests, problems: &mut Vec<Problem>) {
+    for ((object, place), Missed { name, what, routes }) in missed(policy, manifests) {
+        let Some(policy) = manifests.auth_policies.iter().find(|policy| policy.meta.object == *object) else {
+            continue;
+        };
+        let others = if routes > 1 { format!("; and so for {} others", routes - 1) } else { String::new() };
+        let field = format!("spec.rules.authorization.{name}");
+        let problem = policy.meta.warning(Finding::PathWithoutModel, place, &field, format!("{what}{others}"));
+        let remedy = "of /llm/qwen3/v1, split(\"/\")[1] is llm and [2] is qwen3: [0] is what is before the first slash";
+        problems.push(problem.remedy(remedy));
+    }
+}
+
+/// The rules that make no model of a path, by their policy and place.
+fn missed<'p>(policy: &'p Policy, manifests: &Manifests) -> BTreeMap<(&'p ObjectName, &'p Place), Missed> {
     let mut missed: BTreeMap<(&ObjectName, &Place), Missed> = BTreeMap::new();
     let by_path: HashMap<String, &HttpRoute> =
         manifests.routes.iter().rev().map(|route| (route.meta.object.path(), route)).collect();
@@ -38,16 +52,7 @@ pub(super) fn without_model(policy: &Policy, manifests: &Manifests, problems: &m
             missed.entry(key).or_insert_with(first).routes += 1;
         }
     }
-    for ((object, place), Missed { name, what, routes }) in missed {
-        let Some(policy) = manifests.auth_policies.iter().find(|policy| policy.meta.object == *object) else {
-            continue;
-        };
-        let others = if routes > 1 { format!("; and so for {} others", routes - 1) } else { String::new() };
-        let field = format!("spec.rules.authorization.{name}");
-        let problem = policy.meta.warning(Finding::PathWithoutModel, place, &field, format!("{what}{others}"));
-        let remedy = "of /llm/qwen3/v1, split(\"/\")[1] is llm and [2] is qwen3: [0] is what is before the first slash";
-        problems.push(problem.remedy(remedy));
-    }
+    missed
 }
 
 /// What a rule makes of a path, where that is no model.
