@@ -11,7 +11,7 @@ use crate::clock::Nanos;
 use crate::denial::Code;
 use crate::gate::Gate;
 use crate::identity::{Claims, Identity, KubernetesClaims, OPENSHIFT, ObjectClaims, believe, unix_seconds};
-use crate::policy::{Attached, Policy, derived_uid};
+use crate::policy::{Policy, derived_uid};
 
 /// Stands for the token that a caller named by `--as` would have.
 const PLACEHOLDER: &str = "taken-on-trust";
@@ -146,10 +146,7 @@ fn person(user: &str, audiences: Vec<String>) -> Identity {
 
 /// Every audience that some policy wants of requests for `host`.
 fn wanted_audiences(policy: &Policy, host: &str) -> Vec<String> {
-    let rules = policy.plans().filter_map(|plan| match &plan.auth {
-        Attached::Active(auth) => Some(&auth.rules),
-        Attached::None | Attached::Broken(_) => None,
-    });
+    let rules = policy.plans().filter_map(|plan| plan.auth.active()).map(|auth| &auth.rules);
     let mut audiences: Vec<String> = rules.flat_map(|rules| rules.audiences(host)).map(Cow::into_owned).collect();
     audiences.sort_unstable();
     audiences.dedup();

@@ -413,10 +413,7 @@ pub(super) fn matched<'p>(found: Option<&Found<'p>>, of: &LimitEvidence) -> Opti
 
 /// The limits that apply to the route.
 fn sets<'p>(found: Option<&Found<'p>>) -> impl Iterator<Item = &'p LimitSet> {
-    found.into_iter().flat_map(|found| &found.plan.limits).filter_map(|limits| match limits {
-        Attached::Active(limits) => Some(&**limits),
-        Attached::Broken(_) | Attached::None => None,
-    })
+    found.into_iter().flat_map(|found| &found.plan.limits).filter_map(Attached::active).map(|limits| &**limits)
 }
 
 /// Limits of the route that did not match, and what they ask for.

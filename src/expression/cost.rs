@@ -107,10 +107,7 @@ fn bound<'e>(expression: &'e IdedExpr, locals: &mut Locals<'e>, times: u64) -> R
     let found = match &expression.expr {
         Expr::Literal(LiteralValue::String(text)) => Bound { size: text.inner().len() as u64, ..SCALAR },
         Expr::Literal(_) | Expr::Unspecified => SCALAR,
-        Expr::Ident(name) => match locals.iter().rfind(|(local, _)| local == name) {
-            Some((_, local)) => Bound { work: LOCAL, ..*local },
-            None => Bound { work: ROOT, size: DATA, items: ELEMENTS, lent: true, kind: Kind::Any },
-        },
+        Expr::Ident(name) => bound_name(name, locals),
         Expr::Select(select) => bound_select(select, locals, times)?,
         Expr::List(list) => gather(&list.elements.iter().collect::<Vec<_>>(), locals, times)?,
         Expr::Map(map) => gather(&map.entries.iter().flat_map(|e| parts(&e.expr)).collect::<Vec<_>>(), locals, times)?,
@@ -122,6 +119,14 @@ fn bound<'e>(expression: &'e IdedExpr, locals: &mut Locals<'e>, times: u64) -> R
     };
     let found = Bound { work: found.work.saturating_add(1), ..found };
     found.within(times)
+}
+
+/// A variable of a macro, or what a request has.
+fn bound_name(name: &str, locals: &Locals<'_>) -> Bound {
+    match locals.iter().rfind(|(local, _)| *local == name) {
+        Some((_, local)) => Bound { work: LOCAL, ..*local },
+        None => Bound { work: ROOT, size: DATA, items: ELEMENTS, lent: true, kind: Kind::Any },
+    }
 }
 
 /// A field of a value.

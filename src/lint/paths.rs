@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crate::expression::{EvalError, Reference, Scope};
-use crate::manifest::{HttpRoute, Manifests, PathMatch};
-use crate::policy::{Attached, Policy};
+use crate::manifest::{HttpRoute, Manifests, PathMatch, RouteRule};
+use crate::policy::Policy;
 use crate::problem::{Finding, ObjectName, Place, Problem};
 use crate::request::{Attributes, is_dns1123_label, is_dns1123_subdomain};
 use crate::rules::{AccessRule, Authorization, ValueSource};
@@ -37,11 +37,9 @@ fn missed<'p>(policy: &'p Policy, manifests: &Manifests) -> BTreeMap<(&'p Object
     let mut missed: BTreeMap<(&ObjectName, &Place), Missed> = BTreeMap::new();
     let by_path: HashMap<String, &HttpRoute> =
         manifests.routes.iter().rev().map(|route| (route.meta.object.path(), route)).collect();
-    for plan in policy.plans() {
-        let Attached::Active(auth) = &plan.auth else { continue };
+    for (plan, auth) in policy.plans().filter_map(|plan| Some((plan, plan.auth.active()?))) {
         let Some(route) = by_path.get(&*plan.name).copied().filter(|_| auth.rules.when.is_none()) else { continue };
-        let at = (0..route.rules.len()).find(|at| route.rule_name(*at) == *plan.rule);
-        let Some(rule) = at.and_then(|at| route.rules.get(at)) else { continue };
+        let Some(rule) = rule_of(route, &plan.rule) else { continue };
         for authorization in auth.rules.authorization.iter().filter(|rule| rule.when.is_empty()) {
             let Authorization::Access(access) = &authorization.what else { continue };
             let mut faults = rule.matches.iter().filter_map(|one| fault(access, &one.path, route, policy));
@@ -53,6 +51,11 @@ fn missed<'p>(policy: &'p Policy, manifests: &Manifests) -> BTreeMap<(&'p Object
         }
     }
     missed
+}
+
+fn rule_of<'r>(route: &'r HttpRoute, name: &str) -> Option<&'r RouteRule> {
+    let at = (0..route.rules.len()).find(|at| route.rule_name(*at) == name)?;
+    route.rules.get(at)
 }
 
 /// What a rule makes of a path, where that is no model.

@@ -174,8 +174,8 @@ fn stricter(policy: &LimitPolicy, limits: &[LimitSpec], problems: &mut Vec<Probl
                 rates.find(before).map(|(_, quota)| (&spec.name, quota))
             });
             let Some((name, quota)) = found else { continue };
-            let message =
-                format!("{} is never reached: limit `{name}` lets through {} at most", shown(rate), shown(quota));
+            let (rate, quota) = (shown(rate), shown(quota));
+            let message = format!("{rate} is never reached: limit `{name}` lets through {quota} at most");
             let field = format!("spec.limits.{}.rates[{i}]", limit.name);
             let problem = policy.meta.warning(Finding::LimitUnreachable, &limit.place, &field, message);
             problems.push(problem.remedy("remove one of them, or give them different predicates or counters"));

@@ -191,9 +191,10 @@ fn read_hostname(field: &Field<'_>) -> Option<String> {
     let name = field.non_empty_text()?.to_ascii_lowercase();
     let plain = name.strip_prefix("*.").unwrap_or(&name);
     if !plain.split('.').all(crate::request::is_dns1123_label) {
-        let problem = field.error(format!("`{name}` is not a host name"));
-        field.report(problem.expected("a name such as models.example.com or *.example.com, without a port"));
-        return None;
+        return field.invalid(
+            format!("`{name}` is not a host name"),
+            "a name such as models.example.com or *.example.com, without a port",
+        );
     }
     Some(name)
 }

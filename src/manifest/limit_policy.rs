@@ -156,8 +156,7 @@ fn check_number(field: &Field<'_>, number: usize, most: usize) -> Option<()> {
     if number <= most {
         return Some(());
     }
-    field.report(field.error(format!("holds {number} entries; at most {most} are accepted")));
-    None
+    field.refuse(field.error(format!("holds {number} entries; at most {most} are accepted")))
 }
 
 fn read_limit(name: &str, field: &Field<'_>) -> Option<LimitSpec> {
@@ -172,8 +171,7 @@ fn read_limit(name: &str, field: &Field<'_>) -> Option<LimitSpec> {
 fn read_rates(field: &Field<'_>) -> Option<Vec<Quota>> {
     let items = read_items(field)?;
     if items.is_empty() {
-        field.report(field.error("is empty").expected("at least one of limit and window"));
-        return None;
+        return field.invalid("is empty", "at least one of limit and window");
     }
     let mut rates: Vec<Quota> = Vec::new();
     for item in &items {
@@ -229,11 +227,7 @@ fn read_limit_value(field: &Field<'_>) -> Option<u64> {
     let value = field.integer()?;
     match u64::try_from(value) {
         Ok(value) if value <= Quota::MAX_LIMIT => Some(value),
-        _ => {
-            let problem = field.error(format!("{value} is out of range"));
-            field.report(problem.expected(format!("0 (never) to {}", Quota::MAX_LIMIT)));
-            None
-        }
+        _ => field.invalid(format!("{value} is out of range"), format!("0 (never) to {}", Quota::MAX_LIMIT)),
     }
 }
 
@@ -253,9 +247,7 @@ fn read_window(field: &Field<'_>) -> Option<std::time::Duration> {
     let text = field.text()?;
     match parse_duration(text) {
         Some(window) if window.is_zero() => {
-            let problem = field.error(format!("`{text}` is no time at all, so nothing could ever be counted in it"));
-            field.report(problem.expected(WINDOW));
-            None
+            field.invalid(format!("`{text}` is no time at all, so nothing could ever be counted in it"), WINDOW)
         }
         Some(window) => Some(window),
         None => {
@@ -263,8 +255,7 @@ fn read_window(field: &Field<'_>) -> Option<std::time::Duration> {
             if let Some(meant) = meant(text) {
                 problem = problem.remedy(meant);
             }
-            field.report(problem);
-            None
+            field.refuse(problem)
         }
     }
 }
@@ -339,8 +330,7 @@ fn read_predicate(item: &Field<'_>) -> Option<Predicate> {
     for name in ["selector", "operator", "value"] {
         if let Some(old) = fields.take(name) {
             let problem = old.error("the condition form of v1beta2 is not supported").code(Finding::Unsupported);
-            old.report(problem.remedy("write a CEL `predicate`, such as auth.identity.tier == \"free\""));
-            return None;
+            return old.refuse(problem.remedy("write a CEL `predicate`, such as auth.identity.tier == \"free\""));
         }
     }
     let field = fields.require("predicate", "a CEL expression that yields a boolean");
@@ -382,8 +372,7 @@ pub(super) fn compile<T>(field: &Field<'_>, compiler: impl FnOnce(&str) -> Resul
             if let Some(remedy) = error.remedy {
                 problem = problem.remedy(remedy);
             }
-            field.report(problem);
-            None
+            field.refuse(problem)
         }
     }
 }

@@ -87,9 +87,10 @@ fn read_annotations(field: Option<Field<'_>>) -> Vec<(String, String, Place)> {
 fn read_name<'a>(field: &Field<'a>, kind: &Kind) -> Option<&'a str> {
     let name = field.non_empty_text()?;
     if kind.group != "rbac.authorization.k8s.io" && !is_dns1123_subdomain(name) {
-        let problem = field.error(format!("`{name}` cannot be the name of an object"));
-        field.report(problem.expected("lower-case letters, digits, inner `-` and `.`"));
-        return None;
+        return field.invalid(
+            format!("`{name}` cannot be the name of an object"),
+            "lower-case letters, digits, inner `-` and `.`",
+        );
     }
     Some(name)
 }
@@ -97,9 +98,8 @@ fn read_name<'a>(field: &Field<'a>, kind: &Kind) -> Option<&'a str> {
 fn read_namespace<'a>(field: &Field<'a>) -> Option<&'a str> {
     let namespace = field.non_empty_text()?;
     if !is_dns1123_label(namespace) {
-        let problem = field.error(format!("`{namespace}` cannot be a namespace"));
-        field.report(problem.expected("lower-case letters, digits and inner `-`"));
-        return None;
+        return field
+            .invalid(format!("`{namespace}` cannot be a namespace"), "lower-case letters, digits and inner `-`");
     }
     Some(namespace)
 }

@@ -111,11 +111,7 @@ fn read_merge(field: &Field<'_>) -> Option<bool> {
     match field.text()? {
         "atomic" => Some(false),
         "merge" => Some(true),
-        other => {
-            let problem = field.error(format!("`{other}` is not a strategy"));
-            field.report(problem.expected("atomic or merge"));
-            None
-        }
+        other => field.invalid(format!("`{other}` is not a strategy"), "atomic or merge"),
     }
 }
 

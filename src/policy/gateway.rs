@@ -229,6 +229,24 @@ enum What<'p> {
 }
 
 impl<T> Attached<T> {
+    /// What is in force, if anything is.
+    #[must_use]
+    pub fn active(&self) -> Option<&Arc<T>> {
+        match self {
+            Attached::Active(policy) => Some(policy),
+            Attached::None | Attached::Broken(_) => None,
+        }
+    }
+
+    /// The policy that is in error, if one is.
+    #[must_use]
+    pub fn broken(&self) -> Option<&ObjectName> {
+        match self {
+            Attached::Broken(policy) => Some(policy),
+            Attached::None | Attached::Active(_) => None,
+        }
+    }
+
     fn what(&self) -> What<'_> {
         match self {
             Attached::None => What::Nothing,

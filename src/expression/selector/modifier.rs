@@ -155,32 +155,17 @@ impl Modifier {
                 Some(Cow::Owned(extract(&text, separator, *position).map_or(Value::Null, Value::String)))
             }
             Modifier::Replace { old, new } => owned(replace(&text_of(&found), old, new, budget)?),
-            Modifier::Encode => {
-                let text = text_of(&found);
-                budget.spend(text.len() / 3 * 4 + 4)?;
-                owned(general_purpose::STANDARD.encode(text.as_bytes()))
-            }
+            Modifier::Encode => owned(encode(&text_of(&found), budget)?),
             Modifier::Decode => Some(Cow::Owned(decode(&spent(text_of(&found), budget)?))),
             Modifier::ToText => {
                 let text = found.map(|value| text::json(&value)).unwrap_or_default();
                 budget.spend(text.len())?;
                 owned(text)
             }
-            Modifier::FromText => match found.as_deref() {
-                Some(Value::String(text)) => {
-                    budget.spend(text.len())?;
-                    serde_json::from_str(text).ok().map(Cow::Owned)
-                }
-                Some(Value::Null) | None => None,
-                Some(_) => found,
-            },
+            Modifier::FromText => from_text(found, budget)?,
             Modifier::Keys => Some(Cow::Owned(keys(found.as_deref()))),
             Modifier::Values => Some(Cow::Owned(values(found.map(Cow::into_owned)))),
-            Modifier::Reverse => match found.as_deref() {
-                Some(Value::Array(items)) => Some(Cow::Owned(items.iter().rev().cloned().collect())),
-                Some(Value::Object(_)) => return Err(asked_of("@reverse", "a mapping")),
-                _ => found,
-            },
+            Modifier::Reverse => reversed(found)?,
             Modifier::Flatten { deep } => match found.as_deref() {
                 Some(Value::Array(items)) => Some(Cow::Owned(Value::Array(flat(items, *deep)))),
                 _ => found,
@@ -283,6 +268,31 @@ fn replace(text: &str, old: &str, new: &str, budget: &mut Budget) -> Result<Stri
     let times = text.matches(old).count();
     budget.spend(times.saturating_mul(new.len()).saturating_add(text.len()))?;
     Ok(text.replace(old, new))
+}
+
+fn encode(text: &str, budget: &mut Budget) -> Result<String, EvalError> {
+    budget.spend(text.len() / 3 * 4 + 4)?;
+    Ok(general_purpose::STANDARD.encode(text.as_bytes()))
+}
+
+/// What the JSON of a text says.
+fn from_text<'a>(found: Found<'a>, budget: &mut Budget) -> Result<Found<'a>, EvalError> {
+    Ok(match found.as_deref() {
+        Some(Value::String(text)) => {
+            budget.spend(text.len())?;
+            serde_json::from_str(text).ok().map(Cow::Owned)
+        }
+        Some(Value::Null) | None => None,
+        Some(_) => found,
+    })
+}
+
+fn reversed(found: Found<'_>) -> Result<Found<'_>, EvalError> {
+    match found.as_deref() {
+        Some(Value::Array(items)) => Ok(Some(Cow::Owned(items.iter().rev().cloned().collect()))),
+        Some(Value::Object(_)) => Err(asked_of("@reverse", "a mapping")),
+        _ => Ok(found),
+    }
 }
 
 fn keys(found: Option<&Value>) -> Value {

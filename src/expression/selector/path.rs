@@ -136,11 +136,11 @@ pub(super) fn run<'a>(steps: &[Step], current: Found<'a>, budget: &mut Budget) -
             (Step::Modifier(modifier), current) => modifier.apply(current, budget)?,
             (_, None) => return Ok(None),
             (Step::Name(name), Some(value)) if value.is_object() || value.is_array() => member(value, name),
-            (Step::Count, Some(value)) => match value.as_ref() {
-                Value::Array(items) => Some(Cow::Owned(Value::from(items.len()))),
-                Value::Object(_) => None,
-                _ => return Ok(None),
-            },
+            (Step::Count, Some(value)) if value.is_object() => None,
+            (Step::Count, Some(value)) => {
+                let Some(items) = value.as_array() else { return Ok(None) };
+                Some(Cow::Owned(Value::from(items.len())))
+            }
             // gjson takes the `#` for the name of a member then, and a modifier has nothing to work on.
             (Step::Each(then), Some(value)) if value.is_object() && matches!(then.first(), Some(Step::Modifier(_))) => {
                 run(then, None, budget)?
@@ -151,15 +151,13 @@ pub(super) fn run<'a>(steps: &[Step], current: Found<'a>, budget: &mut Budget) -
             }
             (Step::Find { query, all, then }, Some(value)) => {
                 let Some(items) = elements(value) else { return Ok(None) };
-                let matching = matching(items, query, *all, budget)?;
-                if matching.is_empty() && then.is_some() {
-                    // Where nothing matches, gjson does not look beyond the pipe.
-                    return Ok(all.then(|| Cow::Owned(Value::Array(Vec::new()))));
-                }
+                let mut matching = matching(items, query, *all, budget)?;
                 match then {
+                    // Where nothing matches, gjson does not look beyond the pipe.
+                    Some(_) if matching.is_empty() => return Ok(all.then(|| Cow::Owned(Value::Array(Vec::new())))),
                     then if *all => Some(each(matching, then.as_deref().unwrap_or_default(), budget)?),
-                    Some(then) => run(then, matching.into_iter().next(), budget)?,
-                    None => matching.into_iter().next(),
+                    Some(then) => run(then, matching.pop(), budget)?,
+                    None => matching.pop(),
                 }
             }
             (Step::Name(_), Some(_)) => return Ok(None),

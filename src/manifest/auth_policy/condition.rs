@@ -37,8 +37,7 @@ pub(super) fn read_patterns(field: &Field<'_>, origin: &Arc<ObjectName>) -> Opti
     let entries = field.entries()?;
     if entries.len() > MOST_PATTERNS {
         let message = format!("holds {} sets of patterns; at most {MOST_PATTERNS} are accepted", entries.len());
-        field.report(field.error(message));
-        return None;
+        return field.refuse(field.error(message));
     }
     let read = |field: &Field<'_>| {
         let mut fields = field.fields()?;
@@ -69,8 +68,7 @@ fn read_condition(item: &Field<'_>, view: View) -> Option<Condition> {
         _ => {
             let problem = item.error("is no condition, or more than one");
             let forms = "`predicate`, `patternRef`, `all`, `any`, or `selector` with `operator` and `value`";
-            item.report(problem.expected(forms));
-            None
+            item.refuse(problem.expected(forms))
         }
     }
 }
@@ -92,8 +90,7 @@ fn read_pattern(item: &Field<'_>, parts: [Option<Field<'_>>; 3], view: View) -> 
         let source = pattern.selector.source();
         let problem = value.error(format!("looks for a query in `{source}`, which ends before the `?`"));
         let remedy = "select `request.query`, or `context.request.http.path`, which has the query";
-        value.report(problem.code(Finding::ExpressionInvalid).remedy(remedy));
-        return None;
+        return value.refuse(problem.code(Finding::ExpressionInvalid).remedy(remedy));
     }
     Some(Box::new(pattern))
 }

@@ -50,9 +50,7 @@ fn read_method(field: &Field<'_>, ways: [Option<Field<'_>>; 3], is_refused: bool
         [None, None, Some(plain)] => Some(Method::Plain(read_plain(&plain)?)),
         _ if is_refused => None,
         _ => {
-            let problem = field.error("says no way to authenticate, or more than one");
-            field.report(problem.expected("kubernetesTokenReview, anonymous or plain"));
-            None
+            field.invalid("says no way to authenticate, or more than one", "kubernetesTokenReview, anonymous or plain")
         }
     }
 }
@@ -72,10 +70,7 @@ fn read_plain(field: &Field<'_>) -> Option<ValueSource> {
     match (selector, expression) {
         (Some(selector), None) => read_selector(&selector, View::Request).map(ValueSource::Selector),
         (None, Some(expression)) => read_expression(&expression, View::Request).map(ValueSource::Expression),
-        _ => {
-            field.report(field.error("says no value, or more than one").expected("selector or expression"));
-            None
-        }
+        _ => field.invalid("says no value, or more than one", "selector or expression"),
     }
 }
 
@@ -115,11 +110,8 @@ pub(super) fn read_authorization(entry: Entry<'_, '_>) -> Option<Authorization> 
             read_conditions(&list?, View::Caller).map(Authorization::Patterns)
         }
         _ if is_refused => None,
-        _ => {
-            let problem = field.error("says no way to authorize, or more than one");
-            field.report(problem.expected("kubernetesSubjectAccessReview or patternMatching"));
-            None
-        }
+        _ => field
+            .invalid("says no way to authorize, or more than one", "kubernetesSubjectAccessReview or patternMatching"),
     }
 }
 

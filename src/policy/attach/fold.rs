@@ -163,7 +163,7 @@ impl<'a, 'm, R: Merge> Folded<'a, 'm, R> {
                 self.replaced.push(Replaced { policy, by: self.from.clone(), everywhere: false });
                 rules
             }
-            (None, _, _) => {
+            (None, ..) => {
                 self.from = vec![policy];
                 Attached::Broken(policy.meta.object.clone())
             }
@@ -174,8 +174,7 @@ impl<'a, 'm, R: Merge> Folded<'a, 'm, R> {
             (Some(_), broken @ Attached::Broken(_), _) => broken,
             (Some(own), Attached::Active(specific), Strategy { overrides, .. }) => {
                 self.from.push(policy);
-                let merged = if overrides { own.and(&specific) } else { specific.and(own) };
-                Attached::Active(Arc::new(merged))
+                Attached::Active(Arc::new(if overrides { own.and(&specific) } else { specific.and(own) }))
             }
         };
     }
