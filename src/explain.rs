@@ -219,23 +219,13 @@ impl<'a> Case<'a> {
 
 impl<'p> Found<'p> {
     fn auth(&self) -> Option<&'p AuthPlan> {
-        match &self.plan.auth {
-            Attached::Active(auth) => Some(auth),
-            Attached::None | Attached::Broken(_) => None,
-        }
+        self.plan.auth.active().map(|auth| &**auth)
     }
 
     /// What is in error of what applies to the route.
     fn broken(&self) -> impl Iterator<Item = &'p ObjectName> {
-        let auth = match &self.plan.auth {
-            Attached::Broken(name) => Some(name),
-            Attached::None | Attached::Active(_) => None,
-        };
-        let limits = self.plan.limits.iter().filter_map(|limits| match limits {
-            Attached::Broken(name) => Some(name),
-            Attached::None | Attached::Active(_) => None,
-        });
-        auth.into_iter().chain(limits)
+        let limits = self.plan.limits.iter().filter_map(Attached::broken);
+        self.plan.auth.broken().into_iter().chain(limits)
     }
 }
 

@@ -45,7 +45,7 @@ pub fn compile(manifests: Manifests, options: &Options) -> Policy {
     let mapping = policy::mapping(&manifests, options, &problems);
     let instances = policy::instances(&manifests, options);
     objects(&manifests, options, &mut problems);
-    of_policy(&policy, &manifests, options, (&mapping, &instances), &mut problems);
+    of_policy(&policy, &manifests, options, &mapping, &mut problems);
     if let Some(Ok(tiers)) = &mapping {
         gone::users(&manifests, tiers, &instances, &mut problems);
     }
@@ -72,9 +72,10 @@ fn of_policy(
     policy: &Policy,
     manifests: &Manifests,
     options: &Options,
-    (mapping, instances): (&policy::Mapping<'_>, &[&str]),
+    mapping: &policy::Mapping<'_>,
     problems: &mut Vec<Problem>,
 ) {
+    let instances = &policy::instances(manifests, options);
     let meta = manifests.tier_mappings.iter().map(|mapping| &mapping.meta);
     let meta = meta.clone().find(|meta| meta.object.path() == options.tier_mapping);
     if let (Some(Ok(tiers)), Some(meta)) = (mapping, meta) {

@@ -126,8 +126,26 @@ fn denied(denial: &Denial, evidence: &Evidence, style: Style) -> DeniedHttpRespo
     let (status, _, kind) = status(denial.code);
     let own = denial.deny_with.as_deref();
     let own_body = own.and_then(|own| own.body.as_ref());
+    let mut headers = denied_headers(denial, evidence, own_body.is_some());
+    if let Some(own) = own {
+        // The policy's own stand in place of ours, not beside them.
+        let is_own = |name: &str| own.headers.iter().any(|(set, _)| set.eq_ignore_ascii_case(name));
+        headers.retain(|option| option.header.as_ref().is_none_or(|header| !is_own(&header.key)));
+        headers.extend(own.headers.iter().map(|(name, value)| overwrite(name, value.clone())));
+    }
+    DeniedHttpResponse {
+        status: Some(HttpStatus { code: i32::from(own.and_then(|own| own.status).unwrap_or(status)) }),
+        headers,
+        body: own_body.cloned().unwrap_or_else(|| body(denial, kind, evidence, style)),
+    }
+}
+
+/// The headers of a refusal, but for those that a policy has of its own.
+fn denied_headers(denial: &Denial, evidence: &Evidence, is_own_body: bool) -> Vec<HeaderValueOption> {
+    let (status, ..) = status(denial.code);
+    let own = denial.deny_with.as_deref();
     let reason = own.and_then(|own| own.reason.as_deref()).unwrap_or(denial.code.as_str());
-    let content_type = if own_body.is_some() { "text/plain" } else { "application/json" };
+    let content_type = if is_own_body { "text/plain" } else { "application/json" };
     let mut headers =
         vec![overwrite("content-type", content_type.to_owned()), overwrite("x-ext-auth-reason", reason.to_owned())];
     // A policy that sends callers elsewhere, or says itself how to authenticate, wants no other challenge.
@@ -141,17 +159,7 @@ fn denied(denial: &Denial, evidence: &Evidence, style: Style) -> DeniedHttpRespo
     if status == 429 {
         headers.extend(limit_headers(evidence, refusing(evidence)));
     }
-    if let Some(own) = own {
-        // The policy's own stand in place of ours, not beside them.
-        let is_own = |name: &str| own.headers.iter().any(|(set, _)| set.eq_ignore_ascii_case(name));
-        headers.retain(|option| option.header.as_ref().is_none_or(|header| !is_own(&header.key)));
-        headers.extend(own.headers.iter().map(|(name, value)| overwrite(name, value.clone())));
-    }
-    DeniedHttpResponse {
-        status: Some(HttpStatus { code: i32::from(own.and_then(|own| own.status).unwrap_or(status)) }),
-        headers,
-        body: own_body.cloned().unwrap_or_else(|| body(denial, kind, evidence, style)),
-    }
+    headers
 }
 
 /// RFC 6750, section 3: no error code where no token was sent.
@@ -280,58 +288,83 @@ static PROCESS: std::sync::LazyLock<u32> = std::sync::LazyLock::new(|| {
 fn metadata(decision: &Decision) -> Struct {
     let evidence = &decision.evidence;
     let mut root = Struct::default();
-    let mut own = Struct::default();
-    let mut add = |name: &str, value: Kind| {
-        own.fields.insert(name.to_owned(), Value { kind: Some(value) });
-    };
-    add("decision_id", text(decision_id(evidence.id)));
-    add("generation", Kind::NumberValue(evidence.generation as f64));
+    let mut own = Own::default();
+    own.add("decision_id", text(decision_id(evidence.id)));
+    own.add("generation", Kind::NumberValue(evidence.generation as f64));
     match &decision.outcome {
         Ok(grant) => {
-            add("decision", text("allowed"));
-            if !grant.reservation.is_empty() {
-                add("reservation", text(grant.reservation.as_str()));
-            }
-            if let Some(handover) = &grant.handover {
-                add("gateway", text(&*handover.gateway));
-                add("listener", text(&*handover.listener));
-                add("identity", text(handover.identity.as_str()));
-                add("filters", text(handover.filters.as_str()));
-                add("headers", text(handover.headers.as_str()));
-            }
-            for (name, value) in &grant.filters {
-                root.fields.insert(name.to_string(), properties(value));
-            }
+            own.granted(grant);
+            let filters = grant.filters.iter();
+            root.fields.extend(filters.map(|(name, value)| (name.to_string(), properties(value))));
         }
-        Err(denial) => {
-            add("decision", text(if denial.code.class() == Class::Undecided { "undecided" } else { "refused" }));
-            add("code", text(denial.code.as_str()));
-            if let Some(detail) = &denial.detail {
-                add("detail", text(detail.as_str()));
-            }
-        }
+        Err(denial) => own.refused(denial),
     }
-    if let Some(first) = evidence.would.first() {
-        add("would", text(if first.denial.code.class() == Class::Undecided { "undecided" } else { "refused" }));
-        add("would_code", text(first.denial.code.as_str()));
-    }
-    let optional = [
-        ("route", evidence.route.as_deref()),
-        ("user", evidence.user.as_deref()),
-        ("tier", evidence.tier.as_deref()),
-        ("model", evidence.permit.model.as_deref()),
-        ("granted_by", evidence.permit.grantor.as_ref().map(|grantor| &*grantor.name)),
-        ("tier_source", evidence.tier_source.map(Source::as_str)),
-        ("tier_gone", evidence.tier_gone.as_deref()),
-        ("identity_source", evidence.identity_source.map(Source::as_str)),
-    ];
-    for (name, value) in optional {
-        if let Some(value) = value {
-            add(name, text(value));
-        }
-    }
-    root.fields.insert("tiergate".to_owned(), Value { kind: Some(Kind::StructValue(own)) });
+    own.seen(evidence);
+    root.fields.insert("tiergate".to_owned(), Value { kind: Some(Kind::StructValue(own.0)) });
     root
+}
+
+/// What is said of a decision under `tiergate`.
+#[derive(Default)]
+struct Own(Struct);
+
+// === impl Own ===
+
+impl Own {
+    #[inline]
+    fn add(&mut self, name: &str, value: Kind) {
+        self.0.fields.insert(name.to_owned(), Value { kind: Some(value) });
+    }
+
+    fn granted(&mut self, grant: &Grant) {
+        self.add("decision", text("allowed"));
+        if !grant.reservation.is_empty() {
+            self.add("reservation", text(grant.reservation.as_str()));
+        }
+        if let Some(handover) = &grant.handover {
+            self.add("gateway", text(&*handover.gateway));
+            self.add("listener", text(&*handover.listener));
+            self.add("identity", text(handover.identity.as_str()));
+            self.add("filters", text(handover.filters.as_str()));
+            self.add("headers", text(handover.headers.as_str()));
+        }
+    }
+
+    fn refused(&mut self, denial: &Denial) {
+        self.add("decision", text(refusal(denial)));
+        self.add("code", text(denial.code.as_str()));
+        if let Some(detail) = &denial.detail {
+            self.add("detail", text(detail.as_str()));
+        }
+    }
+
+    /// What was found out, whatever was decided.
+    fn seen(&mut self, evidence: &Evidence) {
+        if let Some(first) = evidence.would.first() {
+            self.add("would", text(refusal(&first.denial)));
+            self.add("would_code", text(first.denial.code.as_str()));
+        }
+        let optional = [
+            ("route", evidence.route.as_deref()),
+            ("user", evidence.user.as_deref()),
+            ("tier", evidence.tier.as_deref()),
+            ("model", evidence.permit.model.as_deref()),
+            ("granted_by", evidence.permit.grantor.as_ref().map(|grantor| &*grantor.name)),
+            ("tier_source", evidence.tier_source.map(Source::as_str)),
+            ("tier_gone", evidence.tier_gone.as_deref()),
+            ("identity_source", evidence.identity_source.map(Source::as_str)),
+        ];
+        for (name, value) in optional {
+            if let Some(value) = value {
+                self.add(name, text(value));
+            }
+        }
+    }
+}
+
+/// Tells "you may not" from "it could not be told".
+fn refusal(denial: &Denial) -> &'static str {
+    if denial.code.class() == Class::Undecided { "undecided" } else { "refused" }
 }
 
 fn properties(properties: &Properties<'_>) -> Value {

@@ -132,6 +132,17 @@ impl<'a> Field<'a> {
         self.report.add(problem);
     }
 
+    /// Reports why the field cannot be read.
+    pub fn refuse<T>(&self, problem: Problem) -> Option<T> {
+        self.report(problem);
+        None
+    }
+
+    /// Reports an error of the field, and what is expected there.
+    pub fn invalid<T>(&self, message: impl Into<String>, expected: impl Into<String>) -> Option<T> {
+        self.refuse(self.error(message).expected(expected))
+    }
+
     /// Reports that the field is of the wrong type.
     pub fn wrong_type(&self, expected: &str) {
         let message = format!("is {}", self.node.type_name());

@@ -1,7 +1,7 @@
 //! `tiergate explain`: decides one request over a folder, as `serve` would, and explains it; or explains a reason code.
 
 use std::io::{self, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::clock::Nanos;
 use crate::gate::{Asked, EnforceLimits, Gate, Otherwise, Settings};
 use crate::identity::{Authority, AuthorityError, Identities, Remember};
 use crate::limit::{Limits, Memory};
-use crate::policy::Policies;
+use crate::policy::{Policies, Policy};
 use crate::printable::masked;
 use crate::request::{Headers, OperatorModel, Request};
 use crate::source::{Folder, FolderError};
@@ -118,11 +118,7 @@ fn request(args: &Explain, out: &mut impl Write) -> Result<bool, ExplainError> {
     let case = Case::new(Some(&asked), &decision.evidence, decision.outcome.as_ref().err(), &policy);
     let mut trace = Trace::of(&Case { believed: believed.as_deref(), first: true, ..case });
     trace.notes.extend(sent.unknown.iter().map(|unknown| masked(unknown).into_owned()));
-    let errors = policy.problems.iter().filter(|problem| problem.is_error()).count();
-    if errors > 0 {
-        let plural = if errors == 1 { "" } else { "s" };
-        trace.notes.push(format!("the folder has {errors} error{plural}: see tiergate check {}", manifests.display()));
-    }
+    trace.notes.extend(errors_of(&policy, manifests));
     let printed = match args.format {
         TraceFormat::Text => write!(out, "{trace}"),
         TraceFormat::Json => writeln!(out, "{}", serde_json::to_string_pretty(&trace).map_err(io::Error::from)?),
@@ -130,6 +126,14 @@ fn request(args: &Explain, out: &mut impl Write) -> Result<bool, ExplainError> {
     // A closed pipe, as of `| head`, is no reason to fail: the exit code says what was decided.
     drop(printed);
     Ok(decision.outcome.is_ok())
+}
+
+/// A note that the folder has errors.
+fn errors_of(policy: &Policy, folder: &Path) -> Option<String> {
+    let errors = policy.problems.iter().filter(|problem| problem.is_error()).count();
+    let plural = if errors == 1 { "" } else { "s" };
+    let folder = folder.display();
+    (errors > 0).then(|| format!("the folder has {errors} error{plural}: see tiergate check {folder}"))
 }
 
 /// A gate as `serve` has it, to which nobody has come yet.

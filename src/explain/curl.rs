@@ -281,17 +281,7 @@ impl Line {
             sent.path = without_dots(&sent.path);
         }
         if self.get {
-            let (files, texts): (Vec<String>, _) =
-                std::mem::take(&mut self.data).into_iter().partition(|data| is_of_file(data));
-            if !files.is_empty() {
-                let note = "a part of the query is in a file, which is not read: the path is taken without it";
-                self.notes.push(note.to_owned());
-            }
-            let query: Vec<String> = texts.into_iter().map(|text| self.known(text, "the query")).collect();
-            if !query.is_empty() {
-                sent.path.push(if sent.path.contains('?') { '&' } else { '?' });
-                sent.path.push_str(&query.join("&"));
-            }
+            self.append_query(&mut sent.path);
         }
         let inferred = match (self.head, self.body && !self.get, self.upload) {
             (true, ..) => "HEAD",
@@ -301,6 +291,27 @@ impl Line {
         };
         let method = self.method.take().map(|method| self.known(method, "the method"));
         sent.method = method.unwrap_or_else(|| inferred.to_owned());
+        self.put_headers(&mut sent);
+        sent.unknown = self.notes;
+        Ok(sent)
+    }
+
+    /// Puts the data into the query, as `--get` does.
+    fn append_query(&mut self, path: &mut String) {
+        let (files, texts): (Vec<String>, _) =
+            std::mem::take(&mut self.data).into_iter().partition(|data| is_of_file(data));
+        if !files.is_empty() {
+            let note = "a part of the query is in a file, which is not read: the path is taken without it";
+            self.notes.push(note.to_owned());
+        }
+        let query: Vec<String> = texts.into_iter().map(|text| self.known(text, "the query")).collect();
+        if !query.is_empty() {
+            path.push(if path.contains('?') { '&' } else { '?' });
+            path.push_str(&query.join("&"));
+        }
+    }
+
+    fn put_headers(&mut self, sent: &mut Sent) {
         for (name, value) in std::mem::take(&mut self.headers) {
             let name = self.known(name, "the name of a header");
             // The token is for whoever looks at the caller.
@@ -314,8 +325,6 @@ impl Line {
                 None => {}
             }
         }
-        sent.unknown = self.notes;
-        Ok(sent)
     }
 
     /// The URL, if enough of it is known.

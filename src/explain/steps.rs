@@ -8,6 +8,7 @@ use crate::access::AccessSource;
 use crate::cache::Source;
 use crate::denial::{Class, Code, Denial};
 use crate::gate::{LimitEvidence, Refused};
+use crate::identity::Identity;
 use crate::limit;
 use crate::policy::{Attached, AuthPlan, Limit, LimitSet, Overridden, Tiers, in_words};
 use crate::problem::{ObjectName, Place};
@@ -183,21 +184,16 @@ fn origins(auth: &AuthPlan) -> Vec<&Arc<ObjectName>> {
 
 fn identity(case: &Case<'_>, auth: Option<&AuthPlan>) -> Vec<Finding> {
     let evidence = case.evidence;
-    let mut findings = Vec::new();
-    if let Some(identity) = case.identity() {
-        findings.push(format!("user {}, uid {}", identity.user, or_none(&identity.uid)).into());
-        findings.push(format!("groups {}", or_none(&identity.groups.join(", "))).into());
-        findings.push(format!("audiences {}", or_none(&identity.audiences.join(", "))).into());
-    }
-    match (case.believed, evidence.identity_source) {
-        (Some(believed), _) => findings.push(believed.into()),
-        (None, Some(Source::Fetched)) => findings.push("the token was reviewed for this request".into()),
-        (None, Some(Source::Hit)) => findings.push("remembered from an earlier review".into()),
-        (None, Some(Source::Stale)) => {
-            findings.push("remembered from an earlier review, past its time: the API server could not be asked".into());
+    let mut findings = case.identity().map(described).unwrap_or_default();
+    let source = match evidence.identity_source {
+        Some(Source::Fetched) => Some("the token was reviewed for this request"),
+        Some(Source::Hit) => Some("remembered from an earlier review"),
+        Some(Source::Stale) => {
+            Some("remembered from an earlier review, past its time: the API server could not be asked")
         }
-        (None, None) => {}
-    }
+        None => None,
+    };
+    findings.extend(case.believed.or(source).map(Finding::from));
     let rules = auth.map(|auth| auth.rules.authentication.as_slice()).unwrap_or_default();
     match &evidence.authentication {
         Some(name) => {
@@ -206,14 +202,7 @@ fn identity(case: &Case<'_>, auth: Option<&AuthPlan>) -> Vec<Finding> {
         }
         None if case.stopped() == Some(Part::Identity) || case.policy_would() => {
             findings.extend(rules.iter().map(|rule| {
-                let wants = match &rule.what.method {
-                    Method::TokenReview { audiences } if audiences.is_empty() => {
-                        "a token for the host of the request".to_owned()
-                    }
-                    Method::TokenReview { audiences } => format!("a token for {}", audiences.join(" or ")),
-                    Method::Anonymous => "nothing".to_owned(),
-                    Method::Plain(_) => "an identity that the request carries".to_owned(),
-                };
+                let wants = wanted(&rule.what.method);
                 Finding::new(format!("authentication `{}` wants {wants}", rule.name), Some(rule.place.clone()))
             }))
         }
@@ -231,6 +220,24 @@ fn how(source: Source) -> &'static str {
     }
 }
 
+fn described(identity: &Identity) -> Vec<Finding> {
+    vec![
+        format!("user {}, uid {}", identity.user, or_none(&identity.uid)).into(),
+        format!("groups {}", or_none(&identity.groups.join(", "))).into(),
+        format!("audiences {}", or_none(&identity.audiences.join(", "))).into(),
+    ]
+}
+
+/// What a caller has to show.
+fn wanted(method: &Method) -> String {
+    match method {
+        Method::TokenReview { audiences } if audiences.is_empty() => "a token for the host of the request".to_owned(),
+        Method::TokenReview { audiences } => format!("a token for {}", audiences.join(" or ")),
+        Method::Anonymous => "nothing".to_owned(),
+        Method::Plain(_) => "an identity that the request carries".to_owned(),
+    }
+}
+
 fn or_none(text: &str) -> &str {
     if text.is_empty() { "(none)" } else { text }
 }
@@ -242,42 +249,66 @@ fn tier(case: &Case<'_>, auth: Option<&AuthPlan>) -> Vec<Finding> {
     let Some(lookup) = auth.rules.metadata.first() else {
         return vec!["the policy asks for no tier".into()];
     };
-    let groups = || case.identity().into_iter().flat_map(|identity| identity.groups.iter().map(String::as_str));
-    let asked = || Finding::new(format!("asked for by metadata `{}`", lookup.name), Some(lookup.place.clone()));
+    let asked = Finding::new(format!("asked for by metadata `{}`", lookup.name), Some(lookup.place.clone()));
     let Some(name) = &case.evidence.tier else {
         if case.stopped() == Some(Part::Tier) {
-            return vec![asked()];
+            return vec![asked];
         }
-        let groups: Vec<&str> = groups().collect();
-        return vec![format!("none: no tier lists any of the groups {}", or_none(&groups.join(", "))).into(), asked()];
+        let groups: Vec<&str> = groups(case).collect();
+        return vec![format!("none: no tier lists any of the groups {}", or_none(&groups.join(", "))).into(), asked];
     };
     if let Some(source) = case.evidence.tier_source {
-        return vec![format!("{name}, as {} says: {}", lookup.what.endpoint.url, how(source)).into(), asked()];
+        return vec![format!("{name}, as {} says: {}", lookup.what.endpoint.url, how(source)).into(), asked];
     }
-    let known = match &auth.tiers {
-        Tiers::Known(table) => table.tiers().iter().find(|tier| tier.name == *name).map(|tier| (table, tier)),
-        Tiers::Missing | Tiers::Invalid(_) => None,
+    let Some(given) = given(case, &auth.tiers, name) else {
+        return vec![format!("{name}, which the tier mapping does not have any more").into(), asked];
     };
-    let Some((table, tier)) = known else {
-        return vec![format!("{name}, which the tier mapping does not have any more").into(), asked()];
-    };
-    let from = match table.giving(name, groups()) {
+    let gone = case.evidence.tier_gone.iter().map(|gone| {
+        Finding::from(format!("its namespace is named for tier `{gone}`, which is not configured any more"))
+    });
+    [given, asked].into_iter().chain(gone).collect()
+}
+
+fn groups<'c>(case: &'c Case<'_>) -> impl Iterator<Item = &'c str> {
+    case.identity().into_iter().flat_map(|identity| identity.groups.iter().map(String::as_str))
+}
+
+/// What of the tier mapping gives the tier `name`, if that has it.
+fn given(case: &Case<'_>, tiers: &Tiers, name: &str) -> Option<Finding> {
+    let Tiers::Known(table) = tiers else { return None };
+    let tier = table.tiers().iter().find(|tier| *tier.name == *name)?;
+    let from = match table.giving(name, groups(case)) {
         Some(group) if group.ends_with(&format!("-tier-{name}")) && group.starts_with("system:serviceaccounts:") => {
             format!("{name}, by group {group}: the ServiceAccounts of the tier's own namespace")
         }
         Some(group) => format!("{name}, by group {group}"),
         None => format!("{name}, by groups that the look-up names"),
     };
-    let gone = case.evidence.tier_gone.iter().map(|gone| {
-        Finding::from(format!("its namespace is named for tier `{gone}`, which is not configured any more"))
-    });
-    let given = Finding::new(format!("{from} (level {})", tier.level), tier.place.clone());
-    [given, asked()].into_iter().chain(gone).collect()
+    Some(Finding::new(format!("{from} (level {})", tier.level), tier.place.clone()))
 }
 
 // === access ===
 
 fn access(case: &Case<'_>, auth: Option<&AuthPlan>) -> Vec<Finding> {
+    let mut findings = permitted(case);
+    let rules = auth.map(|auth| auth.rules.authorization.as_slice()).unwrap_or_default();
+    if case.stopped() == Some(Part::Access) {
+        let refused = case.evidence.permit.refused.as_deref();
+        findings.extend(rules.iter().map(|rule| asking(rule, refused)));
+        return findings;
+    }
+    let patterns = rules.iter().filter(|rule| matches!(rule.what, Authorization::Patterns(_)) && !case.policy_would());
+    findings.extend(patterns.map(|rule| {
+        Finding::new(format!("authorization `{}` does not stand in the way", rule.name), Some(rule.place.clone()))
+    }));
+    if findings.is_empty() {
+        findings.push("the policy checks no access".into());
+    }
+    findings
+}
+
+/// The model, and who says that the caller may call it.
+fn permitted(case: &Case<'_>) -> Vec<Finding> {
     let permit = &case.evidence.permit;
     let mut findings = Vec::new();
     if let Some(model) = &permit.model {
@@ -292,29 +323,18 @@ fn access(case: &Case<'_>, auth: Option<&AuthPlan>) -> Vec<Finding> {
     if let Some(AccessSource::Review(source)) = case.evidence.access.source {
         findings.push(format!("says the API server ({})", how(source)).into());
     }
-    let rules = auth.map(|auth| auth.rules.authorization.as_slice()).unwrap_or_default();
-    if case.stopped() == Some(Part::Access) {
-        let refused = permit.refused.as_deref();
-        let asks = |rule: &Arc<Rule<Authorization>>| {
-            let what = match refused.filter(|refused| *refused.rule == *rule.name) {
-                Some(Refused { user, verb, resource, namespace, name, .. }) => {
-                    format!(" for `{verb}` on {resource} {namespace}/{name}, for {user}")
-                }
-                None => String::new(),
-            };
-            Finding::new(format!("authorization `{}` asks{what}", rule.name), Some(rule.place.clone()))
-        };
-        findings.extend(rules.iter().map(asks));
-        return findings;
-    }
-    let patterns = rules.iter().filter(|rule| matches!(rule.what, Authorization::Patterns(_)) && !case.policy_would());
-    findings.extend(patterns.map(|rule| {
-        Finding::new(format!("authorization `{}` does not stand in the way", rule.name), Some(rule.place.clone()))
-    }));
-    if findings.is_empty() {
-        findings.push("the policy checks no access".into());
-    }
     findings
+}
+
+/// A rule, and what it asked if it is the one that refused.
+fn asking(rule: &Rule<Authorization>, refused: Option<&Refused>) -> Finding {
+    let what = match refused.filter(|refused| *refused.rule == *rule.name) {
+        Some(Refused { user, verb, resource, namespace, name, .. }) => {
+            format!(" for `{verb}` on {resource} {namespace}/{name}, for {user}")
+        }
+        None => String::new(),
+    };
+    Finding::new(format!("authorization `{}` asks{what}", rule.name), Some(rule.place.clone()))
 }
 
 /// Where a binding, or an annotated model, is written: `RoleBinding llm/x`, `annotation of LLMInferenceService llm/x`.
@@ -398,10 +418,7 @@ pub(super) fn matched<'p>(found: Option<&Found<'p>>, of: &LimitEvidence) -> Opti
 
 /// The limits that apply to the route.
 fn sets<'p>(found: Option<&Found<'p>>) -> impl Iterator<Item = &'p LimitSet> {
-    found.into_iter().flat_map(|found| &found.plan.limits).filter_map(|limits| match limits {
-        Attached::Active(limits) => Some(&**limits),
-        Attached::Broken(_) | Attached::None => None,
-    })
+    found.into_iter().flat_map(|found| &found.plan.limits).filter_map(Attached::active).map(|limits| &**limits)
 }
 
 /// Limits of the route that did not match, and what they ask for.

@@ -9,7 +9,7 @@
 //! outside of it. What a macro over the headers looks up there, each under its own name, is all of them once: the average too.
 
 use cel::IdedExpr;
-use cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, LiteralValue, operators};
+use cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, LiteralValue, SelectExpr, operators};
 use serde_json::Value;
 
 /// What an expression may see of one request, in bytes: Envoy lets through headers of 60 KiB by default.
@@ -107,25 +107,8 @@ fn bound<'e>(expression: &'e IdedExpr, locals: &mut Locals<'e>, times: u64) -> R
     let found = match &expression.expr {
         Expr::Literal(LiteralValue::String(text)) => Bound { size: text.inner().len() as u64, ..SCALAR },
         Expr::Literal(_) | Expr::Unspecified => SCALAR,
-        Expr::Ident(name) => match locals.iter().rfind(|(local, _)| local == name) {
-            Some((_, local)) => Bound { work: LOCAL, ..*local },
-            None => Bound { work: ROOT, size: DATA, items: ELEMENTS, lent: true, kind: Kind::Any },
-        },
-        Expr::Select(select) => {
-            let operand = bound(&select.operand, locals, times)?.working(LOCAL);
-            let of_request = matches!(&select.operand.expr, Expr::Ident(name) if name == "request");
-            match operand.kind {
-                _ if select.test => operand.scalar(),
-                Kind::Any if of_request && locals.iter().all(|(local, _)| *local != "request") => {
-                    match select.field.as_str() {
-                        "headers" => Bound { kind: Kind::Headers, ..operand },
-                        _ => Bound { items: 0, kind: Kind::Texts, ..operand },
-                    }
-                }
-                Kind::Any => operand,
-                Kind::Texts | Kind::Headers => Bound { items: 0, kind: Kind::Texts, ..operand },
-            }
-        }
+        Expr::Ident(name) => bound_name(name, locals),
+        Expr::Select(select) => bound_select(select, locals, times)?,
         Expr::List(list) => gather(&list.elements.iter().collect::<Vec<_>>(), locals, times)?,
         Expr::Map(map) => gather(&map.entries.iter().flat_map(|e| parts(&e.expr)).collect::<Vec<_>>(), locals, times)?,
         Expr::Struct(object) => {
@@ -135,16 +118,28 @@ fn bound<'e>(expression: &'e IdedExpr, locals: &mut Locals<'e>, times: u64) -> R
         Expr::Comprehension(comprehension) => bound_macro(comprehension, locals, times)?,
     };
     let found = Bound { work: found.work.saturating_add(1), ..found };
-    if found.work.saturating_mul(times) > MAX_WORK {
-        return Err("could keep a request waiting: put fewer macros inside each other".to_owned());
+    found.within(times)
+}
+
+/// A variable of a macro, or what a request has.
+fn bound_name(name: &str, locals: &Locals<'_>) -> Bound {
+    match locals.iter().rfind(|(local, _)| *local == name) {
+        Some((_, local)) => Bound { work: LOCAL, ..*local },
+        None => Bound { work: ROOT, size: DATA, items: ELEMENTS, lent: true, kind: Kind::Any },
     }
-    if !found.lent && found.size.saturating_mul(times) > MAX_SIZE {
-        return Err(format!(
-            "could make more than {} MiB of values for one request: do less for each element",
-            MAX_SIZE >> 20
-        ));
-    }
-    Ok(found)
+}
+
+/// A field of a value.
+fn bound_select<'e>(select: &'e SelectExpr, locals: &mut Locals<'e>, times: u64) -> Result<Bound, String> {
+    let operand = bound(&select.operand, locals, times)?.working(LOCAL);
+    let of_request = matches!(&select.operand.expr, Expr::Ident(name) if name == "request")
+        && locals.iter().all(|(local, _)| *local != "request");
+    Ok(match operand.kind {
+        _ if select.test => operand.scalar(),
+        Kind::Any if of_request && select.field == "headers" => Bound { kind: Kind::Headers, ..operand },
+        Kind::Any if !of_request => operand,
+        Kind::Any | Kind::Texts | Kind::Headers => Bound { items: 0, kind: Kind::Texts, ..operand },
+    })
 }
 
 fn parts(entry: &EntryExpr) -> Vec<&IdedExpr> {
@@ -220,12 +215,7 @@ impl Called<'_> {
             | operators::LESS
             | operators::LESS_EQUALS
             | operators::GREATER
-            | operators::GREATER_EQUALS => {
-                // What differs in length is never compared further, and nothing is compared beyond the shorter one.
-                let shorter = self.bounds.iter().map(|bound| bound.size).min().unwrap_or_default();
-                let fewer = self.bounds.iter().map(|bound| bound.items).min().unwrap_or_default();
-                all.working(touched(shorter).saturating_add(fewer)).scalar()
-            }
+            | operators::GREATER_EQUALS => self.comparison(),
             operators::ADD => {
                 // Of two lists, the elements of both.
                 let items = self.items(0).saturating_add(self.items(1));
@@ -236,6 +226,13 @@ impl Called<'_> {
             operators::IN => all.working(touched(all.size).saturating_add(self.items(1))).scalar(),
             _ => return None,
         })
+    }
+
+    /// What differs in length is never compared further, and nothing is compared beyond the shorter one.
+    fn comparison(&self) -> Bound {
+        let shorter = self.bounds.iter().map(|bound| bound.size).min().unwrap_or_default();
+        let fewer = self.bounds.iter().map(|bound| bound.items).min().unwrap_or_default();
+        self.all.working(touched(shorter).saturating_add(fewer)).scalar()
     }
 
     fn lookup(&self) -> Bound {
@@ -326,15 +323,8 @@ fn bound_macro<'e>(c: &'e ComprehensionExpr, locals: &mut Locals<'e>, times: u64
     locals.push((&c.accu_var, Bound { work: 0, ..initial }));
     let inside = times.saturating_mul(rounds);
     let body = bound(&c.loop_cond, locals, inside)?.and(bound(&c.loop_step, locals, inside)?);
-    let gathers = matches!(c.accu_init.expr, Expr::List(_) | Expr::Map(_));
-    let gathered = Bound {
-        size: if gathers { rounds.saturating_mul(body.size) } else { body.size },
-        items: if gathers { rounds.max(body.items) } else { body.items },
-        kind: if gathers_itself(c) { range.kind } else { Kind::Any },
-        ..Bound::default()
-    };
     locals.truncate(outside);
-    locals.push((&c.accu_var, gathered));
+    locals.push((&c.accu_var, body.gathered(c, &range)));
     let result = bound(&c.result, locals, times)?;
     locals.truncate(outside);
     // Every element is copied; what is gathered is not, the interpreter appends.
@@ -374,6 +364,32 @@ fn is_short_format(template: &str) -> bool {
 // === impl Bound ===
 
 impl Bound {
+    /// Itself, if it is not too much `times` times.
+    fn within(self, times: u64) -> Result<Self, String> {
+        if self.work.saturating_mul(times) > MAX_WORK {
+            return Err("could keep a request waiting: put fewer macros inside each other".to_owned());
+        }
+        if !self.lent && self.size.saturating_mul(times) > MAX_SIZE {
+            return Err(format!(
+                "could make more than {} MiB of values for one request: do less for each element",
+                MAX_SIZE >> 20
+            ));
+        }
+        Ok(self)
+    }
+
+    /// What a macro has made of `rounds` elements of `range`, where one round makes as much as this.
+    fn gathered(self, c: &ComprehensionExpr, range: &Bound) -> Self {
+        let gathers = matches!(c.accu_init.expr, Expr::List(_) | Expr::Map(_));
+        let rounds = range.items;
+        Bound {
+            size: if gathers { rounds.saturating_mul(self.size) } else { self.size },
+            items: if gathers { rounds.max(self.items) } else { self.items },
+            kind: if gathers_itself(c) { range.kind } else { Kind::Any },
+            ..Bound::default()
+        }
+    }
+
     /// Both, one beside the other.
     fn and(self, other: Bound) -> Self {
         Bound {

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use cel::IdedExpr;
-use cel::common::ast::{EntryExpr, Expr, LiteralValue, operators};
+use cel::common::ast::{EntryExpr, Expr, LiteralValue, MapExpr, operators};
 use serde_json::Value;
 
 use super::{EvalError, Scope, Val};
@@ -49,50 +49,51 @@ impl Direct {
         if let Some(path) = Path::recognise(expression) {
             return Some(Direct::Path(path));
         }
-        if let Expr::Map(map) = &expression.expr {
-            let [entry] = map.entries.as_slice() else { return None };
-            let EntryExpr::MapEntry(entry) = &entry.expr else {
-                return None;
-            };
-            let key = text_literal(&entry.key).filter(|_| !entry.optional)?;
-            return Some(Direct::Entry { key: key.to_owned(), path: Path::recognise(&entry.value)? });
-        }
-        let Expr::Call(call) = &expression.expr else {
-            return None;
-        };
-        let [left, right] = call.args.as_slice() else {
-            return None;
-        };
-        match call.func_name.as_str() {
-            operators::EQUALS => {
-                let (path, literal) = match (Path::recognise(left), Path::recognise(right)) {
-                    (Some(path), None) => (path, text_literal(right)?),
-                    (None, Some(path)) => (path, text_literal(left)?),
-                    _ => return None,
-                };
-                Some(Direct::Equals { path, literal: literal.to_owned() })
-            }
-            operators::INDEX => {
-                let Expr::Literal(LiteralValue::Int(index)) = &right.expr else {
-                    return None;
-                };
-                let Expr::Call(split) = &left.expr else { return None };
-                let [separator] = split.args.as_slice() else {
-                    return None;
-                };
-                let separator = text_literal(separator)?;
-                // An empty separator splits into characters; that is left to the interpreter.
-                if split.func_name != "split" || separator.is_empty() {
-                    return None;
+        match &expression.expr {
+            Expr::Map(map) => Self::entry(map),
+            Expr::Call(call) => {
+                let [left, right] = call.args.as_slice() else { return None };
+                match call.func_name.as_str() {
+                    operators::EQUALS => Self::equality(left, right),
+                    operators::INDEX => Self::split(left, right),
+                    _ => None,
                 }
-                Some(Direct::Split {
-                    path: Path::recognise(split.target.as_ref()?)?,
-                    separator: separator.to_owned(),
-                    index: usize::try_from(*index.inner()).ok()?,
-                })
             }
             _ => None,
         }
+    }
+
+    fn entry(map: &MapExpr) -> Option<Self> {
+        let [entry] = map.entries.as_slice() else { return None };
+        let EntryExpr::MapEntry(entry) = &entry.expr else { return None };
+        let key = text_literal(&entry.key).filter(|_| !entry.optional)?;
+        Some(Direct::Entry { key: key.to_owned(), path: Path::recognise(&entry.value)? })
+    }
+
+    fn equality(left: &IdedExpr, right: &IdedExpr) -> Option<Self> {
+        let (path, literal) = match (Path::recognise(left), Path::recognise(right)) {
+            (Some(path), None) => (path, text_literal(right)?),
+            (None, Some(path)) => (path, text_literal(left)?),
+            _ => return None,
+        };
+        Some(Direct::Equals { path, literal: literal.to_owned() })
+    }
+
+    /// The element `index` of `pieces`, where these are a text that is split.
+    fn split(pieces: &IdedExpr, index: &IdedExpr) -> Option<Self> {
+        let Expr::Literal(LiteralValue::Int(index)) = &index.expr else { return None };
+        let Expr::Call(split) = &pieces.expr else { return None };
+        let [separator] = split.args.as_slice() else { return None };
+        let separator = text_literal(separator)?;
+        // An empty separator splits into characters; that is left to the interpreter.
+        if split.func_name != "split" || separator.is_empty() {
+            return None;
+        }
+        Some(Direct::Split {
+            path: Path::recognise(split.target.as_ref()?)?,
+            separator: separator.to_owned(),
+            index: usize::try_from(*index.inner()).ok()?,
+        })
     }
 
     pub(super) fn eval<'a>(&'a self, scope: &Scope<'a>) -> Option<Result<Val<'a>, EvalError>> {
@@ -304,18 +305,23 @@ impl Path {
         if rest.is_empty() {
             return Some(Ok(value));
         }
-        let Val::Json(Cow::Borrowed(mut current)) = value else {
-            return None;
-        };
-        for field in rest {
-            // Selecting from anything but a mapping is a type error, which the interpreter words.
-            match current.as_object()?.get(field) {
-                Some(next) => current = next,
-                None => return Some(Err(EvalError::Missing(field.clone()))),
-            }
-        }
-        Some(Ok(Val::Json(Cow::Borrowed(current))))
+        let Val::Json(Cow::Borrowed(value)) = value else { return None };
+        descend(value, rest)
     }
+}
+
+/// The value below `value` that `fields` lead to; `None` where the interpreter has to be asked.
+#[inline]
+fn descend<'a>(value: &'a Value, fields: &[String]) -> Option<Result<Val<'a>, EvalError>> {
+    let mut current = value;
+    for field in fields {
+        // Selecting from anything but a mapping is a type error, which the interpreter words.
+        match current.as_object()?.get(field) {
+            Some(next) => current = next,
+            None => return Some(Err(EvalError::Missing(field.clone()))),
+        }
+    }
+    Some(Ok(Val::Json(Cow::Borrowed(current))))
 }
 
 fn is_plain(name: &str) -> bool {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::tiers::ByTier;
-use crate::policy::{Attached, LimitSet, Policy, RoutePlan};
+use crate::policy::{Attached, Policy, RoutePlan};
 use crate::rules::LimitKind;
 
 /// What a policy leaves out.
@@ -43,9 +43,6 @@ pub fn gaps(policy: &Policy) -> Gaps {
 
 /// The limits that apply; one in shadow refuses nobody.
 fn limits(plan: &RoutePlan, kind: LimitKind) -> ByTier<'_> {
-    let sets = plan.limits.iter().filter_map(|limits| match limits {
-        Attached::Active(set) => Some(&**set),
-        Attached::None | Attached::Broken(_) => None,
-    });
-    ByTier::of(sets.flat_map(LimitSet::limits).filter(|limit| limit.kind == kind))
+    let sets = plan.limits.iter().filter_map(Attached::active);
+    ByTier::of(sets.flat_map(|set| set.limits()).filter(|limit| limit.kind == kind))
 }

@@ -118,21 +118,7 @@ fn models_without_grant(world: &World<'_>, granted: &[Grant<'_>], problems: &mut
     };
     let mut without = 0;
     for model in world.manifests.models.iter().filter(|model| !by_rbac(model)) {
-        let remedy = match &model.grant {
-            // Reported where it is written.
-            ModelGrant::Unreadable => continue,
-            ModelGrant::AllTiers | ModelGrant::Tiers(..) if world.options.grant_from_annotation => continue,
-            ModelGrant::AllTiers | ModelGrant::Tiers(..) => {
-                "add the RoleBinding that a controller makes of its annotation, or set --grant-from-annotation"
-                    .to_owned()
-            }
-            ModelGrant::Nobody => {
-                let group = world.instances.first().zip(world.tiers.first());
-                let group = group.map(|(instance, tier)| service_account_group(instance, &tier.name));
-                let group = group.unwrap_or_else(|| "system:serviceaccounts:<instance>-tier-<tier>".to_owned());
-                format!("add a Role and a RoleBinding for groups such as {group} to {}", model.meta.namespace())
-            }
-        };
+        let Some(remedy) = remedy(world, model) else { continue };
         without += 1;
         let message = "is a model that nobody may call: no binding grants `post` on it".to_owned();
         let problem = model.meta.warning(Finding::ModelWithoutGrant, &model.meta.place, "", message);
@@ -141,8 +127,40 @@ fn models_without_grant(world: &World<'_>, granted: &[Grant<'_>], problems: &mut
     without
 }
 
+/// What to do for a model that no binding grants, where its annotation does not.
+fn remedy(world: &World<'_>, model: &Model) -> Option<String> {
+    match &model.grant {
+        // Reported where it is written.
+        ModelGrant::Unreadable => None,
+        ModelGrant::AllTiers | ModelGrant::Tiers(..) if world.options.grant_from_annotation => None,
+        ModelGrant::AllTiers | ModelGrant::Tiers(..) => {
+            let remedy =
+                "add the RoleBinding that a controller makes of its annotation, or set --grant-from-annotation";
+            Some(remedy.to_owned())
+        }
+        ModelGrant::Nobody => {
+            let group = world.instances.first().zip(world.tiers.first());
+            let group = group.map(|(instance, tier)| service_account_group(instance, &tier.name));
+            let group = group.unwrap_or_else(|| "system:serviceaccounts:<instance>-tier-<tier>".to_owned());
+            Some(format!("add a Role and a RoleBinding for groups such as {group} to {}", model.meta.namespace()))
+        }
+    }
+}
+
 /// A tier whose users get 403 whatever they call.
 fn tiers_without_model(world: &World<'_>, granted: &[Grant<'_>], subjects: &Subjects<'_>, problems: &mut Vec<Problem>) {
+    let served = served_tiers(world, granted, subjects);
+    for tier in world.tiers.iter().filter(|tier| !served.contains(tier.name.as_str())) {
+        let message = format!("tier `{}` may call no model: nothing grants it any", tier.name);
+        let problem = world.mapping.warning(Finding::TierWithoutModel, &tier.place, "data.tiers", message);
+        let groups = world.instances.iter().map(|instance| service_account_group(instance, &tier.name));
+        let groups = groups.collect::<Vec<_>>().join(", ");
+        problems.push(problem.remedy(format!("add a RoleBinding for {groups} in a namespace with models")));
+    }
+}
+
+/// The tiers that may call some model.
+fn served_tiers<'w>(world: &World<'w>, granted: &[Grant<'_>], subjects: &Subjects<'w>) -> HashSet<&'w str> {
     let models = &world.manifests.models;
     let namespaces: HashSet<&str> = models.iter().map(|model| &**model.meta.namespace()).collect();
     let names: HashSet<(&str, &str)> =
@@ -155,22 +173,14 @@ fn tiers_without_model(world: &World<'_>, granted: &[Grant<'_>], subjects: &Subj
     };
     let granted = granted.iter().filter(is_there).flat_map(|grant| grant.subjects);
     let mut served: HashSet<&str> = granted.flat_map(|subject| subjects.tiers(subject)).copied().collect();
-    if world.options.grant_from_annotation {
-        for model in models {
-            match &model.grant {
-                ModelGrant::AllTiers => served.extend(world.tiers.iter().map(|tier| tier.name.as_str())),
-                ModelGrant::Tiers(tiers, _) => served.extend(tiers.iter().map(String::as_str)),
-                ModelGrant::Nobody | ModelGrant::Unreadable => {}
-            }
+    for model in models.iter().filter(|_| world.options.grant_from_annotation) {
+        match &model.grant {
+            ModelGrant::AllTiers => served.extend(world.tiers.iter().map(|tier| tier.name.as_str())),
+            ModelGrant::Tiers(tiers, _) => served.extend(tiers.iter().map(String::as_str)),
+            ModelGrant::Nobody | ModelGrant::Unreadable => {}
         }
     }
-    for tier in world.tiers.iter().filter(|tier| !served.contains(tier.name.as_str())) {
-        let message = format!("tier `{}` may call no model: nothing grants it any", tier.name);
-        let problem = world.mapping.warning(Finding::TierWithoutModel, &tier.place, "data.tiers", message);
-        let groups = world.instances.iter().map(|instance| service_account_group(instance, &tier.name));
-        let groups = groups.collect::<Vec<_>>().join(", ");
-        problems.push(problem.remedy(format!("add a RoleBinding for {groups} in a namespace with models")));
-    }
+    served
 }
 
 // === impl Grant ===

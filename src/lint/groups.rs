@@ -41,8 +41,9 @@ pub(super) fn groups(
                 continue;
             }
             let candidates = known.groups.iter().map(String::as_str).chain(listed.iter().copied());
-            let meant = known.meant(group, candidates);
-            problems.extend(misspelt(&binding.meta, (&binding.subjects_place, "subjects"), group, meant));
+            if let Some(meant) = known.meant(group, candidates) {
+                problems.push(misspelt(&binding.meta, &binding.subjects_place, "subjects", group, &meant));
+            }
         }
     }
     if let Some((meta, tiers)) = mapping {
@@ -59,19 +60,17 @@ fn listed_groups(meta: &Meta, tiers: &[TierSpec], known: &Known<'_>, problems: &
                 let message = format!("`{group}` belongs to its tier without being listed");
                 let problem = meta.warning(Finding::TierServiceAccountGroup, &tier.place, &field, message);
                 problems.push(problem.remedy("list only user groups; `<instance>-tier-<tier>` is added by itself"));
-            } else {
-                let meant = known.meant(group, known.groups.iter().map(String::as_str));
-                problems.extend(misspelt(meta, (&tier.place, &field), group, meant));
+            } else if let Some(meant) = known.meant(group, known.groups.iter().map(String::as_str)) {
+                problems.push(misspelt(meta, &tier.place, &field, group, &meant));
             }
         }
     }
 }
 
-fn misspelt(meta: &Meta, (place, field): (&Place, &str), group: &str, meant: Option<String>) -> Option<Problem> {
-    let meant = meant?;
+fn misspelt(meta: &Meta, place: &Place, field: &str, group: &str, meant: &str) -> Problem {
     let message = format!("names group `{group}`, and there is `{meant}`");
     let problem = meta.warning(Finding::GroupMisspelt, place, field, message);
-    Some(problem.remedy(format!("did you mean `{meant}`? Texts are compared as they are")))
+    problem.remedy(format!("did you mean `{meant}`? Texts are compared as they are"))
 }
 
 // === impl Known ===

@@ -99,21 +99,27 @@ fn lifted_by(policy: &LimitPolicy, looking: &[&Predicate], name: &str) -> Option
         };
         return Some(problem(Finding::LimitWithoutHeader, predicate, message).remedy(remedy));
     }
+    let texts = compared_texts(looking, name);
+    let (sent, predicate) = if let Some(predicate) = lifting(Some(ANY_OTHER)) {
+        let other = if texts.is_empty() { "" } else { " with another value" };
+        (format!("`{name}`{other}"), predicate)
+    } else {
+        let (text, predicate) = texts.iter().find_map(|text| Some((text, lifting(Some(text))?)))?;
+        (format!("`{name}: {text}`"), predicate)
+    };
+    let message = format!("a caller who sends {sent} is not limited, and anybody can");
+    let remedy = "go by auth.identity; or have the gateway set the header, and say so with tiergate.io/ignore";
+    Some(problem(Finding::LimitLiftedByHeader, predicate, message).remedy(remedy))
+}
+
+/// The texts that predicates compare a header with.
+fn compared_texts(looking: &[&Predicate], name: &str) -> Vec<String> {
     let compared = looking.iter().flat_map(|predicate| predicate.expression.uses().paths);
     let texts = compared.filter_map(|used| match used.how {
         How::Compared(texts) if used.path.header().is_some_and(|own| own.eq_ignore_ascii_case(name)) => Some(texts),
         _ => None,
     });
-    let texts: Vec<String> = texts.flatten().collect();
-    let (message, predicate) = if let Some(predicate) = lifting(Some(ANY_OTHER)) {
-        let other = if texts.is_empty() { "" } else { " with another value" };
-        (format!("a caller who sends `{name}`{other} is not limited, and anybody can"), predicate)
-    } else {
-        let (text, predicate) = texts.iter().find_map(|text| Some((text, lifting(Some(text))?)))?;
-        (format!("a caller who sends `{name}: {text}` is not limited, and anybody can"), predicate)
-    };
-    let remedy = "go by auth.identity; or have the gateway set the header, and say so with tiergate.io/ignore";
-    Some(problem(Finding::LimitLiftedByHeader, predicate, message).remedy(remedy))
+    texts.flatten().collect()
 }
 
 /// Whether the predicate looks at the header's value, and not only whether there is one.

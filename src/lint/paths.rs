@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crate::expression::{EvalError, Reference, Scope};
-use crate::manifest::{HttpRoute, Manifests, PathMatch};
-use crate::policy::{Attached, Policy};
+use crate::manifest::{HttpRoute, Manifests, PathMatch, RouteRule};
+use crate::policy::Policy;
 use crate::problem::{Finding, ObjectName, Place, Problem};
 use crate::request::{Attributes, is_dns1123_label, is_dns1123_subdomain};
 use crate::rules::{AccessRule, Authorization, ValueSource};
@@ -20,14 +20,26 @@ struct Missed {
 }
 
 pub(super) fn without_model(policy: &Policy, manifests: &Manifests, problems: &mut Vec<Problem>) {
+    for ((object, place), Missed { name, what, routes }) in missed(policy, manifests) {
+        let Some(policy) = manifests.auth_policies.iter().find(|policy| policy.meta.object == *object) else {
+            continue;
+        };
+        let others = if routes > 1 { format!("; and so for {} others", routes - 1) } else { String::new() };
+        let field = format!("spec.rules.authorization.{name}");
+        let problem = policy.meta.warning(Finding::PathWithoutModel, place, &field, format!("{what}{others}"));
+        let remedy = "of /llm/qwen3/v1, split(\"/\")[1] is llm and [2] is qwen3: [0] is what is before the first slash";
+        problems.push(problem.remedy(remedy));
+    }
+}
+
+/// The rules that make no model of a path, by their policy and place.
+fn missed<'p>(policy: &'p Policy, manifests: &Manifests) -> BTreeMap<(&'p ObjectName, &'p Place), Missed> {
     let mut missed: BTreeMap<(&ObjectName, &Place), Missed> = BTreeMap::new();
     let by_path: HashMap<String, &HttpRoute> =
         manifests.routes.iter().rev().map(|route| (route.meta.object.path(), route)).collect();
-    for plan in policy.plans() {
-        let Attached::Active(auth) = &plan.auth else { continue };
+    for (plan, auth) in policy.plans().filter_map(|plan| Some((plan, plan.auth.active()?))) {
         let Some(route) = by_path.get(&*plan.name).copied().filter(|_| auth.rules.when.is_none()) else { continue };
-        let at = (0..route.rules.len()).find(|at| route.rule_name(*at) == *plan.rule);
-        let Some(rule) = at.and_then(|at| route.rules.get(at)) else { continue };
+        let Some(rule) = rule_of(route, &plan.rule) else { continue };
         for authorization in auth.rules.authorization.iter().filter(|rule| rule.when.is_empty()) {
             let Authorization::Access(access) = &authorization.what else { continue };
             let mut faults = rule.matches.iter().filter_map(|one| fault(access, &one.path, route, policy));
@@ -38,16 +50,12 @@ pub(super) fn without_model(policy: &Policy, manifests: &Manifests, problems: &m
             missed.entry(key).or_insert_with(first).routes += 1;
         }
     }
-    for ((object, place), Missed { name, what, routes }) in missed {
-        let Some(policy) = manifests.auth_policies.iter().find(|policy| policy.meta.object == *object) else {
-            continue;
-        };
-        let others = if routes > 1 { format!("; and so for {} others", routes - 1) } else { String::new() };
-        let field = format!("spec.rules.authorization.{name}");
-        let problem = policy.meta.warning(Finding::PathWithoutModel, place, &field, format!("{what}{others}"));
-        let remedy = "of /llm/qwen3/v1, split(\"/\")[1] is llm and [2] is qwen3: [0] is what is before the first slash";
-        problems.push(problem.remedy(remedy));
-    }
+    missed
+}
+
+fn rule_of<'r>(route: &'r HttpRoute, name: &str) -> Option<&'r RouteRule> {
+    let at = (0..route.rules.len()).find(|at| route.rule_name(*at) == name)?;
+    route.rules.get(at)
 }
 
 /// What a rule makes of a path, where that is no model.

@@ -61,17 +61,8 @@ pub(super) fn bound(manifests: &Manifests) -> Vec<Bound<'_>> {
 
 /// Rules that do not come, and rules that are not used.
 fn aggregations(manifests: &Manifests, problems: &mut Vec<Problem>) {
-    if aggregate::too_many(&manifests.roles)
-        && let Some((role, first)) = manifests.roles.iter().find_map(|role| Some((role, role.aggregation.as_ref()?)))
-    {
-        let message = format!(
-            "there are too many to fill in among {} roles, so none of them grants anything",
-            manifests.roles.len()
-        );
-        let problem = role.meta.warning(Finding::Unsupported, &first.place, "aggregationRule", message);
-        problems.push(
-            Problem { severity: Severity::Error, ..problem }.remedy("keep fewer aggregated ClusterRoles in the folder"),
-        );
+    if let Some(problem) = too_many_aggregations(&manifests.roles) {
+        problems.push(problem);
         return;
     }
     let holders = aggregate::holders(&manifests.roles);
@@ -89,6 +80,17 @@ fn aggregations(manifests: &Manifests, problems: &mut Vec<Problem>) {
         problems
             .push(role.meta.warning(code, &aggregation.place, "aggregationRule", message.to_owned()).remedy(remedy));
     }
+}
+
+fn too_many_aggregations(roles: &[Role]) -> Option<Problem> {
+    let (role, first) = roles.iter().find_map(|role| Some((role, role.aggregation.as_ref()?)))?;
+    aggregate::too_many(roles).then(|| {
+        let number = roles.len();
+        let message = format!("there are too many to fill in among {number} roles, so none of them grants anything");
+        let problem = role.meta.warning(Finding::Unsupported, &first.place, "aggregationRule", message);
+        let problem = problem.remedy("keep fewer aggregated ClusterRoles in the folder");
+        Problem { severity: Severity::Error, ..problem }
+    })
 }
 
 /// A role in the wrong namespace, a common mistake: it grants models where none is. The same goes for the binding of a

@@ -149,22 +149,14 @@ const MOST_EQUAL: usize = 32;
 
 /// Reports the rates that never refuse anything, since another one of the policy always does before.
 fn stricter(policy: &LimitPolicy, limits: &[LimitSpec], problems: &mut Vec<Problem>) {
-    let mut by_counted: HashMap<Counted<'_>, Vec<(usize, &LimitSpec)>> = HashMap::new();
-    for (at, limit) in limits.iter().enumerate() {
-        let same = by_counted.entry(counted(limit)).or_default();
-        if same.len() < MOST_EQUAL {
-            same.push((at, limit));
-        }
-    }
+    let by_counted = by_counted(limits);
     for (at, limit) in limits.iter().enumerate() {
         let own: Vec<_> = counted(limit).into_iter().collect();
         if own.len() > MOST_PARTS {
             continue;
         }
         // What has fewer conditions applies whenever this one does, and what has fewer counters counts more.
-        let parts = (0..1_usize << own.len()).map(|chosen| -> Counted<'_> {
-            own.iter().enumerate().filter(|(i, _)| chosen & (1 << i) != 0).map(|(_, part)| *part).collect()
-        });
+        let parts = (0..1_usize << own.len()).map(|chosen| chosen_of(&own, chosen));
         // What is in shadow refuses nobody.
         let refuses = |other: &LimitSpec| !policy.shadow.covers(&other.name) || policy.shadow.covers(&limit.name);
         let others = parts.filter_map(|part| by_counted.get(&part)).flatten().filter(|(_, other)| refuses(other));
@@ -182,13 +174,30 @@ fn stricter(policy: &LimitPolicy, limits: &[LimitSpec], problems: &mut Vec<Probl
                 rates.find(before).map(|(_, quota)| (&spec.name, quota))
             });
             let Some((name, quota)) = found else { continue };
-            let message =
-                format!("{} is never reached: limit `{name}` lets through {} at most", shown(rate), shown(quota));
+            let (rate, quota) = (shown(rate), shown(quota));
+            let message = format!("{rate} is never reached: limit `{name}` lets through {quota} at most");
             let field = format!("spec.limits.{}.rates[{i}]", limit.name);
             let problem = policy.meta.warning(Finding::LimitUnreachable, &limit.place, &field, message);
             problems.push(problem.remedy("remove one of them, or give them different predicates or counters"));
         }
     }
+}
+
+/// The limits that count each thing, and which ones of the policy they are.
+fn by_counted(limits: &[LimitSpec]) -> HashMap<Counted<'_>, Vec<(usize, &LimitSpec)>> {
+    let mut by_counted: HashMap<Counted<'_>, Vec<(usize, &LimitSpec)>> = HashMap::new();
+    for (at, limit) in limits.iter().enumerate() {
+        let same = by_counted.entry(counted(limit)).or_default();
+        if same.len() < MOST_EQUAL {
+            same.push((at, limit));
+        }
+    }
+    by_counted
+}
+
+/// The parts whose bits are set in `chosen`.
+fn chosen_of<'l>(parts: &[(bool, &'l str)], chosen: usize) -> Counted<'l> {
+    parts.iter().enumerate().filter(|(i, _)| chosen & (1 << i) != 0).map(|(_, part)| *part).collect()
 }
 
 fn counted(limit: &LimitSpec) -> Counted<'_> {

@@ -15,11 +15,11 @@ use self::condition::{read_conditions, read_patterns, read_predicates};
 use self::response::read_response;
 use self::rules::{read_authentication, read_authorization, read_metadata};
 use self::value::{read_expression, read_selector};
-use super::target::{read_block, read_target};
+use super::target::{Block, read_block, read_target};
 use super::{Meta, Shadow, Strategy, Target, annotation};
 use crate::document::{Field, Fields, Report};
 use crate::expression::{Selector, View};
-use crate::problem::{ObjectName, Place, Severity};
+use crate::problem::{Finding, ObjectName, Place, Severity};
 use crate::rules::{AuthRules, Condition, Rule};
 
 /// An AuthPolicy. `rules` is `None` when it is in error.
@@ -38,42 +38,51 @@ pub struct AuthPolicy {
 
 pub(super) fn read(meta: Meta, mut fields: Fields<'_>, report: &Report) -> AuthPolicy {
     let errors = report.errors();
-    let (mut target, mut target_place) = (Target::Unknown, meta.place.clone());
-    let origin = Arc::new(meta.object.clone());
-    let (mut strategy, mut rules) = (None, None);
+    let mut policy = AuthPolicy::unreadable(meta, Target::Unknown);
     let spec = fields.require("spec", "targetRef and rules").and_then(|field| field.fields());
     fields.done(Severity::Error);
-    if let Some(mut spec) = spec {
-        (target, target_place) =
-            read_target(spec.require("targetRef", "the Gateway or HTTPRoute that is protected"), &meta);
-        if let Some(mut block) = read_block(spec, &["rules", "when", "patterns"]) {
-            strategy = block.strategy;
-            let named = |field: Field<'_>| {
-                let conditions = read_predicates(&field)?;
-                Some(Arc::new(Rule::new("when", &origin, field.place(), conditions)))
-            };
-            let when = block.fields.take("when").and_then(named);
-            let patterns = block.fields.take("patterns").and_then(|field| read_patterns(&field, &origin));
-            let found = block.fields.require("rules", "authentication and authorization");
-            rules = found.as_ref().and_then(|field| read_rules(field, &origin));
-            if let (Some(field), Some(rules), Some(Strategy { merge: false, .. })) = (&found, &rules, strategy)
-                && rules.admit_everybody()
-            {
-                let problem = field.error("authenticates nobody and checks nothing, so everybody would be let in");
-                let problem =
-                    problem.code(crate::problem::Finding::PolicyOpen).remedy("add authentication or authorization");
-                field.report(problem.expected("kubernetesTokenReview; or `anonymous: {}`, if that is meant"));
-            }
-            block.done();
-            if let Some(rules) = &mut rules {
-                rules.when = when;
-                rules.patterns = patterns.unwrap_or_default();
-            }
-        }
+    if let Some(spec) = spec {
+        policy.read_spec(spec);
     }
-    let shadow = annotation::read_shadow(&meta, report, None) == Shadow::Everything;
-    let rules = rules.filter(|_| meta.usable && report.errors() == errors);
-    AuthPolicy { meta, target, target_place, strategy, rules: rules.map(Arc::new), shadow }
+    policy.shadow = annotation::read_shadow(&policy.meta, report, None) == Shadow::Everything;
+    policy.rules = policy.rules.filter(|_| policy.meta.usable && report.errors() == errors);
+    policy
+}
+
+// === impl AuthPolicy ===
+
+impl AuthPolicy {
+    /// A policy for `target` of which nothing else is known.
+    pub(super) fn unreadable(meta: Meta, target: Target) -> Self {
+        AuthPolicy { target_place: meta.place.clone(), meta, target, strategy: None, rules: None, shadow: false }
+    }
+
+    fn read_spec(&mut self, mut spec: Fields<'_>) {
+        let target = spec.require("targetRef", "the Gateway or HTTPRoute that is protected");
+        (self.target, self.target_place) = read_target(target, &self.meta);
+        let Some(mut block) = read_block(spec, &["rules", "when", "patterns"]) else { return };
+        self.strategy = block.strategy;
+        self.rules = read_block_rules(&mut block, &Arc::new(self.meta.object.clone())).map(Arc::new);
+        block.done();
+    }
+}
+
+/// The rules of a block, with what stands beside them.
+fn read_block_rules(block: &mut Block<'_>, origin: &Arc<ObjectName>) -> Option<AuthRules> {
+    let named = |field: Field<'_>| {
+        let conditions = read_predicates(&field)?;
+        Some(Arc::new(Rule::new("when", origin, field.place(), conditions)))
+    };
+    let when = block.fields.take("when").and_then(named);
+    let patterns = block.fields.take("patterns").and_then(|field| read_patterns(&field, origin));
+    let field = block.fields.require("rules", "authentication and authorization")?;
+    let rules = read_rules(&field, origin)?;
+    if block.strategy.is_some_and(|strategy| !strategy.merge) && rules.admit_everybody() {
+        let problem = field.error("authenticates nobody and checks nothing, so everybody would be let in");
+        let problem = problem.code(Finding::PolicyOpen).remedy("add authentication or authorization");
+        field.report(problem.expected("kubernetesTokenReview; or `anonymous: {}`, if that is meant"));
+    }
+    Some(AuthRules { when, patterns: patterns.unwrap_or_default(), ..rules })
 }
 
 fn read_rules(field: &Field<'_>, origin: &Arc<ObjectName>) -> Option<AuthRules> {
@@ -161,19 +170,22 @@ fn read_common(fields: &mut Fields<'_>, view: View) -> Common {
 fn read_cache(field: &Field<'_>) -> Option<Duration> {
     let mut fields = field.fields()?;
     let key = fields.require("key", "what tells entries apart").and_then(|field| field.fields());
-    let ttl = fields.take("ttl").and_then(|field| field.integer().map(|ttl| (field, ttl)));
+    let ttl = fields.take("ttl").and_then(|field| field.integer().map(|seconds| (field, seconds)));
     fields.done(Severity::Error);
-    let ttl = match ttl {
-        None => Some(DEFAULT_TTL),
-        Some((field, ttl)) => {
-            let seconds = u64::try_from(ttl);
-            if seconds.is_err() {
-                field.report(field.error(format!("{ttl} is negative")).expected("seconds"));
-            }
-            seconds.ok().map(Duration::from_secs)
-        }
-    };
-    let mut key = key?;
+    let ttl = ttl.map_or(Some(DEFAULT_TTL), |(field, seconds)| read_seconds(&field, seconds));
+    read_cache_key(key?);
+    ttl
+}
+
+fn read_seconds(field: &Field<'_>, seconds: i64) -> Option<Duration> {
+    let read = u64::try_from(seconds).ok();
+    if read.is_none() {
+        field.report(field.error(format!("{seconds} is negative")).expected("seconds"));
+    }
+    read.map(Duration::from_secs)
+}
+
+fn read_cache_key(mut key: Fields<'_>) {
     if let Some(expression) = key.take("expression") {
         let _ = read_expression(&expression, View::Caller);
     }
@@ -183,11 +195,10 @@ fn read_cache(field: &Field<'_>) -> Option<Duration> {
         && text.contains("@case:")
     {
         let problem = selector.warning(format!("`{text}` would take two tokens that differ only in case for one"));
-        let problem = problem.code(crate::problem::Finding::CacheKeyUnsafe);
+        let problem = problem.code(Finding::CacheKeyUnsafe);
         let remedy = "none is needed: here an identity is remembered by the whole token, and `ttl` is an upper bound";
         selector.report(problem.remedy(remedy));
     }
     key.ignore(&["value"]);
     key.done(Severity::Error);
-    ttl
 }

@@ -1,11 +1,10 @@
 //! The objects of a cluster: each is read by itself.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{Kind, Manifests};
+use super::{Kind, Manifests, reading};
 use crate::document::{Node, Report};
 
 impl Manifests {
@@ -22,7 +21,7 @@ impl Manifests {
         };
         let report = Report::new(&file);
         let mut manifests = Manifests::default();
-        manifests.read_document(&Node::from(object), "", &report, &mut HashMap::new());
+        reading::read_object(&mut manifests, &Node::from(object), &report);
         manifests.problems = report.into_problems();
         for role in &mut manifests.roles {
             role.aggregation = None;
@@ -58,7 +57,7 @@ impl Kind {
     /// The `apiVersion` of an object of this version.
     #[must_use]
     pub fn api_version(&self, version: &str) -> String {
-        super::api_version(self.group, version)
+        if self.group.is_empty() { version.to_owned() } else { format!("{}/{version}", self.group) }
     }
 
     /// The resource with its group, such as `authpolicies.kuadrant.io`.

@@ -191,56 +191,32 @@ fn read_hostname(field: &Field<'_>) -> Option<String> {
     let name = field.non_empty_text()?.to_ascii_lowercase();
     let plain = name.strip_prefix("*.").unwrap_or(&name);
     if !plain.split('.').all(crate::request::is_dns1123_label) {
-        let problem = field.error(format!("`{name}` is not a host name"));
-        field.report(problem.expected("a name such as models.example.com or *.example.com, without a port"));
-        return None;
+        return field.invalid(
+            format!("`{name}` is not a host name"),
+            "a name such as models.example.com or *.example.com, without a port",
+        );
     }
     Some(name)
 }
 
 pub(super) fn read_route(meta: Meta, mut fields: Fields<'_>, report: &Report) -> HttpRoute {
-    let before = report.errors();
+    let errors = report.errors();
     let spec = fields.require("spec", "parentRefs and rules").and_then(|field| field.fields());
     fields.done(Severity::Warning);
-    let (parents, hostnames, rules) = (Vec::new(), Vec::new(), Vec::new());
-    let (parents_place, fault) = (meta.place.clone(), RouteFault::default());
-    let mut route = HttpRoute { meta, parents, parents_place, hostnames, rules, fault };
-    let Some(mut spec) = spec else {
-        route.fault = RouteFault::EVERYTHING;
-        return route;
-    };
-    spec.ignore(&["useDefaultGateways"]);
-    let errors = report.errors();
-    let parents = spec.require("parentRefs", "the Gateway of the route");
-    route.parents_place = parents.as_ref().map_or(route.parents_place, Field::place);
-    if let Some((field, items)) = parents.and_then(|field| Some((field.clone(), field.items()?))) {
-        if items.is_empty() {
-            field.report(field.error("is empty").expected("the Gateway of the route"));
-        }
-        route.parents.extend(items.iter().filter_map(|item| read_parent(item, &route.meta)));
+    let place = meta.place.clone();
+    let mut route = HttpRoute::unreadable(meta, place);
+    if let Some(spec) = spec {
+        route.fault = route.read_spec(spec, report);
+        route.fault.any = !route.meta.usable || report.errors() > errors;
     }
-    route.fault.parents = report.errors() > errors;
-    let errors = report.errors();
-    if let Some(field) = spec.take("hostnames")
-        && let Some(items) = field.items()
-        && at_most(&field, items.len(), MAX_HOSTNAMES).is_some()
-    {
-        route.hostnames.extend(items.iter().filter_map(read_hostname));
-    }
-    if report.errors() > errors {
-        route.hostnames.clear();
-        route.fault.hosts = true;
-    }
-    let errors = report.errors();
-    match spec.take("rules") {
-        Some(rules) => route.rules = read_rules(&rules),
-        // Gateway API: a route without rules matches every path.
-        None => route.rules.push(RouteRule { name: None, matches: vec![Match::everything().into()] }),
-    }
-    route.fault.matches = report.errors() > errors;
-    spec.done(Severity::Warning);
-    route.fault.any = !route.meta.usable || report.errors() > before;
     route
+}
+
+/// Whether `read` reports an error.
+fn fails(report: &Report, read: impl FnOnce()) -> bool {
+    let errors = report.errors();
+    read();
+    report.errors() > errors
 }
 
 /// Reads a parent that is a Gateway. A route may have others, such as a Service for a mesh; they are not ours.
@@ -327,6 +303,41 @@ impl Gateway {
 // === impl HttpRoute ===
 
 impl HttpRoute {
+    fn read_spec(&mut self, mut spec: Fields<'_>, report: &Report) -> RouteFault {
+        spec.ignore(&["useDefaultGateways"]);
+        let parents = fails(report, || self.read_parents(spec.require("parentRefs", "the Gateway of the route")));
+        let hosts = fails(report, || self.read_hostnames(spec.take("hostnames")));
+        if hosts {
+            self.hostnames.clear();
+        }
+        let matches = fails(report, || match spec.take("rules") {
+            Some(rules) => self.rules = read_rules(&rules),
+            // Gateway API: a route without rules matches every path.
+            None => self.rules.push(RouteRule { name: None, matches: vec![Match::everything().into()] }),
+        });
+        spec.done(Severity::Warning);
+        RouteFault { any: false, parents, hosts, matches }
+    }
+
+    fn read_parents(&mut self, field: Option<Field<'_>>) {
+        let Some(field) = field else { return };
+        self.parents_place = field.place();
+        let Some(items) = field.items() else { return };
+        if items.is_empty() {
+            field.report(field.error("is empty").expected("the Gateway of the route"));
+        }
+        self.parents.extend(items.iter().filter_map(|item| read_parent(item, &self.meta)));
+    }
+
+    fn read_hostnames(&mut self, field: Option<Field<'_>>) {
+        if let Some(field) = field
+            && let Some(items) = field.items()
+            && at_most(&field, items.len(), MAX_HOSTNAMES).is_some()
+        {
+            self.hostnames.extend(items.iter().filter_map(read_hostname));
+        }
+    }
+
     /// A route of which nothing is known.
     pub(super) fn unreadable(meta: Meta, place: Place) -> Self {
         let (parents, hostnames, rules) = (Vec::new(), Vec::new(), Vec::new());

@@ -43,14 +43,7 @@ impl<'m> Read<'m> {
     }
 
     fn in_force(&self, problem: &Problem) -> Option<InForce> {
-        let Some(object) = &problem.object else {
-            let file = &problem.place.file;
-            return Some(match self.manifests.kept_files.get(file) {
-                Some(since) => InForce::LastGood(*since),
-                None if self.unparsable.contains(file) => InForce::AllShut,
-                None => InForce::Nothing,
-            });
-        };
+        let Some(object) = &problem.object else { return Some(self.of_file(&problem.place.file)) };
         if let Some(since) = self.manifests.kept.get(object) {
             return Some(InForce::LastGood(*since));
         }
@@ -59,30 +52,46 @@ impl<'m> Read<'m> {
             let shuts = object.kind.ends_with("Policy") || &*object.kind == "HTTPRoute";
             return Some(if shuts { InForce::Shut } else { InForce::Nothing });
         }
-        let policy = |target: &Target, in_shadow: bool| match (in_shadow, target) {
-            (true, _) => InForce::Nothing,
-            (false, Target::Unknown) => InForce::AllShut,
-            (false, _) => InForce::Shut,
-        };
-        Some(match &*object.kind {
+        self.of_object(object)
+    }
+
+    fn of_file(&self, file: &Arc<str>) -> InForce {
+        match self.manifests.kept_files.get(file) {
+            Some(since) => InForce::LastGood(*since),
+            None if self.unparsable.contains(file) => InForce::AllShut,
+            None => InForce::Nothing,
+        }
+    }
+
+    fn of_object(&self, object: &ObjectName) -> Option<InForce> {
+        match &*object.kind {
             "AuthPolicy" => {
                 let found = self.auth_policies.get(object)?;
-                return found.rules.is_none().then(|| policy(&found.target, found.shadow));
+                found.rules.is_none().then(|| of_policy(&found.target, found.shadow))
             }
-            "HTTPRoute" | "Gateway" if object.is_unreadable() => InForce::AllShut,
-            "HTTPRoute" | "Gateway" | "ConfigMap" => InForce::Shut,
+            "HTTPRoute" | "Gateway" if object.is_unreadable() => Some(InForce::AllShut),
+            "HTTPRoute" | "Gateway" | "ConfigMap" => Some(InForce::Shut),
             "LLMInferenceService" => {
                 let found = self.models.get(object);
-                return found.is_none_or(|model| model.grant == ModelGrant::Unreadable).then_some(InForce::NoGrant);
+                found.is_none_or(|model| model.grant == ModelGrant::Unreadable).then_some(InForce::NoGrant)
             }
             kind if !kind.ends_with("Policy") && super::KINDS.iter().any(|known| known.name == kind) => {
-                InForce::NoGrant
+                Some(InForce::NoGrant)
             }
             _ => {
                 let found = self.limit_policies.get(object)?;
-                return found.limits.is_none().then(|| policy(&found.target, found.is_on_trial()));
+                found.limits.is_none().then(|| of_policy(&found.target, found.is_on_trial()))
             }
-        })
+        }
+    }
+}
+
+/// What a policy in error does.
+fn of_policy(target: &Target, in_shadow: bool) -> InForce {
+    match (in_shadow, target) {
+        (true, _) => InForce::Nothing,
+        (false, Target::Unknown) => InForce::AllShut,
+        (false, _) => InForce::Shut,
     }
 }
 

@@ -158,7 +158,7 @@ impl Found {
             *taken.entry(file).or_default() += if kind.ends_with("Policy") { of_kind } else { 0 };
         }
         for ((file, _), unreadable) in of_none {
-            found.policies((file, &gone), taken.entry(file).or_default(), &unreadable);
+            found.policies(&gone_policies(&gone, file), taken.entry(file).or_default(), &unreadable);
         }
         found
     }
@@ -177,9 +177,7 @@ impl Found {
     }
 
     /// For objects of a kind that is none: they may have been policies of any. Their names may be read all the same.
-    fn policies(&mut self, (file, gone): (&str, &Gone<'_>), taken: &mut usize, unreadable: &[&ObjectName]) {
-        let kinds = KINDS.iter().filter(|kind| kind.is_policy());
-        let gone: Vec<&BTreeSet<_>> = kinds.filter_map(|kind| gone.get(&(file, kind.name))).collect();
+    fn policies(&mut self, gone: &[&BTreeSet<&ObjectName>], taken: &mut usize, unreadable: &[&ObjectName]) {
         let number: usize = gone.iter().map(|gone| gone.len()).sum();
         let (nameless, named): (Vec<_>, Vec<_>) = unreadable.iter().copied().partition(|policy| policy.is_unreadable());
         for policy in named {
@@ -195,12 +193,18 @@ impl Found {
             self.were.extend(of_name);
         }
         if !nameless.is_empty() {
-            self.were.extend(gone.into_iter().flatten().copied().cloned());
+            self.were.extend(gone.iter().copied().flatten().copied().cloned());
         }
         let good = nameless.len().min(number.saturating_sub(*taken));
         *taken += good;
         self.placeholders.extend(nameless.into_iter().take(good).cloned());
     }
+}
+
+/// The policies that `file` had and has no more, by kind.
+fn gone_policies<'g, 'm>(gone: &'g Gone<'m>, file: &'m str) -> Vec<&'g BTreeSet<&'m ObjectName>> {
+    let kinds = KINDS.iter().filter(|kind| kind.is_policy());
+    kinds.filter_map(|kind| gone.get(&(file, kind.name))).collect()
 }
 
 fn known(kind: &str) -> Option<&'static Kind> {

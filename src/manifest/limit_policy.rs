@@ -58,39 +58,59 @@ const MOST_PARTS: usize = 100;
 
 pub(super) fn read(meta: Meta, mut fields: Fields<'_>, report: &Report) -> LimitPolicy {
     let errors = report.errors();
-    let kind = kind_of(&meta.object.kind);
-    let (mut target, mut target_place) = (Target::Unknown, meta.place.clone());
-    let (mut strategy, mut common, mut limits) = (None, Vec::new(), None);
-    let mut limits_place = meta.place.clone();
+    let mut policy = LimitPolicy::unreadable(meta, Target::Unknown);
     let spec = fields.require("spec", "targetRef and limits").and_then(|field| field.fields());
     fields.done(Severity::Error);
-    if let Some(mut spec) = spec {
-        (target, target_place) =
-            read_target(spec.require("targetRef", "the Gateway or HTTPRoute that is limited"), &meta);
-        if let Some(mut block) = read_block(spec, &["limits", "when"]) {
-            strategy = block.strategy;
-            common = block.fields.take("when").and_then(|field| read_when(&field)).unwrap_or_default();
-            if let Some(field) = block.fields.require("limits", "at least one named limit") {
-                limits_place = field.place();
-                limits = read_limits(&field);
-            }
-            block.done();
-        }
+    if let Some(spec) = spec {
+        policy.read_spec(spec);
     }
-    let algorithms: Vec<_> = Algorithm::ALL.iter().map(|algorithm| (algorithm.name(), *algorithm)).collect();
-    let algorithm = read_choice(&meta, report, ALGORITHM, &algorithms).unwrap_or_default();
-    let per_route = read_choice(&meta, report, SCOPE, &SCOPES).unwrap_or_default();
-    let shadow = annotation::read_shadow(&meta, report, limits.as_deref());
-    for rate in limits.iter_mut().flatten().flat_map(|limit: &mut LimitSpec| &mut limit.rates) {
-        *rate = rate.by(algorithm);
-    }
-    let limits = limits.filter(|_| meta.usable && report.errors() == errors);
-    LimitPolicy { meta, kind, target, target_place, strategy, when: common, limits, limits_place, per_route, shadow }
+    policy.read_annotations(report);
+    policy.limits = policy.limits.filter(|_| policy.meta.usable && report.errors() == errors);
+    policy
 }
 
 // === impl LimitPolicy ===
 
 impl LimitPolicy {
+    /// A policy for `target` of which nothing else is known.
+    pub(super) fn unreadable(meta: Meta, target: Target) -> Self {
+        LimitPolicy {
+            kind: kind_of(&meta.object.kind),
+            target,
+            target_place: meta.place.clone(),
+            strategy: None,
+            when: Vec::new(),
+            limits: None,
+            limits_place: meta.place.clone(),
+            per_route: false,
+            shadow: Shadow::Nothing,
+            meta,
+        }
+    }
+
+    fn read_spec(&mut self, mut spec: Fields<'_>) {
+        let target = spec.require("targetRef", "the Gateway or HTTPRoute that is limited");
+        (self.target, self.target_place) = read_target(target, &self.meta);
+        let Some(mut block) = read_block(spec, &["limits", "when"]) else { return };
+        self.strategy = block.strategy;
+        self.when = block.fields.take("when").and_then(|field| read_when(&field)).unwrap_or_default();
+        if let Some(field) = block.fields.require("limits", "at least one named limit") {
+            self.limits_place = field.place();
+            self.limits = read_limits(&field);
+        }
+        block.done();
+    }
+
+    fn read_annotations(&mut self, report: &Report) {
+        let algorithms: Vec<_> = Algorithm::ALL.iter().map(|algorithm| (algorithm.name(), *algorithm)).collect();
+        let algorithm = read_choice(&self.meta, report, ALGORITHM, &algorithms).unwrap_or_default();
+        self.per_route = read_choice(&self.meta, report, SCOPE, &SCOPES).unwrap_or_default();
+        self.shadow = annotation::read_shadow(&self.meta, report, self.limits.as_deref());
+        for rate in self.limits.iter_mut().flatten().flat_map(|limit| &mut limit.rates) {
+            *rate = rate.by(algorithm);
+        }
+    }
+
     /// All that has to hold for one of its limits, where no other policy is put together with it.
     pub fn conditions<'p>(&'p self, limit: &'p LimitSpec) -> impl Iterator<Item = &'p Predicate> + Clone {
         self.when.iter().chain(&limit.when)
@@ -111,7 +131,7 @@ pub(super) const SCOPE: &str = "tiergate.io/counter-scope";
 const SCOPES: [(&str, bool); 2] = [("gateway", false), ("route", true)];
 
 /// What the limits of a policy of kind `kind` count.
-pub(super) fn kind_of(kind: &str) -> LimitKind {
+fn kind_of(kind: &str) -> LimitKind {
     if kind.starts_with("Token") { LimitKind::Tokens } else { LimitKind::Requests }
 }
 
@@ -135,8 +155,7 @@ fn check_number(field: &Field<'_>, number: usize, most: usize) -> Option<()> {
     if number <= most {
         return Some(());
     }
-    field.report(field.error(format!("holds {number} entries; at most {most} are accepted")));
-    None
+    field.refuse(field.error(format!("holds {number} entries; at most {most} are accepted")))
 }
 
 fn read_limit(name: &str, field: &Field<'_>) -> Option<LimitSpec> {
@@ -151,8 +170,7 @@ fn read_limit(name: &str, field: &Field<'_>) -> Option<LimitSpec> {
 fn read_rates(field: &Field<'_>) -> Option<Vec<Quota>> {
     let items = read_items(field)?;
     if items.is_empty() {
-        field.report(field.error("is empty").expected("at least one of limit and window"));
-        return None;
+        return field.invalid("is empty", "at least one of limit and window");
     }
     let mut rates: Vec<Quota> = Vec::new();
     for item in &items {
@@ -208,11 +226,7 @@ fn read_limit_value(field: &Field<'_>) -> Option<u64> {
     let value = field.integer()?;
     match u64::try_from(value) {
         Ok(value) if value <= Quota::MAX_LIMIT => Some(value),
-        _ => {
-            let problem = field.error(format!("{value} is out of range"));
-            field.report(problem.expected(format!("0 (never) to {}", Quota::MAX_LIMIT)));
-            None
-        }
+        _ => field.invalid(format!("{value} is out of range"), format!("0 (never) to {}", Quota::MAX_LIMIT)),
     }
 }
 
@@ -232,9 +246,7 @@ fn read_window(field: &Field<'_>) -> Option<std::time::Duration> {
     let text = field.text()?;
     match parse_duration(text) {
         Some(window) if window.is_zero() => {
-            let problem = field.error(format!("`{text}` is no time at all, so nothing could ever be counted in it"));
-            field.report(problem.expected(WINDOW));
-            None
+            field.invalid(format!("`{text}` is no time at all, so nothing could ever be counted in it"), WINDOW)
         }
         Some(window) => Some(window),
         None => {
@@ -242,8 +254,7 @@ fn read_window(field: &Field<'_>) -> Option<std::time::Duration> {
             if let Some(meant) = meant(text) {
                 problem = problem.remedy(meant);
             }
-            field.report(problem);
-            None
+            field.refuse(problem)
         }
     }
 }
@@ -318,8 +329,7 @@ fn read_predicate(item: &Field<'_>) -> Option<Predicate> {
     for name in ["selector", "operator", "value"] {
         if let Some(old) = fields.take(name) {
             let problem = old.error("the condition form of v1beta2 is not supported").code(Finding::Unsupported);
-            old.report(problem.remedy("write a CEL `predicate`, such as auth.identity.tier == \"free\""));
-            return None;
+            return old.refuse(problem.remedy("write a CEL `predicate`, such as auth.identity.tier == \"free\""));
         }
     }
     let field = fields.require("predicate", "a CEL expression that yields a boolean");
@@ -361,8 +371,7 @@ pub(super) fn compile<T>(field: &Field<'_>, compiler: impl FnOnce(&str) -> Resul
             if let Some(remedy) = error.remedy {
                 problem = problem.remedy(remedy);
             }
-            field.report(problem);
-            None
+            field.refuse(problem)
         }
     }
 }

@@ -23,6 +23,19 @@ pub struct Meta {
     pub usable: bool,
 }
 
+/// What the API server writes.
+const OF_SERVER: [&str; 9] = [
+    "resourceVersion",
+    "generation",
+    "generateName",
+    "managedFields",
+    "ownerReferences",
+    "finalizers",
+    "selfLink",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+];
+
 /// Reads the header of an object; `None` if it cannot be read which object it is.
 pub(super) fn read_meta(fields: &mut Fields<'_>, kind: &Kind, report: &Report) -> Option<Meta> {
     let metadata = fields.require("metadata", "name, and namespace where the kind has one")?;
@@ -32,30 +45,12 @@ pub(super) fn read_meta(fields: &mut Fields<'_>, kind: &Kind, report: &Report) -
     // `namespace:` with nothing behind it is a slip, and no namespace.
     let namespace = meta.take_even_null("namespace");
     let namespace_place = namespace.as_ref().map_or_else(|| place.clone(), Field::place);
-    let namespace = match namespace {
-        Some(_) if !kind.namespaced => Some(""),
-        Some(field) => read_namespace(&field),
-        None if kind.namespaced && meta.misspells("namespace") => None,
-        // What kubectl would do without a context.
-        None => Some(if kind.namespaced { "default" } else { "" }),
-    };
+    let namespace = namespace_of(namespace.as_ref(), &meta, kind);
     let uid = meta.take("uid").and_then(|field| field.non_empty_text()).map(str::to_owned);
-    let entries = meta.take("annotations").and_then(|field| field.entries()).unwrap_or_default();
-    let text = |(key, value): (&Key, Field<'_>)| Some((key.name.clone(), value.text()?.to_owned(), value.place()));
-    let annotations: Vec<_> = entries.into_iter().filter_map(text).collect();
+    let annotations = read_annotations(meta.take("annotations"));
     meta.ignore(&["labels"]);
     let age = age::read(meta.take("creationTimestamp"), kind);
-    meta.ignore(&[
-        "resourceVersion",
-        "generation",
-        "generateName",
-        "managedFields",
-        "ownerReferences",
-        "finalizers",
-        "selfLink",
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-    ]);
+    meta.ignore(&OF_SERVER);
     meta.done(Severity::Warning);
     fields.ignore(&["status"]);
     let ignored = read_ignored(&annotations, report);
@@ -71,13 +66,31 @@ pub(super) fn read_meta(fields: &mut Fields<'_>, kind: &Kind, report: &Report) -
     })
 }
 
+/// The namespace of an object: empty where its kind has none.
+fn namespace_of<'a>(field: Option<&Field<'a>>, meta: &Fields<'_>, kind: &Kind) -> Option<&'a str> {
+    match field {
+        Some(_) if !kind.namespaced => Some(""),
+        Some(field) => read_namespace(field),
+        None if kind.namespaced && meta.misspells("namespace") => None,
+        // What kubectl would do without a context.
+        None => Some(if kind.namespaced { "default" } else { "" }),
+    }
+}
+
+fn read_annotations(field: Option<Field<'_>>) -> Vec<(String, String, Place)> {
+    let entries = field.and_then(|field| field.entries()).unwrap_or_default();
+    let text = |(key, value): (&Key, Field<'_>)| Some((key.name.clone(), value.text()?.to_owned(), value.place()));
+    entries.into_iter().filter_map(text).collect()
+}
+
 /// A name that an object of `kind` can have. Those of RBAC are segments of a path, and read with them.
 fn read_name<'a>(field: &Field<'a>, kind: &Kind) -> Option<&'a str> {
     let name = field.non_empty_text()?;
     if kind.group != "rbac.authorization.k8s.io" && !is_dns1123_subdomain(name) {
-        let problem = field.error(format!("`{name}` cannot be the name of an object"));
-        field.report(problem.expected("lower-case letters, digits, inner `-` and `.`"));
-        return None;
+        return field.invalid(
+            format!("`{name}` cannot be the name of an object"),
+            "lower-case letters, digits, inner `-` and `.`",
+        );
     }
     Some(name)
 }
@@ -85,9 +98,8 @@ fn read_name<'a>(field: &Field<'a>, kind: &Kind) -> Option<&'a str> {
 fn read_namespace<'a>(field: &Field<'a>) -> Option<&'a str> {
     let namespace = field.non_empty_text()?;
     if !is_dns1123_label(namespace) {
-        let problem = field.error(format!("`{namespace}` cannot be a namespace"));
-        field.report(problem.expected("lower-case letters, digits and inner `-`"));
-        return None;
+        return field
+            .invalid(format!("`{namespace}` cannot be a namespace"), "lower-case letters, digits and inner `-`");
     }
     Some(namespace)
 }

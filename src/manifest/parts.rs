@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use super::{Manifests, ModelGrant, Permission, Target};
+use super::{
+    AuthPolicy, HttpRoute, LimitPolicy, Manifests, Meta, Model, ModelGrant, Permission, Role, RoleBinding, Target,
+    TierMapping,
+};
 use crate::problem::{ObjectName, Place};
-use crate::rules::Subject;
+use crate::rules::{Rule, Subject};
 
 /// An object, or a part of one that has a name of its own.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -39,68 +42,96 @@ impl Manifests {
     /// All parts, and where they are written.
     #[must_use]
     pub fn parts(&self) -> BTreeMap<Part, Place> {
-        let whole = self.metas().map(|meta| (Part { object: meta.object.clone(), within: None }, meta.place.clone()));
+        let mut parts = Parts::default();
         // What stands for something that cannot be read is nothing that could go.
-        let mut parts: BTreeMap<Part, Place> = whole.filter(|(part, _)| !part.object.is_unreadable()).collect();
-        let mut add = |object: &ObjectName, within, place: &Place| {
-            parts.insert(Part { object: object.clone(), within: Some(within) }, place.clone());
-        };
-        for policy in self.limit_policies.iter().filter(|policy| policy.target != Target::Unknown) {
-            add(&policy.meta.object, Within::Target(policy.target.to_string()), &policy.target_place);
+        for meta in self.metas().filter(|meta| !meta.object.is_unreadable()) {
+            parts.0.insert(Part { object: meta.object.clone(), within: None }, meta.place.clone());
         }
-        for policy in self.auth_policies.iter().filter(|policy| policy.target != Target::Unknown) {
-            add(&policy.meta.object, Within::Target(policy.target.to_string()), &policy.target_place);
+        self.auth_policies.iter().for_each(|policy| parts.of_auth_policy(policy));
+        self.limit_policies.iter().for_each(|policy| parts.of_limit_policy(policy));
+        self.routes.iter().for_each(|route| parts.of_route(route));
+        self.tier_mappings.iter().for_each(|mapping| parts.of_tiers(mapping));
+        self.roles.iter().for_each(|role| parts.of_role(role));
+        self.role_bindings.iter().for_each(|binding| parts.of_binding(binding));
+        self.models.iter().for_each(|model| parts.of_model(model));
+        parts.0
+    }
+}
+
+/// The parts that were found so far.
+#[derive(Default)]
+struct Parts(BTreeMap<Part, Place>);
+
+// === impl Parts ===
+
+impl Parts {
+    fn add(&mut self, meta: &Meta, within: Within, place: &Place) {
+        self.0.insert(Part { object: meta.object.clone(), within: Some(within) }, place.clone());
+    }
+
+    fn of_target(&mut self, meta: &Meta, target: &Target, place: &Place) {
+        if *target != Target::Unknown {
+            self.add(meta, Within::Target(target.to_string()), place);
         }
-        for route in &self.routes {
-            for parent in &route.parents {
-                let gateway = ObjectName {
-                    kind: "Gateway".into(),
-                    namespace: Arc::clone(&parent.namespace),
-                    name: Arc::clone(&parent.name),
-                };
-                let target = Target::gateway(&gateway, parent.section.as_deref());
-                add(&route.meta.object, Within::Target(target.to_string()), &route.parents_place);
+    }
+
+    fn of_auth_policy(&mut self, policy: &AuthPolicy) {
+        self.of_target(&policy.meta, &policy.target, &policy.target_place);
+        if let Some(rules) = &policy.rules {
+            self.of_rules(&policy.meta, "authentication", &rules.authentication);
+            self.of_rules(&policy.meta, "metadata", &rules.metadata);
+            self.of_rules(&policy.meta, "authorization", &rules.authorization);
+        }
+    }
+
+    fn of_rules<T>(&mut self, meta: &Meta, block: &'static str, rules: &[Arc<Rule<T>>]) {
+        for rule in rules {
+            self.add(meta, Within::Rule(block, rule.name.to_string()), &rule.place);
+        }
+    }
+
+    fn of_limit_policy(&mut self, policy: &LimitPolicy) {
+        self.of_target(&policy.meta, &policy.target, &policy.target_place);
+        for limit in policy.limits.iter().flatten() {
+            self.add(&policy.meta, Within::Limit(limit.name.clone()), &limit.place);
+        }
+    }
+
+    fn of_route(&mut self, route: &HttpRoute) {
+        for parent in &route.parents {
+            let gateway = ObjectName::new("Gateway", &*parent.namespace, &*parent.name);
+            let target = Target::gateway(&gateway, parent.section.as_deref());
+            self.of_target(&route.meta, &target, &route.parents_place);
+        }
+    }
+
+    fn of_tiers(&mut self, mapping: &TierMapping) {
+        for tier in mapping.tiers.iter().flatten() {
+            self.add(&mapping.meta, Within::Tier(tier.name.clone()), &tier.place);
+        }
+    }
+
+    fn of_role(&mut self, role: &Role) {
+        for permission in role.rules.iter().filter_map(Permission::of) {
+            self.add(&role.meta, Within::Permission(permission), &role.meta.place);
+        }
+    }
+
+    fn of_binding(&mut self, binding: &RoleBinding) {
+        for subject in &binding.subjects {
+            let (Subject::User(name) | Subject::Group(name)) = subject;
+            self.add(&binding.meta, Within::Subject(name.clone()), &binding.subjects_place);
+        }
+    }
+
+    fn of_model(&mut self, model: &Model) {
+        match &model.grant {
+            ModelGrant::Tiers(tiers, place) => {
+                tiers.iter().for_each(|tier| self.add(&model.meta, Within::Grant(Some(tier.clone())), place));
             }
+            ModelGrant::AllTiers => self.add(&model.meta, Within::Grant(None), &model.meta.place),
+            ModelGrant::Nobody | ModelGrant::Unreadable => {}
         }
-        for policy in &self.limit_policies {
-            for limit in policy.limits.iter().flatten() {
-                add(&policy.meta.object, Within::Limit(limit.name.clone()), &limit.place);
-            }
-        }
-        for policy in &self.auth_policies {
-            let Some(rules) = &policy.rules else { continue };
-            let mut add = |block, name: &str, place: &Place| {
-                add(&policy.meta.object, Within::Rule(block, name.to_owned()), place);
-            };
-            rules.authentication.iter().for_each(|rule| add("authentication", &rule.name, &rule.place));
-            rules.metadata.iter().for_each(|rule| add("metadata", &rule.name, &rule.place));
-            rules.authorization.iter().for_each(|rule| add("authorization", &rule.name, &rule.place));
-        }
-        for mapping in &self.tier_mappings {
-            for tier in mapping.tiers.iter().flatten() {
-                add(&mapping.meta.object, Within::Tier(tier.name.clone()), &tier.place);
-            }
-        }
-        for role in &self.roles {
-            let permissions = role.rules.iter().filter_map(Permission::of).map(Within::Permission);
-            permissions.for_each(|permission| add(&role.meta.object, permission, &role.meta.place));
-        }
-        for binding in &self.role_bindings {
-            for subject in &binding.subjects {
-                let (Subject::User(name) | Subject::Group(name)) = subject;
-                add(&binding.meta.object, Within::Subject(name.clone()), &binding.subjects_place);
-            }
-        }
-        for model in &self.models {
-            match &model.grant {
-                ModelGrant::Tiers(tiers, place) => {
-                    tiers.iter().for_each(|tier| add(&model.meta.object, Within::Grant(Some(tier.clone())), place));
-                }
-                ModelGrant::AllTiers => add(&model.meta.object, Within::Grant(None), &model.meta.place),
-                ModelGrant::Nobody | ModelGrant::Unreadable => {}
-            }
-        }
-        parts
     }
 }
 

@@ -139,8 +139,7 @@ fn read_role_ref(field: &Field<'_>, meta: &Meta) -> Option<(bool, String)> {
         "Role" if !cluster_wide => Some((false, name?)),
         other => {
             let expected = if cluster_wide { "ClusterRole" } else { "Role or ClusterRole" };
-            kind.report(kind.error(format!("cannot refer to `{other}`")).expected(expected));
-            None
+            kind.invalid(format!("cannot refer to `{other}`"), expected)
         }
     }
 }
@@ -165,23 +164,19 @@ fn read_subject(item: &Field<'_>, meta: &Meta) -> Option<Subject> {
         "ServiceAccount" => {
             let (name, name_field) = (name?, name_field?);
             if !is_dns1123_subdomain(name) {
-                let problem = name_field.error(format!("`{name}` is not the name of a ServiceAccount"));
-                name_field.report(problem.expected("lower-case letters, digits, inner `-` and `.`"));
-                return None;
+                return name_field.invalid(
+                    format!("`{name}` is not the name of a ServiceAccount"),
+                    "lower-case letters, digits, inner `-` and `.`",
+                );
             }
             let namespace = namespace.filter(|text| !text.is_empty()).unwrap_or(meta.namespace());
             if namespace.is_empty() {
                 let problem = item.error("a ServiceAccount subject of a ClusterRoleBinding needs its namespace");
-                item.report(problem.remedy("add `namespace`"));
-                return None;
+                return item.refuse(problem.remedy("add `namespace`"));
             }
             Some(Subject::User(format!("system:serviceaccount:{namespace}:{name}")))
         }
-        other => {
-            let problem = kind.error(format!("`{other}` cannot be granted anything"));
-            kind.report(problem.expected("User, Group or ServiceAccount"));
-            None
-        }
+        other => kind.invalid(format!("`{other}` cannot be granted anything"), "User, Group or ServiceAccount"),
     }
 }
 

@@ -5,6 +5,7 @@
 use super::pattern;
 use crate::document::Field;
 use crate::problem::Severity;
+use crate::request::{PathFault, check_canonical};
 
 /// Headers, or query parameters, of one match.
 const MAX_VALUES: usize = 16;
@@ -78,42 +79,36 @@ fn read_path(field: &Field<'_>) -> Option<(PathMatch, usize)> {
     if kind == "RegularExpression" {
         return Some((PathMatch::Regex(read_pattern(value, text)?), text.len()));
     }
-    if text.contains(['?', '#']) {
-        value.report(value.error(format!("`{text}` is more than a path")).expected("a path without `?` and `#`"));
-        return None;
-    }
-    if let Err(fault) = crate::request::check_canonical(text) {
-        use crate::request::PathFault;
-        let expected = "a path that starts with `/`, without empty or dot segments";
-        match fault {
-            // A path that the Gateway API allows, and that no request which passes the path rule can match.
-            PathFault::Character | PathFault::Encoding => {
-                let problem = value.warning(format!("`{text}` is not a canonical path, so no request matches it"));
-                value.report(problem.expected(expected));
-            }
-            _ => {
-                value.report(value.error(format!("`{text}` is not a canonical path")).expected(expected));
-                return None;
-            }
-        }
-    }
+    check_path(value, text)?;
     match kind {
         "Exact" => Some((PathMatch::Exact(text.to_owned()), text.len())),
         "PathPrefix" => Some((PathMatch::Prefix(text.trim_end_matches('/').to_owned()), text.len())),
         other => {
-            let problem = field.error(format!("`{other}` is not a type of path match"));
-            field.report(problem.expected("PathPrefix, Exact or RegularExpression"));
-            None
+            field.invalid(format!("`{other}` is not a type of path match"), "PathPrefix, Exact or RegularExpression")
         }
     }
+}
+
+/// Reports a text that is no path, or none that a request could have.
+fn check_path(value: &Field<'_>, text: &str) -> Option<()> {
+    if text.contains(['?', '#']) {
+        return value.invalid(format!("`{text}` is more than a path"), "a path without `?` and `#`");
+    }
+    let Err(fault) = check_canonical(text) else { return Some(()) };
+    let expected = "a path that starts with `/`, without empty or dot segments";
+    // A path that the Gateway API allows, and that no request which passes the path rule can match.
+    if matches!(fault, PathFault::Character | PathFault::Encoding) {
+        let problem = value.warning(format!("`{text}` is not a canonical path, so no request matches it"));
+        value.report(problem.expected(expected));
+        return Some(());
+    }
+    value.invalid(format!("`{text}` is not a canonical path"), expected)
 }
 
 fn read_method(field: &Field<'_>) -> Option<String> {
     let text = field.non_empty_text()?;
     if !METHODS.contains(&text) {
-        let problem = field.error(format!("`{text}` is not a method"));
-        field.report(problem.expected(METHODS.join(", ")));
-        return None;
+        return field.invalid(format!("`{text}` is not a method"), METHODS.join(", "));
     }
     Some(text.to_owned())
 }
@@ -149,8 +144,7 @@ fn read_value(item: &Field<'_>, of: Of) -> Option<ValueMatch> {
         "Exact" => TextMatch::Exact(text.to_owned()),
         "RegularExpression" => TextMatch::Regex(read_pattern(&value, text)?),
         other => {
-            item.report(item.error(format!("`{other}` is not a type of match")).expected("Exact or RegularExpression"));
-            return None;
+            return item.invalid(format!("`{other}` is not a type of match"), "Exact or RegularExpression");
         }
     };
     Some(ValueMatch { name: name?, value })
@@ -160,9 +154,7 @@ fn read_name(field: &Field<'_>, of: Of) -> Option<String> {
     let name = field.non_empty_text()?;
     let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     if name.len() > 256 || !name.bytes().all(token) {
-        let problem = field.error("is not a name that can be matched");
-        field.report(problem.expected("at most 256 letters, digits and !#$%&'*+-.^_`|~"));
-        return None;
+        return field.invalid("is not a name that can be matched", "at most 256 letters, digits and !#$%&'*+-.^_`|~");
     }
     Some(if of == Of::Headers { name.to_ascii_lowercase() } else { name.to_owned() })
 }
@@ -170,17 +162,13 @@ fn read_name(field: &Field<'_>, of: Of) -> Option<String> {
 fn read_pattern(field: &Field<'_>, text: &str) -> Option<regex::bytes::Regex> {
     match pattern::whole(text) {
         Ok(regex) => Some(regex),
-        Err(why) => {
-            field.report(field.error(why).expected("a regular expression of RE2's syntax, as Envoy takes it"));
-            None
-        }
+        Err(why) => field.invalid(why, "a regular expression of RE2's syntax, as Envoy takes it"),
     }
 }
 
 fn bounded(field: &Field<'_>, text: &str, most: usize) -> Option<()> {
     if text.len() > most {
-        field.report(field.error(format!("is {} bytes long", text.len())).expected(format!("at most {most}")));
-        return None;
+        return field.invalid(format!("is {} bytes long", text.len()), format!("at most {most}"));
     }
     Some(())
 }
@@ -188,8 +176,7 @@ fn bounded(field: &Field<'_>, text: &str, most: usize) -> Option<()> {
 /// Reports a list that is longer than the Gateway API allows.
 pub(super) fn at_most(field: &Field<'_>, length: usize, most: usize) -> Option<()> {
     if length > most {
-        field.report(field.error(format!("has {length} items")).expected(format!("at most {most}")));
-        return None;
+        return field.invalid(format!("has {length} items"), format!("at most {most}"));
     }
     Some(())
 }

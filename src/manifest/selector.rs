@@ -107,8 +107,7 @@ pub(super) fn read_aggregation(field: &Field<'_>) -> Option<Aggregation> {
     let selectors = selectors?;
     let items = selectors.items()?;
     if items.is_empty() {
-        selectors.report(selectors.error("is empty").expected("at least one label selector"));
-        return None;
+        return selectors.invalid("is empty", "at least one label selector");
     }
     let selectors = items.iter().filter_map(read_selector).collect();
     Some(Aggregation { selectors, place: field.place() })
@@ -146,9 +145,7 @@ fn read_requirement(field: &Field<'_>) -> Option<Requirement> {
         "Exists" => Operator::Exists,
         "DoesNotExist" => Operator::DoesNotExist,
         other => {
-            let problem = operator.error(format!("`{other}` is not an operator"));
-            operator.report(problem.expected("In, NotIn, Exists or DoesNotExist"));
-            return None;
+            return operator.invalid(format!("`{other}` is not an operator"), "In, NotIn, Exists or DoesNotExist");
         }
     };
     match (&read, !items?.is_empty()) {
@@ -177,9 +174,10 @@ pub(super) fn read_labels(field: &Field<'_>) -> Labels {
 fn read_value(field: &Field<'_>) -> Option<String> {
     let text = field.text()?;
     if !text.is_empty() && !is_label_name(text) {
-        let problem = field.error(format!("`{text}` is not the value of a label"));
-        field.report(problem.expected("at most 63 letters, digits, `-`, `_` and `.`, a letter or digit at both ends"));
-        return None;
+        return field.invalid(
+            format!("`{text}` is not the value of a label"),
+            "at most 63 letters, digits, `-`, `_` and `.`, a letter or digit at both ends",
+        );
     }
     Some(text.to_owned())
 }

@@ -101,20 +101,18 @@ pub(super) fn read_block<'a>(mut spec: Fields<'a>, names: &[&'static str]) -> Op
         direct.report(direct.error(message).remedy("keep one of them"));
     }
     let mut fields = field.fields()?;
-    let strategy = match fields.take("strategy") {
-        None => Some(false),
-        Some(field) => field.text().and_then(|text| match text {
-            "atomic" => Some(false),
-            "merge" => Some(true),
-            other => {
-                let problem = field.error(format!("`{other}` is not a strategy"));
-                field.report(problem.expected("atomic or merge"));
-                None
-            }
-        }),
-    };
+    let strategy = fields.take("strategy").map_or(Some(false), |field| read_merge(&field));
     let strategy = strategy.map(|merge| Strategy { overrides: is_override, merge });
     Some(Block { fields, strategy, nested: Some(spec) })
+}
+
+/// Whether rules are put together.
+fn read_merge(field: &Field<'_>) -> Option<bool> {
+    match field.text()? {
+        "atomic" => Some(false),
+        "merge" => Some(true),
+        other => field.invalid(format!("`{other}` is not a strategy"), "atomic or merge"),
+    }
 }
 
 // === impl Block ===

@@ -9,6 +9,7 @@ mod support;
 mod tiers;
 
 use super::*;
+use crate::problem::Severity;
 use crate::source::on_large_stack;
 
 /// The name of the file in problems.

@@ -110,8 +110,7 @@ fn read_tier(item: &Field<'_>, report: &Report) -> Option<TierSpec> {
     let display_name = fields.take("displayName").and_then(|field| {
         let text = field.text()?;
         if !text.is_empty() && text.trim().is_empty() {
-            field.report(field.error("is nothing but white space"));
-            return None;
+            return field.refuse(field.error("is nothing but white space"));
         }
         (!text.is_empty()).then(|| text.to_owned())
     });

@@ -19,7 +19,7 @@ use std::sync::Arc;
 pub(super) use self::auth::{AuthAttachments, Ruled, auth_policies};
 pub(super) use self::limits::{LimitAttachments, limit_policies};
 
-use self::fold::{Apart, Lost, Merge};
+use self::fold::{Apart, Lost, Merge, Replaced};
 use super::{Attached, Overridden, in_words};
 use crate::manifest::{Age, Meta, Strategy, Target};
 use crate::problem::{Finding, ObjectName, Place, Problem};
@@ -115,6 +115,12 @@ impl<'m, R: Merge, T> Attachments<'m, R, T> {
         self.by_target.keys().any(|target| target.section().is_some() && target.whole() == *whole)
     }
 
+    /// A policy whose target is unknown: it could be for anything. On trial it shuts nothing.
+    fn without_target(&self) -> Option<&ObjectName> {
+        let mut unknown = self.by_target.get(&Target::Unknown).into_iter().flatten();
+        unknown.find(|policy| !policy.shadow).map(|policy| &policy.meta.object)
+    }
+
     /// What applies at `levels`, and what gives way there. `make` finishes what is put together of the policies in force, and with
     /// those on trial, once for each combination of policies.
     fn effective(
@@ -122,10 +128,8 @@ impl<'m, R: Merge, T> Attachments<'m, R, T> {
         levels: &Levels,
         make: impl FnOnce(Option<Together<'_, R>>, Option<Together<'_, R>>, &mut Vec<Problem>) -> Attached<T>,
     ) -> Arc<Row<'m, T>> {
-        // One whose target is unknown could be for anything. On trial it shuts nothing.
-        let mut unknown = self.by_target.get(&Target::Unknown).into_iter().flatten();
-        if let Some(unknown) = unknown.find(|policy| !policy.shadow) {
-            return Arc::new(Row::new(Attached::Broken(unknown.meta.object.clone())));
+        if let Some(unknown) = self.without_target() {
+            return Arc::new(Row::new(Attached::Broken(unknown.clone())));
         }
         let policies: Vec<_> = levels.iter().filter_map(|target| self.by_target.get(target)).flatten().collect();
         let names = names_of(&policies);
@@ -135,14 +139,7 @@ impl<'m, R: Merge, T> Attachments<'m, R, T> {
         self.reached.extend(&names);
         let apart = Apart::new(&policies);
         let (lost, replaced) = (apart.lost(), apart.replaced());
-        let whole = replaced.iter().map(|replaced| (replaced.policy, None, replaced.by.clone()));
-        let parts = lost.iter().map(|lost| (lost.policy, Some(lost.part.field()), vec![lost.by]));
-        let mut overridden = Vec::new();
-        for (policy, part, by) in whole.chain(parts) {
-            let by: Vec<_> = by.iter().map(|policy| policy.meta.object.clone()).collect();
-            self.gave_way.entry(&policy.meta.object).or_default().extend(by.iter().cloned());
-            overridden.push(Overridden { policy: policy.meta.object.clone(), part, by });
-        }
+        let overridden = note_given_way(&mut self.gave_way, &lost, &replaced);
         let everywhere = replaced.iter().filter(|replaced| replaced.everywhere);
         self.overridden.extend(everywhere.map(|replaced| &replaced.policy.meta.object));
         let key = apart.from().map(|from| names_of(from));
@@ -220,6 +217,22 @@ impl<T> Row<'_, T> {
     fn new(attached: Attached<T>) -> Self {
         Row { attached, overridden: Arc::default(), in_force: Vec::new(), on_trial: Vec::new() }
     }
+}
+
+/// Notes what gives way, and to which.
+fn note_given_way<'m, R>(
+    gave_way: &mut HashMap<&'m ObjectName, BTreeSet<ObjectName>>,
+    lost: &[Lost<'_, 'm, R>],
+    replaced: &[&Replaced<'_, 'm, R>],
+) -> Vec<Overridden> {
+    let whole = replaced.iter().map(|replaced| (replaced.policy, None, replaced.by.clone()));
+    let parts = lost.iter().map(|lost| (lost.policy, Some(lost.part.field()), vec![lost.by]));
+    let overridden = whole.chain(parts).map(|(policy, part, by)| {
+        let by: Vec<_> = by.iter().map(|policy| policy.meta.object.clone()).collect();
+        gave_way.entry(&policy.meta.object).or_default().extend(by.iter().cloned());
+        Overridden { policy: policy.meta.object.clone(), part, by }
+    });
+    overridden.collect()
 }
 
 fn names_of<'m, R>(policies: &[&Attachment<'m, R>]) -> Vec<&'m ObjectName> {

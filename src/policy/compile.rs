@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use siphasher::sip::SipHasher13;
 
-use super::attach::{self, AuthAttachments, LimitAttachments, Ruled};
+use super::attach::{self, AuthAttachments, Levels, LimitAttachments, Ruled};
 use super::hostless::Hostless;
 use super::route::{Host, Served};
 use super::served::{LabelsOf, Serving};
@@ -70,11 +70,7 @@ pub fn compile(mut manifests: Manifests, options: &Options) -> Compiled {
     manifests.say_what_is_in_force();
     let mut problems = std::mem::take(&mut manifests.problems);
     manifests.routes.sort_by(|a, b| a.meta.seniority().cmp(&b.meta.seniority()));
-    // Any other ConfigMap is somebody else's.
-    let foreign = |mapping: &&TierMapping| mapping.meta.object.path() != options.tier_mapping;
-    let foreign = manifests.tier_mappings.iter().filter(foreign).map(|mapping| &mapping.meta.object);
-    let foreign: HashSet<&ObjectName> = foreign.collect();
-    problems.retain(|problem| problem.object.as_ref().is_none_or(|object| !foreign.contains(object)));
+    leave_foreign_mappings(&mut problems, &manifests, options);
     let mapping = mapping(&manifests, options, &problems);
     let instances = instances(&manifests, options);
     let mut policy = Policy {
@@ -89,52 +85,21 @@ pub fn compile(mut manifests: Manifests, options: &Options) -> Compiled {
         places: manifests.metas().map(|meta| (meta.object.clone(), meta.place.clone())).collect(),
         ..Policy::default()
     };
-    for account in &manifests.service_accounts {
-        let meta = &account.meta;
-        let uid = meta.uid.clone().unwrap_or_else(|| derived_uid(meta.namespace(), meta.name()));
-        let namespace = policy.accounts.uids.entry(meta.namespace().to_string()).or_default();
-        namespace.insert(meta.name().to_string(), uid);
-    }
-    for model in &manifests.models {
-        let namespace = policy.models.entry(model.meta.namespace().to_string()).or_default();
-        namespace.insert(model.meta.name().to_string());
-    }
+    policy.learn_names(&manifests);
     let labels = manifests.namespace_labels();
-    let mut unusable = HashSet::new();
-    let attached = loop {
-        let mut attached = Applied::new(&manifests, &unusable);
-        policy.gateways.clear();
-        for gateway in &manifests.gateways {
-            let instance = options.instance.as_deref().unwrap_or(gateway.meta.name());
-            attached.plans.clear();
-            let tiers = tiers(&mapping, vec![instance]);
-            let listeners = listeners(gateway, (&manifests.routes, &labels), tiers, &mut attached);
-            let name = gateway.meta.object.path().into();
-            policy.gateways.push(GatewayPlan { name, listeners, broken: gateway.broken });
-        }
-        // Only now is it known what limits can look at. Those that look at anything else are in error, and others may take
-        // their place.
-        let mut unmade = properties::unmade(&policy, &manifests);
-        unmade.retain(|problem| problem.object.as_ref().is_none_or(|object| !unusable.contains(object)));
-        if unmade.is_empty() {
-            break attached;
-        }
-        unusable.extend(unmade.iter().filter_map(|problem| problem.object.clone()));
-        problems.extend(unmade);
-    };
-    for (enforced, overridden) in [attached.auth.in_force(), attached.requests.in_force(), attached.tokens.in_force()] {
-        policy.enforced.extend(enforced);
-        policy.overridden.extend(overridden);
-    }
-    let spared: HashSet<&ObjectName> =
-        attached.auth.spared().chain(attached.requests.spared()).chain(attached.tokens.spared()).collect();
-    let is_spared = |problem: &&mut Problem| problem.object.as_ref().is_some_and(|object| spared.contains(object));
-    for problem in problems.iter_mut().filter(|problem| problem.in_force == Some(InForce::Shut)).filter(is_spared) {
-        problem.in_force = Some(InForce::Nothing);
-    }
-    problems.extend(attached.into_problems());
+    let applied = Given { manifests: &manifests, labels, mapping, options }.apply(&mut policy, &mut problems);
+    applied.say_what_is_in_force(&mut policy, &mut problems);
+    problems.extend(applied.into_problems());
     policy.problems = problems;
     Compiled { policy, manifests }
+}
+
+/// Takes the problems of tier mappings out that are not the one that is meant: any other ConfigMap is somebody else's.
+fn leave_foreign_mappings(problems: &mut Vec<Problem>, manifests: &Manifests, options: &Options) {
+    let foreign = |mapping: &&TierMapping| mapping.meta.object.path() != options.tier_mapping;
+    let foreign = manifests.tier_mappings.iter().filter(foreign).map(|mapping| &mapping.meta.object);
+    let foreign: HashSet<&ObjectName> = foreign.collect();
+    problems.retain(|problem| problem.object.as_ref().is_none_or(|object| !foreign.contains(object)));
 }
 
 fn unready(manifests: &Manifests) -> Option<String> {
@@ -168,6 +133,24 @@ fn tiers(mapping: &Mapping<'_>, instances: Vec<&str>) -> Tiers {
 pub fn derived_uid(namespace: &str, name: &str) -> String {
     let object = format!("serviceaccounts/{namespace}/{name}");
     uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_URL, object.as_bytes()).to_string()
+}
+
+// === impl Policy ===
+
+impl Policy {
+    /// Learns which service accounts and models there are.
+    fn learn_names(&mut self, manifests: &Manifests) {
+        for account in &manifests.service_accounts {
+            let meta = &account.meta;
+            let uid = meta.uid.clone().unwrap_or_else(|| derived_uid(meta.namespace(), meta.name()));
+            let namespace = self.accounts.uids.entry(meta.namespace().to_string()).or_default();
+            namespace.insert(meta.name().to_string(), uid);
+        }
+        for model in &manifests.models {
+            let namespace = self.models.entry(model.meta.namespace().to_string()).or_default();
+            namespace.insert(model.meta.name().to_string());
+        }
+    }
 }
 
 // === RBAC ===
@@ -242,30 +225,17 @@ impl<'m> Applied<'m> {
         }
     }
 
-    fn plan(
-        &mut self,
-        (gateway, section): (&Gateway, Option<&str>),
-        (route, rule, serving): (&HttpRoute, &str, &Serving),
-        tiers: &Tiers,
-    ) -> RoutePlan {
-        let (name, hash) = (route.meta.object.path(), hash_of(&route.meta.object));
-        let name = name.into();
-        if route.fault.any || !serving.certain {
-            let auth = Attached::Broken(route.meta.object.clone());
-            return RoutePlan { name, rule: rule.into(), hash, auth, limits: Vec::new(), overridden: Vec::new() };
+    fn plan(&mut self, spot: &Spot<'_>, tiers: &Tiers) -> RoutePlan {
+        let route = &spot.route.meta.object;
+        if spot.route.fault.any || !spot.serving.certain {
+            return spot.plan(Attached::Broken(route.clone()));
         }
-        let levels = [
-            Target::gateway(&gateway.meta.object, None),
-            // Without a name it is the Gateway again, which adds nothing.
-            Target::gateway(&gateway.meta.object, Some(section.unwrap_or_default())),
-            Target::route(&route.meta.object, None),
-            Target::route(&route.meta.object, Some(rule)),
-        ];
+        let levels = spot.levels();
         let row = self.auth.at(&levels);
         let auth = match &row.attached {
             Attached::None => Attached::None,
             Attached::Broken(policy) => Attached::Broken(policy.clone()),
-            Attached::Active(rules) => self.auth_plan(rules, (&route.meta.object, &serving.served), tiers),
+            Attached::Active(rules) => self.auth_plan(rules, route, &spot.serving.served, tiers),
         };
         self.auth.note_plan(&row, &auth);
         let (requests, tokens) = (self.requests.at(&levels), self.tokens.at(&levels));
@@ -274,33 +244,41 @@ impl<'m> Applied<'m> {
         let mut overridden = vec![Arc::clone(&row.overridden)];
         overridden.extend([requests, tokens].map(|row| Arc::clone(&row.overridden)));
         overridden.retain(|overridden| !overridden.is_empty());
-        RoutePlan { name, rule: rule.into(), hash, auth, limits, overridden }
+        RoutePlan { limits, overridden, ..spot.plan(auth) }
     }
 
     fn auth_plan(
         &mut self,
         rules: &Arc<Ruled>,
-        (route, served): (&ObjectName, &[Served]),
+        route: &ObjectName,
+        served: &[Served],
         tiers: &Tiers,
     ) -> Attached<AuthPlan> {
-        let fault = self.hostless.find((&rules.rules, rules.shadow), route, served);
+        let fault = self.hostless.find(&rules.rules, rules.shadow, route, served);
         if let Some(origin) = fault.as_ref().filter(|_| !rules.shadow) {
             return Attached::Broken(origin.clone());
         }
         let trial = rules.trial.as_ref();
-        let trial = trial.map(|trial| (trial, self.hostless.find((&trial.rules, true), route, served)));
-        let plan = |Ruled { policy, rules, shadow, .. }: &Ruled, fault: Option<ObjectName>, trial| {
-            let rules = match fault {
-                None => Arc::clone(rules),
-                Some(_) => Arc::new(AuthRules { broken: fault, ..(**rules).clone() }),
-            };
-            Arc::new(AuthPlan { policy: Arc::clone(policy), rules, tiers: tiers.clone(), shadow: *shadow, trial })
-        };
+        let trial = trial.map(|trial| (trial, self.hostless.find(&trial.rules, true, route, served)));
         let faults = [fault.is_some(), matches!(trial, Some((_, Some(_))))];
         Attached::Active(Arc::clone(self.plans.entry((Arc::as_ptr(rules), faults)).or_insert_with(|| {
-            let trial = trial.map(|(trial, fault)| plan(trial, fault, None));
-            plan(rules, fault, trial)
+            let trial = trial.map(|(trial, fault)| plan_of(trial, fault, tiers, None));
+            plan_of(rules, fault, tiers, trial)
         })))
+    }
+
+    /// Says which policies are in force; those that are not shut nothing, whatever is wrong with them.
+    fn say_what_is_in_force(&self, policy: &mut Policy, problems: &mut [Problem]) {
+        for (enforced, overridden) in [self.auth.in_force(), self.requests.in_force(), self.tokens.in_force()] {
+            policy.enforced.extend(enforced);
+            policy.overridden.extend(overridden);
+        }
+        let spared = self.auth.spared().chain(self.requests.spared()).chain(self.tokens.spared());
+        let spared: HashSet<&ObjectName> = spared.collect();
+        let is_spared = |problem: &&mut Problem| problem.object.as_ref().is_some_and(|object| spared.contains(object));
+        for problem in problems.iter_mut().filter(|problem| problem.in_force == Some(InForce::Shut)).filter(is_spared) {
+            problem.in_force = Some(InForce::Nothing);
+        }
     }
 
     /// Whether a policy is for one listener of the Gateway.
@@ -319,43 +297,142 @@ impl<'m> Applied<'m> {
 
 // === routes ===
 
-/// The listeners of a Gateway. Those of one host name are one, unless policies tell them apart, or their routes do.
-fn listeners(
-    gateway: &Gateway,
-    (routes, labels): (&[HttpRoute], &LabelsOf<'_>),
-    tiers: Tiers,
-    applied: &mut Applied<'_>,
-) -> Vec<ListenerPlan> {
-    let apart = applied.tell_listeners_apart(gateway);
-    let mut groups: Vec<(Vec<&Listener>, Vec<Serving>)> = Vec::new();
-    for listener in &gateway.listeners {
-        let served: Vec<_> = routes.iter().map(|route| route.attached_to(gateway, listener, labels)).collect();
-        let same = |(group, of_group): &&mut (Vec<&Listener>, Vec<Serving>)| {
-            !apart && group.iter().all(|other| other.hostname == listener.hostname) && *of_group == served
-        };
-        match groups.iter_mut().find(same) {
-            Some((group, _)) => group.push(listener),
-            None => groups.push((vec![listener], served)),
+/// What is compiled.
+struct Given<'m> {
+    manifests: &'m Manifests,
+    labels: LabelsOf<'m>,
+    mapping: Mapping<'m>,
+    options: &'m Options,
+}
+
+/// A rule of a route, where it is attached.
+struct Spot<'s> {
+    gateway: &'s Gateway,
+    /// The listener, where policies tell listeners apart.
+    section: Option<&'s str>,
+    route: &'s HttpRoute,
+    rule: &'s str,
+    serving: &'s Serving,
+}
+
+/// Listeners of one host name that nothing tells apart, and how each route is attached to them.
+struct Group<'m> {
+    listeners: Vec<&'m Listener>,
+    served: Vec<Serving>,
+}
+
+// === impl Given ===
+
+impl<'m> Given<'m> {
+    /// Fills in the Gateways of `policy`, and says which policies apply there.
+    fn apply(&self, policy: &mut Policy, problems: &mut Vec<Problem>) -> Applied<'m> {
+        let mut unusable = HashSet::new();
+        loop {
+            let mut applied = Applied::new(self.manifests, &unusable);
+            let gateways = self.manifests.gateways.iter();
+            policy.gateways = gateways.map(|gateway| self.gateway(gateway, &mut applied)).collect();
+            // Only now is it known what limits can look at. Those that look at anything else are in error, and others may take
+            // their place.
+            let mut unmade = properties::unmade(policy, self.manifests);
+            unmade.retain(|problem| problem.object.as_ref().is_none_or(|object| !unusable.contains(object)));
+            if unmade.is_empty() {
+                return applied;
+            }
+            unusable.extend(unmade.iter().filter_map(|problem| problem.object.clone()));
+            problems.extend(unmade);
         }
     }
-    // A broken Gateway may have none.
-    if groups.is_empty() {
-        groups.push((Vec::new(), Vec::new()));
+
+    fn gateway(&self, gateway: &'m Gateway, applied: &mut Applied<'m>) -> GatewayPlan {
+        let instance = self.options.instance.as_deref().unwrap_or(gateway.meta.name());
+        applied.plans.clear();
+        let tiers = tiers(&self.mapping, vec![instance]);
+        let apart = applied.tell_listeners_apart(gateway);
+        let groups = self.groups(gateway, apart).into_iter();
+        let listeners =
+            groups.map(|group| self.listener(gateway, &group, apart, &mut |spot| applied.plan(spot, &tiers)));
+        GatewayPlan { listeners: listeners.collect(), name: gateway.meta.object.path().into(), broken: gateway.broken }
     }
-    let plan = |(group, attached): (Vec<&Listener>, Vec<Serving>)| {
-        let section = group.first().filter(|_| apart).map(|listener| listener.name.as_str());
-        let routes = table(gateway, routes.iter().zip(&attached), |route, rule, serving| {
-            Arc::new(applied.plan((gateway, section), (route, rule, serving), &tiers))
+
+    /// The listeners of a Gateway. Those of one host name are one, unless policies tell them `apart`, or their routes do.
+    fn groups(&self, gateway: &'m Gateway, apart: bool) -> Vec<Group<'m>> {
+        let mut groups: Vec<Group<'_>> = Vec::new();
+        for listener in &gateway.listeners {
+            let routes = self.manifests.routes.iter();
+            let served: Vec<_> = routes.map(|route| route.attached_to(gateway, listener, &self.labels)).collect();
+            let has_host = |other: &&Listener| other.hostname == listener.hostname;
+            let same =
+                |group: &&mut Group<'_>| !apart && group.listeners.iter().all(has_host) && group.served == served;
+            match groups.iter_mut().find(same) {
+                Some(group) => group.listeners.push(listener),
+                None => groups.push(Group { listeners: vec![listener], served }),
+            }
+        }
+        // A broken Gateway may have none.
+        if groups.is_empty() {
+            groups.push(Group { listeners: Vec::new(), served: Vec::new() });
+        }
+        groups
+    }
+
+    fn listener(
+        &self,
+        gateway: &Gateway,
+        group: &Group<'_>,
+        apart: bool,
+        plan: &mut dyn FnMut(&Spot<'_>) -> RoutePlan,
+    ) -> ListenerPlan {
+        let Group { listeners, served } = group;
+        let section = listeners.first().filter(|_| apart).map(|listener| listener.name.as_str());
+        let routes = table(gateway, self.manifests.routes.iter().zip(served), |route, rule, serving| {
+            Arc::new(plan(&Spot { gateway, section, route, rule, serving }))
         });
-        let hostname = group.first().and_then(|listener| listener.hostname.clone());
+        let hostname = listeners.first().and_then(|listener| listener.hostname.clone());
         ListenerPlan {
-            names: group.iter().map(|listener| listener.name.as_str().into()).collect(),
-            ports: group.iter().filter_map(|listener| listener.port).flat_map(|port| gateway.ports(port)).collect(),
+            names: listeners.iter().map(|listener| listener.name.as_str().into()).collect(),
+            ports: listeners.iter().filter_map(|listener| listener.port).flat_map(|port| gateway.ports(port)).collect(),
             host: hostname.map_or(Host::Every, Host::Named),
             routes,
         }
+    }
+}
+
+// === impl Spot ===
+
+impl Spot<'_> {
+    /// By what the rule can be reached.
+    fn levels(&self) -> Levels {
+        let (gateway, route) = (&self.gateway.meta.object, &self.route.meta.object);
+        [
+            Target::gateway(gateway, None),
+            // Without a name it is the Gateway again, which adds nothing.
+            Target::gateway(gateway, Some(self.section.unwrap_or_default())),
+            Target::route(route, None),
+            Target::route(route, Some(self.rule)),
+        ]
+    }
+
+    /// Its plan, without limits.
+    fn plan(&self, auth: Attached<AuthPlan>) -> RoutePlan {
+        let route = &self.route.meta.object;
+        RoutePlan {
+            name: route.path().into(),
+            rule: self.rule.into(),
+            hash: hash_of(route),
+            auth,
+            limits: Vec::new(),
+            overridden: Vec::new(),
+        }
+    }
+}
+
+fn plan_of(ruled: &Ruled, fault: Option<ObjectName>, tiers: &Tiers, trial: Option<Arc<AuthPlan>>) -> Arc<AuthPlan> {
+    let Ruled { policy, rules, shadow, .. } = ruled;
+    let rules = match fault {
+        None => Arc::clone(rules),
+        Some(_) => Arc::new(AuthRules { broken: fault, ..(**rules).clone() }),
     };
-    groups.into_iter().map(plan).collect()
+    Arc::new(AuthPlan { policy: Arc::clone(policy), rules, tiers: tiers.clone(), shadow: *shadow, trial })
 }
 
 fn table<'m>(

@@ -74,19 +74,27 @@ impl GatewayPlan {
             return only.find(request)?.ok_or_else(unknown);
         }
         if let Some(name) = request.listener {
-            let named = self.listeners.iter().find(|listener| listener.names.iter().any(|own| **own == *name));
-            let Some(listener) = named else {
-                let why = format!("Gateway {} has no listener `{name}`", self.name);
-                return Err(Denial::new(Code::UnavailableGateway, NOT_KNOWN).detail(why));
-            };
-            return listener.find(request)?.ok_or_else(unknown);
+            return self.named(name)?.find(request)?.ok_or_else(unknown);
         }
         let host = host_name(request.host);
         // Where Envoy listens need not be a port that a listener names; then it could be any of theirs.
         let named = |port: &u16| self.listeners.iter().any(|listener| listener.ports.contains(port));
-        if let Some(port) = request.port.filter(named) {
-            return self.find_at(Some(port), &host, request)?.ok_or_else(unknown);
+        match request.port.filter(named) {
+            Some(port) => self.find_at(Some(port), &host, request)?.ok_or_else(unknown),
+            None => self.find_anywhere(&host, request),
         }
+    }
+
+    fn named(&self, name: &str) -> Result<&ListenerPlan, Denial> {
+        let named = self.listeners.iter().find(|listener| listener.names.iter().any(|own| **own == *name));
+        named.ok_or_else(|| {
+            let why = format!("Gateway {} has no listener `{name}`", self.name);
+            Denial::new(Code::UnavailableGateway, NOT_KNOWN).detail(why)
+        })
+    }
+
+    /// The ports that listeners name; `None` in place of them where there is none.
+    fn ports(&self) -> SmallVec<[Option<u16>; 4]> {
         let mut ports: SmallVec<[Option<u16>; 4]> = SmallVec::new();
         for port in self.listeners.iter().flat_map(|listener| &listener.ports).copied() {
             if !ports.contains(&Some(port)) {
@@ -96,9 +104,14 @@ impl GatewayPlan {
         if ports.is_empty() {
             ports.push(None);
         }
+        ports
+    }
+
+    /// At whatever listener, if it makes no difference which.
+    fn find_anywhere(&self, host: &str, request: &Request<'_>) -> Result<(&ListenerPlan, &RoutePlan), Denial> {
         let mut found: Option<(&ListenerPlan, &RoutePlan)> = None;
-        for port in ports {
-            let Some(plan) = self.find_at(port, &host, request)? else { continue };
+        for port in self.ports() {
+            let Some(plan) = self.find_at(port, host, request)? else { continue };
             match found {
                 Some((_, other)) if !other.is_same(plan.1) => {
                     let why = format!(
@@ -216,6 +229,24 @@ enum What<'p> {
 }
 
 impl<T> Attached<T> {
+    /// What is in force, if anything is.
+    #[must_use]
+    pub fn active(&self) -> Option<&Arc<T>> {
+        match self {
+            Attached::Active(policy) => Some(policy),
+            Attached::None | Attached::Broken(_) => None,
+        }
+    }
+
+    /// The policy that is in error, if one is.
+    #[must_use]
+    pub fn broken(&self) -> Option<&ObjectName> {
+        match self {
+            Attached::Broken(policy) => Some(policy),
+            Attached::None | Attached::Active(_) => None,
+        }
+    }
+
     fn what(&self) -> What<'_> {
         match self {
             Attached::None => What::Nothing,

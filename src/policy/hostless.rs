@@ -9,7 +9,15 @@ use crate::rules::{AuthRules, Method};
 
 /// The routes at which no host is spelled out that could be an audience, by the rule that names none.
 #[derive(Debug, Default)]
-pub struct Hostless(BTreeMap<(Place, Arc<str>, ObjectName), Routes>);
+pub struct Hostless(BTreeMap<Nameless, Routes>);
+
+/// A rule that names no audience.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Nameless {
+    place: Place,
+    rule: Arc<str>,
+    policy: ObjectName,
+}
 
 #[derive(Debug, Default)]
 struct Routes {
@@ -25,7 +33,8 @@ impl Hostless {
     /// is on trial.
     pub fn find(
         &mut self,
-        (rules, in_shadow): (&AuthRules, bool),
+        rules: &AuthRules,
+        in_shadow: bool,
         route: &ObjectName,
         served: &[Served],
     ) -> Option<ObjectName> {
@@ -34,8 +43,9 @@ impl Hostless {
         }
         let takes_host = |method: &Method| matches!(method, Method::TokenReview { audiences } if audiences.is_empty());
         let rule = rules.authentication.iter().find(|rule| takes_host(&rule.what.method))?;
-        let key = (rule.place.clone(), Arc::clone(&rule.name), (*rule.origin).clone());
-        let routes = self.0.entry(key).or_default();
+        let policy = (*rule.origin).clone();
+        let nameless = Nameless { place: rule.place.clone(), rule: Arc::clone(&rule.name), policy };
+        let routes = self.0.entry(nameless).or_default();
         routes.named.insert(route.clone());
         routes.shut |= !in_shadow;
         Some((*rule.origin).clone())
@@ -43,11 +53,11 @@ impl Hostless {
 
     /// An error of each such rule.
     pub fn into_problems(self) -> impl Iterator<Item = Problem> {
-        self.0.into_iter().map(|(rule, routes)| missing(rule, &routes))
+        self.0.into_iter().map(|(nameless, routes)| missing(nameless, &routes))
     }
 }
 
-fn missing((place, rule, policy): (Place, Arc<str>, ObjectName), routes: &Routes) -> Problem {
+fn missing(Nameless { place, rule, policy }: Nameless, routes: &Routes) -> Problem {
     let route = routes.named.first().map(ToString::to_string).unwrap_or_default();
     let more = match routes.named.len().saturating_sub(1) {
         0 => String::new(),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::{Attached, Policy};
 use crate::expression::{Expression, How, Reference, Uses};
 use crate::manifest::{LimitPolicy, LimitSpec, Manifests};
-use crate::problem::{Finding, InForce, Place, Problem, Severity};
+use crate::problem::{Finding, InForce, ObjectName, Place, Problem, Severity};
 use crate::rules::{AuthRules, Shape};
 use crate::spelling::did_you_mean;
 
@@ -146,28 +146,12 @@ impl<'p> Applied<'p> {
 /// Limits that look at what no AuthPolicy of any of their routes makes: an error, or they would apply to nobody.
 pub(super) fn unmade(policy: &Policy, manifests: &Manifests) -> Vec<Problem> {
     let applied = Applied::new(policy, manifests);
-    let mut problems = Vec::new();
-    let mut told = HashSet::new();
+    let mut unmade = Unmade { applied: &applied, told: HashSet::new(), problems: Vec::new() };
     applied.each(manifests, |policy, limit, looks| {
-        for (expression, routes) in &looks.when {
-            let own = policy.conditions(limit).find(|predicate| Arc::ptr_eq(&predicate.expression, expression));
-            let owner = applied.common.get(&Arc::as_ptr(expression)).copied().filter(|_| own.is_none());
-            // One `when` holds for all limits of a policy alike.
-            if owner.is_some() && !told.insert((&policy.meta.object, Arc::as_ptr(expression))) {
-                continue;
-            }
-            let (place, field) =
-                own.map_or((&policy.limits_place, "spec.limits"), |predicate| (&predicate.place, &*predicate.field));
-            let found = Told { policy, expression, place, field, owner };
-            filters(&applied, &found, (routes, Finding::PropertyUndeclared), &mut problems);
-            predicate(&found, &applied.declared(routes), &mut problems);
-        }
-        for (i, counter) in limit.counters.iter().enumerate() {
-            let field = format!("spec.limits.{}.counters[{i}]", limit.name);
-            let found = Told { policy, expression: counter, place: &limit.place, field: &field, owner: None };
-            filters(&applied, &found, (&looks.everywhere, Finding::CounterUndeclared), &mut problems);
-        }
+        unmade.conditions(policy, limit, looks);
+        unmade.counters(policy, limit, looks);
     });
+    let Unmade { mut problems, .. } = unmade;
     // A policy in shadow shuts nothing.
     let on_trial = manifests.limit_policies.iter().filter(|policy| policy.is_on_trial());
     let on_trial: HashSet<_> = on_trial.map(|policy| &policy.meta.object).collect();
@@ -177,6 +161,43 @@ pub(super) fn unmade(policy: &Policy, manifests: &Manifests) -> Vec<Problem> {
         problem.in_force = Some(if shuts { InForce::Shut } else { InForce::Nothing });
     }
     problems
+}
+
+/// What was found so far of limits that look at what nothing makes.
+struct Unmade<'a, 'p> {
+    applied: &'a Applied<'p>,
+    /// What was told already of a `when` that holds for all limits of a policy.
+    told: HashSet<(&'a ObjectName, *const Expression)>,
+    problems: Vec<Problem>,
+}
+
+// === impl Unmade ===
+
+impl<'a> Unmade<'a, '_> {
+    fn conditions(&mut self, policy: &'a LimitPolicy, limit: &LimitSpec, looks: &Looks<'_>) {
+        let applied = self.applied;
+        for (expression, routes) in &looks.when {
+            let own = policy.conditions(limit).find(|predicate| Arc::ptr_eq(&predicate.expression, expression));
+            let owner = applied.common.get(&Arc::as_ptr(expression)).copied().filter(|_| own.is_none());
+            // One `when` holds for all limits of a policy alike.
+            if owner.is_some() && !self.told.insert((&policy.meta.object, Arc::as_ptr(expression))) {
+                continue;
+            }
+            let (place, field) =
+                own.map_or((&policy.limits_place, "spec.limits"), |predicate| (&predicate.place, &*predicate.field));
+            let found = Told { policy, expression, place, field, owner };
+            filters(applied, &found, routes, Finding::PropertyUndeclared, &mut self.problems);
+            predicate(&found, &applied.declared(routes), &mut self.problems);
+        }
+    }
+
+    fn counters(&mut self, policy: &LimitPolicy, limit: &LimitSpec, looks: &Looks<'_>) {
+        for (i, counter) in limit.counters.iter().enumerate() {
+            let field = format!("spec.limits.{}.counters[{i}]", limit.name);
+            let found = Told { policy, expression: counter, place: &limit.place, field: &field, owner: None };
+            filters(self.applied, &found, &looks.everywhere, Finding::CounterUndeclared, &mut self.problems);
+        }
+    }
 }
 
 // === impl Told ===
@@ -194,7 +215,8 @@ impl Told<'_> {
 fn filters(
     applied: &Applied<'_>,
     found: &Told<'_>,
-    (routes, code): (&BTreeSet<usize>, Finding),
+    routes: &BTreeSet<usize>,
+    code: Finding,
     problems: &mut Vec<Problem>,
 ) {
     let references = found.expression.references();
@@ -225,7 +247,7 @@ fn make(member: &str, made: &BTreeSet<&str>) -> String {
 pub(crate) fn undeclared(policy: &Policy, manifests: &Manifests, problems: &mut Vec<Problem>) {
     let applied = Applied::new(policy, manifests);
     applied.each(manifests, |policy, limit, looks| {
-        counters(policy, limit, (looks, &applied.declared(&looks.everywhere)), problems);
+        counters(policy, limit, looks, &applied.declared(&looks.everywhere), problems);
     });
 }
 
@@ -262,7 +284,8 @@ fn predicate(found: &Told<'_>, routes: &[(usize, &Declared)], problems: &mut Vec
 fn counters(
     policy: &LimitPolicy,
     limit: &LimitSpec,
-    (looks, routes): (&Looks<'_>, &[(usize, &Declared)]),
+    looks: &Looks<'_>,
+    routes: &[(usize, &Declared)],
     problems: &mut Vec<Problem>,
 ) {
     let asked = looks.when.iter().flat_map(|(expression, on)| needed(expression).into_iter().map(move |one| (one, on)));

@@ -37,47 +37,54 @@ impl Policy {
 
     fn conditions_of(&self, object: &ObjectName, problems: &[&Problem]) -> [Condition; 2] {
         let unaccepted = problems.iter().find_map(|problem| Some((reason(problem)?, say(problem))));
-        let in_error = problems.iter().any(|problem| is_fault(problem));
-        let leaves_open = |now: InForce| matches!(now, InForce::Nothing | InForce::Rest);
-        let shuts = problems.iter().any(|problem| problem.in_force.is_some_and(|now| !leaves_open(now)));
-        // In shadow it shuts nothing.
-        let opens = !shuts && problems.iter().any(|problem| problem.in_force.is_some_and(leaves_open));
-        let condition =
-            |name, holds, reason, message: &str| Condition { name, holds, reason, message: message.to_owned() };
         let accepted = match &unaccepted {
             None => condition(ACCEPTED, true, ACCEPTED, "tiergate reads and uses it"),
             Some((reason, message)) => condition(ACCEPTED, false, reason, message),
         };
-        let (enforced, overridden) = (self.enforced.contains(object), self.overridden.get(object));
-        let winners = overridden.filter(|by| !by.is_empty()).map(in_words);
-        let enforced = match &unaccepted {
-            _ if enforced && let Some(since) = self.kept.get(object) => {
-                let kept = format!("in force is {}", InForce::LastGood(*since));
-                condition(ENFORCED, true, ENFORCED, &kept)
+        let enforced = match unaccepted {
+            _ if self.enforced.contains(object) => condition(ENFORCED, true, ENFORCED, &self.how_enforced(object)),
+            Some((reason, _)) if problems.iter().any(|problem| is_fault(problem)) => {
+                condition(ENFORCED, false, reason, &self.why_not_enforced(object, problems))
             }
-            _ if enforced => match winners {
-                None => condition(ENFORCED, true, ENFORCED, "it is in force"),
-                Some(by) => {
-                    condition(ENFORCED, true, ENFORCED, &format!("it is in force, but for what is overridden by {by}"))
-                }
-            },
-            Some((reason, _)) if in_error => {
-                let message = match winners.filter(|_| !shuts) {
-                    Some(by) => format!("it is not in force: overridden by {by}"),
-                    None if opens => "it is not in force".to_owned(),
-                    None => "it is not in force, and requests that it is for are answered 503".to_owned(),
-                };
-                condition(ENFORCED, false, reason, &message)
-            }
-            Some((reason, message)) => condition(ENFORCED, false, reason, message),
-            None if overridden.is_some() => {
-                let by = winners.unwrap_or_else(|| "a policy that is in error".to_owned());
+            Some((reason, message)) => condition(ENFORCED, false, reason, &message),
+            None if self.overridden.contains_key(object) => {
+                let by = self.winners(object).unwrap_or_else(|| "a policy that is in error".to_owned());
                 condition(ENFORCED, false, "Overridden", &format!("overridden by {by} on every route that it is for"))
             }
             None => condition(ENFORCED, false, "Unknown", "no route that it is for is known"),
         };
         [accepted, enforced]
     }
+
+    /// Those that it gives way to, be it in part.
+    fn winners(&self, object: &ObjectName) -> Option<String> {
+        self.overridden.get(object).filter(|by| !by.is_empty()).map(in_words)
+    }
+
+    fn how_enforced(&self, object: &ObjectName) -> String {
+        match (self.kept.get(object), self.winners(object)) {
+            (Some(since), _) => format!("in force is {}", InForce::LastGood(*since)),
+            (None, None) => "it is in force".to_owned(),
+            (None, Some(by)) => format!("it is in force, but for what is overridden by {by}"),
+        }
+    }
+
+    /// What happens in place of a policy in error.
+    fn why_not_enforced(&self, object: &ObjectName, problems: &[&Problem]) -> String {
+        let leaves_open = |now: InForce| matches!(now, InForce::Nothing | InForce::Rest);
+        let shuts = problems.iter().any(|problem| problem.in_force.is_some_and(|now| !leaves_open(now)));
+        // In shadow it shuts nothing.
+        let opens = !shuts && problems.iter().any(|problem| problem.in_force.is_some_and(leaves_open));
+        match self.winners(object).filter(|_| !shuts) {
+            Some(by) => format!("it is not in force: overridden by {by}"),
+            None if opens => "it is not in force".to_owned(),
+            None => "it is not in force, and requests that it is for are answered 503".to_owned(),
+        }
+    }
+}
+
+fn condition(name: &'static str, holds: bool, reason: &'static str, message: &str) -> Condition {
+    Condition { name, holds, reason, message: message.to_owned() }
 }
 
 const ACCEPTED: &str = "Accepted";

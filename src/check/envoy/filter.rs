@@ -61,7 +61,7 @@ fn cluster(service: &Item<'_>) -> Option<String> {
 
 fn api_version(item: &Item<'_>) {
     if !item.is_one_of("transport_api_version", &V3) {
-        let at = item.get("transport_api_version").unwrap_or_else(|| item.clone());
+        let at = item.spot("transport_api_version");
         at.warn(
             Finding::EnvoyApiVersion,
             "does not speak version 3 of the protocol",
@@ -133,28 +133,8 @@ impl<'a> Authz<'a> {
             at.warn(Finding::EnvoyStatusOnError, message, "set `status_on_error: {code: ServiceUnavailable}`");
         }
         let Some(service) = self.item.get("grpc_service") else { return };
-        // Without one it is 200 ms.
-        if let Some((timeout, at)) = service.duration("timeout").zip(service.get("timeout")) {
-            let message = match timeout {
-                Duration::ZERO => "waits for ever for a tiergate that does not answer",
-                timeout if timeout <= DEADLINE => "gives up before tiergate does (150 ms), whose answer says why",
-                timeout if timeout > PATIENCE => {
-                    "makes every request wait this long for a tiergate that does not answer"
-                }
-                _ => "",
-            };
-            if !message.is_empty() {
-                at.warn(Finding::EnvoyTimeout, message, "set it to 0.25s");
-            }
-        }
-        let retries = service.at(&["retry_policy", "retry_on"]);
-        let conditions = retries.as_ref().and_then(Item::as_text).unwrap_or_default().split(',').map(str::trim);
-        let unsafe_ones: Vec<&str> = conditions.filter(|name| !name.is_empty() && !UNDECIDED.contains(name)).collect();
-        if let Some(at) = retries.filter(|_| !unsafe_ones.is_empty()) {
-            let message =
-                format!("sends a Check again that may have taken its limits already: {}", unsafe_ones.join(", "));
-            at.warn(Finding::EnvoyCheckRetried, message, &format!("set it to {}", UNDECIDED.join(",")));
-        }
+        timeout(&service);
+        retries(&service);
     }
 
     /// The credential has to arrive.
@@ -168,6 +148,29 @@ impl<'a> Authz<'a> {
         if let Some(disallowed) = patterns("disallowed_headers").filter(|list| list.items().iter().any(fits)) {
             disallowed.warn(Finding::EnvoyAuthorizationWithheld, message, "do not withhold `authorization`");
         }
+    }
+}
+
+/// How long a Check is waited for. Without a timeout it is 200 ms.
+fn timeout(service: &Item<'_>) {
+    let Some((timeout, at)) = service.duration("timeout").zip(service.get("timeout")) else { return };
+    let message = match timeout {
+        Duration::ZERO => "waits for ever for a tiergate that does not answer",
+        timeout if timeout <= DEADLINE => "gives up before tiergate does (150 ms), whose answer says why",
+        timeout if timeout > PATIENCE => "makes every request wait this long for a tiergate that does not answer",
+        _ => return,
+    };
+    at.warn(Finding::EnvoyTimeout, message, "set it to 0.25s");
+}
+
+/// When a Check is sent again.
+fn retries(service: &Item<'_>) {
+    let retries = service.at(&["retry_policy", "retry_on"]);
+    let conditions = retries.as_ref().and_then(Item::as_text).unwrap_or_default().split(',').map(str::trim);
+    let unsafe_ones: Vec<&str> = conditions.filter(|name| !name.is_empty() && !UNDECIDED.contains(name)).collect();
+    if let Some(at) = retries.filter(|_| !unsafe_ones.is_empty()) {
+        let message = format!("sends a Check again that may have taken its limits already: {}", unsafe_ones.join(", "));
+        at.warn(Finding::EnvoyCheckRetried, message, &format!("set it to {}", UNDECIDED.join(",")));
     }
 }
 
@@ -217,7 +220,7 @@ impl<'a> RateLimit<'a> {
         let asks_some = |name: &str| !matches!(self.item.text(name), None | Some("" | "both"));
         match self.role() {
             Role::Report if beside.token_limits && asks_some("request_type") => {
-                let at = self.item.get("request_type").unwrap_or_else(|| self.item.clone());
+                let at = self.item.spot("request_type");
                 at.warn(Finding::EnvoyReportMissing, "reports a part of the answers only", "remove `request_type`");
             }
             // A report is not waited for, and denies nothing.
@@ -226,23 +229,28 @@ impl<'a> RateLimit<'a> {
         }
     }
 
+    /// Whether another service than Check's is asked about the limits.
+    fn leads_elsewhere(&self, found: &Found<'a>) {
+        let service = self.item.at(&["rate_limit_service", "grpc_service", "envoy_grpc", "cluster_name"]);
+        if let Some(at) = service.filter(|_| self.domain == DOMAIN && !found.is_ours(&self.cluster)) {
+            let message = "asks another service than tiergate about the limits: requests pass uncounted";
+            at.error(Finding::EnvoyFailOpen, message, "name the cluster of the ext_authz filter");
+        }
+    }
+
     /// What lets requests pass that nobody counted.
     fn opens(&self, found: &Found<'a>, asks_some: bool) {
         let runtime = &found.runtime;
         let denies = self.item.get("failure_mode_deny_percent");
         if denies.is_none() && !self.item.is_true("failure_mode_deny") {
-            let at = self.item.get("failure_mode_deny").unwrap_or_else(|| self.item.clone());
+            let at = self.item.spot("failure_mode_deny");
             let message = "lets every request pass uncounted while tiergate does not answer";
             at.error(Finding::EnvoyFailOpen, message, "set `failure_mode_deny: true`");
         }
         part(&self.item, "failure_mode_deny_percent", runtime, "refuses, while tiergate does not answer,");
         part(&self.item, "filter_enabled", runtime, "asks tiergate about");
         part(&self.item, "filter_enforced", runtime, "enforces what tiergate says about");
-        let service = self.item.at(&["rate_limit_service", "grpc_service", "envoy_grpc", "cluster_name"]);
-        if let Some(at) = service.filter(|_| self.domain == DOMAIN && !found.is_ours(&self.cluster)) {
-            let message = "asks another service than tiergate about the limits: requests pass uncounted";
-            at.error(Finding::EnvoyFailOpen, message, "name the cluster of the ext_authz filter");
-        }
+        self.leads_elsewhere(found);
         if let Some(at) = self.item.get("request_type").filter(|_| asks_some) {
             let message = "asks tiergate about a part of the requests only, and lets the others pass";
             at.error(Finding::EnvoyFailOpen, message, "remove `request_type`");

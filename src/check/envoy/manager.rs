@@ -47,12 +47,19 @@ pub(super) fn check(manager: &Item<'_>, found: &Found<'_>, beside: Beside) {
 
 /// Whoever says nothing is not waited for.
 fn timeouts(manager: &Item<'_>, found: &Found<'_>) {
-    let is_never = |item: &Item<'_>, name: &str| item.duration(name).is_none_or(|duration| duration == Duration::ZERO);
     if is_never(manager, "request_timeout") {
-        let at = manager.get("request_timeout").unwrap_or_else(|| manager.clone());
         let message = "waits for ever for a request that does not end";
-        at.warn(Finding::EnvoyRequestTimeout, message, "set `request_timeout: 60s`");
+        manager.spot("request_timeout").warn(Finding::EnvoyRequestTimeout, message, "set `request_timeout: 60s`");
     }
+    idle_connections(manager);
+    idle_requests(manager, found);
+}
+
+fn is_never(item: &Item<'_>, name: &str) -> bool {
+    item.duration(name).is_none_or(|duration| duration == Duration::ZERO)
+}
+
+fn idle_connections(manager: &Item<'_>) {
     let options = manager.get("common_http_protocol_options");
     let idle = options.as_ref().and_then(|options| options.get("idle_timeout"));
     if options.is_none_or(|options| is_never(&options, "idle_timeout")) {
@@ -64,12 +71,14 @@ fn timeouts(manager: &Item<'_>, found: &Found<'_>) {
         let at = idle.unwrap_or_else(|| manager.clone());
         at.warn(Finding::EnvoyIdleTimeout, message, "set `common_http_protocol_options: {idle_timeout: 60s}`");
     }
+}
+
+fn idle_requests(manager: &Item<'_>, found: &Found<'_>) {
     let message = "keeps a request for ever on which nobody says anything";
     let actions: Vec<_> = found.ways(manager).into_iter().filter_map(|way| way.action).collect();
     let is_set = |name: &str, item: &Item<'_>| item.get(name).is_some();
     for at in actions.iter().filter(|action| is_set("idle_timeout", action) && is_never(action, "idle_timeout")) {
-        let at = at.get("idle_timeout").unwrap_or_else(|| at.clone());
-        at.warn(Finding::EnvoyIdleTimeout, message, "set `idle_timeout: 600s`");
+        at.spot("idle_timeout").warn(Finding::EnvoyIdleTimeout, message, "set `idle_timeout: 600s`");
     }
     let is_inherited = actions.is_empty() || actions.iter().any(|action| !is_set("idle_timeout", action));
     if let Some(at) =
@@ -82,7 +91,7 @@ fn timeouts(manager: &Item<'_>, found: &Found<'_>) {
 /// Check, route and model have to see one path.
 fn path(manager: &Item<'_>) {
     if !manager.is_true("normalize_path") {
-        let at = manager.get("normalize_path").unwrap_or_else(|| manager.clone());
+        let at = manager.spot("normalize_path");
         let message = "does not resolve dot segments, so that the model may see another path than was judged";
         at.warn(Finding::EnvoyPathNotNormalized, message, "set `normalize_path: true`");
     }

@@ -74,6 +74,11 @@ impl<'a> Item<'a> {
         path.iter().try_fold(self.clone(), |item, name| item.get(name))
     }
 
+    /// The field `name`, or the whole where it is not there: where its absence is told.
+    pub(super) fn spot(&self, name: &str) -> Item<'a> {
+        self.get(name).unwrap_or_else(|| self.clone())
+    }
+
     pub(super) fn items(&self) -> Vec<Item<'a>> {
         match self.value() {
             Value::List(_) => {

@@ -94,7 +94,7 @@ fn domain(item: &Item<'_>) {
     if domain == REPORT {
         return;
     }
-    let at = item.get("domain").unwrap_or_else(|| item.clone());
+    let at = item.spot("domain");
     let message = match domain {
         DOMAIN => "is the domain of questions about the limits: tiergate takes no report there".to_owned(),
         _ => format!("`{domain}` is no domain that tiergate serves: every report is refused, and Envoy says nothing"),
@@ -109,7 +109,7 @@ fn domain(item: &Item<'_>) {
 /// One descriptor of a report.
 fn descriptor(limit: &Item<'_>, found: &Found<'_>) {
     if !limit.is_true("apply_on_stream_done") {
-        let at = limit.get("apply_on_stream_done").unwrap_or_else(|| limit.clone());
+        let at = limit.spot("apply_on_stream_done");
         let message = "is sent before the answer, of which nothing is known yet, and the request waits for it";
         at.warn(UNREAD, message, "set `apply_on_stream_done: true`");
     }
@@ -117,31 +117,34 @@ fn descriptor(limit: &Item<'_>, found: &Found<'_>) {
     let named = |key: &str| actions.iter().find(|action| action.key() == key);
     match named(RESERVATION) {
         Some(action) => action.reservation(),
-        None => {
-            let meant = actions.iter().find(|action| did_you_mean(action.key(), [RESERVATION]).is_some());
-            let message = match meant {
-                Some(action) => format!(
-                    "`{}` is nothing that tiergate reads, and it refuses a report without `{RESERVATION}`",
-                    action.key()
-                ),
-                None => format!("has no `{RESERVATION}`, and tiergate refuses a report with such a descriptor"),
-            };
-            let remedy = match meant {
-                Some(_) => format!("did you mean `{RESERVATION}`?"),
-                None => "add the metadata action of envoy/tiergate.yaml to each descriptor".to_owned(),
-            };
-            let at = meant.and_then(|action| action.item.get("descriptor_key")).unwrap_or_else(|| limit.clone());
-            at.warn(UNREAD, message, &remedy);
-        }
+        None => without_reservation(limit, &actions),
     }
     for action in actions.iter().filter(|action| did_you_mean(action.key(), [USAGE]).is_some()) {
-        let at = action.item.get("descriptor_key").unwrap_or_else(|| action.item.clone());
+        let at = action.item.spot("descriptor_key");
         let message = format!("`{}` is nothing that tiergate reads, and the number is lost", action.key());
         at.warn(UNREAD, message, &format!("did you mean `{USAGE}`?"));
     }
     if let Some(action) = named(USAGE) {
         usage(limit, action, found);
     }
+}
+
+/// A descriptor of which it cannot be told what it reports on.
+fn without_reservation(limit: &Item<'_>, actions: &[Action<'_>]) {
+    let meant = actions.iter().find(|action| did_you_mean(action.key(), [RESERVATION]).is_some());
+    let message = match meant {
+        Some(action) => {
+            let key = action.key();
+            format!("`{key}` is nothing that tiergate reads, and it refuses a report without `{RESERVATION}`")
+        }
+        None => format!("has no `{RESERVATION}`, and tiergate refuses a report with such a descriptor"),
+    };
+    let remedy = match meant {
+        Some(_) => format!("did you mean `{RESERVATION}`?"),
+        None => "add the metadata action of envoy/tiergate.yaml to each descriptor".to_owned(),
+    };
+    let at = meant.and_then(|action| action.item.get("descriptor_key")).unwrap_or_else(|| limit.clone());
+    at.warn(UNREAD, message, &remedy);
 }
 
 /// A descriptor that carries a number.
@@ -275,7 +278,7 @@ impl<'a> Action<'a> {
         let namespace = self.item.get("metadata_key").and_then(|key| key.text("key"));
         let is_dynamic = self.item.get("source").is_none() || self.item.is_one_of("source", &[("DYNAMIC", 0)]);
         if namespace != Some(NAMESPACE) || path != PATH || !is_dynamic {
-            let at = self.item.get("metadata_key").unwrap_or_else(|| self.item.clone());
+            let at = self.item.spot("metadata_key");
             let message = "is not where Check's answer leaves the reservation: without it there is no report";
             at.warn(
                 UNREAD,

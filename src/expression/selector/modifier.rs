@@ -95,132 +95,77 @@ impl Modifier {
     ///
     /// There is none of that name, or the argument is none that it knows.
     pub(super) fn read(name: &str, argument: Option<Value>) -> Result<Self, CompileError> {
-        let word = argument.as_ref().and_then(Value::as_str);
-        Ok(match (name, word) {
-            ("case", Some("lower")) => Modifier::Lower,
-            ("case", Some("upper")) => Modifier::Upper,
-            ("case", _) => return Err(wrong_argument(name, word, &["lower", "upper"])),
-            ("base64", Some("encode")) => Modifier::Encode,
-            ("base64", Some("decode")) => Modifier::Decode,
-            ("base64", _) => return Err(wrong_argument(name, word, &["encode", "decode"])),
-            ("extract", _) => {
-                let options = options(name, argument, &["sep", "pos"])?;
-                let position = match options.get("pos") {
-                    None => 0,
-                    Some(value) => value
-                        .as_u64()
-                        .and_then(|at| usize::try_from(at).ok())
-                        .ok_or_else(|| error("has a `pos` of `@extract` that is no whole number from 0 on"))?,
-                };
-                Modifier::Extract { separator: text_option(name, &options, "sep", " ")?, position }
-            }
-            ("replace", _) => {
-                let options = options(name, argument, &["old", "new"])?;
-                let (old, new) = (text_option(name, &options, "old", "")?, text_option(name, &options, "new", "")?);
-                if old.is_empty() {
-                    return Err(error("replaces nothing: `@replace` needs an `old`")
-                        .remedy("write `@replace:{\"old\":\"a\",\"new\":\"b\"}`"));
-                }
-                Modifier::Replace { old, new }
-            }
-            ("flatten", _) => match options(name, argument, &["deep"])?.get("deep") {
-                None => Modifier::Flatten { deep: false },
-                Some(Value::Bool(deep)) => Modifier::Flatten { deep: *deep },
-                Some(_) => return Err(error("has a `deep` of `@flatten` that is not true or false")),
-            },
-            ("pretty" | "join", _) => {
-                return Err(error(format!("uses the modifier `@{name}`, which is not supported"))
-                    .remedy("remove it, or write a CEL `expression`"));
-            }
-            (name, _) if !MODIFIERS.contains(&name) => {
-                let meant =
-                    did_you_mean(name, MODIFIERS.iter().copied()).map(|meant| format!("did you mean `@{meant}`?"));
-                let known =
-                    || format!("write `\\@` where it is part of a name; the modifiers are @{}", MODIFIERS.join(", @"));
-                return Err(
-                    error(format!("uses `@{name}`, which is not a modifier")).remedy(meant.unwrap_or_else(known))
-                );
-            }
-            (name, _) if argument.is_some() => {
-                return Err(error(format!("gives `@{name}` an argument; it takes none")));
-            }
-            ("strip", _) => Modifier::Strip,
-            ("tostr", _) => Modifier::ToText,
-            ("fromstr", _) => Modifier::FromText,
-            ("keys", _) => Modifier::Keys,
-            ("values", _) => Modifier::Values,
-            ("reverse", _) => Modifier::Reverse,
-            ("group", _) => Modifier::Group,
-            _ => Modifier::This,
-        })
+        match name {
+            "case" => word(name, argument, ["lower", "upper"], [Modifier::Lower, Modifier::Upper]),
+            "base64" => word(name, argument, ["encode", "decode"], [Modifier::Encode, Modifier::Decode]),
+            "extract" => Self::read_extract(argument),
+            "replace" => Self::read_replace(argument),
+            "flatten" => Self::read_flatten(argument),
+            "pretty" | "join" => Err(error(format!("uses the modifier `@{name}`, which is not supported"))
+                .remedy("remove it, or write a CEL `expression`")),
+            name if !MODIFIERS.contains(&name) => Err(unknown(name)),
+            name if argument.is_some() => Err(error(format!("gives `@{name}` an argument; it takes none"))),
+            "strip" => Ok(Modifier::Strip),
+            "tostr" => Ok(Modifier::ToText),
+            "fromstr" => Ok(Modifier::FromText),
+            "keys" => Ok(Modifier::Keys),
+            "values" => Ok(Modifier::Values),
+            "reverse" => Ok(Modifier::Reverse),
+            "group" => Ok(Modifier::Group),
+            _ => Ok(Modifier::This),
+        }
+    }
+
+    fn read_extract(argument: Option<Value>) -> Result<Self, CompileError> {
+        let options = options("extract", argument, &["sep", "pos"])?;
+        let whole = |value: &Value| value.as_u64().and_then(|at| usize::try_from(at).ok());
+        let position = options.get("pos").map_or(Some(0), whole);
+        let position = position.ok_or_else(|| error("has a `pos` of `@extract` that is no whole number from 0 on"))?;
+        Ok(Modifier::Extract { separator: text_option("extract", &options, "sep", " ")?, position })
+    }
+
+    fn read_replace(argument: Option<Value>) -> Result<Self, CompileError> {
+        let options = options("replace", argument, &["old", "new"])?;
+        let text = |option| text_option("replace", &options, option, "");
+        let (old, new) = (text("old")?, text("new")?);
+        if old.is_empty() {
+            let error = error("replaces nothing: `@replace` needs an `old`");
+            return Err(error.remedy("write `@replace:{\"old\":\"a\",\"new\":\"b\"}`"));
+        }
+        Ok(Modifier::Replace { old, new })
+    }
+
+    fn read_flatten(argument: Option<Value>) -> Result<Self, CompileError> {
+        match options("flatten", argument, &["deep"])?.get("deep") {
+            None => Ok(Modifier::Flatten { deep: false }),
+            Some(Value::Bool(deep)) => Ok(Modifier::Flatten { deep: *deep }),
+            Some(_) => Err(error("has a `deep` of `@flatten` that is not true or false")),
+        }
     }
 
     /// What becomes of `found`. Most modifiers make something of nothing, as gjson's do.
     pub(super) fn apply<'a>(&self, found: Found<'a>, budget: &mut Budget) -> Result<Found<'a>, EvalError> {
         Ok(match self {
             Modifier::This => found,
-            Modifier::Lower => {
-                let change = |text: &str| text.chars().map(lower_case).collect();
-                found.map(|value| each_text("@case:lower", value, &change)).transpose()?
-            }
-            Modifier::Upper => {
-                let change = |text: &str| text.chars().map(upper_case).collect();
-                found.map(|value| each_text(UPPER, value, &change)).transpose()?
-            }
-            Modifier::Strip => found.map(|value| each_text("@strip", value, &strip)).transpose()?,
+            Modifier::Lower => change("@case:lower", found, &|text| text.chars().map(lower_case).collect())?,
+            Modifier::Upper => change(UPPER, found, &|text| text.chars().map(upper_case).collect())?,
+            Modifier::Strip => change("@strip", found, &strip)?,
             Modifier::Extract { separator, position } => {
-                let part = |text: &str| match separator.as_str() {
-                    "" => text.chars().nth(*position).map(String::from),
-                    separator => text.split(separator).nth(*position).map(str::to_owned),
-                };
-                let part = part(&spent(text_of(&found), budget)?);
-                Some(Cow::Owned(part.map_or(Value::Null, Value::String)))
+                let text = spent(text_of(&found), budget)?;
+                Some(Cow::Owned(extract(&text, separator, *position).map_or(Value::Null, Value::String)))
             }
-            Modifier::Replace { old, new } => {
-                let text = text_of(&found);
-                let times = text.matches(old.as_str()).count();
-                budget.spend(times.saturating_mul(new.len()).saturating_add(text.len()))?;
-                owned(text.replace(old.as_str(), new))
-            }
-            Modifier::Encode => {
-                let text = text_of(&found);
-                budget.spend(text.len() / 3 * 4 + 4)?;
-                owned(general_purpose::STANDARD.encode(text.as_bytes()))
-            }
+            Modifier::Replace { old, new } => owned(replace(&text_of(&found), old, new, budget)?),
+            Modifier::Encode => owned(encode(&text_of(&found), budget)?),
             Modifier::Decode => Some(Cow::Owned(decode(&spent(text_of(&found), budget)?))),
-            Modifier::ToText => match found {
-                Some(value) => {
-                    let text = text::json(&value);
-                    budget.spend(text.len())?;
-                    owned(text)
-                }
-                None => owned(String::new()),
-            },
-            Modifier::FromText => match found.as_deref() {
-                Some(Value::String(text)) => {
-                    budget.spend(text.len())?;
-                    serde_json::from_str(text).ok().map(Cow::Owned)
-                }
-                Some(Value::Null) | None => None,
-                Some(_) => found,
-            },
-            Modifier::Keys => Some(Cow::Owned(match found.as_deref() {
-                Some(Value::Object(members)) => members.keys().cloned().map(Value::String).collect(),
-                Some(Value::Array(items)) => items.iter().map(|_| Value::Null).collect(),
-                Some(_) => Value::Array(vec![Value::Null]),
-                None => Value::Array(Vec::new()),
-            })),
-            Modifier::Values => Some(Cow::Owned(match found.map(Cow::into_owned) {
-                Some(Value::Object(members)) => members.into_iter().map(|(_, value)| value).collect(),
-                Some(Value::Array(items)) => Value::Array(items),
-                Some(value) => Value::Array(vec![value]),
-                None => Value::Array(Vec::new()),
-            })),
-            Modifier::Reverse => match found.as_deref() {
-                Some(Value::Array(items)) => Some(Cow::Owned(items.iter().rev().cloned().collect())),
-                Some(Value::Object(_)) => return Err(asked_of("@reverse", "a mapping")),
-                _ => found,
-            },
+            Modifier::ToText => {
+                let text = found.map(|value| text::json(&value)).unwrap_or_default();
+                budget.spend(text.len())?;
+                owned(text)
+            }
+            Modifier::FromText => from_text(found, budget)?,
+            Modifier::Keys => Some(Cow::Owned(keys(found.as_deref()))),
+            Modifier::Values => Some(Cow::Owned(values(found.map(Cow::into_owned)))),
+            Modifier::Reverse => reversed(found)?,
             Modifier::Flatten { deep } => match found.as_deref() {
                 Some(Value::Array(items)) => Some(Cow::Owned(Value::Array(flat(items, *deep)))),
                 _ => found,
@@ -233,11 +178,28 @@ impl Modifier {
     }
 }
 
-fn wrong_argument(name: &str, word: Option<&str>, known: &[&str]) -> CompileError {
-    let meant = word.and_then(|word| did_you_mean(word, known.iter().copied()));
-    let choices = known.iter().map(|known| format!("`@{name}:{known}`")).collect::<Vec<_>>().join(" or ");
-    let remedy = meant.map_or_else(|| format!("write {choices}"), |meant| format!("did you mean `@{name}:{meant}`?"));
-    error(format!("gives `@{name}` no argument that it knows")).remedy(remedy)
+/// The modifier whose argument is one of two words.
+fn word(
+    name: &str,
+    argument: Option<Value>,
+    known: [&str; 2],
+    modifiers: [Modifier; 2],
+) -> Result<Modifier, CompileError> {
+    let word = argument.as_ref().and_then(Value::as_str);
+    let found = known.into_iter().zip(modifiers).find(|(known, _)| word == Some(known));
+    found.map(|(_, modifier)| modifier).ok_or_else(|| {
+        let meant = word.and_then(|word| did_you_mean(word, known));
+        let choices = known.map(|known| format!("`@{name}:{known}`")).join(" or ");
+        let remedy =
+            meant.map_or_else(|| format!("write {choices}"), |meant| format!("did you mean `@{name}:{meant}`?"));
+        error(format!("gives `@{name}` no argument that it knows")).remedy(remedy)
+    })
+}
+
+fn unknown(name: &str) -> CompileError {
+    let meant = did_you_mean(name, MODIFIERS.iter().copied()).map(|meant| format!("did you mean `@{meant}`?"));
+    let known = || format!("write `\\@` where it is part of a name; the modifiers are @{}", MODIFIERS.join(", @"));
+    error(format!("uses `@{name}`, which is not a modifier")).remedy(meant.unwrap_or_else(known))
 }
 
 fn options(
@@ -293,6 +255,67 @@ fn spent<'t>(text: Cow<'t, str>, budget: &mut Budget) -> Result<Cow<'t, str>, Ev
 
 fn asked_of(modifier: &str, what: &str) -> EvalError {
     EvalError::Failed(format!("`{modifier}` is asked of {what}"))
+}
+
+fn extract(text: &str, separator: &str, position: usize) -> Option<String> {
+    match separator {
+        "" => text.chars().nth(position).map(String::from),
+        separator => text.split(separator).nth(position).map(str::to_owned),
+    }
+}
+
+fn replace(text: &str, old: &str, new: &str, budget: &mut Budget) -> Result<String, EvalError> {
+    let times = text.matches(old).count();
+    budget.spend(times.saturating_mul(new.len()).saturating_add(text.len()))?;
+    Ok(text.replace(old, new))
+}
+
+fn encode(text: &str, budget: &mut Budget) -> Result<String, EvalError> {
+    budget.spend(text.len() / 3 * 4 + 4)?;
+    Ok(general_purpose::STANDARD.encode(text.as_bytes()))
+}
+
+/// What the JSON of a text says.
+fn from_text<'a>(found: Found<'a>, budget: &mut Budget) -> Result<Found<'a>, EvalError> {
+    Ok(match found.as_deref() {
+        Some(Value::String(text)) => {
+            budget.spend(text.len())?;
+            serde_json::from_str(text).ok().map(Cow::Owned)
+        }
+        Some(Value::Null) | None => None,
+        Some(_) => found,
+    })
+}
+
+fn reversed(found: Found<'_>) -> Result<Found<'_>, EvalError> {
+    match found.as_deref() {
+        Some(Value::Array(items)) => Ok(Some(Cow::Owned(items.iter().rev().cloned().collect()))),
+        Some(Value::Object(_)) => Err(asked_of("@reverse", "a mapping")),
+        _ => Ok(found),
+    }
+}
+
+fn keys(found: Option<&Value>) -> Value {
+    match found {
+        Some(Value::Object(members)) => members.keys().cloned().map(Value::String).collect(),
+        Some(Value::Array(items)) => items.iter().map(|_| Value::Null).collect(),
+        Some(_) => Value::Array(vec![Value::Null]),
+        None => Value::Array(Vec::new()),
+    }
+}
+
+fn values(found: Option<Value>) -> Value {
+    match found {
+        Some(Value::Object(members)) => members.into_iter().map(|(_, value)| value).collect(),
+        Some(Value::Array(items)) => Value::Array(items),
+        Some(value) => Value::Array(vec![value]),
+        None => Value::Array(Vec::new()),
+    }
+}
+
+/// Changes a text, or each text of a list, if there is one.
+fn change<'a>(modifier: &str, found: Found<'a>, change: &dyn Fn(&str) -> String) -> Result<Found<'a>, EvalError> {
+    found.map(|value| each_text(modifier, value, change)).transpose()
 }
 
 /// Changes a text, or each text of a list.

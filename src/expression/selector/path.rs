@@ -136,11 +136,11 @@ pub(super) fn run<'a>(steps: &[Step], current: Found<'a>, budget: &mut Budget) -
             (Step::Modifier(modifier), current) => modifier.apply(current, budget)?,
             (_, None) => return Ok(None),
             (Step::Name(name), Some(value)) if value.is_object() || value.is_array() => member(value, name),
-            (Step::Count, Some(value)) => match value.as_ref() {
-                Value::Array(items) => Some(Cow::Owned(Value::from(items.len()))),
-                Value::Object(_) => None,
-                _ => return Ok(None),
-            },
+            (Step::Count, Some(value)) if value.is_object() => None,
+            (Step::Count, Some(value)) => {
+                let Some(items) = value.as_array() else { return Ok(None) };
+                Some(Cow::Owned(Value::from(items.len())))
+            }
             // gjson takes the `#` for the name of a member then, and a modifier has nothing to work on.
             (Step::Each(then), Some(value)) if value.is_object() && matches!(then.first(), Some(Step::Modifier(_))) => {
                 run(then, None, budget)?
@@ -151,28 +151,38 @@ pub(super) fn run<'a>(steps: &[Step], current: Found<'a>, budget: &mut Budget) -
             }
             (Step::Find { query, all, then }, Some(value)) => {
                 let Some(items) = elements(value) else { return Ok(None) };
-                let mut matching = Vec::new();
-                for item in items {
-                    if query.matches(&item, budget)? {
-                        matching.push(item);
-                        if !*all {
-                            break;
-                        }
-                    }
-                }
-                match (*all, then) {
+                let mut matching = matching(items, query, *all, budget)?;
+                match then {
                     // Where nothing matches, gjson does not look beyond the pipe.
-                    (true, Some(_)) if matching.is_empty() => return Ok(Some(Cow::Owned(Value::Array(Vec::new())))),
-                    (false, Some(_)) if matching.is_empty() => return Ok(None),
-                    (true, then) => Some(each(matching, then.as_deref().unwrap_or_default(), budget)?),
-                    (false, Some(then)) => run(then, matching.pop(), budget)?,
-                    (false, None) => matching.pop(),
+                    Some(_) if matching.is_empty() => return Ok(all.then(|| Cow::Owned(Value::Array(Vec::new())))),
+                    then if *all => Some(each(matching, then.as_deref().unwrap_or_default(), budget)?),
+                    Some(then) => run(then, matching.pop(), budget)?,
+                    None => matching.pop(),
                 }
             }
             (Step::Name(_), Some(_)) => return Ok(None),
         };
     }
     Ok(current)
+}
+
+/// The items that `query` finds: all, or the first.
+fn matching<'a>(
+    items: Vec<Cow<'a, Value>>,
+    query: &Query,
+    all: bool,
+    budget: &mut Budget,
+) -> Result<Vec<Cow<'a, Value>>, EvalError> {
+    let mut matching = Vec::new();
+    for item in items {
+        if query.matches(&item, budget)? {
+            matching.push(item);
+            if !all {
+                break;
+            }
+        }
+    }
+    Ok(matching)
 }
 
 fn each<'a>(items: Vec<Cow<'a, Value>>, then: &[Step], budget: &mut Budget) -> Result<Cow<'a, Value>, EvalError> {

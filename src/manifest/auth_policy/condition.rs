@@ -37,8 +37,7 @@ pub(super) fn read_patterns(field: &Field<'_>, origin: &Arc<ObjectName>) -> Opti
     let entries = field.entries()?;
     if entries.len() > MOST_PATTERNS {
         let message = format!("holds {} sets of patterns; at most {MOST_PATTERNS} are accepted", entries.len());
-        field.report(field.error(message));
-        return None;
+        return field.refuse(field.error(message));
     }
     let read = |field: &Field<'_>| {
         let mut fields = field.fields()?;
@@ -54,31 +53,29 @@ pub(super) fn read_patterns(field: &Field<'_>, origin: &Arc<ObjectName>) -> Opti
 
 fn read_condition(item: &Field<'_>, view: View) -> Option<Condition> {
     let mut fields = item.fields()?;
-    let (predicate, reference) = (fields.take("predicate"), fields.take("patternRef"));
-    let (all, any) = (fields.take("all"), fields.take("any"));
-    let (selector, operator, value) = (fields.take("selector"), fields.take("operator"), fields.take("value"));
+    let forms = ["predicate", "patternRef", "all", "any"].map(|name| fields.take(name));
+    let pattern = ["selector", "operator", "value"].map(|name| fields.take(name));
     fields.done(Severity::Error);
-    let pattern = selector.is_some() || operator.is_some() || value.is_some();
-    let forms = [predicate.is_some(), reference.is_some(), all.is_some(), any.is_some(), pattern];
-    if forms.iter().filter(|form| **form).count() != 1 {
-        item.report(
-            item.error("is no condition, or more than one")
-                .expected("`predicate`, `patternRef`, `all`, `any`, or `selector` with `operator` and `value`"),
-        );
-        return None;
+    let pattern = pattern.iter().any(Option::is_some).then_some(pattern);
+    match (forms, pattern) {
+        ([Some(predicate), None, None, None], None) => {
+            compile(&predicate, |text| view.predicate(text)).map(Arc::new).map(Condition::Predicate)
+        }
+        ([None, Some(reference), None, None], None) => reference.non_empty_text().map(Arc::from).map(Condition::Named),
+        ([None, None, Some(all), None], None) => read_conditions(&all, view).map(Condition::All),
+        ([None, None, None, Some(any)], None) => read_conditions(&any, view).map(Condition::Any),
+        ([None, None, None, None], Some(parts)) => read_pattern(item, parts, view).map(Condition::Pattern),
+        _ => {
+            let problem = item.error("is no condition, or more than one");
+            let forms = "`predicate`, `patternRef`, `all`, `any`, or `selector` with `operator` and `value`";
+            item.refuse(problem.expected(forms))
+        }
     }
-    if let Some(predicate) = predicate {
-        return compile(&predicate, |text| view.predicate(text)).map(Arc::new).map(Condition::Predicate);
-    }
-    if let Some(reference) = reference {
-        return reference.non_empty_text().map(Arc::from).map(Condition::Named);
-    }
-    if let Some(all) = all {
-        return read_conditions(&all, view).map(Condition::All);
-    }
-    if let Some(any) = any {
-        return read_conditions(&any, view).map(Condition::Any);
-    }
+}
+
+/// A pattern, of its `selector`, `operator` and `value`.
+fn read_pattern(item: &Field<'_>, parts: [Option<Field<'_>>; 3], view: View) -> Option<Box<Pattern>> {
+    let [selector, operator, value] = parts;
     for (name, field) in [("selector", &selector), ("operator", &operator)] {
         if field.is_none() {
             item.report(item.error(format!("has no `{name}`")));
@@ -90,13 +87,12 @@ fn read_condition(item: &Field<'_>, view: View) -> Option<Condition> {
     let pattern = Pattern { selector: selector?, operator: operator? };
     if is_of_query(&pattern, text?) {
         let value = value.as_ref().unwrap_or(item);
-        let problem =
-            value.error(format!("looks for a query in `{}`, which ends before the `?`", pattern.selector.source()));
+        let source = pattern.selector.source();
+        let problem = value.error(format!("looks for a query in `{source}`, which ends before the `?`"));
         let remedy = "select `request.query`, or `context.request.http.path`, which has the query";
-        value.report(problem.code(Finding::ExpressionInvalid).remedy(remedy));
-        return None;
+        return value.refuse(problem.code(Finding::ExpressionInvalid).remedy(remedy));
     }
-    Some(Condition::Pattern(Box::new(pattern)))
+    Some(Box::new(pattern))
 }
 
 /// Whether it compares the path with what has a query: the path never has one.

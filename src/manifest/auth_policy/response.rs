@@ -61,8 +61,7 @@ fn read_item(entry: Entry<'_, '_>) -> Option<Item> {
         }
         (None, Some(plain)) => Shape::Plain(read_value(&plain, View::Caller)?),
         _ => {
-            field.report(field.error("says no value, or two").expected("either `json` or `plain`"));
-            return None;
+            return field.invalid("says no value, or two", "either `json` or `plain`");
         }
     };
     Some(Item { name: name.into(), shape })

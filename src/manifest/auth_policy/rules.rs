@@ -6,46 +6,53 @@ use super::Entry;
 use super::condition::read_conditions;
 use super::tier_lookup::read_lookup;
 use super::value::{read_expression, read_properties, read_selector, read_text_value, read_value};
-use crate::document::Field;
+use crate::document::{Field, Fields};
 use crate::expression::View;
 use crate::problem::Severity;
 use crate::rules::{AccessRule, Authentication, Authorization, Method, TierLookup, ValueSource};
 
 pub(super) fn read_authentication(entry: Entry<'_, '_>) -> Option<Authentication> {
     let Entry { field, mut fields, ttl, .. } = entry;
-    let mut other_way = false;
-    for other in ["jwt", "apiKey", "x509", "oauth2Introspection"] {
-        if let Some(field) = fields.take(other) {
-            field.unsupported(&format!("authentication by `{other}`"), "use kubernetesTokenReview");
-            other_way = true;
-        }
-    }
+    let others = ["jwt", "apiKey", "x509", "oauth2Introspection"];
+    let is_refused = refuse(&mut fields, others, "authentication by", "use kubernetesTokenReview");
     if let Some(credentials) = fields.take("credentials") {
         read_credentials(&credentials);
     }
-    let (defaults, overrides) = (fields.take("defaults"), fields.take("overrides"));
-    let (review, anonymous, plain) =
-        (fields.take("kubernetesTokenReview"), fields.take("anonymous"), fields.take("plain"));
+    let properties = ["defaults", "overrides"].map(|name| fields.take(name));
+    let ways = ["kubernetesTokenReview", "anonymous", "plain"].map(|name| fields.take(name));
     fields.done(Severity::Error);
-    let properties =
-        |field: Option<Field<'_>>| field.map_or(Some(Vec::new()), |field| read_properties(&field, View::Identity));
-    let (defaults, overrides) = (properties(defaults), properties(overrides));
-    let method = match (review, anonymous, plain) {
-        (Some(review), None, None) => Method::TokenReview { audiences: read_audiences(&review)? },
-        (None, Some(anonymous), None) => {
-            anonymous.fields()?.done(Severity::Error);
-            Method::Anonymous
-        }
-        (None, None, Some(plain)) => Method::Plain(read_plain(&plain)?),
-        // It was said already that it is not carried out.
-        _ if other_way => return None,
-        _ => {
-            let problem = field.error("says no way to authenticate, or more than one");
-            field.report(problem.expected("kubernetesTokenReview, anonymous or plain"));
-            return None;
-        }
-    };
+    let [defaults, overrides] =
+        properties.map(|field| field.map_or(Some(Vec::new()), |field| read_properties(&field, View::Identity)));
+    let method = read_method(field, ways, is_refused)?;
     Some(Authentication { method, defaults: defaults?, overrides: overrides?, ttl })
+}
+
+/// Reports those of `names` that are there: `what` by one of them is not carried out.
+fn refuse<const N: usize>(fields: &mut Fields<'_>, names: [&'static str; N], what: &str, remedy: &str) -> bool {
+    let mut is_refused = false;
+    for name in names {
+        if let Some(field) = fields.take(name) {
+            field.unsupported(&format!("{what} `{name}`"), remedy);
+            is_refused = true;
+        }
+    }
+    is_refused
+}
+
+/// The way to authenticate that is there. Where another one was refused, that was said already.
+fn read_method(field: &Field<'_>, ways: [Option<Field<'_>>; 3], is_refused: bool) -> Option<Method> {
+    match ways {
+        [Some(review), None, None] => Some(Method::TokenReview { audiences: read_audiences(&review)? }),
+        [None, Some(anonymous), None] => {
+            anonymous.fields()?.done(Severity::Error);
+            Some(Method::Anonymous)
+        }
+        [None, None, Some(plain)] => Some(Method::Plain(read_plain(&plain)?)),
+        _ if is_refused => None,
+        _ => {
+            field.invalid("says no way to authenticate, or more than one", "kubernetesTokenReview, anonymous or plain")
+        }
+    }
 }
 
 fn read_audiences(field: &Field<'_>) -> Option<Vec<String>> {
@@ -63,20 +70,14 @@ fn read_plain(field: &Field<'_>) -> Option<ValueSource> {
     match (selector, expression) {
         (Some(selector), None) => read_selector(&selector, View::Request).map(ValueSource::Selector),
         (None, Some(expression)) => read_expression(&expression, View::Request).map(ValueSource::Expression),
-        _ => {
-            field.report(field.error("says no value, or more than one").expected("selector or expression"));
-            None
-        }
+        _ => field.invalid("says no value, or more than one", "selector or expression"),
     }
 }
 
 fn read_credentials(field: &Field<'_>) {
     let Some(mut fields) = field.fields() else { return };
-    for other in ["customHeader", "queryString", "cookie"] {
-        if let Some(field) = fields.take(other) {
-            field.unsupported(&format!("a credential in `{other}`"), "use the Authorization header");
-        }
-    }
+    let others = ["customHeader", "queryString", "cookie"];
+    refuse(&mut fields, others, "a credential in", "use the Authorization header");
     if let Some(mut header) = fields.take("authorizationHeader").and_then(|field| field.fields()) {
         if let Some(prefix) = header.take("prefix").filter(|field| field.text().is_some_and(|text| text != "Bearer")) {
             prefix.unsupported("a prefix other than `Bearer`", "remove it");
@@ -88,11 +89,7 @@ fn read_credentials(field: &Field<'_>) {
 
 pub(super) fn read_metadata(entry: Entry<'_, '_>) -> Option<TierLookup> {
     let Entry { mut fields, ttl, .. } = entry;
-    for other in ["userInfo", "uma"] {
-        if let Some(field) = fields.take(other) {
-            field.unsupported(&format!("metadata from `{other}`"), "remove it");
-        }
-    }
+    refuse(&mut fields, ["userInfo", "uma"], "metadata from", "remove it");
     let http = fields.require("http", "a tier lookup");
     fields.done(Severity::Error);
     read_lookup(&http?, ttl)
@@ -100,14 +97,8 @@ pub(super) fn read_metadata(entry: Entry<'_, '_>) -> Option<TierLookup> {
 
 pub(super) fn read_authorization(entry: Entry<'_, '_>) -> Option<Authorization> {
     let Entry { field, mut fields, .. } = entry;
-    let mut other_way = false;
-    for other in ["opa", "spicedb"] {
-        if let Some(field) = fields.take(other) {
-            let remedy = "use kubernetesSubjectAccessReview or patternMatching";
-            field.unsupported(&format!("authorization by `{other}`"), remedy);
-            other_way = true;
-        }
-    }
+    let remedy = "use kubernetesSubjectAccessReview or patternMatching";
+    let is_refused = refuse(&mut fields, ["opa", "spicedb"], "authorization by", remedy);
     let (review, patterns) = (fields.take("kubernetesSubjectAccessReview"), fields.take("patternMatching"));
     fields.done(Severity::Error);
     match (review, patterns) {
@@ -118,12 +109,9 @@ pub(super) fn read_authorization(entry: Entry<'_, '_>) -> Option<Authorization> 
             fields.done(Severity::Error);
             read_conditions(&list?, View::Caller).map(Authorization::Patterns)
         }
-        _ if other_way => None,
-        _ => {
-            let problem = field.error("says no way to authorize, or more than one");
-            field.report(problem.expected("kubernetesSubjectAccessReview or patternMatching"));
-            None
-        }
+        _ if is_refused => None,
+        _ => field
+            .invalid("says no way to authorize, or more than one", "kubernetesSubjectAccessReview or patternMatching"),
     }
 }
 

@@ -25,22 +25,33 @@ pub(super) fn read_lookup(http: &Field<'_>, ttl: Option<Duration>) -> Option<Tie
         }
     }
     for (name, only) in [("method", "POST"), ("contentType", "application/json")] {
-        if let Some(field) = fields.take(name)
-            && let Some(text) = field.text().filter(|text| *text != only)
-        {
-            field.report(field.error(format!("a tier lookup cannot be made with {text}")).expected(only));
+        if let Some(field) = fields.take(name) {
+            check_only(&field, only);
         }
     }
-    let timeout = fields.take("timeout").and_then(|field| {
-        let milliseconds = u64::try_from(field.integer()?);
-        if milliseconds.is_err() {
-            field.report(field.error("is negative").expected("milliseconds"));
-        }
-        milliseconds.ok().map(Duration::from_millis)
-    });
+    let timeout = fields.take("timeout").and_then(|field| read_timeout(&field));
     fields.done(Severity::Error);
     let body = body.and_then(|body| read_value(&body, View::Caller));
-    let url = url?;
+    let endpoint = read_endpoint(&url?, ttl, timeout)?;
+    Some(TierLookup { endpoint: Arc::new(endpoint), body: body? })
+}
+
+/// Reports what a look-up cannot be made with.
+fn check_only(field: &Field<'_>, only: &str) {
+    if let Some(text) = field.text().filter(|text| *text != only) {
+        field.report(field.error(format!("a tier lookup cannot be made with {text}")).expected(only));
+    }
+}
+
+fn read_timeout(field: &Field<'_>) -> Option<Duration> {
+    let milliseconds = u64::try_from(field.integer()?).ok();
+    if milliseconds.is_none() {
+        field.report(field.error("is negative").expected("milliseconds"));
+    }
+    milliseconds.map(Duration::from_millis)
+}
+
+fn read_endpoint(url: &Field<'_>, ttl: Option<Duration>, timeout: Option<Duration>) -> Option<Endpoint> {
     let text = url.text()?;
     let path = text.split_once("://").and_then(|(_, rest)| rest.find('/').and_then(|at| rest.get(at..)));
     if path != Some(TIER_LOOKUP) {
@@ -48,8 +59,7 @@ pub(super) fn read_lookup(http: &Field<'_>, ttl: Option<Duration>) -> Option<Tie
         url.unsupported("metadata from another endpoint", &remedy);
         return None;
     }
-    let endpoint = Endpoint::new(text, ttl, timeout).map_err(|fault| {
-        url.report(url.error(format!("{fault}, so it cannot be called")).expected("an http or https URL"));
-    });
-    Some(TierLookup { endpoint: Arc::new(endpoint.ok()?), body: body? })
+    let endpoint = Endpoint::new(text, ttl, timeout);
+    let unusable = |fault| url.error(format!("{fault}, so it cannot be called")).expected("an http or https URL");
+    endpoint.map_err(|fault| url.report(unusable(fault))).ok()
 }

@@ -27,10 +27,7 @@ pub(super) fn read_value(field: &Field<'_>, view: View) -> Option<ValueSource> {
         (Some(value), None, None) => Some(ValueSource::Constant(to_json(value.node))),
         (None, Some(selector), None) => read_selector(&selector, view).map(ValueSource::Selector),
         (None, None, Some(expression)) => read_expression(&expression, view).map(ValueSource::Expression),
-        _ => {
-            field.report(field.error("says no value, or more than one").expected("value, selector or expression"));
-            None
-        }
+        _ => field.invalid("says no value, or more than one", "value, selector or expression"),
     }
 }
 

@@ -3,7 +3,9 @@
 use std::time::Instant;
 
 use super::*;
+use crate::document::Report;
 use crate::problem::InForce;
+use crate::problem::{Position, Severity};
 use crate::test_util::assert_linear;
 
 /// A policy whose only predicate is this text, in a block so that no YAML quoting gets in the way.

@@ -3,6 +3,7 @@
 use super::*;
 use crate::lint::compile;
 use crate::policy::Options;
+use crate::problem::Severity;
 
 const SEEDS: &[(&str, &str)] = &[
     ("added.yaml", include_str!("../../../tests/data/manifests/added.yaml")),

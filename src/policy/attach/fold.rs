@@ -81,36 +81,9 @@ pub(super) struct Lost<'f, 'm, R> {
 /// Source: Kuadrant's `merge_strategies.go`. What is in error counts by the strategy that it was written with: what replaces it
 /// does so whatever it says, and without that nobody can tell what it would have said.
 pub(super) fn fold<'a, 'm, R: Merge>(policies: &[&'a Attachment<'m, R>]) -> Folded<'a, 'm, R> {
-    let (mut from, mut replaced): (Vec<&Attachment<'m, R>>, Vec<Replaced<'a, 'm, R>>) = (Vec::new(), Vec::new());
-    let mut rules = Attached::None;
-    for &policy in policies.iter().rev() {
-        let strategy = policy.strategy.unwrap_or(Strategy { overrides: true, merge: true });
-        rules = match (&policy.rules, rules, strategy) {
-            // The more specific rules replace these, whatever these are.
-            (_, rules @ (Attached::Active(_) | Attached::Broken(_)), Strategy { overrides: false, merge: false }) => {
-                replaced.push(Replaced { policy, by: from.clone(), everywhere: false });
-                rules
-            }
-            (None, _, _) => {
-                from = vec![policy];
-                Attached::Broken(policy.meta.object.clone())
-            }
-            (Some(own), Attached::None, _) | (Some(own), _, Strategy { overrides: true, merge: false }) => {
-                let before = replaced.into_iter().map(|replaced| replaced.policy);
-                let before = before.chain(std::mem::replace(&mut from, vec![policy]));
-                replaced =
-                    before.map(|before| Replaced { policy: before, by: vec![policy], everywhere: true }).collect();
-                Attached::Active(Arc::clone(own))
-            }
-            (Some(_), broken @ Attached::Broken(_), _) => broken,
-            (Some(own), Attached::Active(specific), Strategy { overrides, .. }) => {
-                from.push(policy);
-                let merged = if overrides { own.and(&specific) } else { specific.and(own) };
-                Attached::Active(Arc::new(merged))
-            }
-        };
-    }
-    Folded { rules, from, replaced }
+    let mut folded = Folded { rules: Attached::None, from: Vec::new(), replaced: Vec::new() };
+    policies.iter().rev().for_each(|policy| folded.add(policy));
+    folded
 }
 
 // === impl Apart ===
@@ -179,7 +152,40 @@ impl<'a, R> Folded<'a, '_, R> {
     }
 }
 
-impl<'m, R: Merge> Folded<'_, 'm, R> {
+impl<'a, 'm, R: Merge> Folded<'a, 'm, R> {
+    /// Puts in the policy that stands before all that are in.
+    fn add(&mut self, policy: &'a Attachment<'m, R>) {
+        let strategy = policy.strategy.unwrap_or(Strategy { overrides: true, merge: true });
+        let rules = std::mem::replace(&mut self.rules, Attached::None);
+        self.rules = match (&policy.rules, rules, strategy) {
+            // The more specific rules replace these, whatever these are.
+            (_, rules @ (Attached::Active(_) | Attached::Broken(_)), Strategy { overrides: false, merge: false }) => {
+                self.replaced.push(Replaced { policy, by: self.from.clone(), everywhere: false });
+                rules
+            }
+            (None, ..) => {
+                self.from = vec![policy];
+                Attached::Broken(policy.meta.object.clone())
+            }
+            (Some(own), Attached::None, _) | (Some(own), _, Strategy { overrides: true, merge: false }) => {
+                self.override_all(policy);
+                Attached::Active(Arc::clone(own))
+            }
+            (Some(_), broken @ Attached::Broken(_), _) => broken,
+            (Some(own), Attached::Active(specific), Strategy { overrides, .. }) => {
+                self.from.push(policy);
+                Attached::Active(Arc::new(if overrides { own.and(&specific) } else { specific.and(own) }))
+            }
+        };
+    }
+
+    /// All that are in give way to `policy`.
+    fn override_all(&mut self, policy: &'a Attachment<'m, R>) {
+        let replaced = std::mem::take(&mut self.replaced).into_iter().map(|replaced| replaced.policy);
+        let before = replaced.chain(std::mem::replace(&mut self.from, vec![policy]));
+        let by_this = |before| Replaced { policy: before, by: vec![policy], everywhere: true };
+        self.replaced = before.map(by_this).collect();
+    }
     /// The parts that give way.
     pub(super) fn lost(&self) -> Vec<Lost<'_, 'm, R>> {
         let Attached::Active(rules) = &self.rules else { return Vec::new() };

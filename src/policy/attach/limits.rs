@@ -134,10 +134,8 @@ impl<'m> LimitAttachments<'m> {
             let shadow = ShadowLimits { limits: set(tried, true), broken: tried.0.broken.cloned() };
             Attached::Active(Arc::new(set(enforced, false).with(shadow)))
         });
-        let broken = match &row.attached {
-            Attached::Active(set) => set.shadow.as_ref().and_then(|shadow| shadow.broken.as_ref()),
-            Attached::Broken(_) | Attached::None => None,
-        };
+        let shadow = row.attached.active().and_then(|set| set.shadow.as_ref());
+        let broken = shadow.and_then(|shadow| shadow.broken.as_ref());
         self.note(&row, None, |policy| broken != Some(policy));
         row
     }

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::limit::Quota;
+use crate::problem::Severity;
 use crate::rules::LimitKind;
 
 #[test]
