@@ -100,7 +100,7 @@ impl Parts {
 
     fn of_route(&mut self, route: &HttpRoute) {
         for parent in &route.parents {
-            let gateway = ObjectName::new("Gateway", &*parent.namespace, &*parent.name);
+            let gateway = ObjectName::new("Gateway", &parent.namespace, &parent.name);
             let target = Target::gateway(&gateway, parent.section.as_deref());
             self.of_target(&route.meta, &target, &route.parents_place);
         }
