@@ -5,5 +5,5 @@ mod reader;
 mod tree;
 
 pub use self::block::{block_header, inside_block, shift};
-pub use self::reader::{Field, Fields, Report};
+pub use self::reader::{Field, Fields, Report, all};
 pub use self::tree::{Key, Node, ParseFault, Value, parse};

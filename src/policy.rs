@@ -201,12 +201,9 @@ impl Policy {
     ///
     /// There is no configuration.
     pub fn ready(&self) -> Result<(), Denial> {
-        match &self.unready {
-            None => Ok(()),
-            Some(why) => {
-                Err(Denial::new(Code::UnavailableConfiguration, "the gate has no configuration").detail(why.as_str()))
-            }
-        }
+        let Some(why) = &self.unready else { return Ok(()) };
+        let denial = Denial::new(Code::UnavailableConfiguration, "the gate has no configuration");
+        Err(denial.detail(why.as_str()))
     }
 
     /// Whether what is known is not too old: changes may have been missed for as long as `stale` says.

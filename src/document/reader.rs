@@ -45,8 +45,13 @@ pub struct Fields<'a> {
 impl Report {
     #[must_use]
     pub fn new(file: &Arc<str>) -> Self {
-        let (object, problems) = (RefCell::new(None), RefCell::default());
-        Report { file: Arc::clone(file), object, problems, before: Cell::default(), errors: Cell::default() }
+        Report {
+            file: Arc::clone(file),
+            object: RefCell::default(),
+            problems: RefCell::default(),
+            before: Cell::default(),
+            errors: Cell::default(),
+        }
     }
 
     /// From here on problems belong to `object`.
@@ -59,7 +64,8 @@ impl Report {
 
     /// The object that problems belong to is called `object`: those that were told of it, and those to come.
     pub fn rename(&self, object: &ObjectName) {
-        for problem in self.problems.borrow_mut().iter_mut().skip(self.before.get()) {
+        let mut problems = self.problems.borrow_mut();
+        for problem in problems.iter_mut().skip(self.before.get()) {
             problem.object = Some(object.clone());
         }
         self.object.replace(Some(object.clone()));
@@ -201,9 +207,7 @@ impl<'a> Field<'a> {
     /// The items of a list of strings.
     #[must_use]
     pub fn texts(&self) -> Option<Vec<String>> {
-        let items = self.items()?;
-        let texts: Vec<_> = items.iter().filter_map(Field::text).collect();
-        (texts.len() == items.len()).then(|| texts.into_iter().map(str::to_owned).collect())
+        all(&self.items()?, |item| item.text().map(str::to_owned))
     }
 
     #[must_use]
@@ -223,6 +227,12 @@ impl<'a> Field<'a> {
         let entry = |(key, node): &'a (Key, Node)| (key, fields.field(&key.name, node));
         Some(fields.entries.iter().map(entry).collect())
     }
+}
+
+/// What `read` makes of each of `items`; `None` if it makes nothing of one. All are read, for their problems.
+pub fn all<I, T>(items: &[I], read: impl FnMut(&I) -> Option<T>) -> Option<Vec<T>> {
+    let read: Vec<T> = items.iter().filter_map(read).collect();
+    (read.len() == items.len()).then_some(read)
 }
 
 // === impl Fields ===

@@ -76,7 +76,8 @@ impl Direct {
             (None, Some(path)) => (path, text_literal(left)?),
             _ => return None,
         };
-        Some(Direct::Equals { path, literal: literal.to_owned() })
+        let literal = literal.to_owned();
+        Some(Direct::Equals { path, literal })
     }
 
     /// The element `index` of `pieces`, where these are a text that is split.
@@ -132,10 +133,8 @@ fn part<'a>(text: &'a str, separator: &str, index: usize) -> Result<Val<'a>, Eva
         [byte] if byte.is_ascii() => part_by_byte(text, *byte, index),
         _ => text.split(separator).nth(index),
     };
-    match part {
-        Some(part) => Ok(Val::Text(Cow::Borrowed(part))),
-        None => Err(EvalError::Missing(format!("element {index}"))),
-    }
+    let part = part.ok_or_else(|| EvalError::Missing(format!("element {index}")))?;
+    Ok(Val::Text(Cow::Borrowed(part)))
 }
 
 /// Most separators are one byte, and most parts short: looking at each byte costs less than setting up a search for each part.

@@ -47,7 +47,8 @@ fn roles(manifests: &Manifests) -> HashMap<(&str, &str), usize> {
 }
 
 fn role_of(binding: &RoleBinding) -> (&str, &str) {
-    (if binding.cluster_role { "" } else { &**binding.meta.namespace() }, &binding.role)
+    let namespace = if binding.cluster_role { "" } else { &**binding.meta.namespace() };
+    (namespace, &binding.role)
 }
 
 pub(super) fn bound(manifests: &Manifests) -> Vec<Bound<'_>> {

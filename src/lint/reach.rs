@@ -90,8 +90,8 @@ fn compared(when: &[&Read<'_>]) -> Option<Texts> {
             let property = used.path.text_property().map(|(identity, name)| (identity, name.to_owned()));
             match (property, &used.how) {
                 (_, How::Tested) => return None,
-                (Some(property), How::Compared(with)) if known(&property) => {
-                    texts.entry(property).or_default().extend(with.iter().cloned());
+                (Some((identity, name)), How::Compared(with)) if identity || has_own_text(&name) => {
+                    texts.entry((identity, name)).or_default().extend(with.iter().cloned());
                 }
                 (property, _) => read.extend(property),
             }
@@ -109,8 +109,8 @@ fn compared(when: &[&Read<'_>]) -> Option<Texts> {
 }
 
 /// `url_path` is another name of `path`, so neither can have a text of its own.
-fn known((identity, name): &(bool, String)) -> bool {
-    *identity || matches!(name.as_str(), "method" | "host")
+fn has_own_text(attribute: &str) -> bool {
+    matches!(attribute, "method" | "host")
 }
 
 impl<'w> World<'w> {

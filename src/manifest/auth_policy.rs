@@ -17,7 +17,7 @@ use self::rules::{read_authentication, read_authorization, read_metadata};
 use self::value::{read_expression, read_selector};
 use super::target::{Block, read_block, read_target};
 use super::{Meta, Shadow, Strategy, Target, annotation};
-use crate::document::{Field, Fields, Report};
+use crate::document::{Field, Fields, Key, Report, all};
 use crate::expression::{Selector, View};
 use crate::problem::{Finding, ObjectName, Place, Severity};
 use crate::rules::{AuthRules, Condition, Rule};
@@ -133,16 +133,12 @@ fn read_named<T>(
     view: View,
     read: fn(Entry<'_, '_>) -> Option<T>,
 ) -> Option<Vec<Arc<Rule<T>>>> {
-    let rule = |name: &str, field: &Field<'_>| {
+    all(&field.entries()?, |(Key { name, .. }, field)| {
         let mut fields = field.fields()?;
-        let common = read_common(&mut fields, view);
-        let what = read(Entry { name, field, fields, ttl: common.ttl })?;
-        let Common { when, priority, .. } = common;
+        let Common { when, priority, ttl } = read_common(&mut fields, view);
+        let what = read(Entry { name, field, fields, ttl })?;
         Some(Arc::new(Rule { when, priority, ..Rule::new(name, origin, field.place(), what) }))
-    };
-    let entries = field.entries()?;
-    let rules: Vec<_> = entries.iter().filter_map(|(key, field)| rule(&key.name, field)).collect();
-    (rules.len() == entries.len()).then_some(rules)
+    })
 }
 
 /// What every rule has.
@@ -178,11 +174,10 @@ fn read_cache(field: &Field<'_>) -> Option<Duration> {
 }
 
 fn read_seconds(field: &Field<'_>, seconds: i64) -> Option<Duration> {
-    let read = u64::try_from(seconds).ok();
-    if read.is_none() {
-        field.report(field.error(format!("{seconds} is negative")).expected("seconds"));
+    match u64::try_from(seconds) {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => field.invalid(format!("{seconds} is negative"), "seconds"),
     }
-    read.map(Duration::from_secs)
 }
 
 fn read_cache_key(mut key: Fields<'_>) {

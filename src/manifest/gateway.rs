@@ -10,6 +10,7 @@ use super::route_match::{Match, at_most, read_match};
 use super::selector::{Selector, read_selector};
 use crate::document::{Field, Fields, Report};
 use crate::problem::{Place, Severity};
+use crate::request::is_dns1123_label;
 use crate::spelling::did_you_mean;
 
 /// The bounds of the CRD: host names and rules of a route, matches of a rule, and of all its rules.
@@ -147,10 +148,7 @@ fn read_listener(item: &Field<'_>) -> Option<Listener> {
 fn read_port(field: &Field<'_>) -> Option<u16> {
     let number = field.integer()?;
     let port = u16::try_from(number).ok().filter(|port| *port > 0);
-    if port.is_none() {
-        field.report(field.error(format!("{number} is not a port")).expected("1 to 65535"));
-    }
-    port
+    port.or_else(|| field.invalid(format!("{number} is not a port"), "1 to 65535"))
 }
 
 fn read_namespaces(field: &Field<'_>) -> Option<NamespacesFrom> {
@@ -190,13 +188,11 @@ fn read_namespaces(field: &Field<'_>) -> Option<NamespacesFrom> {
 fn read_hostname(field: &Field<'_>) -> Option<String> {
     let name = field.non_empty_text()?.to_ascii_lowercase();
     let plain = name.strip_prefix("*.").unwrap_or(&name);
-    if !plain.split('.').all(crate::request::is_dns1123_label) {
-        return field.invalid(
-            format!("`{name}` is not a host name"),
-            "a name such as models.example.com or *.example.com, without a port",
-        );
+    if plain.split('.').all(is_dns1123_label) {
+        return Some(name);
     }
-    Some(name)
+    let expected = "a name such as models.example.com or *.example.com, without a port";
+    field.invalid(format!("`{name}` is not a host name"), expected)
 }
 
 pub(super) fn read_route(meta: Meta, mut fields: Fields<'_>, report: &Report) -> HttpRoute {
@@ -287,11 +283,10 @@ impl Gateway {
     /// Whether one of its listeners takes routes by labels of their namespaces.
     #[must_use]
     pub fn asks_for_labels(&self) -> bool {
-        let selectors = self.listeners.iter().filter_map(|listener| match &listener.from {
-            NamespacesFrom::Selector(selector) => Some(selector),
-            NamespacesFrom::Same | NamespacesFrom::All => None,
-        });
-        selectors.into_iter().any(Selector::asks_for_labels)
+        self.listeners.iter().any(|listener| match &listener.from {
+            NamespacesFrom::Selector(selector) => selector.asks_for_labels(),
+            NamespacesFrom::Same | NamespacesFrom::All => false,
+        })
     }
 
     /// A Gateway of which nothing is known.
@@ -340,8 +335,14 @@ impl HttpRoute {
 
     /// A route of which nothing is known.
     pub(super) fn unreadable(meta: Meta, place: Place) -> Self {
-        let (parents, hostnames, rules) = (Vec::new(), Vec::new(), Vec::new());
-        HttpRoute { meta, parents, parents_place: place, hostnames, rules, fault: RouteFault::EVERYTHING }
+        HttpRoute {
+            meta,
+            parents: Vec::new(),
+            parents_place: place,
+            hostnames: Vec::new(),
+            rules: Vec::new(),
+            fault: RouteFault::EVERYTHING,
+        }
     }
 }
 

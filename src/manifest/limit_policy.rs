@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::annotation::{self, Shadow, read_choice};
 use super::target::{read_block, read_target};
 use super::{Meta, Strategy, Target};
-use crate::document::{Field, Fields, Report, Value};
+use crate::document::{Field, Fields, Report, Value, all};
 use crate::expression::{CompileError, Expression, View};
 use crate::limit::{Algorithm, Quota};
 use crate::problem::{Finding, Place, Severity};
@@ -224,10 +224,11 @@ fn read_old_window(rate: &Field<'_>) -> bool {
 
 fn read_limit_value(field: &Field<'_>) -> Option<u64> {
     let value = field.integer()?;
-    match u64::try_from(value) {
-        Ok(value) if value <= Quota::MAX_LIMIT => Some(value),
-        _ => field.invalid(format!("{value} is out of range"), format!("0 (never) to {}", Quota::MAX_LIMIT)),
-    }
+    let limit = u64::try_from(value).ok().filter(|limit| *limit <= Quota::MAX_LIMIT);
+    limit.or_else(|| {
+        let expected = format!("0 (never) to {}", Quota::MAX_LIMIT);
+        field.invalid(format!("{value} is out of range"), expected)
+    })
 }
 
 const WINDOW: &str =
@@ -319,9 +320,7 @@ pub fn parse_duration(text: &str) -> Option<std::time::Duration> {
 }
 
 fn read_when(field: &Field<'_>) -> Option<Vec<Predicate>> {
-    let items = read_items(field)?;
-    let predicates: Vec<_> = items.iter().filter_map(read_predicate).collect();
-    (predicates.len() == items.len()).then_some(predicates)
+    all(&read_items(field)?, read_predicate)
 }
 
 fn read_predicate(item: &Field<'_>) -> Option<Predicate> {
@@ -340,15 +339,12 @@ fn read_predicate(item: &Field<'_>) -> Option<Predicate> {
 }
 
 fn read_counters(field: &Field<'_>) -> Option<Vec<Arc<Expression>>> {
-    let items = read_items(field)?;
-    let read = |item: &Field<'_>| {
+    all(&read_items(field)?, |item| {
         let mut fields = item.fields()?;
         let field = fields.require("expression", "a CEL expression such as auth.identity.userid");
         fields.done(Severity::Error);
         compile(&field?, |text| View::Limits.expression(text)).map(Arc::new)
-    };
-    let counters: Vec<_> = items.iter().filter_map(read).collect();
-    (counters.len() == items.len()).then_some(counters)
+    })
 }
 
 /// What of an expression a message shows.

@@ -86,22 +86,20 @@ fn read_annotations(field: Option<Field<'_>>) -> Vec<(String, String, Place)> {
 /// A name that an object of `kind` can have. Those of RBAC are segments of a path, and read with them.
 fn read_name<'a>(field: &Field<'a>, kind: &Kind) -> Option<&'a str> {
     let name = field.non_empty_text()?;
-    if kind.group != "rbac.authorization.k8s.io" && !is_dns1123_subdomain(name) {
-        return field.invalid(
-            format!("`{name}` cannot be the name of an object"),
-            "lower-case letters, digits, inner `-` and `.`",
-        );
+    if kind.group == "rbac.authorization.k8s.io" || is_dns1123_subdomain(name) {
+        return Some(name);
     }
-    Some(name)
+    let message = format!("`{name}` cannot be the name of an object");
+    field.invalid(message, "lower-case letters, digits, inner `-` and `.`")
 }
 
 fn read_namespace<'a>(field: &Field<'a>) -> Option<&'a str> {
     let namespace = field.non_empty_text()?;
-    if !is_dns1123_label(namespace) {
-        return field
-            .invalid(format!("`{namespace}` cannot be a namespace"), "lower-case letters, digits and inner `-`");
+    if is_dns1123_label(namespace) {
+        return Some(namespace);
     }
-    Some(namespace)
+    let message = format!("`{namespace}` cannot be a namespace");
+    field.invalid(message, "lower-case letters, digits and inner `-`")
 }
 
 /// Lists, with commas between, the codes of findings about an object that are meant to be so.

@@ -93,13 +93,14 @@ impl Parts {
     fn of_limit_policy(&mut self, policy: &LimitPolicy) {
         self.of_target(&policy.meta, &policy.target, &policy.target_place);
         for limit in policy.limits.iter().flatten() {
-            self.add(&policy.meta, Within::Limit(limit.name.clone()), &limit.place);
+            let within = Within::Limit(limit.name.clone());
+            self.add(&policy.meta, within, &limit.place);
         }
     }
 
     fn of_route(&mut self, route: &HttpRoute) {
         for parent in &route.parents {
-            let gateway = ObjectName::new("Gateway", &*parent.namespace, &*parent.name);
+            let gateway = ObjectName::new("Gateway", &parent.namespace, &parent.name);
             let target = Target::gateway(&gateway, parent.section.as_deref());
             self.of_target(&route.meta, &target, &route.parents_place);
         }
@@ -120,14 +121,16 @@ impl Parts {
     fn of_binding(&mut self, binding: &RoleBinding) {
         for subject in &binding.subjects {
             let (Subject::User(name) | Subject::Group(name)) = subject;
-            self.add(&binding.meta, Within::Subject(name.clone()), &binding.subjects_place);
+            let within = Within::Subject(name.clone());
+            self.add(&binding.meta, within, &binding.subjects_place);
         }
     }
 
     fn of_model(&mut self, model: &Model) {
         match &model.grant {
             ModelGrant::Tiers(tiers, place) => {
-                tiers.iter().for_each(|tier| self.add(&model.meta, Within::Grant(Some(tier.clone())), place));
+                let mut add = |tier| self.add(&model.meta, Within::Grant(Some(tier)), place);
+                tiers.iter().cloned().for_each(&mut add);
             }
             ModelGrant::AllTiers => self.add(&model.meta, Within::Grant(None), &model.meta.place),
             ModelGrant::Nobody | ModelGrant::Unreadable => {}

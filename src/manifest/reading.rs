@@ -82,7 +82,11 @@ impl Reading<'_> {
 
     /// Reads each of `nodes`; `false` if one of them is not known.
     fn documents<'n>(&mut self, nodes: impl IntoIterator<Item = &'n Node>) -> bool {
-        nodes.into_iter().fold(true, |all_known, node| self.document(node) && all_known)
+        let mut all_known = true;
+        for node in nodes {
+            all_known &= self.document(node);
+        }
+        all_known
     }
 
     /// Reads one document; `false` if it is not an object at all.

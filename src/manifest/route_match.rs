@@ -187,7 +187,12 @@ impl Match {
     /// What a rule without matches has.
     #[must_use]
     pub fn everything() -> Self {
-        let path = PathMatch::Prefix(String::new());
-        Match { path, path_length: 1, method: None, headers: Vec::new(), query: Vec::new() }
+        Match {
+            path: PathMatch::Prefix(String::new()),
+            path_length: 1,
+            method: None,
+            headers: Vec::new(),
+            query: Vec::new(),
+        }
     }
 }

@@ -173,13 +173,11 @@ pub(super) fn read_labels(field: &Field<'_>) -> Labels {
 
 fn read_value(field: &Field<'_>) -> Option<String> {
     let text = field.text()?;
-    if !text.is_empty() && !is_label_name(text) {
-        return field.invalid(
-            format!("`{text}` is not the value of a label"),
-            "at most 63 letters, digits, `-`, `_` and `.`, a letter or digit at both ends",
-        );
+    if text.is_empty() || is_label_name(text) {
+        return Some(text.to_owned());
     }
-    Some(text.to_owned())
+    let expected = "at most 63 letters, digits, `-`, `_` and `.`, a letter or digit at both ends";
+    field.invalid(format!("`{text}` is not the value of a label"), expected)
 }
 
 fn check_key(field: &Field<'_>, key: &str) -> bool {

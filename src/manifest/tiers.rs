@@ -115,11 +115,7 @@ fn read_tier(item: &Field<'_>, report: &Report) -> Option<TierSpec> {
         (!text.is_empty()).then(|| text.to_owned())
     });
     let level = fields.require("level", "a whole number; higher wins").and_then(|field| field.integer());
-    let groups = fields.require("groups", "the Kubernetes groups of the tier").and_then(|field| {
-        let items = field.items()?;
-        let groups: Vec<String> = items.iter().filter_map(Field::text).map(str::to_owned).collect();
-        (groups.len() == items.len()).then_some(groups)
-    });
+    let groups = fields.require("groups", "the Kubernetes groups of the tier").and_then(|field| field.texts());
     fields.ignore(&["description"]);
     fields.done(Severity::Warning);
     let place = report.place(item.node.at);

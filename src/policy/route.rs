@@ -137,22 +137,26 @@ impl RouteTable {
         }
     }
 
+    fn hosts(&self) -> impl Iterator<Item = &HostRoutes> {
+        self.exact.values().chain(self.wildcard.values()).chain([&self.any, &self.unknown])
+    }
+
     /// Every plan, as often as a match leads to it.
     pub fn plans(&self) -> impl Iterator<Item = &RoutePlan> {
-        let hosts = self.exact.values().chain(self.wildcard.values()).chain([&self.any, &self.unknown]);
-        hosts.flat_map(HostRoutes::candidates).map(|candidate| &*candidate.plan)
+        self.hosts().flat_map(HostRoutes::candidates).map(|candidate| &*candidate.plan)
     }
 
     /// The plans that take every request of a host, since nobody knows what else they were for.
     pub fn shut_plans(&self) -> impl Iterator<Item = &RoutePlan> {
-        let hosts = self.exact.values().chain(self.wildcard.values()).chain([&self.any, &self.unknown]);
-        hosts.filter_map(|host| host.shut.as_deref())
+        self.hosts().filter_map(|host| host.shut.as_deref())
     }
 
     /// Names of the headers that matches look at, in lower case.
     pub fn header_names(&self) -> impl Iterator<Item = &str> {
-        let hosts = self.exact.values().chain(self.wildcard.values()).chain([&self.any, &self.unknown]);
-        hosts.flat_map(HostRoutes::candidates).flat_map(|candidate| &candidate.rule.headers).map(|header| &*header.name)
+        self.hosts()
+            .flat_map(HostRoutes::candidates)
+            .flat_map(|candidate| &candidate.rule.headers)
+            .map(|header| &*header.name)
     }
 
     /// Every match, with its host (`None`: every one) and the plan that it leads to.

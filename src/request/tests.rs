@@ -69,6 +69,7 @@ fn canonical_paths_pass() {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "a table")]
 fn paths_with_a_second_reading_are_refused() {
     use PathFault::{Character, DotSegment, EmptySegment, Encoding, NotAbsolute};
     for (path, fault) in [

@@ -45,30 +45,29 @@ impl AuthRules {
         };
         let none = Known::default();
         for rule in &self.authentication {
-            check.conditions(&rule.when, &rule.place, (View::Request, &none));
+            check.conditions(&rule.when, &rule.place, View::Request, &none);
         }
         for (at, rule) in self.metadata.iter().enumerate() {
             // A rule sees what those before it found out.
             let before = Known { metadata: all.metadata.get(..at).unwrap_or_default().to_vec(), ..all.clone() };
-            check.conditions(&rule.when, &rule.place, (View::Caller, &before));
-            check_values([&rule.what.body], &rule.place, &before, &mut check.faults);
+            check.conditions(&rule.when, &rule.place, View::Caller, &before);
+            check.values([&rule.what.body], &rule.place, &before);
         }
-        let seen = (View::Caller, &all);
         for rule in &self.authorization {
-            check.conditions(&rule.when, &rule.place, seen);
+            check.conditions(&rule.when, &rule.place, View::Caller, &all);
             match &rule.what {
                 Authorization::Patterns(conditions) => {
-                    check.conditions(conditions, &rule.place, seen);
+                    check.conditions(conditions, &rule.place, View::Caller, &all);
                 }
-                Authorization::Access(access) => check_values(access.values(), &rule.place, &all, &mut check.faults),
+                Authorization::Access(access) => check.values(access.values(), &rule.place, &all),
             }
         }
         for rule in self.filters.iter().chain(&self.headers) {
-            check.conditions(&rule.when, &rule.place, seen);
-            check_values(rule.what.values(), &rule.place, &all, &mut check.faults);
+            check.conditions(&rule.when, &rule.place, View::Caller, &all);
+            check.values(rule.what.values(), &rule.place, &all);
         }
         if let Some(rule) = &self.unauthorized {
-            check_values(rule.what.values(), &rule.place, &all, &mut check.faults);
+            check.values(rule.what.values(), &rule.place, &all);
         }
         check.faults
     }
@@ -112,7 +111,7 @@ impl AuthRules {
 // === impl Check ===
 
 impl Check<'_> {
-    fn conditions(&mut self, conditions: &[Condition], place: &Place, (view, known): (View, &Known<'_>)) {
+    fn conditions(&mut self, conditions: &[Condition], place: &Place, view: View, known: &Known<'_>) {
         for condition in conditions {
             if let Err(fault) = self.sizes.check(condition) {
                 self.faults.push((fault, place.clone()));
@@ -125,43 +124,35 @@ impl Check<'_> {
                 let message = format!("refers to patterns for another place: one {}", fault.message);
                 self.faults.push((CompileError { message, ..fault }, place.clone()));
             }
-            check_members(&references, place, known, &mut self.faults);
+            self.members(&references, place, known);
         }
     }
-}
 
-fn check_values<'v>(
-    values: impl IntoIterator<Item = &'v ValueSource>,
-    place: &Place,
-    known: &Known<'_>,
-    faults: &mut Vec<Fault>,
-) {
-    values.into_iter().for_each(|value| check_members(&value.references(), place, known, faults));
-}
+    fn values<'v>(&mut self, values: impl IntoIterator<Item = &'v ValueSource>, place: &Place, known: &Known<'_>) {
+        values.into_iter().for_each(|value| self.members(&value.references(), place, known));
+    }
 
-fn check_members<'r>(
-    references: impl IntoIterator<Item = &'r Reference>,
-    place: &Place,
-    known: &Known<'_>,
-    faults: &mut Vec<Fault>,
-) {
-    for reference in references {
-        let Reference::Property(root, name) = reference else { continue };
-        let (there, why) = match (root.as_str(), &known.identity) {
-            ("metadata", _) => (&known.metadata, "no rule of metadata before it makes"),
-            ("identity", Some(members)) => (members, "neither a token's review nor `defaults` and `overrides` make"),
-            _ => continue,
-        };
-        if there.contains(&name.as_str()) {
-            continue;
+    fn members<'v>(&mut self, references: impl IntoIterator<Item = &'v Reference>, place: &Place, known: &Known<'_>) {
+        for reference in references {
+            let Reference::Property(root, name) = reference else { continue };
+            let (there, why) = match (root.as_str(), &known.identity) {
+                ("metadata", _) => (&known.metadata, "no rule of metadata before it makes"),
+                ("identity", Some(members)) => {
+                    (members, "neither a token's review nor `defaults` and `overrides` make")
+                }
+                _ => continue,
+            };
+            if there.contains(&name.as_str()) {
+                continue;
+            }
+            let fault = CompileError::new(format!("asks for `auth.{root}.{name}`, which {why}"));
+            let fault = match did_you_mean(name, there.iter().copied()) {
+                Some(meant) => fault.remedy(format!("did you mean `auth.{root}.{meant}`?")),
+                None if there.is_empty() => fault.remedy(format!("there is none: add one under rules.{root}")),
+                None => fault.remedy(format!("there is {}", there.join(", "))),
+            };
+            self.faults.push((fault, place.clone()));
         }
-        let fault = CompileError::new(format!("asks for `auth.{root}.{name}`, which {why}"));
-        let fault = match did_you_mean(name, there.iter().copied()) {
-            Some(meant) => fault.remedy(format!("did you mean `auth.{root}.{meant}`?")),
-            None if there.is_empty() => fault.remedy(format!("there is none: add one under rules.{root}")),
-            None => fault.remedy(format!("there is {}", there.join(", "))),
-        };
-        faults.push((fault, place.clone()));
     }
 }
 

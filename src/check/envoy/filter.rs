@@ -24,6 +24,8 @@ pub(super) struct RateLimit<'a> {
     pub(super) domain: String,
 }
 
+/// Where the service of a rate-limit filter is named.
+pub(super) const CLUSTER_NAME: [&str; 4] = ["rate_limit_service", "grpc_service", "envoy_grpc", "cluster_name"];
 /// The domain of usage reports.
 pub(super) const REPORT: &str = "tiergate.report";
 /// The domain of questions about the limits.
@@ -61,8 +63,7 @@ fn cluster(service: &Item<'_>) -> Option<String> {
 
 fn api_version(item: &Item<'_>) {
     if !item.is_one_of("transport_api_version", &V3) {
-        let at = item.spot("transport_api_version");
-        at.warn(
+        item.spot("transport_api_version").warn(
             Finding::EnvoyApiVersion,
             "does not speak version 3 of the protocol",
             "set `transport_api_version: V3`",
@@ -231,7 +232,7 @@ impl<'a> RateLimit<'a> {
 
     /// Whether another service than Check's is asked about the limits.
     fn leads_elsewhere(&self, found: &Found<'a>) {
-        let service = self.item.at(&["rate_limit_service", "grpc_service", "envoy_grpc", "cluster_name"]);
+        let service = self.item.at(&CLUSTER_NAME);
         if let Some(at) = service.filter(|_| self.domain == DOMAIN && !found.is_ours(&self.cluster)) {
             let message = "asks another service than tiergate about the limits: requests pass uncounted";
             at.error(Finding::EnvoyFailOpen, message, "name the cluster of the ext_authz filter");

@@ -21,7 +21,7 @@ pub(super) fn chains<'a>(manager: &Item<'a>) -> Vec<Chain<'a>> {
 }
 
 pub(super) fn upgrades<'a>(manager: &Item<'a>) -> Vec<Item<'a>> {
-    manager.get("upgrade_configs").map(|list| list.items()).unwrap_or_default()
+    manager.list("upgrade_configs")
 }
 
 /// The name of routes that it is told while Envoy runs.

@@ -79,6 +79,11 @@ impl<'a> Item<'a> {
         self.get(name).unwrap_or_else(|| self.clone())
     }
 
+    /// The items of the list `name`, if there is one.
+    pub(super) fn list(&self, name: &str) -> Vec<Item<'a>> {
+        self.get(name).map(|list| list.items()).unwrap_or_default()
+    }
+
     pub(super) fn items(&self) -> Vec<Item<'a>> {
         match self.value() {
             Value::List(_) => {
@@ -167,11 +172,12 @@ impl<'a> Item<'a> {
 
     /// Whether an enumeration is one of `names`, or the number of one.
     pub(super) fn is_one_of(&self, name: &str, names: &[(&str, i64)]) -> bool {
-        let Some(item) = self.get(name) else { return false };
-        names.iter().any(|(text, number)| match item.value() {
-            Value::Text(written) => written == text,
-            Value::Int(written) => written == number,
-            _ => false,
+        self.get(name).is_some_and(|item| {
+            names.iter().any(|(text, number)| match item.value() {
+                Value::Text(written) => written == text,
+                Value::Int(written) => written == number,
+                _ => false,
+            })
         })
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::chain::{Filter, Role};
-use super::filter::{DOMAIN, REPORT};
+use super::filter::{CLUSTER_NAME, DOMAIN, REPORT};
 use super::read::Item;
 use super::route::configuration;
 use super::{Beside, Found};
@@ -82,7 +82,7 @@ fn carries_tokens(list: &Item<'_>) -> bool {
 
 /// A report is settled by whoever made the reservation.
 fn leads(item: &Item<'_>, found: &Found<'_>) {
-    let at = item.at(&["rate_limit_service", "grpc_service", "envoy_grpc", "cluster_name"]);
+    let at = item.at(&CLUSTER_NAME);
     if let Some(at) = at.filter(|name| !name.as_text().is_some_and(|name| found.is_ours(name))) {
         let message = "leads to another service than Check: tiergate gets no report";
         at.warn(UNREAD, message, "name the cluster of the ext_authz filter");
@@ -200,7 +200,7 @@ fn metadata(format: &Item<'_>, found: &Found<'_>) {
 }
 
 fn limits<'a>(item: &Item<'a>) -> Vec<Item<'a>> {
-    item.get("rate_limits").map(|list| list.items()).unwrap_or_default()
+    item.list("rate_limits")
 }
 
 /// Whether a filter asks something before the answer.
@@ -255,7 +255,7 @@ pub(super) fn asks_always<'a>(limits: &Item<'a>) -> Result<(), Item<'a>> {
 
 impl<'a> Action<'a> {
     fn of(limit: &Item<'a>) -> Vec<Self> {
-        let actions = limit.get("actions").map(|list| list.items()).unwrap_or_default();
+        let actions = limit.list("actions");
         let kinds = actions.iter().filter_map(|action| action.entries().into_iter().next());
         kinds.map(|(kind, item)| Action { item, kind }).collect()
     }

@@ -76,13 +76,10 @@ impl Budget {
     }
 
     fn spend(&mut self, bytes: usize) -> Result<(), EvalError> {
-        match self.0.checked_sub(bytes) {
-            Some(left) => {
-                self.0 = left;
-                Ok(())
-            }
-            None => Err(EvalError::Failed(format!("a selector's modifiers would make more than {MAX_TEXT} bytes"))),
-        }
+        let left = self.0.checked_sub(bytes);
+        let too_much = || format!("a selector's modifiers would make more than {MAX_TEXT} bytes");
+        self.0 = left.ok_or_else(|| EvalError::Failed(too_much()))?;
+        Ok(())
     }
 }
 

@@ -173,6 +173,7 @@ fn header_that_was_sent_twice_is_joined_by_a_comma() {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "a table")]
 fn what_selects_nothing_is_refused_with_a_remedy() {
     let rows = [
         ("", "is empty", None),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::super::limit_policy::compile;
 use super::super::pattern;
 use super::value::read_selector;
-use crate::document::{Field, Key};
+use crate::document::{Field, all};
 use crate::expression::{View, asks_for_query};
 use crate::problem::{Finding, ObjectName, Severity};
 use crate::rules::{Condition, Operator, Pattern, Patterns, Rule};
@@ -13,9 +13,7 @@ use crate::spelling::did_you_mean;
 
 /// The conditions of a list, all of which have to hold.
 pub(super) fn read_conditions(field: &Field<'_>, view: View) -> Option<Vec<Condition>> {
-    let items = field.items()?;
-    let conditions: Vec<_> = items.iter().filter_map(|item| read_condition(item, view)).collect();
-    (conditions.len() == items.len()).then_some(conditions)
+    all(&field.items()?, |item| read_condition(item, view))
 }
 
 /// `when` of a whole policy, before anybody is authenticated: predicates alone, as for limits.
@@ -45,10 +43,7 @@ pub(super) fn read_patterns(field: &Field<'_>, origin: &Arc<ObjectName>) -> Opti
         fields.done(Severity::Error);
         read_conditions(&all?, View::Caller).map(Condition::All)
     };
-    let named =
-        |key: &Key, field: &Field<'_>| Some(Arc::new(Rule::new(&key.name, origin, field.place(), read(field)?)));
-    let patterns: Vec<_> = entries.iter().filter_map(|(key, field)| named(key, field)).collect();
-    (patterns.len() == entries.len()).then_some(patterns)
+    all(&entries, |(key, field)| Some(Arc::new(Rule::new(&key.name, origin, field.place(), read(field)?))))
 }
 
 fn read_condition(item: &Field<'_>, view: View) -> Option<Condition> {

@@ -92,8 +92,5 @@ fn read_telling(field: &Field<'_>, view: View) -> Option<Telling> {
 fn read_code(field: &Field<'_>) -> Option<u16> {
     let number = field.integer()?;
     let code = u16::try_from(number).ok().filter(|code| (300..=599).contains(code));
-    if code.is_none() {
-        field.report(field.error(format!("{number} is not the status of a refusal")).expected("300 to 599"));
-    }
-    code
+    code.or_else(|| field.invalid(format!("{number} is not the status of a refusal"), "300 to 599"))
 }

@@ -44,11 +44,10 @@ fn check_only(field: &Field<'_>, only: &str) {
 }
 
 fn read_timeout(field: &Field<'_>) -> Option<Duration> {
-    let milliseconds = u64::try_from(field.integer()?).ok();
-    if milliseconds.is_none() {
-        field.report(field.error("is negative").expected("milliseconds"));
+    match u64::try_from(field.integer()?) {
+        Ok(milliseconds) => Some(Duration::from_millis(milliseconds)),
+        Err(_) => field.invalid("is negative", "milliseconds"),
     }
-    milliseconds.map(Duration::from_millis)
 }
 
 fn read_endpoint(url: &Field<'_>, ttl: Option<Duration>, timeout: Option<Duration>) -> Option<Endpoint> {

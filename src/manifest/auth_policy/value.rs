@@ -5,17 +5,14 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 
 use super::super::limit_policy::compile;
-use crate::document::{Field, Node, Value};
+use crate::document::{Field, Node, Value, all};
 use crate::expression::{Expression, Selector, View};
 use crate::problem::Severity;
 use crate::rules::ValueSource;
 
 /// Named values.
 pub(super) fn read_properties(field: &Field<'_>, view: View) -> Option<Vec<(Arc<str>, ValueSource)>> {
-    let entries = field.entries()?;
-    let read: Vec<_> =
-        entries.iter().filter_map(|(key, field)| Some((key.name.as_str().into(), read_value(field, view)?))).collect();
-    (read.len() == entries.len()).then_some(read)
+    all(&field.entries()?, |(key, field)| Some((key.name.as_str().into(), read_value(field, view)?)))
 }
 
 /// `value`, `selector` or `expression`.
@@ -36,8 +33,7 @@ pub(super) fn read_text_value(field: &Field<'_>, view: View) -> Option<ValueSour
     let source = read_value(field, view)?;
     match &source {
         ValueSource::Constant(value) if !value.is_string() => {
-            let value = field.fields()?.take("value")?;
-            value.wrong_type("a string");
+            field.fields()?.take("value")?.wrong_type("a string");
             None
         }
         _ => Some(source),

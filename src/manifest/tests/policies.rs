@@ -261,6 +261,7 @@ fn policy_that_lets_nobody_in_or_limits_nothing_is_noticed() {
 
 /// Whoever mends one mistake at a time learns of the next one by the next check.
 #[test]
+#[allow(clippy::too_many_lines, reason = "a table")]
 fn an_object_with_several_mistakes_shows_all_of_them() {
     let policy = |kind: &str, spec: &str| {
         format!("apiVersion: kuadrant.io/v1\nkind: {kind}\nmetadata: {{name: a, namespace: ns}}\nspec:\n{spec}\n")

@@ -100,13 +100,8 @@ impl<'m> AuthAttachments<'m> {
 
     /// Notes what a row is in force as on some route: what `plan` says.
     pub(in crate::policy) fn note_plan(&mut self, row: &Row<'m, Ruled>, plan: &Attached<AuthPlan>) {
-        let (shut, plan) = match plan {
-            Attached::Broken(policy) => (Some(policy), None),
-            Attached::Active(plan) => (None, Some(plan)),
-            Attached::None => (None, None),
-        };
-        let trial = plan.map(|plan| plan.trial.as_ref().unwrap_or(plan));
-        self.note(row, shut, |_| trial.is_some_and(|trial| trial.rules.broken.is_none()));
+        let trial = plan.active().map(|plan| plan.trial.as_ref().unwrap_or(plan));
+        self.note(row, plan.broken(), |_| trial.is_some_and(|trial| trial.rules.broken.is_none()));
     }
 }
 

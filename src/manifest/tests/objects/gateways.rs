@@ -84,6 +84,7 @@ fn a_namespace_in_error_has_no_labels() {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "a table")]
 fn gateway_faults_say_what_is_right() {
     for (marked, row, used) in [
         (
