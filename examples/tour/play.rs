@@ -29,7 +29,7 @@ struct Widths {
 pub fn play(gate: &Gate, rows: &[Row], processes: &Processes) -> Result<bool> {
     let mut usage = Usage { tiergate: gate.tiergate, settled_before: settled(gate.tiergate)?, admitted: 0 };
     let widths = Widths::of(rows);
-    widths.print("who", "model", "what was sent", "status", "why");
+    widths.print(["who", "model", "what was sent", "status", "why"]);
     let mut failed = 0;
     for row in rows {
         failed += u32::from(!as_it_should_be(&play_row(gate, row, &mut usage, &widths)));
@@ -115,7 +115,7 @@ impl Row {
         if let Some(seconds) = response.header("retry-after") {
             why += &format!(", retry after {seconds} s");
         }
-        widths.print(self.who, self.model, self.sent, &status, &why);
+        widths.print([self.who, self.model, self.sent, &status, &why]);
         let text = response.detail().or_else(|| response.content());
         if let Some(text) = text.filter(|_| self.quotes) {
             println!("    \"{text}\"");
@@ -131,7 +131,7 @@ impl Widths {
         Self { who: width(|row| row.who), model: width(|row| row.model), sent: width(|row| row.sent) }
     }
 
-    fn print(&self, who: &str, model: &str, sent: &str, status: &str, why: &str) {
+    fn print(&self, [who, model, sent, status, why]: [&str; 5]) {
         let Self { who: w, model: m, sent: s } = *self;
         println!("{who:w$}  {model:m$}  {sent:s$}  {status:6}  {why}");
     }

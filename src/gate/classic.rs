@@ -84,38 +84,7 @@ impl Deciding<'_> {
     /// Lets the request pass as far as the limits, and says what they will have to be told.
     pub(super) async fn hand_over(&self, candidate: Candidate, request: &Request<'_>) -> Result<Grant, Denial> {
         let Candidate { mut grant, mut demands, shadow } = candidate;
-        let configured = self.gate.settings.gateway.as_deref();
-        let gateway = self.policy.gateway(request.gateway.or(configured));
-        let handover = gateway.and_then(|gateway| {
-            let (listener, route) = gateway.find_on(request)?;
-            let of_limits =
-                references(route).chain(shadow_references(route)).filter_map(|(reference, _)| match reference {
-                    Reference::Header(name) => Some(name.as_str()),
-                    _ => None,
-                });
-            let header = |name: &str| (name.to_owned(), request.headers.joined(name).map(Value::from).into());
-            let headers: Map<String, Value> = gateway.header_names().chain(of_limits).map(header).collect();
-            let (identity, others): (Vec<_>, Vec<_>) =
-                grant.filters.iter().partition(|(name, _)| &**name == "identity");
-            let identity = identity.first().map_or(Value::Null, |(_, identity)| identity.to_json());
-            let looked_at = |name: &str| {
-                let mut all = references(route).chain(shadow_references(route));
-                all.any(|(reference, _)| *reference == Reference::Auth || reference.member() == Some(name))
-            };
-            let others = others.into_iter().filter(|(name, _)| looked_at(name));
-            let filters: Map<String, Value> = others.map(|(name, made)| (name.to_string(), made.to_json())).collect();
-            Ok(Handover {
-                gateway: Arc::clone(&gateway.name),
-                listener: listener.names.first().map(Arc::clone).unwrap_or_default(),
-                identity: identity.to_string(),
-                filters: Value::Object(filters).to_string(),
-                headers: Value::Object(headers).to_string(),
-            })
-        });
-        match handover {
-            Ok(handover) => grant.handover = Some(Box::new(handover)),
-            Err(denial) => return Err(denial),
-        }
+        grant.handover = Some(Box::new(self.handover(&grant, request)?));
         if self.gate.settings.without_room == Otherwise::Allow && self.has_no_room(&demands).await {
             // Whoever is let through uncounted is not charged afterwards either.
             demands.clear();
@@ -123,6 +92,33 @@ impl Deciding<'_> {
         demands.extend(shadow);
         grant.reservation = self.reserve(&demands);
         Ok(grant)
+    }
+
+    /// What the second call has to be told of `request`, which is granted this.
+    fn handover(&self, grant: &Grant, request: &Request<'_>) -> Result<Handover, Denial> {
+        let configured = self.gate.settings.gateway.as_deref();
+        let gateway = self.policy.gateway(request.gateway.or(configured))?;
+        let (listener, route) = gateway.find_on(request)?;
+        let looked_at = || references(route).chain(shadow_references(route)).map(|(reference, _)| reference);
+        let of_limits = looked_at().filter_map(|reference| match reference {
+            Reference::Header(name) => Some(name.as_str()),
+            _ => None,
+        });
+        let header = |name: &str| (name.to_owned(), request.headers.joined(name).map(Value::from).into());
+        let headers: Map<String, Value> = gateway.header_names().chain(of_limits).map(header).collect();
+        let (identity, others): (Vec<_>, Vec<_>) = grant.filters.iter().partition(|(name, _)| &**name == "identity");
+        let identity = identity.first().map_or(Value::Null, |(_, identity)| identity.to_json());
+        let is_looked_at =
+            |name: &str| looked_at().any(|reference| *reference == Reference::Auth || reference.member() == Some(name));
+        let others = others.into_iter().filter(|(name, _)| is_looked_at(name));
+        let filters: Map<String, Value> = others.map(|(name, made)| (name.to_string(), made.to_json())).collect();
+        Ok(Handover {
+            gateway: Arc::clone(&gateway.name),
+            listener: listener.names.first().map(Arc::clone).unwrap_or_default(),
+            identity: identity.to_string(),
+            filters: Value::Object(filters).to_string(),
+            headers: Value::Object(headers).to_string(),
+        })
     }
 
     async fn has_no_room(&self, demands: &[Demand]) -> bool {

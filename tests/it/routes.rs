@@ -215,6 +215,7 @@ async fn tiergate_selects_what_envoy_selects() {
 }
 
 impl Comparison {
+    #[expect(clippy::too_many_arguments, reason = "what was asked, what came of it, and where")]
     fn compare(
         &mut self,
         policy: &Policy,
