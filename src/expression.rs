@@ -5,6 +5,17 @@
 //! sure about, goes to the CEL interpreter. Property tests hold the two equal.
 //!
 //! Source: the Common Expression Language specification; the roots are those of Authorino's and Kuadrant's documents.
+//!
+//! ```
+//! use tiergate::expression::{Expression, Scope};
+//! use tiergate::request::Attributes;
+//!
+//! let reads = Expression::compile_predicate("request.method in ['GET', 'HEAD']")?;
+//! let request = Attributes { method: "HEAD", ..Attributes::default() };
+//! assert_eq!(reads.eval_bool(&Scope { request, ..Scope::default() }), Ok(true));
+//! assert!(Expression::compile_predicate("request.metod == 'GET'").is_err(), "what is not there is told at once");
+//! # Ok::<(), tiergate::expression::CompileError>(())
+//! ```
 
 mod cost;
 mod direct;

@@ -3,6 +3,84 @@
 //! Steps are functions over data: what the policy says ([`crate::rules`]), and what is known of the request. A step that needs what is
 //! not known yet waits for it, within one bound; where all is known the decision never waits. Admission is the last step, so that
 //! nothing is taken from a limit for a request that is refused.
+//!
+//! ```
+//! use std::sync::Arc;
+//! # use std::time::Duration;
+//! use tiergate::clock::Nanos;
+//! use tiergate::denial::Code;
+//! # use tiergate::gate::{EnforceLimits, Otherwise, Settings, TierUnknown};
+//! use tiergate::gate::Gate;
+//! use tiergate::identity::{Authority, Identities, Remember};
+//! use tiergate::limit::{Limits, Memory};
+//! use tiergate::lint::compile;
+//! use tiergate::manifest::Manifests;
+//! use tiergate::policy::{Options, Policies};
+//! use tiergate::request::{Headers, OperatorModel, Request};
+//!
+//! # const JWKS: &str = r#"{"keys":[{"kty":"EC","crv":"P-256","alg":"ES256","use":"sig","kid":"1",
+//! #   "x":"MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4","y":"4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM"}]}"#;
+//! const POLICY: &str = "
+//! apiVersion: gateway.networking.k8s.io/v1
+//! kind: Gateway
+//! metadata: {name: gw, namespace: ns}
+//! spec: {gatewayClassName: any, listeners: [{name: http, port: 80, protocol: HTTP}]}
+//! ---
+//! apiVersion: gateway.networking.k8s.io/v1
+//! kind: HTTPRoute
+//! metadata: {name: all, namespace: ns}
+//! spec: {parentRefs: [{name: gw}], rules: [{}]}
+//! ---
+//! apiVersion: kuadrant.io/v1
+//! kind: AuthPolicy
+//! metadata: {name: readers, namespace: ns}
+//! spec:
+//!   targetRef: {group: gateway.networking.k8s.io, kind: Gateway, name: gw}
+//!   rules:
+//!     authentication: {anybody: {anonymous: {}}}
+//!     authorization: {reads: {patternMatching: {patterns: [{predicate: request.method == 'GET'}]}}}
+//! ";
+//!
+//! # let settings = Settings {
+//! #     gateway: None,
+//! #     without_policy: Otherwise::Refuse,
+//! #     without_limit: Otherwise::Allow,
+//! #     without_room: Otherwise::Refuse,
+//! #     enforce_limits: EnforceLimits::Check,
+//! #     uncounted: Otherwise::Allow,
+//! #     bounds: tiergate::usage::Bounds::default(),
+//! #     shadow: false,
+//! #     tier_unknown: TierUnknown::Next,
+//! #     stale_for: Duration::ZERO,
+//! # };
+//! # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+//! let policy = compile(Manifests::read([("policy.yaml", POLICY)]), &Options::default());
+//! let identities = Identities::new(Authority::from_jwks(JWKS, "https://issuer")?, Remember::default());
+//! let limits = Arc::new(Limits::in_memory(Memory::default()));
+//! let gate = Gate::new(Arc::new(Policies::new(policy)), identities, limits, settings);
+//!
+//! let headers = Default::default();
+//! let mut request = Request {
+//!     method: "GET",
+//!     host: "models.example.com",
+//!     scheme: "http",
+//!     path: "/v1/models",
+//!     query: None,
+//!     headers: Headers::Map(&headers),
+//!     gateway: None,
+//!     listener: None,
+//!     port: None,
+//!     peer: None,
+//!     sni: None,
+//!     model: OperatorModel::Unset,
+//! };
+//! assert!(gate.check(&request, Nanos(0)).await.outcome.is_ok());
+//! request.method = "POST";
+//! let denial = gate.check(&request, Nanos(0)).await.outcome.unwrap_err();
+//! assert_eq!(denial.code, Code::AccessRule);
+//! # Ok::<(), tiergate::identity::AuthorityError>(())
+//! # }).unwrap();
+//! ```
 
 mod access;
 mod admit;
