@@ -16,7 +16,7 @@ use std::task::{Context, Poll, Waker};
 use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
 use serde_json::json;
 use tiergate::clock::{Clock, Nanos};
-use tiergate::gate::{EnforceLimits, Gate, Otherwise, Settings, TierUnknown};
+use tiergate::gate::{EnforceLimits, Fallback, Gate, Settings, TierUnknown};
 use tiergate::identity::{Authority, Identities, Identity, Remember, ServiceAccountRef};
 use tiergate::limit::{Limits, Memory};
 use tiergate::lint::compile;
@@ -173,10 +173,10 @@ fn gate_of(request: &CheckRequest, (policies, name): (Policies, String)) -> Arc<
         Arc::new(Limits::in_memory(Memory::default())),
         Settings {
             gateway: None,
-            without_policy: Otherwise::Refuse,
-            without_limit: Otherwise::Refuse,
-            without_room: Otherwise::Refuse,
-            uncounted: Otherwise::Allow,
+            without_policy: Fallback::Refuse,
+            without_limit: Fallback::Refuse,
+            without_room: Fallback::Refuse,
+            uncounted: Fallback::Allow,
             bounds: Bounds::default(),
             enforce_limits: EnforceLimits::Check,
             shadow: false,

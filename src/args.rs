@@ -24,7 +24,7 @@ use self::value::{
 use self::variable::name_variable;
 use crate::access::AccessMode;
 use crate::apiserver::Budget;
-use crate::gate::{EnforceLimits, Otherwise, TierUnknown};
+use crate::gate::{EnforceLimits, Fallback, TierUnknown};
 use crate::identity::IdentityMode;
 use crate::limit::Memory;
 use crate::policy::Options;
@@ -104,20 +104,20 @@ pub struct Serve {
     pub policy: PolicyArgs,
     /// What happens on a route that has no AuthPolicy
     #[arg(long, env = "TIERGATE_WITHOUT_POLICY", value_enum, default_value = "refuse")]
-    pub without_policy: Otherwise,
+    pub without_policy: Fallback,
     /// What happens to a caller whom no limit matches
     #[arg(long, env = "TIERGATE_WITHOUT_LIMIT", value_enum, default_value = "allow")]
-    pub without_limit: Otherwise,
+    pub without_limit: Fallback,
     /// How many callers' accounts are kept at most; a live one is never forgotten
     #[arg(long, env = "TIERGATE_MAX_ACCOUNTS", value_name = "N", default_value_t = ACCOUNTS, value_parser = number::<NonZeroUsize>)]
     pub max_accounts: NonZeroUsize,
     /// What happens to a new caller when there is no room for another account
     #[arg(long, env = "TIERGATE_WITHOUT_ROOM", value_enum, default_value = "refuse")]
-    pub without_room: Otherwise,
+    pub without_room: Fallback,
     /// What happens to a call that has a token limit, on a path of which no shipped Envoy configuration reads what the answer
     /// cost (audio, images, …): its answer is charged by its bytes, or it is refused with 400
     #[arg(long, env = "TIERGATE_UNCOUNTED", value_enum, default_value = "allow")]
-    pub uncounted: Otherwise,
+    pub uncounted: Fallback,
     /// The most tokens that one answer costs its caller, whatever its usage report says
     #[arg(long, env = "TIERGATE_MAX_ANSWER_TOKENS", value_name = "N", default_value_t = ANSWER, value_parser = number::<NonZeroU64>)]
     pub max_answer_tokens: NonZeroU64,

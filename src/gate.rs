@@ -111,8 +111,8 @@ pub use self::evidence::{Decision, Evidence, Grant, Handover, LimitEvidence, Sta
 pub use self::facts::Facts;
 pub use self::permit::{Permit, Refused};
 pub use self::recent::{Asked, Recent, Record, start};
-pub use self::settings::{Otherwise, Settings, TierUnknown};
-pub use self::shadow::Would;
+pub use self::settings::{Fallback, Settings, TierUnknown};
+pub use self::shadow::Shadowed;
 
 use self::admit::{Candidate, exceeded};
 use self::caller::{Caller, applies};
@@ -242,7 +242,7 @@ impl<'a> Deciding<'a> {
     async fn decide(&mut self, request: &Request<'_>) -> Result<Grant, Denial> {
         let (policy, settings) = (self.policy, &self.gate.settings);
         policy.ready()?;
-        self.evidence.behind = policy.behind.is_some();
+        self.evidence.outdated = policy.outdated.is_some();
         policy.recent(self.now, settings.stale_for)?;
         request.check_headers()?;
         let route = policy.route(settings.gateway.as_deref(), request)?;
@@ -250,7 +250,7 @@ impl<'a> Deciding<'a> {
         let presented = match &route.auth {
             Attached::Active(auth) => self.admit_by(auth, request).await?,
             Attached::Broken(name) => return Err(policy::broken(name)),
-            Attached::None if settings.without_policy == Otherwise::Allow => Presented::default(),
+            Attached::None if settings.without_policy == Fallback::Allow => Presented::default(),
             Attached::None => return Err(Denial::new(Code::RouteNoPolicy, "this route has no policy")),
         };
         let candidate = self.candidate(route, request, presented)?;
@@ -286,7 +286,7 @@ impl<'a> Deciding<'a> {
         }
         self.evidence.policy(auth);
         if !applies(rules, request.attributes(Unset::Empty))? {
-            self.evidence.left_alone = true;
+            self.evidence.policy_skipped = true;
             return Ok(Presented::default());
         }
         self.evidence.lap(Stage::Route);

@@ -5,7 +5,7 @@
 //! together and then written, under one lock: all of it or nothing.
 //!
 //! ```
-//! use std::time::Duration;
+//! use std::time::{Duration, Instant};
 //! use tiergate::clock::Micros;
 //! use tiergate::limit::{AccountKey, CellId, Cost, Demand, Memory, Outcome, Quota, Verdict};
 //!
@@ -31,7 +31,7 @@ mod quota;
 mod window;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use smallvec::SmallVec;
@@ -194,13 +194,15 @@ impl Limits {
         }
     }
 
-    /// Puts `quotas` in force, in place of those before: what is charged afterwards is charged by these.
+    /// Puts `quotas` in force, in place of those before: what is charged afterwards is charged by these. What is not among them is
+    /// charged by what it was for another day: its limit may be gone for as long as its policy is in error. Only one thread may.
     pub fn put_in_force(&self, quotas: Quotas) {
-        self.quotas.store(Arc::new(quotas));
+        let before = self.quotas.load();
+        self.quotas.store(Arc::new(quotas.after(&before, Instant::now())));
     }
 
-    /// The quota in force of a cell, which may be one of those that each route has, here of the route with this hash; `None` if its
-    /// limit is gone.
+    /// The quota of a cell as it is in force, or was last. The cell may be one of those that each route has, here of the route with
+    /// this hash. `None` if it is not known, or gone for a day.
     #[must_use]
     pub fn quota(&self, cell: CellId, route: u64) -> Option<Quota> {
         let quotas = self.quotas.load();

@@ -40,11 +40,14 @@ struct World<'m> {
 /// Compiles what was read, and looks for what is wrong between the objects.
 #[must_use]
 pub fn compile(manifests: Manifests, options: &Options) -> Policy {
-    let Compiled { mut policy, manifests } = policy::compile(manifests, options);
+    let Compiled { mut policy, manifests, read } = policy::compile(manifests, options);
     let mut problems = std::mem::take(&mut policy.problems);
     let mapping = policy::mapping(&manifests, options, &problems);
     let instances = policy::instances(&manifests, options);
-    objects(&manifests, options, &mut problems);
+    let mut found = Vec::new();
+    objects(&manifests, options, &mut found);
+    // Of two at one place that of the objects is told first.
+    problems.splice(read..read, found);
     of_policy(&policy, &manifests, options, &mapping, &mut problems);
     if let Some(Ok(tiers)) = &mapping {
         gone::users(&manifests, tiers, &instances, &mut problems);

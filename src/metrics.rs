@@ -67,7 +67,7 @@ pub struct Metrics {
     tier_lookups: Vec<Counter>,
     tier_gone: Counter,
     unlimited: Counter,
-    no_room: Counter,
+    accounts_full: Counter,
     /// Of what the policy names.
     named: Families,
     series: ArcSwap<Series>,
@@ -152,7 +152,7 @@ impl Metrics {
             tier_lookups: of_source(&services),
             tier_gone: Counter::default(),
             unlimited: Counter::default(),
-            no_room: Counter::default(),
+            accounts_full: Counter::default(),
             series: ArcSwap::from_pointee(named.of(&Policy::default(), None)),
             named,
             shadow: Gauge::default(),
@@ -177,7 +177,7 @@ impl Metrics {
         register(r, "tiergate_would_have_refused", self.would.clone());
         register(r, "tiergate_requests_without_limit", self.unlimited.clone());
         register(r, "tiergate_requests_of_gone_tier", self.tier_gone.clone());
-        register(r, "tiergate_requests_without_room", self.no_room.clone());
+        register(r, "tiergate_requests_without_room", self.accounts_full.clone());
         register(r, "tiergate_shadow", self.shadow.clone());
         self.snapshot.register(r);
         register(r, "tiergate_limit_accounts", self.accounts.clone());
@@ -226,8 +226,8 @@ impl Metrics {
         if evidence.unlimited && !handed_over {
             self.unlimited.inc();
         }
-        if evidence.no_room {
-            self.no_room.inc();
+        if evidence.accounts_full {
+            self.accounts_full.inc();
         }
         for (stage, taken) in evidence.laps.iter().flat_map(|laps| &laps.taken) {
             let at = Stage::ALL.iter().position(|known| known == stage);

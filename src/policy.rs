@@ -57,7 +57,7 @@ pub struct Policy {
     /// The models that there are, by namespace.
     pub models: HashMap<String, HashSet<String>>,
     /// Since when changes may not have been seen, and why; where the source is a cluster.
-    pub behind: Option<Behind>,
+    pub outdated: Option<Outdated>,
     /// For `POST /v1/tiers/lookup`.
     pub tiers: Tiers,
     /// The tiers that limits are for.
@@ -79,7 +79,7 @@ pub struct Policy {
 
 /// What is known may be out of date.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Behind {
+pub struct Outdated {
     pub since: Nanos,
     pub why: Arc<str>,
 }
@@ -212,8 +212,8 @@ impl Policy {
     ///
     /// It is.
     pub fn recent(&self, now: Nanos, stale: Duration) -> Result<(), Denial> {
-        match &self.behind {
-            Some(Behind { since, why }) if now >= since.saturating_add(stale) => {
+        match &self.outdated {
+            Some(Outdated { since, why }) if now >= since.saturating_add(stale) => {
                 let detail = format!("{why}, for longer than --stale-for {} s", stale.as_secs());
                 Err(Denial::new(Code::UnavailableStale, "what the gate knows may be out of date").detail(detail))
             }

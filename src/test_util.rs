@@ -12,7 +12,7 @@ use jsonwebtoken::jwk::JwkSet;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 
 use crate::clock::Nanos;
-use crate::gate::{Decision, EnforceLimits, Gate, Otherwise, Settings, TierUnknown};
+use crate::gate::{Decision, EnforceLimits, Fallback, Gate, Settings, TierUnknown};
 use crate::identity::{Authority, Claims, Identities, KubernetesClaims, ObjectClaims, Remember, unix_seconds};
 use crate::limit::{Limits, Memory};
 use crate::lint::compile;
@@ -136,11 +136,11 @@ pub(crate) fn options() -> Options {
 pub(crate) fn settings() -> Settings {
     Settings {
         gateway: None,
-        without_policy: Otherwise::Refuse,
-        without_limit: Otherwise::Allow,
+        without_policy: Fallback::Refuse,
+        without_limit: Fallback::Allow,
         shadow: false,
-        without_room: Otherwise::Refuse,
-        uncounted: Otherwise::Allow,
+        without_room: Fallback::Refuse,
+        uncounted: Fallback::Allow,
         bounds: Bounds::default(),
         enforce_limits: EnforceLimits::Check,
         tier_unknown: TierUnknown::Next,

@@ -229,7 +229,7 @@ impl Settlements {
         let tokens = said.min(self.bounds.answer);
         let mut debt_cut = false;
         for &Hold { account, cell } in &reservation.holds {
-            // A limit that is gone is not charged.
+            // A limit that is gone for long is not charged.
             let Some(quota) = limits.quota(cell, reservation.route) else { continue };
             let demand = Demand { account, cell, quota, cost: Cost::Take(tokens) };
             debt_cut |= limits.charge(&demand, self.bounds.debt_windows, now).await;

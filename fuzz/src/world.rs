@@ -4,7 +4,7 @@ use std::sync::{Arc, LazyLock};
 
 use serde_json::json;
 use tiergate::clock::Nanos;
-use tiergate::gate::{EnforceLimits, Gate, Otherwise, Settings, TierUnknown};
+use tiergate::gate::{EnforceLimits, Fallback, Gate, Settings, TierUnknown};
 use tiergate::identity::{Authority, Identities, Identity, Remember, ServiceAccountRef};
 use tiergate::limit::{Limits, Memory};
 use tiergate::lint::compile;
@@ -119,10 +119,10 @@ pub(super) fn gate_by(policies: Arc<Policies>, enforce_limits: EnforceLimits) ->
     let authority = Authority::from_jwks(JWKS, "https://kubernetes.default.svc").unwrap();
     let settings = Settings {
         gateway: None,
-        without_policy: Otherwise::Refuse,
-        without_limit: Otherwise::Allow,
-        without_room: Otherwise::Refuse,
-        uncounted: Otherwise::Allow,
+        without_policy: Fallback::Refuse,
+        without_limit: Fallback::Allow,
+        without_room: Fallback::Refuse,
+        uncounted: Fallback::Allow,
         bounds: Bounds::default(),
         enforce_limits,
         shadow: false,

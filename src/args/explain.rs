@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 
 use super::value::{file, manifests, namespaced, url};
 use super::{DEFAULT_ISSUER, PolicyArgs};
-use crate::gate::{Otherwise, TierUnknown};
+use crate::gate::{Fallback, TierUnknown};
 
 #[derive(Clone, Debug, Args)]
 #[command(
@@ -83,10 +83,10 @@ pub struct Explain {
     pub issuer: String,
     /// What happens on a route that has no AuthPolicy
     #[arg(long, env = "TIERGATE_WITHOUT_POLICY", value_enum, default_value = "refuse")]
-    pub without_policy: Otherwise,
+    pub without_policy: Fallback,
     /// What happens to a caller whom no limit matches
     #[arg(long, env = "TIERGATE_WITHOUT_LIMIT", value_enum, default_value = "allow")]
-    pub without_limit: Otherwise,
+    pub without_limit: Fallback,
     /// What happens to a caller whose tier is no longer configured, or whose groups belong to no tier
     #[arg(long, env = "TIERGATE_TIER_UNKNOWN", value_enum, default_value = "next")]
     pub tier_unknown: TierUnknown,

@@ -9,7 +9,7 @@ use super::curl::{self, CurlError};
 use super::{Case, Trace, caller, reasons};
 use crate::args::{Explain, TraceFormat};
 use crate::clock::Nanos;
-use crate::gate::{Asked, EnforceLimits, Gate, Otherwise, Settings};
+use crate::gate::{Asked, EnforceLimits, Fallback, Gate, Settings};
 use crate::identity::{Authority, AuthorityError, Identities, Remember};
 use crate::limit::{Limits, Memory};
 use crate::policy::{Policies, Policy};
@@ -151,8 +151,8 @@ fn gate(args: &Explain, policies: Arc<Policies>) -> Result<Gate, ExplainError> {
         gateway: args.gateway.clone(),
         without_policy: args.without_policy,
         without_limit: args.without_limit,
-        without_room: Otherwise::Refuse,
-        uncounted: Otherwise::Allow,
+        without_room: Fallback::Refuse,
+        uncounted: Fallback::Allow,
         bounds: Bounds::default(),
         tier_unknown: args.tier_unknown,
         stale_for: Duration::ZERO,

@@ -88,7 +88,7 @@ fn words(denial: &Denial) -> String {
 /// Why nobody was asked who they are.
 fn unasked(case: &Case<'_>, auth: Option<&AuthPlan>) -> Option<&'static str> {
     match (&case.evidence.policy, auth) {
-        (Some(_), _) if case.evidence.left_alone => Some("the policy leaves this request alone"),
+        (Some(_), _) if case.evidence.policy_skipped => Some("the policy leaves this request alone"),
         (Some(_), _) => None,
         (None, Some(_)) => Some("this call asks about the limits alone; Check asked the rest"),
         (None, None) => Some("no policy asks"),
@@ -141,7 +141,7 @@ fn policy(case: &Case<'_>, found: Option<&Found<'_>>) -> Vec<Finding> {
         findings.push(case.finding(format!("in shadow beside it: {}", trial.policy), &trial.policy));
     }
     findings.extend(overridden(case, found, |kind| kind == "AuthPolicy"));
-    if case.evidence.left_alone {
+    if case.evidence.policy_skipped {
         let place = auth.rules.when.as_ref().map(|when| when.place.clone());
         findings.push(Finding::new("its `when` does not hold, so it has nothing to say", place));
     }
@@ -377,7 +377,8 @@ fn one_limit(case: &Case<'_>, found: Option<&Found<'_>>, of: &LimitEvidence, adm
     };
     let place = matched(found, of).map(|limit| limit.place.clone());
     let Some(standing) = &of.standing else {
-        let asked = if case.evidence.no_room { "there is no room to count it" } else { "a second call takes from it" };
+        let asked =
+            if case.evidence.accounts_full { "there is no room to count it" } else { "a second call takes from it" };
         return Finding::new(format!("{kind} {}: {asked}", of.name), place);
     };
     let verdict = match standing.verdict {

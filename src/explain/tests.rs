@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::clock::Nanos;
-use crate::gate::{Asked, Decision, Gate, Otherwise, Settings};
+use crate::gate::{Asked, Decision, Fallback, Gate, Settings};
 use crate::test_util::{Call, ES256, claims, compile_files, demo, gate, options, settings, token};
 
 /// The demo's manifests, under names that are the same everywhere.
@@ -233,7 +233,7 @@ async fn a_path_with_two_readings_says_what_to_send() {
 async fn a_route_without_a_policy_is_refused_or_open_as_configured() {
     let files: Vec<_> = files().into_iter().filter(|(name, _)| name != "auth-policy.yaml").collect();
     insta::assert_snapshot!("no_policy", explain(&Call::chat("qwen3"), &gate_of(&files)).await);
-    let open = Settings { without_policy: Otherwise::Allow, ..settings() };
+    let open = Settings { without_policy: Fallback::Allow, ..settings() };
     let gate = gate(compile_files(&files, &options()), open);
     insta::assert_snapshot!("open", explain(&Call::chat("qwen3"), &gate).await);
 }

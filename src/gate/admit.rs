@@ -5,7 +5,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::present::Presented;
-use super::{Deciding, Grant, LimitEvidence, Otherwise, Stage};
+use super::{Deciding, Fallback, Grant, LimitEvidence, Stage};
 use crate::denial::{Code, Denial};
 use crate::expression::Scope;
 use crate::limit::{AccountKey, Admission, Cost, Demand, Outcome, Undecided};
@@ -55,13 +55,13 @@ impl Deciding<'_> {
             }
         }
         evidence.unlimited = matched.is_empty();
-        if matched.is_empty() && gate.settings.without_limit == Otherwise::Refuse {
+        if matched.is_empty() && gate.settings.without_limit == Fallback::Refuse {
             return Err(Denial::new(Code::LimitNone, "no limit is configured for you"));
         }
         let (method, path) = (scope.request.method, scope.request.path);
         evidence.is_call = usage::is_call(method, path);
         let has_token_limit = matched.iter().any(|Matched { limit, .. }| limit.kind == LimitKind::Tokens);
-        if gate.settings.uncounted == Otherwise::Refuse
+        if gate.settings.uncounted == Fallback::Refuse
             && has_token_limit
             && evidence.is_call
             && !usage::is_counted(path)
@@ -83,14 +83,14 @@ impl Deciding<'_> {
     /// Takes what the request costs, all of it or nothing.
     pub(super) async fn admit(&mut self, candidate: Candidate) -> Result<Grant, Denial> {
         let Admission { outcome, standings } = self.gate.limits.admit(&candidate.demands, self.now).await;
-        self.evidence.no_room = outcome == Outcome::Undecided(Undecided::Full);
+        self.evidence.accounts_full = outcome == Outcome::Undecided(Undecided::Full);
         for (limit, standing) in self.evidence.limits.iter_mut().zip(standings) {
             limit.standing = Some(standing);
         }
         match outcome {
             Outcome::Admitted => {}
             Outcome::Exceeded => return Err(exceeded(self.evidence.refusing())),
-            Outcome::Undecided(Undecided::Full) if self.gate.settings.without_room == Otherwise::Allow => {
+            Outcome::Undecided(Undecided::Full) if self.gate.settings.without_room == Fallback::Allow => {
                 // Its usage report is taken, and charged to nothing.
                 let reservation = self.reserve(&[]);
                 return Ok(Grant { reservation, ..candidate.grant });

@@ -14,7 +14,7 @@ use crate::denial::{Class, Code, Denial, DenyWith};
 use crate::expression::{Object, Scope, Val, undecided};
 use crate::identity::Identity;
 use crate::request::Attributes;
-use crate::rules::{AuthRules, Authentication, Condition, Rule, Telling, ValueSource};
+use crate::rules::{AuthRules, Authentication, Condition, DenyWithSpec, Rule, ValueSource};
 
 /// A caller that was authenticated, with its defaults and the facts about it.
 #[derive(Debug)]
@@ -109,7 +109,7 @@ pub(super) fn in_its_words(rules: &AuthRules, denial: Denial, scope: &Scope<'_>)
         _ => return denial,
     };
     let Some(telling) = telling else { return denial };
-    let Telling { code, message, headers, body } = &telling.what;
+    let DenyWithSpec { code, message, headers, body } = &telling.what;
     let text = |source: &ValueSource| Some(header_text(&source.eval(scope).ok()?));
     let header = |(name, source): &(String, ValueSource)| Some((name.clone(), text(source).filter(|v| fits(v))?));
     let deny_with = DenyWith {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 use smallvec::SmallVec;
 
-use super::{Candidate, Deciding, Evidence, Gate, Grant, Handover, Otherwise, Would};
+use super::{Candidate, Deciding, Evidence, Fallback, Gate, Grant, Handover, Shadowed};
 use crate::denial::Denial;
 use crate::expression::{Object, Reference, Scope};
 use crate::gate::Facts;
@@ -72,7 +72,7 @@ impl Deciding<'_> {
         self.evidence.would.clear();
         for (reference, policy) in shadow_references(route) {
             if let Err(denial) = facts.check(reference, policy) {
-                self.evidence.would.push(Would { denial, by: Some(policy.into()) });
+                self.evidence.would.push(Shadowed { denial, by: Some(policy.into()) });
                 self.evidence.shadow_limits.clear();
                 shadow.clear();
                 break;
@@ -85,7 +85,7 @@ impl Deciding<'_> {
     pub(super) async fn hand_over(&self, candidate: Candidate, request: &Request<'_>) -> Result<Grant, Denial> {
         let Candidate { mut grant, mut demands, shadow } = candidate;
         grant.handover = Some(Box::new(self.handover(&grant, request)?));
-        if self.gate.settings.without_room == Otherwise::Allow && self.has_no_room(&demands).await {
+        if self.gate.settings.without_room == Fallback::Allow && self.has_no_room(&demands).await {
             // Whoever is let through uncounted is not charged afterwards either.
             demands.clear();
         }

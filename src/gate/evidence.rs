@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
-use super::Would;
+use super::Shadowed;
 use super::access::AccessEvidence;
 use crate::access::AccessSource;
 use crate::cache::Source;
@@ -73,7 +73,7 @@ pub struct Evidence {
     /// The AuthPolicy that applies.
     pub policy: Option<Arc<ObjectName>>,
     /// Whether that policy's `when` leaves the request alone.
-    pub left_alone: bool,
+    pub policy_skipped: bool,
     pub user: Option<Arc<str>>,
     /// What the review of the token said, whether the policy accepted it or not.
     pub identity: Option<Arc<Identity>>,
@@ -90,12 +90,12 @@ pub struct Evidence {
     pub permit: Permit,
     pub access: AccessEvidence,
     /// Whether changes may have been missed that would decide otherwise.
-    pub behind: bool,
+    pub outdated: bool,
     pub limits: SmallVec<[LimitEvidence; 2]>,
     /// Those that refuse nothing.
     pub shadow_limits: Vec<LimitEvidence>,
     /// What would have been said.
-    pub would: Vec<Would>,
+    pub would: Vec<Shadowed>,
     /// The values that limits count under, by the limit's name; where they are to be told.
     pub keys: Option<Box<Keys>>,
     /// Whether a model may write for the request.
@@ -103,8 +103,8 @@ pub struct Evidence {
     /// Whether no limit matched the caller.
     pub unlimited: bool,
     /// Whether there was no room for the caller's account.
-    pub no_room: bool,
-    pub laps: Option<Box<Laps>>,
+    pub accounts_full: bool,
+    pub laps: Option<Box<StageTimes>>,
 }
 
 /// One rate of a limit that matched.
@@ -132,7 +132,7 @@ pub type Keys = HashMap<(LimitKind, Arc<str>), Vec<String>>;
 
 /// How long each stage took.
 #[derive(Debug)]
-pub struct Laps {
+pub struct StageTimes {
     last: Instant,
     pub taken: SmallVec<[(Stage, Duration); 8]>,
 }
@@ -180,7 +180,7 @@ impl Evidence {
             route_hash: 0,
             rule: None,
             policy: None,
-            left_alone: false,
+            policy_skipped: false,
             user: None,
             identity: None,
             identity_source: None,
@@ -190,15 +190,15 @@ impl Evidence {
             tier_gone: None,
             permit: Permit::default(),
             access: AccessEvidence::default(),
-            behind: false,
+            outdated: false,
             limits: SmallVec::new(),
             shadow_limits: Vec::new(),
             would: Vec::new(),
             keys: None,
             is_call: false,
             unlimited: false,
-            no_room: false,
-            laps: timed.then(|| Box::new(Laps { last: Instant::now(), taken: SmallVec::new() })),
+            accounts_full: false,
+            laps: timed.then(|| Box::new(StageTimes { last: Instant::now(), taken: SmallVec::new() })),
         }
     }
 
@@ -242,7 +242,7 @@ impl Evidence {
     /// Whether part of this is older than it should be, because the API server is away.
     #[must_use]
     pub fn stale(&self) -> bool {
-        self.behind
+        self.outdated
             || self.identity_source == Some(Source::Stale)
             || self.access.source == Some(AccessSource::Review(Source::Stale))
     }

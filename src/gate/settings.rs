@@ -7,7 +7,7 @@ use crate::usage::Bounds;
 
 /// What happens to requests that no policy, or no limit, says anything about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Otherwise {
+pub enum Fallback {
     Allow,
     Refuse,
 }
@@ -26,13 +26,13 @@ pub enum TierUnknown {
 pub struct Settings {
     /// `namespace/name` of the Gateway, where Envoy does not say it.
     pub gateway: Option<String>,
-    pub without_policy: Otherwise,
-    pub without_limit: Otherwise,
+    pub without_policy: Fallback,
+    pub without_limit: Fallback,
     /// What happens to a new caller when there is no room for another account.
-    pub without_room: Otherwise,
+    pub without_room: Fallback,
     pub enforce_limits: EnforceLimits,
     /// What happens to a call that has a token limit and whose usage cannot be read.
-    pub uncounted: Otherwise,
+    pub uncounted: Fallback,
     /// What one usage report may cost.
     pub bounds: Bounds,
     /// Whether every request is let through, and what would have been said is only recorded.

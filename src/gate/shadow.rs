@@ -13,7 +13,7 @@ use crate::request::Request;
 
 /// Something that would have been said.
 #[derive(Clone, Debug)]
-pub struct Would {
+pub struct Shadowed {
     pub denial: Denial,
     /// The policy or limit in shadow; `None` under `--shadow`.
     pub by: Option<Arc<str>>,
@@ -36,7 +36,7 @@ impl Deciding<'_> {
     pub(super) fn answer(mut self, outcome: Result<Grant, Denial>) -> Decision {
         let outcome = match outcome {
             Err(denial) if self.gate.settings.shadow => {
-                self.evidence.would.push(Would { denial, by: None });
+                self.evidence.would.push(Shadowed { denial, by: None });
                 // Its usage report is taken, and charged to nothing.
                 Ok(Grant { reservation: self.reserve(&[]), ..Grant::default() })
             }
@@ -65,11 +65,11 @@ impl Deciding<'_> {
             let Attached::Active(limits) = limits else { continue };
             let Some(shadow) = &limits.shadow else { continue };
             if let Some(broken) = &shadow.broken {
-                evidence.would.push(Would { denial: policy::broken(broken), by: Some(broken.path().into()) });
+                evidence.would.push(Shadowed { denial: policy::broken(broken), by: Some(broken.path().into()) });
             }
             let mut matched = smallvec::SmallVec::<[Matched<'_>; 2]>::new();
             if let Err(denial) = shadow.limits.matching(scope, &gate.keys, &mut matched) {
-                evidence.would.push(Would { denial, by: Some(shadow.limits.policy.path().into()) });
+                evidence.would.push(Shadowed { denial, by: Some(shadow.limits.policy.path().into()) });
                 continue;
             }
             for Matched { limit, account } in matched {
@@ -95,7 +95,7 @@ impl Deciding<'_> {
             let refusing = Evidence::refusing_of(&self.evidence.shadow_limits);
             let by = refusing.map(|(_, limit)| Arc::clone(&limit.name));
             let denial = exceeded(refusing);
-            self.evidence.would.push(Would { denial, by });
+            self.evidence.would.push(Shadowed { denial, by });
         }
     }
 }
@@ -105,6 +105,6 @@ impl Deciding<'_> {
 impl Evidence {
     /// Records what a policy in shadow would have said.
     pub(super) fn would(&mut self, denial: Denial, auth: &AuthPlan) {
-        self.would.push(Would { denial, by: Some(auth.policy.path().into()) });
+        self.would.push(Shadowed { denial, by: Some(auth.policy.path().into()) });
     }
 }

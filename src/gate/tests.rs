@@ -195,20 +195,20 @@ spec: {parentRefs: [{name: g}]}
 ";
     let decide = async |settings: Settings| code(&Call::path("/x"), &gate(compile_text(ROUTE), settings)).await;
     assert_eq!(decide(settings()).await, Some(Code::RouteNoPolicy));
-    let open = Settings { without_policy: Otherwise::Allow, ..settings() };
+    let open = Settings { without_policy: Fallback::Allow, ..settings() };
     assert_eq!(decide(open.clone()).await, None);
-    assert_eq!(decide(Settings { without_limit: Otherwise::Refuse, ..open }).await, Some(Code::LimitNone));
+    assert_eq!(decide(Settings { without_limit: Fallback::Refuse, ..open }).await, Some(Code::LimitNone));
 }
 
 /// What makes no model write costs nothing.
 #[tokio::test]
 async fn calls_that_cannot_be_counted_are_refused_where_that_is_wanted() {
-    for uncounted in [Otherwise::Allow, Otherwise::Refuse] {
+    for uncounted in [Fallback::Allow, Fallback::Refuse] {
         let gate = gate(compile_files(&demo(), &options()), Settings { uncounted, ..settings() });
         let token = token("free", &user(&gate, "free", 0));
         for (end, is_counted) in [("responses", true), ("audio/transcriptions", false), ("tokenize", true)] {
             let call = Call::path(&format!("/llm/granite/v1/{end}")).bearer(&token);
-            let refused = !is_counted && uncounted == Otherwise::Refuse;
+            let refused = !is_counted && uncounted == Fallback::Refuse;
             assert_eq!(code(&call, &gate).await, refused.then_some(Code::RequestUncounted), "{end}, {uncounted:?}");
         }
     }
@@ -404,12 +404,14 @@ async fn an_annotation_of_ours_that_is_wrong_is_not_passed_over() {
 /// That is no refusal, and no flag lets the request through.
 #[tokio::test]
 async fn where_the_limits_cannot_be_asked_it_is_undecided() {
-    for without_room in [Otherwise::Refuse, Otherwise::Allow] {
+    for without_room in [Fallback::Refuse, Fallback::Allow] {
         let mut gate = gate(compile_files(&demo(), &options()), Settings { without_room, ..settings() });
         gate.limits = Arc::new(Limits::in_memory(crate::limit::Memory::mute()));
         let call = Call::chat("granite").bearer(&token("free", &user(&gate, "free", 0)));
         let decision = call.on(&gate, Nanos(0)).await;
-        assert!(!decision.evidence.no_room && decision.evidence.limits.iter().all(|limit| limit.standing.is_none()));
+        assert!(
+            !decision.evidence.accounts_full && decision.evidence.limits.iter().all(|limit| limit.standing.is_none())
+        );
         let code = decision.outcome.unwrap_err().code;
         assert_eq!((code, code.class()), (Code::UnavailableInternal, crate::denial::Class::Undecided));
     }
@@ -417,12 +419,12 @@ async fn where_the_limits_cannot_be_asked_it_is_undecided() {
 
 #[tokio::test]
 async fn without_room_for_an_account_the_flag_decides() {
-    for (without_room, expected) in [(Otherwise::Refuse, Some(Code::UnavailableAccounts)), (Otherwise::Allow, None)] {
+    for (without_room, expected) in [(Fallback::Refuse, Some(Code::UnavailableAccounts)), (Fallback::Allow, None)] {
         let mut gate = gate(compile_files(&demo(), &options()), Settings { without_room, ..settings() });
         gate.limits = Arc::new(Limits::in_memory(crate::limit::Memory::bounded(0)));
         let call = Call::chat("granite").bearer(&token("free", &user(&gate, "free", 0)));
         let decision = call.on(&gate, Nanos(0)).await;
-        assert!(decision.evidence.no_room);
+        assert!(decision.evidence.accounts_full);
         if let Ok(grant) = &decision.outcome {
             assert!(gate.sealer.open(&grant.reservation).is_some_and(|reservation| reservation.holds.is_empty()));
         }

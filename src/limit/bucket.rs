@@ -51,12 +51,12 @@ impl Bucket {
     }
 
     /// The same use, by another quota; a begun hit counts whole. (Counted as hits of the new limit, 900 used of 1,000 would be eight
-    /// windows of debt under 100.)
+    /// windows of debt under 100.) A debt lasts neither longer nor for more windows than before.
     #[cold]
     fn adopting(self, quota: &Quota, now: Micros) -> Self {
         let latest = Micros(now.0.saturating_add(self.window));
-        let debt =
-            u128::from(self.full.0.saturating_sub(latest.0)) * u128::from(quota.window) / u128::from(self.window);
+        let debt = u128::from(self.full.0.saturating_sub(latest.0));
+        let debt = debt.min(debt * u128::from(quota.window) / u128::from(self.window));
         let within = Bucket { full: self.full.min(latest), ..self };
         let mut bucket = Bucket { full: now, fraction: 0, refill: quota.refill(), window: quota.window };
         bucket.add(quota.price(within.used(now).min(quota.refill())), quota);

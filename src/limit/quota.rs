@@ -1,7 +1,7 @@
 //! What a limit allows.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Algorithm, CellId};
 use crate::clock::Micros;
@@ -18,21 +18,36 @@ pub struct Quota {
     pub(super) part: u64,
 }
 
-/// The quotas of rates, each by the cell that it has for all routes.
+/// The quotas of rates, each by the cell that it has for all routes; and since when those are not in force that were.
 #[derive(Debug, Default)]
-pub struct Quotas(HashMap<CellId, Quota>);
+pub struct Quotas(HashMap<CellId, (Quota, Option<Instant>)>);
+
+/// How long a quota is known that is not in force any more: for answers that are out when their limit goes, or its policy is in
+/// error. As long as reservations are.
+const KEPT: Duration = Duration::from_secs(24 * 3600);
 
 // === impl Quotas ===
 
 impl Quotas {
     pub(super) fn get(&self, cell: CellId) -> Option<Quota> {
-        self.0.get(&cell).copied()
+        self.0.get(&cell).map(|(quota, _)| *quota)
+    }
+
+    /// These, and those `before` them that are not among them, for a while from `now` on.
+    pub(super) fn after(mut self, before: &Quotas, now: Instant) -> Self {
+        for (cell, (quota, gone)) in &before.0 {
+            let gone = gone.unwrap_or(now);
+            if now.saturating_duration_since(gone) < KEPT {
+                self.0.entry(*cell).or_insert((*quota, Some(gone)));
+            }
+        }
+        self
     }
 }
 
 impl FromIterator<(CellId, Quota)> for Quotas {
     fn from_iter<T: IntoIterator<Item = (CellId, Quota)>>(quotas: T) -> Self {
-        Quotas(quotas.into_iter().collect())
+        Quotas(quotas.into_iter().map(|(cell, quota)| (cell, (quota, None))).collect())
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::denial::{Code, Denial};
-use crate::gate::{Asked, Decision, Evidence, Would, start};
+use crate::gate::{Asked, Decision, Evidence, Shadowed, start};
 use crate::printable::masked;
 use crate::request::{Lookup, Request};
 use crate::respond;
@@ -80,7 +80,7 @@ impl Refusals {
     /// Logs `decision`, if it did not let `request` through or would not have; never a token.
     pub fn tell(&self, request: Option<&Request<'_>>, decision: &Decision) {
         let Decision { outcome, evidence } = decision;
-        let would = evidence.would.iter().map(|Would { denial, by }| (denial, Some(by.as_deref())));
+        let would = evidence.would.iter().map(|Shadowed { denial, by }| (denial, Some(by.as_deref())));
         for (denial, shadow) in would.chain(outcome.as_ref().err().map(|denial| (denial, None))) {
             // Whom nobody listens to need not count.
             if !tracing::enabled!(target: "tiergate::decision", tracing::Level::INFO) {

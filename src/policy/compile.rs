@@ -49,6 +49,8 @@ pub struct Compiled {
     pub policy: Policy,
     /// Without its problems, which the policy has.
     pub manifests: Manifests,
+    /// How many of the policy's problems, the first ones, were found by reading.
+    pub read: usize,
 }
 
 /// The tiers of a mapping: `None` without one, or what is wrong with it.
@@ -71,6 +73,7 @@ pub fn compile(mut manifests: Manifests, options: &Options) -> Compiled {
     let mut problems = std::mem::take(&mut manifests.problems);
     manifests.routes.sort_by(|a, b| a.meta.seniority().cmp(&b.meta.seniority()));
     leave_foreign_mappings(&mut problems, &manifests, options);
+    let read = problems.len();
     let mapping = mapping(&manifests, options, &problems);
     let instances = instances(&manifests, options);
     let mut policy = Policy {
@@ -91,7 +94,7 @@ pub fn compile(mut manifests: Manifests, options: &Options) -> Compiled {
     applied.say_what_is_in_force(&mut policy, &mut problems);
     problems.extend(applied.into_problems());
     policy.problems = problems;
-    Compiled { policy, manifests }
+    Compiled { policy, manifests, read }
 }
 
 /// Takes the problems of tier mappings out that are not the one that is meant: any other ConfigMap is somebody else's.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::hash::Hasher;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hashbrown::{HashMap, HashSet};
 use siphasher::sip::SipHasher13;
@@ -65,16 +66,17 @@ pub struct Matched<'p> {
 // === impl Limit ===
 
 impl Limit {
-    /// The identity of the cell of a limit's rate, by its place among the limit's rates: the same after a restart, and after its number
-    /// or window was changed.
+    /// The identity of the cell of a limit's rate: the same after a restart, and after its number was changed. Of several rates all but
+    /// the longest are known by their `window`; without one, it is the only or the longest rate, which stays itself when its window
+    /// is changed. So no rate takes another's use when they are written in another order, or one of them comes or goes.
     #[must_use]
-    pub fn cell(policy: &ObjectName, limit: &str, scope: &str, place: usize) -> CellId {
+    pub fn cell(policy: &ObjectName, limit: &str, scope: &str, window: Option<Duration>) -> CellId {
         let mut hasher = SipHasher13::new();
         for part in [&*policy.kind, &*policy.namespace, &*policy.name, limit, scope] {
             hasher.write_usize(part.len());
             hasher.write(part.as_bytes());
         }
-        hasher.write_usize(place);
+        hasher.write_u128(window.map_or(0, |window| window.as_nanos()));
         CellId(hasher.finish())
     }
 

@@ -25,9 +25,9 @@ pub struct AuthRules {
     /// All of them have to hold.
     pub authorization: Vec<Arc<Rule<Authorization>>>,
     /// What callers without an identity are told.
-    pub unauthenticated: Option<Arc<Rule<Telling>>>,
+    pub unauthenticated: Option<Arc<Rule<DenyWithSpec>>>,
     /// What callers without access are told.
-    pub unauthorized: Option<Arc<Rule<Telling>>>,
+    pub unauthorized: Option<Arc<Rule<DenyWithSpec>>>,
     /// Dynamic metadata of an admitted request.
     pub filters: Vec<Arc<Rule<Item>>>,
     /// Headers that the model receives; their names are lower case.
@@ -118,7 +118,7 @@ pub enum Shape {
 
 /// `response.unauthenticated` or `response.unauthorized`: a refusal in the policy's own words.
 #[derive(Debug)]
-pub struct Telling {
+pub struct DenyWithSpec {
     /// 300 to 599
     pub code: Option<u16>,
     /// The header `x-ext-auth-reason`.

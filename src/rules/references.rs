@@ -5,7 +5,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use super::condition::{Condition, Patterns, Sizes, find};
-use super::{AccessRule, AuthRules, Authorization, Item, Method, Shape, Telling, ValueSource};
+use super::{AccessRule, AuthRules, Authorization, DenyWithSpec, Item, Method, Shape, ValueSource};
 use crate::expression::{CompileError, Reference, View};
 use crate::problem::Place;
 use crate::spelling::did_you_mean;
@@ -203,7 +203,7 @@ impl Item {
     }
 }
 
-impl Telling {
+impl DenyWithSpec {
     fn values(&self) -> impl Iterator<Item = &ValueSource> {
         self.headers.iter().map(|(_, source)| source).chain(&self.message).chain(&self.body)
     }

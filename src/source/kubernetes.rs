@@ -242,7 +242,7 @@ fn snapshot(store: &mut Store, options: &Options, look: impl FnOnce(&mut Store) 
         store.departures.follow(parts, &[], &mut policy, std::time::Instant::now());
         policy.rbac.unread = store.unread_rbac();
         policy.rbac.changes = store.rbac_changes();
-        policy.behind = store.behind();
+        policy.outdated = store.outdated();
         policy.accounts.watched = Namespaces::Tiers(options.instance.clone());
         policy.problems.splice(0..0, store.problems());
         policy

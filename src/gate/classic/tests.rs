@@ -83,7 +83,7 @@ async fn check_still_refuses_what_is_no_question_of_how_much() {
     assert_eq!(code(Call::chat("granite")).await, Code::TokenMissing);
     assert_eq!(code(Call::chat("qwen3").bearer(&token("free", "alice-12345678"))).await, Code::AccessDenied);
     let unlimited = compile_text(OPEN);
-    let refuse = Settings { without_limit: Otherwise::Refuse, ..open() };
+    let refuse = Settings { without_limit: Fallback::Refuse, ..open() };
     let gate = crate::test_util::gate(unlimited, refuse);
     let denial = Call::path("/x").on(&gate, Nanos(0)).await.outcome.unwrap_err();
     assert_eq!(denial.code, Code::LimitNone);
@@ -105,7 +105,7 @@ spec:
 ";
 
 fn open() -> Settings {
-    Settings { without_policy: Otherwise::Allow, ..classic() }
+    Settings { without_policy: Fallback::Allow, ..classic() }
 }
 
 fn limited(when: &str, counter: &str) -> Gate {
@@ -220,14 +220,14 @@ async fn a_tier_that_is_told_has_a_series_only_if_the_policy_knows_it() {
 
 #[tokio::test]
 async fn a_caller_without_room_is_let_through_uncounted_or_not_at_all() {
-    for (without_room, expected) in [(Otherwise::Allow, None), (Otherwise::Refuse, Some(Code::UnavailableAccounts))] {
+    for (without_room, expected) in [(Fallback::Allow, None), (Fallback::Refuse, Some(Code::UnavailableAccounts))] {
         let mut gate = gate(compile_files(&demo(), &options()), Settings { without_room, ..classic() });
         gate.limits = std::sync::Arc::new(crate::limit::Limits::in_memory(crate::limit::Memory::bounded(0)));
         let checked = alice().on(&gate, Nanos(0)).await;
         let taken = gate.take(&handed_over(&alice(), &checked), Nanos(0)).await;
         assert_eq!(taken.outcome.err().map(|denial| denial.code), expected);
         let reservation = gate.sealer.open(&checked.outcome.unwrap().reservation).unwrap();
-        assert_eq!(reservation.holds.len(), usize::from(without_room == Otherwise::Refuse));
+        assert_eq!(reservation.holds.len(), usize::from(without_room == Fallback::Refuse));
     }
 }
 

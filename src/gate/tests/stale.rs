@@ -3,20 +3,20 @@
 use std::time::Duration;
 
 use super::*;
-use crate::policy::Behind;
+use crate::policy::Outdated;
 
 const SECOND: u64 = 1_000_000_000;
 
 /// Nothing has been heard since the tenth second.
-fn behind(stale_for: Duration) -> Gate {
+fn outdated(stale_for: Duration) -> Gate {
     let mut policy = compile_files(&demo(), &options());
-    policy.behind = Some(Behind { since: Nanos(10 * SECOND), why: "https://server: no answer".into() });
+    policy.outdated = Some(Outdated { since: Nanos(10 * SECOND), why: "https://server: no answer".into() });
     gate(policy, Settings { stale_for, ..settings() })
 }
 
 #[tokio::test]
 async fn what_is_known_is_good_until_the_time_is_over_and_marked() {
-    let gate = behind(Duration::from_secs(5));
+    let gate = outdated(Duration::from_secs(5));
     let known = token("free", &user(&gate, "free", 0));
     for (model, expected) in [("granite", None), ("draft", Some(Code::AccessDenied))] {
         let call = Call::chat(model).bearer(&known);
@@ -35,7 +35,7 @@ async fn what_is_known_is_good_until_the_time_is_over_and_marked() {
 
 #[tokio::test]
 async fn no_time_is_none() {
-    let gate = behind(Duration::ZERO);
+    let gate = outdated(Duration::ZERO);
     let call = Call::chat("granite").bearer(&token("free", &user(&gate, "free", 0)));
     let code = call.on(&gate, Nanos(10 * SECOND)).await.outcome.err().map(|denial| denial.code);
     assert_eq!(code, Some(Code::UnavailableStale));

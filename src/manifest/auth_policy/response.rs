@@ -7,7 +7,7 @@ use super::{Entry, read_named};
 use crate::document::Field;
 use crate::expression::View;
 use crate::problem::{ObjectName, Severity};
-use crate::rules::{AuthRules, Item, Rule, Shape, Telling};
+use crate::rules::{AuthRules, DenyWithSpec, Item, Rule, Shape};
 
 pub(super) fn read_response(field: &Field<'_>, origin: &Arc<ObjectName>, rules: &mut AuthRules) {
     let Some(mut fields) = field.fields() else { return };
@@ -67,7 +67,7 @@ fn read_item(entry: Entry<'_, '_>) -> Option<Item> {
     Some(Item { name: name.into(), shape })
 }
 
-fn read_telling(field: &Field<'_>, view: View) -> Option<Telling> {
+fn read_telling(field: &Field<'_>, view: View) -> Option<DenyWithSpec> {
     let mut fields = field.fields()?;
     let code = fields.take("code");
     let (message, headers, body) = (fields.take("message"), fields.take("headers"), fields.take("body"));
@@ -86,7 +86,7 @@ fn read_telling(field: &Field<'_>, view: View) -> Option<Telling> {
             });
         }
     }
-    Some(Telling { code: code?, message: message?, headers: named?, body: body? })
+    Some(DenyWithSpec { code: code?, message: message?, headers: named?, body: body? })
 }
 
 fn read_code(field: &Field<'_>) -> Option<u16> {

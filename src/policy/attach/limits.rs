@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::fold::{Merge, Part, Says, WHEN};
 use super::{Attachment, Attachments, Levels, Row, Together, strategy};
+use crate::limit::Quota;
 use crate::manifest::{LimitPolicy, LimitSpec, Manifests, Predicate};
 use crate::policy::{Attached, Limit, LimitSet, ShadowLimits};
 use crate::problem::{Finding, ObjectName};
@@ -148,6 +149,11 @@ impl LimitRules<'_> {
         let common = if *on_trial { Some(*policy) } else { self.when };
         let common = common.into_iter().flat_map(|policy| &policy.when);
         let when = common.chain(&spec.when);
+        let longest = spec.rates.iter().map(Quota::window).max();
+        let rate = |quota: &Quota| {
+            let window = Some(quota.window()).filter(|window| Some(*window) != longest);
+            (Limit::cell(name, &spec.name, &scope, window), *quota)
+        };
         Limit {
             name: format!("{}/{}", name.path(), spec.name).into(),
             kind: policy.kind,
@@ -155,9 +161,7 @@ impl LimitRules<'_> {
             when: when.map(|predicate| Arc::clone(&predicate.expression)).collect(),
             counters: spec.counters.iter().map(Arc::clone).collect(),
             per_route: policy.per_route,
-            rates: (spec.rates.iter().enumerate())
-                .map(|(place, quota)| (Limit::cell(name, &spec.name, &scope, place), *quota))
-                .collect(),
+            rates: spec.rates.iter().map(rate).collect(),
         }
     }
 }

@@ -159,13 +159,18 @@ fn a_rate_is_the_same_one_whatever_number_and_window_it_has() {
     };
     let (cells, _) = compiled("{limit: 1, window: 1m}, {limit: 9, window: 1h}");
     assert_ne!(cells[0], cells[1]);
-    let (changed, policy) = compiled("{limit: 5, window: 2m}, {limit: 9, window: 3h}");
+    let (swapped, _) = compiled("{limit: 9, window: 1h}, {limit: 1, window: 1m}");
+    assert_eq!(swapped, [cells[1], cells[0]], "whatever order they are written in");
+    let (more, _) = compiled("{limit: 5, window: 5m}, {limit: 1, window: 1m}, {limit: 9, window: 1h}");
+    assert_eq!(more[1..], cells, "whatever others come");
+    assert_eq!(compiled("{limit: 2, window: 1h}").0, [cells[1]], "or go");
+    let (changed, policy) = compiled("{limit: 5, window: 1m}, {limit: 9, window: 3h}");
     assert_eq!(changed, cells);
     let limits = Limits::in_memory(Memory::default());
     limits.put_in_force(policy.quotas());
     let in_force =
         cells.iter().map(|cell| limits.quota(*cell, 0).map(|quota| (quota.limit(), quota.window().as_secs())));
-    assert_eq!(in_force.collect::<Vec<_>>(), [Some((5, 120)), Some((9, 3 * 3600))]);
+    assert_eq!(in_force.collect::<Vec<_>>(), [Some((5, 60)), Some((9, 3 * 3600))]);
     assert!(limits.quota(cells[0].on_route(1), 0).is_none());
 }
 

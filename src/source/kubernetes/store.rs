@@ -13,7 +13,7 @@ use super::watch::Watch;
 use crate::access::Changes;
 use crate::clock::{Clock, Nanos};
 use crate::manifest::{Gateway, Manifests};
-use crate::policy::Behind;
+use crate::policy::Outdated;
 use crate::problem::{Finding, ObjectName, Place, Problem, Severity};
 
 /// Everything that is watched. One thread owns it.
@@ -128,12 +128,12 @@ impl Store {
     }
 
     /// Since when changes may not have been seen: something that was known is not watched, or the server is silent.
-    pub(super) fn behind(&self) -> Option<Behind> {
+    pub(super) fn outdated(&self) -> Option<Outdated> {
         let blind = self.kinds.iter().filter(|watched| watched.is_blind());
         let blind = blind.map(|watched| (watched.since, format!("{} not watched", watched.describe())));
         let silent = self.silent.iter().map(|why| (self.heard, format!("{}: {why}", self.server)));
         let (since, why) = silent.chain(blind).min_by_key(|(since, _)| *since)?;
-        Some(Behind { since, why: why.into() })
+        Some(Outdated { since, why: why.into() })
     }
 
     /// What all objects say. Objects that are new or changed are read; one in error keeps its own last good version.

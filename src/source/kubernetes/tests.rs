@@ -274,19 +274,19 @@ fn a_silence_dates_what_is_known_until_it_ends() {
     }
     let heartbeat = |answer: Result<(), &str>| ClusterEvent::Heartbeat(answer.map_err(str::to_owned));
     assert!(!store.take(heartbeat(Ok(()))));
-    assert_eq!(store.behind(), None);
+    assert_eq!(store.outdated(), None);
     assert!(store.take(heartbeat(Err("no answer"))));
     assert!(!store.take(heartbeat(Err("another reason"))), "the first reason stays");
-    let behind = store.behind().unwrap();
-    assert_eq!(&*behind.why, "https://server: no answer");
+    let outdated = store.outdated().unwrap();
+    assert_eq!(&*outdated.why, "https://server: no answer");
     assert_eq!(store.problems().len(), 1);
     // A watch that ends meanwhile changes nothing of when the last word was heard.
     store.apply(0, Update::Failed(Fault::Unreachable("reset".to_owned())));
-    assert_eq!(store.behind().unwrap().since, behind.since);
+    assert_eq!(store.outdated().unwrap().since, outdated.since);
     assert!(store.take(heartbeat(Ok(()))));
-    assert_eq!(&*store.behind().unwrap().why, "gateways.gateway.networking.k8s.io (reset) not watched");
+    assert_eq!(&*store.outdated().unwrap().why, "gateways.gateway.networking.k8s.io (reset) not watched");
     assert!(store.apply(0, Update::Watching));
-    assert_eq!((store.behind(), store.problems()), (None, Vec::new()));
+    assert_eq!((store.outdated(), store.problems()), (None, Vec::new()));
 }
 
 /// Or what the API server said about access would be asked anew when that is least wanted.

@@ -34,22 +34,22 @@ fn known() -> Store {
 fn a_watch_that_fails_in_a_silence_has_been_blind_since_it_began() {
     let mut store = known();
     store.take(silent("no answer within 3 s"));
-    let since = store.behind().unwrap().since;
+    let since = store.outdated().unwrap().since;
     assert!(store.apply(0, away()));
     assert!(store.take(well()));
-    let behind = store.behind().unwrap();
-    assert_eq!((behind.since, behind.why.contains("gateways")), (since, true), "{behind:?}");
+    let outdated = store.outdated().unwrap();
+    assert_eq!((outdated.since, outdated.why.contains("gateways")), (since, true), "{outdated:?}");
     assert!(store.apply(0, Update::Watching));
-    assert_eq!(store.behind(), None);
+    assert_eq!(store.outdated(), None);
 }
 
 #[test]
 fn a_watch_that_is_cut_and_stands_again_leaves_nothing_behind() {
     let mut store = known();
     assert!(store.apply(1, away()));
-    assert!(store.behind().is_some());
+    assert!(store.outdated().is_some());
     assert!(store.apply(1, Update::Watching));
-    assert_eq!((store.behind(), store.problems()), (None, Vec::new()));
+    assert_eq!((store.outdated(), store.problems()), (None, Vec::new()));
     assert!(!store.apply(1, Update::Watching));
 }
 
