@@ -9,7 +9,7 @@
 //! # use std::time::Duration;
 //! use tiergate::clock::Nanos;
 //! use tiergate::denial::Code;
-//! # use tiergate::gate::{EnforceLimits, Otherwise, Settings, TierUnknown};
+//! # use tiergate::gate::{EnforceLimits, Fallback, Settings, TierUnknown};
 //! use tiergate::gate::Gate;
 //! use tiergate::identity::{Authority, Identities, Remember};
 //! use tiergate::limit::{Limits, Memory};
@@ -43,11 +43,11 @@
 //!
 //! # let settings = Settings {
 //! #     gateway: None,
-//! #     without_policy: Otherwise::Refuse,
-//! #     without_limit: Otherwise::Allow,
-//! #     without_room: Otherwise::Refuse,
+//! #     without_policy: Fallback::Refuse,
+//! #     without_limit: Fallback::Allow,
+//! #     without_room: Fallback::Refuse,
 //! #     enforce_limits: EnforceLimits::Check,
-//! #     uncounted: Otherwise::Allow,
+//! #     uncounted: Fallback::Allow,
 //! #     bounds: tiergate::usage::Bounds::default(),
 //! #     shadow: false,
 //! #     tier_unknown: TierUnknown::Next,
