@@ -1,9 +1,9 @@
 //! Answers of somebody else that are remembered: the one cache of identities, access, tiers and keys.
 //!
-//! Whoever asks says what an answer is remembered by and how long it is good for them: [`CacheKey`]. The cache does the rest:
+//! Whoever asks says what an answer is remembered by and how long it is good for them: `CacheKey`. The cache does the rest:
 //!
-//! - A fresh answer is a hit. Past its time it may be used for a while yet, and then it is called stale: [`Staleness`].
-//! - Failures are remembered for a while of their own ([`Failure`]), apart from the answers: a flood of them moves no answer out.
+//! - A fresh answer is a hit. Past its time it may be used for a while yet, and then it is called stale: `Staleness`.
+//! - Failures are remembered for a while of their own (`Failure`), apart from the answers: a flood of them moves no answer out.
 //! - One fetch serves all who ask the same. It goes on when nobody waits any more, and what it finds is there for the next.
 //! - All of it is bounded: answers by number or weight, failures and fetches by number.
 //!
