@@ -9,7 +9,6 @@ use std::sync::{Arc, LazyLock};
 use serde_json::{Value, json};
 use smallvec::SmallVec;
 
-use super::present::{fits, header_text};
 use crate::denial::{Class, Code, Denial, DenyWith};
 use crate::expression::{Object, Scope, Val, undecided};
 use crate::identity::Identity;
@@ -131,4 +130,17 @@ pub(super) fn no_tier(rules: &AuthRules, caller: &Caller<'_>) -> Denial {
             .detail(format!("no tier has any of the groups {groups}")),
     };
     in_its_words(rules, denial, &caller.scope())
+}
+
+/// A value as text; lists and mappings as JSON.
+pub(super) fn header_text(value: &Val<'_>) -> String {
+    match value.clone().into_text() {
+        Some(text) => text.into_owned(),
+        None => value.to_json().to_string(),
+    }
+}
+
+/// RFC 9110, section 5.5: what a header's value may hold.
+pub(super) fn fits(value: &str) -> bool {
+    value.bytes().all(|b| b == b'\t' || (b >= b' ' && b != 0x7f))
 }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::caller::{Caller, holds, no_tier};
+use super::caller::{Caller, fits, header_text, holds, no_tier};
 use crate::denial::Denial;
-use crate::expression::{EvalError, Object, Properties, Scope, Val, undecided};
+use crate::expression::{EvalError, Object, Properties, Scope, undecided};
 use crate::rules::{AuthRules, Shape, ValueSource};
 
 /// What an admitted caller is presented as.
@@ -92,17 +92,4 @@ fn to_header(shape: &Shape, scope: &Scope<'_>) -> Result<String, EvalError> {
         return Ok(value);
     }
     Err(EvalError::Failed("holds characters that no header can".to_owned()))
-}
-
-/// A value as text; lists and mappings as JSON.
-pub(super) fn header_text(value: &Val<'_>) -> String {
-    match value.clone().into_text() {
-        Some(text) => text.into_owned(),
-        None => value.to_json().to_string(),
-    }
-}
-
-/// RFC 9110, section 5.5: what a header's value may hold.
-pub(super) fn fits(value: &str) -> bool {
-    value.bytes().all(|b| b == b'\t' || (b >= b' ' && b != 0x7f))
 }
