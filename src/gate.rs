@@ -116,6 +116,7 @@ pub use self::shadow::Shadowed;
 
 use self::admit::{Candidate, exceeded};
 use self::caller::{Caller, applies};
+use self::identify::Reviews;
 use self::learn::check_tier;
 use self::present::{Presented, present};
 use crate::access::AccessReviews;
@@ -290,8 +291,8 @@ impl<'a> Deciding<'a> {
             return Ok(Presented::default());
         }
         self.evidence.lap(Stage::Route);
-        let mut reviewed = None;
-        let mut caller = self.identify(rules, request, &mut reviewed).await?;
+        let mut reviews = Reviews::default();
+        let mut caller = self.identify(rules, request, &mut reviews).await?;
         self.evidence.authentication = caller.rule.map(|rule| Arc::clone(&rule.name));
         self.evidence.lap(Stage::Identity);
         self.learn(auth, &mut caller).await?;

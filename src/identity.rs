@@ -27,7 +27,7 @@ use crate::clock::Nanos;
 use crate::denial::{Class, Code, Denial};
 use crate::hash::KeyedHasher;
 use crate::request::BearerToken;
-use crate::rules::AuthRules;
+use crate::rules::{AuthRules, Reviewer};
 
 /// A reviewed user.
 #[derive(Debug)]
@@ -64,10 +64,12 @@ pub struct Remember {
     pub bytes: u64,
 }
 
-/// What a caller shows: a token to review, and what for.
+/// What a caller shows: a token to review, by whom, and what for.
 #[derive(Clone, Copy, Debug)]
 pub struct Credentials<'a> {
     pub token: BearerToken<'a>,
+    /// Of the rule that asks.
+    pub reviewer: &'a Reviewer,
     /// Of the policy that asks.
     pub rules: &'a AuthRules,
     /// Of the request: an audience, where the policy names none.
@@ -76,18 +78,18 @@ pub struct Credentials<'a> {
     pub peer: Option<&'a str>,
 }
 
-/// Reviews tokens, and remembers the answers.
+/// Reviews tokens, each by the reviewer that is asked for, and remembers the answers.
 #[derive(Debug)]
 pub struct Identities {
-    reviewer: Reviewer,
+    kubernetes: Kubernetes,
     remember: Remember,
     hasher: KeyedHasher,
     cache: Cache<Arc<Identity>>,
 }
 
-/// Whose word it is who a token is of.
+/// Whose word it is who a token of the cluster is of ([`Reviewer::Kubernetes`]).
 #[derive(Debug)]
-enum Reviewer {
+enum Kubernetes {
     Keys(ArcSwap<Keys>),
     Cluster(Arc<ClusterReview>),
 }
@@ -125,7 +127,7 @@ impl Identities {
     /// The operating system has no randomness: nothing could be kept apart safely.
     #[must_use]
     pub fn new(authority: Authority, remember: Remember) -> Self {
-        Self::of(Reviewer::Keys(ArcSwap::from_pointee(Keys { authority, salt: 0 })), remember)
+        Self::of(Kubernetes::Keys(ArcSwap::from_pointee(Keys { authority, salt: 0 })), remember)
     }
 
     /// Tokens that the API server reviews.
@@ -135,27 +137,27 @@ impl Identities {
     /// The operating system has no randomness: nothing could be kept apart safely.
     #[must_use]
     pub fn of_cluster(review: ClusterReview, remember: Remember) -> Self {
-        Self::of(Reviewer::Cluster(Arc::new(review)), remember)
+        Self::of(Kubernetes::Cluster(Arc::new(review)), remember)
     }
 
-    fn of(reviewer: Reviewer, remember: Remember) -> Self {
+    fn of(kubernetes: Kubernetes, remember: Remember) -> Self {
         let usual = usize::try_from(remember.bytes / USUAL).unwrap_or(usize::MAX);
         let cache = Cache::new(Config {
             capacity: Capacity::weight(usual, remember.bytes, |identity: &Arc<Identity>| identity.bytes()),
             failures: FAILURES,
             fetches: IN_FLIGHT,
             staleness: Staleness::IfError { patience: PATIENCE },
-            runtime: match &reviewer {
-                Reviewer::Keys(_) => None,
-                Reviewer::Cluster(cluster) => Some(cluster.server.runtime().clone()),
+            runtime: match &kubernetes {
+                Kubernetes::Keys(_) => None,
+                Kubernetes::Cluster(cluster) => Some(cluster.server.runtime().clone()),
             },
         });
-        Identities { reviewer, remember, hasher: KeyedHasher::random(), cache }
+        Identities { kubernetes, remember, hasher: KeyedHasher::random(), cache }
     }
 
     /// Goes by the keys of `authority` from now on, where tokens are verified by keys: what is remembered was said by others.
     pub fn replace_keys(&self, authority: Authority) {
-        let Reviewer::Keys(keys) = &self.reviewer else { return };
+        let Kubernetes::Keys(keys) = &self.kubernetes else { return };
         // Any other than before: each is the hash of the one before, and an attacker knows none of them.
         let salt = self.hasher.hash(&keys.load().salt.to_string());
         keys.store(Arc::new(Keys { authority, salt }));
@@ -181,21 +183,21 @@ impl Identities {
         if let Some(answer) = self.cache.get(&key, now) {
             return answer;
         }
-        let cluster = match &self.reviewer {
-            Reviewer::Keys(keys) => {
-                return self.settle(&key, keys.load().authority.review(&credentials.token, now), now);
+        let reviewed = match (credentials.reviewer, &self.kubernetes) {
+            (Reviewer::Kubernetes, Kubernetes::Keys(keys)) => keys.load().authority.review(&credentials.token, now),
+            (Reviewer::Kubernetes, Kubernetes::Cluster(cluster)) => {
+                let until = self.cache.wait_until(&key, now, until);
+                match cluster.look(credentials, accounts, now, until).await {
+                    Ok(cluster::Look::Ask(review)) => {
+                        let answer = self.cache.fetch(&key, now, until, || self.fetch(cluster, review, now)).await;
+                        return answer.unwrap_or_else(|why| Answer::fetched(Err(unanswered(why))));
+                    }
+                    Ok(cluster::Look::Trusted(identity)) => Ok(*identity),
+                    Err(denial) => Err(denial),
+                }
             }
-            Reviewer::Cluster(cluster) => cluster,
         };
-        let until = self.cache.wait_until(&key, now, until);
-        match cluster.look(credentials, accounts, now, until).await {
-            Ok(cluster::Look::Ask(review)) => {
-                let answer = self.cache.fetch(&key, now, until, || self.fetch(cluster, review, now)).await;
-                answer.unwrap_or_else(|why| Answer::fetched(Err(unanswered(why))))
-            }
-            Ok(cluster::Look::Trusted(identity)) => self.settle(&key, Ok(*identity), now),
-            Err(denial) => self.settle(&key, Err(denial), now),
-        }
+        self.settle(&key, reviewed, now)
     }
 
     /// Remembers what was found out without a call.
@@ -221,30 +223,32 @@ impl Identities {
 
     /// Whether a ServiceAccount that is not watched is known all the same, because the API server has reviewed its token.
     #[must_use]
-    pub fn vouched_for(&self) -> bool {
-        matches!(self.reviewer, Reviewer::Cluster(_))
+    pub fn vouched_for(&self, reviewer: &Reviewer) -> bool {
+        match reviewer {
+            Reviewer::Kubernetes => matches!(self.kubernetes, Kubernetes::Cluster(_)),
+        }
     }
 
     fn key<'a>(&self, credentials: &Credentials<'a>) -> IdentityKey<'a> {
         IdentityKey { hash: self.hash(credentials), rules: credentials.rules, stale: self.remember.stale }
     }
 
-    /// Of the whole token; and of what its policy asks for, where the answer depends on that.
+    /// Of the whole token, and of who reviews it; and of what its policy asks for, where the answer depends on that.
     fn hash(&self, credentials: &Credentials<'_>) -> u128 {
-        let token = self.hash_token(&credentials.token);
-        match &self.reviewer {
-            Reviewer::Cluster(cluster) if cluster.foreign => {
-                token ^ self.hasher.hash_list(credentials.rules.audiences(credentials.host))
+        match (credentials.reviewer, &self.kubernetes) {
+            (Reviewer::Kubernetes, Kubernetes::Cluster(cluster)) if cluster.foreign => {
+                self.hash_token(&credentials.token) ^ self.hasher.hash_list(credentials.wanted())
             }
-            Reviewer::Cluster(_) | Reviewer::Keys(_) => token,
+            (Reviewer::Kubernetes, Kubernetes::Cluster(_) | Kubernetes::Keys(_)) => self.hash_token(&credentials.token),
         }
     }
 
+    /// Of a token that is the cluster's to review.
     fn hash_token(&self, token: &BearerToken<'_>) -> u128 {
         let token = self.hasher.hash(token.secret());
-        match &self.reviewer {
-            Reviewer::Keys(keys) => token ^ keys.load().salt,
-            Reviewer::Cluster(_) => token,
+        match &self.kubernetes {
+            Kubernetes::Keys(keys) => token ^ keys.load().salt,
+            Kubernetes::Cluster(_) => token,
         }
     }
 

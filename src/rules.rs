@@ -11,7 +11,7 @@ mod references;
 mod value;
 
 pub use self::auth::{
-    AccessRule, AuthRules, Authentication, Authorization, DenyWithSpec, Item, Method, Rule, Shape, TierLookup,
+    AccessRule, AuthRules, Authentication, Authorization, DenyWithSpec, Item, Method, Reviewer, Rule, Shape, TierLookup,
 };
 pub use self::condition::{Condition, Operator, Pattern, Patterns};
 pub use self::endpoint::Endpoint;

@@ -13,7 +13,7 @@ use tiergate::args::{KeyAlgorithm, Keys};
 use tiergate::clock::Nanos;
 use tiergate::identity::{Authority, Credentials, Identities, Remember, ServiceAccounts};
 use tiergate::request::BearerToken;
-use tiergate::rules::AuthRules;
+use tiergate::rules::{AuthRules, Reviewer};
 
 use super::world::run;
 
@@ -49,7 +49,8 @@ pub fn jwt(data: &[u8]) -> &'static str {
         Identities::new(Authority::from_jwks(&JWKS, ISSUER).unwrap(), remember)
     };
     let (rules, accounts) = (AuthRules::default(), ServiceAccounts::default());
-    let credentials = Credentials { token: BearerToken::new(&token), rules: &rules, host: "", peer: None };
+    let (bearer, reviewer) = (BearerToken::new(&token), &Reviewer::Kubernetes);
+    let credentials = Credentials { token: bearer, reviewer, rules: &rules, host: "", peer: None };
     let until = tokio::time::Instant::now();
     let review = run(identities().review(&credentials, &accounts, Nanos(0), until));
     let again = run(identities().review(&credentials, &accounts, Nanos(0), until));

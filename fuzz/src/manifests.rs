@@ -129,7 +129,7 @@ fn assert_shut(policy: Policy, manifests: &Manifests) {
     for plan in policy.gateways.iter().flat_map(GatewayPlan::plans) {
         if let Attached::Active(auth) = &plan.auth {
             assert!(!in_error(&auth.policy), "{}", plan.name);
-            let reviews = |rule: &Arc<Rule<Authentication>>| matches!(rule.what.method, Method::TokenReview { .. });
+            let reviews = |rule: &Arc<Rule<Authentication>>| matches!(rule.what.method, Method::Token { .. });
             let rules = &auth.rules;
             // Some policies let callers in without a token, and say so.
             open |=

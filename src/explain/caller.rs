@@ -12,6 +12,7 @@ use crate::denial::Code;
 use crate::gate::Gate;
 use crate::identity::{Claims, Identity, KubernetesClaims, OPENSHIFT, ObjectClaims, believe, unix_seconds};
 use crate::policy::{Policy, derived_uid};
+use crate::rules::Reviewer;
 
 /// Stands for the token that a caller named by `--as` would have.
 const PLACEHOLDER: &str = "taken-on-trust";
@@ -146,7 +147,8 @@ fn person(user: &str, audiences: Vec<String>) -> Identity {
 /// Every audience that some policy wants of requests for `host`.
 fn wanted_audiences(policy: &Policy, host: &str) -> Vec<String> {
     let rules = policy.plans().filter_map(|plan| plan.auth.active()).map(|auth| &auth.rules);
-    let mut audiences: Vec<String> = rules.flat_map(|rules| rules.audiences(host)).map(Cow::into_owned).collect();
+    let mut audiences: Vec<String> =
+        rules.flat_map(|rules| rules.audiences(&Reviewer::Kubernetes, host)).map(Cow::into_owned).collect();
     audiences.sort_unstable();
     audiences.dedup();
     audiences

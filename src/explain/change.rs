@@ -1,7 +1,5 @@
 //! What would change the answer.
 
-use std::borrow::Cow;
-
 use super::steps::{matched, object, span};
 use super::{Case, Found, shape};
 use crate::denial::{Code, Denial};
@@ -9,8 +7,8 @@ use crate::gate::{LimitEvidence, Refused};
 use crate::policy::Tiers;
 use crate::printable::shell_word;
 use crate::problem::{Finding, ObjectName, Origin, Problem};
-use crate::request::{PathFault, check_canonical, host_name};
-use crate::rules::{Authorization, LimitKind, Method};
+use crate::request::{PathFault, check_canonical};
+use crate::rules::{Authorization, LimitKind, Reviewer};
 use crate::spelling::did_you_mean;
 
 /// The annotation that grants a model to tiers.
@@ -175,14 +173,11 @@ fn token(case: &Case<'_>, found: Option<&Found<'_>>, code: Code) -> Vec<String> 
 fn token_command(case: &Case<'_>, found: Option<&Found<'_>>) -> String {
     let account = case.identity().and_then(|identity| identity.service_account.as_ref());
     let (namespace, name) = account.map_or(("<namespace>", "<serviceaccount>"), |it| (&it.namespace, &it.name));
-    let rules = found.and_then(Found::auth).map(|auth| auth.rules.authentication.as_slice()).unwrap_or_default();
     // A policy without audiences wants one for the host.
-    let host = case.asked.map_or(Cow::Borrowed("<host>"), |asked| host_name(&asked.host));
-    let audience = rules.iter().find_map(|rule| match &rule.what.method {
-        Method::TokenReview { audiences } => Some(audiences.first().map_or(&*host, String::as_str)),
-        Method::Anonymous | Method::Plain(_) => None,
-    });
-    let audience = audience.map(|audience| format!(" --audience={}", shell_word(audience))).unwrap_or_default();
+    let host = case.asked.map_or("<host>", |asked| &asked.host);
+    let auth = found.and_then(Found::auth);
+    let audience = auth.and_then(|auth| auth.rules.audiences(&Reviewer::Kubernetes, host).next());
+    let audience = audience.map(|audience| format!(" --audience={}", shell_word(&audience))).unwrap_or_default();
     format!("kubectl create token {name} -n {namespace}{audience}")
 }
 

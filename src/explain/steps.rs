@@ -13,7 +13,7 @@ use crate::limit;
 use crate::policy::{Attached, AuthPlan, Limit, LimitSet, Overridden, Tiers, in_words};
 use crate::problem::{ObjectName, Place};
 use crate::respond;
-use crate::rules::{Authorization, LimitKind, Method, Rule};
+use crate::rules::{Authorization, LimitKind, Rule};
 
 /// Limits that do not match, and what is overridden, are listed up to this many.
 const LISTED: usize = 8;
@@ -202,7 +202,7 @@ fn identity(case: &Case<'_>, auth: Option<&AuthPlan>) -> Vec<Finding> {
         }
         None if case.stopped() == Some(Part::Identity) || case.policy_would() => {
             findings.extend(rules.iter().map(|rule| {
-                let wants = wanted(&rule.what.method);
+                let wants = rule.what.method.wants();
                 Finding::new(format!("authentication `{}` wants {wants}", rule.name), Some(rule.place.clone()))
             }))
         }
@@ -226,16 +226,6 @@ fn described(identity: &Identity) -> Vec<Finding> {
         format!("groups {}", or_none(&identity.groups.join(", "))).into(),
         format!("audiences {}", or_none(&identity.audiences.join(", "))).into(),
     ]
-}
-
-/// What a caller has to show.
-fn wanted(method: &Method) -> String {
-    match method {
-        Method::TokenReview { audiences } if audiences.is_empty() => "a token for the host of the request".to_owned(),
-        Method::TokenReview { audiences } => format!("a token for {}", audiences.join(" or ")),
-        Method::Anonymous => "nothing".to_owned(),
-        Method::Plain(_) => "an identity that the request carries".to_owned(),
-    }
 }
 
 fn or_none(text: &str) -> &str {

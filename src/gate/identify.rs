@@ -10,17 +10,34 @@ use super::caller::{Caller, holds, in_its_words};
 use crate::denial::{Class, Code, Denial};
 use crate::expression::{EvalError, Object, Scope, Val, undecided};
 use crate::identity::{Credentials, Identity, other_audience};
-use crate::request::{Attributes, Request, Unset, host_name};
-use crate::rules::{AuthRules, Authentication, Method, ValueSource};
+use crate::request::{Attributes, Request, Unset};
+use crate::rules::{AuthRules, Authentication, Method, Reviewer, ValueSource};
 
 /// What the review of a token said.
-pub(super) type Reviewed = Result<Arc<Identity>, Denial>;
+type Reviewed = Result<Arc<Identity>, Denial>;
+
+/// What was said of a request's token, by one reviewer after another. The caller borrows from it.
+#[derive(Debug, Default)]
+pub(super) struct Reviews {
+    said: Option<Reviewed>,
+    /// By the reviewer that was asked next. Few policies name a second one, so there is room for it only when it was asked.
+    next: Option<Box<Reviews>>,
+}
+
+/// The reviews of a request's token, while rules are tried.
+struct Asking<'c> {
+    /// Where a review is put: the first one, and the next one after it.
+    first: Option<&'c mut Option<Reviewed>>,
+    next: Option<&'c mut Option<Box<Reviews>>>,
+    /// The last review, and who made it.
+    last: Option<(&'c Reviewer, &'c Reviewed)>,
+}
 
 // === impl Deciding ===
 
 impl Deciding<'_> {
-    /// Names the caller, by the first way that accepts it. What the review of its token says, where one is asked for, is put into
-    /// `reviewed`, which the caller borrows from.
+    /// Names the caller, by the first way that accepts it. What reviews of its token say, where any are asked for, is put into
+    /// `reviews`, which the caller borrows from.
     ///
     /// # Errors
     ///
@@ -29,25 +46,27 @@ impl Deciding<'_> {
         &mut self,
         rules: &'c AuthRules,
         request: &'c Request<'_>,
-        reviewed: &'c mut Option<Reviewed>,
+        reviews: &'c mut Reviews,
     ) -> Result<Caller<'c>, Denial> {
         let attributes = request.attributes(Unset::Absent);
         if rules.authentication.is_empty() {
             return Ok(Caller::anonymous(attributes));
         }
         let scope = Scope { request: attributes, ..Scope::default() };
-        let (mut unasked, mut said, mut refused) = (Some(reviewed), None, None);
+        let (mut asking, mut refused) = (Asking::new(reviews), None);
         for rule in &rules.authentication {
             if !holds(rules, &rule.name, &rule.when, &scope)? {
                 continue;
             }
-            let named = match &rule.what.method {
-                Method::TokenReview { audiences } => {
-                    // Once, however many rules look at it.
-                    if let Some(reviewed) = unasked.take() {
-                        said = Some(&*reviewed.insert(self.review(rules, request).await));
-                    }
-                    accept(rules, audiences, said, attributes)
+            let method = &rule.what.method;
+            let named = match method {
+                Method::Token { reviewer, .. } => {
+                    // Once, however many rules look at it one after another.
+                    let said = match asking.said_by(reviewer) {
+                        None => asking.keep(reviewer, self.review(reviewer, rules, request).await),
+                        said => said,
+                    };
+                    accept(rules, method, reviewer, said, attributes)
                 }
                 Method::Anonymous => Ok(Caller::anonymous(attributes)),
                 Method::Plain(source) => plain(source, &scope),
@@ -63,10 +82,11 @@ impl Deciding<'_> {
         Err(in_its_words(rules, refused.unwrap_or_else(none), &scope))
     }
 
-    /// The identity behind the request's token, as long as its ServiceAccount is there.
-    async fn review(&mut self, rules: &AuthRules, request: &Request<'_>) -> Reviewed {
+    /// The identity behind the request's token, as `reviewer` says and as long as its ServiceAccount is there.
+    async fn review(&mut self, reviewer: &Reviewer, rules: &AuthRules, request: &Request<'_>) -> Reviewed {
         let identities = &self.gate.identities;
-        let credentials = Credentials { token: request.bearer()?, rules, host: request.host, peer: request.peer };
+        let token = request.bearer()?;
+        let credentials = Credentials { token, reviewer, rules, host: request.host, peer: request.peer };
         let answer = match identities.recall(&credentials, self.now) {
             Some(answer) => answer,
             None => {
@@ -78,34 +98,59 @@ impl Deciding<'_> {
         let identity = answer.value?;
         self.evidence.identity(&identity);
         match &identity.service_account {
-            Some(account) => account.check(&self.policy.accounts, identities.vouched_for()).map(|()| identity),
+            Some(account) => account.check(&self.policy.accounts, identities.vouched_for(reviewer)).map(|()| identity),
             None => Ok(identity),
         }
     }
 }
 
-/// Accepts who was reviewed, for one of `audiences`.
+// === impl Asking ===
+
+impl<'c> Asking<'c> {
+    fn new(Reviews { said, next }: &'c mut Reviews) -> Self {
+        Asking { first: Some(said), next: Some(next), last: None }
+    }
+
+    /// What `reviewer` has said, if it was asked last.
+    fn said_by(&self, reviewer: &Reviewer) -> Option<&'c Reviewed> {
+        self.last.filter(|(last, _)| *last == reviewer).map(|(_, said)| said)
+    }
+
+    /// Keeps what `reviewer` says, beside what others have said.
+    fn keep(&mut self, reviewer: &'c Reviewer, reviewed: Reviewed) -> Option<&'c Reviewed> {
+        let room = match self.first.take() {
+            Some(first) => first,
+            None => {
+                let Reviews { said, next } = &mut **self.next.take()?.insert(Box::default());
+                self.next = Some(next);
+                said
+            }
+        };
+        let said = &*room.insert(reviewed);
+        self.last = Some((reviewer, said));
+        Some(said)
+    }
+}
+
+/// Accepts who was reviewed by `reviewer`, where the token is for an audience that `method` names.
 fn accept<'a>(
     rules: &AuthRules,
-    audiences: &[String],
-    reviewed: Option<&'a Reviewed>,
+    method: &Method,
+    reviewer: &Reviewer,
+    said: Option<&'a Reviewed>,
     request: Attributes<'a>,
 ) -> Result<Caller<'a>, Denial> {
-    let identity = match reviewed {
+    let identity = match said {
         Some(Ok(identity)) => identity,
         Some(Err(denial)) => return Err(denial.clone()),
         None => return Err(Denial::new(Code::UnavailableInternal, "the token was reviewed to no end")),
     };
-    let is_for = |audience: &str| identity.audiences.iter().any(|own| own == audience);
-    let accepted = match audiences {
-        [] => is_for(&host_name(request.host)),
-        audiences => audiences.iter().any(|audience| is_for(audience)),
-    };
-    if accepted {
+    let mut wanted = method.audiences(reviewer, request.host);
+    if wanted.any(|audience| identity.audiences.iter().any(|own| **own == *audience)) {
         let caller = Caller::new(Cow::Borrowed(&identity.object), &identity.groups, request);
         return Ok(Caller { reviewed: Some(identity), ..caller });
     }
-    Err(other_audience(rules, &identity.audiences, request.host))
+    Err(other_audience(rules.audiences(reviewer, request.host), &identity.audiences))
 }
 
 /// The identity that something before us has found out.

@@ -1,24 +1,35 @@
 //! For whom a token is: the audiences that an AuthPolicy wants.
 
-use crate::denial::{Code, Denial};
-use crate::rules::AuthRules;
+use std::borrow::Cow;
 
-/// Whether a token for `audiences` is good for any of `rules`, on `host`.
-///
-/// # Errors
-///
-/// It is for others.
-pub(super) fn accept_any(rules: &AuthRules, audiences: &[String], host: &str) -> Result<(), Denial> {
-    match rules.audiences(host).any(|wanted| audiences.iter().any(|own| **own == *wanted)) {
-        true => Ok(()),
-        false => Err(other_audience(rules, audiences, host)),
+use super::Credentials;
+use crate::denial::{Code, Denial};
+
+// === impl Credentials ===
+
+impl<'a> Credentials<'a> {
+    /// The audiences that the token may be for, by any rule that goes by its reviewer.
+    pub(super) fn wanted(&self) -> impl Iterator<Item = Cow<'a, str>> {
+        self.rules.audiences(self.reviewer, self.host)
+    }
+
+    /// Whether the token is good for any rule that goes by its reviewer, where it is for `audiences`.
+    ///
+    /// # Errors
+    ///
+    /// It is for others.
+    pub(super) fn accept_any(&self, audiences: &[String]) -> Result<(), Denial> {
+        match self.wanted().any(|wanted| audiences.iter().any(|own| **own == *wanted)) {
+            true => Ok(()),
+            false => Err(other_audience(self.wanted(), audiences)),
+        }
     }
 }
 
-/// The refusal of a token that is for `audiences`, where `rules` want others on `host`.
+/// The refusal of a token that is for `audiences` and not for any that is `wanted`.
 #[must_use]
-pub fn other_audience(rules: &AuthRules, audiences: &[String], host: &str) -> Denial {
-    let wanted: Vec<_> = rules.audiences(host).collect();
+pub fn other_audience<'a>(wanted: impl Iterator<Item = Cow<'a, str>>, audiences: &[String]) -> Denial {
+    let wanted: Vec<_> = wanted.collect();
     let detail = format!("the token is for {}, the policy wants {}", audiences.join(", "), wanted.join(", "));
     Denial::new(Code::TokenAudience, "the token is for another audience").detail(detail)
 }

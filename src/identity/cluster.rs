@@ -12,7 +12,6 @@ use parking_lot::Mutex;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::audience::accept_any;
 use super::authority::{Bound, Signer, expiry};
 use super::{Authority, Credentials, Identity, ServiceAccountRef, ServiceAccounts};
 use crate::apiserver::{ApiServer, Caller, unanswered};
@@ -125,7 +124,7 @@ impl ClusterReview {
             Ok(Signer::Foreign | Signer::Unknown) => return Err(keys.foreign(&credentials.token)),
             Ok(Signer::Known) => keys.claims(&credentials.token)?,
         };
-        accept_any(credentials.rules, &claims.aud, credentials.host)?;
+        credentials.accept_any(&claims.aud)?;
         let watched = match claims.service_account() {
             Some(account) => {
                 account.check(accounts, true)?;
@@ -151,7 +150,7 @@ impl ClusterReview {
     fn foreign(&self, credentials: &Credentials<'_>) -> Look {
         Look::Ask(TokenReview {
             token: credentials.token.secret().to_owned(),
-            audiences: credentials.rules.audiences(credentials.host).map(Cow::into_owned).collect(),
+            audiences: credentials.wanted().map(Cow::into_owned).collect(),
             caller: self.hasher.hash_list(credentials.peer),
             expiry: expiry(&credentials.token),
             keep: UNWATCHED,

@@ -20,7 +20,7 @@ fn authority() -> Authority {
 }
 
 fn credentials<'a>(token: &'a str, rules: &'a AuthRules) -> Credentials<'a> {
-    Credentials { token: BearerToken::new(token), rules, host: "", peer: None }
+    Credentials { token: BearerToken::new(token), reviewer: &Reviewer::Kubernetes, rules, host: "", peer: None }
 }
 
 /// Reviews `token` at the start of the process.

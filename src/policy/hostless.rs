@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::route::Served;
 use crate::problem::{Finding, InForce, ObjectName, Place, Problem, Severity};
-use crate::rules::{AuthRules, Method};
+use crate::rules::AuthRules;
 
 /// The routes at which no host is spelled out that could be an audience, by the rule that names none.
 #[derive(Debug, Default)]
@@ -41,8 +41,7 @@ impl Hostless {
         if served.iter().all(|served| served.host.is_spelled_out()) {
             return None;
         }
-        let takes_host = |method: &Method| matches!(method, Method::TokenReview { audiences } if audiences.is_empty());
-        let rule = rules.authentication.iter().find(|rule| takes_host(&rule.what.method))?;
+        let rule = rules.authentication.iter().find(|rule| rule.what.method.takes_host())?;
         let policy = (*rule.origin).clone();
         let nameless = Nameless { place: rule.place.clone(), rule: Arc::clone(&rule.name), policy };
         let routes = self.0.entry(nameless).or_default();

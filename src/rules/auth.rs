@@ -60,16 +60,27 @@ pub struct Authentication {
     pub ttl: Option<Duration>,
 }
 
+/// How a rule names a caller. Whatever other modules ask of it is a method here that matches every way, so that a new one which
+/// is left out does not compile.
 #[derive(Debug)]
 pub enum Method {
-    /// `kubernetesTokenReview`
-    TokenReview {
-        /// Empty: the request's host, as in Authorino; but only where a listener or route spells it out.
+    /// By a bearer token.
+    Token {
+        reviewer: Reviewer,
+        /// Those that the token may be for. For what it means that there are none, see [`Method::takes_host`].
         audiences: Vec<String>,
     },
+    /// `anonymous`: nobody has to say who they are.
     Anonymous,
-    /// An identity that something before tiergate has found out.
+    /// `plain`: by an identity that something before tiergate has found out.
     Plain(ValueSource),
+}
+
+/// Who says whose a token is. Rules one after another that name the same one go by one review.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Reviewer {
+    /// `kubernetesTokenReview`: the API server, or the keys of `--jwks` in its stead.
+    Kubernetes,
 }
 
 /// `metadata.http` of `/v1/tiers/lookup`
@@ -128,12 +139,64 @@ pub struct DenyWithSpec {
     pub body: Option<ValueSource>,
 }
 
+/// The members of an identity that a TokenReview makes, and of that of an anonymous caller.
+const REVIEWED: &[&str] = &["authenticated", "audiences", "user"];
+pub(super) const ANONYMOUS: &[&str] = &["anonymous"];
+
 // === impl Rule ===
 
 impl<T> Rule<T> {
     #[must_use]
     pub fn new(name: &str, origin: &Arc<ObjectName>, place: Place, what: T) -> Self {
         Rule { name: name.into(), origin: Arc::clone(origin), place, when: Vec::new(), priority: 0, what }
+    }
+}
+
+// === impl Method ===
+
+impl Method {
+    /// Whether tokens have to be for the host of the request, because no audience is named, as in Authorino. Only where a listener or
+    /// route spells the host out is it one: elsewhere callers could make it up.
+    #[must_use]
+    pub fn takes_host(&self) -> bool {
+        match self {
+            Method::Token { reviewer: Reviewer::Kubernetes, audiences } => audiences.is_empty(),
+            Method::Anonymous | Method::Plain(_) => false,
+        }
+    }
+
+    /// The audiences that a token may be for on `host`, if it is one that `reviewer` reviews. A token for none of them is not accepted.
+    pub fn audiences<'a>(&'a self, reviewer: &Reviewer, host: &'a str) -> impl Iterator<Item = Cow<'a, str>> + use<'a> {
+        let (audiences, host) = match self {
+            Method::Token { reviewer: own, audiences } if own == reviewer => {
+                (audiences.as_slice(), self.takes_host().then_some(host))
+            }
+            Method::Token { .. } | Method::Anonymous | Method::Plain(_) => (&[][..], None),
+        };
+        audiences.iter().map(|audience| Cow::Borrowed(audience.as_str())).chain(host.map(host_name))
+    }
+
+    /// The members that `auth.identity` has, `defaults` and `overrides` apart; `None` where it may have any.
+    #[must_use]
+    pub(super) fn members(&self) -> Option<&'static [&'static str]> {
+        match self {
+            Method::Token { reviewer: Reviewer::Kubernetes, .. } => Some(REVIEWED),
+            Method::Anonymous => Some(ANONYMOUS),
+            Method::Plain(_) => None,
+        }
+    }
+
+    /// What callers have to show, for people.
+    #[must_use]
+    pub fn wants(&self) -> String {
+        match self {
+            Method::Token { reviewer: Reviewer::Kubernetes, audiences } => match audiences.as_slice() {
+                [] => "a token for the host of the request".to_owned(),
+                audiences => format!("a token for {}", audiences.join(" or ")),
+            },
+            Method::Anonymous => "nothing".to_owned(),
+            Method::Plain(_) => "an identity that the request carries".to_owned(),
+        }
     }
 }
 
@@ -164,16 +227,9 @@ impl AuthRules {
         }
     }
 
-    /// The audiences that tokens may be for. Without any it is the host, which a listener or route spells out.
-    pub fn audiences<'a>(&'a self, host: &'a str) -> impl Iterator<Item = Cow<'a, str>> {
-        self.authentication.iter().flat_map(move |rule| {
-            let (audiences, host) = match &rule.what.method {
-                Method::TokenReview { audiences } if audiences.is_empty() => (&[][..], Some(host)),
-                Method::TokenReview { audiences } => (audiences.as_slice(), None),
-                Method::Anonymous | Method::Plain(_) => (&[][..], None),
-            };
-            audiences.iter().map(|audience| Cow::Borrowed(audience.as_str())).chain(host.map(host_name))
-        })
+    /// The audiences that tokens which `reviewer` reviews may be for on `host`, by whichever rule.
+    pub fn audiences<'a>(&'a self, reviewer: &'a Reviewer, host: &'a str) -> impl Iterator<Item = Cow<'a, str>> {
+        self.authentication.iter().flat_map(move |rule| rule.what.method.audiences(reviewer, host))
     }
 
     /// The longest that an identity may be remembered.

@@ -4,8 +4,9 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use super::auth::ANONYMOUS;
 use super::condition::{Condition, Patterns, Sizes, find};
-use super::{AccessRule, AuthRules, Authorization, DenyWithSpec, Item, Method, Shape, ValueSource};
+use super::{AccessRule, AuthRules, Authorization, DenyWithSpec, Item, Shape, ValueSource};
 use crate::expression::{CompileError, Reference, View};
 use crate::problem::Place;
 use crate::spelling::did_you_mean;
@@ -27,10 +28,6 @@ struct Check<'r> {
     sizes: Sizes<'r>,
     faults: Vec<Fault>,
 }
-
-/// What a TokenReview tells of a caller, and what stands for one who is anonymous.
-const REVIEWED: [&str; 3] = ["authenticated", "audiences", "user"];
-const ANONYMOUS: &str = "anonymous";
 
 // === impl AuthRules ===
 
@@ -94,13 +91,9 @@ impl AuthRules {
 
     /// The members that an identity can have, whichever way it was come by; `None` where it may have any.
     fn identity_members(&self) -> Option<Vec<&str>> {
-        let mut members = if self.authentication.is_empty() { vec![ANONYMOUS] } else { Vec::new() };
+        let mut members = if self.authentication.is_empty() { ANONYMOUS.to_vec() } else { Vec::new() };
         for rule in &self.authentication {
-            match rule.what.method {
-                Method::TokenReview { .. } => members.extend(REVIEWED),
-                Method::Anonymous => members.push(ANONYMOUS),
-                Method::Plain(_) => return None,
-            }
+            members.extend(rule.what.method.members()?);
             let own = rule.what.defaults.iter().chain(&rule.what.overrides);
             members.extend(own.map(|(name, _)| &**name));
         }

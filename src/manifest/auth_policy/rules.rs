@@ -9,7 +9,13 @@ use super::value::{read_expression, read_properties, read_selector, read_text_va
 use crate::document::{Field, Fields};
 use crate::expression::View;
 use crate::problem::Severity;
-use crate::rules::{AccessRule, Authentication, Authorization, Method, TierLookup, ValueSource};
+use crate::rules::{AccessRule, Authentication, Authorization, Method, Reviewer, TierLookup, ValueSource};
+
+type ReadMethod = fn(&Field<'_>) -> Option<Method>;
+
+/// The ways to authenticate that are carried out, and what reads each.
+const WAYS: &[(&str, ReadMethod)] =
+    &[("kubernetesTokenReview", read_token_review), ("anonymous", read_anonymous), ("plain", read_plain)];
 
 pub(super) fn read_authentication(entry: Entry<'_, '_>) -> Option<Authentication> {
     let Entry { field, mut fields, ttl, .. } = entry;
@@ -19,11 +25,19 @@ pub(super) fn read_authentication(entry: Entry<'_, '_>) -> Option<Authentication
         read_credentials(&credentials);
     }
     let properties = ["defaults", "overrides"].map(|name| fields.take(name));
-    let ways = ["kubernetesTokenReview", "anonymous", "plain"].map(|name| fields.take(name));
+    let ways: Vec<_> = WAYS.iter().filter_map(|(name, read)| Some((fields.take(name)?, read))).collect();
     fields.done(Severity::Error);
     let [defaults, overrides] =
         properties.map(|field| field.map_or(Some(Vec::new()), |field| read_properties(&field, View::Identity)));
-    let method = read_method(field, ways, is_refused)?;
+    let method = match ways.as_slice() {
+        [(way, read)] => read(way)?,
+        // That another one is not carried out was said already.
+        _ if is_refused => return None,
+        _ => {
+            let expected = "kubernetesTokenReview, anonymous or plain";
+            return field.invalid("says no way to authenticate, or more than one", expected);
+        }
+    };
     Some(Authentication { method, defaults: defaults?, overrides: overrides?, ttl })
 }
 
@@ -39,39 +53,30 @@ fn refuse<const N: usize>(fields: &mut Fields<'_>, names: [&'static str; N], wha
     is_refused
 }
 
-/// The way to authenticate that is there. Where another one was refused, that was said already.
-fn read_method(field: &Field<'_>, ways: [Option<Field<'_>>; 3], is_refused: bool) -> Option<Method> {
-    match ways {
-        [Some(review), None, None] => Some(Method::TokenReview { audiences: read_audiences(&review)? }),
-        [None, Some(anonymous), None] => {
-            anonymous.fields()?.done(Severity::Error);
-            Some(Method::Anonymous)
-        }
-        [None, None, Some(plain)] => Some(Method::Plain(read_plain(&plain)?)),
-        _ if is_refused => None,
-        _ => {
-            field.invalid("says no way to authenticate, or more than one", "kubernetesTokenReview, anonymous or plain")
-        }
-    }
-}
-
-fn read_audiences(field: &Field<'_>) -> Option<Vec<String>> {
+fn read_token_review(field: &Field<'_>) -> Option<Method> {
     let mut fields = field.fields()?;
     fields.ignore(&["timeout"]);
     let audiences = fields.take("audiences");
     fields.done(Severity::Error);
-    audiences.map_or(Some(Vec::new()), |field| field.texts())
+    let audiences = audiences.map_or(Some(Vec::new()), |field| field.texts())?;
+    Some(Method::Token { reviewer: Reviewer::Kubernetes, audiences })
 }
 
-fn read_plain(field: &Field<'_>) -> Option<ValueSource> {
+fn read_anonymous(field: &Field<'_>) -> Option<Method> {
+    field.fields()?.done(Severity::Error);
+    Some(Method::Anonymous)
+}
+
+fn read_plain(field: &Field<'_>) -> Option<Method> {
     let mut fields = field.fields()?;
     let (selector, expression) = (fields.take("selector"), fields.take("expression"));
     fields.done(Severity::Error);
-    match (selector, expression) {
+    let source = match (selector, expression) {
         (Some(selector), None) => read_selector(&selector, View::Request).map(ValueSource::Selector),
         (None, Some(expression)) => read_expression(&expression, View::Request).map(ValueSource::Expression),
         _ => field.invalid("says no value, or more than one", "selector or expression"),
-    }
+    };
+    source.map(Method::Plain)
 }
 
 fn read_credentials(field: &Field<'_>) {

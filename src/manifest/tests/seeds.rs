@@ -188,7 +188,7 @@ fn seeds_say_what_they_were_written_to_say() {
         ["free-user-tokens 100", "premium-user-tokens 50000", "stier-user-tokens 999", "free 5", "premium 20"]
     );
     let rules = manifests.auth_policies[0].rules.as_ref().unwrap();
-    let crate::rules::Method::TokenReview { audiences } = &rules.authentication[0].what.method else { panic!() };
+    let crate::rules::Method::Token { audiences, .. } = &rules.authentication[0].what.method else { panic!() };
     assert_eq!(audiences, &["openshift-ai-inference-sa"]);
     assert_eq!((manifests.read, manifests.ignored.values().sum::<usize>()), (13, 0));
 }

@@ -165,7 +165,7 @@ response:
     let rules = manifests.auth_policies[0].rules.as_ref().unwrap();
     let [authentication] = rules.authentication.as_slice() else { panic!("{rules:?}") };
     assert_eq!(&*authentication.name, "sa");
-    let Method::TokenReview { audiences } = &authentication.what.method else { panic!("{authentication:?}") };
+    let Method::Token { audiences, .. } = &authentication.what.method else { panic!("{authentication:?}") };
     assert_eq!(audiences, &["a", "b"]);
     assert_eq!(authentication.what.ttl, Some(Duration::from_secs(300)));
     let authentication = &authentication.what;
