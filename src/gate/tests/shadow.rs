@@ -3,10 +3,15 @@
 use envoy_types::pb::envoy::service::auth::v3::OkHttpResponse;
 use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
 
+use serde_json::json;
+
 use super::*;
+use crate::clock::Clock;
+use crate::identity::{ClusterReview, IdentityMode, Remember};
 use crate::problem::{Finding, Problem};
 use crate::respond::{Style, check_response};
-use crate::test_util::{ES256, claims};
+use crate::test_util::scripted::{Answer, Scripted};
+use crate::test_util::{AUDIENCE, ES256, ISSUER, claims};
 
 /// The outcome, and what would have been said by whom.
 async fn told(call: &Call, gate: &Gate) -> (Option<Code>, Vec<(Code, Option<String>)>) {
@@ -186,6 +191,78 @@ async fn a_policy_on_trial_lets_nobody_in_and_changes_nothing() {
         assert_eq!(admitted.outcome.unwrap().headers, [], "{rest}");
         // The limits count the caller whom the policy in force names.
         assert_eq!(told(&alice(), &gate).await, (Some(Code::LimitRequests), would), "{rest}");
+    }
+}
+
+/// A gate of the policy in `text`, whose tokens an API server reviews; `answers` are its TokenReviews.
+async fn under_review(text: &str, answers: Vec<Answer>) -> (Gate, Scripted) {
+    let keys = serde_json::from_str(&ES256.jwks).unwrap();
+    let discovery = [Answer::Json(200, json!({"issuer": ISSUER, "jwks_uri": ""})), Answer::Json(200, keys)];
+    let server = Scripted::start(discovery.into_iter().chain(answers).collect()).await;
+    let review = ClusterReview::new(server.api_server(), IdentityMode::Review, true, Duration::ZERO, Clock::start());
+    server.asked(2).await;
+    let policy = compile_text(text);
+    assert!(!policy.problems.iter().any(Problem::is_error), "{:?}", policy.problems);
+    let mut gate = gate(policy, settings());
+    gate.identities = Identities::of_cluster(review, Remember::default());
+    (gate, server)
+}
+
+/// A TokenReview: alice's token is for this audience, or for nobody.
+fn reviewed(audience: Option<&str>) -> Answer {
+    let status = match audience {
+        Some(audience) => json!({"authenticated": true, "audiences": [audience], "user": {"username": "alice"}}),
+        None => json!({"authenticated": false}),
+    };
+    Answer::Json(
+        201,
+        json!({"kind": "TokenReview", "apiVersion": "authentication.k8s.io/v1", "spec": {}, "status": status}),
+    )
+}
+
+/// An AuthPolicy on trial, whose TokenReview is this one.
+fn trial_by(review: &str) -> String {
+    format!(
+        "---\n{{apiVersion: kuadrant.io/v1, kind: AuthPolicy, metadata: {{name: trial, namespace: ns, annotations: {{{ON}}}}}, spec: \
+         {{targetRef: {{group: gateway.networking.k8s.io, kind: HTTPRoute, name: r}}, rules: {{authentication: {{tokens: \
+         {{{review}}}}}}}}}}}\n"
+    )
+}
+
+/// It may have questions of its own to the API server: what comes of them is not what comes of those of the policy in force.
+#[tokio::test]
+async fn what_a_review_for_a_policy_on_trial_says_is_said_to_it_alone() {
+    let other = "kubernetesTokenReview: {audiences: [other]}";
+    let newer = format!(
+        "kubernetesTokenReview: {{audiences: [{AUDIENCE}]}}, cache: {{ttl: 5, key: {{selector: \
+         context.request.http.headers.authorization}}}}"
+    );
+    let away = || Answer::Json(500, json!({"kind": "Status", "status": "Failure", "code": 500}));
+    let would = |code| vec![(code, Some("ns/trial".to_owned()))];
+    for (trial, second, first_says, then_says) in [
+        (other, reviewed(Some("other")), vec![], vec![]),
+        (other, reviewed(None), would(Code::TokenRejected), would(Code::TokenRejected)),
+        (other, reviewed(Some(AUDIENCE)), would(Code::TokenAudience), would(Code::TokenAudience)),
+        (other, away(), would(Code::UnavailableApiServer), would(Code::UnavailableApiServer)),
+        (&*newer, away(), vec![], would(Code::UnavailableApiServer)),
+    ] {
+        let answers = vec![reviewed(Some(AUDIENCE)), second];
+        let (gate, server) = under_review(&(world("", "") + &trial_by(trial)), answers).await;
+        let call = Call::path("/chat").bearer("opaque");
+        let said = async |now: Nanos| {
+            let Decision { outcome, evidence } = call.on(&gate, now).await;
+            let identity = evidence.identity.map(|identity| identity.audiences.clone());
+            assert_eq!(identity, Some(vec![AUDIENCE.to_owned()]), "the caller is whom the policy in force knows");
+            let would = evidence.would.iter();
+            let would = would.map(|would| (would.denial.code, would.by.as_deref().map(str::to_owned)));
+            (outcome.err().map(|denial| denial.code), would.collect::<Vec<_>>())
+        };
+        let began = Duration::from_secs(100);
+        assert_eq!(said(Nanos::from(began)).await, (None, first_says), "{trial}");
+        // Past five seconds the policy in force goes on with what it has.
+        let later = if trial == newer { began + Duration::from_secs(6) } else { began };
+        assert_eq!(said(Nanos::from(later)).await, (Some(Code::LimitRequests), then_says), "{trial}");
+        assert_eq!(server.asked(4).await.len(), 4, "each asked once: {trial}");
     }
 }
 
