@@ -116,6 +116,9 @@ const FAILURES: usize = 10_000;
 /// How long the API server is not asked again about a token that it refused, and about one of which it could not be asked.
 const REJECTED: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_secs(1);
+/// How long an identity is good even where nothing may be remembered: for the decision that asked, which is at one time from its
+/// beginning to its end, and for those that began before.
+const ONE_DECISION: Duration = Duration::from_nanos(1);
 
 // === impl Identities ===
 
@@ -306,7 +309,7 @@ impl CacheKey for IdentityKey<'_> {
     }
 
     fn fresh_until(&self, identity: &Arc<Identity>, reviewed: Nanos) -> Nanos {
-        let keep = self.rules.identity_ttl().map_or(identity.keep, |ttl| ttl.min(identity.keep));
+        let keep = self.rules.identity_ttl().map_or(identity.keep, |ttl| ttl.max(ONE_DECISION).min(identity.keep));
         reviewed.saturating_add(keep).min(identity.expires)
     }
 

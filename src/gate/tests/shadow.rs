@@ -266,6 +266,26 @@ async fn what_a_review_for_a_policy_on_trial_says_is_said_to_it_alone() {
     }
 }
 
+/// A decision that asks twice is told the same, and costs the API server as much as one without a trial.
+#[tokio::test]
+async fn a_request_is_reviewed_once_where_nothing_may_be_remembered() {
+    let review = format!(
+        "kubernetesTokenReview: {{audiences: [{AUDIENCE}]}}, cache: {{ttl: 0, key: {{selector: \
+         context.request.http.headers.authorization}}}}"
+    );
+    let in_force = world("", "").replace(&format!("kubernetesTokenReview: {{audiences: [{AUDIENCE}]}}"), &review);
+    let answers = vec![reviewed(Some(AUDIENCE)), reviewed(Some(AUDIENCE)), reviewed(None)];
+    let (gate, server) = under_review(&(in_force + &trial_by(&review)), answers).await;
+    let call = Call::path("/chat").bearer("opaque");
+    for (at, outcome) in [(1, None), (2, Some(Code::LimitRequests)), (3, Some(Code::TokenRejected))] {
+        let decision = call.on(&gate, Nanos(at)).await;
+        assert_eq!(decision.outcome.err().map(|denial| denial.code), outcome);
+        assert!(decision.evidence.would.is_empty(), "{:?}", decision.evidence.would);
+        assert_eq!(decision.evidence.identity_source, Some(Source::Fetched), "each request by a review of its own");
+        assert_eq!(server.asked(2 + at as usize).await.len(), 2 + at as usize);
+    }
+}
+
 #[tokio::test]
 async fn a_rule_on_trial_does_not_stand_in_for_one_of_its_name() {
     let policy = |name: &str, shadow: &str, target: &str, block: &str, predicate: &str| {
