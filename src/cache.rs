@@ -245,7 +245,7 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
         }
         let until = self.wait_until(key, now, until);
         let outcome = match self.join(key, now, start) {
-            Ok(Joined::Known(value)) => return Ok(Answer::hit(value)),
+            Ok(Joined::Known(answer)) => return Ok(answer.or_stale(|| self.standing(key, now))),
             Ok(Joined::Fetch(fetch)) => fetch.outcome(until).await,
             Err(unanswered) => Err(unanswered),
         };
@@ -309,7 +309,7 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
         key: &K,
         now: Nanos,
         start: impl FnOnce() -> F,
-    ) -> Result<Joined<V, Result<V, Denial>>, Unanswered>
+    ) -> Result<Joined<Answer<V>, Result<V, Denial>>, Unanswered>
     where
         K: CacheKey<Value = V>,
         F: Future<Output = Result<V, Failure>> + Send + 'static,
@@ -323,12 +323,16 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
             let fetch = start();
             async move { store.settle(hash, fetch.await, now) }
         };
-        self.fetches.join(key.flight(), || self.fresh(key, now), work, &runtime)
+        self.fetches.join(key.flight(), || self.known(key, now), work, &runtime)
     }
 
-    fn fresh<K: CacheKey<Value = V>>(&self, key: &K, now: Nanos) -> Option<V> {
-        let entry = self.store.answers.get(&key.hash())?;
-        entry.is_fresh(key, now).then_some(entry.value)
+    /// What makes a fetch needless: a fresh answer, or a failure that is not to be tried again yet.
+    fn known<K: CacheKey<Value = V>>(&self, key: &K, now: Nanos) -> Option<Answer<V>> {
+        let hash = key.hash();
+        match self.store.answers.get(&hash) {
+            Some(entry) if entry.is_fresh(key, now) => Some(Answer::hit(entry.value)),
+            _ => Some(Answer { value: Err(self.store.failure(hash, now)?), source: Source::Hit }),
+        }
     }
 
     /// The last answer, if it may be used for want of a newer one.

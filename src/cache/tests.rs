@@ -169,6 +169,21 @@ async fn a_refusal_takes_the_place_of_an_answer_and_is_one_for_its_own_time() {
     assert_eq!(world.fetch(KEY, 13).await, Ok((Ok(3), Source::Fetched)));
 }
 
+/// Whoever has looked before a fetch failed, and comes to make one of their own after it has.
+#[tokio::test]
+async fn who_comes_just_after_a_failure_makes_no_call_of_their_own() {
+    for denial in [undecided(), failure(Code::TokenRejected, 1)] {
+        let mut world = World::new(IF_ERROR);
+        world.fails = Some(denial.clone());
+        let _ = world.fetch(KEY, 0).await;
+        let Ok(Joined::Known(late)) = world.cache.join(&KEY, at(0), world.source()) else { panic!("it is fetched") };
+        assert_eq!((told(late), world.asked()), ((Err(denial.denial.code), Source::Hit), 1));
+        // The pause is over.
+        assert!(matches!(world.cache.join(&KEY, at(1), world.source()), Ok(Joined::Fetch(_))));
+        assert_eq!(world.asked(), 2);
+    }
+}
+
 #[tokio::test]
 async fn a_failure_that_is_not_to_be_kept_is_told_to_who_waits() {
     let mut world = World::new(IF_ERROR);
