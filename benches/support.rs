@@ -16,14 +16,14 @@ use std::task::{Context, Poll, Waker};
 use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
 use serde_json::json;
 use tiergate::clock::{Clock, Nanos};
-use tiergate::gate::{EnforceLimits, Fallback, Gate, Settings, TierUnknown};
+use tiergate::gate::{DecisionSettings, EnforceLimits, Fallback, Gate, TierUnknown};
 use tiergate::identity::{Authority, Identities, Identity, Remember, ServiceAccountRef};
 use tiergate::limit::{Limits, Memory};
 use tiergate::lint::compile;
 use tiergate::listen::ext_authz::{ExtAuthz, to_request};
 use tiergate::manifest::Manifests;
 use tiergate::policy::{Options, Policies, derived_uid};
-use tiergate::request::{BearerToken, Lookup};
+use tiergate::request::{BearerToken, HeaderLookup};
 use tiergate::respond::Style;
 use tiergate::usage::Bounds;
 
@@ -171,7 +171,7 @@ fn gate_of(request: &CheckRequest, (policies, name): (Policies, String)) -> Arc<
         Arc::new(policies),
         Identities::new(authority, remember),
         Arc::new(Limits::in_memory(Memory::default())),
-        Settings {
+        DecisionSettings {
             gateway: None,
             without_policy: Fallback::Refuse,
             without_limit: Fallback::Refuse,
@@ -203,7 +203,9 @@ fn gate_of(request: &CheckRequest, (policies, name): (Policies, String)) -> Arc<
         expires: Nanos(u64::MAX),
     };
     let http = to_request(request).expect("HTTP attributes");
-    let Lookup::One(header) = http.headers.get("authorization") else { panic!("the captured request has a token") };
+    let HeaderLookup::One(header) = http.headers.get("authorization") else {
+        panic!("the captured request has a token")
+    };
     gate.identities.insert(&BearerToken::new(header.trim_start_matches("Bearer ")), identity);
     Arc::new(gate)
 }

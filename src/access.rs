@@ -16,13 +16,13 @@ mod review;
 mod tests;
 
 pub use self::changes::Changes;
-pub use self::review::{AccessMode, AccessReview, AccessReviews, AccessSource, UserInfo, Verdict};
+pub use self::review::{AccessDecision, AccessMode, AccessReview, AccessReviews, AccessSource, UserInfo};
 
 use crate::rules::{PolicyRule, Subject};
 
 /// A question, as a SubjectAccessReview asks it.
 #[derive(Clone, Copy, Debug)]
-pub struct Query<'a> {
+pub struct AccessQuery<'a> {
     pub user: &'a str,
     pub groups: &'a [&'a str],
     pub verb: &'a str,
@@ -55,13 +55,13 @@ pub struct Rbac {
 
 #[derive(Debug, Default)]
 struct Bindings {
-    users: HashMap<String, Bound>,
-    groups: HashMap<String, Bound>,
+    users: HashMap<String, SubjectBindings>,
+    groups: HashMap<String, SubjectBindings>,
 }
 
 /// What one subject is bound to.
 #[derive(Debug, Default)]
-struct Bound {
+struct SubjectBindings {
     /// By the names of objects, for bindings that grant nothing else: of a Role for each model, one is looked at.
     named: HashMap<String, Vec<Binding>>,
     other: Vec<Binding>,
@@ -79,9 +79,9 @@ const MAX_NAMES: usize = 8;
 /// A group that every API server lets do everything.
 const SUPERUSERS: &str = "system:masters";
 
-// === impl Query ===
+// === impl AccessQuery ===
 
-impl Query<'_> {
+impl AccessQuery<'_> {
     /// Whether it is about an LLMInferenceService.
     #[must_use]
     pub fn is_for_a_model(&self) -> bool {
@@ -128,7 +128,7 @@ impl Rbac {
 
     /// What grants `query`, if anything does.
     #[must_use]
-    pub fn authorize(&self, query: &Query<'_>) -> Option<Grantor> {
+    pub fn authorize(&self, query: &AccessQuery<'_>) -> Option<Grantor> {
         if query.groups.contains(&SUPERUSERS) {
             return Some(Grantor { name: SUPERUSERS.into() });
         }
@@ -140,16 +140,16 @@ impl Rbac {
 // === impl Bindings ===
 
 impl Bindings {
-    fn authorize(&self, query: &Query<'_>) -> Option<Grantor> {
+    fn authorize(&self, query: &AccessQuery<'_>) -> Option<Grantor> {
         let user = self.users.get(query.user).into_iter();
         let groups = query.groups.iter().filter_map(|group| self.groups.get(*group));
         user.chain(groups).find_map(|bound| bound.authorize(query))
     }
 }
 
-// === impl Bound ===
+// === impl SubjectBindings ===
 
-impl Bound {
+impl SubjectBindings {
     fn add(&mut self, binding: &Binding) {
         match binding.names() {
             Some(names) => {
@@ -161,7 +161,7 @@ impl Bound {
         }
     }
 
-    fn authorize(&self, query: &Query<'_>) -> Option<Grantor> {
+    fn authorize(&self, query: &AccessQuery<'_>) -> Option<Grantor> {
         let grants = |binding: &&Binding| binding.rules.iter().any(|rule| grants(rule, query));
         let named = self.named.get(query.name).into_iter().flatten();
         named.chain(&self.other).find(grants).map(|binding| binding.grantor.clone())
@@ -193,7 +193,7 @@ impl Binding {
 }
 
 /// Whether `rule` grants what is asked.
-fn grants(rule: &PolicyRule, query: &Query<'_>) -> bool {
+fn grants(rule: &PolicyRule, query: &AccessQuery<'_>) -> bool {
     let any = |names: &[String], wanted: &str| names.iter().any(|name| name == "*" || name == wanted);
     any(&rule.verbs, query.verb)
         && any(&rule.api_groups, query.group)
@@ -203,7 +203,7 @@ fn grants(rule: &PolicyRule, query: &Query<'_>) -> bool {
 
 /// `*` names everything, `resource/sub` one subresource, `*/sub` that subresource of everything. As in the API server, a
 /// question for resource `a/b` and one for subresource `b` of `a` are the same to a rule for `a/b`, and not to `*/b`.
-fn names_resource(rule: &str, query: &Query<'_>) -> bool {
+fn names_resource(rule: &str, query: &AccessQuery<'_>) -> bool {
     if rule == "*" {
         return true;
     }

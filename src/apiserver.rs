@@ -45,7 +45,7 @@ struct Inner {
 }
 
 /// On whose behalf a call is made: a hash of the user, or of the address that it comes from.
-pub type Caller = u128;
+pub type CallerHash = u128;
 
 /// The keys that the API server signs ServiceAccounts' tokens with.
 #[derive(Debug)]
@@ -123,7 +123,7 @@ impl ApiServer {
         &self,
         token: &str,
         audiences: Vec<String>,
-        caller: Caller,
+        caller: CallerHash,
     ) -> Result<TokenReviewStatus, Denial> {
         let spec = TokenReviewSpec { audiences: Some(audiences), token: Some(token.to_owned()) };
         let review = TokenReview { spec, ..TokenReview::default() };
@@ -142,7 +142,7 @@ impl ApiServer {
     pub async fn review_access(
         &self,
         spec: SubjectAccessReviewSpec,
-        caller: Caller,
+        caller: CallerHash,
     ) -> Result<SubjectAccessReviewStatus, Denial> {
         let review = SubjectAccessReview { spec, ..SubjectAccessReview::default() };
         let api = Api::<SubjectAccessReview>::all(self.client());
@@ -168,7 +168,7 @@ impl ApiServer {
         Ok(Discovered { issuer, jwks: keys.to_string() })
     }
 
-    async fn get<T: DeserializeOwned>(&self, path: &'static str) -> Result<T, guard::Failure> {
+    async fn get<T: DeserializeOwned>(&self, path: &'static str) -> Result<T, guard::CallFailure> {
         let call = async {
             let request = axum::http::Request::get(path).body(Vec::new()).map_err(kube::Error::HttpError)?;
             self.client().request(request).await
@@ -187,7 +187,7 @@ pub(crate) fn unanswered(why: Unanswered) -> Denial {
     }
 }
 
-fn undecided(message: &'static str, failure: &guard::Failure) -> Denial {
+fn undecided(message: &'static str, failure: &guard::CallFailure) -> Denial {
     let denial = Denial::new(Code::UnavailableApiServer, message).detail(failure.to_string());
     Denial { retry_after: failure.retry_after(), ..denial }
 }

@@ -18,7 +18,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 pub use self::gate::gate;
 pub use self::shutdown::Shutdown;
 
-use self::files::Files;
+use self::files::NamedFiles;
 use self::follow::{Followed, Following};
 use self::health::Health;
 use self::ports::{Grpc, PageServers, Sockets};
@@ -118,7 +118,7 @@ impl App {
         let clock = Clock::start();
         let metrics = Arc::clone(&telemetry.metrics);
         metrics.in_shadow(settings.gate.decisions.shadow);
-        let files = Files::seen(&settings.gate, &telemetry.filter);
+        let files = NamedFiles::seen(&settings.gate, &telemetry.filter);
         let mut source = source(&settings, clock)?;
         let policy = source.first()?;
         let mut log = ProblemLog::default();

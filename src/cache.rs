@@ -28,7 +28,7 @@ use crate::hash::Unhashed;
 
 /// Where an answer comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Source {
+pub enum AnswerSource {
     /// It was remembered. So is a failure that is not to be tried again yet.
     Hit,
     /// It was remembered, and is past its time.
@@ -42,7 +42,7 @@ pub enum Source {
 pub struct Answer<V> {
     /// The answer; or why there is none, or none that is good for the one who asks.
     pub value: Result<V, Denial>,
-    pub source: Source,
+    pub source: AnswerSource,
 }
 
 /// A question: what its answers are remembered by, and how long they are good for the one who asks.
@@ -108,7 +108,7 @@ pub(crate) struct Config<V> {
 /// A bounded cache of answers `V`.
 #[derive(Debug)]
 pub(crate) struct Cache<V> {
-    store: Arc<Store<V>>,
+    store: Arc<Remembered<V>>,
     fetches: SingleFlight<Result<V, Denial>>,
     staleness: Staleness,
     runtime: Option<Handle>,
@@ -119,7 +119,7 @@ pub(crate) type Bounded<T, W = UnitWeighter> = Map<u128, T, W, Unhashed, Default
 
 /// What is remembered.
 #[derive(Debug)]
-struct Store<V> {
+struct Remembered<V> {
     /// quick_cache rather than a plain map: bounded. Its hits cost as much as dashmap's.
     answers: Bounded<Entry<V>, Weight<V>>,
     /// And until when they are the answer.
@@ -141,18 +141,18 @@ pub(crate) fn bounded<T: Clone>(entries: usize) -> Bounded<T> {
     Map::with(entries, entries as u64, UnitWeighter, Unhashed::default(), DefaultLifecycle::default())
 }
 
-// === impl Source ===
+// === impl AnswerSource ===
 
-impl Source {
-    pub const ALL: &'static [Source] = &[Source::Hit, Source::Stale, Source::Fetched];
+impl AnswerSource {
+    pub const ALL: &'static [AnswerSource] = &[AnswerSource::Hit, AnswerSource::Stale, AnswerSource::Fetched];
 
     /// As metrics and metadata name it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
-            Source::Hit => "hit",
-            Source::Stale => "stale",
-            Source::Fetched => "fetched",
+            AnswerSource::Hit => "hit",
+            AnswerSource::Stale => "stale",
+            AnswerSource::Fetched => "fetched",
         }
     }
 }
@@ -162,15 +162,15 @@ impl Source {
 impl<V> Answer<V> {
     /// What was asked for now.
     pub(crate) fn fetched(value: Result<V, Denial>) -> Self {
-        Answer { value, source: Source::Fetched }
+        Answer { value, source: AnswerSource::Fetched }
     }
 
     fn hit(value: V) -> Self {
-        Answer { value: Ok(value), source: Source::Hit }
+        Answer { value: Ok(value), source: AnswerSource::Hit }
     }
 
     fn stale(value: V) -> Self {
-        Answer { value: Ok(value), source: Source::Stale }
+        Answer { value: Ok(value), source: AnswerSource::Stale }
     }
 
     /// What stands in its stead, if it could not be told.
@@ -202,7 +202,7 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
     pub(crate) fn new(config: Config<V>) -> Self {
         let Config { capacity: Capacity { entries, weight, weigh }, failures, fetches, staleness, runtime } = config;
         let answers = Map::with(entries, weight, Weight(weigh), Unhashed::default(), DefaultLifecycle::default());
-        let store = Arc::new(Store { answers, failures: bounded(failures) });
+        let store = Arc::new(Remembered { answers, failures: bounded(failures) });
         Cache { store, fetches: SingleFlight::new(fetches), staleness, runtime }
     }
 
@@ -215,7 +215,7 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
                 Some(Answer::stale(entry.value))
             }
             entry => {
-                let failed = Answer { value: Err(self.store.failure(hash, now)?), source: Source::Hit };
+                let failed = Answer { value: Err(self.store.failure(hash, now)?), source: AnswerSource::Hit };
                 let standing = || entry.filter(|entry| entry.is_usable(key, now)).map(|entry| entry.value);
                 Some(failed.or_stale(standing))
             }
@@ -331,7 +331,7 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
         let hash = key.hash();
         match self.store.answers.get(&hash) {
             Some(entry) if entry.is_fresh(key, now) => Some(Answer::hit(entry.value)),
-            _ => Some(Answer { value: Err(self.store.failure(hash, now)?), source: Source::Hit }),
+            _ => Some(Answer { value: Err(self.store.failure(hash, now)?), source: AnswerSource::Hit }),
         }
     }
 
@@ -362,9 +362,9 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
     }
 }
 
-// === impl Store ===
+// === impl Remembered ===
 
-impl<V: Clone> Store<V> {
+impl<V: Clone> Remembered<V> {
     /// Remembers what came of asking at `now`.
     fn settle(&self, hash: u128, outcome: Result<V, Failure>, now: Nanos) -> Result<V, Denial> {
         let Failure { denial, keep } = match outcome {

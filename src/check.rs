@@ -8,6 +8,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use self::envoy::Beside;
+use self::print::ObjectCounts;
 use crate::args::Check;
 use crate::policy::{Attached, GatewayPlan, Options, Policy};
 use crate::problem::Finding;
@@ -53,8 +54,9 @@ pub fn run(args: Check, out: &mut impl Write) -> Result<bool, CheckError> {
         let text = fs::read_to_string(&path).map_err(|error| CheckError::Envoy { path: path.clone(), error })?;
         problems.extend(on_large_stack(|| envoy::problems(&path.display().to_string(), &text, beside))?);
     }
+    let objects = ObjectCounts { read: policy.objects, ignored: &policy.ignored };
     // A closed pipe, as of `| head`, is no reason to fail: the exit code says what was found.
-    drop(print::problems(args.format, &problems, (policy.objects, &policy.ignored), out));
+    drop(print::problems(args.format, &problems, objects, out));
     Ok(!problems.iter().any(|problem| args.deny_warnings || problem.is_error()))
 }
 

@@ -21,7 +21,7 @@ use serde::Serialize;
 pub use self::command::{ExplainError, run};
 
 use crate::denial::{Class, Code, Denial};
-use crate::gate::{Asked, Evidence, Record, Stage};
+use crate::gate::{Evidence, Record, RequestLine, Stage};
 use crate::identity::Identity;
 use crate::policy::{Attached, AuthPlan, GatewayPlan, ListenerPlan, Policy, RoutePlan};
 use crate::printable::{masked, printable, printable_line};
@@ -31,7 +31,8 @@ use crate::respond;
 /// A decision to explain.
 #[derive(Clone, Copy, Debug)]
 pub struct Case<'a> {
-    pub asked: Option<&'a Asked>,
+    /// `None` for what was not even a request.
+    pub request_line: Option<&'a RequestLine>,
     pub evidence: &'a Evidence,
     /// What was said, or would have been but for `--shadow`; `None` if nothing was to be said.
     pub denial: Option<&'a Denial>,
@@ -52,13 +53,13 @@ pub struct Trace {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub time: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub request: Option<Asked>,
-    pub decision: Verdict,
+    pub request: Option<RequestLine>,
+    pub decision: TraceResult,
     /// What the client gets; 200 where the model answers instead.
     pub status: u16,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<&'static str>,
-    pub steps: Vec<Step>,
+    pub steps: Vec<TraceStep>,
     /// What would change the answer.
     pub changes: Vec<String>,
     /// What the reader has to know about the trace itself.
@@ -68,16 +69,16 @@ pub struct Trace {
 
 /// One stage of the decision.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Step {
+pub struct TraceStep {
     pub name: &'static str,
-    pub result: Verdict,
-    pub findings: Vec<Finding>,
+    pub result: TraceResult,
+    pub findings: Vec<TraceFinding>,
 }
 
 /// What a stage, or the whole, came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Verdict {
+pub enum TraceResult {
     Passed,
     /// There was nothing to do.
     Skipped,
@@ -90,7 +91,7 @@ pub enum Verdict {
 
 /// Something that a stage saw.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Finding {
+pub struct TraceFinding {
     pub text: String,
     /// Where it is written.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -99,7 +100,7 @@ pub struct Finding {
 
 /// The stages, as they are explained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Part {
+enum TraceStage {
     Route,
     Policy,
     Identity,
@@ -109,7 +110,7 @@ enum Part {
 }
 
 /// The route of the decision, in the policy as it is now.
-struct Found<'p> {
+struct CurrentRoute<'p> {
     plan: &'p RoutePlan,
     at: Vec<(&'p GatewayPlan, &'p ListenerPlan)>,
 }
@@ -120,36 +121,36 @@ impl<'a> Case<'a> {
     /// The decision of `record`, for which `policy` is the current one.
     #[must_use]
     pub fn of(record: &'a Record, policy: &'a Policy) -> Self {
-        Case::new(record.asked.as_ref(), &record.evidence, record.denial.as_ref(), policy)
+        Case::new(record.request_line.as_ref(), &record.evidence, record.denial.as_ref(), policy)
     }
 
     /// The decision whose refusal is `denial`, for which `policy` is the current one.
     #[must_use]
     pub fn new(
-        asked: Option<&'a Asked>,
+        request_line: Option<&'a RequestLine>,
         evidence: &'a Evidence,
         denial: Option<&'a Denial>,
         policy: &'a Policy,
     ) -> Self {
-        let of_process = evidence.would.iter().find(|would| would.by.is_none());
-        let shadowed = of_process.map(|would| &would.denial);
+        let of_process = evidence.shadowed.iter().find(|shadowed| shadowed.by.is_none());
+        let shadowed = of_process.map(|shadowed| &shadowed.denial);
         let let_through = denial.is_none();
-        Case { asked, evidence, denial: denial.or(shadowed), let_through, policy, believed: None, first: false }
+        Case { request_line, evidence, denial: denial.or(shadowed), let_through, policy, believed: None, first: false }
     }
 
     /// Where the request stopped.
-    fn stopped(&self) -> Option<Part> {
+    fn stopped(&self) -> Option<TraceStage> {
         self.denial?;
         if self.misses_tier_late() {
-            return Some(Part::Tier);
+            return Some(TraceStage::Tier);
         }
         Some(match self.evidence.passed {
-            None if self.evidence.route.is_none() => Part::Route,
-            None => Part::Policy,
-            Some(Stage::Route) => Part::Identity,
-            Some(Stage::Identity) => Part::Tier,
-            Some(Stage::Facts) => Part::Access,
-            Some(Stage::Access | Stage::Limits | Stage::Admission) => Part::Limits,
+            None if self.evidence.route.is_none() => TraceStage::Route,
+            None => TraceStage::Policy,
+            Some(Stage::Route) => TraceStage::Identity,
+            Some(Stage::Identity) => TraceStage::Tier,
+            Some(Stage::Facts) => TraceStage::Access,
+            Some(Stage::Access | Stage::Limits | Stage::Admission) => TraceStage::Limits,
         })
     }
 
@@ -162,20 +163,22 @@ impl<'a> Case<'a> {
     /// What the AuthPolicy, being in shadow as a whole, would have said.
     fn policy_would(&self) -> bool {
         let policy = self.evidence.policy.as_ref().map(|policy| policy.path());
-        policy.is_some_and(|policy| self.evidence.would.iter().any(|would| would.by.as_deref() == Some(&*policy)))
+        policy.is_some_and(|policy| {
+            self.evidence.shadowed.iter().any(|shadowed| shadowed.by.as_deref() == Some(&*policy))
+        })
     }
 
-    fn verdict(&self, part: Part) -> Verdict {
-        let (Some(denial), Some(stopped)) = (self.denial, self.stopped()) else { return Verdict::Passed };
-        if part == stopped {
-            return if self.let_through { Verdict::Shadow } else { Verdict::of(denial) };
+    fn result(&self, stage: TraceStage) -> TraceResult {
+        let (Some(denial), Some(stopped)) = (self.denial, self.stopped()) else { return TraceResult::Passed };
+        if stage == stopped {
+            return if self.let_through { TraceResult::Shadow } else { TraceResult::of(denial) };
         }
-        let passed_before = self.misses_tier_late() && part == Part::Access;
-        if part < stopped || passed_before { Verdict::Passed } else { Verdict::NotReached }
+        let passed_before = self.misses_tier_late() && stage == TraceStage::Access;
+        if stage < stopped || passed_before { TraceResult::Passed } else { TraceResult::NotReached }
     }
 
     /// The plan that was decided by; after a change of the policy, what is in its place.
-    fn find(&self) -> Option<Found<'a>> {
+    fn find(&self) -> Option<CurrentRoute<'a>> {
         let (route, rule) = (self.evidence.route.as_deref()?, self.evidence.rule.as_deref()?);
         let listeners = self
             .policy
@@ -194,7 +197,7 @@ impl<'a> Case<'a> {
         let best = all.iter().find(|(_, _, plan)| by_policy(plan)).or(all.first());
         let (_, _, plan) = *best?;
         let same = all.iter().filter(|(_, _, other)| by_policy(other) == by_policy(plan));
-        Some(Found { plan, at: same.map(|(gateway, listener, _)| (*gateway, *listener)).collect() })
+        Some(CurrentRoute { plan, at: same.map(|(gateway, listener, _)| (*gateway, *listener)).collect() })
     }
 
     fn place(&self, object: &ObjectName) -> Option<Place> {
@@ -210,14 +213,14 @@ impl<'a> Case<'a> {
         self.evidence.identity.as_deref()
     }
 
-    fn finding(&self, text: impl Into<String>, object: &ObjectName) -> Finding {
-        Finding { text: text.into(), place: self.place(object) }
+    fn finding(&self, text: impl Into<String>, object: &ObjectName) -> TraceFinding {
+        TraceFinding { text: text.into(), place: self.place(object) }
     }
 }
 
-// === impl Found ===
+// === impl CurrentRoute ===
 
-impl<'p> Found<'p> {
+impl<'p> CurrentRoute<'p> {
     fn auth(&self) -> Option<&'p AuthPlan> {
         self.plan.auth.active().map(|auth| &**auth)
     }
@@ -236,9 +239,9 @@ impl Trace {
     pub fn of(case: &Case<'_>) -> Self {
         let found = case.find();
         let (decision, status) = match case.denial {
-            None => (Verdict::Passed, 200),
-            Some(_) if case.let_through => (Verdict::Shadow, 200),
-            Some(denial) => (Verdict::of(denial), respond::status_of(denial)),
+            None => (TraceResult::Passed, 200),
+            Some(_) if case.let_through => (TraceResult::Shadow, 200),
+            Some(denial) => (TraceResult::of(denial), respond::status_of(denial)),
         };
         let (mut steps, mut changes) = (steps::all(case, found.as_ref()), change::all(case, found.as_ref()));
         // What was sent may be repeated in them.
@@ -247,7 +250,7 @@ impl Trace {
         Trace {
             decision_id: None,
             time: None,
-            request: case.asked.cloned(),
+            request: case.request_line.cloned(),
             decision,
             status,
             code: case.denial.map(|denial| denial.code.as_str()),
@@ -279,42 +282,42 @@ fn mask(text: &mut String) {
     }
 }
 
-// === impl Verdict ===
+// === impl TraceResult ===
 
-impl Verdict {
+impl TraceResult {
     fn of(denial: &Denial) -> Self {
-        if denial.code.class() == Class::Undecided { Verdict::Undecided } else { Verdict::Refused }
+        if denial.code.class() == Class::Undecided { TraceResult::Undecided } else { TraceResult::Refused }
     }
 
     fn as_str(self) -> &'static str {
         match self {
-            Verdict::Passed => "passed",
-            Verdict::Skipped => "skipped",
-            Verdict::Shadow => "in shadow",
-            Verdict::Refused => "REFUSED",
-            Verdict::Undecided => "UNDECIDED",
-            Verdict::NotReached => "not reached",
+            TraceResult::Passed => "passed",
+            TraceResult::Skipped => "skipped",
+            TraceResult::Shadow => "in shadow",
+            TraceResult::Refused => "REFUSED",
+            TraceResult::Undecided => "UNDECIDED",
+            TraceResult::NotReached => "not reached",
         }
     }
 }
 
-// === impl Finding ===
+// === impl TraceFinding ===
 
-impl Finding {
+impl TraceFinding {
     fn new(text: impl Into<String>, place: Option<Place>) -> Self {
-        Finding { text: text.into(), place }
+        TraceFinding { text: text.into(), place }
     }
 }
 
-impl From<&str> for Finding {
+impl From<&str> for TraceFinding {
     fn from(text: &str) -> Self {
-        Finding::new(text, None)
+        TraceFinding::new(text, None)
     }
 }
 
-impl From<String> for Finding {
+impl From<String> for TraceFinding {
     fn from(text: String) -> Self {
-        Finding::new(text, None)
+        TraceFinding::new(text, None)
     }
 }
 
@@ -331,7 +334,7 @@ impl fmt::Display for Trace {
 impl Trace {
     fn write(&self, out: &mut String) -> fmt::Result {
         match &self.request {
-            Some(Asked { method, host, path }) => {
+            Some(RequestLine { method, host, path }) => {
                 writeln!(out, "{}", printable_line(&format!("{method} {path} at {host}")))?;
             }
             None => writeln!(out, "a request that was not kept")?,
@@ -345,7 +348,7 @@ impl Trace {
             if step.findings.is_empty() {
                 writeln!(out, "{name:<9} {result}")?;
             }
-            for Finding { text, place } in &step.findings {
+            for TraceFinding { text, place } in &step.findings {
                 let place = place.as_ref().map(|place| format!("  [{place}]")).unwrap_or_default();
                 // A text of several lines, such as a problem with its remedy, stays in its column.
                 let text = text.replace('\n', &format!("\n{:<22}", ""));

@@ -39,7 +39,7 @@ use serde_json::Value;
 use smallvec::SmallVec;
 
 pub use self::direct::{Direct, Path};
-pub use self::inspect::{How, Use, Uses};
+pub use self::inspect::{Use, UseKind, Uses};
 pub use self::query::asks_for_query;
 pub use self::reference::Reference;
 pub use self::selector::Selector;

@@ -13,7 +13,7 @@ use parking_lot::RwLock;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::{MetricType, TypedMetric};
 
-pub use self::description::{Description, Kind};
+pub use self::description::{Description, MetricKind};
 pub(crate) use self::registry::{Registry, register};
 
 /// Series of one metric, in the order of their labels. Unlike prometheus-client's own it has an order, and is on the page

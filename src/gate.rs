@@ -9,7 +9,7 @@
 //! # use std::time::Duration;
 //! use tiergate::clock::Nanos;
 //! use tiergate::denial::Code;
-//! # use tiergate::gate::{EnforceLimits, Fallback, Settings, TierUnknown};
+//! # use tiergate::gate::{EnforceLimits, Fallback, DecisionSettings, TierUnknown};
 //! use tiergate::gate::Gate;
 //! use tiergate::identity::{Authority, Identities, Remember};
 //! use tiergate::limit::{Limits, Memory};
@@ -41,7 +41,7 @@
 //!     authorization: {reads: {patternMatching: {patterns: [{predicate: request.method == 'GET'}]}}}
 //! ";
 //!
-//! # let settings = Settings {
+//! # let settings = DecisionSettings {
 //! #     gateway: None,
 //! #     without_policy: Fallback::Refuse,
 //! #     without_limit: Fallback::Allow,
@@ -110,8 +110,8 @@ pub use self::classic::EnforceLimits;
 pub use self::evidence::{Decision, Evidence, Grant, Handover, LimitEvidence, Stage};
 pub use self::facts::Facts;
 pub use self::permit::{Permit, Refused};
-pub use self::recent::{Asked, Recent, Record, start};
-pub use self::settings::{Fallback, Settings, TierUnknown};
+pub use self::recent::{Recent, Record, RequestLine, start};
+pub use self::settings::{DecisionSettings, Fallback, TierUnknown};
 pub use self::shadow::Shadowed;
 
 use self::admit::{Candidate, exceeded};
@@ -145,7 +145,7 @@ pub struct Gate {
     /// Whether evidence has the values that limits count under: for explanations alone, since each has to be kept.
     pub tells_keys: bool,
     keys: KeyedHasher,
-    settings: Settings,
+    settings: DecisionSettings,
     decisions: AtomicU64,
 }
 
@@ -169,7 +169,12 @@ const DEADLINE: Duration = Duration::from_millis(150);
 
 impl Gate {
     #[must_use]
-    pub fn new(policies: Arc<Policies>, identities: Identities, limits: Arc<Limits>, settings: Settings) -> Self {
+    pub fn new(
+        policies: Arc<Policies>,
+        identities: Identities,
+        limits: Arc<Limits>,
+        settings: DecisionSettings,
+    ) -> Self {
         let secret = Secret::random();
         limits.put_in_force(policies.current().quotas());
         Gate {
@@ -268,7 +273,7 @@ impl<'a> Deciding<'a> {
         let presented = match self.authorise(auth, request).await {
             Ok(presented) => presented,
             Err(denial) if auth.shadow => {
-                self.evidence.would(denial, auth);
+                self.evidence.note_shadowed(denial, auth);
                 return Ok(Presented::default());
             }
             Err(denial) => return Err(denial),
@@ -301,7 +306,7 @@ impl<'a> Deciding<'a> {
         self.evidence.lap(Stage::Facts);
         match self.permit(rules, &caller, request.model).await {
             // The limits are for the caller all the same.
-            Err(denial) if auth.shadow => self.evidence.would(denial, auth),
+            Err(denial) if auth.shadow => self.evidence.note_shadowed(denial, auth),
             permitted => permitted?,
         }
         self.evidence.lap(Stage::Access);

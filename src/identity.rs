@@ -90,13 +90,13 @@ pub struct Identities {
 /// Whose word it is who a token of the cluster is of ([`Reviewer::Kubernetes`]).
 #[derive(Debug)]
 enum Kubernetes {
-    Keys(ArcSwap<Keys>),
+    Keys(ArcSwap<FileKeys>),
     Cluster(Arc<ClusterReview>),
 }
 
 /// The keys of a JSON Web Key Set that is read from a file.
 #[derive(Debug)]
-struct Keys {
+struct FileKeys {
     authority: Authority,
     /// Of the hashes of tokens: what other keys said of a token, and be it at this moment, is remembered under another hash.
     salt: u128,
@@ -130,7 +130,7 @@ impl Identities {
     /// The operating system has no randomness: nothing could be kept apart safely.
     #[must_use]
     pub fn new(authority: Authority, remember: Remember) -> Self {
-        Self::of(Kubernetes::Keys(ArcSwap::from_pointee(Keys { authority, salt: 0 })), remember)
+        Self::of(Kubernetes::Keys(ArcSwap::from_pointee(FileKeys { authority, salt: 0 })), remember)
     }
 
     /// Tokens that the API server reviews.
@@ -163,7 +163,7 @@ impl Identities {
         let Kubernetes::Keys(keys) = &self.kubernetes else { return };
         // Any other than before: each is the hash of the one before, and an attacker knows none of them.
         let salt = self.hasher.hash(&keys.load().salt.to_string());
-        keys.store(Arc::new(Keys { authority, salt }));
+        keys.store(Arc::new(FileKeys { authority, salt }));
         self.cache.clear();
     }
 
@@ -191,11 +191,11 @@ impl Identities {
             (Reviewer::Kubernetes, Kubernetes::Cluster(cluster)) => {
                 let until = self.cache.wait_until(&key, now, until);
                 match cluster.look(credentials, accounts, now, until).await {
-                    Ok(cluster::Look::Ask(review)) => {
+                    Ok(cluster::LocalCheck::Ask(review)) => {
                         let answer = self.cache.fetch(&key, now, until, || self.fetch(cluster, review, now)).await;
                         return answer.unwrap_or_else(|why| Answer::fetched(Err(unanswered(why))));
                     }
-                    Ok(cluster::Look::Trusted(identity)) => Ok(*identity),
+                    Ok(cluster::LocalCheck::Trusted(identity)) => Ok(*identity),
                     Err(denial) => Err(denial),
                 }
             }

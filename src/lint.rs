@@ -27,7 +27,7 @@ use crate::policy::{self, Compiled, Options, Policy};
 use crate::problem::{Finding, InForce, ObjectName, Problem};
 
 /// What findings about tiers look at.
-struct World<'m> {
+struct TierContext<'m> {
     manifests: &'m Manifests,
     options: &'m Options,
     /// The tier mapping.
@@ -82,7 +82,7 @@ fn of_policy(
     let meta = manifests.tier_mappings.iter().map(|mapping| &mapping.meta);
     let meta = meta.clone().find(|meta| meta.object.path() == options.tier_mapping);
     if let (Some(Ok(tiers)), Some(meta)) = (mapping, meta) {
-        let world = World { manifests, options, mapping: meta, tiers, instances };
+        let world = TierContext { manifests, options, mapping: meta, tiers, instances };
         tiers::unknown(&world, problems);
         tiers::without_limit(policy, &world, problems);
         grants::grants(&world, problems);

@@ -35,7 +35,7 @@ use tonic_health::server::{HealthReporter, HealthService};
 pub use self::acceptor::Acceptor;
 use self::connection::Connection;
 use self::ext_authz::ExtAuthz;
-use self::places::{Bounds, Place};
+use self::places::{ConnectionBounds, ConnectionPlace};
 use self::rate_limit::RateLimit;
 use self::unfinished::Unfinished;
 use crate::metrics::{Port, PortMetrics, Refusal};
@@ -94,7 +94,7 @@ pub struct Services {
 }
 
 /// A connection on its way to a worker, with its place among the allowed ones.
-type Accepted = (StdStream, Place);
+type Accepted = (StdStream, ConnectionPlace);
 
 /// One thread that answers gRPC.
 struct Worker {
@@ -170,7 +170,12 @@ impl Workers {
     pub fn acceptor(listener: StdListener, metrics: PortMetrics) -> io::Result<Acceptor> {
         // A connection is an open file; half of them is for the pages, the manifests and whatever else.
         let all = MAX_CONNECTIONS.min(crate::process::open_files() / 2);
-        Acceptor::new(listener, Port::Grpc, Bounds { all, of_one: all.div_ceil(ONE_ADDRESS), idle: IDLE }, metrics)
+        Acceptor::new(
+            listener,
+            Port::Grpc,
+            ConnectionBounds { all, of_one: all.div_ceil(ONE_ADDRESS), idle: IDLE },
+            metrics,
+        )
     }
 
     /// Accepts connections, and hands them to the workers in turn, until the future is dropped.
@@ -270,7 +275,13 @@ async fn serve(
 }
 
 /// One connection, to its end. tonic asks it to go at its age; here it is asked when another needs its place, or all have to go.
-async fn converse(router: Router, stream: StdStream, place: Place, lifetime: Duration, mut going: watch::Receiver<()>) {
+async fn converse(
+    router: Router,
+    stream: StdStream,
+    place: ConnectionPlace,
+    lifetime: Duration,
+    mut going: watch::Receiver<()>,
+) {
     let connected = stream.set_nodelay(true).and_then(|()| TcpStream::from_std(stream));
     // Whose socket is gone already has nothing to say.
     let Ok(stream) = connected else { return };

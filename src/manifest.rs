@@ -49,7 +49,7 @@ pub use self::parts::{Part, Within};
 pub use self::permission::Permission;
 pub use self::rbac::{Role, RoleBinding};
 pub use self::route_match::{Match, PathMatch, TextMatch, ValueMatch};
-pub use self::selector::{Aggregation, Labels, Selector};
+pub use self::selector::{Aggregation, LabelSelector, Labels};
 pub use self::target::{Strategy, Target};
 pub use self::tiers::{TierMapping, TierSpec};
 

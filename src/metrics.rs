@@ -23,16 +23,16 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Metric;
 use tracing_appender::non_blocking::ErrorCounter;
 
-pub use self::page::Format;
+pub use self::page::PageFormat;
 pub use self::ports::{Port, PortMetrics, Refusal};
 
 use self::catalog::FAMILIES;
-use self::series::{Families, Outcome, Series};
+use self::series::{DecisionOutcome, Families, Series};
 use self::snapshot::Snapshot;
 use self::timing::Timing;
 use crate::access::AccessSource;
 use crate::apiserver::ApiMetrics;
-use crate::cache::Source;
+use crate::cache::AnswerSource;
 use crate::denial::{Class, Code};
 use crate::family::{Family, Registry, register};
 use crate::gate::{Decision, Stage};
@@ -56,14 +56,14 @@ pub struct Metrics {
     duration: Timing,
     /// One for each [`Stage`], in the order of [`Stage::ALL`].
     stages: Vec<Timing>,
-    /// One for each [`Source`], in the order of [`Source::ALL`].
+    /// One for each [`AnswerSource`], in the order of [`AnswerSource::ALL`].
     identity_lookups: Vec<Counter>,
     /// One for each [`AccessSource`], in the order of [`AccessSource::ALL`].
     access: Vec<Counter>,
     disagreements: Counter,
     stale: Counter,
-    would: Family<WouldLabels, Counter>,
-    /// One for each [`Source`], in the order of [`Source::ALL`].
+    shadowed: Family<ShadowLabels, Counter>,
+    /// One for each [`AnswerSource`], in the order of [`AnswerSource::ALL`].
     tier_lookups: Vec<Counter>,
     tier_gone: Counter,
     unlimited: Counter,
@@ -86,7 +86,7 @@ struct DecisionLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
-struct WouldLabels {
+struct ShadowLabels {
     /// What is in shadow: `process` or `policy`.
     by: &'static str,
     reason: &'static str,
@@ -130,7 +130,7 @@ impl Metrics {
         let stages: Family<_, Timing> = registered(r, "tiergate_stage_duration_seconds", Family::default());
         let named = Families::default();
         let of_source = |family: &Family<_, Counter>| {
-            Source::ALL.iter().map(|s| family.get(&SourceLabel { source: s.as_str() })).collect()
+            AnswerSource::ALL.iter().map(|s| family.get(&SourceLabel { source: s.as_str() })).collect()
         };
         let reason = |code: &Code| match code.class() {
             Class::Undecided => DecisionLabels { outcome: "undecided", reason: code.as_str() },
@@ -148,7 +148,7 @@ impl Metrics {
             access: AccessSource::ALL.iter().map(|s| accesses.get(&SourceLabel { source: s.as_str() })).collect(),
             disagreements: Counter::default(),
             stale: Counter::default(),
-            would: Family::default(),
+            shadowed: Family::default(),
             tier_lookups: of_source(&services),
             tier_gone: Counter::default(),
             unlimited: Counter::default(),
@@ -174,7 +174,7 @@ impl Metrics {
         self.usage.register(r);
         register(r, "tiergate_access_disagreements", self.disagreements.clone());
         register(r, "tiergate_stale_decisions", self.stale.clone());
-        register(r, "tiergate_would_have_refused", self.would.clone());
+        register(r, "tiergate_would_have_refused", self.shadowed.clone());
         register(r, "tiergate_requests_without_limit", self.unlimited.clone());
         register(r, "tiergate_requests_of_gone_tier", self.tier_gone.clone());
         register(r, "tiergate_requests_without_room", self.accounts_full.clone());
@@ -207,7 +207,7 @@ impl Metrics {
         if !handed_over {
             self.ended(decision);
         }
-        count(Source::ALL, &self.identity_lookups, evidence.identity_source);
+        count(AnswerSource::ALL, &self.identity_lookups, evidence.identity_source);
         count(AccessSource::ALL, &self.access, evidence.access.source);
         if evidence.access.disagreed {
             self.disagreements.inc();
@@ -215,13 +215,13 @@ impl Metrics {
         if evidence.stale() {
             self.stale.inc();
         }
-        count(Source::ALL, &self.tier_lookups, evidence.tier_source);
+        count(AnswerSource::ALL, &self.tier_lookups, evidence.tier_source);
         if evidence.tier_gone.is_some() {
             self.tier_gone.inc();
         }
-        for would in &evidence.would {
-            let by = if would.by.is_some() { "policy" } else { "process" };
-            self.would.get(&WouldLabels { by, reason: would.denial.code.as_str() }).inc();
+        for shadowed in &evidence.shadowed {
+            let by = if shadowed.by.is_some() { "policy" } else { "process" };
+            self.shadowed.get(&ShadowLabels { by, reason: shadowed.denial.code.as_str() }).inc();
         }
         if evidence.unlimited && !handed_over {
             self.unlimited.inc();
@@ -229,7 +229,7 @@ impl Metrics {
         if evidence.accounts_full {
             self.accounts_full.inc();
         }
-        for (stage, taken) in evidence.laps.iter().flat_map(|laps| &laps.taken) {
+        for (stage, taken) in evidence.stage_times.iter().flat_map(|times| &times.taken) {
             let at = Stage::ALL.iter().position(|known| known == stage);
             if let Some(histogram) = at.and_then(|at| self.stages.get(at)) {
                 histogram.observe(*taken);
@@ -242,12 +242,16 @@ impl Metrics {
         let outcome = match &decision.outcome {
             Ok(_) => {
                 self.allowed.inc();
-                Outcome::Allowed
+                DecisionOutcome::Allowed
             }
             Err(denial) => {
                 let at = Code::ALL.iter().position(|code| *code == denial.code);
                 at.and_then(|at| self.refused.get(at)).map(Counter::inc);
-                if denial.code.class() == Class::Undecided { Outcome::Undecided } else { Outcome::Refused }
+                if denial.code.class() == Class::Undecided {
+                    DecisionOutcome::Undecided
+                } else {
+                    DecisionOutcome::Refused
+                }
             }
         };
         self.series.load().decided(outcome, &decision.evidence);
@@ -269,7 +273,7 @@ impl Metrics {
 
     /// The page.
     #[must_use]
-    pub fn page(&self, format: Format, accounts: usize, identities: usize) -> String {
+    pub fn page(&self, format: PageFormat, accounts: usize, identities: usize) -> String {
         self.accounts.set(i64::try_from(accounts).unwrap_or(i64::MAX));
         self.identities.set(i64::try_from(identities).unwrap_or(i64::MAX));
         if let Some(log) = self.log.get() {
@@ -281,8 +285,8 @@ impl Metrics {
             let _ = writeln!(page, "# EOF");
         }
         match format {
-            Format::OpenMetrics => page,
-            Format::Text => page::to_text(&page),
+            PageFormat::OpenMetrics => page,
+            PageFormat::Text => page::to_text(&page),
         }
     }
 }

@@ -31,7 +31,7 @@ pub use self::limits::{Limit, LimitSet, Matched, ShadowLimits};
 pub use self::nearest::Nearest;
 pub(crate) use self::properties::undeclared;
 pub use self::route::RouteTable;
-pub use self::status::{Condition as StatusCondition, say};
+pub use self::status::{StatusCondition, say};
 
 use crate::access::Rbac;
 use crate::clock::Nanos;

@@ -65,7 +65,7 @@ pub type RawHeader<'a> = (&'a str, &'a [u8]);
 
 /// The result of looking a header up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lookup<'a> {
+pub enum HeaderLookup<'a> {
     Absent,
     One(&'a str),
     /// Sent more than once.
@@ -158,7 +158,7 @@ impl<'a> Request<'a> {
         for (sent, name) in [(host, "host"), (authority, ":authority")] {
             // Looked up once more only if it was sent; a second one is no longer `One`.
             let told = |host: &str| host.eq_ignore_ascii_case(self.host);
-            if sent && !matches!(self.headers.get(name), Lookup::One(host) if told(host)) {
+            if sent && !matches!(self.headers.get(name), HeaderLookup::One(host) if told(host)) {
                 return ambiguous("the host was sent twice, or is not text");
             }
         }
@@ -169,13 +169,13 @@ impl<'a> Request<'a> {
     /// the raw headers alone, and not even there where `allowed_headers` leave it out.
     fn has_other_path(&self) -> bool {
         let told = match &self.headers {
-            Headers::Map(_) => Lookup::Absent,
+            Headers::Map(_) => HeaderLookup::Absent,
             Headers::List(_) => self.headers.get(":path"),
         };
         match told {
-            Lookup::Opaque => true,
-            Lookup::One(_) => false,
-            Lookup::Absent | Lookup::Several => self.path.contains('!'),
+            HeaderLookup::Opaque => true,
+            HeaderLookup::One(_) => false,
+            HeaderLookup::Absent | HeaderLookup::Several => self.path.contains('!'),
         }
     }
 
@@ -197,10 +197,10 @@ impl<'a> Request<'a> {
     pub fn bearer(&self) -> Result<BearerToken<'a>, Denial> {
         let malformed = |why| Denial::new(Code::TokenMalformed, why);
         let value = match self.headers.get("authorization") {
-            Lookup::Absent => return Err(Denial::new(Code::TokenMissing, "no bearer token was sent")),
-            Lookup::One(value) => value,
-            Lookup::Several => return Err(malformed("more than one Authorization header was sent")),
-            Lookup::Opaque => return Err(malformed("the Authorization header is not text")),
+            HeaderLookup::Absent => return Err(Denial::new(Code::TokenMissing, "no bearer token was sent")),
+            HeaderLookup::One(value) => value,
+            HeaderLookup::Several => return Err(malformed("more than one Authorization header was sent")),
+            HeaderLookup::Opaque => return Err(malformed("the Authorization header is not text")),
         };
         let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
         if !scheme.eq_ignore_ascii_case("bearer") {
@@ -233,26 +233,26 @@ impl std::fmt::Debug for Headers<'_> {
 impl<'a> Headers<'a> {
     /// Looks `name` (lower case) up.
     #[must_use]
-    pub fn get(&self, name: &str) -> Lookup<'a> {
+    pub fn get(&self, name: &str) -> HeaderLookup<'a> {
         match self {
             Headers::Map(map) => match map.get(name) {
-                Some(value) => Lookup::One(value),
+                Some(value) => HeaderLookup::One(value),
                 // Not what Envoy sends, but a filter in front could.
                 None => {
                     let mut found = map.iter().filter(|(key, _)| key.eq_ignore_ascii_case(name));
                     match (found.next(), found.next()) {
-                        (None, _) => Lookup::Absent,
-                        (Some((_, value)), None) => Lookup::One(value),
-                        (Some(_), Some(_)) => Lookup::Several,
+                        (None, _) => HeaderLookup::Absent,
+                        (Some((_, value)), None) => HeaderLookup::One(value),
+                        (Some(_), Some(_)) => HeaderLookup::Several,
                     }
                 }
             },
             Headers::List(list) => {
                 let mut found = list.iter().filter(|(key, _)| key.eq_ignore_ascii_case(name));
                 match (found.next(), found.next()) {
-                    (None, _) => Lookup::Absent,
-                    (Some((_, value)), None) => str::from_utf8(value).map_or(Lookup::Opaque, Lookup::One),
-                    (Some(_), Some(_)) => Lookup::Several,
+                    (None, _) => HeaderLookup::Absent,
+                    (Some((_, value)), None) => str::from_utf8(value).map_or(HeaderLookup::Opaque, HeaderLookup::One),
+                    (Some(_), Some(_)) => HeaderLookup::Several,
                 }
             }
         }

@@ -19,7 +19,7 @@ use tonic::Code as GrpcCode;
 
 pub use self::rate_limit::rate_limit_response;
 
-use crate::cache::Source;
+use crate::cache::AnswerSource;
 use crate::denial::{Class, Code, Denial};
 use crate::expression::{Properties, Val};
 use crate::gate::{Decision, Evidence, Grant};
@@ -340,7 +340,7 @@ impl Own {
 
     /// What was found out, whatever was decided.
     fn seen(&mut self, evidence: &Evidence) {
-        if let Some(first) = evidence.would.first() {
+        if let Some(first) = evidence.shadowed.first() {
             self.add("would", text(refusal(&first.denial)));
             self.add("would_code", text(first.denial.code.as_str()));
         }
@@ -350,9 +350,9 @@ impl Own {
             ("tier", evidence.tier.as_deref()),
             ("model", evidence.permit.model.as_deref()),
             ("granted_by", evidence.permit.grantor.as_ref().map(|grantor| &*grantor.name)),
-            ("tier_source", evidence.tier_source.map(Source::as_str)),
+            ("tier_source", evidence.tier_source.map(AnswerSource::as_str)),
             ("tier_gone", evidence.tier_gone.as_deref()),
-            ("identity_source", evidence.identity_source.map(Source::as_str)),
+            ("identity_source", evidence.identity_source.map(AnswerSource::as_str)),
         ];
         for (name, value) in optional {
             if let Some(value) = value {

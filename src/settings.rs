@@ -41,7 +41,7 @@ pub enum SourceSettings {
 #[derive(Clone, Debug)]
 pub struct GateSettings {
     /// What its decisions go by.
-    pub decisions: gate::Settings,
+    pub decisions: gate::DecisionSettings,
     pub authority: AuthoritySettings,
     /// Who else than RBAC in process says who may call what, if anybody does: then an API server is asked.
     pub access: Option<AccessMode>,
@@ -189,8 +189,8 @@ impl From<&Serve> for GateSettings {
     }
 }
 
-fn decisions(args: &Serve) -> gate::Settings {
-    gate::Settings {
+fn decisions(args: &Serve) -> gate::DecisionSettings {
+    gate::DecisionSettings {
         gateway: args.gateway.clone(),
         without_policy: args.without_policy,
         without_limit: args.without_limit,

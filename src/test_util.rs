@@ -12,7 +12,7 @@ use jsonwebtoken::jwk::JwkSet;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 
 use crate::clock::Nanos;
-use crate::gate::{Decision, EnforceLimits, Fallback, Gate, Settings, TierUnknown};
+use crate::gate::{Decision, DecisionSettings, EnforceLimits, Fallback, Gate, TierUnknown};
 use crate::identity::{Authority, Claims, Identities, KubernetesClaims, ObjectClaims, Remember, unix_seconds};
 use crate::limit::{Limits, Memory};
 use crate::lint::compile;
@@ -133,8 +133,8 @@ pub(crate) fn options() -> Options {
     Options { grant_from_annotation: true, ..Options::default() }
 }
 
-pub(crate) fn settings() -> Settings {
-    Settings {
+pub(crate) fn settings() -> DecisionSettings {
+    DecisionSettings {
         gateway: None,
         without_policy: Fallback::Refuse,
         without_limit: Fallback::Allow,
@@ -148,7 +148,7 @@ pub(crate) fn settings() -> Settings {
     }
 }
 
-pub(crate) fn gate(policy: Policy, settings: Settings) -> Gate {
+pub(crate) fn gate(policy: Policy, settings: DecisionSettings) -> Gate {
     let identities = Identities::new(Authority::from_jwks(&ES256.jwks, ISSUER).unwrap(), Remember::default());
     let limits = Arc::new(Limits::in_memory(Memory::default()));
     Gate::new(Arc::new(Policies::new(policy)), identities, limits, settings)

@@ -4,7 +4,7 @@ use std::sync::{Arc, LazyLock};
 
 use serde_json::json;
 use tiergate::clock::Nanos;
-use tiergate::gate::{EnforceLimits, Fallback, Gate, Settings, TierUnknown};
+use tiergate::gate::{DecisionSettings, EnforceLimits, Fallback, Gate, TierUnknown};
 use tiergate::identity::{Authority, Identities, Identity, Remember, ServiceAccountRef};
 use tiergate::limit::{Limits, Memory};
 use tiergate::lint::compile;
@@ -117,7 +117,7 @@ pub(super) fn gate(policy: Policy) -> Gate {
 /// A gate whose limits are taken by this call.
 pub(super) fn gate_by(policies: Arc<Policies>, enforce_limits: EnforceLimits) -> Gate {
     let authority = Authority::from_jwks(JWKS, "https://kubernetes.default.svc").unwrap();
-    let settings = Settings {
+    let settings = DecisionSettings {
         gateway: None,
         without_policy: Fallback::Refuse,
         without_limit: Fallback::Allow,

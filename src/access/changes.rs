@@ -10,15 +10,15 @@ use crate::clock::Nanos;
 
 /// When RBAC changed, by namespace. What changes in the whole cluster has the empty one.
 #[derive(Clone, Debug, Default)]
-pub struct Changes(HashMap<String, Row>);
+pub struct Changes(HashMap<String, Burst>);
 
 /// The changes that a question is concerned by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Concerns([Option<Row>; 2]);
+pub struct Concerns([Option<Burst>; 2]);
 
 /// Changes in a row, none of them long after the one before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Row {
+struct Burst {
     first: Nanos,
     last: Nanos,
     /// When the row before it ended.
@@ -27,7 +27,7 @@ struct Row {
 
 /// How long an answer holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Holds {
+pub(super) struct Validity {
     /// Until then nothing is asked.
     pub fresh: Nanos,
     /// From then on it is asked anew, and until then the answer stands while that has not come to an end.
@@ -57,7 +57,7 @@ impl Changes {
         if self.0.len() >= NAMESPACES && !self.0.contains_key(namespace) {
             // It could have been anywhere, and at any time.
             self.0.clear();
-            self.0.insert(String::new(), Row { first: now, last: now, before: now });
+            self.0.insert(String::new(), Burst { first: now, last: now, before: now });
             return;
         }
         let row = self.0.entry_ref(namespace).or_default();
@@ -79,7 +79,7 @@ impl Changes {
 
 impl Concerns {
     /// How long the answer holds that was asked for at `asked`; without an end to the next question, `stale` longer.
-    pub(super) fn holds(&self, asked: Nanos, stale: Duration) -> Holds {
+    pub(super) fn holds(&self, asked: Nanos, stale: Duration) -> Validity {
         let mut changes = self.0.iter().flatten();
         let overtaken = changes.clone().filter_map(|row| row.overtakes(asked)).min();
         let (fresh, stands) = match overtaken {
@@ -93,7 +93,7 @@ impl Concerns {
                 (fresh, fresh.saturating_add(STANDS.min(stale)))
             }
         };
-        Holds { fresh, stands: stands.max(fresh) }
+        Validity { fresh, stands: stands.max(fresh) }
     }
 
     /// The last of them.
@@ -102,9 +102,9 @@ impl Concerns {
     }
 }
 
-// === impl Row ===
+// === impl Burst ===
 
-impl Row {
+impl Burst {
     /// When the first change came after `asked`, at the earliest that it can have been.
     fn overtakes(&self, asked: Nanos) -> Option<Nanos> {
         let overtaken = self.last > asked;
@@ -133,7 +133,7 @@ mod tests {
 
     /// When an answer of then stops to be fresh, and to stand.
     fn holds(changes: &[(&str, u64)], asked: u64) -> (u64, u64) {
-        let Holds { fresh, stands } = changed(changes).concerning("llm").holds(at(asked), STALE);
+        let Validity { fresh, stands } = changed(changes).concerning("llm").holds(at(asked), STALE);
         (fresh.0 / 1_000_000, stands.0 / 1_000_000)
     }
 
@@ -180,7 +180,7 @@ mod tests {
     fn without_staleness_nothing_stands_beyond_its_time() {
         let concerns = changed(&[("llm", 10_000)]).concerning("llm");
         for asked in [7_000, 10_500, 13_000] {
-            let Holds { fresh, stands } = concerns.holds(at(asked), Duration::ZERO);
+            let Validity { fresh, stands } = concerns.holds(at(asked), Duration::ZERO);
             assert_eq!(fresh, stands, "{asked}");
         }
     }
@@ -196,7 +196,7 @@ mod tests {
                     changes.note("llm", at(now));
                     overtaken = overtaken.or(Some(now));
                 }
-                let Holds { fresh, stands } = changes.concerning("llm").holds(at(asked), STALE);
+                let Validity { fresh, stands } = changes.concerning("llm").holds(at(asked), STALE);
                 if fresh <= at(now) {
                     assert!(stands > at(now), "every {every} ms: nothing stands at {now}");
                     (asked, overtaken, questions) = (now, None, questions + 1);
@@ -217,7 +217,7 @@ mod tests {
                 let mut changes = Changes::default();
                 for now in (10_000..14_000).step_by(every) {
                     changes.note("llm", at(now));
-                    let Holds { stands, .. } = changes.concerning("llm").holds(at(asked), STALE);
+                    let Validity { stands, .. } = changes.concerning("llm").holds(at(asked), STALE);
                     let first = (10_000..=now).step_by(every).find(|change| *change > asked);
                     let latest = first.map_or(asked + 2_000, |first| first + 1_000);
                     assert!(stands <= at(latest), "every {every} ms, asked at {asked}: {stands:?} at {now}");
@@ -234,9 +234,9 @@ mod tests {
         }
         assert_eq!(changes.concerning("llm"), Concerns::default());
         changes.note("one-more", at(20_000));
-        let Holds { fresh, stands } = changes.concerning("ns-7").holds(at(9_000), STALE);
+        let Validity { fresh, stands } = changes.concerning("ns-7").holds(at(9_000), STALE);
         assert_eq!((fresh, stands), (at(9_500), at(10_000)));
-        let Holds { fresh, .. } = changes.concerning("ns-7").holds(at(22_000), STALE);
+        let Validity { fresh, .. } = changes.concerning("ns-7").holds(at(22_000), STALE);
         assert_eq!(fresh, at(27_000));
     }
 }

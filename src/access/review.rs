@@ -16,9 +16,9 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::changes::{Changes, Concerns};
-use super::{Grantor, Query};
-use crate::apiserver::{ApiServer, Caller, IN_FLIGHT, PATIENCE, unanswered};
-use crate::cache::{Answer, Cache, CacheKey, Capacity, Config, Failure, Source, Staleness};
+use super::{AccessQuery, Grantor};
+use crate::apiserver::{ApiServer, CallerHash, IN_FLIGHT, PATIENCE, unanswered};
+use crate::cache::{Answer, AnswerSource, Cache, CacheKey, Capacity, Config, Failure, Staleness};
 use crate::clock::Nanos;
 use crate::denial::{Code, Denial};
 use crate::hash::KeyedHasher;
@@ -60,7 +60,7 @@ pub struct UserInfo<'a> {
 #[derive(Clone, Debug)]
 pub struct AccessReview {
     spec: Arc<Spec>,
-    caller: Caller,
+    caller: CallerHash,
     hash: u128,
     /// How new an answer has to be.
     concerns: Concerns,
@@ -75,7 +75,7 @@ struct AccessKey<'a> {
 
 /// What is known of a caller's access.
 #[derive(Clone, Debug)]
-pub enum Verdict {
+pub enum AccessDecision {
     Granted(Grantor),
     /// Nothing grants it; with what the API server says of that.
     NotGranted(Option<String>),
@@ -83,13 +83,13 @@ pub enum Verdict {
     Undecided(Denial),
 }
 
-/// Where a verdict comes from.
+/// Where an access decision comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AccessSource {
     /// RBAC, evaluated in process.
     Rbac,
     /// The API server.
-    Review(Source),
+    Review(AnswerSource),
 }
 
 /// What the API server answers: who grants it, or why nobody does.
@@ -133,7 +133,7 @@ impl AccessReviews {
     /// It has something that cannot be written down. Without it, the question would be another one.
     pub fn review(
         &self,
-        query: &Query<'_>,
+        query: &AccessQuery<'_>,
         user: Option<UserInfo<'_>>,
         changes: &Changes,
     ) -> Result<AccessReview, Denial> {
@@ -168,12 +168,12 @@ impl AccessReviews {
 
     /// What is remembered. Answers at once.
     #[must_use]
-    pub fn recall(&self, review: &AccessReview, now: Nanos) -> Option<(Verdict, AccessSource)> {
+    pub fn recall(&self, review: &AccessReview, now: Nanos) -> Option<(AccessDecision, AccessSource)> {
         self.cache.get(&self.key(review), now).map(told)
     }
 
     /// Asks, once however many requests wait for it, and remembers the answer. Waits until `until`.
-    pub async fn ask(&self, review: &AccessReview, now: Nanos, until: Instant) -> (Verdict, AccessSource) {
+    pub async fn ask(&self, review: &AccessReview, now: Nanos, until: Instant) -> (AccessDecision, AccessSource) {
         let answer = self.cache.fetch(&self.key(review), now, until, || self.fetch(review)).await;
         told(answer.unwrap_or_else(|why| Answer::fetched(Err(unanswered(why)))))
     }
@@ -199,13 +199,13 @@ fn granted(status: SubjectAccessReviewStatus) -> Granted {
     }
 }
 
-fn told(answer: Answer<Arc<Granted>>) -> (Verdict, AccessSource) {
-    let verdict = match answer.value.as_deref() {
-        Ok(Ok(grantor)) => Verdict::Granted(grantor.clone()),
-        Ok(Err(why)) => Verdict::NotGranted(why.clone()),
-        Err(denial) => Verdict::Undecided(denial.clone()),
+fn told(answer: Answer<Arc<Granted>>) -> (AccessDecision, AccessSource) {
+    let decision = match answer.value.as_deref() {
+        Ok(Ok(grantor)) => AccessDecision::Granted(grantor.clone()),
+        Ok(Err(why)) => AccessDecision::NotGranted(why.clone()),
+        Err(denial) => AccessDecision::Undecided(denial.clone()),
     };
-    (verdict, AccessSource::Review(answer.source))
+    (decision, AccessSource::Review(answer.source))
 }
 
 // === impl AccessReview ===
@@ -244,9 +244,9 @@ impl CacheKey for AccessKey<'_> {
 impl AccessSource {
     pub const ALL: &'static [AccessSource] = &[
         AccessSource::Rbac,
-        AccessSource::Review(Source::Hit),
-        AccessSource::Review(Source::Stale),
-        AccessSource::Review(Source::Fetched),
+        AccessSource::Review(AnswerSource::Hit),
+        AccessSource::Review(AnswerSource::Stale),
+        AccessSource::Review(AnswerSource::Fetched),
     ];
 
     /// As metrics name it.

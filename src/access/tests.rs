@@ -18,7 +18,7 @@ fn rule_of(api_groups: &[&str], resources: &[&str], resource_names: &[&str], ver
 }
 
 /// `alice` of group `premium` posts to model `llm/qwen3`.
-const QUERY: Query<'static> = Query {
+const QUERY: AccessQuery<'static> = AccessQuery {
     user: "alice",
     groups: &["premium", "system:authenticated"],
     verb: "post",
@@ -48,7 +48,7 @@ fn rbac<const N: usize>(bindings: [(&str, &str, PolicyRule, Subject); N]) -> Rba
 }
 
 /// Whether `rule`, bound to alice in the namespace of the query, grants it.
-fn grants(rule: PolicyRule, query: &Query<'_>) -> bool {
+fn grants(rule: PolicyRule, query: &AccessQuery<'_>) -> bool {
     rbac([("llm", "binding", rule, user("alice"))]).authorize(query).is_some()
 }
 
@@ -94,7 +94,7 @@ fn subjects_are_whole_names_of_their_kind() {
 #[test]
 fn a_service_account_is_the_user_it_authenticates_as() {
     let rbac = rbac([("llm", "binding", rule(), user("system:serviceaccount:team:bot"))]);
-    let ask = |user| Query { user, ..QUERY };
+    let ask = |user| AccessQuery { user, ..QUERY };
     assert!(rbac.authorize(&ask("system:serviceaccount:team:bot")).is_some());
     assert!(rbac.authorize(&ask("system:serviceaccount:other:bot")).is_none());
     assert!(rbac.authorize(&ask("bot")).is_none());
@@ -106,7 +106,7 @@ fn one_subject_of_many_is_enough() {
     let rules: Arc<[PolicyRule]> = Arc::new([rule()]);
     rbac.bind("llm", "binding", &rules, &[user("bob"), group("premium"), user("carol")]);
     assert_eq!(rbac.authorize(&QUERY), by("binding"));
-    let nobody = Query { user: "dave", groups: &[], ..QUERY };
+    let nobody = AccessQuery { user: "dave", groups: &[], ..QUERY };
     assert_eq!(rbac.authorize(&nobody), None);
 }
 
@@ -146,7 +146,7 @@ fn a_binding_grants_what_its_rules_grant_whichever_names_they_have() {
     ];
     let asked = first(12).into_iter().chain(["", "*", "qwen3"]);
     for (name, verb) in asked.flat_map(|name| [(name, "post"), (name, "get")]) {
-        let query = Query { name, verb, ..QUERY };
+        let query = AccessQuery { name, verb, ..QUERY };
         for (i, role) in roles.iter().enumerate() {
             let mut rbac = Rbac::default();
             // Beside others, of the same subject and of another.
@@ -164,7 +164,7 @@ fn role_in_another_namespace_grants_nothing() {
         ("a", "RoleBinding a/x", rule(), user("alice")),
         ("llm-2", "RoleBinding llm-2/x", rule(), user("alice")),
     ]);
-    let ask = |namespace| Query { namespace, ..QUERY };
+    let ask = |namespace| AccessQuery { namespace, ..QUERY };
     assert_eq!(rbac.authorize(&ask("a")), by("RoleBinding a/x"));
     assert_eq!(rbac.authorize(&ask("b")), None);
     assert_eq!(rbac.authorize(&ask("llm")), None);
@@ -175,23 +175,23 @@ fn role_in_another_namespace_grants_nothing() {
 fn cluster_wide_binding_grants_everywhere() {
     let rbac = rbac([("", "ClusterRoleBinding x", rule(), group("premium"))]);
     for namespace in ["llm", "other", ""] {
-        assert_eq!(rbac.authorize(&Query { namespace, ..QUERY }), by("ClusterRoleBinding x"), "{namespace:?}");
+        assert_eq!(rbac.authorize(&AccessQuery { namespace, ..QUERY }), by("ClusterRoleBinding x"), "{namespace:?}");
     }
 }
 
 #[test]
 fn question_about_the_whole_cluster_is_not_answered_by_a_namespace() {
     let rbac = rbac([("llm", "binding", rule(), user("alice"))]);
-    assert_eq!(rbac.authorize(&Query { namespace: "", ..QUERY }), None);
+    assert_eq!(rbac.authorize(&AccessQuery { namespace: "", ..QUERY }), None);
 }
 
 #[test]
 fn superusers_may_do_everything() {
     let rbac = Rbac::default();
-    let ask = |groups| Query { groups, ..QUERY };
+    let ask = |groups| AccessQuery { groups, ..QUERY };
     assert_eq!(rbac.authorize(&ask(&["system:authenticated", "system:masters"])), by("system:masters"));
     assert_eq!(rbac.authorize(&ask(&["system:masters2"])), None);
-    let named = Query { user: "system:masters", groups: &[], ..QUERY };
+    let named = AccessQuery { user: "system:masters", groups: &[], ..QUERY };
     assert_eq!(rbac.authorize(&named), None);
 }
 
@@ -247,7 +247,7 @@ fn resources_and_subresources_match_as_in_kubernetes() {
         ("/status", "status", false),
         ("llminferenceservices/", "", false),
     ] {
-        let query = Query { subresource, ..QUERY };
+        let query = AccessQuery { subresource, ..QUERY };
         let granted_now = grants(rule_of(&["serving.kserve.io"], &[rule], &[], &["post"]), &query);
         assert_eq!(granted_now, granted, "rule `{rule}`, subresource `{subresource}`");
     }
@@ -259,7 +259,7 @@ fn resources_and_subresources_match_as_in_kubernetes() {
         ("*/b/c", "a", "b/c", true),
         ("*/c", "a/b", "c", true),
     ] {
-        let query = Query { resource, subresource, ..QUERY };
+        let query = AccessQuery { resource, subresource, ..QUERY };
         let granted_now = grants(rule_of(&["serving.kserve.io"], &[rule], &[], &["post"]), &query);
         assert_eq!(granted_now, granted, "rule `{rule}`, asked for `{resource}`, `{subresource}`");
     }
@@ -284,7 +284,7 @@ fn resource_names_restrict_to_these_objects() {
         (&[], "", true),
     ] {
         let rule = rule_of(&["serving.kserve.io"], &["llminferenceservices"], names, &["post"]);
-        let query = Query { name, ..QUERY };
+        let query = AccessQuery { name, ..QUERY };
         assert_eq!(grants(rule, &query), granted, "names {names:?}, asked for {name:?}");
     }
 }

@@ -18,7 +18,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::Caller;
+use super::CallerHash;
 use super::connection::reason;
 use crate::backoff::Backoff;
 use crate::family::{Family, Registry, register};
@@ -53,7 +53,7 @@ struct CallLabel {
 pub(super) struct Guard {
     all: DefaultDirectRateLimiter,
     qps: NonZeroU32,
-    each: DefaultKeyedRateLimiter<Caller>,
+    each: DefaultKeyedRateLimiter<CallerHash>,
     /// Since idle callers were forgotten.
     asked: AtomicU32,
     in_flight: Semaphore,
@@ -71,7 +71,7 @@ pub(super) enum Call {
 
 /// Why there is no answer.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(super) enum CallFailure {
     CallerBudget,
     Budget(NonZeroU32),
     Busy,
@@ -91,13 +91,13 @@ pub(super) enum Failure {
 #[derive(Debug, Default)]
 struct Breaker {
     failures: u32,
-    open: Option<Open>,
+    open: Option<OpenBreaker>,
     /// Rises whenever it opens: calls that began before tell nothing new by failing.
     times: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Open {
+struct OpenBreaker {
     until: Instant,
     backoff: Backoff,
 }
@@ -157,11 +157,11 @@ impl Guard {
     pub(super) async fn call<T>(
         &self,
         call: Call,
-        caller: Caller,
+        caller: CallerHash,
         work: impl Future<Output = kube::Result<T>>,
-    ) -> Result<T, Failure> {
+    ) -> Result<T, CallFailure> {
         let result = self.guarded(call, caller, work).await;
-        let told = result.as_ref().map_or_else(Failure::as_str, |_| "ok");
+        let told = result.as_ref().map_or_else(CallFailure::as_str, |_| "ok");
         self.metrics.calls.get(&CallLabels { call: call.as_str(), result: told }).inc();
         result
     }
@@ -169,25 +169,25 @@ impl Guard {
     async fn guarded<T>(
         &self,
         call: Call,
-        caller: Caller,
+        caller: CallerHash,
         work: impl Future<Output = kube::Result<T>>,
-    ) -> Result<T, Failure> {
+    ) -> Result<T, CallFailure> {
         if let Some(left) = self.breaker.lock().left(Instant::now()) {
-            return Err(Failure::Open(left));
+            return Err(CallFailure::Open(left));
         }
         self.spend(call, caller)?;
-        let Ok(Ok(_permit)) = timeout(CALL, self.in_flight.acquire()).await else { return Err(Failure::Busy) };
-        let times = self.breaker.lock().admit(Instant::now()).map_err(Failure::Open)?;
+        let Ok(Ok(_permit)) = timeout(CALL, self.in_flight.acquire()).await else { return Err(CallFailure::Busy) };
+        let times = self.breaker.lock().admit(Instant::now()).map_err(CallFailure::Open)?;
         let started = Instant::now();
-        let answer = timeout(CALL, work).await.map_err(|_| Failure::Late);
+        let answer = timeout(CALL, work).await.map_err(|_| CallFailure::Late);
         self.metrics.duration(call).observe(started.elapsed().as_secs_f64());
-        let answer = answer.and_then(|answer| answer.map_err(|error| Failure::of(call, error)));
+        let answer = answer.and_then(|answer| answer.map_err(|error| CallFailure::of(call, error)));
         let ill = answer.as_ref().err().filter(|failure| failure.is_illness());
         self.note(times, ill);
         answer
     }
 
-    fn spend(&self, call: Call, caller: Caller) -> Result<(), Failure> {
+    fn spend(&self, call: Call, caller: CallerHash) -> Result<(), CallFailure> {
         // They are asked for once in a while, and without them nobody is let in.
         if matches!(call, Call::Keys) {
             return Ok(());
@@ -196,11 +196,11 @@ impl Guard {
             self.asked.store(0, Ordering::Relaxed);
             self.each.retain_recent();
         }
-        self.each.check_key(&caller).map_err(|_| Failure::CallerBudget)?;
-        self.all.check().map_err(|_| Failure::Budget(self.qps))
+        self.each.check_key(&caller).map_err(|_| CallFailure::CallerBudget)?;
+        self.all.check().map_err(|_| CallFailure::Budget(self.qps))
     }
 
-    fn note(&self, times: u32, ill: Option<&Failure>) {
+    fn note(&self, times: u32, ill: Option<&CallFailure>) {
         let change = {
             let mut breaker = self.breaker.lock();
             let change = match ill {
@@ -256,7 +256,7 @@ impl Breaker {
         };
         let opens = self.open.is_none();
         self.times = self.times.wrapping_add(1);
-        self.open = Some(Open { until: now + backoff.pause(), backoff });
+        self.open = Some(OpenBreaker { until: now + backoff.pause(), backoff });
         opens
     }
 }
@@ -273,8 +273,8 @@ impl Call {
     }
 
     /// An answer without what was asked for.
-    pub(super) fn empty(self) -> Failure {
-        Failure::Failed(format!("the answer to a {} has no status", self.as_str()))
+    pub(super) fn empty(self) -> CallFailure {
+        CallFailure::Failed(format!("the answer to a {} has no status", self.as_str()))
     }
 
     /// The rule of RBAC that permits it, as it is written in a ClusterRole.
@@ -293,60 +293,60 @@ impl Call {
     }
 }
 
-// === impl Failure ===
+// === impl CallFailure ===
 
-impl Failure {
+impl CallFailure {
     fn of(call: Call, error: kube::Error) -> Self {
         match error {
-            kube::Error::Api(status) if status.code == 403 => Failure::Forbidden { call, why: status.message },
-            kube::Error::Api(status) if status.code == 429 => Failure::Throttled(status.message),
-            kube::Error::Api(status) => Failure::Failed(format!("it answers {}: {}", status.code, status.message)),
-            error => Failure::Failed(reason(&error)),
+            kube::Error::Api(status) if status.code == 403 => CallFailure::Forbidden { call, why: status.message },
+            kube::Error::Api(status) if status.code == 429 => CallFailure::Throttled(status.message),
+            kube::Error::Api(status) => CallFailure::Failed(format!("it answers {}: {}", status.code, status.message)),
+            error => CallFailure::Failed(reason(&error)),
         }
     }
 
     /// Whether it says that the server is not well, or has too much to do.
     fn is_illness(&self) -> bool {
-        matches!(self, Failure::Late | Failure::Failed(_) | Failure::Throttled(_))
+        matches!(self, CallFailure::Late | CallFailure::Failed(_) | CallFailure::Throttled(_))
     }
 
     fn as_str(&self) -> &'static str {
         match self {
-            Failure::CallerBudget => "caller_budget",
-            Failure::Budget(_) => "budget",
-            Failure::Busy => "busy",
-            Failure::Open(_) => "open",
-            Failure::Late => "late",
-            Failure::Forbidden { .. } => "forbidden",
-            Failure::Throttled(_) => "throttled",
-            Failure::Failed(_) => "failed",
+            CallFailure::CallerBudget => "caller_budget",
+            CallFailure::Budget(_) => "budget",
+            CallFailure::Busy => "busy",
+            CallFailure::Open(_) => "open",
+            CallFailure::Late => "late",
+            CallFailure::Forbidden { .. } => "forbidden",
+            CallFailure::Throttled(_) => "throttled",
+            CallFailure::Failed(_) => "failed",
         }
     }
 
     /// When another try may have more luck.
     pub(super) fn retry_after(&self) -> Option<Duration> {
         match self {
-            Failure::Open(left) => Some(*left),
+            CallFailure::Open(left) => Some(*left),
             _ => None,
         }
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for CallFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::CallerBudget => {
+            CallFailure::CallerBudget => {
                 write!(f, "the caller has used up their questions to the API server ({} a second)", EACH.qps)
             }
-            Failure::Budget(qps) => write!(f, "the questions to the API server are used up (--kube-api-qps {qps})"),
-            Failure::Busy => write!(f, "{IN_FLIGHT} calls of the API server are under way"),
-            Failure::Open(_) => f.write_str("the API server failed, and is not asked for a while"),
-            Failure::Late => write!(f, "the API server did not answer within {} s", CALL.as_secs()),
-            Failure::Forbidden { call, why } => {
+            CallFailure::Budget(qps) => write!(f, "the questions to the API server are used up (--kube-api-qps {qps})"),
+            CallFailure::Busy => write!(f, "{IN_FLIGHT} calls of the API server are under way"),
+            CallFailure::Open(_) => f.write_str("the API server failed, and is not asked for a while"),
+            CallFailure::Late => write!(f, "the API server did not answer within {} s", CALL.as_secs()),
+            CallFailure::Forbidden { call, why } => {
                 write!(f, "{why}; add to the ClusterRole of tiergate's ServiceAccount: {}", call.rule())
             }
-            Failure::Throttled(why) => write!(f, "the API server has too much to do: {why}"),
-            Failure::Failed(why) => write!(f, "the API server: {why}"),
+            CallFailure::Throttled(why) => write!(f, "the API server has too much to do: {why}"),
+            CallFailure::Failed(why) => write!(f, "the API server: {why}"),
         }
     }
 }

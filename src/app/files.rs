@@ -11,15 +11,15 @@ use crate::source::{NamedFile, Source};
 use crate::telemetry::LogFilter;
 
 /// The files, as they are before they are read for the first time.
-pub(super) struct Files {
+pub(super) struct NamedFiles {
     jwks: Option<(NamedFile, KeysFile)>,
     kubeconfig: Option<NamedFile>,
     log: Option<(NamedFile, LogFilter)>,
 }
 
-// === impl Files ===
+// === impl NamedFiles ===
 
-impl Files {
+impl NamedFiles {
     pub(super) fn seen(settings: &GateSettings, log: &LogFilter) -> Self {
         let alone = |path: &Path| NamedFile::new(path, |path| vec![path.to_owned()]);
         let jwks = match &settings.authority {
@@ -29,7 +29,7 @@ impl Files {
         let kubeconfig = connection::file(settings.server.kubeconfig.as_deref());
         let kubeconfig = kubeconfig.and_then(|path| NamedFile::new(&path, connection::files));
         let log = log.file().and_then(alone).map(|file| (file, log.clone()));
-        Files { jwks, kubeconfig, log }
+        NamedFiles { jwks, kubeconfig, log }
     }
 
     /// The files, with what takes over each of them.

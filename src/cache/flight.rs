@@ -13,7 +13,7 @@ use crate::hash::Unhashed;
 /// Fetches under way, by what they ask for.
 #[derive(Debug)]
 pub(super) struct SingleFlight<T> {
-    open: Arc<Open<T>>,
+    open: Arc<OpenFetches<T>>,
     /// How many there may be.
     most: usize,
 }
@@ -41,11 +41,11 @@ pub(crate) enum Unanswered {
     GivenUp,
 }
 
-type Open<T> = Mutex<HashMap<u128, Fetch<T>, Unhashed>>;
+type OpenFetches<T> = Mutex<HashMap<u128, Fetch<T>, Unhashed>>;
 
 /// Takes a fetch off the list, however it ends.
 struct Listed<T> {
-    open: Arc<Open<T>>,
+    open: Arc<OpenFetches<T>>,
     key: u128,
 }
 

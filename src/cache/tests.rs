@@ -89,7 +89,7 @@ impl World {
     }
 }
 
-type Told = (Result<u64, Code>, Source);
+type Told = (Result<u64, Code>, AnswerSource);
 
 fn cache(staleness: Staleness) -> Cache<u64> {
     Cache::new(Config { capacity: Capacity::entries(100), failures: 100, fetches: 100, staleness, runtime: None })
@@ -118,14 +118,14 @@ fn undecided() -> Failure {
 #[tokio::test]
 async fn an_answer_is_a_hit_for_as_long_as_it_is_good_for_who_asks() {
     let world = World::new(IF_ERROR);
-    assert_eq!(world.fetch(KEY, 0).await, Ok((Ok(1), Source::Fetched)));
-    assert_eq!(world.get(KEY, 9), Some((Ok(1), Source::Hit)));
-    assert_eq!(world.fetch(KEY, 9).await, Ok((Ok(1), Source::Hit)), "nothing is asked");
+    assert_eq!(world.fetch(KEY, 0).await, Ok((Ok(1), AnswerSource::Fetched)));
+    assert_eq!(world.get(KEY, 9), Some((Ok(1), AnswerSource::Hit)));
+    assert_eq!(world.fetch(KEY, 9).await, Ok((Ok(1), AnswerSource::Hit)), "nothing is asked");
     assert_eq!(world.get(KEY, 10), None);
     let impatient = Key { fresh: Duration::from_secs(5), ..KEY };
     assert_eq!(world.get(impatient, 5), None);
-    assert_eq!(world.fetch(impatient, 5).await, Ok((Ok(2), Source::Fetched)));
-    assert_eq!(world.get(KEY, 14), Some((Ok(2), Source::Hit)), "what one has asked is there for all");
+    assert_eq!(world.fetch(impatient, 5).await, Ok((Ok(2), AnswerSource::Fetched)));
+    assert_eq!(world.get(KEY, 14), Some((Ok(2), AnswerSource::Hit)), "what one has asked is there for all");
     assert_eq!(world.get(key(8), 5), None);
 }
 
@@ -138,7 +138,7 @@ async fn one_fetch_serves_all_who_wait() {
         world.answer();
     };
     let (answers, ()) = tokio::join!(join_all((0..50).map(|_| world.fetch(KEY, 0))), release);
-    assert_eq!(answers, vec![Ok((Ok(1), Source::Fetched)); 50]);
+    assert_eq!(answers, vec![Ok((Ok(1), AnswerSource::Fetched)); 50]);
     assert_eq!(world.asked(), 1);
 }
 
@@ -151,7 +151,7 @@ async fn who_leaves_half_way_neither_ends_a_fetch_nor_leaves_it_behind() {
     assert_eq!(short, Err(Unanswered::Late));
     world.answer();
     world.cache.settled(&KEY, Instant::now() + LONG).await;
-    assert_eq!(world.get(KEY, 0), Some((Ok(1), Source::Hit)));
+    assert_eq!(world.get(KEY, 0), Some((Ok(1), AnswerSource::Hit)));
     assert!(world.cache.fetches.under_way(KEY.hash).is_none());
     assert_eq!(world.asked(), 1);
 }
@@ -161,12 +161,12 @@ async fn a_refusal_takes_the_place_of_an_answer_and_is_one_for_its_own_time() {
     let mut world = World::new(IF_ERROR);
     let _ = world.fetch(KEY, 0).await;
     world.fails = Some(failure(Code::TokenRejected, 3));
-    assert_eq!(world.fetch(KEY, 10).await, Ok((Err(Code::TokenRejected), Source::Fetched)), "nothing stands");
-    assert_eq!(world.get(KEY, 12), Some((Err(Code::TokenRejected), Source::Hit)));
+    assert_eq!(world.fetch(KEY, 10).await, Ok((Err(Code::TokenRejected), AnswerSource::Fetched)), "nothing stands");
+    assert_eq!(world.get(KEY, 12), Some((Err(Code::TokenRejected), AnswerSource::Hit)));
     assert_eq!(world.get(KEY, 13), None);
     assert_eq!(world.cache.len(), 0);
     world.fails = None;
-    assert_eq!(world.fetch(KEY, 13).await, Ok((Ok(3), Source::Fetched)));
+    assert_eq!(world.fetch(KEY, 13).await, Ok((Ok(3), AnswerSource::Fetched)));
 }
 
 /// Whoever has looked before a fetch failed, and comes to make one of their own after it has.
@@ -177,7 +177,7 @@ async fn who_comes_just_after_a_failure_makes_no_call_of_their_own() {
         world.fails = Some(denial.clone());
         let _ = world.fetch(KEY, 0).await;
         let Ok(Joined::Known(late)) = world.cache.join(&KEY, at(0), world.source()) else { panic!("it is fetched") };
-        assert_eq!((told(late), world.asked()), ((Err(denial.denial.code), Source::Hit), 1));
+        assert_eq!((told(late), world.asked()), ((Err(denial.denial.code), AnswerSource::Hit), 1));
         // The pause is over.
         assert!(matches!(world.cache.join(&KEY, at(1), world.source()), Ok(Joined::Fetch(_))));
         assert_eq!(world.asked(), 2);
@@ -188,10 +188,10 @@ async fn who_comes_just_after_a_failure_makes_no_call_of_their_own() {
 async fn a_failure_that_is_not_to_be_kept_is_told_to_who_waits() {
     let mut world = World::new(IF_ERROR);
     world.fails = Some(Failure { keep: None, ..failure(Code::TokenNotYet, 0) });
-    assert_eq!(world.fetch(KEY, 0).await, Ok((Err(Code::TokenNotYet), Source::Fetched)));
+    assert_eq!(world.fetch(KEY, 0).await, Ok((Err(Code::TokenNotYet), AnswerSource::Fetched)));
     assert_eq!(world.get(KEY, 0), None);
     let answer = world.cache.settle(&KEY, world.fails.clone().map_or(Ok(5), Err), at(0));
-    assert_eq!(told(answer), (Err(Code::TokenNotYet), Source::Fetched));
+    assert_eq!(told(answer), (Err(Code::TokenNotYet), AnswerSource::Fetched));
     assert_eq!((world.get(KEY, 0), world.cache.failures()), (None, 0));
 }
 
@@ -201,12 +201,12 @@ async fn an_answer_past_its_time_stands_while_its_source_is_away() {
     let _ = world.fetch(KEY, 0).await;
     world.fails = Some(undecided());
     assert_eq!(world.get(KEY, 10), None, "it is asked for");
-    assert_eq!(world.fetch(KEY, 10).await, Ok((Ok(1), Source::Stale)));
-    assert_eq!(world.get(KEY, 10), Some((Ok(1), Source::Stale)), "a failure is not asked about again at once");
+    assert_eq!(world.fetch(KEY, 10).await, Ok((Ok(1), AnswerSource::Stale)));
+    assert_eq!(world.get(KEY, 10), Some((Ok(1), AnswerSource::Stale)), "a failure is not asked about again at once");
     assert_eq!(world.get(KEY, 11), None);
-    assert_eq!(world.fetch(KEY, 19).await, Ok((Ok(1), Source::Stale)));
-    assert_eq!(world.fetch(KEY, 20).await, Ok((Err(Code::UnavailableApiServer), Source::Fetched)));
-    assert_eq!(world.get(KEY, 20), Some((Err(Code::UnavailableApiServer), Source::Hit)));
+    assert_eq!(world.fetch(KEY, 19).await, Ok((Ok(1), AnswerSource::Stale)));
+    assert_eq!(world.fetch(KEY, 20).await, Ok((Err(Code::UnavailableApiServer), AnswerSource::Fetched)));
+    assert_eq!(world.get(KEY, 20), Some((Err(Code::UnavailableApiServer), AnswerSource::Hit)));
 }
 
 #[tokio::test]
@@ -216,12 +216,12 @@ async fn who_has_something_to_fall_back_on_waits_less() {
     let _ = world.fetch(KEY, 0).await;
     world.hold();
     let started = Instant::now();
-    assert_eq!(world.fetch(KEY, 10).await, Ok((Ok(1), Source::Stale)));
+    assert_eq!(world.fetch(KEY, 10).await, Ok((Ok(1), AnswerSource::Stale)));
     assert!((patience..LONG).contains(&started.elapsed()));
     assert_eq!(world.asked(), 2);
     world.answer();
     world.cache.settled(&KEY, Instant::now() + LONG).await;
-    assert_eq!(world.get(KEY, 10), Some((Ok(2), Source::Hit)));
+    assert_eq!(world.get(KEY, 10), Some((Ok(2), AnswerSource::Hit)));
 }
 
 #[tokio::test]
@@ -230,13 +230,13 @@ async fn an_answer_past_its_time_is_used_at_once_while_a_new_one_is_fetched() {
     let _ = world.fetch(KEY, 0).await;
     world.hold();
     for _ in 0..3 {
-        assert_eq!(world.get(KEY, 10), Some((Ok(1), Source::Stale)));
+        assert_eq!(world.get(KEY, 10), Some((Ok(1), AnswerSource::Stale)));
         world.cache.refresh(&KEY, at(10), world.source());
     }
     assert_eq!(world.asked(), 2);
     world.answer();
     world.cache.settled(&KEY, Instant::now() + LONG).await;
-    assert_eq!(world.get(KEY, 10), Some((Ok(2), Source::Hit)));
+    assert_eq!(world.get(KEY, 10), Some((Ok(2), AnswerSource::Hit)));
     world.cache.refresh(&KEY, at(10), world.source());
     assert_eq!(world.asked(), 2, "there is nothing to renew");
     world.fails = Some(undecided());
@@ -244,7 +244,7 @@ async fn an_answer_past_its_time_is_used_at_once_while_a_new_one_is_fetched() {
     world.cache.settled(&KEY, Instant::now() + LONG).await;
     world.cache.refresh(&KEY, at(20), world.source());
     assert_eq!(world.asked(), 3, "it failed a moment ago");
-    assert_eq!(world.get(KEY, 20), Some((Ok(2), Source::Stale)));
+    assert_eq!(world.get(KEY, 20), Some((Ok(2), AnswerSource::Stale)));
 }
 
 /// A question that was asked early and answered late.
@@ -253,7 +253,7 @@ async fn an_older_answer_does_not_replace_a_newer_one() {
     let world = World::new(IF_ERROR);
     world.cache.insert(KEY.hash, 2, at(5));
     world.cache.insert(KEY.hash, 1, at(4));
-    assert_eq!(world.get(KEY, 6), Some((Ok(2), Source::Hit)));
+    assert_eq!(world.get(KEY, 6), Some((Ok(2), AnswerSource::Hit)));
 }
 
 #[tokio::test]
@@ -267,7 +267,7 @@ async fn fetches_are_bounded() {
     assert_eq!(world.fetch(key(99), 0).now_or_never(), None, "one more who waits for a fetch costs none");
     world.answer();
     world.cache.settled(&key(99), Instant::now() + LONG).await;
-    assert_eq!(world.fetch(key(100), 0).await.map(|(_, source)| source), Ok(Source::Fetched));
+    assert_eq!(world.fetch(key(100), 0).await.map(|(_, source)| source), Ok(AnswerSource::Fetched));
 }
 
 #[tokio::test]
@@ -277,7 +277,7 @@ async fn a_flood_of_failures_moves_no_answer_out_and_is_bounded() {
     for hash in 100..10_000 {
         world.cache.insert_failure(hash, failure(Code::TokenRejected, 3), at(0));
     }
-    assert_eq!(world.get(KEY, 0), Some((Ok(1), Source::Hit)));
+    assert_eq!(world.get(KEY, 0), Some((Ok(1), AnswerSource::Hit)));
     assert!(world.cache.failures() <= 100);
     world.cache.clear();
     assert_eq!((world.cache.len(), world.cache.failures()), (0, 0));
@@ -291,7 +291,7 @@ fn answers_are_bounded_by_number_or_by_weight() {
     for hash in 0..1_000 {
         one.insert(hash, 1, at(0));
         heavy.insert(hash, 100, at(0));
-        assert_eq!(one.get(&key(hash), at(0)).map(told), Some((Ok(1), Source::Hit)), "the last one is there");
+        assert_eq!(one.get(&key(hash), at(0)).map(told), Some((Ok(1), AnswerSource::Hit)), "the last one is there");
     }
     assert_eq!(one.len(), 1);
     assert!((5..=10).contains(&heavy.len()) && heavy.weight() <= 1_000, "{} of {}", heavy.weight(), heavy.len());
@@ -311,7 +311,7 @@ fn a_fetch_whose_runtime_has_ended_is_made_again() {
     assert_eq!(world.asked(), 2);
     world.cache.runtime = None;
     world.answer();
-    assert_eq!(second.block_on(world.fetch(KEY, 0)), Ok((Ok(3), Source::Fetched)));
+    assert_eq!(second.block_on(world.fetch(KEY, 0)), Ok((Ok(3), AnswerSource::Fetched)));
     // Nobody is there to run it.
     assert_eq!(world.fetch(key(8), 0).now_or_never(), Some(Err(Unanswered::GivenUp)));
 }
@@ -322,5 +322,5 @@ async fn a_fetch_that_panics_is_given_up() {
     let fetch = || async { if true { panic!("a fault of the test's own") } else { Ok(1) } };
     let answer = world.cache.fetch(&KEY, at(0), Instant::now() + LONG, fetch).await;
     assert_eq!(answer.map(told), Err(Unanswered::GivenUp));
-    assert_eq!(world.fetch(KEY, 0).await, Ok((Ok(1), Source::Fetched)));
+    assert_eq!(world.fetch(KEY, 0).await, Ok((Ok(1), AnswerSource::Fetched)));
 }

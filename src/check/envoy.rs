@@ -20,10 +20,10 @@ mod runtime;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use self::chain::{Chain, Filter, Role};
-use self::facts::Facts;
-use self::filter::{Authz, RateLimit};
-use self::read::{Address, Item, type_of};
+use self::chain::{Chain, Filter, FilterRole};
+use self::facts::FilterFacts;
+use self::filter::{AuthzFilter, RateLimitFilter};
+use self::read::{Address, ConfigValue, type_of};
 use self::route::Way;
 use self::runtime::Runtime;
 use crate::document;
@@ -39,24 +39,24 @@ pub struct Beside {
 
 /// What a file has that matters here.
 #[derive(Debug, Default)]
-struct Found<'a> {
-    documents: Vec<Item<'a>>,
-    managers: Vec<Item<'a>>,
-    authz: Vec<Authz<'a>>,
-    rate_limits: Vec<RateLimit<'a>>,
+struct EnvoyFile<'a> {
+    documents: Vec<ConfigValue<'a>>,
+    managers: Vec<ConfigValue<'a>>,
+    authz: Vec<AuthzFilter<'a>>,
+    rate_limits: Vec<RateLimitFilter<'a>>,
     /// By their names.
-    clusters: BTreeMap<&'a str, Vec<Item<'a>>>,
+    clusters: BTreeMap<&'a str, Vec<ConfigValue<'a>>>,
     /// Network filters of other kinds.
-    others: Vec<Item<'a>>,
+    others: Vec<ConfigValue<'a>>,
     /// Filters that stand in no connection manager.
-    alone: Vec<Item<'a>>,
+    alone: Vec<ConfigValue<'a>>,
     /// Routes, and parts of routes, that stand in no connection manager.
-    loose: Vec<Item<'a>>,
-    loose_by_name: HashMap<&'a str, Vec<Item<'a>>>,
-    facts: Facts<'a>,
+    loose: Vec<ConfigValue<'a>>,
+    loose_by_name: HashMap<&'a str, Vec<ConfigValue<'a>>>,
+    facts: FilterFacts<'a>,
     runtime: Runtime<'a>,
     /// What is asked of tiergate by each value that is a filter which asks, or holds one.
-    roles: HashMap<Address, Role>,
+    roles: HashMap<Address, FilterRole>,
 }
 
 /// What is wrong with an Envoy configuration.
@@ -85,41 +85,41 @@ pub fn problems(file: &str, text: &str, beside: Beside) -> Vec<Problem> {
 }
 
 fn check(documents: &[Node], report: &Report, beside: Beside) {
-    let found = Found::of(documents.iter().map(|document| Item::root(document, report)).collect());
-    reach::check(&found);
-    found.authz.iter().for_each(|authz| authz.check(&found));
-    found.rate_limits.iter().for_each(|limit| limit.check(&found, beside));
-    for manager in found.managers.iter().filter(|manager| found.is_asked_by(manager)) {
-        manager::check(manager, &found, beside);
+    let file = EnvoyFile::of(documents.iter().map(|document| ConfigValue::root(document, report)).collect());
+    reach::check(&file);
+    file.authz.iter().for_each(|authz| authz.check(&file));
+    file.rate_limits.iter().for_each(|limit| limit.check(&file, beside));
+    for manager in file.managers.iter().filter(|manager| file.is_asked_by(manager)) {
+        manager::check(manager, &file, beside);
     }
-    let chains = found.chains();
-    chains.iter().for_each(|(chain, ways)| chain.check(ways, &found, beside));
+    let chains = file.chains();
+    chains.iter().for_each(|(chain, ways)| chain.check(ways, &file, beside));
     let filters: Vec<&Filter<'_>> = chains.iter().flat_map(|(chain, _)| &chain.filters).collect();
-    report::check(&found, &filters, beside);
-    report::mixed(&found, &filters);
-    context::check(&found, &filters);
-    let asked: BTreeSet<&str> = found.authz.iter().map(|authz| authz.cluster.as_str()).collect();
-    asked.into_iter().flat_map(|name| found.clusters_of(name)).for_each(cluster::check);
+    report::check(&file, &filters, beside);
+    report::mixed(&file, &filters);
+    context::check(&file, &filters);
+    let asked: BTreeSet<&str> = file.authz.iter().map(|authz| authz.cluster.as_str()).collect();
+    asked.into_iter().flat_map(|name| file.clusters_of(name)).for_each(cluster::check);
 }
 
-// === impl Found ===
+// === impl EnvoyFile ===
 
-impl<'a> Found<'a> {
-    fn of(documents: Vec<Item<'a>>) -> Self {
-        let mut found = Found { runtime: Runtime::of(&documents), ..Found::default() };
-        documents.iter().for_each(|document| found.collect(document, false));
-        for routes in &found.loose {
+impl<'a> EnvoyFile<'a> {
+    fn of(documents: Vec<ConfigValue<'a>>) -> Self {
+        let mut file = EnvoyFile { runtime: Runtime::of(&documents), ..EnvoyFile::default() };
+        documents.iter().for_each(|document| file.collect(document, false));
+        for routes in &file.loose {
             if let Some(name) = routes.text("name") {
-                found.loose_by_name.entry(name).or_default().push(routes.clone());
+                file.loose_by_name.entry(name).or_default().push(routes.clone());
             }
         }
-        found.documents = documents;
-        found.keep_ours();
-        found
+        file.documents = documents;
+        file.keep_ours();
+        file
     }
 
     /// `owned` is what stands in a connection manager, or in routes that were found.
-    fn collect(&mut self, item: &Item<'a>, owned: bool) {
+    fn collect(&mut self, item: &ConfigValue<'a>, owned: bool) {
         let mut owns = false;
         self.facts.note(item);
         match type_of(item) {
@@ -128,10 +128,10 @@ impl<'a> Found<'a> {
                 owns = true;
             }
             Some(name) if name.ends_with(".filters.http.ext_authz.v3.ExtAuthz") => {
-                self.authz.extend(Authz::of(item));
+                self.authz.extend(AuthzFilter::of(item));
             }
             Some(name) if name.ends_with(".filters.http.ratelimit.v3.RateLimit") => {
-                self.rate_limits.push(RateLimit::of(item));
+                self.rate_limits.push(RateLimitFilter::of(item));
             }
             Some(name) if name.ends_with(".cluster.v3.Cluster") => self.add_cluster(item),
             Some(name) if name.contains(".filters.network.") || name.contains(".filters.udp.") => {
@@ -151,13 +151,13 @@ impl<'a> Found<'a> {
         item.children().iter().for_each(|child| self.collect(child, owned || owns));
     }
 
-    fn add_cluster(&mut self, item: &Item<'a>) {
+    fn add_cluster(&mut self, item: &ConfigValue<'a>) {
         if let Some(name) = item.text("name") {
             self.clusters.entry(name).or_default().push(item.clone());
         }
     }
 
-    fn clusters_of(&self, name: &str) -> &[Item<'a>] {
+    fn clusters_of(&self, name: &str) -> &[ConfigValue<'a>] {
         self.clusters.get(name).map(Vec::as_slice).unwrap_or_default()
     }
 
@@ -171,7 +171,7 @@ impl<'a> Found<'a> {
         let is_ours = |cluster: &String| is_named(cluster) || asked.contains(cluster);
         self.rate_limits.retain(|limit| is_ours(&limit.cluster) || is_named(&limit.domain));
         let limits = self.rate_limits.iter().map(|limit| (limit.item.address(), limit.role()));
-        let own = self.authz.iter().map(|authz| (authz.item.address(), Role::Check)).chain(limits).collect();
+        let own = self.authz.iter().map(|authz| (authz.item.address(), FilterRole::Check)).chain(limits).collect();
         for document in &self.documents {
             note_roles(document, &own, &mut self.roles);
         }
@@ -185,13 +185,13 @@ impl<'a> Found<'a> {
     }
 
     /// What a filter asks tiergate, if it does.
-    fn role(&self, entry: &Item<'a>) -> Option<Role> {
+    fn role(&self, entry: &ConfigValue<'a>) -> Option<FilterRole> {
         self.roles.get(&entry.address()).copied()
     }
 
     /// Whether tiergate judges the requests of a connection manager.
-    fn is_asked_by(&self, manager: &Item<'a>) -> bool {
-        manager.get("http_filters").is_some_and(|list| Chain::of(&list).roles(self).contains(&Role::Check))
+    fn is_asked_by(&self, manager: &ConfigValue<'a>) -> bool {
+        manager.get("http_filters").is_some_and(|list| Chain::of(&list).roles(self).contains(&FilterRole::Check))
     }
 
     /// Every chain that asks tiergate, and the ways of its requests.
@@ -212,7 +212,7 @@ impl<'a> Found<'a> {
     }
 
     /// The ways of a connection manager's requests: its own, and those of the routes that it asks for by name.
-    fn ways(&self, manager: &Item<'a>) -> Vec<Way<'a>> {
+    fn ways(&self, manager: &ConfigValue<'a>) -> Vec<Way<'a>> {
         let own = [manager.get("route_config"), manager.get("scoped_routes")].into_iter().flatten();
         let wanted = manager.at(&["rds", "route_config_name"]).and_then(|name| name.as_text());
         let named = wanted.and_then(|name| self.loose_by_name.get(name)).into_iter().flatten();
@@ -221,10 +221,14 @@ impl<'a> Found<'a> {
 }
 
 /// Notes what each value asks that is one of `own`, or holds one: the Check before the limits, else the first.
-fn note_roles(item: &Item<'_>, own: &HashMap<Address, Role>, roles: &mut HashMap<Address, Role>) -> Option<Role> {
+fn note_roles(
+    item: &ConfigValue<'_>,
+    own: &HashMap<Address, FilterRole>,
+    roles: &mut HashMap<Address, FilterRole>,
+) -> Option<FilterRole> {
     let inside = item.children().iter().filter_map(|child| note_roles(child, own, roles)).collect::<Vec<_>>();
     let all = || own.get(&item.address()).into_iter().chain(&inside);
-    let role = all().find(|role| **role == Role::Check).or(all().next()).copied()?;
+    let role = all().find(|role| **role == FilterRole::Check).or(all().next()).copied()?;
     roles.insert(item.address(), role);
     Some(role)
 }

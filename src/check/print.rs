@@ -9,37 +9,42 @@ use crate::args::Format;
 use crate::printable::printable_line;
 use crate::problem::{Finding, Origin, Problem, Severity};
 
-/// How many objects were read; and how many were not, by their kinds.
-type Objects<'o> = (usize, &'o BTreeMap<String, usize>);
+/// How many objects there were.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ObjectCounts<'o> {
+    pub(super) read: usize,
+    /// Those that were not read, by their kinds.
+    pub(super) ignored: &'o BTreeMap<String, usize>,
+}
 
 pub(super) fn problems(
     format: Format,
     problems: &[Problem],
-    (objects, ignored): Objects<'_>,
+    objects: ObjectCounts<'_>,
     out: &mut impl Write,
 ) -> io::Result<()> {
     match format {
-        Format::Text => text(problems, (objects, ignored), out),
+        Format::Text => text(problems, objects, out),
         Format::Json => {
-            writeln!(out, "{:#}", json!({ "problems": problems, "objects": objects, "not_read": ignored }))
+            writeln!(out, "{:#}", json!({ "problems": problems, "objects": objects.read, "not_read": objects.ignored }))
         }
         Format::Github => problems.iter().try_for_each(|problem| writeln!(out, "{}", workflow_command(problem))),
     }
 }
 
-fn text(problems: &[Problem], (objects, ignored): Objects<'_>, out: &mut impl Write) -> io::Result<()> {
+fn text(problems: &[Problem], objects: ObjectCounts<'_>, out: &mut impl Write) -> io::Result<()> {
     for problem in problems {
         writeln!(out, "{problem}")?;
     }
     let errors = problems.iter().filter(|problem| problem.is_error()).count();
     let warnings = problems.len() - errors;
     let plural = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
-    if !ignored.is_empty() {
+    if !objects.ignored.is_empty() {
         let kinds: Vec<String> =
-            ignored.iter().map(|(kind, number)| format!("{number} {}", printable_line(kind))).collect();
+            objects.ignored.iter().map(|(kind, number)| format!("{number} {}", printable_line(kind))).collect();
         writeln!(out, "not read: {}", kinds.join(", "))?;
     }
-    writeln!(out, "{}: {}, {}", plural(objects, "object"), plural(errors, "error"), plural(warnings, "warning"))
+    writeln!(out, "{}: {}, {}", plural(objects.read, "object"), plural(errors, "error"), plural(warnings, "warning"))
 }
 
 /// A workflow command of GitHub Actions, which shows the problem at its line of a pull request.

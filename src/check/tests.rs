@@ -214,8 +214,8 @@ fn every_finding_is_explained_in_the_order_of_the_list() {
 
 fn printed(format: Format, problems: &[Problem]) -> String {
     let mut out = Vec::new();
-    print::problems(format, problems, (3, &std::collections::BTreeMap::from([("Service".to_owned(), 2)])), &mut out)
-        .unwrap();
+    let ignored = std::collections::BTreeMap::from([("Service".to_owned(), 2)]);
+    print::problems(format, problems, ObjectCounts { read: 3, ignored: &ignored }, &mut out).unwrap();
     String::from_utf8(out).unwrap()
 }
 
@@ -231,7 +231,7 @@ fn formats_carry_code_place_sentence_and_remedy() {
 #[test]
 fn the_kind_of_an_object_that_is_not_read_does_not_talk_to_the_terminal() {
     let (mut out, kinds) = (Vec::new(), std::collections::BTreeMap::from([("\u{1b}]0;x\u{7}\nok".to_owned(), 1)]));
-    print::problems(Format::Text, &[], (0, &kinds), &mut out).unwrap();
+    print::problems(Format::Text, &[], ObjectCounts { read: 0, ignored: &kinds }, &mut out).unwrap();
     let expected = "not read: 1 \\u{1b}]0;x\\u{7}\\nok\n0 objects: 0 errors, 0 warnings\n";
     assert_eq!(String::from_utf8(out).unwrap(), expected);
 }

@@ -1,7 +1,7 @@
 //! What would change the answer.
 
 use super::steps::{matched, object, span};
-use super::{Case, Found, shape};
+use super::{Case, CurrentRoute, shape};
 use crate::denial::{Code, Denial};
 use crate::gate::{LimitEvidence, Refused};
 use crate::policy::Tiers;
@@ -15,7 +15,7 @@ use crate::spelling::did_you_mean;
 const ANNOTATION: &str = crate::manifest::TIERS_ANNOTATION;
 
 /// What would change the answer, the likeliest first.
-pub(super) fn all(case: &Case<'_>, found: Option<&Found<'_>>) -> Vec<String> {
+pub(super) fn all(case: &Case<'_>, found: Option<&CurrentRoute<'_>>) -> Vec<String> {
     let Some(denial) = case.denial else { return when_allowed(case) };
     match denial.code {
         Code::RequestInvalid => request(case),
@@ -63,8 +63,8 @@ fn problems<'c>(case: &Case<'c>, wanted: impl Fn(&Problem) -> bool) -> impl Iter
 }
 
 /// The problems of what keeps the route shut.
-fn in_error(case: &Case<'_>, found: Option<&Found<'_>>) -> Vec<String> {
-    let broken: Vec<&ObjectName> = found.into_iter().flat_map(Found::broken).collect();
+fn in_error(case: &Case<'_>, found: Option<&CurrentRoute<'_>>) -> Vec<String> {
+    let broken: Vec<&ObjectName> = found.into_iter().flat_map(CurrentRoute::broken).collect();
     if broken.is_empty() {
         return vec!["nothing: it is not in error any more".to_owned()];
     }
@@ -90,15 +90,15 @@ fn when_allowed(case: &Case<'_>) -> Vec<String> {
 // === the request ===
 
 fn request(case: &Case<'_>) -> Vec<String> {
-    let upper = case.asked.map(|asked| asked.method.to_ascii_uppercase());
-    vec![match upper.filter(|upper| case.asked.is_some_and(|asked| *asked.method != **upper)) {
+    let upper = case.request_line.map(|asked| asked.method.to_ascii_uppercase());
+    vec![match upper.filter(|upper| case.request_line.is_some_and(|asked| *asked.method != **upper)) {
         Some(upper) => format!("send the method as {upper}"),
         None => "send each of these headers once, and no host but the one of the URL".to_owned(),
     }]
 }
 
 fn path(case: &Case<'_>) -> Vec<String> {
-    let Some(asked) = case.asked else { return Vec::new() };
+    let Some(asked) = case.request_line else { return Vec::new() };
     match check_canonical(&asked.path) {
         Err(PathFault::EmptySegment | PathFault::DotSegment | PathFault::NotAbsolute) => {
             vec![format!("send {}", canonical(&asked.path))]
@@ -131,7 +131,7 @@ fn canonical(path: &str) -> String {
 }
 
 fn nearest(case: &Case<'_>) -> Vec<String> {
-    let Some(asked) = case.asked else { return Vec::new() };
+    let Some(asked) = case.request_line else { return Vec::new() };
     let Some(nearest) = case.policy.nearest(&asked.method, &asked.host, &asked.path) else {
         return vec!["add an HTTPRoute: none is attached to a Gateway".to_owned()];
     };
@@ -144,7 +144,7 @@ fn nearest(case: &Case<'_>) -> Vec<String> {
 // === the caller ===
 
 /// Of a code about the token.
-fn token(case: &Case<'_>, found: Option<&Found<'_>>, code: Code) -> Vec<String> {
+fn token(case: &Case<'_>, found: Option<&CurrentRoute<'_>>, code: Code) -> Vec<String> {
     let foreign = || case.is_of_cluster().then(review_foreign);
     let make = token_command(case, found);
     match code {
@@ -170,12 +170,12 @@ fn token(case: &Case<'_>, found: Option<&Found<'_>>, code: Code) -> Vec<String> 
 }
 
 /// How a token that the policy accepts is made.
-fn token_command(case: &Case<'_>, found: Option<&Found<'_>>) -> String {
+fn token_command(case: &Case<'_>, found: Option<&CurrentRoute<'_>>) -> String {
     let account = case.identity().and_then(|identity| identity.service_account.as_ref());
     let (namespace, name) = account.map_or(("<namespace>", "<serviceaccount>"), |it| (&it.namespace, &it.name));
     // A policy without audiences wants one for the host.
-    let host = case.asked.map_or("<host>", |asked| &asked.host);
-    let auth = found.and_then(Found::auth);
+    let host = case.request_line.map_or("<host>", |asked| &asked.host);
+    let auth = found.and_then(CurrentRoute::auth);
     let audience = auth.and_then(|auth| auth.rules.audiences(&Reviewer::Kubernetes, host).next());
     let audience = audience.map(|audience| format!(" --audience={}", shell_word(&audience))).unwrap_or_default();
     format!("kubectl create token {name} -n {namespace}{audience}")
@@ -246,8 +246,8 @@ fn missing_model(case: &Case<'_>, model: &ObjectName) -> String {
     format!("ask for a model that is there: there is no {model}{see}{meant}")
 }
 
-fn rule(denial: &Denial, found: Option<&Found<'_>>) -> Vec<String> {
-    let rules = found.and_then(Found::auth).map(|auth| auth.rules.authorization.as_slice()).unwrap_or_default();
+fn rule(denial: &Denial, found: Option<&CurrentRoute<'_>>) -> Vec<String> {
+    let rules = found.and_then(CurrentRoute::auth).map(|auth| auth.rules.authorization.as_slice()).unwrap_or_default();
     let detail = denial.detail.as_deref().unwrap_or_default();
     let named = rules
         .iter()
@@ -255,8 +255,10 @@ fn rule(denial: &Denial, found: Option<&Found<'_>>) -> Vec<String> {
     named.map(|rule| format!("a request for which authorization `{}` holds ({})", rule.name, rule.place)).collect()
 }
 
-fn tiers(case: &Case<'_>, found: Option<&Found<'_>>) -> Vec<String> {
-    let Some(Tiers::Known(table)) = found.and_then(Found::auth).map(|auth| &auth.tiers) else { return Vec::new() };
+fn tiers(case: &Case<'_>, found: Option<&CurrentRoute<'_>>) -> Vec<String> {
+    let Some(Tiers::Known(table)) = found.and_then(CurrentRoute::auth).map(|auth| &auth.tiers) else {
+        return Vec::new();
+    };
     if table.tiers().is_empty() {
         return vec!["list tiers in the tier mapping: there are none".to_owned()];
     }
@@ -278,7 +280,7 @@ fn back(case: &Case<'_>) -> String {
 
 // === limits ===
 
-fn limit(case: &Case<'_>, found: Option<&Found<'_>>) -> Vec<String> {
+fn limit(case: &Case<'_>, found: Option<&CurrentRoute<'_>>) -> Vec<String> {
     let Some((wait, refusing)) = case.evidence.refusing() else { return Vec::new() };
     let limit = matched(found, refusing);
     let place = limit.map(|limit| format!(" ({})", limit.place)).unwrap_or_default();
@@ -292,7 +294,7 @@ fn limit(case: &Case<'_>, found: Option<&Found<'_>>) -> Vec<String> {
 // === what could not be decided ===
 
 /// Of a code that says that nobody could tell.
-fn unavailable(case: &Case<'_>, found: Option<&Found<'_>>, code: Code) -> Vec<String> {
+fn unavailable(case: &Case<'_>, found: Option<&CurrentRoute<'_>>, code: Code) -> Vec<String> {
     match code {
         Code::UnavailableConfiguration => {
             let what = if case.is_of_cluster() { "what cannot be read" } else { "the folder" };
@@ -306,7 +308,7 @@ fn unavailable(case: &Case<'_>, found: Option<&Found<'_>>, code: Code) -> Vec<St
             problems(case, of_gateway).chain([code.remedy().to_owned()]).collect()
         }
         Code::UnavailableTiers => {
-            let lookup = found.and_then(Found::auth).and_then(|auth| auth.rules.metadata.first());
+            let lookup = found.and_then(CurrentRoute::auth).and_then(|auth| auth.rules.metadata.first());
             let url = lookup.map_or("the tier service", |lookup| &*lookup.what.endpoint.url);
             let place = if case.is_of_cluster() { "cluster" } else { "folder" };
             vec![

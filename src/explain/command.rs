@@ -9,7 +9,7 @@ use super::curl::{self, CurlError};
 use super::{Case, Trace, caller, reasons};
 use crate::args::{Explain, TraceFormat};
 use crate::clock::Nanos;
-use crate::gate::{Asked, EnforceLimits, Fallback, Gate, Settings};
+use crate::gate::{DecisionSettings, EnforceLimits, Fallback, Gate, RequestLine};
 use crate::identity::{Authority, AuthorityError, Identities, Remember};
 use crate::limit::{Limits, Memory};
 use crate::policy::{Policies, Policy};
@@ -114,8 +114,8 @@ fn request(args: &Explain, out: &mut impl Write) -> Result<bool, ExplainError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let decision = runtime.block_on(gate.check(&request, Nanos(0)));
     let policy = gate.policies.current();
-    let asked = Asked::of(&request);
-    let case = Case::new(Some(&asked), &decision.evidence, decision.outcome.as_ref().err(), &policy);
+    let line = RequestLine::of(&request);
+    let case = Case::new(Some(&line), &decision.evidence, decision.outcome.as_ref().err(), &policy);
     let mut trace = Trace::of(&Case { believed: believed.as_deref(), first: true, ..case });
     trace.notes.extend(sent.unknown.iter().map(|unknown| masked(unknown).into_owned()));
     trace.notes.extend(errors_of(&policy, manifests));
@@ -147,7 +147,7 @@ fn gate(args: &Explain, policies: Arc<Policies>) -> Result<Gate, ExplainError> {
             authority.map_err(|error| ExplainError::Authority { path: path.clone(), error })?
         }
     };
-    let settings = Settings {
+    let settings = DecisionSettings {
         gateway: args.gateway.clone(),
         without_policy: args.without_policy,
         without_limit: args.without_limit,

@@ -140,7 +140,7 @@ const OPTIONS: &[(&str, char, Effect)] = &[
 
 /// What the options came to.
 #[derive(Debug, Default)]
-struct Line {
+struct CurlOptions {
     urls: Vec<String>,
     method: Option<String>,
     headers: Vec<(String, Option<String>)>,
@@ -163,13 +163,13 @@ const HELD: &str = "it is what a variable holds";
 ///
 /// See [`CurlError`]; no message repeats a value.
 pub(super) fn parse(line: &str) -> Result<Sent, CurlError> {
-    let shell::Line { words, notes } = shell::read(line)?;
+    let shell::CommandLine { words, notes } = shell::read(line)?;
     let mut words = words.into_iter();
     let program = words.next();
     if !program.as_deref().is_some_and(|word| word == "curl" || word.ends_with("/curl")) {
         return Err(CurlError::NotCurl);
     }
-    let mut read = Line { notes, ..Line::default() };
+    let mut read = CurlOptions { notes, ..CurlOptions::default() };
     let mut only_urls = false;
     while let Some(word) = words.next() {
         if only_urls || !word.starts_with('-') || word == "-" {
@@ -202,9 +202,9 @@ impl Effect {
     }
 }
 
-// === impl Line ===
+// === impl CurlOptions ===
 
-impl Line {
+impl CurlOptions {
     /// Letters such as `-sSk`, of which the last may have its value attached: `-XPOST`.
     fn letters(&mut self, word: &str, words: &mut impl Iterator<Item = String>) -> Result<(), CurlError> {
         for (at, letter) in word.char_indices().skip(1) {

@@ -18,7 +18,7 @@ struct Section {
 
 /// Sections of one status, or of one answerer.
 #[derive(Clone, Copy, Debug)]
-struct Group {
+struct ReasonGroup {
     heading: &'static str,
     rest: &'static str,
 }
@@ -60,14 +60,14 @@ fn list(out: &mut impl Write) -> io::Result<()> {
     Ok(())
 }
 
-fn groups() -> impl Iterator<Item = Group> {
+fn groups() -> impl Iterator<Item = ReasonGroup> {
     let parts = PAGE.split("\n## ").skip(1).filter_map(|part| part.split_once('\n'));
-    parts.map(|(heading, rest)| Group { heading, rest })
+    parts.map(|(heading, rest)| ReasonGroup { heading, rest })
 }
 
 /// All, in the order of the page.
 fn sections() -> impl Iterator<Item = Section> {
-    groups().flat_map(Group::sections)
+    groups().flat_map(ReasonGroup::sections)
 }
 
 // === impl Section ===
@@ -79,9 +79,9 @@ impl Section {
     }
 }
 
-// === impl Group ===
+// === impl ReasonGroup ===
 
-impl Group {
+impl ReasonGroup {
     fn sections(self) -> impl Iterator<Item = Section> {
         let parts = self.rest.split("\n### ").skip(1).filter_map(|part| part.split_once('\n'));
         parts.map(|(heading, text)| Section { code: heading.trim_matches('`'), text: text.trim() })

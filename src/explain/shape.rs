@@ -12,7 +12,7 @@ const MOST: usize = 3;
 
 /// Paths that the request was probably meant for; none if its path has the shape of a model's.
 pub(super) fn meant(case: &Case<'_>) -> Vec<String> {
-    let Some(asked) = case.asked else { return Vec::new() };
+    let Some(asked) = case.request_line else { return Vec::new() };
     let path = asked.path.split('?').next().unwrap_or_default();
     let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
     let at = segments.iter().position(|segment| *segment == API).unwrap_or(segments.len());

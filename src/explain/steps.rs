@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Case, Finding, Found, Part, Step, Verdict};
+use super::{Case, CurrentRoute, TraceFinding, TraceResult, TraceStage, TraceStep};
 use crate::access::AccessSource;
-use crate::cache::Source;
+use crate::cache::AnswerSource;
 use crate::denial::{Class, Code, Denial};
 use crate::gate::{LimitEvidence, Refused};
 use crate::identity::Identity;
@@ -19,64 +19,72 @@ use crate::rules::{Authorization, LimitKind, Rule};
 const LISTED: usize = 8;
 
 /// All steps, in their order.
-pub(super) fn all(case: &Case<'_>, found: Option<&Found<'_>>) -> Vec<Step> {
-    let auth = found.and_then(Found::auth);
+pub(super) fn all(case: &Case<'_>, found: Option<&CurrentRoute<'_>>) -> Vec<TraceStep> {
+    let auth = found.and_then(CurrentRoute::auth);
     let mut steps = vec![
-        step(case, Part::Route, "route", || route(case, found)),
-        step(case, Part::Policy, "policy", || policy(case, found)),
+        step(case, TraceStage::Route, "route", || route(case, found)),
+        step(case, TraceStage::Policy, "policy", || policy(case, found)),
     ];
     let unasked = unasked(case, auth);
-    for (part, name) in [(Part::Identity, "identity"), (Part::Tier, "tier"), (Part::Access, "access")] {
+    for (stage, name) in
+        [(TraceStage::Identity, "identity"), (TraceStage::Tier, "tier"), (TraceStage::Access, "access")]
+    {
         steps.push(match unasked {
-            Some(why) if case.verdict(part) == Verdict::Passed => {
-                Step { name, result: Verdict::Skipped, findings: vec![why.into()] }
+            Some(why) if case.result(stage) == TraceResult::Passed => {
+                TraceStep { name, result: TraceResult::Skipped, findings: vec![why.into()] }
             }
             _ if case.policy_would() => {
-                Step { name, result: Verdict::Shadow, findings: seen_in_shadow(case, part, auth) }
+                TraceStep { name, result: TraceResult::Shadow, findings: seen_in_shadow(case, stage, auth) }
             }
-            _ => step(case, part, name, || match part {
-                Part::Identity => identity(case, auth),
-                Part::Tier => tier(case, auth),
+            _ => step(case, stage, name, || match stage {
+                TraceStage::Identity => identity(case, auth),
+                TraceStage::Tier => tier(case, auth),
                 _ => access(case, auth),
             }),
         });
     }
-    steps.push(step(case, Part::Limits, "limits", || limits(case, found)));
+    steps.push(step(case, TraceStage::Limits, "limits", || limits(case, found)));
     steps.extend(shadow(case));
     steps.push(answer(case));
     steps
 }
 
 /// What a policy in shadow saw before it would have refused.
-fn seen_in_shadow(case: &Case<'_>, part: Part, auth: Option<&AuthPlan>) -> Vec<Finding> {
-    match part {
-        Part::Identity => identity(case, auth),
-        Part::Tier if case.evidence.tier.is_some() => tier(case, auth),
-        Part::Access if case.evidence.permit.model.is_some() => access(case, auth),
+fn seen_in_shadow(case: &Case<'_>, stage: TraceStage, auth: Option<&AuthPlan>) -> Vec<TraceFinding> {
+    match stage {
+        TraceStage::Identity => identity(case, auth),
+        TraceStage::Tier if case.evidence.tier.is_some() => tier(case, auth),
+        TraceStage::Access if case.evidence.permit.model.is_some() => access(case, auth),
         _ => Vec::new(),
     }
 }
 
 /// What policies and limits in shadow would have said.
-fn shadow(case: &Case<'_>) -> Option<Step> {
-    let by_some = case.evidence.would.iter().filter_map(|would| Some((would.by.as_deref()?, &would.denial)));
+fn shadow(case: &Case<'_>) -> Option<TraceStep> {
+    let by_some =
+        case.evidence.shadowed.iter().filter_map(|shadowed| Some((shadowed.by.as_deref()?, &shadowed.denial)));
     let told = by_some.map(|(by, denial)| {
         let (status, code) = (respond::status(denial.code).0, denial.code.as_str());
-        Finding::from(format!("{by} would have said {status} {code}: {}", words(denial)))
+        TraceFinding::from(format!("{by} would have said {status} {code}: {}", words(denial)))
     });
-    let findings: Vec<Finding> = told.collect();
-    (!findings.is_empty()).then_some(Step { name: "shadow", result: Verdict::Shadow, findings })
+    let findings: Vec<TraceFinding> = told.collect();
+    (!findings.is_empty()).then_some(TraceStep { name: "shadow", result: TraceResult::Shadow, findings })
 }
 
-fn step(case: &Case<'_>, part: Part, name: &'static str, findings: impl FnOnce() -> Vec<Finding>) -> Step {
-    let result = case.verdict(part);
-    let mut findings = if result == Verdict::NotReached { Vec::new() } else { findings() };
-    if case.stopped() == Some(part)
+fn step(
+    case: &Case<'_>,
+    stage: TraceStage,
+    name: &'static str,
+    findings: impl FnOnce() -> Vec<TraceFinding>,
+) -> TraceStep {
+    let result = case.result(stage);
+    let mut findings = if result == TraceResult::NotReached { Vec::new() } else { findings() };
+    if case.stopped() == Some(stage)
         && let Some(denial) = case.denial
     {
         findings.push(words(denial).into());
     }
-    Step { name, result, findings }
+    TraceStep { name, result, findings }
 }
 
 /// A refusal in words, with what is meant for operators.
@@ -97,7 +105,7 @@ fn unasked(case: &Case<'_>, auth: Option<&AuthPlan>) -> Option<&'static str> {
 
 // === route ===
 
-fn route(case: &Case<'_>, found: Option<&Found<'_>>) -> Vec<Finding> {
+fn route(case: &Case<'_>, found: Option<&CurrentRoute<'_>>) -> Vec<TraceFinding> {
     let (Some(route), rule) = (&case.evidence.route, &case.evidence.rule) else { return Vec::new() };
     let Some(name) = object("HTTPRoute", route) else { return Vec::new() };
     let rule = rule.as_deref().filter(|rule| !rule.is_empty()).map(|rule| format!(", {rule}")).unwrap_or_default();
@@ -106,7 +114,7 @@ fn route(case: &Case<'_>, found: Option<&Found<'_>>) -> Vec<Finding> {
         Some(found) => findings.extend(found.at.iter().map(|(gateway, listener)| {
             let names: Vec<&str> = listener.names.iter().map(|name| &**name).collect();
             let place = object("Gateway", &gateway.name).and_then(|object| case.place(&object));
-            Finding::new(format!("on Gateway {}, listener {}", gateway.name, names.join(" or ")), place)
+            TraceFinding::new(format!("on Gateway {}, listener {}", gateway.name, names.join(" or ")), place)
         })),
         None => findings.push("it is not in the policy any more".into()),
     }
@@ -121,8 +129,8 @@ pub(super) fn object(kind: &str, path: &str) -> Option<ObjectName> {
 
 // === policy ===
 
-fn policy(case: &Case<'_>, found: Option<&Found<'_>>) -> Vec<Finding> {
-    let stopped = case.stopped() == Some(Part::Policy);
+fn policy(case: &Case<'_>, found: Option<&CurrentRoute<'_>>) -> Vec<TraceFinding> {
+    let stopped = case.stopped() == Some(TraceStage::Policy);
     let Some(policy) = &case.evidence.policy else {
         let Some(found) = found else { return Vec::new() };
         return match &found.plan.auth {
@@ -133,7 +141,7 @@ fn policy(case: &Case<'_>, found: Option<&Found<'_>>) -> Vec<Finding> {
         };
     };
     let mut findings = vec![case.finding(policy.to_string(), policy)];
-    let Some(auth) = found.and_then(Found::auth) else { return findings };
+    let Some(auth) = found.and_then(CurrentRoute::auth) else { return findings };
     for origin in origins(auth).iter().filter(|origin| **origin != policy) {
         findings.push(case.finding(format!("with rules of {origin}"), origin));
     }
@@ -143,17 +151,17 @@ fn policy(case: &Case<'_>, found: Option<&Found<'_>>) -> Vec<Finding> {
     findings.extend(overridden(case, found, |kind| kind == "AuthPolicy"));
     if case.evidence.policy_skipped {
         let place = auth.rules.when.as_ref().map(|when| when.place.clone());
-        findings.push(Finding::new("its `when` does not hold, so it has nothing to say", place));
+        findings.push(TraceFinding::new("its `when` does not hold, so it has nothing to say", place));
     }
     findings
 }
 
 /// What gives way here of the policies of some kinds.
-fn overridden(case: &Case<'_>, found: Option<&Found<'_>>, of_kind: fn(&str) -> bool) -> Vec<Finding> {
+fn overridden(case: &Case<'_>, found: Option<&CurrentRoute<'_>>, of_kind: fn(&str) -> bool) -> Vec<TraceFinding> {
     let all = found.into_iter().flat_map(|found| &found.plan.overridden).flat_map(|all| &**all);
     let all = all.filter(|told| of_kind(&told.policy.kind));
     let all: Vec<&Overridden> = all.collect();
-    let mut findings: Vec<Finding> = all
+    let mut findings: Vec<TraceFinding> = all
         .iter()
         .take(LISTED)
         .map(|told| {
@@ -182,28 +190,28 @@ fn origins(auth: &AuthPlan) -> Vec<&Arc<ObjectName>> {
 
 // === identity ===
 
-fn identity(case: &Case<'_>, auth: Option<&AuthPlan>) -> Vec<Finding> {
+fn identity(case: &Case<'_>, auth: Option<&AuthPlan>) -> Vec<TraceFinding> {
     let evidence = case.evidence;
     let mut findings = case.identity().map(described).unwrap_or_default();
     let source = match evidence.identity_source {
-        Some(Source::Fetched) => Some("the token was reviewed for this request"),
-        Some(Source::Hit) => Some("remembered from an earlier review"),
-        Some(Source::Stale) => {
+        Some(AnswerSource::Fetched) => Some("the token was reviewed for this request"),
+        Some(AnswerSource::Hit) => Some("remembered from an earlier review"),
+        Some(AnswerSource::Stale) => {
             Some("remembered from an earlier review, past its time: the API server could not be asked")
         }
         None => None,
     };
-    findings.extend(case.believed.or(source).map(Finding::from));
+    findings.extend(case.believed.or(source).map(TraceFinding::from));
     let rules = auth.map(|auth| auth.rules.authentication.as_slice()).unwrap_or_default();
     match &evidence.authentication {
         Some(name) => {
             let place = rules.iter().find(|rule| rule.name == *name).map(|rule| rule.place.clone());
-            findings.push(Finding::new(format!("accepted by authentication `{name}`"), place));
+            findings.push(TraceFinding::new(format!("accepted by authentication `{name}`"), place));
         }
-        None if case.stopped() == Some(Part::Identity) || case.policy_would() => {
+        None if case.stopped() == Some(TraceStage::Identity) || case.policy_would() => {
             findings.extend(rules.iter().map(|rule| {
                 let wants = rule.what.method.wants();
-                Finding::new(format!("authentication `{}` wants {wants}", rule.name), Some(rule.place.clone()))
+                TraceFinding::new(format!("authentication `{}` wants {wants}", rule.name), Some(rule.place.clone()))
             }))
         }
         None => findings.push("the policy asks nobody who they are".into()),
@@ -212,15 +220,15 @@ fn identity(case: &Case<'_>, auth: Option<&AuthPlan>) -> Vec<Finding> {
 }
 
 /// How an answer of somebody else was come by.
-fn how(source: Source) -> &'static str {
+fn how(source: AnswerSource) -> &'static str {
     match source {
-        Source::Fetched => "asked for this request",
-        Source::Hit => "remembered",
-        Source::Stale => "remembered, and past its time",
+        AnswerSource::Fetched => "asked for this request",
+        AnswerSource::Hit => "remembered",
+        AnswerSource::Stale => "remembered, and past its time",
     }
 }
 
-fn described(identity: &Identity) -> Vec<Finding> {
+fn described(identity: &Identity) -> Vec<TraceFinding> {
     vec![
         format!("user {}, uid {}", identity.user, or_none(&identity.uid)).into(),
         format!("groups {}", or_none(&identity.groups.join(", "))).into(),
@@ -234,14 +242,14 @@ fn or_none(text: &str) -> &str {
 
 // === tier ===
 
-fn tier(case: &Case<'_>, auth: Option<&AuthPlan>) -> Vec<Finding> {
+fn tier(case: &Case<'_>, auth: Option<&AuthPlan>) -> Vec<TraceFinding> {
     let Some(auth) = auth else { return Vec::new() };
     let Some(lookup) = auth.rules.metadata.first() else {
         return vec!["the policy asks for no tier".into()];
     };
-    let asked = Finding::new(format!("asked for by metadata `{}`", lookup.name), Some(lookup.place.clone()));
+    let asked = TraceFinding::new(format!("asked for by metadata `{}`", lookup.name), Some(lookup.place.clone()));
     let Some(name) = &case.evidence.tier else {
-        if case.stopped() == Some(Part::Tier) {
+        if case.stopped() == Some(TraceStage::Tier) {
             return vec![asked];
         }
         let groups: Vec<&str> = groups(case).collect();
@@ -254,7 +262,7 @@ fn tier(case: &Case<'_>, auth: Option<&AuthPlan>) -> Vec<Finding> {
         return vec![format!("{name}, which the tier mapping does not have any more").into(), asked];
     };
     let gone = case.evidence.tier_gone.iter().map(|gone| {
-        Finding::from(format!("its namespace is named for tier `{gone}`, which is not configured any more"))
+        TraceFinding::from(format!("its namespace is named for tier `{gone}`, which is not configured any more"))
     });
     [given, asked].into_iter().chain(gone).collect()
 }
@@ -264,7 +272,7 @@ fn groups<'c>(case: &'c Case<'_>) -> impl Iterator<Item = &'c str> {
 }
 
 /// What of the tier mapping gives the tier `name`, if that has it.
-fn given(case: &Case<'_>, tiers: &Tiers, name: &str) -> Option<Finding> {
+fn given(case: &Case<'_>, tiers: &Tiers, name: &str) -> Option<TraceFinding> {
     let Tiers::Known(table) = tiers else { return None };
     let tier = table.tiers().iter().find(|tier| *tier.name == *name)?;
     let from = match table.giving(name, groups(case)) {
@@ -274,22 +282,22 @@ fn given(case: &Case<'_>, tiers: &Tiers, name: &str) -> Option<Finding> {
         Some(group) => format!("{name}, by group {group}"),
         None => format!("{name}, by groups that the look-up names"),
     };
-    Some(Finding::new(format!("{from} (level {})", tier.level), tier.place.clone()))
+    Some(TraceFinding::new(format!("{from} (level {})", tier.level), tier.place.clone()))
 }
 
 // === access ===
 
-fn access(case: &Case<'_>, auth: Option<&AuthPlan>) -> Vec<Finding> {
+fn access(case: &Case<'_>, auth: Option<&AuthPlan>) -> Vec<TraceFinding> {
     let mut findings = permitted(case);
     let rules = auth.map(|auth| auth.rules.authorization.as_slice()).unwrap_or_default();
-    if case.stopped() == Some(Part::Access) {
+    if case.stopped() == Some(TraceStage::Access) {
         let refused = case.evidence.permit.refused.as_deref();
         findings.extend(rules.iter().map(|rule| asking(rule, refused)));
         return findings;
     }
     let patterns = rules.iter().filter(|rule| matches!(rule.what, Authorization::Patterns(_)) && !case.policy_would());
     findings.extend(patterns.map(|rule| {
-        Finding::new(format!("authorization `{}` does not stand in the way", rule.name), Some(rule.place.clone()))
+        TraceFinding::new(format!("authorization `{}` does not stand in the way", rule.name), Some(rule.place.clone()))
     }));
     if findings.is_empty() {
         findings.push("the policy checks no access".into());
@@ -298,17 +306,17 @@ fn access(case: &Case<'_>, auth: Option<&AuthPlan>) -> Vec<Finding> {
 }
 
 /// The model, and who says that the caller may call it.
-fn permitted(case: &Case<'_>) -> Vec<Finding> {
+fn permitted(case: &Case<'_>) -> Vec<TraceFinding> {
     let permit = &case.evidence.permit;
     let mut findings = Vec::new();
     if let Some(model) = &permit.model {
         let is_model = permit.refused.as_ref().is_none_or(|refused| refused.is_model);
         let object = object("LLMInferenceService", model).filter(|_| is_model);
         let place = object.and_then(|object| case.place(&object));
-        findings.push(Finding::new(format!("{} {model}", if is_model { "model" } else { "object" }), place));
+        findings.push(TraceFinding::new(format!("{} {model}", if is_model { "model" } else { "object" }), place));
     }
     if let Some(grantor) = &permit.grantor {
-        findings.push(Finding::new(format!("granted by {grantor}"), grantor_place(case, &grantor.name)));
+        findings.push(TraceFinding::new(format!("granted by {grantor}"), grantor_place(case, &grantor.name)));
     }
     if let Some(AccessSource::Review(source)) = case.evidence.access.source {
         findings.push(format!("says the API server ({})", how(source)).into());
@@ -317,14 +325,14 @@ fn permitted(case: &Case<'_>) -> Vec<Finding> {
 }
 
 /// A rule, and what it asked if it is the one that refused.
-fn asking(rule: &Rule<Authorization>, refused: Option<&Refused>) -> Finding {
+fn asking(rule: &Rule<Authorization>, refused: Option<&Refused>) -> TraceFinding {
     let what = match refused.filter(|refused| *refused.rule == *rule.name) {
         Some(Refused { user, verb, resource, namespace, name, .. }) => {
             format!(" for `{verb}` on {resource} {namespace}/{name}, for {user}")
         }
         None => String::new(),
     };
-    Finding::new(format!("authorization `{}` asks{what}", rule.name), Some(rule.place.clone()))
+    TraceFinding::new(format!("authorization `{}` asks{what}", rule.name), Some(rule.place.clone()))
 }
 
 /// Where a binding, or an annotated model, is written: `RoleBinding llm/x`, `annotation of LLMInferenceService llm/x`.
@@ -336,7 +344,7 @@ fn grantor_place(case: &Case<'_>, name: &str) -> Option<Place> {
 
 // === limits ===
 
-fn limits(case: &Case<'_>, found: Option<&Found<'_>>) -> Vec<Finding> {
+fn limits(case: &Case<'_>, found: Option<&CurrentRoute<'_>>) -> Vec<TraceFinding> {
     let evidence = case.evidence;
     let in_error = case.denial.is_some_and(|denial| denial.code == Code::PolicyInvalid);
     if let Some(broken) = found.filter(|_| in_error).and_then(|found| found.broken().next()) {
@@ -345,13 +353,13 @@ fn limits(case: &Case<'_>, found: Option<&Found<'_>>) -> Vec<Finding> {
     let admitted = case.let_through;
     let counted = |limit: &LimitEvidence| matched(found, limit).map(|limit| key(case, limit));
     let told = |limit: &LimitEvidence| [Some(one_limit(case, found, limit, admitted)), counted(limit)];
-    let mut findings: Vec<Finding> = evidence.limits.iter().flat_map(told).flatten().collect();
+    let mut findings: Vec<TraceFinding> = evidence.limits.iter().flat_map(told).flatten().collect();
     if evidence.unlimited {
         findings.extend(unmatched(found));
     }
     findings.extend(evidence.shadow_limits.iter().flat_map(|limit| {
-        let Finding { text, place } = one_limit(case, found, limit, admitted);
-        [Some(Finding { text: format!("in shadow: {text}"), place }), counted(limit)].into_iter().flatten()
+        let TraceFinding { text, place } = one_limit(case, found, limit, admitted);
+        [Some(TraceFinding { text: format!("in shadow: {text}"), place }), counted(limit)].into_iter().flatten()
     }));
     if case.first && !findings.is_empty() && !evidence.unlimited {
         findings.push("this is taken for the caller's first request: nothing was used before it".into());
@@ -360,7 +368,7 @@ fn limits(case: &Case<'_>, found: Option<&Found<'_>>) -> Vec<Finding> {
     findings
 }
 
-fn one_limit(case: &Case<'_>, found: Option<&Found<'_>>, of: &LimitEvidence, admitted: bool) -> Finding {
+fn one_limit(case: &Case<'_>, found: Option<&CurrentRoute<'_>>, of: &LimitEvidence, admitted: bool) -> TraceFinding {
     let (kind, what) = match of.kind {
         LimitKind::Requests => ("RateLimitPolicy", "requests"),
         LimitKind::Tokens => ("TokenRateLimitPolicy", "tokens"),
@@ -369,7 +377,7 @@ fn one_limit(case: &Case<'_>, found: Option<&Found<'_>>, of: &LimitEvidence, adm
     let Some(standing) = &of.standing else {
         let asked =
             if case.evidence.accounts_full { "there is no room to count it" } else { "a second call takes from it" };
-        return Finding::new(format!("{kind} {}: {asked}", of.name), place);
+        return TraceFinding::new(format!("{kind} {}: {asked}", of.name), place);
     };
     let verdict = match standing.verdict {
         limit::Verdict::Exceeds(Some(wait)) => format!("EXCEEDED, lets this through in {}", span(wait)),
@@ -380,11 +388,11 @@ fn one_limit(case: &Case<'_>, found: Option<&Found<'_>>, of: &LimitEvidence, adm
     let (number, window) = (standing.limit(), span(standing.window()));
     let (remaining, reset) = (standing.remaining(), span(standing.reset()));
     let state = format!("{number} {what} per {window}, {remaining} {left}, full in {reset}: {verdict}");
-    Finding::new(format!("{kind} {}: {state}", of.name), place)
+    TraceFinding::new(format!("{kind} {}: {state}", of.name), place)
 }
 
 /// What a limit counts under.
-fn key(case: &Case<'_>, limit: &Limit) -> Finding {
+fn key(case: &Case<'_>, limit: &Limit) -> TraceFinding {
     let known = case.evidence.keys.as_ref().and_then(|keys| keys.get(&(limit.kind, Arc::clone(&limit.name))));
     let counters = limit.counters.iter().enumerate().map(|(at, counter)| match known.and_then(|key| key.get(at)) {
         Some(value) => format!("{} = {value}", counter.source()),
@@ -400,7 +408,7 @@ fn key(case: &Case<'_>, limit: &Limit) -> Finding {
 }
 
 /// The limit, in the policy as it is now.
-pub(super) fn matched<'p>(found: Option<&Found<'p>>, of: &LimitEvidence) -> Option<&'p Limit> {
+pub(super) fn matched<'p>(found: Option<&CurrentRoute<'p>>, of: &LimitEvidence) -> Option<&'p Limit> {
     let in_shadow = |set: &'p LimitSet| set.shadow.iter().flat_map(|shadow| shadow.limits.limits());
     sets(found)
         .flat_map(|set| set.limits().iter().chain(in_shadow(set)))
@@ -408,12 +416,12 @@ pub(super) fn matched<'p>(found: Option<&Found<'p>>, of: &LimitEvidence) -> Opti
 }
 
 /// The limits that apply to the route.
-fn sets<'p>(found: Option<&Found<'p>>) -> impl Iterator<Item = &'p LimitSet> {
+fn sets<'p>(found: Option<&CurrentRoute<'p>>) -> impl Iterator<Item = &'p LimitSet> {
     found.into_iter().flat_map(|found| &found.plan.limits).filter_map(Attached::active).map(|limits| &**limits)
 }
 
 /// Limits of the route that did not match, and what they ask for.
-fn unmatched(found: Option<&Found<'_>>) -> Vec<Finding> {
+fn unmatched(found: Option<&CurrentRoute<'_>>) -> Vec<TraceFinding> {
     let limits: Vec<&Limit> = sets(found).flat_map(|set| set.limits()).collect();
     if limits.is_empty() {
         return vec!["no limit is for this route".into()];
@@ -421,7 +429,7 @@ fn unmatched(found: Option<&Found<'_>>) -> Vec<Finding> {
     let mut findings = vec![format!("none of {} limits matches", limits.len()).into()];
     findings.extend(limits.iter().take(LISTED).map(|limit| {
         let wants: Vec<&str> = limit.when.iter().map(|expression| expression.source()).collect();
-        Finding::new(format!("{} wants {}", limit.name, wants.join(" and ")), Some(limit.place.clone()))
+        TraceFinding::new(format!("{} wants {}", limit.name, wants.join(" and ")), Some(limit.place.clone()))
     }));
     if limits.len() > LISTED {
         findings.push(format!("and {} others", limits.len() - LISTED).into());
@@ -443,23 +451,27 @@ pub(super) fn span(duration: Duration) -> String {
 
 // === answer ===
 
-fn answer(case: &Case<'_>) -> Step {
+fn answer(case: &Case<'_>) -> TraceStep {
     let Some(denial) = case.denial else {
-        return Step { name: "answer", result: Verdict::Passed, findings: vec!["allowed: the model answers".into()] };
+        return TraceStep {
+            name: "answer",
+            result: TraceResult::Passed,
+            findings: vec!["allowed: the model answers".into()],
+        };
     };
     if case.let_through {
         let (status, code) = (respond::status(denial.code).0, denial.code.as_str());
-        let would =
+        let shadowed =
             format!("allowed: --shadow lets everything through; without it {status} {code}: {}", denial.message);
-        return Step { name: "answer", result: Verdict::Shadow, findings: vec![would.into()] };
+        return TraceStep { name: "answer", result: TraceResult::Shadow, findings: vec![shadowed.into()] };
     }
     let status = respond::status_of(denial);
-    let mut findings = vec![Finding::from(format!("{status} {}: {}", denial.code.as_str(), denial.message))];
+    let mut findings = vec![TraceFinding::from(format!("{status} {}: {}", denial.code.as_str(), denial.message))];
     if denial.deny_with.is_some() {
         findings.push("said in the policy's own words".into());
     }
     if let Some(wait) = denial.retry_after.filter(|_| denial.code.class() == Class::Limited) {
         findings.push(format!("Retry-After: {}", respond::whole_seconds(wait)).into());
     }
-    Step { name: "answer", result: Verdict::of(denial), findings }
+    TraceStep { name: "answer", result: TraceResult::of(denial), findings }
 }

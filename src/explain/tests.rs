@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::clock::Nanos;
-use crate::gate::{Asked, Decision, Fallback, Gate, Settings};
+use crate::gate::{Decision, DecisionSettings, Fallback, Gate, RequestLine};
 use crate::test_util::{Call, ES256, claims, compile_files, demo, gate, options, settings, token};
 
 /// The demo's manifests, under names that are the same everywhere.
@@ -34,7 +34,7 @@ async fn explain(call: &Call, gate: &Gate) -> String {
 }
 
 fn trace(call: &Call, decision: &Decision, gate: &Gate) -> Trace {
-    let asked = Asked { method: "POST".into(), host: "127.0.0.1:10000".into(), path: call.path.as_str().into() };
+    let asked = RequestLine { method: "POST".into(), host: "127.0.0.1:10000".into(), path: call.path.as_str().into() };
     let (evidence, denial) = (&decision.evidence, decision.outcome.as_ref().err());
     Trace::of(&Case::new(Some(&asked), evidence, denial, &gate.policies.current()))
 }
@@ -233,7 +233,7 @@ async fn a_path_with_two_readings_says_what_to_send() {
 async fn a_route_without_a_policy_is_refused_or_open_as_configured() {
     let files: Vec<_> = files().into_iter().filter(|(name, _)| name != "auth-policy.yaml").collect();
     insta::assert_snapshot!("no_policy", explain(&Call::chat("qwen3"), &gate_of(&files)).await);
-    let open = Settings { without_policy: Fallback::Allow, ..settings() };
+    let open = DecisionSettings { without_policy: Fallback::Allow, ..settings() };
     let gate = gate(compile_files(&files, &options()), open);
     insta::assert_snapshot!("open", explain(&Call::chat("qwen3"), &gate).await);
 }
@@ -266,7 +266,7 @@ async fn every_code_has_something_that_would_change_it() {
     let gate = gate_of(&files());
     let decision = Call::chat("qwen3").bearer(&free()).on(&gate, Nanos(0)).await;
     let policy = gate.policies.current();
-    let asked = Asked { method: "POST".into(), host: "h".into(), path: "/llm/qwen3".into() };
+    let asked = RequestLine { method: "POST".into(), host: "h".into(), path: "/llm/qwen3".into() };
     for code in Code::ALL {
         let denial = Denial::new(*code, "no").detail("authorization `tier-access` does not hold");
         let case = Case::new(Some(&asked), &decision.evidence, Some(&denial), &policy);
@@ -313,7 +313,7 @@ fn what_a_client_sent_does_not_talk_to_the_terminal() {
     let gate = gate_of(&files());
     let evidence = Evidence::new(1, 1);
     let denial = Denial::new(Code::PathNotCanonical, "no");
-    let asked = Asked { method: "GET".into(), host: "h\u{1b}[2J".into(), path: "/a\r\u{7}".into() };
+    let asked = RequestLine { method: "GET".into(), host: "h\u{1b}[2J".into(), path: "/a\r\u{7}".into() };
     let policy = gate.policies.current();
     let case = Case::new(Some(&asked), &evidence, Some(&denial), &policy);
     let text = Trace::of(&case).to_string();
@@ -384,7 +384,7 @@ async fn remedies_speak_of_the_cluster_where_there_is_one() {
     let (evidence, policy) = (Evidence::new(1, 1), gate.policies.current());
     for code in Code::ALL {
         let denial = Denial::new(*code, "no");
-        let asked = Asked { method: "GET".into(), host: "h".into(), path: "/a".into() };
+        let asked = RequestLine { method: "GET".into(), host: "h".into(), path: "/a".into() };
         let text = Trace::of(&Case::new(Some(&asked), &evidence, Some(&denial), &policy)).to_string();
         assert!(!text.contains("folder") && !text.contains("--jwks"), "{text}");
     }

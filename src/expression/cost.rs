@@ -46,12 +46,12 @@ struct Bound {
     items: u64,
     /// Whether the interpreter only points to the value: it is part of what an expression sees, or of the expression.
     lent: bool,
-    kind: Kind,
+    kind: ValueKind,
 }
 
 /// What is known of a value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Kind {
+enum ValueKind {
     #[default]
     Any,
     /// A text, or a list of texts: nothing inside has elements.
@@ -64,7 +64,7 @@ enum Kind {
 type Locals<'e> = Vec<(&'e str, Bound)>;
 
 /// A boolean or a number.
-const SCALAR: Bound = Bound { work: 0, size: 8, items: 0, lent: true, kind: Kind::Any };
+const SCALAR: Bound = Bound { work: 0, size: 8, items: 0, lent: true, kind: ValueKind::Any };
 
 /// Refuses an expression that could cost too much.
 ///
@@ -125,7 +125,7 @@ fn bound<'e>(expression: &'e IdedExpr, locals: &mut Locals<'e>, times: u64) -> R
 fn bound_name(name: &str, locals: &Locals<'_>) -> Bound {
     match locals.iter().rfind(|(local, _)| *local == name) {
         Some((_, local)) => Bound { work: LOCAL, ..*local },
-        None => Bound { work: ROOT, size: DATA, items: ELEMENTS, lent: true, kind: Kind::Any },
+        None => Bound { work: ROOT, size: DATA, items: ELEMENTS, lent: true, kind: ValueKind::Any },
     }
 }
 
@@ -136,9 +136,9 @@ fn bound_select<'e>(select: &'e SelectExpr, locals: &mut Locals<'e>, times: u64)
         && locals.iter().all(|(local, _)| *local != "request");
     Ok(match operand.kind {
         _ if select.test => operand.scalar(),
-        Kind::Any if of_request && select.field == "headers" => Bound { kind: Kind::Headers, ..operand },
-        Kind::Any if !of_request => operand,
-        Kind::Any | Kind::Texts | Kind::Headers => Bound { items: 0, kind: Kind::Texts, ..operand },
+        ValueKind::Any if of_request && select.field == "headers" => Bound { kind: ValueKind::Headers, ..operand },
+        ValueKind::Any if !of_request => operand,
+        ValueKind::Any | ValueKind::Texts | ValueKind::Headers => Bound { items: 0, kind: ValueKind::Texts, ..operand },
     })
 }
 
@@ -241,9 +241,11 @@ impl Called<'_> {
         let lent = of.lent && self.function == operators::INDEX;
         let all = Bound { size: of.size, lent, ..self.all.working(touched(key.size)) };
         match (of.kind, key.kind) {
-            (Kind::Headers, Kind::Headers) => Bound { size: of.size / ELEMENTS, items: 0, kind: Kind::Texts, ..all },
-            (Kind::Headers | Kind::Texts, _) => Bound { items: 0, kind: Kind::Texts, ..all },
-            (Kind::Any, _) => all,
+            (ValueKind::Headers, ValueKind::Headers) => {
+                Bound { size: of.size / ELEMENTS, items: 0, kind: ValueKind::Texts, ..all }
+            }
+            (ValueKind::Headers | ValueKind::Texts, _) => Bound { items: 0, kind: ValueKind::Texts, ..all },
+            (ValueKind::Any, _) => all,
         }
     }
 
@@ -276,7 +278,7 @@ impl Called<'_> {
             "split" => {
                 let pieces = size.saturating_add(1);
                 let split = all.working(pieces).made(size.saturating_add(pieces.saturating_mul(8)));
-                Bound { items: pieces, kind: Kind::Texts, ..split }
+                Bound { items: pieces, kind: ValueKind::Texts, ..split }
             }
             "join" => made(size.saturating_add(self.items(0).saturating_mul(self.size(1)))),
             "format" => {
@@ -312,12 +314,12 @@ impl Called<'_> {
 fn bound_macro<'e>(c: &'e ComprehensionExpr, locals: &mut Locals<'e>, times: u64) -> Result<Bound, String> {
     let range = bound(&c.iter_range, locals, times)?;
     let (initial, rounds) = (bound(&c.accu_init, locals, times)?, range.items);
-    let inside = if range.kind == Kind::Any { range.items } else { 0 };
+    let inside = if range.kind == ValueKind::Any { range.items } else { 0 };
     let element = Bound { size: range.size / rounds.max(1), items: inside, ..range };
     let outside = locals.len();
     locals.push((&c.iter_var, element));
     if let Some(second) = &c.iter_var2 {
-        locals.push((second, Bound { kind: Kind::Any, ..element }));
+        locals.push((second, Bound { kind: ValueKind::Any, ..element }));
     }
     // The body sees what was gathered so far; what one round adds to it is told by a round that has gathered nothing.
     locals.push((&c.accu_var, Bound { work: 0, ..initial }));
@@ -385,7 +387,7 @@ impl Bound {
         Bound {
             size: if gathers { rounds.saturating_mul(self.size) } else { self.size },
             items: if gathers { rounds.max(self.items) } else { self.items },
-            kind: if gathers_itself(c) { range.kind } else { Kind::Any },
+            kind: if gathers_itself(c) { range.kind } else { ValueKind::Any },
             ..Bound::default()
         }
     }
@@ -397,7 +399,7 @@ impl Bound {
             size: self.size.saturating_add(other.size),
             items: self.items.max(other.items),
             lent: false,
-            kind: Kind::Any,
+            kind: ValueKind::Any,
         }
     }
 
@@ -412,6 +414,6 @@ impl Bound {
 
     /// A new value, of `size` bytes.
     fn made(self, size: u64) -> Self {
-        Bound { size, lent: false, kind: Kind::Any, ..self }
+        Bound { size, lent: false, kind: ValueKind::Any, ..self }
     }
 }

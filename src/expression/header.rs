@@ -8,7 +8,7 @@ use cel::common::ast::{Expr, LiteralValue, operators};
 
 /// The header that is known, and what it is.
 #[derive(Clone, Copy)]
-struct Known<'h> {
+struct KnownHeader<'h> {
     name: &'h str,
     sent: Option<&'h str>,
 }
@@ -33,12 +33,12 @@ const ANY: Outcomes = Outcomes(7);
 const OUTCOMES: [Outcomes; 3] = [TRUE, FALSE, MISSING];
 
 pub(super) fn may_hold(predicate: &IdedExpr, name: &str, sent: Option<&str>) -> bool {
-    Known { name, sent }.truth(predicate).has(TRUE)
+    KnownHeader { name, sent }.truth(predicate).has(TRUE)
 }
 
-// === impl Known ===
+// === impl KnownHeader ===
 
-impl Known<'_> {
+impl KnownHeader<'_> {
     fn truth(self, expression: &IdedExpr) -> Outcomes {
         match self.look(expression) {
             Seen::Truth(outcomes) => outcomes,

@@ -18,11 +18,11 @@ pub struct Uses {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Use {
     pub path: Path,
-    pub how: How,
+    pub how: UseKind,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum How {
+pub enum UseKind {
     /// By `==`, `!=` or `in`, with these texts and nothing else.
     Compared(Vec<String>),
     /// By `has(…)`: it need not be there.
@@ -36,11 +36,11 @@ pub(super) fn uses(expression: &IdedExpr) -> Uses {
     let mut open = vec![expression];
     while let Some(expression) = open.pop() {
         if let Some((path, texts)) = comparison(expression) {
-            uses.paths.push(Use { path, how: How::Compared(texts) });
+            uses.paths.push(Use { path, how: UseKind::Compared(texts) });
         } else if let Some(path) = Path::tested(expression) {
-            uses.paths.push(Use { path, how: How::Tested });
+            uses.paths.push(Use { path, how: UseKind::Tested });
         } else if let Some(path) = Path::recognise(expression) {
-            uses.paths.push(Use { path, how: How::Read });
+            uses.paths.push(Use { path, how: UseKind::Read });
         } else {
             uses.opaque |= matches!(&expression.expr, Expr::Ident(name) if crate::expression::names::ROOTS.contains(&name.as_str()));
             children(expression, &mut |child| open.push(child));

@@ -7,7 +7,7 @@ use prometheus_client::registry::Unit;
 pub struct Description {
     /// Series of counters have `_total` behind it, those of histograms `_bucket`, `_sum` and `_count`.
     pub name: &'static str,
-    pub kind: Kind,
+    pub kind: MetricKind,
     /// Of its numbers, in the plural.
     pub unit: &'static str,
     /// The labels, in the order of the alphabet, with what they can be.
@@ -20,7 +20,7 @@ pub struct Description {
 
 /// The kind of a family's metrics, as both formats of the page have it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum MetricKind {
     Counter,
     Gauge,
     Histogram,
@@ -42,21 +42,21 @@ impl Description {
     /// The name of its series, which is also that of the family in Prometheus' text format.
     #[must_use]
     pub fn series(&self) -> String {
-        let suffix = if self.kind == Kind::Counter { "_total" } else { "" };
+        let suffix = if self.kind == MetricKind::Counter { "_total" } else { "" };
         format!("{}{suffix}", self.name)
     }
 }
 
-// === impl Kind ===
+// === impl MetricKind ===
 
-impl Kind {
+impl MetricKind {
     /// The word of `# TYPE`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
-            Kind::Counter => "counter",
-            Kind::Gauge => "gauge",
-            Kind::Histogram => "histogram",
+            MetricKind::Counter => "counter",
+            MetricKind::Gauge => "gauge",
+            MetricKind::Histogram => "histogram",
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Access: by RBAC in process, or by what the API server says.
 
 use super::Deciding;
-use crate::access::{AccessMode, AccessSource, Query, UserInfo, Verdict};
-use crate::cache::Source;
+use crate::access::{AccessDecision, AccessMode, AccessQuery, AccessSource, UserInfo};
+use crate::cache::AnswerSource;
 use crate::denial::{Code, Denial};
 use crate::identity::Identity;
 
@@ -10,14 +10,18 @@ use crate::identity::Identity;
 
 impl Deciding<'_> {
     /// Whether what `query` asks for is granted, to a caller whose token says that they are `identity`.
-    pub(super) async fn access(&mut self, query: &Query<'_>, identity: Option<&Identity>) -> Result<Verdict, Denial> {
+    pub(super) async fn access(
+        &mut self,
+        query: &AccessQuery<'_>,
+        identity: Option<&Identity>,
+    ) -> Result<AccessDecision, Denial> {
         let policy = self.policy;
         let Some(reviews) = &self.gate.access else {
             self.evidence.access.source = Some(AccessSource::Rbac);
             return Ok(match (policy.rbac.authorize(query), &policy.rbac.unread) {
-                (Some(grantor), _) => Verdict::Granted(grantor),
-                (None, None) => Verdict::NotGranted(None),
-                (None, Some(what)) => Verdict::Undecided(unread(what)),
+                (Some(grantor), _) => AccessDecision::Granted(grantor),
+                (None, None) => AccessDecision::NotGranted(None),
+                (None, Some(what)) => AccessDecision::Undecided(unread(what)),
             });
         };
         let granted = if reviews.mode == AccessMode::Review { None } else { policy.rbac.authorize(query) };
@@ -26,24 +30,24 @@ impl Deciding<'_> {
         match granted {
             Some(grantor) if in_process => {
                 self.evidence.access.source = Some(AccessSource::Rbac);
-                return Ok(Verdict::Granted(grantor));
+                return Ok(AccessDecision::Granted(grantor));
             }
             _ if query.is_for_a_model() && policy.has_no_model(query.namespace, query.name) => {
                 self.evidence.access.source = Some(AccessSource::Rbac);
-                return Ok(Verdict::NotGranted(None));
+                return Ok(AccessDecision::NotGranted(None));
             }
             _ => {}
         }
         let review = reviews.review(query, identity.map(user_info), &policy.rbac.changes)?;
-        let (verdict, source) = match reviews.recall(&review, self.now) {
+        let (decision, source) = match reviews.recall(&review, self.now) {
             Some(known) => known,
             None => reviews.ask(&review, self.now, self.until()).await,
         };
         self.evidence.access.source = Some(source);
         if reviews.mode == AccessMode::Both {
-            self.evidence.access.compare(query, granted.is_some(), &verdict, source);
+            self.evidence.access.compare(query, granted.is_some(), &decision, source);
         }
-        Ok(verdict)
+        Ok(decision)
     }
 }
 
@@ -67,15 +71,15 @@ fn unread(what: &str) -> Denial {
 // === impl AccessEvidence ===
 
 impl AccessEvidence {
-    fn compare(&mut self, query: &Query<'_>, rbac: bool, verdict: &Verdict, source: AccessSource) {
-        let review = match verdict {
-            Verdict::Granted(_) => true,
-            Verdict::NotGranted(_) => false,
-            Verdict::Undecided(_) => return,
+    fn compare(&mut self, query: &AccessQuery<'_>, rbac: bool, decision: &AccessDecision, source: AccessSource) {
+        let review = match decision {
+            AccessDecision::Granted(_) => true,
+            AccessDecision::NotGranted(_) => false,
+            AccessDecision::Undecided(_) => return,
         };
         self.disagreed = rbac != review;
         // Once for each question.
-        if self.disagreed && source == AccessSource::Review(Source::Fetched) {
+        if self.disagreed && source == AccessSource::Review(AnswerSource::Fetched) {
             tracing::warn!(
                 user.name = query.user,
                 verb = query.verb,

@@ -69,10 +69,10 @@ impl Deciding<'_> {
         let demands = self.demand(route, &scope)?;
         let mut shadow = self.shadow_demands(route, &scope);
         // Check has said so already.
-        self.evidence.would.clear();
+        self.evidence.shadowed.clear();
         for (reference, policy) in shadow_references(route) {
             if let Err(denial) = facts.check(reference, policy) {
-                self.evidence.would.push(Shadowed { denial, by: Some(policy.into()) });
+                self.evidence.shadowed.push(Shadowed { denial, by: Some(policy.into()) });
                 self.evidence.shadow_limits.clear();
                 shadow.clear();
                 break;

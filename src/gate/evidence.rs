@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 use super::Shadowed;
 use super::access::AccessEvidence;
 use crate::access::AccessSource;
-use crate::cache::Source;
+use crate::cache::AnswerSource;
 use crate::denial::Denial;
 use crate::expression::{Properties, Scope};
 use crate::gate::{Caller, Permit, Presented};
@@ -77,13 +77,13 @@ pub struct Evidence {
     pub user: Option<Arc<str>>,
     /// What the review of the token said, whether the policy accepted it or not.
     pub identity: Option<Arc<Identity>>,
-    pub identity_source: Option<Source>,
+    pub identity_source: Option<AnswerSource>,
     /// The rule of authentication that accepted the caller.
     pub authentication: Option<Arc<str>>,
     /// The tier that was enforced.
     pub tier: Option<Arc<str>>,
     /// Where the tier came from, if not from our own mapping.
-    pub tier_source: Option<Source>,
+    pub tier_source: Option<AnswerSource>,
     /// The tier that the caller's namespace is named for, where it is no longer configured.
     pub tier_gone: Option<Arc<str>>,
     /// The model is there as soon as it was asked for; the grantor, once there is one.
@@ -95,16 +95,17 @@ pub struct Evidence {
     /// Those that refuse nothing.
     pub shadow_limits: Vec<LimitEvidence>,
     /// What would have been said.
-    pub would: Vec<Shadowed>,
+    pub shadowed: Vec<Shadowed>,
     /// The values that limits count under, by the limit's name; where they are to be told.
-    pub keys: Option<Box<Keys>>,
+    pub keys: Option<Box<CounterKeys>>,
     /// Whether a model may write for the request.
     pub is_call: bool,
     /// Whether no limit matched the caller.
     pub unlimited: bool,
     /// Whether there was no room for the caller's account.
     pub accounts_full: bool,
-    pub laps: Option<Box<StageTimes>>,
+    /// How long the stages took, of one request in sixteen.
+    pub stage_times: Option<Box<StageTimes>>,
 }
 
 /// One rate of a limit that matched.
@@ -128,7 +129,7 @@ pub enum Stage {
 }
 
 /// By the kind and name of a limit.
-pub type Keys = HashMap<(LimitKind, Arc<str>), Vec<String>>;
+pub type CounterKeys = HashMap<(LimitKind, Arc<str>), Vec<String>>;
 
 /// How long each stage took.
 #[derive(Debug)]
@@ -193,12 +194,12 @@ impl Evidence {
             outdated: false,
             limits: SmallVec::new(),
             shadow_limits: Vec::new(),
-            would: Vec::new(),
+            shadowed: Vec::new(),
             keys: None,
             is_call: false,
             unlimited: false,
             accounts_full: false,
-            laps: timed.then(|| Box::new(StageTimes { last: Instant::now(), taken: SmallVec::new() })),
+            stage_times: timed.then(|| Box::new(StageTimes { last: Instant::now(), taken: SmallVec::new() })),
         }
     }
 
@@ -232,10 +233,10 @@ impl Evidence {
     /// Ends a stage.
     pub(super) fn lap(&mut self, stage: Stage) {
         self.passed = Some(stage);
-        if let Some(laps) = &mut self.laps {
+        if let Some(times) = &mut self.stage_times {
             let now = Instant::now();
-            laps.taken.push((stage, now - laps.last));
-            laps.last = now;
+            times.taken.push((stage, now - times.last));
+            times.last = now;
         }
     }
 
@@ -243,8 +244,8 @@ impl Evidence {
     #[must_use]
     pub fn stale(&self) -> bool {
         self.outdated
-            || self.identity_source == Some(Source::Stale)
-            || self.access.source == Some(AccessSource::Review(Source::Stale))
+            || self.identity_source == Some(AnswerSource::Stale)
+            || self.access.source == Some(AccessSource::Review(AnswerSource::Stale))
     }
 
     /// The limit that takes longest to let this request through, and how long that is; never is longer than any wait.

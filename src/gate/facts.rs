@@ -27,7 +27,7 @@ pub struct Facts {
     headers: HashMap<String, String>,
     /// Headers that are known not to have been sent.
     unsent: BTreeSet<String>,
-    identity: Told,
+    identity: KnownIdentity,
     /// What filters of other names made, by their names; all that the limits look at.
     filters: Option<Vec<(Arc<str>, Properties<'static>)>>,
     /// `namespace/name` of the Gateway.
@@ -44,7 +44,7 @@ pub struct Facts {
 
 /// What is told about the caller.
 #[derive(Debug, Default)]
-enum Told {
+enum KnownIdentity {
     #[default]
     Nothing,
     /// Some properties, as text. It is not known whether there are others.
@@ -123,20 +123,20 @@ impl Facts {
             Ok(_) | Err(_) => return Err(format!("entry `{IDENTITY}` is not a JSON object, and not null")),
         };
         match &self.identity {
-            Told::Whole(told) if *told != whole => Err(format!("entry `{IDENTITY}` contradicts another one")),
-            Told::Properties(_) => Err(whole_and_parts()),
-            Told::Nothing | Told::Whole(_) => {
-                self.identity = Told::Whole(whole);
+            KnownIdentity::Whole(told) if *told != whole => Err(format!("entry `{IDENTITY}` contradicts another one")),
+            KnownIdentity::Properties(_) => Err(whole_and_parts()),
+            KnownIdentity::Nothing | KnownIdentity::Whole(_) => {
+                self.identity = KnownIdentity::Whole(whole);
                 Ok(())
             }
         }
     }
 
     fn tell_property(&mut self, name: &str, value: &str) -> Result<(), String> {
-        if let Told::Nothing = self.identity {
-            self.identity = Told::Properties(Value::Object(Map::new()));
+        if let KnownIdentity::Nothing = self.identity {
+            self.identity = KnownIdentity::Properties(Value::Object(Map::new()));
         }
-        let Told::Properties(Value::Object(told)) = &mut self.identity else { return Err(whole_and_parts()) };
+        let KnownIdentity::Properties(Value::Object(told)) = &mut self.identity else { return Err(whole_and_parts()) };
         if told.len() >= MAX_NAMES {
             return Err(format!("there are more than {MAX_NAMES} entries `{PROPERTY}…`"));
         }
@@ -208,8 +208,8 @@ impl Facts {
     #[must_use]
     pub fn identity(&self) -> Option<&Value> {
         match &self.identity {
-            Told::Properties(told) | Told::Whole(told) => Some(told).filter(|told| told.is_object()),
-            Told::Nothing => None,
+            KnownIdentity::Properties(told) | KnownIdentity::Whole(told) => Some(told).filter(|told| told.is_object()),
+            KnownIdentity::Nothing => None,
         }
     }
 
@@ -226,16 +226,16 @@ impl Facts {
     /// The entry that is missing.
     pub fn check(&self, reference: &Reference, whose: &str) -> Result<(), Denial> {
         let property = |name: &str| match &self.identity {
-            Told::Whole(_) => true,
-            Told::Properties(told) => told.get(name).is_some(),
-            Told::Nothing => false,
+            KnownIdentity::Whole(_) => true,
+            KnownIdentity::Properties(told) => told.get(name).is_some(),
+            KnownIdentity::Nothing => false,
         };
         match reference {
             Reference::Auth if self.filters.is_none() => Err(untold(AUTH, whose)),
             Reference::Auth => self.check(&Reference::Member("identity".to_owned()), whose),
             Reference::Member(member) if member == "identity" => match &self.identity {
-                Told::Whole(_) => Ok(()),
-                Told::Properties(_) | Told::Nothing => Err(untold(IDENTITY, whose)),
+                KnownIdentity::Whole(_) => Ok(()),
+                KnownIdentity::Properties(_) | KnownIdentity::Nothing => Err(untold(IDENTITY, whose)),
             },
             Reference::Property(member, name) if member == "identity" => match property(name) {
                 true => Ok(()),

@@ -9,7 +9,7 @@ use tokio::time::timeout_at;
 
 use super::caller::{Caller, holds, no_tier};
 use super::{Deciding, TierUnknown};
-use crate::cache::Source;
+use crate::cache::AnswerSource;
 use crate::denial::{Code, Denial};
 use crate::expression::{Direct, EvalError, Scope, Val, undecided};
 use crate::policy::{AuthPlan, Tiers};
@@ -63,15 +63,15 @@ impl Deciding<'_> {
         let user = caller.reviewed.map_or("", |identity| &*identity.user);
         let request = tiers.request(&rule.what.endpoint, user, body(rule, &caller.scope())?.to_string());
         let (lookup, source) = match tiers.recall(&request, self.now) {
-            Some((lookup, Source::Stale)) => {
+            Some((lookup, AnswerSource::Stale)) => {
                 tiers.refresh(&request, self.now);
-                (lookup, Source::Stale)
+                (lookup, AnswerSource::Stale)
             }
             Some(known) => known,
             None => {
                 let told = timeout_at(self.until(), tiers.ask(&request, self.now)).await;
                 let late = || Denial::new(Code::UnavailableDeadline, "the caller's tier could not be told in time");
-                told.unwrap_or_else(|_| (Lookup::Undecided(late()), Source::Fetched))
+                told.unwrap_or_else(|_| (Lookup::Undecided(late()), AnswerSource::Fetched))
             }
         };
         self.evidence.tier_source = Some(source);

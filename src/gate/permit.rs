@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 
 use super::Deciding;
 use super::caller::{Caller, holds, in_its_words};
-use crate::access::{Grantor, Query, Verdict};
+use crate::access::{AccessDecision, AccessQuery, Grantor};
 use crate::denial::{Code, Denial};
 use crate::expression::{EvalError, Scope, Val, undecided};
 use crate::printable::shell_word;
@@ -24,7 +24,7 @@ pub struct Permit {
 }
 
 /// What a SubjectAccessReview asks, as a rule yields it for one caller.
-struct Attributes<'s> {
+struct AccessAttributes<'s> {
     user: Cow<'s, str>,
     groups: Option<Val<'s>>,
     verb: Cow<'s, str>,
@@ -94,22 +94,22 @@ impl Deciding<'_> {
     ) -> Result<(), Denial> {
         self.evidence.permit = Permit::default();
         let scope = caller.scope();
-        let attributes = Attributes::of(name, rule, &scope, operator)?;
+        let attributes = AccessAttributes::of(name, rule, &scope, operator)?;
         let groups = attributes.groups()?;
         let query = attributes.query(&groups);
         self.evidence.permit.model = Some(format!("{}/{}", query.namespace, query.name));
         match self.access(&query, caller.reviewed).await? {
-            Verdict::Granted(grantor) => {
+            AccessDecision::Granted(grantor) => {
                 self.evidence.permit.grantor = Some(grantor);
                 Ok(())
             }
-            Verdict::NotGranted(why) => {
+            AccessDecision::NotGranted(why) => {
                 let refused = Refused::of(name, &query);
                 let denial = missing_grant(&refused, why.as_deref());
                 self.evidence.permit.refused = Some(Box::new(refused));
                 Err(denial)
             }
-            Verdict::Undecided(denial) => Err(denial),
+            AccessDecision::Undecided(denial) => Err(denial),
         }
     }
 }
@@ -130,16 +130,16 @@ fn of_gone_tier(caller: &Caller<'_>, denial: Denial) -> Denial {
     }
 }
 
-// === impl Attributes ===
+// === impl AccessAttributes ===
 
-impl<'s> Attributes<'s> {
+impl<'s> AccessAttributes<'s> {
     /// What `rule` yields for the caller of `scope`.
     fn of(
         name: &str,
         rule: &'s AccessRule,
         scope: &Scope<'s>,
         operator: OperatorModel<'s>,
-    ) -> Result<Attributes<'s>, Denial> {
+    ) -> Result<AccessAttributes<'s>, Denial> {
         let attribute = |what: &str, source| attribute(name, what, source, scope);
         let (namespace, model) = model(rule, scope, operator)?;
         let user = attribute("user", &rule.user)?;
@@ -147,7 +147,7 @@ impl<'s> Attributes<'s> {
             Some(source) => Some(source.eval(scope).map_err(|error| undecided("authorizationGroups", &error))?),
             None => None,
         };
-        Ok(Attributes {
+        Ok(AccessAttributes {
             user,
             groups,
             verb: attribute("verb", &rule.verb)?,
@@ -167,9 +167,9 @@ impl<'s> Attributes<'s> {
         }
     }
 
-    fn query<'q>(&'q self, groups: &'q [&'q str]) -> Query<'q> {
-        let Attributes { user, groups: _, verb, group, resource, subresource, namespace, name } = self;
-        Query { user, groups, verb, group, resource, subresource, namespace, name }
+    fn query<'q>(&'q self, groups: &'q [&'q str]) -> AccessQuery<'q> {
+        let AccessAttributes { user, groups: _, verb, group, resource, subresource, namespace, name } = self;
+        AccessQuery { user, groups, verb, group, resource, subresource, namespace, name }
     }
 }
 
@@ -239,7 +239,7 @@ fn missing_grant(refused: &Refused, why: Option<&str>) -> Denial {
 // === impl Refused ===
 
 impl Refused {
-    fn of(rule: &str, query: &Query<'_>) -> Self {
+    fn of(rule: &str, query: &AccessQuery<'_>) -> Self {
         let with = |separator: &str, part: &str| match part {
             "" => String::new(),
             part => format!("{separator}{part}"),
@@ -284,7 +284,7 @@ mod tests {
     fn asked(user: &str, verb: &str) -> Refused {
         Refused::of(
             "access",
-            &Query {
+            &AccessQuery {
                 user,
                 groups: &[],
                 verb,

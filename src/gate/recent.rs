@@ -14,7 +14,7 @@ use crate::request::Request;
 
 /// What a request was, as far as it is kept: no header, no query, no secret.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Asked {
+pub struct RequestLine {
     pub method: Box<str>,
     pub host: Box<str>,
     /// Without the query.
@@ -26,7 +26,7 @@ pub struct Asked {
 pub struct Record {
     pub time: Timestamp,
     /// `None` for what was not even a request.
-    pub asked: Option<Asked>,
+    pub request_line: Option<RequestLine>,
     pub evidence: Evidence,
     /// `None` if only something in shadow would have refused it.
     pub denial: Option<Denial>,
@@ -43,14 +43,18 @@ const METHOD: usize = 32;
 const HOST: usize = 256;
 const PATH: usize = 512;
 
-// === impl Asked ===
+// === impl RequestLine ===
 
-impl Asked {
+impl RequestLine {
     #[must_use]
     pub fn of(request: &Request<'_>) -> Self {
         // Some clients put their token into the path. What is cut off is looked at first: half a secret is not known for one.
         let kept = |text, longest| start(&masked(text), longest).into();
-        Asked { method: kept(request.method, METHOD), host: kept(request.host, HOST), path: kept(request.path, PATH) }
+        RequestLine {
+            method: kept(request.method, METHOD),
+            host: kept(request.host, HOST),
+            path: kept(request.path, PATH),
+        }
     }
 }
 
@@ -66,8 +70,8 @@ impl Record {
     /// The code of what was said, or would have been.
     #[must_use]
     pub fn code(&self) -> Option<Code> {
-        let would = self.evidence.would.first().map(|would| &would.denial);
-        self.denial.as_ref().or(would).map(|denial| denial.code)
+        let shadowed = self.evidence.shadowed.first().map(|shadowed| &shadowed.denial);
+        self.denial.as_ref().or(shadowed).map(|denial| denial.code)
     }
 }
 
@@ -81,15 +85,15 @@ impl Recent {
     pub fn record(&self, request: Option<&Request<'_>>, decision: Decision) {
         let Decision { outcome, mut evidence } = decision;
         let mut denial = outcome.err();
-        if denial.is_none() && evidence.would.is_empty() {
+        if denial.is_none() && evidence.shadowed.is_empty() {
             return;
         }
         // What the policy says in its own words may repeat what was sent.
-        let would = evidence.would.iter_mut().map(|would| &mut would.denial);
-        denial.iter_mut().chain(would).for_each(|denial| denial.deny_with = None);
-        evidence.laps = None;
-        let asked = request.map(Asked::of);
-        let record = Arc::new(Record { time: Timestamp::now(), asked, evidence, denial });
+        let shadowed = evidence.shadowed.iter_mut().map(|shadowed| &mut shadowed.denial);
+        denial.iter_mut().chain(shadowed).for_each(|denial| denial.deny_with = None);
+        evidence.stage_times = None;
+        let request_line = request.map(RequestLine::of);
+        let record = Arc::new(Record { time: Timestamp::now(), request_line, evidence, denial });
         let mut records = self.records.lock();
         let oldest = if records.len() < Self::KEPT { None } else { records.pop_front() };
         records.push_back(record);

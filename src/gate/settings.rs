@@ -23,7 +23,7 @@ pub enum TierUnknown {
 
 /// What the process's flags say about decisions.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct DecisionSettings {
     /// `namespace/name` of the Gateway, where Envoy does not say it.
     pub gateway: Option<String>,
     pub without_policy: Fallback,

@@ -36,7 +36,7 @@ impl Deciding<'_> {
     pub(super) fn answer(mut self, outcome: Result<Grant, Denial>) -> Decision {
         let outcome = match outcome {
             Err(denial) if self.gate.settings.shadow => {
-                self.evidence.would.push(Shadowed { denial, by: None });
+                self.evidence.shadowed.push(Shadowed { denial, by: None });
                 // Its usage report is taken, and charged to nothing.
                 Ok(Grant { reservation: self.reserve(&[]), ..Grant::default() })
             }
@@ -53,7 +53,7 @@ impl Deciding<'_> {
         self.until = tried.until;
         // What the limits say is for those in force.
         if let Err(denial) = said {
-            self.evidence.would(denial, trial);
+            self.evidence.note_shadowed(denial, trial);
         }
     }
 
@@ -65,11 +65,11 @@ impl Deciding<'_> {
             let Attached::Active(limits) = limits else { continue };
             let Some(shadow) = &limits.shadow else { continue };
             if let Some(broken) = &shadow.broken {
-                evidence.would.push(Shadowed { denial: policy::broken(broken), by: Some(broken.path().into()) });
+                evidence.shadowed.push(Shadowed { denial: policy::broken(broken), by: Some(broken.path().into()) });
             }
             let mut matched = smallvec::SmallVec::<[Matched<'_>; 2]>::new();
             if let Err(denial) = shadow.limits.matching(scope, &gate.keys, &mut matched) {
-                evidence.would.push(Shadowed { denial, by: Some(shadow.limits.policy.path().into()) });
+                evidence.shadowed.push(Shadowed { denial, by: Some(shadow.limits.policy.path().into()) });
                 continue;
             }
             for Matched { limit, account } in matched {
@@ -95,7 +95,7 @@ impl Deciding<'_> {
             let refusing = Evidence::refusing_of(&self.evidence.shadow_limits);
             let by = refusing.map(|(_, limit)| Arc::clone(&limit.name));
             let denial = exceeded(refusing);
-            self.evidence.would.push(Shadowed { denial, by });
+            self.evidence.shadowed.push(Shadowed { denial, by });
         }
     }
 }
@@ -104,7 +104,7 @@ impl Deciding<'_> {
 
 impl Evidence {
     /// Records what a policy in shadow would have said.
-    pub(super) fn would(&mut self, denial: Denial, auth: &AuthPlan) {
-        self.would.push(Shadowed { denial, by: Some(auth.policy.path().into()) });
+    pub(super) fn note_shadowed(&mut self, denial: Denial, auth: &AuthPlan) {
+        self.shadowed.push(Shadowed { denial, by: Some(auth.policy.path().into()) });
     }
 }

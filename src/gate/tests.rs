@@ -7,7 +7,7 @@ mod tiers;
 use std::time::Duration;
 
 use super::*;
-use crate::cache::Source;
+use crate::cache::AnswerSource;
 use crate::policy::Options;
 use crate::test_util::{Call, compile_files, compile_text, demo, gate, options, settings, token};
 use crate::usage::{ModelId, Report, Settlement, Settlements, Usage};
@@ -57,10 +57,10 @@ async fn a_premium_user_may_call_a_premium_model() {
     let evidence = &decision.evidence;
     assert_eq!(evidence.tier.as_deref(), Some("premium"));
     assert_eq!(evidence.permit.model.as_deref(), Some("llm/qwen3"));
-    assert_eq!(evidence.identity_source, Some(Source::Fetched));
+    assert_eq!(evidence.identity_source, Some(AnswerSource::Fetched));
     assert_eq!(evidence.limits.len(), 2);
     let again = Call::chat("qwen3").bearer(&token).on(&gate, Nanos(0)).await;
-    assert_eq!(again.evidence.identity_source, Some(Source::Hit));
+    assert_eq!(again.evidence.identity_source, Some(AnswerSource::Hit));
 }
 
 #[tokio::test]
@@ -193,18 +193,18 @@ kind: HTTPRoute
 metadata: {name: r, namespace: a}
 spec: {parentRefs: [{name: g}]}
 ";
-    let decide = async |settings: Settings| code(&Call::path("/x"), &gate(compile_text(ROUTE), settings)).await;
+    let decide = async |settings: DecisionSettings| code(&Call::path("/x"), &gate(compile_text(ROUTE), settings)).await;
     assert_eq!(decide(settings()).await, Some(Code::RouteNoPolicy));
-    let open = Settings { without_policy: Fallback::Allow, ..settings() };
+    let open = DecisionSettings { without_policy: Fallback::Allow, ..settings() };
     assert_eq!(decide(open.clone()).await, None);
-    assert_eq!(decide(Settings { without_limit: Fallback::Refuse, ..open }).await, Some(Code::LimitNone));
+    assert_eq!(decide(DecisionSettings { without_limit: Fallback::Refuse, ..open }).await, Some(Code::LimitNone));
 }
 
 /// What makes no model write costs nothing.
 #[tokio::test]
 async fn calls_that_cannot_be_counted_are_refused_where_that_is_wanted() {
     for uncounted in [Fallback::Allow, Fallback::Refuse] {
-        let gate = gate(compile_files(&demo(), &options()), Settings { uncounted, ..settings() });
+        let gate = gate(compile_files(&demo(), &options()), DecisionSettings { uncounted, ..settings() });
         let token = token("free", &user(&gate, "free", 0));
         for (end, is_counted) in [("responses", true), ("audio/transcriptions", false), ("tokenize", true)] {
             let call = Call::path(&format!("/llm/granite/v1/{end}")).bearer(&token);
@@ -405,7 +405,7 @@ async fn an_annotation_of_ours_that_is_wrong_is_not_passed_over() {
 #[tokio::test]
 async fn where_the_limits_cannot_be_asked_it_is_undecided() {
     for without_room in [Fallback::Refuse, Fallback::Allow] {
-        let mut gate = gate(compile_files(&demo(), &options()), Settings { without_room, ..settings() });
+        let mut gate = gate(compile_files(&demo(), &options()), DecisionSettings { without_room, ..settings() });
         gate.limits = Arc::new(Limits::in_memory(crate::limit::Memory::mute()));
         let call = Call::chat("granite").bearer(&token("free", &user(&gate, "free", 0)));
         let decision = call.on(&gate, Nanos(0)).await;
@@ -420,7 +420,7 @@ async fn where_the_limits_cannot_be_asked_it_is_undecided() {
 #[tokio::test]
 async fn without_room_for_an_account_the_flag_decides() {
     for (without_room, expected) in [(Fallback::Refuse, Some(Code::UnavailableAccounts)), (Fallback::Allow, None)] {
-        let mut gate = gate(compile_files(&demo(), &options()), Settings { without_room, ..settings() });
+        let mut gate = gate(compile_files(&demo(), &options()), DecisionSettings { without_room, ..settings() });
         gate.limits = Arc::new(Limits::in_memory(crate::limit::Memory::bounded(0)));
         let call = Call::chat("granite").bearer(&token("free", &user(&gate, "free", 0)));
         let decision = call.on(&gate, Nanos(0)).await;

@@ -22,10 +22,10 @@ const LEEWAY: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Authority {
     issuer: String,
-    keys: Vec<Key>,
+    keys: Vec<IssuerKey>,
 }
 
-struct Key {
+struct IssuerKey {
     id: Option<String>,
     algorithm: Algorithm,
     key: DecodingKey,
@@ -43,7 +43,7 @@ pub(super) enum Signer {
 
 /// What a token lives with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Bound {
+pub(super) enum TokenBinding {
     /// Its ServiceAccount alone.
     ToNothingElse,
     /// A Pod, Secret or Node too, and only the API server knows whether that is there.
@@ -127,7 +127,7 @@ impl Authority {
             let id = jwk.common.key_id.clone();
             let name = id.clone().unwrap_or_else(|| format!("number {at}"));
             let key = DecodingKey::from_jwk(jwk).map_err(|error| AuthorityError::Key(name, error))?;
-            keys.push(Key { id, algorithm, key });
+            keys.push(IssuerKey { id, algorithm, key });
         }
         if keys.is_empty() {
             return Err(AuthorityError::NoKey);
@@ -172,7 +172,7 @@ impl Authority {
         })
     }
 
-    fn verify(&self, token: &BearerToken<'_>, key: &Key) -> Result<Claims, jsonwebtoken::errors::Error> {
+    fn verify(&self, token: &BearerToken<'_>, key: &IssuerKey) -> Result<Claims, jsonwebtoken::errors::Error> {
         let mut validation = Validation::new(key.algorithm);
         validation.leeway = LEEWAY.as_secs();
         validation.validate_nbf = true;
@@ -259,11 +259,11 @@ impl Claims {
         Some(ServiceAccountRef { namespace: namespace.clone(), name: name.clone(), uid: uid.clone() })
     }
 
-    pub(super) fn bound(&self) -> Bound {
+    pub(super) fn bound(&self) -> TokenBinding {
         let others = self.kubernetes.as_ref().map(|kubernetes| [&kubernetes.pod, &kubernetes.secret, &kubernetes.node]);
         match others {
-            Some(others) if others.iter().all(|other| other.is_none()) => Bound::ToNothingElse,
-            _ => Bound::ToAnother,
+            Some(others) if others.iter().all(|other| other.is_none()) => TokenBinding::ToNothingElse,
+            _ => TokenBinding::ToAnother,
         }
     }
 
@@ -349,14 +349,14 @@ pub(crate) fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-impl Key {
+impl IssuerKey {
     /// INVARIANT: the key decides the algorithm, never the token: no `none`, no HMAC with a public key.
     fn fits(&self, header: &Header) -> bool {
         self.algorithm == header.alg && (header.kid.is_none() || self.id == header.kid)
     }
 }
 
-impl std::fmt::Debug for Key {
+impl std::fmt::Debug for IssuerKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Key").field("id", &self.id).field("algorithm", &self.algorithm).finish_non_exhaustive()
     }

@@ -12,9 +12,9 @@ use parking_lot::Mutex;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::authority::{Bound, Signer, expiry};
+use super::authority::{TokenBinding, Signer, expiry};
 use super::{Authority, Credentials, Identity, ServiceAccountRef, ServiceAccounts};
-use crate::apiserver::{ApiServer, Caller, unanswered};
+use crate::apiserver::{ApiServer, CallerHash, unanswered};
 use crate::cache::{Cache, CacheKey, Capacity, Config, Failure, Staleness};
 use crate::clock::{Clock, Nanos};
 use crate::denial::{Code, Denial};
@@ -40,13 +40,13 @@ pub struct ClusterReview {
     pub(super) foreign: bool,
     /// How much longer keys are used where they cannot be read again.
     stale: Duration,
-    keys: Keys,
+    keys: ClusterKeys,
     hasher: KeyedHasher,
 }
 
 /// The keys of the cluster's own tokens.
 #[derive(Debug)]
-struct Keys {
+struct ClusterKeys {
     cache: Cache<Arc<Authority>>,
     /// Why they could not be had the last time: only changes are logged.
     fault: Arc<Mutex<Option<String>>>,
@@ -60,7 +60,7 @@ struct MaxAge {
 }
 
 /// What a look at a token comes to.
-pub(super) enum Look {
+pub(super) enum LocalCheck {
     /// No call is needed.
     Trusted(Box<Identity>),
     Ask(TokenReview),
@@ -70,7 +70,7 @@ pub(super) enum Look {
 pub(super) struct TokenReview {
     token: String,
     audiences: Vec<String>,
-    caller: Caller,
+    caller: CallerHash,
     /// When the token expires, in seconds since 1970, if it says so.
     expiry: Option<u64>,
     /// How long the answer is good, where nothing tells of its end.
@@ -93,7 +93,7 @@ const ANONYMOUS: &str = "system:anonymous";
 impl ClusterReview {
     #[must_use]
     pub fn new(server: ApiServer, mode: IdentityMode, foreign: bool, stale: Duration, clock: Clock) -> Self {
-        let keys = Keys::new(&server);
+        let keys = ClusterKeys::new(&server);
         let review = ClusterReview { server, mode, foreign, stale, keys, hasher: KeyedHasher::random() };
         // Not for the first request to wait for.
         review.keys.cache.refresh(&review.usual_age(), clock.now(), || review.keys.read(&review.server));
@@ -107,7 +107,7 @@ impl ClusterReview {
         accounts: &ServiceAccounts,
         now: Nanos,
         until: Instant,
-    ) -> Result<Look, Denial> {
+    ) -> Result<LocalCheck, Denial> {
         let mut keys = match self.keys(self.usual_age(), now, until).await {
             Ok(keys) => keys,
             Err(_) if self.foreign => return Ok(self.foreign(credentials)),
@@ -132,11 +132,11 @@ impl ClusterReview {
             }
             None => false,
         };
-        let unbound = claims.bound() == Bound::ToNothingElse;
+        let unbound = claims.bound() == TokenBinding::ToNothingElse;
         if self.mode == IdentityMode::Local && watched && unbound {
-            return claims.identity(now).map(|identity| Look::Trusted(Box::new(identity)));
+            return claims.identity(now).map(|identity| LocalCheck::Trusted(Box::new(identity)));
         }
-        Ok(Look::Ask(TokenReview {
+        Ok(LocalCheck::Ask(TokenReview {
             token: credentials.token.secret().to_owned(),
             caller: self.hasher.hash(&claims.sub),
             // All that it has, so that it is asked about once, whichever policies it comes by.
@@ -147,8 +147,8 @@ impl ClusterReview {
     }
 
     /// A token that the cluster has not signed.
-    fn foreign(&self, credentials: &Credentials<'_>) -> Look {
-        Look::Ask(TokenReview {
+    fn foreign(&self, credentials: &Credentials<'_>) -> LocalCheck {
+        LocalCheck::Ask(TokenReview {
             token: credentials.token.secret().to_owned(),
             audiences: credentials.wanted().map(Cow::into_owned).collect(),
             caller: self.hasher.hash_list(credentials.peer),
@@ -179,9 +179,9 @@ impl ClusterReview {
     }
 }
 
-// === impl Keys ===
+// === impl ClusterKeys ===
 
-impl Keys {
+impl ClusterKeys {
     fn new(server: &ApiServer) -> Self {
         let cache = Cache::new(Config {
             capacity: Capacity::entries(KEY_SETS),
@@ -191,7 +191,7 @@ impl Keys {
             staleness: Staleness::IfError { patience: Duration::MAX },
             runtime: Some(server.runtime().clone()),
         });
-        Keys { cache, fault: Arc::default() }
+        ClusterKeys { cache, fault: Arc::default() }
     }
 
     /// Reads them from the API server.

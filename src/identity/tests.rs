@@ -1,7 +1,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::cache::Source;
+use crate::cache::AnswerSource;
 use crate::denial::Code;
 use crate::test_util::{AUDIENCE, ES256, ISSUER, RS256, STRANGER, claims, compile_text};
 
@@ -36,23 +36,27 @@ fn recalled(identities: &Identities, token: &str, now: Nanos) -> Option<Answer<A
 }
 
 fn is_hit(answer: Option<&Answer<Arc<Identity>>>) -> bool {
-    matches!(answer, Some(Answer { value: Ok(_), source: Source::Hit }))
+    matches!(answer, Some(Answer { value: Ok(_), source: AnswerSource::Hit }))
 }
 
 fn review(authority: Authority, token: &str) -> Result<Arc<Identity>, Code> {
     let identities = Identities::new(authority, Remember::default());
     let review = reviewed(&identities, token);
     let recalled = recalled(&identities, token, Nanos(0));
-    assert_eq!(review.source, Source::Fetched, "keys are always there");
+    assert_eq!(review.source, AnswerSource::Fetched, "keys are always there");
     match review.value {
         Ok(identity) => {
-            let remembered = matches!(&recalled, Some(Answer { value: Ok(other), source: Source::Hit }) if Arc::ptr_eq(&identity, other));
+            let is_hit = |answer: &Answer<Arc<Identity>>| {
+                let same = matches!(&answer.value, Ok(other) if Arc::ptr_eq(&identity, other));
+                same && answer.source == AnswerSource::Hit
+            };
+            let remembered = recalled.as_ref().is_some_and(is_hit);
             assert!(remembered || identity.expires == Nanos(0), "{recalled:?}");
             Ok(identity)
         }
         Err(denial) => {
             let remembered =
-                matches!(recalled, Some(Answer { value: Err(other), source: Source::Hit }) if other == denial);
+                matches!(recalled, Some(Answer { value: Err(other), source: AnswerSource::Hit }) if other == denial);
             assert!(remembered != (denial.code == Code::TokenNotYet), "what is not valid yet may be so in a moment");
             Err(denial.code)
         }

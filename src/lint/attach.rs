@@ -28,8 +28,8 @@ pub(super) fn gateway(manifests: &Manifests, options: &Options, problems: &mut V
 const MOST_GUESSES: usize = 2_000_000;
 
 /// Objects that policies can be for.
-struct Known<'m> {
-    by_kind: HashMap<&'m str, Objects<'m>>,
+struct KnownTargets<'m> {
+    by_kind: HashMap<&'m str, TargetsOfKind<'m>>,
     /// Gateways that a route names, there or not.
     parents: HashSet<(&'m str, &'m str)>,
     /// The sections of each object, by its kind, namespace and name.
@@ -39,7 +39,7 @@ struct Known<'m> {
 
 /// Those of one kind.
 #[derive(Default)]
-struct Objects<'m> {
+struct TargetsOfKind<'m> {
     all: HashSet<(&'m str, &'m str)>,
     by_name: BTreeMap<&'m str, &'m ObjectName>,
     namespaces: HashSet<&'m str>,
@@ -48,7 +48,7 @@ struct Objects<'m> {
 pub(super) fn targets(manifests: &Manifests, problems: &mut Vec<Problem>) {
     let auth = manifests.auth_policies.iter().map(|policy| (&policy.meta, &policy.target, &policy.target_place));
     let limits = manifests.limit_policies.iter().map(|policy| (&policy.meta, &policy.target, &policy.target_place));
-    let mut known = Known::of(manifests);
+    let mut known = KnownTargets::of(manifests);
     let authorises = manifests.auth_policies.iter().any(|policy| known.has(&policy.target));
     for (meta, target, place) in auth.chain(limits) {
         problems.extend(match known.has(target) {
@@ -69,13 +69,13 @@ fn named(target: &Target) -> Option<(&'static str, &str, &str)> {
     }
 }
 
-// === impl Known ===
+// === impl KnownTargets ===
 
-impl<'m> Known<'m> {
+impl<'m> KnownTargets<'m> {
     fn of(manifests: &'m Manifests) -> Self {
         let parents = manifests.routes.iter().flat_map(|route| &route.parents);
-        let mut known = Known {
-            by_kind: HashMap::from([("Gateway", Objects::default()), ("HTTPRoute", Objects::default())]),
+        let mut known = KnownTargets {
+            by_kind: HashMap::from([("Gateway", TargetsOfKind::default()), ("HTTPRoute", TargetsOfKind::default())]),
             parents: parents.map(|parent| (&*parent.namespace, &*parent.name)).collect(),
             sections: HashMap::new(),
             guesses: MOST_GUESSES,

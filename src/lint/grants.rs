@@ -4,8 +4,8 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use serde_json::Value;
 
-use super::World;
-use super::rbac::{Bound, GROUP, RESOURCE, VERB, bound};
+use super::TierContext;
+use super::rbac::{GROUP, RESOURCE, ResolvedBinding, VERB, bound};
 use crate::manifest::{Manifests, Model, ModelGrant};
 use crate::problem::{Finding, Problem};
 use crate::rules::{Authorization, PolicyRule, Subject, ValueSource};
@@ -17,7 +17,7 @@ const ACCOUNTS: &str = "system:serviceaccounts:";
 const ACCOUNT: &str = "system:serviceaccount:";
 
 /// What a binding grants: `post` on models.
-struct Grant<'m> {
+struct BindingGrant<'m> {
     subjects: &'m [Subject],
     /// Empty: in all namespaces.
     namespace: &'m str,
@@ -32,14 +32,14 @@ struct Subjects<'w> {
 }
 
 /// Findings about who may call what, where AuthPolicies ask RBAC at all.
-pub(super) fn grants(world: &World<'_>, problems: &mut Vec<Problem>) {
+pub(super) fn grants(world: &TierContext<'_>, problems: &mut Vec<Problem>) {
     let verbs = asked_verbs(world.manifests);
     if !verbs.contains(VERB) {
         return;
     }
     let (bound, subjects) = (bound(world.manifests), Subjects::of(world));
     too_broad(&bound, &subjects, &verbs, problems);
-    let granted: Vec<Grant<'_>> = bound.iter().flat_map(Grant::of).collect();
+    let granted: Vec<BindingGrant<'_>> = bound.iter().flat_map(BindingGrant::of).collect();
     let without = models_without_grant(world, &granted, problems);
     // If nobody may call any, that was said of each.
     if without < world.manifests.models.len() && !world.instances.is_empty() {
@@ -78,7 +78,12 @@ fn is_of_models(rule: &PolicyRule) -> bool {
 }
 
 /// Tiers that could do more with models than call them. A group of people may: administrators are in some tier too.
-fn too_broad(bound: &[Bound<'_>], subjects: &Subjects<'_>, verbs: &HashSet<&str>, problems: &mut Vec<Problem>) {
+fn too_broad(
+    bound: &[ResolvedBinding<'_>],
+    subjects: &Subjects<'_>,
+    verbs: &HashSet<&str>,
+    problems: &mut Vec<Problem>,
+) {
     for bound in bound {
         let accounts = bound.binding.subjects.iter().filter(|subject| match subject {
             Subject::Group(group) => group.starts_with(ACCOUNTS) || EVERY_ACCOUNT.contains(&group.as_str()),
@@ -106,7 +111,7 @@ fn too_broad(bound: &[Bound<'_>], subjects: &Subjects<'_>, verbs: &HashSet<&str>
 }
 
 /// Reports models that nobody may call, and tells how many there are.
-fn models_without_grant(world: &World<'_>, granted: &[Grant<'_>], problems: &mut Vec<Problem>) -> usize {
+fn models_without_grant(world: &TierContext<'_>, granted: &[BindingGrant<'_>], problems: &mut Vec<Problem>) -> usize {
     let some = granted.iter().filter(|grant| !grant.subjects.is_empty());
     let whole: HashSet<&str> =
         some.clone().filter(|grant| grant.names.is_empty()).map(|grant| grant.namespace).collect();
@@ -128,7 +133,7 @@ fn models_without_grant(world: &World<'_>, granted: &[Grant<'_>], problems: &mut
 }
 
 /// What to do for a model that no binding grants, where its annotation does not.
-fn remedy(world: &World<'_>, model: &Model) -> Option<String> {
+fn remedy(world: &TierContext<'_>, model: &Model) -> Option<String> {
     match &model.grant {
         // Reported where it is written.
         ModelGrant::Unreadable => None,
@@ -148,7 +153,12 @@ fn remedy(world: &World<'_>, model: &Model) -> Option<String> {
 }
 
 /// A tier whose users get 403 whatever they call.
-fn tiers_without_model(world: &World<'_>, granted: &[Grant<'_>], subjects: &Subjects<'_>, problems: &mut Vec<Problem>) {
+fn tiers_without_model(
+    world: &TierContext<'_>,
+    granted: &[BindingGrant<'_>],
+    subjects: &Subjects<'_>,
+    problems: &mut Vec<Problem>,
+) {
     let served = served_tiers(world, granted, subjects);
     for tier in world.tiers.iter().filter(|tier| !served.contains(tier.name.as_str())) {
         let message = format!("tier `{}` may call no model: nothing grants it any", tier.name);
@@ -160,12 +170,16 @@ fn tiers_without_model(world: &World<'_>, granted: &[Grant<'_>], subjects: &Subj
 }
 
 /// The tiers that may call some model.
-fn served_tiers<'w>(world: &World<'w>, granted: &[Grant<'_>], subjects: &Subjects<'w>) -> HashSet<&'w str> {
+fn served_tiers<'w>(
+    world: &TierContext<'w>,
+    granted: &[BindingGrant<'_>],
+    subjects: &Subjects<'w>,
+) -> HashSet<&'w str> {
     let models = &world.manifests.models;
     let namespaces: HashSet<&str> = models.iter().map(|model| &**model.meta.namespace()).collect();
     let names: HashSet<(&str, &str)> =
         models.iter().map(|model| (&**model.meta.namespace(), &**model.meta.name())).collect();
-    let is_there = |grant: &&Grant<'_>| match grant.namespace {
+    let is_there = |grant: &&BindingGrant<'_>| match grant.namespace {
         // A grant for the whole cluster is for models of other folders too.
         "" => true,
         namespace if grant.names.is_empty() => namespaces.contains(namespace),
@@ -183,12 +197,12 @@ fn served_tiers<'w>(world: &World<'w>, granted: &[Grant<'_>], subjects: &Subject
     served
 }
 
-// === impl Grant ===
+// === impl BindingGrant ===
 
-impl<'m> Grant<'m> {
-    fn of(bound: &'m Bound<'_>) -> impl Iterator<Item = Grant<'m>> {
+impl<'m> BindingGrant<'m> {
+    fn of(bound: &'m ResolvedBinding<'_>) -> impl Iterator<Item = BindingGrant<'m>> {
         let rules = bound.rules.iter().filter(|rule| is_of_models(rule) && any(&rule.verbs, VERB));
-        rules.map(|rule| Grant {
+        rules.map(|rule| BindingGrant {
             subjects: &bound.binding.subjects,
             namespace: bound.binding.meta.namespace(),
             names: &rule.resource_names,
@@ -199,7 +213,7 @@ impl<'m> Grant<'m> {
 // === impl Subjects ===
 
 impl<'w> Subjects<'w> {
-    fn of(world: &World<'w>) -> Self {
+    fn of(world: &TierContext<'w>) -> Self {
         let mut by_group: HashMap<String, Vec<&str>> = HashMap::new();
         for tier in world.tiers {
             let own = world.instances.iter().map(|instance| service_account_group(instance, &tier.name));

@@ -15,7 +15,7 @@ const OF_EVERY_CLUSTER: [&str; 4] =
     ["system:authenticated", "system:unauthenticated", "system:serviceaccounts", "system:masters"];
 
 /// What is known of groups.
-struct Known<'m> {
+struct KnownGroups<'m> {
     /// The tiers of the mapping, and where it is.
     mapping: Option<(&'m Meta, &'m [TierSpec])>,
     /// Tiers by name; where there is no mapping, those that limits are for or accounts are in.
@@ -30,7 +30,7 @@ pub(super) fn groups(
     instances: &[&str],
     problems: &mut Vec<Problem>,
 ) {
-    let known = Known::of(manifests, mapping, instances);
+    let known = KnownGroups::of(manifests, mapping, instances);
     let listed = mapping.map(|(_, tiers)| tiers).unwrap_or_default().iter().flat_map(|tier| &tier.groups);
     let listed: BTreeSet<&str> = listed.map(String::as_str).collect();
     for binding in &manifests.role_bindings {
@@ -52,7 +52,7 @@ pub(super) fn groups(
 }
 
 /// The groups of the mapping.
-fn listed_groups(meta: &Meta, tiers: &[TierSpec], known: &Known<'_>, problems: &mut Vec<Problem>) {
+fn listed_groups(meta: &Meta, tiers: &[TierSpec], known: &KnownGroups<'_>, problems: &mut Vec<Problem>) {
     for (i, tier) in tiers.iter().enumerate() {
         for (j, group) in tier.groups.iter().enumerate() {
             let field = format!("data.tiers[{i}].groups[{j}]");
@@ -73,9 +73,9 @@ fn misspelt(meta: &Meta, place: &Place, field: &str, group: &str, meant: &str) -
     problem.remedy(format!("did you mean `{meant}`? Texts are compared as they are"))
 }
 
-// === impl Known ===
+// === impl KnownGroups ===
 
-impl<'m> Known<'m> {
+impl<'m> KnownGroups<'m> {
     fn of(manifests: &Manifests, mapping: Option<(&'m Meta, &'m [TierSpec])>, instances: &'m [&'m str]) -> Self {
         let tiers: BTreeSet<String> = match mapping {
             Some((_, tiers)) => tiers.iter().map(|tier| tier.name.clone()).collect(),
@@ -90,7 +90,7 @@ impl<'m> Known<'m> {
         let of_accounts = accounts.map(|namespace| format!("{ACCOUNTS}{namespace}"));
         let of_every_cluster = OF_EVERY_CLUSTER.iter().map(|group| (*group).to_owned());
         let groups = of_tiers.chain(of_accounts).chain(of_every_cluster).collect();
-        Known { mapping, tiers, instances, groups }
+        KnownGroups { mapping, tiers, instances, groups }
     }
 
     /// What follows `<instance>-tier-` in a group of ServiceAccounts.

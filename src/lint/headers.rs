@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::expression::{How, Reference, Use};
+use crate::expression::{Reference, Use, UseKind};
 use crate::manifest::{LimitPolicy, LimitSpec, Manifests, Predicate};
 use crate::problem::{Finding, Problem};
 
@@ -46,11 +46,11 @@ fn by_header(when: &[Predicate]) -> ByHeader<'_> {
 }
 
 /// What a limit itself asks.
-type Asked<'m> = BTreeSet<&'m str>;
+type PredicateSet<'m> = BTreeSet<&'m str>;
 
 /// What the limits in force ask that look at no header, beside what the policy asks of all: the predicates of each, by the rarest of
 /// them; under `None` those that ask nothing more.
-struct Plain<'m>(HashMap<Option<&'m str>, BTreeSet<Asked<'m>>>);
+struct Plain<'m>(HashMap<Option<&'m str>, BTreeSet<PredicateSet<'m>>>);
 
 fn is_plain(predicate: &&Predicate) -> bool {
     let looks = |reference: &Reference| matches!(reference, Reference::Header(_) | Reference::Headers);
@@ -62,11 +62,11 @@ fn is_plain(predicate: &&Predicate) -> bool {
 impl<'m> Plain<'m> {
     fn of(policy: &'m LimitPolicy, limits: &'m [LimitSpec]) -> Self {
         // What all are asked makes no difference between them.
-        let common: Asked<'_> = policy.when.iter().map(|predicate| predicate.expression.source()).collect();
+        let common: PredicateSet<'_> = policy.when.iter().map(|predicate| predicate.expression.source()).collect();
         let in_force = limits.iter().filter(|limit| !policy.shadow.covers(&limit.name));
         let plain = in_force.filter(|limit| policy.conditions(limit).all(|predicate| is_plain(&predicate)));
         let own = |limit: &'m LimitSpec| limit.when.iter().map(|predicate| predicate.expression.source());
-        let all: BTreeSet<Asked<'_>> =
+        let all: BTreeSet<PredicateSet<'_>> =
             plain.map(|limit| own(limit).filter(|source| !common.contains(source)).collect()).collect();
         let mut number: HashMap<&str, usize> = HashMap::new();
         all.iter().flatten().for_each(|source| *number.entry(source).or_default() += 1);
@@ -80,7 +80,7 @@ impl<'m> Plain<'m> {
 
     /// Whether one of them is for the callers of a limit too, whatever headers they send.
     fn back(&self, limit: &LimitSpec) -> bool {
-        let own: Asked<'_> = limit.when.iter().map(|predicate| predicate.expression.source()).collect();
+        let own: PredicateSet<'_> = limit.when.iter().map(|predicate| predicate.expression.source()).collect();
         let rarest = own.iter().copied().map(Some).chain([None]);
         rarest.filter_map(|rarest| self.0.get(&rarest)).flatten().any(|asked| asked.is_subset(&own))
     }
@@ -116,7 +116,7 @@ fn lifted_by(policy: &LimitPolicy, looking: &[&Predicate], name: &str) -> Option
 fn compared_texts(looking: &[&Predicate], name: &str) -> Vec<String> {
     let compared = looking.iter().flat_map(|predicate| predicate.expression.uses().paths);
     let texts = compared.filter_map(|used| match used.how {
-        How::Compared(texts) if used.path.header().is_some_and(|own| own.eq_ignore_ascii_case(name)) => Some(texts),
+        UseKind::Compared(texts) if used.path.header().is_some_and(|own| own.eq_ignore_ascii_case(name)) => Some(texts),
         _ => None,
     });
     texts.flatten().collect()
@@ -125,7 +125,7 @@ fn compared_texts(looking: &[&Predicate], name: &str) -> Vec<String> {
 /// Whether the predicate looks at the header's value, and not only whether there is one.
 fn reads(predicate: &Predicate, name: &str) -> bool {
     let is_header = |used: &Use| used.path.header().is_some_and(|own| own.eq_ignore_ascii_case(name));
-    predicate.expression.uses().paths.iter().any(|used| is_header(used) && used.how != How::Tested)
+    predicate.expression.uses().paths.iter().any(|used| is_header(used) && used.how != UseKind::Tested)
 }
 
 /// The predicate, for those who do not send the header too.

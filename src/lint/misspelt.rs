@@ -9,8 +9,13 @@ use crate::problem::{Finding, ObjectName, Problem};
 use crate::rules::{Authorization, PolicyRule, Subject};
 use crate::spelling::did_you_mean;
 
-/// What an AuthPolicy asks for.
-type Asked<'m> = (&'m str, &'m str, &'m str);
+/// What an AuthPolicy asks whether the caller may do.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct AskedAccess<'m> {
+    group: &'m str,
+    resource: &'m str,
+    verb: &'m str,
+}
 
 /// The verbs that an API server knows itself: they are granted for other reasons too.
 const OF_THE_SERVER: [&str; 9] =
@@ -27,14 +32,14 @@ pub(super) fn rules(manifests: &Manifests, problems: &mut Vec<Problem>) {
     let callers = bound.iter().filter(|bound| bound.binding.subjects.iter().any(is_of_callers));
     let bound_to_callers: BTreeSet<&ObjectName> = callers.map(|bound| &bound.role.meta.object).collect();
     for role in &manifests.roles {
-        let granted = |asked: &Asked<'_>| role.rules.iter().any(|rule| grants(rule, *asked));
+        let granted = |asked: &AskedAccess<'_>| role.rules.iter().any(|rule| grants(rule, *asked));
         for (i, rule) in role.rules.iter().enumerate() {
             let missing = asked.iter().filter(|asked| !granted(asked));
             let mut faults = missing.filter_map(|asked| {
                 let (field, fault) = fault(rule, *asked, bound_to_callers.contains(&role.meta.object))?;
                 Some((field, fault, asked))
             });
-            let Some((field, fault, (group, resource, verb))) = faults.next() else { continue };
+            let Some((field, fault, AskedAccess { group, resource, verb })) = faults.next() else { continue };
             let message = format!("{fault}, and AuthPolicies ask for `{verb}` on {resource} of {group}");
             let field = format!("rules[{i}].{field}");
             let problem = role.meta.warning(Finding::RuleMisspelt, &role.meta.place, &field, message);
@@ -46,7 +51,7 @@ pub(super) fn rules(manifests: &Manifests, problems: &mut Vec<Problem>) {
 
 /// What the AuthPolicies ask for, as far as it is the same for every request; what they nearly ask for is a finding by itself.
 /// Without any, callers of models are asked about.
-fn asked<'m>(manifests: &'m Manifests, problems: &mut Vec<Problem>) -> BTreeSet<Asked<'m>> {
+fn asked<'m>(manifests: &'m Manifests, problems: &mut Vec<Problem>) -> BTreeSet<AskedAccess<'m>> {
     let (mut asked, mut any) = (BTreeSet::new(), false);
     for policy in &manifests.auth_policies {
         for rule in policy.rules.iter().flat_map(|rules| &rules.authorization) {
@@ -61,11 +66,11 @@ fn asked<'m>(manifests: &'m Manifests, problems: &mut Vec<Problem>) -> BTreeSet<
                 problems.push(problem.remedy("correct `group` and `resource`: nothing grants what is not there"));
                 continue;
             }
-            asked.insert((group, resource, verb));
+            asked.insert(AskedAccess { group, resource, verb });
         }
     }
     if !any {
-        asked.insert((GROUP, RESOURCE, VERB));
+        asked.insert(AskedAccess { group: GROUP, resource: RESOURCE, verb: VERB });
     }
     asked
 }
@@ -79,14 +84,14 @@ fn holds(names: &[String], wanted: &str) -> bool {
     names.iter().any(|name| name == "*" || name == wanted)
 }
 
-fn grants(rule: &PolicyRule, (group, resource, verb): Asked<'_>) -> bool {
+fn grants(rule: &PolicyRule, AskedAccess { group, resource, verb }: AskedAccess<'_>) -> bool {
     holds(&rule.api_groups, group) && holds(&rule.resources, resource) && holds(&rule.verbs, verb)
 }
 
 /// The field that is off, and how, where a rule grants not quite what is asked for.
 fn fault(
     rule: &PolicyRule,
-    (group, resource, verb): Asked<'_>,
+    AskedAccess { group, resource, verb }: AskedAccess<'_>,
     bound_to_callers: bool,
 ) -> Option<(&'static str, String)> {
     let (of_group, of_resource) = (holds(&rule.api_groups, group), holds(&rule.resources, resource));

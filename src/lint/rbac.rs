@@ -14,7 +14,7 @@ pub(super) const RESOURCE: &str = "llminferenceservices";
 pub(super) const VERB: &str = "post";
 
 /// A binding whose role is there, with the rules that the role has in effect.
-pub(super) struct Bound<'m> {
+pub(super) struct ResolvedBinding<'m> {
     pub(super) binding: &'m RoleBinding,
     pub(super) role: &'m Role,
     pub(super) rules: Arc<[PolicyRule]>,
@@ -51,11 +51,11 @@ fn role_of(binding: &RoleBinding) -> (&str, &str) {
     (namespace, &binding.role)
 }
 
-pub(super) fn bound(manifests: &Manifests) -> Vec<Bound<'_>> {
+pub(super) fn bound(manifests: &Manifests) -> Vec<ResolvedBinding<'_>> {
     let (roles, rules) = (roles(manifests), aggregate::rules(&manifests.roles));
     let bound = |binding| {
         let at = *roles.get(&role_of(binding))?;
-        Some(Bound { binding, role: manifests.roles.get(at)?, rules: Arc::clone(rules.get(at)?) })
+        Some(ResolvedBinding { binding, role: manifests.roles.get(at)?, rules: Arc::clone(rules.get(at)?) })
     };
     manifests.role_bindings.iter().filter_map(bound).collect()
 }

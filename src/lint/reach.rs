@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use crate::expression::{Direct, How, Object, Scope, Uses};
+use crate::expression::{Direct, Object, Scope, UseKind, Uses};
 use crate::limit::{self, Quota};
 use crate::manifest::{LimitPolicy, LimitSpec, Manifests, Predicate};
 use crate::problem::{Finding, Problem};
@@ -27,7 +27,7 @@ pub(super) fn limits(manifests: &Manifests, problems: &mut Vec<Problem>) {
 type Texts = BTreeMap<(bool, String), Vec<String>>;
 
 /// One text for each thing that is compared.
-struct World<'w> {
+struct SampleRequest<'w> {
     identity: Value,
     request: Attributes<'w>,
 }
@@ -38,29 +38,30 @@ const MOST: usize = 256;
 const ANY_OTHER: &str = "\u{1}";
 
 /// A predicate, and what it looks at.
-type Read<'m> = (&'m Predicate, Uses);
+type PredicateUses<'m> = (&'m Predicate, Uses);
 
-fn read(predicate: &Predicate) -> Read<'_> {
+fn read(predicate: &Predicate) -> PredicateUses<'_> {
     (predicate, predicate.expression.uses())
 }
 
 /// Reports of each limit the first predicate that leaves nothing of what those before it let through; one of the policy once.
 fn predicates(policy: &LimitPolicy, limits: &[LimitSpec], problems: &mut Vec<Problem>) {
-    let common: Vec<Read<'_>> = policy.when.iter().map(read).collect();
+    let common: Vec<PredicateUses<'_>> = policy.when.iter().map(read).collect();
     let of_policy = contradiction(policy, &common.iter().collect::<Vec<_>>());
     if of_policy.is_some() {
         problems.extend(of_policy.filter(|_| !limits.is_empty()));
         return;
     }
     for limit in limits.iter().filter(|limit| !limit.when.is_empty()) {
-        let own: Vec<Read<'_>> = limit.when.iter().map(read).collect();
+        let own: Vec<PredicateUses<'_>> = limit.when.iter().map(read).collect();
         problems.extend(contradiction(policy, &common.iter().chain(&own).collect::<Vec<_>>()));
     }
 }
 
-fn contradiction(policy: &LimitPolicy, when: &[&Read<'_>]) -> Option<Problem> {
+fn contradiction(policy: &LimitPolicy, when: &[&PredicateUses<'_>]) -> Option<Problem> {
     let texts = compared(when)?;
-    let worlds: Vec<World<'_>> = (0..texts.values().map(Vec::len).product()).map(|n| World::new(&texts, n)).collect();
+    let worlds: Vec<SampleRequest<'_>> =
+        (0..texts.values().map(Vec::len).product()).map(|n| SampleRequest::new(&texts, n)).collect();
     // With this one nothing is left of any world.
     let refuted = worlds.iter().map(|world| when.iter().position(|(predicate, _)| world.refutes(predicate)));
     let at = refuted.collect::<Option<Vec<usize>>>()?.into_iter().max()?;
@@ -75,7 +76,7 @@ fn contradiction(policy: &LimitPolicy, when: &[&Read<'_>]) -> Option<Problem> {
 }
 
 /// `None` where it is plain that there is something to match, or cannot be told.
-fn compared(when: &[&Read<'_>]) -> Option<Texts> {
+fn compared(when: &[&PredicateUses<'_>]) -> Option<Texts> {
     if let [(only, _)] = when
         && matches!(only.expression.direct(), Some(Direct::Equals { .. }))
     {
@@ -89,8 +90,8 @@ fn compared(when: &[&Read<'_>]) -> Option<Texts> {
         for used in &uses.paths {
             let property = used.path.text_property().map(|(identity, name)| (identity, name.to_owned()));
             match (property, &used.how) {
-                (_, How::Tested) => return None,
-                (Some((identity, name)), How::Compared(with)) if identity || has_own_text(&name) => {
+                (_, UseKind::Tested) => return None,
+                (Some((identity, name)), UseKind::Compared(with)) if identity || has_own_text(&name) => {
                     texts.entry((identity, name)).or_default().extend(with.iter().cloned());
                 }
                 (property, _) => read.extend(property),
@@ -113,7 +114,7 @@ fn has_own_text(attribute: &str) -> bool {
     matches!(attribute, "method" | "host")
 }
 
-impl<'w> World<'w> {
+impl<'w> SampleRequest<'w> {
     /// The `number`th of all combinations.
     fn new(texts: &'w Texts, mut number: usize) -> Self {
         let mut identity = Map::new();
@@ -127,7 +128,7 @@ impl<'w> World<'w> {
                 (false, _) => request.host = text,
             }
         }
-        World { identity: Value::Object(identity), request }
+        SampleRequest { identity: Value::Object(identity), request }
     }
 
     /// Whether the predicate is false whatever else the request has.
@@ -141,7 +142,7 @@ impl<'w> World<'w> {
 // === rates ===
 
 /// What a limit counts: its predicates and counters, as they are written.
-type Counted<'l> = BTreeSet<(bool, &'l str)>;
+type LimitParts<'l> = BTreeSet<(bool, &'l str)>;
 
 /// More conditions and counters of a limit, or limits that count the same, are not looked through.
 const MOST_PARTS: usize = 8;
@@ -166,7 +167,7 @@ fn stricter(policy: &LimitPolicy, limits: &[LimitSpec], problems: &mut Vec<Probl
             let is_first =
                 |place: (usize, usize), quota: &Quota| place != (at, i) && (quota != rate || place < (at, i));
             let found = others.iter().find_map(|(other, spec)| {
-                let compared = Compared { kind: policy.kind, same: counted(spec).len() == own.len() };
+                let compared = RateComparison { kind: policy.kind, same: counted(spec).len() == own.len() };
                 let mut rates = spec.rates.iter().enumerate();
                 let before = |(j, quota): &(usize, &Quota)| {
                     is_first((*other, *j), quota) && always_stricter(quota, rate, compared)
@@ -184,8 +185,8 @@ fn stricter(policy: &LimitPolicy, limits: &[LimitSpec], problems: &mut Vec<Probl
 }
 
 /// The limits that count each thing, and which ones of the policy they are.
-fn by_counted(limits: &[LimitSpec]) -> HashMap<Counted<'_>, Vec<(usize, &LimitSpec)>> {
-    let mut by_counted: HashMap<Counted<'_>, Vec<(usize, &LimitSpec)>> = HashMap::new();
+fn by_counted(limits: &[LimitSpec]) -> HashMap<LimitParts<'_>, Vec<(usize, &LimitSpec)>> {
+    let mut by_counted: HashMap<LimitParts<'_>, Vec<(usize, &LimitSpec)>> = HashMap::new();
     for (at, limit) in limits.iter().enumerate() {
         let same = by_counted.entry(counted(limit)).or_default();
         if same.len() < MOST_EQUAL {
@@ -196,25 +197,25 @@ fn by_counted(limits: &[LimitSpec]) -> HashMap<Counted<'_>, Vec<(usize, &LimitSp
 }
 
 /// The parts whose bits are set in `chosen`.
-fn chosen_of<'l>(parts: &[(bool, &'l str)], chosen: usize) -> Counted<'l> {
+fn chosen_of<'l>(parts: &[(bool, &'l str)], chosen: usize) -> LimitParts<'l> {
     parts.iter().enumerate().filter(|(i, _)| chosen & (1 << i) != 0).map(|(_, part)| *part).collect()
 }
 
-fn counted(limit: &LimitSpec) -> Counted<'_> {
+fn counted(limit: &LimitSpec) -> LimitParts<'_> {
     let when = limit.when.iter().map(|predicate| (false, predicate.expression.source().trim()));
     when.chain(limit.counters.iter().map(|counter| (true, counter.source().trim()))).collect()
 }
 
 /// What a rate is compared with another one as.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Compared {
+pub(super) struct RateComparison {
     pub(super) kind: LimitKind,
     /// Whether both count the same. Else the stricter one counts more.
     pub(super) same: bool,
 }
 
 /// Whether `quota` always refuses before `rate` does.
-pub(super) fn always_stricter(quota: &Quota, rate: &Quota, compared: Compared) -> bool {
+pub(super) fn always_stricter(quota: &Quota, rate: &Quota, compared: RateComparison) -> bool {
     let charged_afterwards = compared.kind == LimitKind::Tokens;
     quota.refuses_before(rate, limit::Compared { charged_afterwards, same: compared.same })
 }

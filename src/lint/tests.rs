@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 
 use super::headers;
-use super::reach::{Compared, always_stricter};
+use super::reach::{RateComparison, always_stricter};
 use crate::clock::Micros;
 use crate::limit::{AccountKey, Algorithm, CellId, Cost, Demand, Memory, Quota, Verdict};
 use crate::manifest::Manifests;
@@ -34,7 +34,7 @@ proptest! {
         requests in prop::collection::vec((0_u64..3 * SECOND, any::<bool>(), 0_u64..12), 1..60),
     ) {
         let kind = if tokens { LimitKind::Tokens } else { LimitKind::Requests };
-        if !always_stricter(&quota, &rate, Compared { kind, same }) {
+        if !always_stricter(&quota, &rate, RateComparison { kind, same }) {
             return Ok(());
         }
         let memory = Memory::default();
@@ -63,8 +63,8 @@ proptest! {
 /// The property holds of nothing, too: these are called unreachable.
 #[test]
 fn larger_rates_are_called_unreachable() {
-    let requests = Compared { kind: LimitKind::Requests, same: true };
-    let tokens = Compared { kind: LimitKind::Tokens, same: true };
+    let requests = RateComparison { kind: LimitKind::Requests, same: true };
+    let tokens = RateComparison { kind: LimitKind::Tokens, same: true };
     let quota = |limit, seconds| Quota::new(limit, Duration::from_secs(seconds));
     let fixed = |limit, seconds| quota(limit, seconds).by(Algorithm::FixedWindow);
     for (few, many, compared, expected) in [
@@ -73,8 +73,8 @@ fn larger_rates_are_called_unreachable() {
         (quota(10, 60), quota(600, 3600), tokens, true),
         (quota(10, 60), quota(9, 10), requests, false),
         (fixed(10, 60), fixed(10, 60), tokens, true),
-        (fixed(10, 60), fixed(10, 60), Compared { same: false, ..requests }, false),
-        (fixed(10, 60), fixed(20, 60), Compared { same: false, ..requests }, true),
+        (fixed(10, 60), fixed(10, 60), RateComparison { same: false, ..requests }, false),
+        (fixed(10, 60), fixed(20, 60), RateComparison { same: false, ..requests }, true),
         (fixed(10, 60), fixed(25, 90), requests, false),
         (fixed(10, 60), fixed(30, 90), requests, true),
         (fixed(10, 60), fixed(300, 90), tokens, false),

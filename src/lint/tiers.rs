@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::json;
 
-use super::World;
+use super::TierContext;
 use crate::expression::{Direct, Expression, Object, Scope};
 use crate::manifest::{LimitSpec, Manifests, ModelGrant, TierSpec};
 use crate::policy::{Limit, LimitSet, Options, Policy};
@@ -50,7 +50,7 @@ pub(super) fn missing_mapping(manifests: &Manifests, problems: &mut Vec<Problem>
 }
 
 /// Whatever names a tier that is not in the mapping: a typing error, or a tier that was renamed or removed.
-pub(super) fn unknown(world: &World<'_>, problems: &mut Vec<Problem>) {
+pub(super) fn unknown(world: &TierContext<'_>, problems: &mut Vec<Problem>) {
     predicates(world.manifests, world.tiers, problems);
     annotations(world.manifests, world.tiers, problems);
     let known: HashSet<String> = world
@@ -99,7 +99,7 @@ fn annotations(manifests: &Manifests, tiers: &[TierSpec], problems: &mut Vec<Pro
 }
 
 /// Subjects that are the ServiceAccounts of a tier of ours that is not there.
-fn bindings(world: &World<'_>, known: &HashSet<String>, problems: &mut Vec<Problem>) {
+fn bindings(world: &TierContext<'_>, known: &HashSet<String>, problems: &mut Vec<Problem>) {
     for binding in &world.manifests.role_bindings {
         for subject in &binding.subjects {
             let namespace = match subject {
@@ -134,7 +134,7 @@ fn unknown_tier(problem: Problem, name: &str, tiers: &[TierSpec], otherwise: &st
 }
 
 /// Silence that surprises: a new tier without a limit is not limited at all.
-pub(super) fn without_limit(policy: &Policy, world: &World<'_>, problems: &mut Vec<Problem>) {
+pub(super) fn without_limit(policy: &Policy, world: &TierContext<'_>, problems: &mut Vec<Problem>) {
     let sets = policy.limit_sets();
     // Limits that were put together are those of the most specific policy.
     let mut of_policy: HashMap<&ObjectName, Vec<&LimitSet>> = HashMap::new();
@@ -204,9 +204,9 @@ pub(super) fn may_apply(limit: &Limit, tier: &str) -> bool {
     limit.when.iter().all(|expression| expression.eval_bool(&scope) != Ok(false))
 }
 
-// === impl World ===
+// === impl TierContext ===
 
-impl World<'_> {
+impl TierContext<'_> {
     /// What the names of the tiers' namespaces start with.
     fn namespaces(&self) -> impl Iterator<Item = String> {
         self.instances.iter().map(|instance| format!("{instance}-tier-"))

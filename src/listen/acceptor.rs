@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
 
-use super::places::{Bounds, Full, Place, Places};
+use super::places::{ConnectionBounds, ConnectionPlace, Full, Places};
 use crate::metrics::{Port, PortMetrics, Refusal};
 use crate::throttle::Throttle;
 
@@ -34,14 +34,14 @@ impl Acceptor {
     /// # Errors
     ///
     /// The listener cannot be used by this runtime.
-    pub fn new(listener: StdListener, port: Port, bounds: Bounds, metrics: PortMetrics) -> io::Result<Self> {
+    pub fn new(listener: StdListener, port: Port, bounds: ConnectionBounds, metrics: PortMetrics) -> io::Result<Self> {
         let listener = TcpListener::from_std(listener)?;
         let (places, refused, displaced) = (Arc::new(Places::new(bounds)), Throttle::default(), Throttle::default());
         Ok(Acceptor { listener, port, places, metrics, refused, displaced })
     }
 
     /// The next connection. Dropping the future loses none.
-    pub async fn accept(&mut self) -> (TcpStream, Place) {
+    pub async fn accept(&mut self) -> (TcpStream, ConnectionPlace) {
         loop {
             match self.listener.accept().await {
                 Ok((stream, peer)) => {
@@ -57,7 +57,7 @@ impl Acceptor {
         }
     }
 
-    fn place(&mut self, peer: SocketAddr) -> Option<Place> {
+    fn place(&mut self, peer: SocketAddr) -> Option<ConnectionPlace> {
         match self.places.take(peer.ip()) {
             Ok((place, displaced)) => {
                 if displaced {

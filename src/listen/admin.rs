@@ -115,7 +115,7 @@ async fn explain(
 fn line(record: &Record) -> String {
     let (id, code) = (decision_id(record.evidence.id), record.code().map_or("-", Code::as_str));
     let shadow = if record.denial.is_none() { " (shadow)" } else { "" };
-    let what = record.asked.as_ref().map_or_else(String::new, |asked| format!("{} {}", asked.method, asked.path));
+    let what = record.request_line.as_ref().map_or_else(String::new, |line| format!("{} {}", line.method, line.path));
     let user = record.evidence.user.as_deref().unwrap_or("-");
     // What clients sent must not talk to the reader's terminal, and is one line.
     let line = format!("{} {id} {code}{shadow} {user} {what}", record.time);
@@ -129,7 +129,7 @@ fn entry(record: &Record) -> serde_json::Value {
         "code": record.code().map(Code::as_str),
         "shadow": record.denial.is_none(),
         "user": record.evidence.user.as_deref(),
-        "request": record.asked,
+        "request": record.request_line,
     })
 }
 
@@ -193,7 +193,7 @@ mod tests {
     fn what_a_caller_is_called_does_not_talk_to_the_terminal() {
         let evidence = Evidence { user: Some("a\u{1b}[2J\u{202e}b\nc".into()), ..Evidence::new(1, 1) };
         let denial = Some(Denial::new(Code::AccessDenied, "no"));
-        let record = Record { time: jiff::Timestamp::UNIX_EPOCH, asked: None, evidence, denial };
+        let record = Record { time: jiff::Timestamp::UNIX_EPOCH, request_line: None, evidence, denial };
         let line = line(&record);
         assert!(line.ends_with(" a\\u{1b}[2J\\u{202e}b\\nc \n"), "{line:?}");
     }

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 use tonic::transport::server::Connected;
 
-use super::places::{Place, Seat};
+use super::places::{ConnectionPlace, Seat};
 
 /// How long a peer may take for the client's preface. Who does not send it holds a place that another could use, and no
 /// keepalive would find it.
@@ -33,7 +33,7 @@ pub struct Connection {
     end: Instant,
     /// Whether its place is another's.
     leaving: bool,
-    place: Place,
+    place: ConnectionPlace,
 }
 
 // === impl Connection ===
@@ -41,7 +41,7 @@ pub struct Connection {
 impl Connection {
     /// Whatever is in flight after `lifetime` is broken off: the peer was asked to go before.
     #[must_use]
-    pub fn new(stream: TcpStream, place: Place, lifetime: Duration) -> Self {
+    pub fn new(stream: TcpStream, place: ConnectionPlace, lifetime: Duration) -> Self {
         let limit = Box::pin(sleep(HANDSHAKE));
         Connection { stream, preface: PREFACE, limit, end: Instant::now() + lifetime, leaving: false, place }
     }

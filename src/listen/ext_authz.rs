@@ -152,7 +152,7 @@ fn headers<'a>(http: &'a HttpRequest) -> Headers<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::Format;
+    use crate::metrics::PageFormat;
     use crate::test_util::{compile_files, demo, gate, options, settings};
 
     #[tokio::test]
@@ -163,7 +163,7 @@ mod tests {
         let authz = ExtAuthz { gate, metrics, refusals, clock, style: Style::default() };
         let response = authz.survive(async { panic!("a fault of ours") }).await;
         assert_eq!(response.status.unwrap().message, "TG-UNAVAILABLE-INTERNAL");
-        let page = authz.metrics.page(Format::Text, 0, 0);
+        let page = authz.metrics.page(PageFormat::Text, 0, 0);
         assert!(page.contains("tiergate_decisions_total{outcome=\"undecided\",reason=\"TG-UNAVAILABLE-INTERNAL\"} 1"));
     }
 }

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::gate::Gate;
-use crate::metrics::{Format, Metrics};
+use crate::metrics::{Metrics, PageFormat};
 use crate::policy::Tiers;
 
 pub use self::server::{in_time, serve};
@@ -68,7 +68,7 @@ async fn readyz(State(pages): State<Pages>) -> Response {
 
 async fn metrics(State(pages): State<Pages>, headers: HeaderMap) -> Response {
     let accept = headers.get_all(header::ACCEPT).into_iter();
-    let format = Format::of(accept.filter_map(|value| value.to_str().ok()));
+    let format = PageFormat::of(accept.filter_map(|value| value.to_str().ok()));
     let page = pages.metrics.page(format, pages.gate.limits.accounts(), pages.gate.identities.len());
     ([(header::CONTENT_TYPE, format.content_type()), (header::VARY, "accept")], page).into_response()
 }
@@ -81,14 +81,14 @@ async fn problems(State(pages): State<Pages>) -> Response {
 }
 
 #[derive(Deserialize)]
-struct LookupRequest {
+struct GroupsBody {
     groups: Vec<String>,
 }
 
 /// `POST /v1/tiers/lookup`, as maas-api answers it.
 async fn lookup(State(pages): State<Pages>, body: Bytes) -> Response {
     let bad = |why: &str| answer(StatusCode::BAD_REQUEST, "bad_request", &format!("invalid request body: {why}"));
-    let request = match serde_json::from_slice::<LookupRequest>(&body) {
+    let request = match serde_json::from_slice::<GroupsBody>(&body) {
         Ok(request) if request.groups.is_empty() => return bad("groups is required"),
         Ok(request) => request,
         // serde's words would repeat what was sent.

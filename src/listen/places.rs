@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 /// How many connections there may be at one time.
 #[derive(Clone, Copy, Debug)]
-pub struct Bounds {
+pub struct ConnectionBounds {
     pub all: usize,
     /// Of one peer: an IPv4 address, or an IPv6 network of 64 bits, all of which one host may have to itself.
     pub of_one: usize,
@@ -22,7 +22,7 @@ pub struct Bounds {
 /// The places of one port.
 #[derive(Debug)]
 pub struct Places {
-    bounds: Bounds,
+    bounds: ConnectionBounds,
     opened: Instant,
     taken: Mutex<Taken>,
 }
@@ -36,7 +36,7 @@ struct Taken {
 
 /// A connection's place, which is given back when this is dropped.
 #[derive(Debug)]
-pub struct Place {
+pub struct ConnectionPlace {
     places: Arc<Places>,
     seat: Arc<Seat>,
 }
@@ -66,7 +66,7 @@ pub enum Full {
 
 impl Places {
     #[must_use]
-    pub fn new(bounds: Bounds) -> Self {
+    pub fn new(bounds: ConnectionBounds) -> Self {
         Places { bounds, opened: Instant::now(), taken: Mutex::default() }
     }
 
@@ -75,7 +75,7 @@ impl Places {
     /// # Errors
     ///
     /// There is none, and none whose connection is idle.
-    pub fn take(self: &Arc<Self>, peer: IpAddr) -> Result<(Place, bool), Full> {
+    pub fn take(self: &Arc<Self>, peer: IpAddr) -> Result<(ConnectionPlace, bool), Full> {
         let peer = network(peer);
         let mut taken = self.taken.lock();
         let of_peer = taken.seats.values().filter(|seat| seat.peer == peer).count();
@@ -100,7 +100,7 @@ impl Places {
             over: Notify::new(),
         });
         taken.seats.insert(seat.number, Arc::clone(&seat));
-        Ok((Place { places: Arc::clone(self), seat }, gone.is_some()))
+        Ok((ConnectionPlace { places: Arc::clone(self), seat }, gone.is_some()))
     }
 
     /// The number of the one that is idle for longest: of those that were never used, the oldest.
@@ -124,16 +124,16 @@ fn network(peer: IpAddr) -> IpAddr {
     }
 }
 
-// === impl Place ===
+// === impl ConnectionPlace ===
 
-impl Place {
+impl ConnectionPlace {
     #[must_use]
     pub fn seat(&self) -> &Arc<Seat> {
         &self.seat
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPlace {
     fn drop(&mut self) {
         self.places.taken.lock().seats.remove(&self.seat.number);
         self.seat.over.notify_one();
@@ -167,7 +167,7 @@ mod tests {
     const LET_BE: Duration = Duration::from_secs(3600);
 
     fn places(all: usize, of_one: usize, idle: Duration) -> Arc<Places> {
-        Arc::new(Places::new(Bounds { all, of_one, idle }))
+        Arc::new(Places::new(ConnectionBounds { all, of_one, idle }))
     }
 
     fn peer(at: u8) -> IpAddr {
@@ -177,7 +177,7 @@ mod tests {
     #[test]
     fn one_peer_takes_no_more_than_its_share() {
         let places = places(4, 2, LET_BE);
-        let mut taken: Vec<Place> = (0..2).map(|_| places.take(peer(1)).unwrap().0).collect();
+        let mut taken: Vec<ConnectionPlace> = (0..2).map(|_| places.take(peer(1)).unwrap().0).collect();
         taken.iter().for_each(|place| place.seat.used());
         assert_eq!(places.take(peer(1)).unwrap_err(), Full::OfOne);
         assert!(places.take(peer(2)).is_ok_and(|(_, gone)| !gone), "there is room for others");

@@ -11,18 +11,18 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::denial::{Code, Denial};
-use crate::gate::{Asked, Decision, Evidence, Shadowed, start};
+use crate::gate::{Decision, Evidence, RequestLine, Shadowed, start};
 use crate::printable::masked;
-use crate::request::{Lookup, Request};
+use crate::request::{HeaderLookup, Request};
 use crate::respond;
 
 /// The log of what was not let through, or would not have been but for something in shadow.
 #[derive(Debug)]
-pub struct Refusals(Mutex<Window>);
+pub struct Refusals(Mutex<RefusalWindow>);
 
 /// What there was since the counts were told.
 #[derive(Debug)]
-struct Window {
+struct RefusalWindow {
     began: Instant,
     folds: Vec<Fold>,
     /// Nobody will tell any more counts.
@@ -32,14 +32,14 @@ struct Window {
 /// Refusals of one kind.
 #[derive(Debug)]
 struct Fold {
-    kind: Kind,
+    kind: RefusalKind,
     /// `None` for all whom there was no room for.
-    caller: Option<Caller<Box<str>>>,
+    caller: Option<RefusedCaller<Box<str>>>,
     number: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Kind {
+struct RefusalKind {
     code: Code,
     /// Whether it only would have been refused.
     shadow: bool,
@@ -47,7 +47,7 @@ struct Kind {
 
 /// Whose requests are taken together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Caller<T> {
+enum RefusedCaller<T> {
     User(T),
     Address(T),
     Unknown,
@@ -72,7 +72,7 @@ const REQUEST_ID: usize = 128;
 
 impl Default for Refusals {
     fn default() -> Self {
-        Refusals(Mutex::new(Window { began: Instant::now(), folds: Vec::new(), closed: false }))
+        Refusals(Mutex::new(RefusalWindow { began: Instant::now(), folds: Vec::new(), closed: false }))
     }
 }
 
@@ -80,14 +80,14 @@ impl Refusals {
     /// Logs `decision`, if it did not let `request` through or would not have; never a token.
     pub fn tell(&self, request: Option<&Request<'_>>, decision: &Decision) {
         let Decision { outcome, evidence } = decision;
-        let would = evidence.would.iter().map(|Shadowed { denial, by }| (denial, Some(by.as_deref())));
-        for (denial, shadow) in would.chain(outcome.as_ref().err().map(|denial| (denial, None))) {
+        let shadowed = evidence.shadowed.iter().map(|Shadowed { denial, by }| (denial, Some(by.as_deref())));
+        for (denial, shadow) in shadowed.chain(outcome.as_ref().err().map(|denial| (denial, None))) {
             // Whom nobody listens to need not count.
             if !tracing::enabled!(target: "tiergate::decision", tracing::Level::INFO) {
                 return;
             }
-            let kind = Kind { code: denial.code, shadow: shadow.is_some() };
-            if self.0.lock().has_line(kind, Caller::of(request, evidence)) {
+            let kind = RefusalKind { code: denial.code, shadow: shadow.is_some() };
+            if self.0.lock().has_line(kind, RefusedCaller::of(request, evidence)) {
                 line(request, evidence, denial, shadow);
             }
         }
@@ -118,15 +118,16 @@ impl Refusals {
     }
 }
 
-// === impl Window ===
+// === impl RefusalWindow ===
 
-impl Window {
+impl RefusalWindow {
     /// Counts a refusal: whether it is one of the first, which have lines of their own.
-    fn has_line(&mut self, kind: Kind, caller: Caller<&str>) -> bool {
+    fn has_line(&mut self, kind: RefusalKind, caller: RefusedCaller<&str>) -> bool {
         if self.closed {
             return true;
         }
-        let same = |fold: &&mut Fold| fold.kind == kind && fold.caller.as_ref().map(Caller::as_deref) == Some(caller);
+        let same =
+            |fold: &&mut Fold| fold.kind == kind && fold.caller.as_ref().map(RefusedCaller::as_deref) == Some(caller);
         if let Some(fold) = self.folds.iter_mut().find(same) {
             return fold.count();
         }
@@ -158,9 +159,9 @@ impl Fold {
             return;
         }
         let (user, address) = match &self.caller {
-            Some(Caller::User(name)) => (Some(&**name), None),
-            Some(Caller::Address(address)) => (None, Some(&**address)),
-            Some(Caller::Unknown) | None => (None, None),
+            Some(RefusedCaller::User(name)) => (Some(&**name), None),
+            Some(RefusedCaller::Address(address)) => (None, Some(&**address)),
+            Some(RefusedCaller::Unknown) | None => (None, None),
         };
         let would = if self.kind.shadow { " would have been refused" } else { "" };
         let others = if self.caller.is_none() { ", of other callers" } else { "" };
@@ -177,44 +178,44 @@ impl Fold {
     }
 }
 
-// === impl Caller ===
+// === impl RefusedCaller ===
 
-impl<'a> Caller<&'a str> {
+impl<'a> RefusedCaller<&'a str> {
     /// Who asked, as far as it is known: by name, else by where from.
     fn of(request: Option<&'a Request<'_>>, evidence: &'a Evidence) -> Self {
         match (evidence.user.as_deref(), request.and_then(|request| request.peer)) {
-            (Some(user), _) => Caller::User(start(user, CALLER)),
-            (None, Some(address)) => Caller::Address(start(address, CALLER)),
-            (None, None) => Caller::Unknown,
+            (Some(user), _) => RefusedCaller::User(start(user, CALLER)),
+            (None, Some(address)) => RefusedCaller::Address(start(address, CALLER)),
+            (None, None) => RefusedCaller::Unknown,
         }
     }
 
-    fn to_owned(self) -> Caller<Box<str>> {
+    fn to_owned(self) -> RefusedCaller<Box<str>> {
         match self {
-            Caller::User(name) => Caller::User(name.into()),
-            Caller::Address(address) => Caller::Address(address.into()),
-            Caller::Unknown => Caller::Unknown,
+            RefusedCaller::User(name) => RefusedCaller::User(name.into()),
+            RefusedCaller::Address(address) => RefusedCaller::Address(address.into()),
+            RefusedCaller::Unknown => RefusedCaller::Unknown,
         }
     }
 }
 
-impl Caller<Box<str>> {
-    fn as_deref(&self) -> Caller<&str> {
+impl RefusedCaller<Box<str>> {
+    fn as_deref(&self) -> RefusedCaller<&str> {
         match self {
-            Caller::User(name) => Caller::User(name),
-            Caller::Address(address) => Caller::Address(address),
-            Caller::Unknown => Caller::Unknown,
+            RefusedCaller::User(name) => RefusedCaller::User(name),
+            RefusedCaller::Address(address) => RefusedCaller::Address(address),
+            RefusedCaller::Unknown => RefusedCaller::Unknown,
         }
     }
 }
 
 /// The line of one refusal; `shadow` is what is in shadow, the process if it has no name.
 fn line(request: Option<&Request<'_>>, evidence: &Evidence, denial: &Denial, shadow: Option<Option<&str>>) {
-    let asked = request.map(Asked::of);
-    let asked = asked.as_ref();
+    let request_line = request.map(RequestLine::of);
+    let request_line = request_line.as_ref();
     let id = request.and_then(|request| match request.headers.get("x-request-id") {
-        Lookup::One(id) => Some(masked(start(id, REQUEST_ID))),
-        Lookup::Absent | Lookup::Several | Lookup::Opaque => None,
+        HeaderLookup::One(id) => Some(masked(start(id, REQUEST_ID))),
+        HeaderLookup::Absent | HeaderLookup::Several | HeaderLookup::Opaque => None,
     });
     let message = if shadow.is_some() { "would have been refused".into() } else { masked(&denial.message) };
     tracing::info!(
@@ -223,9 +224,9 @@ fn line(request: Option<&Request<'_>>, evidence: &Evidence, denial: &Denial, sha
         status = respond::status_of(denial),
         decision.id = respond::decision_id(evidence.id),
         policy.generation = evidence.generation,
-        request.method = asked.map(|asked| &*asked.method),
-        request.host = asked.map(|asked| &*asked.host),
-        request.path = asked.map(|asked| &*asked.path),
+        request.method = request_line.map(|line| &*line.method),
+        request.host = request_line.map(|line| &*line.host),
+        request.path = request_line.map(|line| &*line.path),
         request.id = id.as_deref(),
         client.address = request.and_then(|request| request.peer).map(|peer| start(peer, CALLER)),
         route = evidence.route.as_deref(),

@@ -26,7 +26,7 @@ async fn connect(age: Duration, grace: Duration) -> (h2::client::SendRequest<axu
     let router = router(&services(), &unfinished, age);
     let serving = tokio::spawn(async move {
         let (stream, peer) = listener.accept().await.unwrap();
-        let places = Arc::new(Places::new(Bounds { all: 1, of_one: 1, idle: IDLE }));
+        let places = Arc::new(Places::new(ConnectionBounds { all: 1, of_one: 1, idle: IDLE }));
         let (place, _) = places.take(peer.ip()).unwrap();
         let (_go, going) = watch::channel(());
         converse(router, stream.into_std().unwrap(), place, age + grace, going).await;

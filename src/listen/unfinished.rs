@@ -60,7 +60,7 @@ struct Share {
 
 /// A service whose calls' messages are counted while they are not whole.
 #[derive(Clone, Debug)]
-pub struct Counted<S> {
+pub struct CountedService<S> {
     service: S,
     unfinished: Arc<Unfinished>,
 }
@@ -87,8 +87,8 @@ impl Unfinished {
     }
 
     /// The service with its messages counted here.
-    pub fn count<S>(self: &Arc<Self>, service: S) -> Counted<S> {
-        Counted { service, unfinished: Arc::clone(self) }
+    pub fn count<S>(self: &Arc<Self>, service: S) -> CountedService<S> {
+        CountedService { service, unfinished: Arc::clone(self) }
     }
 
     /// A call waits for more, and `bytes` more of it have come; whether it may.
@@ -160,13 +160,13 @@ impl Held {
     }
 }
 
-// === impl Counted ===
+// === impl CountedService ===
 
-impl<S: NamedService> NamedService for Counted<S> {
+impl<S: NamedService> NamedService for CountedService<S> {
     const NAME: &'static str = S::NAME;
 }
 
-impl<S: Service<Request<Body>>> Service<Request<Body>> for Counted<S> {
+impl<S: Service<Request<Body>>> Service<Request<Body>> for CountedService<S> {
     type Response = S::Response;
     type Error = S::Error;
     type Future = S::Future;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::Meta;
 use super::annotation::read_choice;
 use super::route_match::{Match, at_most, read_match};
-use super::selector::{Selector, read_selector};
+use super::selector::{LabelSelector, read_selector};
 use crate::document::{Field, Fields, Report};
 use crate::problem::{Place, Severity};
 use crate::request::is_dns1123_label;
@@ -61,7 +61,7 @@ pub enum NamespacesFrom {
     Same,
     All,
     /// From those that it selects by their labels; the Gateway's own is no exception.
-    Selector(Selector),
+    Selector(LabelSelector),
 }
 
 #[derive(Clone, Debug)]

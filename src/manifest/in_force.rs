@@ -12,7 +12,7 @@ impl Manifests {
     /// Says of each error what is in force meanwhile.
     pub fn say_what_is_in_force(&mut self) {
         let mut problems = std::mem::take(&mut self.problems);
-        let read = Read::of(self);
+        let read = ReadObjects::of(self);
         for problem in problems.iter_mut().filter(|problem| problem.is_error()) {
             problem.in_force = read.in_force(problem);
         }
@@ -21,7 +21,7 @@ impl Manifests {
 }
 
 /// What was read, by name; of two objects of one name the first.
-struct Read<'m> {
+struct ReadObjects<'m> {
     manifests: &'m Manifests,
     unparsable: HashSet<&'m Arc<str>>,
     auth_policies: HashMap<&'m ObjectName, &'m AuthPolicy>,
@@ -29,11 +29,11 @@ struct Read<'m> {
     models: HashMap<&'m ObjectName, &'m Model>,
 }
 
-// === impl Read ===
+// === impl ReadObjects ===
 
-impl<'m> Read<'m> {
+impl<'m> ReadObjects<'m> {
     fn of(manifests: &'m Manifests) -> Self {
-        Read {
+        ReadObjects {
             manifests,
             unparsable: manifests.unparsable.iter().collect(),
             auth_policies: manifests.auth_policies.iter().rev().map(|policy| (&policy.meta.object, policy)).collect(),

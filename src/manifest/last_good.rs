@@ -104,7 +104,7 @@ impl Manifests {
     /// In place of objects of which it cannot be read which ones they are, those that they may have been: of their file, and not
     /// there any more. Those that are kept.
     fn keep_unreadable(&mut self, last: &Manifests) -> Vec<ObjectName> {
-        let Found { placeholders, were } = Found::of(self, last);
+        let Unidentified { placeholders, were } = Unidentified::of(self, last);
         macro_rules! put {
             ($($list:ident),*) => {$(
                 self.$list.retain(|object| !placeholders.contains(&object.meta.object));
@@ -125,7 +125,7 @@ impl Manifests {
 
 /// What was found for objects of which it cannot be read which ones they are.
 #[derive(Default)]
-struct Found {
+struct Unidentified {
     /// Those that stand for an object that was good.
     placeholders: HashSet<ObjectName>,
     /// What they may have been. Of several that guard all are: one that was removed in the same moment closes more than was meant.
@@ -135,9 +135,9 @@ struct Found {
 /// What a file had and has no more, by file and kind.
 type Gone<'m> = HashMap<(&'m str, &'m str), BTreeSet<&'m ObjectName>>;
 
-// === impl Found ===
+// === impl Unidentified ===
 
-impl Found {
+impl Unidentified {
     fn of(now: &Manifests, last: &Manifests) -> Self {
         let present: HashSet<&ObjectName> = now.metas().map(|meta| &meta.object).collect();
         let mut gone = Gone::new();
@@ -148,7 +148,7 @@ impl Found {
         for (unreadable, place) in &now.unreadable {
             by_kind.entry((&*place.file, &*unreadable.kind)).or_default().push(unreadable);
         }
-        let mut found = Found::default();
+        let mut found = Unidentified::default();
         // What is of no known kind may stand for what those of a known one do not.
         let (of_kinds, of_none): (Vec<_>, Vec<_>) =
             by_kind.into_iter().partition(|((_, kind), _)| known(kind).is_some());

@@ -45,7 +45,7 @@ fn not_one(text: &str, why: &dyn std::fmt::Display) -> String {
 /// `text`, such that the `regex` crate reads it as RE2 does.
 fn translate(text: &str, unicode: bool) -> Result<String, String> {
     let ast = Parser::new().parse(text).map_err(|error| not_one(text, error.kind()))?;
-    let edits = visit(&ast, Reader { text, unicode, edits: Vec::new(), repeats: vec![1] })
+    let edits = visit(&ast, PatternReader { text, unicode, edits: Vec::new(), repeats: vec![1] })
         .map_err(|what| format!("`{text}` has {what}, which RE2 reads differently or not at all"))?;
     let mut translated = String::with_capacity(text.len() + 8);
     let mut copied = 0;
@@ -66,7 +66,7 @@ fn build(text: &str, builder: &mut RegexBuilder) -> Result<Regex, String> {
 }
 
 /// Walks a pattern: what to replace, in the order of the text, or what cannot be read.
-struct Reader<'t> {
+struct PatternReader<'t> {
     text: &'t str,
     /// Whether classes have to be told to be ASCII, as they are in RE2 whatever they are asked about.
     unicode: bool,
@@ -77,9 +77,9 @@ struct Reader<'t> {
 
 type Readable = Result<(), &'static str>;
 
-// === impl Reader ===
+// === impl PatternReader ===
 
-impl Reader<'_> {
+impl PatternReader<'_> {
     fn replace(&mut self, span: &Span, replacement: &'static str) {
         self.edits.push((span.start.offset..span.end.offset, replacement));
     }
@@ -120,7 +120,7 @@ impl Reader<'_> {
     }
 }
 
-impl Visitor for Reader<'_> {
+impl Visitor for PatternReader<'_> {
     type Output = Vec<(Range<usize>, &'static str)>;
     type Err = &'static str;
 

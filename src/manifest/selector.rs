@@ -10,28 +10,28 @@ pub type Labels = BTreeMap<String, String>;
 
 /// What labels have to be, all of it. An empty selector matches every object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Selector {
+pub struct LabelSelector {
     requirements: Vec<Requirement>,
 }
 
 /// Which ClusterRoles a ClusterRole takes its rules from: those that any selector matches.
 #[derive(Clone, Debug)]
 pub struct Aggregation {
-    pub selectors: Vec<Selector>,
+    pub selectors: Vec<LabelSelector>,
     pub place: Place,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Requirement {
     key: String,
-    operator: Operator,
+    operator: LabelOperator,
 }
 
 /// The label that every namespace has: its name.
 const NAME: &str = "kubernetes.io/metadata.name";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Operator {
+enum LabelOperator {
     In(Vec<String>),
     /// Also without the label.
     NotIn(Vec<String>),
@@ -48,9 +48,9 @@ impl Aggregation {
     }
 }
 
-// === impl Selector ===
+// === impl LabelSelector ===
 
-impl Selector {
+impl LabelSelector {
     #[must_use]
     pub fn matches(&self, labels: &Labels) -> bool {
         self.requirements.iter().all(|requirement| requirement.holds(labels.get(&requirement.key)))
@@ -89,10 +89,10 @@ impl Selector {
 impl Requirement {
     fn holds(&self, value: Option<&String>) -> bool {
         match &self.operator {
-            Operator::In(values) => value.is_some_and(|value| values.contains(value)),
-            Operator::NotIn(values) => value.is_none_or(|value| !values.contains(value)),
-            Operator::Exists => value.is_some(),
-            Operator::DoesNotExist => value.is_none(),
+            LabelOperator::In(values) => value.is_some_and(|value| values.contains(value)),
+            LabelOperator::NotIn(values) => value.is_none_or(|value| !values.contains(value)),
+            LabelOperator::Exists => value.is_some(),
+            LabelOperator::DoesNotExist => value.is_none(),
         }
     }
 }
@@ -114,18 +114,18 @@ pub(super) fn read_aggregation(field: &Field<'_>) -> Option<Aggregation> {
 }
 
 /// Reads a label selector. A field that is not known is an error: without it, more would be selected.
-pub(super) fn read_selector(field: &Field<'_>) -> Option<Selector> {
+pub(super) fn read_selector(field: &Field<'_>) -> Option<LabelSelector> {
     let mut fields = field.fields()?;
     let mut requirements = Vec::new();
     if let Some(labels) = fields.take("matchLabels") {
-        let equal = |(key, value)| Requirement { key, operator: Operator::In(vec![value]) };
+        let equal = |(key, value)| Requirement { key, operator: LabelOperator::In(vec![value]) };
         requirements.extend(read_labels(&labels).into_iter().map(equal));
     }
     if let Some(items) = fields.take("matchExpressions").and_then(|field| field.items()) {
         requirements.extend(items.iter().filter_map(read_requirement));
     }
     fields.done(Severity::Error);
-    Some(Selector { requirements })
+    Some(LabelSelector { requirements })
 }
 
 fn read_requirement(field: &Field<'_>) -> Option<Requirement> {
@@ -140,19 +140,19 @@ fn read_requirement(field: &Field<'_>) -> Option<Requirement> {
     let operator = operator?;
     let name = operator.text()?;
     let read = match name {
-        "In" => Operator::In(values),
-        "NotIn" => Operator::NotIn(values),
-        "Exists" => Operator::Exists,
-        "DoesNotExist" => Operator::DoesNotExist,
+        "In" => LabelOperator::In(values),
+        "NotIn" => LabelOperator::NotIn(values),
+        "Exists" => LabelOperator::Exists,
+        "DoesNotExist" => LabelOperator::DoesNotExist,
         other => {
             return operator.invalid(format!("`{other}` is not an operator"), "In, NotIn, Exists or DoesNotExist");
         }
     };
     match (&read, !items?.is_empty()) {
-        (Operator::In(_) | Operator::NotIn(_), false) => {
+        (LabelOperator::In(_) | LabelOperator::NotIn(_), false) => {
             field.report(field.error(format!("`{name}` needs `values`")).remedy("list the values of the label"));
         }
-        (Operator::Exists | Operator::DoesNotExist, true) => {
+        (LabelOperator::Exists | LabelOperator::DoesNotExist, true) => {
             field.report(field.error(format!("`{name}` takes no `values`")).remedy("remove `values`"));
         }
         _ => {}

@@ -1,6 +1,6 @@
 //! Every family of metrics: what it means, and what to alert on. `docs/metrics.md` is made from it, and a test compares.
 
-use crate::family::{Description, Kind};
+use crate::family::{Description, MetricKind};
 
 const OUTCOME: (&str, &str) = ("outcome", "`allowed`, `refused`, `undecided` (it could not be told: 503)");
 const TIER: (&str, &str) = (
@@ -26,7 +26,7 @@ const fn counter(
     meaning: &'static str,
     alert: &'static str,
 ) -> Description {
-    Description { name, kind: Kind::Counter, unit, labels, meaning, alert }
+    Description { name, kind: MetricKind::Counter, unit, labels, meaning, alert }
 }
 
 const fn gauge(
@@ -36,7 +36,7 @@ const fn gauge(
     meaning: &'static str,
     alert: &'static str,
 ) -> Description {
-    Description { name, kind: Kind::Gauge, unit, labels, meaning, alert }
+    Description { name, kind: MetricKind::Gauge, unit, labels, meaning, alert }
 }
 
 const fn histogram(
@@ -45,7 +45,7 @@ const fn histogram(
     meaning: &'static str,
     alert: &'static str,
 ) -> Description {
-    Description { name, kind: Kind::Histogram, unit: "seconds", labels, meaning, alert }
+    Description { name, kind: MetricKind::Histogram, unit: "seconds", labels, meaning, alert }
 }
 
 /// All families, by subject.

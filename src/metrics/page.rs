@@ -6,15 +6,15 @@ use std::fmt::Write;
 
 /// How the page is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub enum PageFormat {
     OpenMetrics,
     /// Prometheus' own, which everything reads.
     Text,
 }
 
-// === impl Format ===
+// === impl PageFormat ===
 
-impl Format {
+impl PageFormat {
     /// What `accept` asks for, the values of all `Accept` headers: OpenMetrics only where it is named, and nothing else that
     /// there is is wanted more.
     pub fn of<'a>(accept: impl IntoIterator<Item = &'a str>) -> Self {
@@ -27,14 +27,14 @@ impl Format {
                 _ => {}
             }
         }
-        if open > 0.0 && open >= text { Format::OpenMetrics } else { Format::Text }
+        if open > 0.0 && open >= text { PageFormat::OpenMetrics } else { PageFormat::Text }
     }
 
     #[must_use]
     pub fn content_type(self) -> &'static str {
         match self {
-            Format::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
-            Format::Text => "text/plain; version=0.0.4; charset=utf-8",
+            PageFormat::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            PageFormat::Text => "text/plain; version=0.0.4; charset=utf-8",
         }
     }
 }
@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn openmetrics_is_for_whom_it_is_named_and_wanted_most() {
-        use Format::{OpenMetrics, Text};
+        use PageFormat::{OpenMetrics, Text};
         let prometheus_3 = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
             application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,\
             text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
@@ -110,7 +110,7 @@ mod tests {
             (&["text/plain;q=0.1", "application/openmetrics-text;q=0.2"], OpenMetrics),
             (&[",;=,;q"], Text),
         ] {
-            assert_eq!(Format::of(accept.iter().copied()), expected, "{accept:?}");
+            assert_eq!(PageFormat::of(accept.iter().copied()), expected, "{accept:?}");
         }
     }
 

@@ -19,7 +19,7 @@ use crate::usage::{Named, OTHER, policy_and_limit};
 
 /// What became of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum DecisionOutcome {
     Allowed,
     Refused,
     Undecided,
@@ -227,7 +227,7 @@ fn all_sets(policy: &Policy) -> impl Iterator<Item = (&Arc<LimitSet>, u64)> {
 
 impl Series {
     /// Counts a decision on a request, whose limits were asked.
-    pub(super) fn decided(&self, outcome: Outcome, evidence: &Evidence) {
+    pub(super) fn decided(&self, outcome: DecisionOutcome, evidence: &Evidence) {
         let tier = self.tier(evidence.tier.as_ref());
         count(&tier.decisions, outcome as usize);
         let model = match &evidence.permit.model {

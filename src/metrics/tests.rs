@@ -5,7 +5,7 @@ use smallvec::smallvec;
 
 use super::*;
 use crate::clock::{Micros, Nanos};
-use crate::family::{Description, Kind};
+use crate::family::{Description, MetricKind};
 use crate::limit::CellId;
 use crate::manifest::TierSpec;
 use crate::policy::{Policy, Tiers};
@@ -17,13 +17,13 @@ use crate::usage::{Instance, ModelId, Reservation, Sealer, Settlement, Terms, Us
 
 /// The page without its numbers.
 fn series(metrics: &Metrics) -> Vec<String> {
-    let page = metrics.page(Format::Text, 0, 0);
+    let page = metrics.page(PageFormat::Text, 0, 0);
     page.lines().map(|line| line.rsplit_once(' ').map_or(line, |(series, _)| series).to_owned()).collect()
 }
 
 /// The series of a family that are not 0, with their numbers.
 fn counted(metrics: &Metrics, family: &str) -> Vec<String> {
-    let page = metrics.page(Format::Text, 0, 0);
+    let page = metrics.page(PageFormat::Text, 0, 0);
     let lines = page.lines().filter(|line| line.starts_with(family) && !line.ends_with(" 0"));
     lines.filter_map(|line| line.strip_prefix(family)).map(str::to_owned).collect()
 }
@@ -58,7 +58,7 @@ const USAGE: Usage = Usage { total: Some(5), input: Some(2), output: Some(3), ca
 
 #[test]
 fn every_family_is_there_from_the_start_as_it_is_described_and_in_order() {
-    for format in [Format::OpenMetrics, Format::Text] {
+    for format in [PageFormat::OpenMetrics, PageFormat::Text] {
         let page = Metrics::new().page(format, 0, 0);
         let mut told = BTreeSet::new();
         for line in page.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
@@ -66,15 +66,15 @@ fn every_family_is_there_from_the_start_as_it_is_described_and_in_order() {
             assert!(told.insert((name.to_owned(), kind)), "{name} twice");
         }
         let described = |family: &Description| match format {
-            Format::OpenMetrics => (family.name.to_owned(), family.kind.as_str()),
-            Format::Text => (family.series(), family.kind.as_str()),
+            PageFormat::OpenMetrics => (family.name.to_owned(), family.kind.as_str()),
+            PageFormat::Text => (family.series(), family.kind.as_str()),
         };
         assert_eq!(told, families().map(described).collect(), "{format:?}");
         for (family, name) in families().map(|family| (family, described(family).0)) {
             assert!(page.contains(&format!("# HELP {name} {}.\n", family.meaning)), "{name}");
         }
     }
-    let page = Metrics::new().page(Format::OpenMetrics, 0, 0);
+    let page = Metrics::new().page(PageFormat::OpenMetrics, 0, 0);
     assert!(page.ends_with("# EOF\n") && page.contains("# UNIT tiergate_stage_duration_seconds seconds\n"), "{page}");
 }
 
@@ -86,8 +86,8 @@ fn labels_are_those_that_are_described_and_sorted() {
     for line in series(&metrics).iter().filter(|line| !line.starts_with('#')) {
         let (name, labels) = line.split_once('{').unwrap_or((line, "}"));
         let family = FAMILIES.iter().find(|family| match family.kind {
-            Kind::Histogram => name.strip_prefix(family.name).is_some_and(|rest| rest.starts_with('_')),
-            Kind::Counter | Kind::Gauge => name == family.series(),
+            MetricKind::Histogram => name.strip_prefix(family.name).is_some_and(|rest| rest.starts_with('_')),
+            MetricKind::Counter | MetricKind::Gauge => name == family.series(),
         });
         let family = family.unwrap_or_else(|| panic!("{name} is not described"));
         let labels = labels.trim_end_matches('}').split(',').filter_map(|label| label.split_once('='));
@@ -111,8 +111,8 @@ fn the_order_of_series_stays() {
     let page = |turns: &[usize]| {
         let metrics = Metrics::new();
         for turn in turns {
-            let labels = WouldLabels { by: "policy", reason: Code::ALL[*turn].as_str() };
-            metrics.would.get(&labels).inc();
+            let labels = ShadowLabels { by: "policy", reason: Code::ALL[*turn].as_str() };
+            metrics.shadowed.get(&labels).inc();
         }
         metrics.published(&compile_files(&demo(), &options()), &[]);
         series(&metrics)
@@ -154,7 +154,7 @@ async fn a_service_that_answers_a_thousand_tiers_makes_series_of_those_that_limi
     let usage = Usage { total: Some(5), ..Usage::default() };
     let mut decision = Call::chat("qwen3").bearer(&token("premium", "jland-78028f6d")).on(&gate, Nanos(0)).await;
     assert!(decision.outcome.is_ok() && decision.evidence.limits.len() == 2);
-    decision.evidence.tier_source = Some(Source::Fetched);
+    decision.evidence.tier_source = Some(AnswerSource::Fetched);
     for tier in (0..1_000).map(|number| format!("tier-{number}")).chain(["premium".to_owned()]) {
         decision.evidence.tier = Some(Arc::from(&*tier));
         metrics.decided(&decision, Duration::ZERO);
@@ -309,7 +309,7 @@ fn models_beyond_a_bound_have_one_series_and_those_that_were_first_keep_theirs()
 fn findings_have_series_as_long_as_they_are_there() {
     let metrics = Metrics::new();
     let findings = || {
-        let page = metrics.page(Format::Text, 0, 0);
+        let page = metrics.page(PageFormat::Text, 0, 0);
         let lines = page.lines().filter(|line| line.starts_with("tiergate_policy_findings{"));
         let mut lines: Vec<String> = lines.map(str::to_owned).collect();
         lines.sort();

@@ -18,7 +18,7 @@ pub(crate) type Holders = BTreeSet<usize>;
 const MAX_PAIRS: usize = 10_000_000;
 
 /// A role on the way to its rules.
-struct Node {
+struct RoleNode {
     /// The ClusterRoles that it takes rules from.
     sources: Vec<usize>,
     has_rules: bool,
@@ -50,14 +50,14 @@ pub(crate) fn holders(roles: &[Role]) -> Vec<Holders> {
         let own = |(i, role): (usize, &Role)| role.aggregation.is_none().then_some(i).into_iter().collect();
         return roles.iter().enumerate().map(own).collect();
     }
-    let mut nodes: Vec<Node> = roles.iter().map(|role| Node::new(role, roles)).collect();
+    let mut nodes: Vec<RoleNode> = roles.iter().map(|role| RoleNode::new(role, roles)).collect();
     settle(&mut nodes);
     circles(&mut nodes);
     nodes.into_iter().map(|node| node.holders.unwrap_or_default()).collect()
 }
 
 /// Settles the roles whose sources are all settled, until there are no more.
-fn settle(nodes: &mut [Node]) {
+fn settle(nodes: &mut [RoleNode]) {
     loop {
         let mut changed = false;
         for i in 0..nodes.len() {
@@ -78,7 +78,7 @@ fn settle(nodes: &mut [Node]) {
 }
 
 /// What is left waits for itself. It gets what flows into the circle, and nothing of its own.
-fn circles(nodes: &mut [Node]) {
+fn circles(nodes: &mut [RoleNode]) {
     let left: Vec<usize> =
         (0..nodes.len()).filter(|i| nodes.get(*i).is_some_and(|node| node.holders.is_none())).collect();
     for node in nodes.iter_mut() {
@@ -100,9 +100,9 @@ fn circles(nodes: &mut [Node]) {
     }
 }
 
-// === impl Node ===
+// === impl RoleNode ===
 
-impl Node {
+impl RoleNode {
     fn new(role: &Role, roles: &[Role]) -> Self {
         let mut sources = Vec::new();
         if let Some(aggregation) = &role.aggregation {
@@ -111,11 +111,11 @@ impl Node {
                 roles.iter().enumerate().filter(|(_, other)| other.meta.namespace().is_empty() && !itself(other));
             sources.extend(others.filter(|(_, other)| aggregation.matches(&other.labels)).map(|(i, _)| i));
         }
-        Node { sources, has_rules: !role.rules.is_empty(), holders: None }
+        RoleNode { sources, has_rules: !role.rules.is_empty(), holders: None }
     }
 
     /// What the sources hold; `None` while that of one is not known.
-    fn union(&self, nodes: &[Node]) -> Option<Holders> {
+    fn union(&self, nodes: &[RoleNode]) -> Option<Holders> {
         let mut union = Holders::new();
         for source in &self.sources {
             union.extend(nodes.get(*source)?.holders.as_ref()?);

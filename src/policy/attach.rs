@@ -46,7 +46,7 @@ pub(super) struct Attachments<'m, R, T> {
     /// Those of one target by age, the oldest first.
     by_target: HashMap<Target, Vec<Attachment<'m, R>>>,
     /// What was found out of policies that stand in one row.
-    rows: HashMap<Vec<&'m ObjectName>, Arc<Row<'m, T>>>,
+    rows: HashMap<Vec<&'m ObjectName>, Arc<EffectivePolicy<'m, T>>>,
     /// What was put together before, by the policies that went in: those in force, and those on trial.
     made: HashMap<[Vec<&'m ObjectName>; 2], Attached<T>>,
     /// Policies that apply somewhere, and those that would if no other did.
@@ -62,7 +62,7 @@ pub(super) struct Attachments<'m, R, T> {
 }
 
 /// What policies in a row make.
-pub(super) struct Row<'m, T> {
+pub(super) struct EffectivePolicy<'m, T> {
     pub(super) attached: Attached<T>,
     /// Policies and parts of them that give way to these.
     pub(super) overridden: Arc<[Overridden]>,
@@ -74,8 +74,13 @@ pub(super) struct Row<'m, T> {
 /// Rules that were put together, and the most specific policy that they are from.
 type Together<'p, R> = (&'p R, &'p Meta);
 
-/// Policies that are in force somewhere; and those that give way to others, or to none but are in force nowhere.
-pub(super) type Standing = (HashSet<ObjectName>, HashMap<ObjectName, BTreeSet<ObjectName>>);
+/// Which policies are in force.
+pub(super) struct Enforcement {
+    /// Those that are, somewhere.
+    pub(super) enforced: HashSet<ObjectName>,
+    /// Those that give way to others, which are named; or to none, but are in force nowhere.
+    pub(super) overridden: HashMap<ObjectName, BTreeSet<ObjectName>>,
+}
 
 // === impl Attachments ===
 
@@ -127,9 +132,9 @@ impl<'m, R: Merge, T> Attachments<'m, R, T> {
         &mut self,
         levels: &Levels,
         make: impl FnOnce(Option<Together<'_, R>>, Option<Together<'_, R>>, &mut Vec<Problem>) -> Attached<T>,
-    ) -> Arc<Row<'m, T>> {
+    ) -> Arc<EffectivePolicy<'m, T>> {
         if let Some(unknown) = self.without_target() {
-            return Arc::new(Row::new(Attached::Broken(unknown.clone())));
+            return Arc::new(EffectivePolicy::new(Attached::Broken(unknown.clone())));
         }
         let policies: Vec<_> = levels.iter().filter_map(|target| self.by_target.get(target)).flatten().collect();
         let names = names_of(&policies);
@@ -154,13 +159,18 @@ impl<'m, R: Merge, T> Attachments<'m, R, T> {
             }
         };
         let [in_force, on_trial] = apart.counting(&lost);
-        let row = Arc::new(Row { attached, overridden: overridden.into(), in_force, on_trial });
+        let row = Arc::new(EffectivePolicy { attached, overridden: overridden.into(), in_force, on_trial });
         self.rows.insert(names, Arc::clone(&row));
         row
     }
 
     /// Notes which policies a row puts in force on some route, if its rules can be used there; which of them shuts the route else.
-    fn note(&mut self, row: &Row<'m, T>, shut: Option<&ObjectName>, on_trial: impl Fn(&ObjectName) -> bool) {
+    fn note(
+        &mut self,
+        row: &EffectivePolicy<'m, T>,
+        shut: Option<&ObjectName>,
+        on_trial: impl Fn(&ObjectName) -> bool,
+    ) {
         match (&row.attached, shut) {
             (Attached::Broken(policy), _) | (_, Some(policy)) => {
                 self.shut.insert(policy.clone());
@@ -181,13 +191,15 @@ impl<'m, R: Merge, T> Attachments<'m, R, T> {
             .copied()
     }
 
-    pub(super) fn in_force(&self) -> Standing {
+    pub(super) fn in_force(&self) -> Enforcement {
         let gave_way = |object: &&&'m ObjectName| {
             let by = self.gave_way.get(*object).cloned().unwrap_or_default();
             (!by.is_empty() || !self.used.contains(*object)).then(|| ((**object).clone(), by))
         };
-        let used = self.used.iter().map(|object| (*object).clone()).collect();
-        (used, self.reached.iter().filter_map(|object| gave_way(&object)).collect())
+        Enforcement {
+            enforced: self.used.iter().map(|object| (*object).clone()).collect(),
+            overridden: self.reached.iter().filter_map(|object| gave_way(&object)).collect(),
+        }
     }
 
     /// Problems that showed when policies were put together; and the policies that never came to it.
@@ -211,11 +223,11 @@ impl<'m, R: Merge, T> Attachments<'m, R, T> {
     }
 }
 
-// === impl Row ===
+// === impl EffectivePolicy ===
 
-impl<T> Row<'_, T> {
+impl<T> EffectivePolicy<'_, T> {
     fn new(attached: Attached<T>) -> Self {
-        Row { attached, overridden: Arc::default(), in_force: Vec::new(), on_trial: Vec::new() }
+        EffectivePolicy { attached, overridden: Arc::default(), in_force: Vec::new(), on_trial: Vec::new() }
     }
 }
 

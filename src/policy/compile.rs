@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use siphasher::sip::SipHasher13;
 
-use super::attach::{self, AuthAttachments, Levels, LimitAttachments, Ruled};
+use super::attach::{self, AuthAttachments, Enforcement, Levels, LimitAttachments, Ruled};
 use super::hostless::Hostless;
 use super::route::{Host, Served};
 use super::served::{LabelsOf, Serving};
@@ -207,7 +207,7 @@ fn grant_from_annotations(rbac: &mut Rbac, manifests: &Manifests, options: &Opti
 // === which policy applies ===
 
 /// The policies of all kinds.
-struct Applied<'m> {
+struct AppliedPolicies<'m> {
     auth: AuthAttachments<'m>,
     requests: LimitAttachments<'m>,
     tokens: LimitAttachments<'m>,
@@ -216,10 +216,10 @@ struct Applied<'m> {
     hostless: Hostless,
 }
 
-impl<'m> Applied<'m> {
+impl<'m> AppliedPolicies<'m> {
     /// `unusable` are limit policies that are right by themselves, and in error here.
     fn new(manifests: &'m Manifests, unusable: &HashSet<ObjectName>) -> Self {
-        Applied {
+        AppliedPolicies {
             auth: attach::auth_policies(manifests),
             requests: attach::limit_policies(manifests, LimitKind::Requests, unusable),
             tokens: attach::limit_policies(manifests, LimitKind::Tokens, unusable),
@@ -272,7 +272,9 @@ impl<'m> Applied<'m> {
 
     /// Says which policies are in force; those that are not shut nothing, whatever is wrong with them.
     fn say_what_is_in_force(&self, policy: &mut Policy, problems: &mut [Problem]) {
-        for (enforced, overridden) in [self.auth.in_force(), self.requests.in_force(), self.tokens.in_force()] {
+        for Enforcement { enforced, overridden } in
+            [self.auth.in_force(), self.requests.in_force(), self.tokens.in_force()]
+        {
             policy.enforced.extend(enforced);
             policy.overridden.extend(overridden);
         }
@@ -319,7 +321,7 @@ struct Spot<'s> {
 }
 
 /// Listeners of one host name that nothing tells apart, and how each route is attached to them.
-struct Group<'m> {
+struct ListenerGroup<'m> {
     listeners: Vec<&'m Listener>,
     served: Vec<Serving>,
 }
@@ -328,10 +330,10 @@ struct Group<'m> {
 
 impl<'m> Given<'m> {
     /// Fills in the Gateways of `policy`, and says which policies apply there.
-    fn apply(&self, policy: &mut Policy, problems: &mut Vec<Problem>) -> Applied<'m> {
+    fn apply(&self, policy: &mut Policy, problems: &mut Vec<Problem>) -> AppliedPolicies<'m> {
         let mut unusable = HashSet::new();
         loop {
-            let mut applied = Applied::new(self.manifests, &unusable);
+            let mut applied = AppliedPolicies::new(self.manifests, &unusable);
             let gateways = self.manifests.gateways.iter();
             policy.gateways = gateways.map(|gateway| self.gateway(gateway, &mut applied)).collect();
             // Only now is it known what limits can look at. Those that look at anything else are in error, and others may take
@@ -346,7 +348,7 @@ impl<'m> Given<'m> {
         }
     }
 
-    fn gateway(&self, gateway: &'m Gateway, applied: &mut Applied<'m>) -> GatewayPlan {
+    fn gateway(&self, gateway: &'m Gateway, applied: &mut AppliedPolicies<'m>) -> GatewayPlan {
         let instance = self.options.instance.as_deref().unwrap_or(gateway.meta.name());
         applied.plans.clear();
         let tiers = tiers(&self.mapping, vec![instance]);
@@ -358,22 +360,23 @@ impl<'m> Given<'m> {
     }
 
     /// The listeners of a Gateway. Those of one host name are one, unless policies tell them `apart`, or their routes do.
-    fn groups(&self, gateway: &'m Gateway, apart: bool) -> Vec<Group<'m>> {
-        let mut groups: Vec<Group<'_>> = Vec::new();
+    fn groups(&self, gateway: &'m Gateway, apart: bool) -> Vec<ListenerGroup<'m>> {
+        let mut groups: Vec<ListenerGroup<'_>> = Vec::new();
         for listener in &gateway.listeners {
             let routes = self.manifests.routes.iter();
             let served: Vec<_> = routes.map(|route| route.attached_to(gateway, listener, &self.labels)).collect();
             let has_host = |other: &&Listener| other.hostname == listener.hostname;
-            let same =
-                |group: &&mut Group<'_>| !apart && group.listeners.iter().all(has_host) && group.served == served;
+            let same = |group: &&mut ListenerGroup<'_>| {
+                !apart && group.listeners.iter().all(has_host) && group.served == served
+            };
             match groups.iter_mut().find(same) {
                 Some(group) => group.listeners.push(listener),
-                None => groups.push(Group { listeners: vec![listener], served }),
+                None => groups.push(ListenerGroup { listeners: vec![listener], served }),
             }
         }
         // A broken Gateway may have none.
         if groups.is_empty() {
-            groups.push(Group { listeners: Vec::new(), served: Vec::new() });
+            groups.push(ListenerGroup { listeners: Vec::new(), served: Vec::new() });
         }
         groups
     }
@@ -381,11 +384,11 @@ impl<'m> Given<'m> {
     fn listener(
         &self,
         gateway: &Gateway,
-        group: &Group<'_>,
+        group: &ListenerGroup<'_>,
         apart: bool,
         plan: &mut dyn FnMut(&Spot<'_>) -> RoutePlan,
     ) -> ListenerPlan {
-        let Group { listeners, served } = group;
+        let ListenerGroup { listeners, served } = group;
         let section = listeners.first().filter(|_| apart).map(|listener| listener.name.as_str());
         let routes = table(gateway, self.manifests.routes.iter().zip(served), |route, rule, serving| {
             Arc::new(plan(&Spot { gateway, section, route, rule, serving }))

@@ -222,7 +222,7 @@ impl Policy {
 
 /// What is attached, as it is told from others.
 #[derive(PartialEq, Eq, Hash)]
-enum What<'p> {
+enum AttachedId<'p> {
     Nothing,
     Active(*const ()),
     Broken(&'p ObjectName),
@@ -247,11 +247,11 @@ impl<T> Attached<T> {
         }
     }
 
-    fn what(&self) -> What<'_> {
+    fn what(&self) -> AttachedId<'_> {
         match self {
-            Attached::None => What::Nothing,
-            Attached::Active(policy) => What::Active(Arc::as_ptr(policy).cast()),
-            Attached::Broken(policy) => What::Broken(policy),
+            Attached::None => AttachedId::Nothing,
+            Attached::Active(policy) => AttachedId::Active(Arc::as_ptr(policy).cast()),
+            Attached::Broken(policy) => AttachedId::Broken(policy),
         }
     }
 

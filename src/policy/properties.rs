@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::{Attached, Policy};
-use crate::expression::{Expression, How, Reference, Uses};
+use crate::expression::{Expression, Reference, UseKind, Uses};
 use crate::manifest::{LimitPolicy, LimitSpec, Manifests};
 use crate::problem::{Finding, InForce, ObjectName, Place, Problem, Severity};
 use crate::rules::{AuthRules, Shape};
@@ -22,16 +22,16 @@ type Property = (String, String);
 type LimitName<'p> = (&'p str, &'p str);
 
 /// The limits that apply somewhere, as they apply there: with the `when` of whichever policy has won it.
-struct Applied<'p> {
+struct AppliedLimits<'p> {
     /// What limits see, on one route or another.
-    views: Vec<Seen>,
+    views: Vec<CallerView>,
     by_limit: HashMap<LimitName<'p>, Looks<'p>>,
     /// The policies whose `when` may hold for limits of others.
     common: HashMap<*const Expression, &'p LimitPolicy>,
 }
 
 /// What limits see of a caller.
-enum Seen {
+enum CallerView {
     /// The AuthPolicy is in error.
     Unknown,
     /// There is none, which is told of the route.
@@ -47,7 +47,7 @@ struct Looks<'p> {
 }
 
 /// A predicate of a limit, and where it is told of.
-struct Told<'t> {
+struct ReportedPredicate<'t> {
     policy: &'t LimitPolicy,
     expression: &'t Expression,
     place: &'t Place,
@@ -70,14 +70,14 @@ fn of_rules(rules: &AuthRules) -> Declared {
     declared
 }
 
-// === impl Applied ===
+// === impl AppliedLimits ===
 
-impl<'p> Applied<'p> {
+impl<'p> AppliedLimits<'p> {
     fn new(policy: &'p Policy, manifests: &'p Manifests) -> Self {
         let common = manifests.limit_policies.iter();
         let common =
             common.flat_map(|policy| policy.when.iter().map(move |when| (Arc::as_ptr(&when.expression), policy)));
-        let mut applied = Applied { views: Vec::new(), by_limit: HashMap::new(), common: common.collect() };
+        let mut applied = AppliedLimits { views: Vec::new(), by_limit: HashMap::new(), common: common.collect() };
         let mut known = HashMap::new();
         for (rules, set) in policy.limit_sets() {
             let key = match &rules {
@@ -87,9 +87,9 @@ impl<'p> Applied<'p> {
             };
             let at = *known.entry(key).or_insert_with(|| {
                 applied.views.push(match &rules {
-                    Attached::Active(rules) if rules.broken.is_none() => Seen::Declared(of_rules(rules)),
-                    Attached::Active(_) | Attached::Broken(_) => Seen::Unknown,
-                    Attached::None => Seen::Nobody,
+                    Attached::Active(rules) if rules.broken.is_none() => CallerView::Declared(of_rules(rules)),
+                    Attached::Active(_) | Attached::Broken(_) => CallerView::Unknown,
+                    Attached::None => CallerView::Nobody,
                 });
                 applied.views.len() - 1
             });
@@ -123,8 +123,8 @@ impl<'p> Applied<'p> {
     fn declared(&self, routes: &BTreeSet<usize>) -> Vec<(usize, &Declared)> {
         let seen = routes.iter().filter_map(|at| Some((*at, self.views.get(*at)?)));
         let declared = seen.filter_map(|(at, seen)| match seen {
-            Seen::Declared(declared) => Some((at, declared)),
-            Seen::Unknown | Seen::Nobody => None,
+            CallerView::Declared(declared) => Some((at, declared)),
+            CallerView::Unknown | CallerView::Nobody => None,
         });
         declared.collect()
     }
@@ -134,9 +134,9 @@ impl<'p> Applied<'p> {
         let mut made = BTreeSet::new();
         for seen in routes.iter().filter_map(|at| self.views.get(*at)) {
             match seen {
-                Seen::Unknown => return None,
-                Seen::Nobody => drop(made.insert("identity")),
-                Seen::Declared(declared) => made.extend(declared.keys().map(String::as_str)),
+                CallerView::Unknown => return None,
+                CallerView::Nobody => drop(made.insert("identity")),
+                CallerView::Declared(declared) => made.extend(declared.keys().map(String::as_str)),
             }
         }
         Some(made)
@@ -145,7 +145,7 @@ impl<'p> Applied<'p> {
 
 /// Limits that look at what no AuthPolicy of any of their routes makes: an error, or they would apply to nobody.
 pub(super) fn unmade(policy: &Policy, manifests: &Manifests) -> Vec<Problem> {
-    let applied = Applied::new(policy, manifests);
+    let applied = AppliedLimits::new(policy, manifests);
     let mut unmade = Unmade { applied: &applied, told: HashSet::new(), problems: Vec::new() };
     applied.each(manifests, |policy, limit, looks| {
         unmade.conditions(policy, limit, looks);
@@ -165,7 +165,7 @@ pub(super) fn unmade(policy: &Policy, manifests: &Manifests) -> Vec<Problem> {
 
 /// What was found so far of limits that look at what nothing makes.
 struct Unmade<'a, 'p> {
-    applied: &'a Applied<'p>,
+    applied: &'a AppliedLimits<'p>,
     /// What was told already of a `when` that holds for all limits of a policy.
     told: HashSet<(&'a ObjectName, *const Expression)>,
     problems: Vec<Problem>,
@@ -185,7 +185,7 @@ impl<'a> Unmade<'a, '_> {
             }
             let (place, field) =
                 own.map_or((&policy.limits_place, "spec.limits"), |predicate| (&predicate.place, &*predicate.field));
-            let found = Told { policy, expression, place, field, owner };
+            let found = ReportedPredicate { policy, expression, place, field, owner };
             filters(applied, &found, routes, Finding::PropertyUndeclared, &mut self.problems);
             predicate(&found, &applied.declared(routes), &mut self.problems);
         }
@@ -194,15 +194,16 @@ impl<'a> Unmade<'a, '_> {
     fn counters(&mut self, policy: &LimitPolicy, limit: &LimitSpec, looks: &Looks<'_>) {
         for (i, counter) in limit.counters.iter().enumerate() {
             let field = format!("spec.limits.{}.counters[{i}]", limit.name);
-            let found = Told { policy, expression: counter, place: &limit.place, field: &field, owner: None };
+            let found =
+                ReportedPredicate { policy, expression: counter, place: &limit.place, field: &field, owner: None };
             filters(self.applied, &found, &looks.everywhere, Finding::CounterUndeclared, &mut self.problems);
         }
     }
 }
 
-// === impl Told ===
+// === impl ReportedPredicate ===
 
-impl Told<'_> {
+impl ReportedPredicate<'_> {
     fn problem(&self, code: Finding, message: &str) -> Problem {
         let owner = self.owner.map(|owner| format!("the `when` of {}, which holds for these too, ", owner.meta.object));
         let message = format!("{}{message}", owner.unwrap_or_default());
@@ -213,8 +214,8 @@ impl Told<'_> {
 // === filters that nothing makes ===
 
 fn filters(
-    applied: &Applied<'_>,
-    found: &Told<'_>,
+    applied: &AppliedLimits<'_>,
+    found: &ReportedPredicate<'_>,
     routes: &BTreeSet<usize>,
     code: Finding,
     problems: &mut Vec<Problem>,
@@ -245,7 +246,7 @@ fn make(member: &str, made: &BTreeSet<&str>) -> String {
 // === properties that nothing declares ===
 
 pub(crate) fn undeclared(policy: &Policy, manifests: &Manifests, problems: &mut Vec<Problem>) {
-    let applied = Applied::new(policy, manifests);
+    let applied = AppliedLimits::new(policy, manifests);
     applied.each(manifests, |policy, limit, looks| {
         counters(policy, limit, looks, &applied.declared(&looks.everywhere), problems);
     });
@@ -254,7 +255,8 @@ pub(crate) fn undeclared(policy: &Policy, manifests: &Manifests, problems: &mut 
 /// The properties that an expression cannot do without, as far as that can be told.
 fn needed(expression: &Expression) -> Vec<Property> {
     let Uses { paths, opaque: false } = expression.uses() else { return Vec::new() };
-    let tested: Vec<_> = paths.iter().filter(|used| used.how == How::Tested).map(|used| used.path.clone()).collect();
+    let tested: Vec<_> =
+        paths.iter().filter(|used| used.how == UseKind::Tested).map(|used| used.path.clone()).collect();
     let needed = paths.iter().filter(|used| !tested.contains(&used.path));
     let property = |(filter, name): (&str, &str)| (filter.to_owned(), name.to_owned());
     needed.filter_map(|used| used.path.filter_property().map(property)).collect()
@@ -269,7 +271,7 @@ fn lacks(declared: &Declared, (filter, name): &Property) -> bool {
 
 /// A predicate that no route can satisfy; with a filter that no route has, that was said. Where one does, the limit is for that
 /// route.
-fn predicate(found: &Told<'_>, routes: &[(usize, &Declared)], problems: &mut Vec<Problem>) {
+fn predicate(found: &ReportedPredicate<'_>, routes: &[(usize, &Declared)], problems: &mut Vec<Problem>) {
     let mut needed = needed(found.expression);
     needed.retain(|property| routes.iter().all(|(_, declared)| lacks(declared, property)));
     needed.retain(|(filter, _)| routes.iter().any(|(_, declared)| declared.contains_key(filter)));

@@ -51,19 +51,19 @@ pub struct Served {
 struct HostRoutes {
     /// By what names of routes they came here, each once.
     names: Vec<Option<Arc<str>>>,
-    exact: HashMap<String, Vec<Candidate>>,
+    exact: HashMap<String, Vec<RouteCandidate>>,
     /// By prefix, without the trailing slash.
-    prefixes: HashMap<String, Vec<Candidate>>,
+    prefixes: HashMap<String, Vec<RouteCandidate>>,
     /// In bytes.
     longest_prefix: usize,
-    regexes: Vec<(regex::bytes::Regex, Candidate)>,
+    regexes: Vec<(regex::bytes::Regex, RouteCandidate)>,
     /// A route whose matches could not be read: it could be for any path of the host.
     shut: Option<Arc<RoutePlan>>,
 }
 
 /// A match whose host and path fit already.
 #[derive(Clone, Debug)]
-struct Candidate {
+struct RouteCandidate {
     rule: Arc<Match>,
     plan: Arc<RoutePlan>,
     /// The route's name for the host, if it is wider.
@@ -73,7 +73,7 @@ struct Candidate {
 }
 
 /// The first match that fits, if one does.
-type Found<'c> = Result<Option<&'c Candidate>, Denial>;
+type FirstMatch<'c> = Result<Option<&'c RouteCandidate>, Denial>;
 
 /// Of which name of routes the matches are looked at; `None` is all.
 type Only<'n> = Option<&'n Option<Arc<str>>>;
@@ -96,7 +96,7 @@ impl RouteTable {
             routes.names.push(served.wider.clone());
         }
         let (rule, plan, wider) = (Arc::clone(rule), Arc::clone(plan), served.wider.clone());
-        let candidate = Candidate { rule, plan, wider, order };
+        let candidate = RouteCandidate { rule, plan, wider, order };
         match &candidate.rule.path {
             PathMatch::Exact(path) => routes.exact.entry(path.clone()).or_default().push(candidate),
             PathMatch::Prefix(path) => {
@@ -213,7 +213,7 @@ impl RouteTable {
 // === impl HostRoutes ===
 
 impl HostRoutes {
-    fn candidates(&self) -> impl Iterator<Item = &Candidate> {
+    fn candidates(&self) -> impl Iterator<Item = &RouteCandidate> {
         let by_path = self.exact.values().chain(self.prefixes.values()).flatten();
         by_path.chain(self.regexes.iter().map(|(_, candidate)| candidate))
     }
@@ -230,7 +230,7 @@ impl HostRoutes {
             return Ok(self.best(request, order, None)?.map(|candidate| &*candidate.plan));
         }
         // Istio has the matches of one name after those of another, by the ages of objects, and what fits everything last.
-        let mut best: SmallVec<[&Candidate; 2]> = SmallVec::new();
+        let mut best: SmallVec<[&RouteCandidate; 2]> = SmallVec::new();
         for name in &self.names {
             best.extend(self.best(request, order, Some(name))?);
         }
@@ -250,7 +250,7 @@ impl HostRoutes {
         }
     }
 
-    fn best(&self, request: &Request<'_>, order: RouteOrder, only: Only<'_>) -> Found<'_> {
+    fn best(&self, request: &Request<'_>, order: RouteOrder, only: Only<'_>) -> FirstMatch<'_> {
         if let Some(candidates) = self.exact.get(request.path)
             && let Some(found) = pick(candidates, request, only)?
         {
@@ -268,7 +268,7 @@ impl HostRoutes {
         }
     }
 
-    fn by_prefix(&self, request: &Request<'_>, only: Only<'_>) -> Found<'_> {
+    fn by_prefix(&self, request: &Request<'_>, only: Only<'_>) -> FirstMatch<'_> {
         let mut prefix = request.path.strip_suffix('/').unwrap_or(request.path);
         while !self.prefixes.is_empty() {
             // A longer path than any prefix need not be looked up.
@@ -286,7 +286,7 @@ impl HostRoutes {
         Ok(None)
     }
 
-    fn by_regex(&self, request: &Request<'_>, only: Only<'_>) -> Found<'_> {
+    fn by_regex(&self, request: &Request<'_>, only: Only<'_>) -> FirstMatch<'_> {
         let path = request.path.as_bytes();
         let matching = self.regexes.iter().filter(|(regex, _)| regex.is_match(path));
         pick(matching.map(|(_, candidate)| candidate), request, only)
@@ -294,8 +294,12 @@ impl HostRoutes {
 }
 
 /// The first that fits.
-fn pick<'c>(candidates: impl IntoIterator<Item = &'c Candidate>, request: &Request<'_>, only: Only<'_>) -> Found<'c> {
-    let of_name = |candidate: &&Candidate| only.is_none_or(|name| candidate.wider == *name);
+fn pick<'c>(
+    candidates: impl IntoIterator<Item = &'c RouteCandidate>,
+    request: &Request<'_>,
+    only: Only<'_>,
+) -> FirstMatch<'c> {
+    let of_name = |candidate: &&RouteCandidate| only.is_none_or(|name| candidate.wider == *name);
     for candidate in candidates.into_iter().filter(of_name) {
         match candidate.fits(request) {
             Some(true) => return Ok(Some(candidate)),
@@ -310,9 +314,9 @@ fn pick<'c>(candidates: impl IntoIterator<Item = &'c Candidate>, request: &Reque
     Ok(None)
 }
 
-// === impl Candidate ===
+// === impl RouteCandidate ===
 
-impl Candidate {
+impl RouteCandidate {
     /// Among matches of one path. The last resort is the position: of routes by age, or namespace and name, then of rules.
     fn precedence(&self, order: RouteOrder) -> impl Ord + use<> {
         let rule = &self.rule;

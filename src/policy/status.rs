@@ -9,7 +9,7 @@ use crate::problem::{Finding, InForce, ObjectName, Problem};
 
 /// A condition of an object's status.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Condition {
+pub struct StatusCondition {
     /// Its `type`.
     pub name: &'static str,
     pub holds: bool,
@@ -22,7 +22,7 @@ pub struct Condition {
 impl Policy {
     /// The conditions of every policy object.
     #[must_use]
-    pub fn conditions(&self) -> HashMap<&ObjectName, [Condition; 2]> {
+    pub fn conditions(&self) -> HashMap<&ObjectName, [StatusCondition; 2]> {
         let mut problems: HashMap<&ObjectName, Vec<&Problem>> = HashMap::new();
         for problem in &self.problems {
             if let Some(object) = &problem.object {
@@ -35,7 +35,7 @@ impl Policy {
             .collect()
     }
 
-    fn conditions_of(&self, object: &ObjectName, problems: &[&Problem]) -> [Condition; 2] {
+    fn conditions_of(&self, object: &ObjectName, problems: &[&Problem]) -> [StatusCondition; 2] {
         let unaccepted = problems.iter().find_map(|problem| Some((reason(problem)?, say(problem))));
         let accepted = match &unaccepted {
             None => condition(ACCEPTED, true, ACCEPTED, "tiergate reads and uses it"),
@@ -83,8 +83,8 @@ impl Policy {
     }
 }
 
-fn condition(name: &'static str, holds: bool, reason: &'static str, message: &str) -> Condition {
-    Condition { name, holds, reason, message: message.to_owned() }
+fn condition(name: &'static str, holds: bool, reason: &'static str, message: &str) -> StatusCondition {
+    StatusCondition { name, holds, reason, message: message.to_owned() }
 }
 
 const ACCEPTED: &str = "Accepted";

@@ -358,11 +358,11 @@ fn lookup_tells_absent_one_several_and_opaque_apart() {
     let list =
         Headers::List(vec![("x-one", b"1"), ("X-Two", b"a"), ("x-two", b"b"), ("x-raw", b"\xff"), ("x-empty", b"")]);
     for (name, expected, values) in [
-        ("x-none", Lookup::Absent, &[][..]),
-        ("x-one", Lookup::One("1"), &[&b"1"[..]]),
-        ("x-two", Lookup::Several, &[b"a", b"b"]),
-        ("x-raw", Lookup::Opaque, &[b"\xff"]),
-        ("x-empty", Lookup::One(""), &[b""]),
+        ("x-none", HeaderLookup::Absent, &[][..]),
+        ("x-one", HeaderLookup::One("1"), &[&b"1"[..]]),
+        ("x-two", HeaderLookup::Several, &[b"a", b"b"]),
+        ("x-raw", HeaderLookup::Opaque, &[b"\xff"]),
+        ("x-empty", HeaderLookup::One(""), &[b""]),
     ] {
         assert_eq!(list.get(name), expected, "{name}");
         assert_eq!(list.values(name).as_slice(), values, "{name}");

@@ -26,7 +26,7 @@ const ENTRIES: usize = 1_000;
 
 /// What was found at some paths.
 #[derive(Debug, Default, Hash)]
-pub(super) struct Files {
+pub(super) struct FoundFiles {
     texts: Vec<File>,
     passed_over: Vec<PassedOver>,
 }
@@ -50,9 +50,9 @@ pub(super) struct Stamp(u64);
 /// A file that changed this short ago may change again, in a moment that has the same time: so coarse do file systems keep it.
 const TICK: Duration = Duration::from_secs(2);
 
-// === impl Files ===
+// === impl FoundFiles ===
 
-impl Files {
+impl FoundFiles {
     /// Reads files, and the manifests of folders in the order of their names; `-` is standard input. Folders inside are not
     /// entered, as `kubectl apply -f` does not; links are followed, as a mounted ConfigMap needs.
     ///
@@ -60,7 +60,7 @@ impl Files {
     ///
     /// A path is not there, or a folder holds no manifest. What stands in a file is no error here.
     pub(super) fn read(paths: &[PathBuf]) -> Result<Self, FolderError> {
-        let mut files = Files::default();
+        let mut files = FoundFiles::default();
         let mut found: Vec<PathBuf> = Vec::new();
         for path in paths {
             let unreadable = |error| FolderError::Folder { path: path.clone(), error };

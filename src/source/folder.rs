@@ -4,8 +4,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use super::files::{Files, Stamp};
-use super::lookout::{Look, Lookout, links};
+use super::files::{FoundFiles, Stamp};
+use super::lookout::{LookReason, Lookout, links};
 use super::{Departures, FolderError, Nudges, on_large_stack};
 use crate::lint::compile;
 use crate::manifest::Manifests;
@@ -47,7 +47,7 @@ impl Folder {
     /// The folder cannot be read. What stands in its files is no error here: see [`Policy::problems`].
     pub fn load(&mut self) -> Result<Option<Policy>, FolderError> {
         // What is read after a failure is published, even if it is what it was before: somebody waits to hear of it.
-        let files = Files::read(&self.paths).inspect_err(|_| self.fingerprint = None)?;
+        let files = FoundFiles::read(&self.paths).inspect_err(|_| self.fingerprint = None)?;
         let mut hasher = DefaultHasher::new();
         files.hash(&mut hasher);
         let fingerprint = Some(hasher.finish());
@@ -75,7 +75,7 @@ impl Folder {
         let dirs = |paths: &[PathBuf]| paths.iter().cloned().chain(paths.iter().flat_map(|path| links(path))).collect();
         let mut lookout = Lookout::new(nudges);
         // The first time for what changed between the start and the watch.
-        let (mut failing, mut look) = (String::new(), Look::Told);
+        let (mut failing, mut look) = (String::new(), LookReason::Told);
         loop {
             // Before it is read, so that nothing is missed that changes meanwhile.
             let watched = lookout.watch(&dirs(&self.paths));
@@ -102,10 +102,10 @@ impl Folder {
     }
 
     /// Loads the folder, unless time alone has passed and the file system says that all is as it was.
-    pub(super) fn look(&mut self, look: Look) -> Result<Option<Policy>, FolderError> {
+    pub(super) fn look(&mut self, look: LookReason) -> Result<Option<Policy>, FolderError> {
         let stamp = Stamp::of(&self.paths);
         let same = stamp.is_some() && stamp == self.stamp;
-        if look == Look::Due && same && !self.departures.are_due(Instant::now()) {
+        if look == LookReason::Due && same && !self.departures.are_due(Instant::now()) {
             return Ok(None);
         }
         let loaded = self.load();
@@ -120,6 +120,6 @@ impl Folder {
 ///
 /// The folder cannot be read. What stands in it is no error here: see [`Manifests::problems`].
 pub fn read_folder(dir: &Path) -> Result<Manifests, FolderError> {
-    let files = Files::read(&[dir.to_owned()])?;
+    let files = FoundFiles::read(&[dir.to_owned()])?;
     on_large_stack(|| files.parse())
 }

@@ -28,7 +28,7 @@ use tokio::time::{Instant, timeout_at};
 use self::event::{ClusterEvent, Outlet};
 use self::heartbeat::heartbeat;
 use self::status::{News, Writer};
-use self::store::Store;
+use self::store::ObjectStore;
 use self::watch::Watch;
 use super::{FolderError, on_large_stack};
 use crate::apiserver::{KubernetesError, connection};
@@ -55,7 +55,7 @@ pub struct Kubernetes {
     watches: Vec<Arc<Watch>>,
     /// Watched once their labels are asked for.
     namespaces: Option<Arc<Watch>>,
-    store: Store,
+    store: ObjectStore,
     /// Whether objects are told about themselves.
     statuses: bool,
 }
@@ -98,7 +98,7 @@ impl Kubernetes {
         })?;
         let watches = KINDS.iter().map(|kind| Arc::new(Watch::of(kind, &options)));
         let (mut namespaces, watches): (Vec<_>, Vec<_>) = watches.partition(|watch| watch.kind.name == "Namespace");
-        let (namespaces, store) = (namespaces.pop(), Store::new(&server, &watches, clock));
+        let (namespaces, store) = (namespaces.pop(), ObjectStore::new(&server, &watches, clock));
         let clients = latest::Sender::new(client);
         Ok(Kubernetes { runtime, clients, server, options, watches, namespaces, store, statuses })
     }
@@ -206,7 +206,7 @@ async fn with_each<W: Future<Output = ()>>(mut clients: latest::Receiver<Client>
 }
 
 /// Takes over events, and calls `changed` when they pause, until there are none any more. While that compiles, watches wait.
-async fn own(store: &mut Store, mut events: Receiver<ClusterEvent>, mut changed: impl FnMut(&mut Store)) {
+async fn own(store: &mut ObjectStore, mut events: Receiver<ClusterEvent>, mut changed: impl FnMut(&mut ObjectStore)) {
     while let Some(event) = events.recv().await {
         if !store.take(event) {
             continue;
@@ -230,7 +230,11 @@ async fn own(store: &mut Store, mut events: Receiver<ClusterEvent>, mut changed:
 }
 
 /// What the cluster is now. `look` sees first what else has to be watched; both read objects, on a large stack.
-fn snapshot(store: &mut Store, options: &Options, look: impl FnOnce(&mut Store) + Send) -> Result<Policy, FolderError> {
+fn snapshot(
+    store: &mut ObjectStore,
+    options: &Options,
+    look: impl FnOnce(&mut ObjectStore) + Send,
+) -> Result<Policy, FolderError> {
     on_large_stack(|| {
         look(store);
         if let Some(why) = store.unready() {

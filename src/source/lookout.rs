@@ -30,7 +30,7 @@ pub struct Nudges {
 
 /// Why it is looked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Look {
+pub(super) enum LookReason {
     /// Something has changed, or somebody asks.
     Told,
     /// Time has passed.
@@ -96,9 +96,9 @@ impl Lookout {
 
     /// Waits for changes, and until they pause; `None` when there will be none any more. Soon, if what is looked at may change
     /// without a word.
-    pub(super) fn wait(&self, soon: bool) -> Option<Look> {
+    pub(super) fn wait(&self, soon: bool) -> Option<LookReason> {
         match self.heard.recv_timeout(if soon { SOON } else { POLL }) {
-            Err(RecvTimeoutError::Timeout) => return Some(Look::Due),
+            Err(RecvTimeoutError::Timeout) => return Some(LookReason::Due),
             Err(RecvTimeoutError::Disconnected) => return None,
             Ok(()) => {}
         }
@@ -110,7 +110,7 @@ impl Lookout {
                 Err(RecvTimeoutError::Disconnected) => return None,
             }
         }
-        Some(Look::Told)
+        Some(LookReason::Told)
     }
 }
 

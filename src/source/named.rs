@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::Nudges;
 use super::files::{Stamp, read_bytes};
-use super::lookout::{Look, Lookout, links};
+use super::lookout::{LookReason, Lookout, links};
 
 /// A file that a flag names, as it was when it was read last.
 pub struct NamedFile {
@@ -42,7 +42,7 @@ impl NamedFile {
     pub fn watch(mut files: Vec<NamedFile>, nudges: Nudges, mut told: impl FnMut(&Path, Result<(), String>)) {
         let mut lookout = Lookout::new(nudges);
         // The first time for what changed between the start and the watch.
-        let mut look = Look::Told;
+        let mut look = LookReason::Told;
         loop {
             let watched = lookout.watch(&files.iter().flat_map(NamedFile::dirs).collect());
             for file in &mut files {
@@ -66,11 +66,11 @@ impl NamedFile {
     }
 
     /// Takes over what stands in it, if that is something else than the last time; `None` if not.
-    fn look(&mut self, look: Look) -> Option<Result<(), String>> {
+    fn look(&mut self, look: LookReason) -> Option<Result<(), String>> {
         let files = (self.files)(&self.path);
         let stamp = Stamp::of(&files);
         // What could not be used is tried again: it may depend on more than the file.
-        if look == Look::Due && !self.failing && stamp.is_some() && stamp == self.stamp {
+        if look == LookReason::Due && !self.failing && stamp.is_some() && stamp == self.stamp {
             return None;
         }
         self.stamp = stamp;

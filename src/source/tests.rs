@@ -11,7 +11,7 @@ use notify::{EventKind, RecursiveMode, Watcher};
 
 use super::Folder;
 use super::files::Stamp;
-use super::lookout::Look;
+use super::lookout::LookReason;
 use crate::policy::{Options, Policy};
 use crate::problem::{Finding, InForce, Problem};
 
@@ -198,15 +198,15 @@ fn a_folder_that_is_as_it_was_is_looked_at_without_opening_a_file() {
         std::thread::sleep(Duration::from_millis(50));
     }
     let dir = tour.dir.clone();
-    assert!(tour.folder.look(Look::Told).unwrap().is_none());
+    assert!(tour.folder.look(LookReason::Told).unwrap().is_none());
     let (send, events) = channel();
     let mut watcher =
         notify::recommended_watcher(move |event: notify::Result<_>| drop(send.send(event.unwrap()))).unwrap();
     watcher.watch(&dir, RecursiveMode::NonRecursive).unwrap();
-    let due = opened(&dir, &events, "end", || assert!(tour.folder.look(Look::Due).unwrap().is_none()));
+    let due = opened(&dir, &events, "end", || assert!(tour.folder.look(LookReason::Due).unwrap().is_none()));
     assert_eq!(due, 0);
     // Something is another now.
-    let due = opened(&dir, &events, "another-end", || assert!(tour.folder.look(Look::Due).unwrap().is_none()));
+    let due = opened(&dir, &events, "another-end", || assert!(tour.folder.look(LookReason::Due).unwrap().is_none()));
     assert!(due >= 5, "{due}");
 }
 
@@ -219,9 +219,9 @@ fn a_change_of_the_same_size_in_the_same_moment_is_seen() {
     assert!(text.contains(from));
     // As long as it is, and within the same moment as far as the file system can tell.
     for now in [text.replace(from, to), text] {
-        assert!(tour.folder.look(Look::Due).unwrap().is_none());
+        assert!(tour.folder.look(LookReason::Due).unwrap().is_none());
         fs::write(&path, now).unwrap();
-        assert!(tour.folder.look(Look::Due).unwrap().is_some());
+        assert!(tour.folder.look(LookReason::Due).unwrap().is_some());
     }
 }
 

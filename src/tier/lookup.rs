@@ -29,7 +29,7 @@ const IDLE: Duration = Duration::from_secs(30);
 
 /// What a service says of a caller.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(super) enum TierAnswer {
     Tier {
         name: String,
         display_name: String,
@@ -40,7 +40,7 @@ pub(super) enum Answer {
 
 /// Why nothing is known. For operators; the caller reads none of it.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
+pub(super) enum LookupFailure {
     #[error("no answer within {0:?}")]
     Late(Duration),
     #[error("{0} calls are in flight already")]
@@ -59,7 +59,7 @@ pub(super) enum Failure {
 
 /// Calls services. Connections are shared, and kept.
 #[derive(Debug)]
-pub(super) struct Caller {
+pub(super) struct LookupClient {
     plain: Client<HttpConnector, Full<Bytes>>,
     /// Made at the first call by https: reading the system's certificates takes milliseconds.
     secure: OnceCell<Client<HttpsConnector<HttpConnector>, Full<Bytes>>>,
@@ -72,16 +72,16 @@ struct Body {
     display_name: Option<String>,
 }
 
-// === impl Caller ===
+// === impl LookupClient ===
 
-impl Caller {
+impl LookupClient {
     pub(super) fn new() -> Self {
-        Caller { plain: client().build(tcp()), secure: OnceCell::new() }
+        LookupClient { plain: client().build(tcp()), secure: OnceCell::new() }
     }
 
     /// Asks `url`. What takes too long is the caller's to break off.
-    pub(super) async fn ask(&self, url: Uri, body: Bytes) -> Result<Answer, Failure> {
-        let failed = |error: &dyn Error| Failure::Call(causes(error));
+    pub(super) async fn ask(&self, url: Uri, body: Bytes) -> Result<TierAnswer, LookupFailure> {
+        let failed = |error: &dyn Error| LookupFailure::Call(causes(error));
         let secure = url.scheme() == Some(&Scheme::HTTPS);
         let mut request = Request::post(url).header(header::CONTENT_TYPE, "application/json");
         request = request.header(header::ACCEPT, "application/json");
@@ -93,20 +93,20 @@ impl Caller {
         let response = response.map_err(|error| failed(&error))?;
         match response.status() {
             StatusCode::OK => {}
-            StatusCode::NOT_FOUND => return Ok(Answer::None),
-            status => return Err(Failure::Status(status)),
+            StatusCode::NOT_FOUND => return Ok(TierAnswer::None),
+            status => return Err(LookupFailure::Status(status)),
         }
         let body = Limited::new(response.into_body(), MAX_BODY).collect().await;
         let body = body.map_err(|error| match error.is::<LengthLimitError>() {
-            true => Failure::Length,
+            true => LookupFailure::Length,
             false => failed(&*error),
         })?;
         read(&body.to_bytes())
     }
 }
 
-async fn connect() -> Result<Client<HttpsConnector<HttpConnector>, Full<Bytes>>, Failure> {
-    let config = tokio::task::spawn_blocking(tls).await.map_err(|error| Failure::Call(error.to_string()))?;
+async fn connect() -> Result<Client<HttpsConnector<HttpConnector>, Full<Bytes>>, LookupFailure> {
+    let config = tokio::task::spawn_blocking(tls).await.map_err(|error| LookupFailure::Call(error.to_string()))?;
     let connector = HttpsConnectorBuilder::new().with_tls_config(config?).https_only().enable_http1();
     Ok(client().build(connector.wrap_connector(tcp())))
 }
@@ -125,11 +125,11 @@ fn tcp() -> HttpConnector {
 }
 
 /// The system's certificates, or those of `SSL_CERT_FILE`.
-fn tls() -> Result<rustls::ClientConfig, Failure> {
+fn tls() -> Result<rustls::ClientConfig, LookupFailure> {
     let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|error| Failure::Call(causes(&error)))?;
+        .map_err(|error| LookupFailure::Call(causes(&error)))?;
     match config.clone().with_native_roots() {
         Ok(config) => Ok(config.with_no_client_auth()),
         Err(error) => {
@@ -139,16 +139,16 @@ fn tls() -> Result<rustls::ClientConfig, Failure> {
     }
 }
 
-fn read(body: &[u8]) -> Result<Answer, Failure> {
+fn read(body: &[u8]) -> Result<TierAnswer, LookupFailure> {
     // serde repeats texts that it did not expect.
-    let fault = |error: serde_json::Error| Failure::Body(error.to_string().chars().take(MAX_FAULT).collect());
+    let fault = |error: serde_json::Error| LookupFailure::Body(error.to_string().chars().take(MAX_FAULT).collect());
     let Body { tier, display_name } = serde_json::from_slice(body).map_err(fault)?;
     let usable = |text: &str| !text.is_empty() && text.len() <= MAX_TEXT && !text.chars().any(char::is_control);
     let display_name = display_name.unwrap_or_else(|| tier.clone());
     match (usable(&tier), usable(&display_name)) {
-        (true, true) => Ok(Answer::Tier { name: tier, display_name }),
-        (false, _) => Err(Failure::Text("tier")),
-        (true, false) => Err(Failure::Text("displayName")),
+        (true, true) => Ok(TierAnswer::Tier { name: tier, display_name }),
+        (false, _) => Err(LookupFailure::Text("tier")),
+        (true, false) => Err(LookupFailure::Text("displayName")),
     }
 }
 

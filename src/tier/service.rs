@@ -17,8 +17,8 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::Tier;
-use super::lookup::{Answer, Caller, Failure};
-use crate::cache::{self, Bounded, Cache, CacheKey, Capacity, Config, Source, Staleness, Unanswered, bounded};
+use super::lookup::{LookupClient, LookupFailure, TierAnswer};
+use crate::cache::{self, AnswerSource, Bounded, Cache, CacheKey, Capacity, Config, Staleness, Unanswered, bounded};
 use crate::clock::Nanos;
 use crate::denial::{Code, Denial};
 use crate::hash::KeyedHasher;
@@ -49,7 +49,7 @@ pub struct TierServices(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    caller: Caller,
+    client: LookupClient,
     /// How long a request waits.
     patience: Duration,
     hasher: KeyedHasher,
@@ -128,7 +128,7 @@ impl TierServices {
     /// Requests wait for `patience`: for tests on a loaded machine.
     pub(crate) fn patient(patience: Duration) -> Self {
         TierServices(Arc::new(Inner {
-            caller: Caller::new(),
+            client: LookupClient::new(),
             patience,
             hasher: KeyedHasher::random(),
             cache: Cache::new(Config {
@@ -152,22 +152,22 @@ impl TierServices {
 
     /// What is remembered. Answers at once; something stale is to be followed by [`Self::refresh`].
     #[must_use]
-    pub fn recall(&self, request: &LookupRequest, now: Nanos) -> Option<(Lookup, Source)> {
+    pub fn recall(&self, request: &LookupRequest, now: Nanos) -> Option<(Lookup, AnswerSource)> {
         self.0.cache.get(request, now).map(told)
     }
 
     /// Asks the service, once however many requests wait for it, and remembers the answer. Waits for 100 ms at most.
-    pub async fn ask(&self, request: &LookupRequest, now: Nanos) -> (Lookup, Source) {
+    pub async fn ask(&self, request: &LookupRequest, now: Nanos) -> (Lookup, AnswerSource) {
         let until = Instant::now() + self.0.patience;
         match self.0.cache.fetch(request, now, until, || self.clone().fetch(request.clone())).await {
             Ok(answer) => told(answer),
             Err(why) => {
                 let failure = match why {
-                    Unanswered::Late => Failure::Late(self.0.patience),
-                    Unanswered::Busy(most) => Failure::Busy(most),
-                    Unanswered::GivenUp => Failure::Call("the call was given up".to_owned()),
+                    Unanswered::Late => LookupFailure::Late(self.0.patience),
+                    Unanswered::Busy(most) => LookupFailure::Busy(most),
+                    Unanswered::GivenUp => LookupFailure::Call("the call was given up".to_owned()),
                 };
-                (Lookup::Undecided(undecided(request, &failure)), Source::Fetched)
+                (Lookup::Undecided(undecided(request, &failure)), AnswerSource::Fetched)
             }
         }
     }
@@ -182,20 +182,20 @@ impl TierServices {
         self.call(&request).await.map_err(failed)
     }
 
-    async fn call(&self, request: &LookupRequest) -> Result<Option<Arc<Tier>>, Failure> {
+    async fn call(&self, request: &LookupRequest) -> Result<Option<Arc<Tier>>, LookupFailure> {
         let Endpoint { url, uri, timeout, .. } = &*request.endpoint;
         let service = self.service(url);
         let call = async {
             // Half of it, so that whoever waits is told the reason.
             let permit = tokio::time::timeout(self.0.patience / 2, service.calls.acquire()).await;
-            let Ok(Ok(_permit)) = permit else { return Err(Failure::Busy(CALLS)) };
-            self.0.caller.ask(uri.clone(), request.body.clone()).await
+            let Ok(Ok(_permit)) = permit else { return Err(LookupFailure::Busy(CALLS)) };
+            self.0.client.ask(uri.clone(), request.body.clone()).await
         };
-        let answer = tokio::time::timeout(*timeout, call).await.unwrap_or(Err(Failure::Late(*timeout)));
+        let answer = tokio::time::timeout(*timeout, call).await.unwrap_or(Err(LookupFailure::Late(*timeout)));
         service.note(url, answer.as_ref().err());
         Ok(match answer? {
-            Answer::Tier { name, display_name } => Some(self.tier(&name, &display_name)),
-            Answer::None => None,
+            TierAnswer::Tier { name, display_name } => Some(self.tier(&name, &display_name)),
+            TierAnswer::None => None,
         })
     }
 
@@ -217,7 +217,7 @@ impl TierServices {
     }
 }
 
-fn told(answer: cache::Answer<Option<Arc<Tier>>>) -> (Lookup, Source) {
+fn told(answer: cache::Answer<Option<Arc<Tier>>>) -> (Lookup, AnswerSource) {
     let lookup = match answer.value {
         Ok(Some(tier)) => Lookup::Tier(tier),
         Ok(None) => Lookup::NoTier,
@@ -226,7 +226,7 @@ fn told(answer: cache::Answer<Option<Arc<Tier>>>) -> (Lookup, Source) {
     (lookup, answer.source)
 }
 
-fn undecided(request: &LookupRequest, failure: &Failure) -> Denial {
+fn undecided(request: &LookupRequest, failure: &LookupFailure) -> Denial {
     Denial::new(Code::UnavailableTiers, "the caller's tier cannot be told")
         .detail(format!("tier lookup at {}: {failure}", request.endpoint.url))
 }
@@ -235,7 +235,7 @@ fn undecided(request: &LookupRequest, failure: &Failure) -> Denial {
 
 impl Service {
     /// Logs that the service began to fail, or is well again.
-    fn note(&self, url: &str, failure: Option<&Failure>) {
+    fn note(&self, url: &str, failure: Option<&LookupFailure>) {
         if self.failing.swap(failure.is_some(), Ordering::Relaxed) == failure.is_some() {
             return;
         }

@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::test_util::scripted::{Answer, Scripted};
 
-const QUERY: Query<'static> = Query {
+const QUERY: AccessQuery<'static> = AccessQuery {
     user: "alice",
     groups: &["premium"],
     verb: "post",
@@ -52,17 +52,17 @@ impl World {
             None => self.reviews.ask(&review, at(ms), Instant::now() + Duration::from_secs(10)).await,
         };
         let told = match verdict {
-            Verdict::Granted(_) => Some(true),
-            Verdict::NotGranted(_) => Some(false),
-            Verdict::Undecided(_) => None,
+            AccessDecision::Granted(_) => Some(true),
+            AccessDecision::NotGranted(_) => Some(false),
+            AccessDecision::Undecided(_) => None,
         };
         (told, source)
     }
 }
 
-const FETCHED: AccessSource = AccessSource::Review(Source::Fetched);
-const HIT: AccessSource = AccessSource::Review(Source::Hit);
-const STALE: AccessSource = AccessSource::Review(Source::Stale);
+const FETCHED: AccessSource = AccessSource::Review(AnswerSource::Fetched);
+const HIT: AccessSource = AccessSource::Review(AnswerSource::Hit);
+const STALE: AccessSource = AccessSource::Review(AnswerSource::Stale);
 
 #[tokio::test]
 async fn a_change_that_concerns_the_question_is_asked_about_at_once_and_once_a_second_for_two() {

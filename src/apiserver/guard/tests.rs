@@ -54,7 +54,7 @@ async fn a_caller_who_asks_too_much_takes_nothing_from_others() {
     let guard = guard(1_000, 1_000);
     let mut refused = 0;
     for _ in 0..EACH.burst.get() * 2 {
-        refused += u32::from(matches!(guard.call(Call::TokenReview, 1, good()).await, Err(Failure::CallerBudget)));
+        refused += u32::from(matches!(guard.call(Call::TokenReview, 1, good()).await, Err(CallFailure::CallerBudget)));
     }
     assert!(refused > EACH.burst.get() / 2, "{refused}");
     guard.call(Call::TokenReview, 2, good()).await.unwrap();
@@ -77,7 +77,7 @@ async fn a_call_that_is_not_answered_ends() {
     let guard = guard(1_000, 1_000);
     let started = Instant::now();
     let silent = std::future::pending::<kube::Result<()>>();
-    assert!(matches!(guard.call(Call::TokenReview, 1, silent).await, Err(Failure::Late)));
+    assert!(matches!(guard.call(Call::TokenReview, 1, silent).await, Err(CallFailure::Late)));
     assert!(started.elapsed() >= CALL);
 }
 
@@ -101,10 +101,10 @@ async fn one_answer_is_counted_and_a_failing_server_left_alone() {
     let failing = || async { Err(kube::Error::Service("gone".into())) };
     for _ in 0..FAILURES {
         let failure = guard.call::<()>(Call::SubjectAccessReview, 1, failing()).await.unwrap_err();
-        assert!(matches!(failure, Failure::Failed(_)), "{failure}");
+        assert!(matches!(failure, CallFailure::Failed(_)), "{failure}");
     }
     let failure = guard.call(Call::SubjectAccessReview, 1, good()).await.unwrap_err();
-    assert!(matches!(failure, Failure::Open(_)), "{failure}");
+    assert!(matches!(failure, CallFailure::Open(_)), "{failure}");
     assert!(failure.retry_after().is_some_and(|wait| wait <= seconds(0.5)));
     assert_eq!(guard.metrics.open.get(), 1);
     let labels = CallLabels { call: "subject_access_review", result: "failed" };

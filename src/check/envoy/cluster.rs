@@ -1,13 +1,13 @@
 //! The cluster that leads to tiergate.
 
-use super::read::Item;
+use super::read::ConfigValue;
 use crate::problem::Finding;
 
 const HTTP: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 /// What Envoy allows at once where nothing is said.
 const DEFAULT: i64 = 1024;
 
-pub(super) fn check(cluster: &Item<'_>) {
+pub(super) fn check(cluster: &ConfigValue<'_>) {
     if !speaks_http2(cluster) {
         let message = "speaks HTTP/1.1 to tiergate, and gRPC is HTTP/2";
         let remedy = format!("set `explicit_http_config: {{http2_protocol_options: {{}}}}` under {HTTP}");
@@ -16,7 +16,7 @@ pub(super) fn check(cluster: &Item<'_>) {
     circuit_breakers(cluster);
 }
 
-fn speaks_http2(cluster: &Item<'_>) -> bool {
+fn speaks_http2(cluster: &ConfigValue<'_>) -> bool {
     let options = cluster.get("typed_extension_protocol_options").and_then(|all| all.get(HTTP));
     // With `auto_config` TLS agrees on it.
     let ways: [&[&str]; 2] = [&["explicit_http_config", "http2_protocol_options"], &["auto_config"]];
@@ -24,7 +24,7 @@ fn speaks_http2(cluster: &Item<'_>) -> bool {
         || options.is_some_and(|options| ways.iter().any(|way| options.at(way).is_some()))
 }
 
-fn circuit_breakers(cluster: &Item<'_>) {
+fn circuit_breakers(cluster: &ConfigValue<'_>) {
     let thresholds = cluster.at(&["circuit_breakers", "thresholds"]);
     let mut thresholds = thresholds.map(|thresholds| thresholds.items()).unwrap_or_default().into_iter();
     let normal = thresholds.find(|one| one.get("priority").is_none() || one.is_one_of("priority", &[("DEFAULT", 0)]));

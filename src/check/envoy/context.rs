@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::Found;
-use super::chain::{Filter, Role};
-use super::read::{Item, is_type};
+use super::EnvoyFile;
+use super::chain::{Filter, FilterRole};
+use super::read::{ConfigValue, is_type};
 use super::route::configuration;
 use crate::problem::Finding;
 use crate::spelling::did_you_mean;
@@ -12,16 +12,16 @@ use crate::spelling::did_you_mean;
 /// What tiergate reads.
 const READ: [&str; 3] = ["gateway", "listener", "model"];
 
-pub(super) fn check<'a>(found: &Found<'a>, filters: &[&Filter<'a>]) {
-    let checks = filters.iter().filter(|filter| found.role(&filter.entry) == Some(Role::Check));
+pub(super) fn check<'a>(file: &EnvoyFile<'a>, filters: &[&Filter<'a>]) {
+    let checks = filters.iter().filter(|filter| file.role(&filter.entry) == Some(FilterRole::Check));
     let names: BTreeSet<&str> = checks.map(|filter| filter.name).collect();
-    let chains = found.managers.iter().flat_map(super::manager::chains);
+    let chains = file.managers.iter().flat_map(super::manager::chains);
     let all: BTreeSet<&str> = chains.flat_map(|chain| chain.filters).map(|filter| filter.name).collect();
-    for (name, setting) in found.facts.settings.iter().cloned() {
+    for (name, setting) in file.facts.settings.iter().cloned() {
         let Some(own) = configuration(setting).filter(|own| is_type(own, ".ExtAuthzPerRoute")) else { continue };
         if names.is_empty() || names.contains(name) {
             own.at(&["check_settings", "context_extensions"]).iter().for_each(extensions);
-        } else if !found.managers.is_empty() && !all.contains(name) {
+        } else if !file.managers.is_empty() && !all.contains(name) {
             let message = format!("has no effect: no filter of this file is called `{name}`");
             let remedy =
                 format!("name it like the filter: `{}`", names.iter().copied().collect::<Vec<_>>().join("`, `"));
@@ -30,7 +30,7 @@ pub(super) fn check<'a>(found: &Found<'a>, filters: &[&Filter<'a>]) {
     }
 }
 
-fn extensions(extensions: &Item<'_>) {
+fn extensions(extensions: &ConfigValue<'_>) {
     for (key, at) in extensions.entries().into_iter().filter(|(key, _)| !READ.contains(key)) {
         let message = match key {
             "host" => "`host` is what Authorino finds its configuration by; tiergate does not read it, and goes by the request's".into(),

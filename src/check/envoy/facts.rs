@@ -2,14 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use super::read::{Item, is_type, type_of};
+use super::read::{ConfigValue, is_type, type_of};
 use super::route::SETTINGS;
 
 /// What filters and routes of a file have.
 #[derive(Debug, Default)]
-pub(super) struct Facts<'a> {
+pub(super) struct FilterFacts<'a> {
     /// Every setting that routes have for filters, by the filter's name.
-    pub(super) settings: Vec<(&'a str, Item<'a>)>,
+    pub(super) settings: Vec<(&'a str, ConfigValue<'a>)>,
     /// The metadata that filters write: `namespace:key`.
     pub(super) written: BTreeSet<String>,
     /// Whether there is a filter that writes what its program says.
@@ -23,24 +23,25 @@ pub(super) struct Facts<'a> {
 const PROGRAMS: [&str; 6] = [".lua.", ".wasm.", ".ext_proc.", ".golang.", ".dynamic_modules.", ".set_metadata."];
 
 /// Whether a permission or principal of RBAC is every one.
-fn matches_all(rule: &Item<'_>) -> bool {
+fn matches_all(rule: &ConfigValue<'_>) -> bool {
     let all = [["and_rules", "rules"], ["and_ids", "ids"]].iter().find_map(|path| rule.at(path));
     rule.is_true("any") || all.is_some_and(|list| list.items().iter().all(matches_all))
 }
 
 /// Whether an RBAC filter has a policy in shadow that is for every request.
-fn marks_everybody(filter: &Item<'_>) -> bool {
-    let is_any = |policy: &Item<'_>, name| policy.get(name).is_some_and(|list| list.items().iter().any(matches_all));
+fn marks_everybody(filter: &ConfigValue<'_>) -> bool {
+    let is_any =
+        |policy: &ConfigValue<'_>, name| policy.get(name).is_some_and(|list| list.items().iter().any(matches_all));
     let policies = filter.at(&["shadow_rules", "policies"]).map(|policies| policies.children()).unwrap_or_default();
     policies.iter().any(|policy| is_any(policy, "permissions") && is_any(policy, "principals"))
 }
 
-// === impl Facts ===
+// === impl FilterFacts ===
 
-impl<'a> Facts<'a> {
+impl<'a> FilterFacts<'a> {
     /// Takes over what one value says, without those in it.
-    pub(super) fn note(&mut self, item: &Item<'a>) {
-        self.settings.extend(item.get(SETTINGS).iter().flat_map(Item::entries));
+    pub(super) fn note(&mut self, item: &ConfigValue<'a>) {
+        self.settings.extend(item.get(SETTINGS).iter().flat_map(ConfigValue::entries));
         if let Some((namespace, key)) = item.text("metadata_namespace").zip(item.text("key")) {
             self.written.insert([namespace, ":", key].concat());
         }
@@ -51,7 +52,7 @@ impl<'a> Facts<'a> {
     }
 
     /// Whether metadata are those of an RBAC filter that marks every request: so Istio turns Check on, by a policy of action CUSTOM.
-    pub(super) fn mark_everybody(&self, metadata: &Item<'a>) -> bool {
+    pub(super) fn mark_everybody(&self, metadata: &ConfigValue<'a>) -> bool {
         metadata.text("filter") == Some("envoy.filters.http.rbac") && self.marks_everybody
     }
 }

@@ -2,24 +2,24 @@
 
 use std::time::Duration;
 
-use super::chain::Role;
-use super::read::Item;
+use super::chain::FilterRole;
+use super::read::ConfigValue;
 use super::runtime::Runtime;
-use super::{Beside, Found, report};
+use super::{Beside, EnvoyFile, report};
 use crate::problem::Finding;
 use crate::spelling::did_you_mean;
 
 /// An ext_authz filter that speaks gRPC.
 #[derive(Debug)]
-pub(super) struct Authz<'a> {
-    pub(super) item: Item<'a>,
+pub(super) struct AuthzFilter<'a> {
+    pub(super) item: ConfigValue<'a>,
     pub(super) cluster: String,
 }
 
 /// A ratelimit filter.
 #[derive(Debug)]
-pub(super) struct RateLimit<'a> {
-    pub(super) item: Item<'a>,
+pub(super) struct RateLimitFilter<'a> {
+    pub(super) item: ConfigValue<'a>,
     pub(super) cluster: String,
     pub(super) domain: String,
 }
@@ -46,7 +46,7 @@ const SERVER_ERRORS: [(&str, i64); 5] = [
 ];
 
 /// A fraction of the requests that is not all of them, or need not stay so.
-fn part<'a>(item: &Item<'a>, name: &str, runtime: &Runtime<'a>, does: &str) {
+fn part<'a>(item: &ConfigValue<'a>, name: &str, runtime: &Runtime<'a>, does: &str) {
     let Some((at, is_now)) = item.get(name).and_then(|fraction| runtime.part(&fraction)) else { return };
     let message = match is_now {
         true => format!("{does} a part of the requests only, and lets the others pass"),
@@ -56,12 +56,12 @@ fn part<'a>(item: &Item<'a>, name: &str, runtime: &Runtime<'a>, does: &str) {
 }
 
 /// Where a gRPC service leads: the name of a cluster, or an address.
-fn cluster(service: &Item<'_>) -> Option<String> {
+fn cluster(service: &ConfigValue<'_>) -> Option<String> {
     let name = service.at(&["envoy_grpc", "cluster_name"]).or_else(|| service.at(&["google_grpc", "target_uri"]))?;
     name.as_text().map(str::to_owned)
 }
 
-fn api_version(item: &Item<'_>) {
+fn api_version(item: &ConfigValue<'_>) {
     if !item.is_one_of("transport_api_version", &V3) {
         item.spot("transport_api_version").warn(
             Finding::EnvoyApiVersion,
@@ -72,22 +72,22 @@ fn api_version(item: &Item<'_>) {
 }
 
 /// Descriptors, or a filter without any, of which a request may make none.
-pub(super) fn unsure(at: &Item<'_>) {
+pub(super) fn unsure(at: &ConfigValue<'_>) {
     let message = "has no descriptor that every request makes: one that lacks a value is dropped, and without any the request passes";
     let remedy = "add `{actions: [{generic_key: {descriptor_key: tiergate.call, descriptor_value: limits}}]}`, as envoy/classic.yaml has it";
     at.error(Finding::EnvoyFailOpen, message, remedy);
 }
 
-// === impl Authz ===
+// === impl AuthzFilter ===
 
-impl<'a> Authz<'a> {
-    pub(super) fn of(item: &Item<'a>) -> Option<Self> {
+impl<'a> AuthzFilter<'a> {
+    pub(super) fn of(item: &ConfigValue<'a>) -> Option<Self> {
         let cluster = cluster(&item.get("grpc_service")?)?;
-        Some(Authz { item: item.clone(), cluster })
+        Some(AuthzFilter { item: item.clone(), cluster })
     }
 
-    pub(super) fn check(&self, found: &Found<'a>) {
-        self.opens(found);
+    pub(super) fn check(&self, file: &EnvoyFile<'a>) {
+        self.opens(file);
         self.errors();
         api_version(&self.item);
         self.headers();
@@ -102,8 +102,8 @@ impl<'a> Authz<'a> {
     }
 
     /// What lets requests pass that nobody judged.
-    fn opens(&self, found: &Found<'a>) {
-        let runtime = &found.runtime;
+    fn opens(&self, file: &EnvoyFile<'a>) {
+        let runtime = &file.runtime;
         if let Some(at) = self.item.turned_on("failure_mode_allow") {
             let message = "lets every request pass while tiergate does not answer";
             at.error(Finding::EnvoyFailOpen, message, "set `failure_mode_allow: false`");
@@ -117,7 +117,7 @@ impl<'a> Authz<'a> {
         }
         part(&self.item, "filter_enabled", runtime, "asks tiergate about");
         if let Some(at) =
-            self.item.get("filter_enabled_metadata").filter(|metadata| !found.facts.mark_everybody(metadata))
+            self.item.get("filter_enabled_metadata").filter(|metadata| !file.facts.mark_everybody(metadata))
         {
             let message = "asks tiergate about requests with these metadata only, and lets the others pass";
             at.error(Finding::EnvoyFailOpen, message, "remove `filter_enabled_metadata`");
@@ -153,7 +153,7 @@ impl<'a> Authz<'a> {
 }
 
 /// How long a Check is waited for. Without a timeout it is 200 ms.
-fn timeout(service: &Item<'_>) {
+fn timeout(service: &ConfigValue<'_>) {
     let Some((timeout, at)) = service.duration("timeout").zip(service.get("timeout")) else { return };
     let message = match timeout {
         Duration::ZERO => "waits for ever for a tiergate that does not answer",
@@ -165,9 +165,9 @@ fn timeout(service: &Item<'_>) {
 }
 
 /// When a Check is sent again.
-fn retries(service: &Item<'_>) {
+fn retries(service: &ConfigValue<'_>) {
     let retries = service.at(&["retry_policy", "retry_on"]);
-    let conditions = retries.as_ref().and_then(Item::as_text).unwrap_or_default().split(',').map(str::trim);
+    let conditions = retries.as_ref().and_then(ConfigValue::as_text).unwrap_or_default().split(',').map(str::trim);
     let unsafe_ones: Vec<&str> = conditions.filter(|name| !name.is_empty() && !UNDECIDED.contains(name)).collect();
     if let Some(at) = retries.filter(|_| !unsafe_ones.is_empty()) {
         let message = format!("sends a Check again that may have taken its limits already: {}", unsafe_ones.join(", "));
@@ -176,7 +176,7 @@ fn retries(service: &Item<'_>) {
 }
 
 /// Whether a string matcher matches `authorization`; one that cannot be read is given the benefit of the doubt.
-fn fits(matcher: &Item<'_>) -> bool {
+fn fits(matcher: &ConfigValue<'_>) -> bool {
     const NAME: &str = "authorization";
     let ignore_case = matcher.is_true("ignore_case");
     let text = |name: &str| {
@@ -188,8 +188,8 @@ fn fits(matcher: &Item<'_>) -> bool {
         ("suffix", (|own, text| own.ends_with(text)) as fn(&str, &str) -> bool),
         ("contains", |own, text| own.contains(text)),
     ]);
-    let found = plain.into_iter().find_map(|(name, fits)| Some(fits(NAME, &text(name)?)));
-    found.unwrap_or_else(|| {
+    let file = plain.into_iter().find_map(|(name, fits)| Some(fits(NAME, &text(name)?)));
+    file.unwrap_or_else(|| {
         let pattern = matcher.at(&["safe_regex", "regex"]).and_then(|item| item.as_text());
         pattern
             .and_then(|text| regex::Regex::new(&format!("^(?:{text})$")).ok())
@@ -197,51 +197,55 @@ fn fits(matcher: &Item<'_>) -> bool {
     })
 }
 
-// === impl RateLimit ===
+// === impl RateLimitFilter ===
 
-impl<'a> RateLimit<'a> {
-    pub(super) fn of(item: &Item<'a>) -> Self {
+impl<'a> RateLimitFilter<'a> {
+    pub(super) fn of(item: &ConfigValue<'a>) -> Self {
         let service = item.at(&["rate_limit_service", "grpc_service"]);
         let cluster = service.and_then(|service| cluster(&service)).unwrap_or_default();
-        RateLimit { item: item.clone(), cluster, domain: item.text("domain").unwrap_or_default().to_owned() }
+        RateLimitFilter { item: item.clone(), cluster, domain: item.text("domain").unwrap_or_default().to_owned() }
     }
 
     /// What it is for: whatever the domain is called, what is sent after the answer is a report. In the domain of the limits, what is
     /// sent before is a question, whatever else there is.
-    pub(super) fn role(&self) -> Role {
+    pub(super) fn role(&self) -> FilterRole {
         let is_named = self.domain == REPORT || did_you_mean(&self.domain, [REPORT]).is_some();
         let is_question = self.domain == DOMAIN && report::is_before(&self.item);
-        if is_named || !is_question && report::is_afterwards(&self.item) { Role::Report } else { Role::Limits }
+        if is_named || !is_question && report::is_afterwards(&self.item) {
+            FilterRole::Report
+        } else {
+            FilterRole::Limits
+        }
     }
 
-    pub(super) fn check(&self, found: &Found<'a>, beside: Beside) {
+    pub(super) fn check(&self, file: &EnvoyFile<'a>, beside: Beside) {
         if let Some(service) = self.item.get("rate_limit_service") {
             api_version(&service);
         }
         let asks_some = |name: &str| !matches!(self.item.text(name), None | Some("" | "both"));
         match self.role() {
-            Role::Report if beside.token_limits && asks_some("request_type") => {
+            FilterRole::Report if beside.token_limits && asks_some("request_type") => {
                 let at = self.item.spot("request_type");
                 at.warn(Finding::EnvoyReportMissing, "reports a part of the answers only", "remove `request_type`");
             }
             // A report is not waited for, and denies nothing.
-            Role::Report => {}
-            Role::Check | Role::Limits => self.opens(found, asks_some("request_type")),
+            FilterRole::Report => {}
+            FilterRole::Check | FilterRole::Limits => self.opens(file, asks_some("request_type")),
         }
     }
 
     /// Whether another service than Check's is asked about the limits.
-    fn leads_elsewhere(&self, found: &Found<'a>) {
+    fn leads_elsewhere(&self, file: &EnvoyFile<'a>) {
         let service = self.item.at(&CLUSTER_NAME);
-        if let Some(at) = service.filter(|_| self.domain == DOMAIN && !found.is_ours(&self.cluster)) {
+        if let Some(at) = service.filter(|_| self.domain == DOMAIN && !file.is_ours(&self.cluster)) {
             let message = "asks another service than tiergate about the limits: requests pass uncounted";
             at.error(Finding::EnvoyFailOpen, message, "name the cluster of the ext_authz filter");
         }
     }
 
     /// What lets requests pass that nobody counted.
-    fn opens(&self, found: &Found<'a>, asks_some: bool) {
-        let runtime = &found.runtime;
+    fn opens(&self, file: &EnvoyFile<'a>, asks_some: bool) {
+        let runtime = &file.runtime;
         let denies = self.item.get("failure_mode_deny_percent");
         if denies.is_none() && !self.item.is_true("failure_mode_deny") {
             let at = self.item.spot("failure_mode_deny");
@@ -251,7 +255,7 @@ impl<'a> RateLimit<'a> {
         part(&self.item, "failure_mode_deny_percent", runtime, "refuses, while tiergate does not answer,");
         part(&self.item, "filter_enabled", runtime, "asks tiergate about");
         part(&self.item, "filter_enforced", runtime, "enforces what tiergate says about");
-        self.leads_elsewhere(found);
+        self.leads_elsewhere(file);
         if let Some(at) = self.item.get("request_type").filter(|_| asks_some) {
             let message = "asks tiergate about a part of the requests only, and lets the others pass";
             at.error(Finding::EnvoyFailOpen, message, "remove `request_type`");

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::chain::{Chain, Role};
-use super::read::{Item, is_type};
-use super::{Beside, Found};
+use super::chain::{Chain, FilterRole};
+use super::read::{ConfigValue, is_type};
+use super::{Beside, EnvoyFile};
 use crate::problem::Finding;
 
 const REWRITES: [(&str, i64); 2] = [("UNESCAPE_AND_REDIRECT", 3), ("UNESCAPE_AND_FORWARD", 4)];
@@ -13,32 +13,32 @@ const REWRITES: [(&str, i64); 2] = [("UNESCAPE_AND_REDIRECT", 3), ("UNESCAPE_AND
 const ROUTERS: [&str; 2] = [".filters.http.router.v3.Router", ".filters.http.mcp_router.v3.McpRouter"];
 
 /// Its chain of filters, and those of its upgrades.
-pub(super) fn chains<'a>(manager: &Item<'a>) -> Vec<Chain<'a>> {
+pub(super) fn chains<'a>(manager: &ConfigValue<'a>) -> Vec<Chain<'a>> {
     let own = manager.get("http_filters").into_iter();
     own.chain(upgrades(manager).iter().filter_map(|upgrade| upgrade.get("filters")))
         .map(|list| Chain::of(&list))
         .collect()
 }
 
-pub(super) fn upgrades<'a>(manager: &Item<'a>) -> Vec<Item<'a>> {
+pub(super) fn upgrades<'a>(manager: &ConfigValue<'a>) -> Vec<ConfigValue<'a>> {
     manager.list("upgrade_configs")
 }
 
 /// The name of routes that it is told while Envoy runs.
-pub(super) fn routes_by_name<'a>(manager: &Item<'a>) -> Option<&'a str> {
+pub(super) fn routes_by_name<'a>(manager: &ConfigValue<'a>) -> Option<&'a str> {
     manager.get("rds")?.text("route_config_name")
 }
 
-pub(super) fn check(manager: &Item<'_>, found: &Found<'_>, beside: Beside) {
+pub(super) fn check(manager: &ConfigValue<'_>, file: &EnvoyFile<'_>, beside: Beside) {
     path(manager);
-    timeouts(manager, found);
+    timeouts(manager, file);
     if let Some(routes) = manager.get("route_config") {
         hits_addend(&routes);
     }
-    let asking = chains(manager).into_iter().filter(|chain| chain.roles(found).contains(&Role::Check));
-    asking.for_each(|chain| order(&chain, found));
+    let asking = chains(manager).into_iter().filter(|chain| chain.roles(file).contains(&FilterRole::Check));
+    asking.for_each(|chain| order(&chain, file));
     let Some(chain) = manager.get("http_filters").map(|list| Chain::of(&list)) else { return };
-    if beside.token_limits && !chain.roles(found).contains(&Role::Report) {
+    if beside.token_limits && !chain.roles(file).contains(&FilterRole::Report) {
         let message = "reports no usage, so that token limits never fill";
         let remedy = "add the ratelimit filter of envoy/tiergate.yaml, with `domain: tiergate.report`";
         manager.warn(Finding::EnvoyReportMissing, message, remedy);
@@ -46,20 +46,20 @@ pub(super) fn check(manager: &Item<'_>, found: &Found<'_>, beside: Beside) {
 }
 
 /// Whoever says nothing is not waited for.
-fn timeouts(manager: &Item<'_>, found: &Found<'_>) {
+fn timeouts(manager: &ConfigValue<'_>, file: &EnvoyFile<'_>) {
     if is_never(manager, "request_timeout") {
         let message = "waits for ever for a request that does not end";
         manager.spot("request_timeout").warn(Finding::EnvoyRequestTimeout, message, "set `request_timeout: 60s`");
     }
     idle_connections(manager);
-    idle_requests(manager, found);
+    idle_requests(manager, file);
 }
 
-fn is_never(item: &Item<'_>, name: &str) -> bool {
+fn is_never(item: &ConfigValue<'_>, name: &str) -> bool {
     item.duration(name).is_none_or(|duration| duration == Duration::ZERO)
 }
 
-fn idle_connections(manager: &Item<'_>) {
+fn idle_connections(manager: &ConfigValue<'_>) {
     let options = manager.get("common_http_protocol_options");
     let idle = options.as_ref().and_then(|options| options.get("idle_timeout"));
     if options.is_none_or(|options| is_never(&options, "idle_timeout")) {
@@ -73,10 +73,10 @@ fn idle_connections(manager: &Item<'_>) {
     }
 }
 
-fn idle_requests(manager: &Item<'_>, found: &Found<'_>) {
+fn idle_requests(manager: &ConfigValue<'_>, file: &EnvoyFile<'_>) {
     let message = "keeps a request for ever on which nobody says anything";
-    let actions: Vec<_> = found.ways(manager).into_iter().filter_map(|way| way.action).collect();
-    let is_set = |name: &str, item: &Item<'_>| item.get(name).is_some();
+    let actions: Vec<_> = file.ways(manager).into_iter().filter_map(|way| way.action).collect();
+    let is_set = |name: &str, item: &ConfigValue<'_>| item.get(name).is_some();
     for at in actions.iter().filter(|action| is_set("idle_timeout", action) && is_never(action, "idle_timeout")) {
         at.spot("idle_timeout").warn(Finding::EnvoyIdleTimeout, message, "set `idle_timeout: 600s`");
     }
@@ -89,7 +89,7 @@ fn idle_requests(manager: &Item<'_>, found: &Found<'_>) {
 }
 
 /// Check, route and model have to see one path.
-fn path(manager: &Item<'_>) {
+fn path(manager: &ConfigValue<'_>) {
     if !manager.is_true("normalize_path") {
         let at = manager.spot("normalize_path");
         let message = "does not resolve dot segments, so that the model may see another path than was judged";
@@ -110,8 +110,8 @@ fn path(manager: &Item<'_>) {
 }
 
 /// The Check comes first: what comes before it acts on requests that nobody judged.
-fn order(chain: &Chain<'_>, found: &Found<'_>) {
-    let is_check = |entry: &Item<'_>| found.role(entry) == Some(Role::Check);
+fn order(chain: &Chain<'_>, file: &EnvoyFile<'_>) {
+    let is_check = |entry: &ConfigValue<'_>| file.role(entry) == Some(FilterRole::Check);
     for filter in chain.filters.iter().take_while(|filter| !is_check(&filter.entry)) {
         // Envoy refuses one that stands there by itself, and not one behind a matcher.
         for router in filter.entry.find(&|item| ROUTERS.iter().any(|ending| is_type(item, ending))) {
@@ -119,7 +119,7 @@ fn order(chain: &Chain<'_>, found: &Found<'_>) {
             router.error(Finding::EnvoyFailOpen, message, "put it behind the ext_authz filter");
         }
         let Some(configuration) = filter.entry.get("typed_config") else { continue };
-        if found.role(&filter.entry).is_some() {
+        if file.role(&filter.entry).is_some() {
             let message = "counts before the Check, of which it knows nothing then";
             configuration.warn(Finding::EnvoyFilterOrder, message, "put it behind the ext_authz filter");
         }
@@ -127,7 +127,7 @@ fn order(chain: &Chain<'_>, found: &Found<'_>) {
 }
 
 /// Envoy reads `hits_addend` on the filter and in `RateLimitPerRoute`, and passes over it on a route.
-fn hits_addend(item: &Item<'_>) {
+fn hits_addend(item: &ConfigValue<'_>) {
     for (name, child) in item.entries() {
         match name {
             "typed_per_filter_config" | "typedPerFilterConfig" => continue,

@@ -7,7 +7,7 @@ use crate::problem::{Finding, Position, Severity};
 
 /// A value of the configuration.
 #[derive(Clone, Debug)]
-pub(super) struct Item<'a> {
+pub(super) struct ConfigValue<'a> {
     field: Field<'a>,
     /// Where its name stands.
     key: Option<Position>,
@@ -17,12 +17,12 @@ pub(super) struct Item<'a> {
 pub(super) type Address = *const Node;
 
 /// The type that `@type` names; of a TypedStruct, that of what it wraps.
-pub(super) fn type_of<'a>(item: &Item<'a>) -> Option<&'a str> {
+pub(super) fn type_of<'a>(item: &ConfigValue<'a>) -> Option<&'a str> {
     item.entry(if item.wraps() { "type_url" } else { "@type" })?.as_text()
 }
 
 /// Whether it is a message of this type.
-pub(super) fn is_type(item: &Item<'_>, ending: &str) -> bool {
+pub(super) fn is_type(item: &ConfigValue<'_>, ending: &str) -> bool {
     type_of(item).is_some_and(|name| name.ends_with(ending))
 }
 
@@ -36,11 +36,11 @@ fn camel(name: &str) -> String {
     })
 }
 
-// === impl Item ===
+// === impl ConfigValue ===
 
-impl<'a> Item<'a> {
+impl<'a> ConfigValue<'a> {
     pub(super) fn root(document: &'a Node, report: &'a Report) -> Self {
-        Item { field: Field::root(document, report), key: None }
+        ConfigValue { field: Field::root(document, report), key: None }
     }
 
     fn value(&self) -> &'a Value {
@@ -53,7 +53,7 @@ impl<'a> Item<'a> {
     }
 
     /// The field `name` of a mapping, if it is there and not null; of a TypedStruct, that of what it wraps.
-    pub(super) fn get(&self, name: &str) -> Option<Item<'a>> {
+    pub(super) fn get(&self, name: &str) -> Option<ConfigValue<'a>> {
         let wrapped = || self.entry("value").filter(|_| self.wraps())?.get(name);
         self.entry(name).or_else(|| self.entry(&camel(name))).or_else(wrapped)
     }
@@ -63,39 +63,39 @@ impl<'a> Item<'a> {
     }
 
     /// As `get`, by a name that the user chose.
-    pub(super) fn entry(&self, name: &str) -> Option<Item<'a>> {
+    pub(super) fn entry(&self, name: &str) -> Option<ConfigValue<'a>> {
         let Value::Map(entries) = self.value() else { return None };
         entries.iter().find(|(key, node)| key.name == name && node.value != Value::Null)?;
         self.entries().into_iter().find(|(key, _)| *key == name).map(|(_, item)| item)
     }
 
     /// The field at the end of a path of names.
-    pub(super) fn at(&self, path: &[&str]) -> Option<Item<'a>> {
+    pub(super) fn at(&self, path: &[&str]) -> Option<ConfigValue<'a>> {
         path.iter().try_fold(self.clone(), |item, name| item.get(name))
     }
 
     /// The field `name`, or the whole where it is not there: where its absence is told.
-    pub(super) fn spot(&self, name: &str) -> Item<'a> {
+    pub(super) fn spot(&self, name: &str) -> ConfigValue<'a> {
         self.get(name).unwrap_or_else(|| self.clone())
     }
 
     /// The items of the list `name`, if there is one.
-    pub(super) fn list(&self, name: &str) -> Vec<Item<'a>> {
+    pub(super) fn list(&self, name: &str) -> Vec<ConfigValue<'a>> {
         self.get(name).map(|list| list.items()).unwrap_or_default()
     }
 
-    pub(super) fn items(&self) -> Vec<Item<'a>> {
+    pub(super) fn items(&self) -> Vec<ConfigValue<'a>> {
         match self.value() {
             Value::List(_) => {
                 let items = self.field.items().unwrap_or_default().into_iter();
-                items.map(|field| Item { field, key: None }).collect()
+                items.map(|field| ConfigValue { field, key: None }).collect()
             }
             _ => Vec::new(),
         }
     }
 
     /// The values of a mapping or list.
-    pub(super) fn children(&self) -> Vec<Item<'a>> {
+    pub(super) fn children(&self) -> Vec<ConfigValue<'a>> {
         match self.value() {
             Value::Map(_) => self.entries().into_iter().map(|(_, item)| item).collect(),
             _ => self.items(),
@@ -103,19 +103,19 @@ impl<'a> Item<'a> {
     }
 
     /// The names and values of a mapping.
-    pub(super) fn entries(&self) -> Vec<(&'a str, Item<'a>)> {
+    pub(super) fn entries(&self) -> Vec<(&'a str, ConfigValue<'a>)> {
         match self.value() {
             Value::Map(_) => {
                 let entries = self.field.entries().unwrap_or_default().into_iter();
-                entries.map(|(key, field)| (key.name.as_str(), Item { field, key: Some(key.at) })).collect()
+                entries.map(|(key, field)| (key.name.as_str(), ConfigValue { field, key: Some(key.at) })).collect()
             }
             _ => Vec::new(),
         }
     }
 
     /// What `wanted` is true of, at any depth.
-    pub(super) fn find(&self, wanted: &impl Fn(&Item<'a>) -> bool) -> Vec<Item<'a>> {
-        let mut found: Vec<Item<'a>> = self.children().iter().flat_map(|child| child.find(wanted)).collect();
+    pub(super) fn find(&self, wanted: &impl Fn(&ConfigValue<'a>) -> bool) -> Vec<ConfigValue<'a>> {
+        let mut found: Vec<ConfigValue<'a>> = self.children().iter().flat_map(|child| child.find(wanted)).collect();
         if wanted(self) {
             found.insert(0, self.clone());
         }
@@ -166,7 +166,7 @@ impl<'a> Item<'a> {
     }
 
     /// The field, if it is there and true.
-    pub(super) fn turned_on(&self, name: &str) -> Option<Item<'a>> {
+    pub(super) fn turned_on(&self, name: &str) -> Option<ConfigValue<'a>> {
         self.get(name).filter(|item| item.as_bool() == Some(true))
     }
 

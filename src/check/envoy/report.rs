@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use super::chain::{Filter, Role};
+use super::chain::{Filter, FilterRole};
 use super::filter::{CLUSTER_NAME, DOMAIN, REPORT};
-use super::read::Item;
+use super::read::ConfigValue;
 use super::route::configuration;
-use super::{Beside, Found};
+use super::{Beside, EnvoyFile};
 use crate::problem::Finding;
 use crate::spelling::did_you_mean;
 
@@ -34,29 +34,29 @@ const UNREAD: Finding = Finding::EnvoyReportUnread;
 
 /// One action of a descriptor.
 struct Action<'a> {
-    item: Item<'a>,
+    item: ConfigValue<'a>,
     kind: &'a str,
 }
 
-pub(super) fn check<'a>(found: &Found<'a>, filters: &[&Filter<'a>], beside: Beside) {
-    let reports: Vec<_> = found.rate_limits.iter().filter(|limit| limit.role() == Role::Report).collect();
+pub(super) fn check<'a>(file: &EnvoyFile<'a>, filters: &[&Filter<'a>], beside: Beside) {
+    let reports: Vec<_> = file.rate_limits.iter().filter(|limit| limit.role() == FilterRole::Report).collect();
     let Some(first) = reports.first() else { return };
     let own = reports.iter().filter_map(|report| report.item.get("rate_limits"));
-    let overrides = overrides(found, filters);
-    let lists: Vec<Item<'a>> = own.chain(overrides.iter().filter_map(|own| own.get("rate_limits"))).collect();
-    if beside.token_limits && !found.facts.has_limited_routes && !lists.iter().any(carries_tokens) {
+    let overrides = overrides(file, filters);
+    let lists: Vec<ConfigValue<'a>> = own.chain(overrides.iter().filter_map(|own| own.get("rate_limits"))).collect();
+    if beside.token_limits && !file.facts.has_limited_routes && !lists.iter().any(carries_tokens) {
         let at = lists.first().unwrap_or(&first.item);
         at.warn(Finding::EnvoyReportMissing, "reports no tokens", "take the `rate_limits` of envoy/tiergate.yaml");
     }
     for report in &reports {
         domain(&report.item);
-        leads(&report.item, found);
+        leads(&report.item, file);
     }
     overrides.iter().filter(|own| own.get("domain").is_some()).for_each(domain);
     for limit in lists.iter().flat_map(|list| list.items()) {
-        descriptor(&limit, found);
+        descriptor(&limit, file);
     }
-    for authz in &found.authz {
+    for authz in &file.authz {
         let ingests = authz.item.get("enable_dynamic_metadata_ingestion");
         if let Some(at) = ingests.filter(|flag| flag.as_bool() == Some(false)) {
             let message = "drops what Check's answer leaves for the report, so that there is none";
@@ -66,30 +66,30 @@ pub(super) fn check<'a>(found: &Found<'a>, filters: &[&Filter<'a>], beside: Besi
 }
 
 /// What routes have for a filter that reports.
-fn overrides<'a>(found: &Found<'a>, filters: &[&Filter<'a>]) -> Vec<Item<'a>> {
-    let reports = filters.iter().filter(|filter| found.role(&filter.entry) == Some(Role::Report));
+fn overrides<'a>(file: &EnvoyFile<'a>, filters: &[&Filter<'a>]) -> Vec<ConfigValue<'a>> {
+    let reports = filters.iter().filter(|filter| file.role(&filter.entry) == Some(FilterRole::Report));
     let names: BTreeSet<&str> = reports.map(|filter| filter.name).collect();
-    let settings = found.facts.settings.iter().filter(|(name, _)| names.contains(name));
+    let settings = file.facts.settings.iter().filter(|(name, _)| names.contains(name));
     settings.filter_map(|(_, setting)| configuration(setting.clone())).collect()
 }
 
 /// Whether a list of descriptors tells what an answer cost.
-fn carries_tokens(list: &Item<'_>) -> bool {
+fn carries_tokens(list: &ConfigValue<'_>) -> bool {
     let actions = list.items().into_iter().flat_map(|limit| Action::of(&limit));
     let mut numbers = actions.filter_map(|action| action.item.text("descriptor_value"));
     numbers.any(|name| TOKENS.contains(&name) || did_you_mean(name, TOKENS).is_some())
 }
 
 /// A report is settled by whoever made the reservation.
-fn leads(item: &Item<'_>, found: &Found<'_>) {
+fn leads(item: &ConfigValue<'_>, file: &EnvoyFile<'_>) {
     let at = item.at(&CLUSTER_NAME);
-    if let Some(at) = at.filter(|name| !name.as_text().is_some_and(|name| found.is_ours(name))) {
+    if let Some(at) = at.filter(|name| !name.as_text().is_some_and(|name| file.is_ours(name))) {
         let message = "leads to another service than Check: tiergate gets no report";
         at.warn(UNREAD, message, "name the cluster of the ext_authz filter");
     }
 }
 
-fn domain(item: &Item<'_>) {
+fn domain(item: &ConfigValue<'_>) {
     let domain = item.text("domain").unwrap_or_default();
     if domain == REPORT {
         return;
@@ -107,7 +107,7 @@ fn domain(item: &Item<'_>) {
 }
 
 /// One descriptor of a report.
-fn descriptor(limit: &Item<'_>, found: &Found<'_>) {
+fn descriptor(limit: &ConfigValue<'_>, file: &EnvoyFile<'_>) {
     if !limit.is_true("apply_on_stream_done") {
         let at = limit.spot("apply_on_stream_done");
         let message = "is sent before the answer, of which nothing is known yet, and the request waits for it";
@@ -125,12 +125,12 @@ fn descriptor(limit: &Item<'_>, found: &Found<'_>) {
         at.warn(UNREAD, message, &format!("did you mean `{USAGE}`?"));
     }
     if let Some(action) = named(USAGE) {
-        usage(limit, action, found);
+        usage(limit, action, file);
     }
 }
 
 /// A descriptor of which it cannot be told what it reports on.
-fn without_reservation(limit: &Item<'_>, actions: &[Action<'_>]) {
+fn without_reservation(limit: &ConfigValue<'_>, actions: &[Action<'_>]) {
     let meant = actions.iter().find(|action| did_you_mean(action.key(), [RESERVATION]).is_some());
     let message = match meant {
         Some(action) => {
@@ -148,9 +148,9 @@ fn without_reservation(limit: &Item<'_>, actions: &[Action<'_>]) {
 }
 
 /// A descriptor that carries a number.
-fn usage(limit: &Item<'_>, action: &Action<'_>, found: &Found<'_>) {
+fn usage(limit: &ConfigValue<'_>, action: &Action<'_>, file: &EnvoyFile<'_>) {
     let value = action.item.get("descriptor_value");
-    let name = value.as_ref().and_then(Item::as_text).unwrap_or_default();
+    let name = value.as_ref().and_then(ConfigValue::as_text).unwrap_or_default();
     if !NUMBERS.contains(&name) && action.kind == "generic_key" {
         let remedy = match did_you_mean(name, NUMBERS) {
             Some(meant) => format!("did you mean `{meant}`?"),
@@ -172,7 +172,7 @@ fn usage(limit: &Item<'_>, action: &Action<'_>, found: &Found<'_>) {
         );
     }
     match hits.get("format") {
-        Some(format) => metadata(&format, found),
+        Some(format) => metadata(&format, file),
         None if TOKENS.contains(&name) => {
             let message = format!("is the same for every answer, whatever its `{name}` is");
             hits.warn(UNREAD, message, "set `format`, as in envoy/tiergate.yaml");
@@ -182,39 +182,39 @@ fn usage(limit: &Item<'_>, action: &Action<'_>, found: &Found<'_>) {
 }
 
 /// A number that is read from what a filter wrote.
-fn metadata(format: &Item<'_>, found: &Found<'_>) {
+fn metadata(format: &ConfigValue<'_>, file: &EnvoyFile<'_>) {
     let read = format.as_text().and_then(|text| text.strip_prefix("%DYNAMIC_METADATA(")?.split_once(")%"));
     let Some((read, _)) = read else { return };
-    let facts = &found.facts;
+    let facts = &file.facts;
     if facts.written.contains(read) {
         return;
     }
     let remedy = match did_you_mean(read, facts.written.iter().map(String::as_str)) {
         Some(meant) => format!("did you mean `{meant}`?"),
         // A program may write what it likes, and another file may have the filter.
-        None if found.managers.is_empty() || facts.runs_programs => return,
+        None if file.managers.is_empty() || facts.runs_programs => return,
         None => "add the filters of envoy/tiergate.yaml that read `usage` from answers".to_owned(),
     };
     let message = format!("`{read}` is metadata that no filter of this file writes, and the number is lost");
     format.warn(UNREAD, message, &remedy);
 }
 
-fn limits<'a>(item: &Item<'a>) -> Vec<Item<'a>> {
+fn limits<'a>(item: &ConfigValue<'a>) -> Vec<ConfigValue<'a>> {
     item.list("rate_limits")
 }
 
 /// Whether a filter asks something before the answer.
-pub(super) fn is_before(filter: &Item<'_>) -> bool {
+pub(super) fn is_before(filter: &ConfigValue<'_>) -> bool {
     limits(filter).iter().any(|limit| !limit.is_true("apply_on_stream_done"))
 }
 
 /// Where one filter has descriptors of both kinds: those of a request, and those of its end.
-pub(super) fn mixed(found: &Found<'_>, filters: &[&Filter<'_>]) {
+pub(super) fn mixed(file: &EnvoyFile<'_>, filters: &[&Filter<'_>]) {
     let names: BTreeSet<&str> =
-        filters.iter().filter(|filter| asks_limits(found, filter)).map(|filter| filter.name).collect();
-    let settings = found.facts.settings.iter().filter(|(name, _)| names.contains(name));
-    let overrides: Vec<Item<'_>> = settings.filter_map(|(_, setting)| configuration(setting.clone())).collect();
-    let own = found.rate_limits.iter().map(|limit| &limit.item);
+        filters.iter().filter(|filter| asks_limits(file, filter)).map(|filter| filter.name).collect();
+    let settings = file.facts.settings.iter().filter(|(name, _)| names.contains(name));
+    let overrides: Vec<ConfigValue<'_>> = settings.filter_map(|(_, setting)| configuration(setting.clone())).collect();
+    let own = file.rate_limits.iter().map(|limit| &limit.item);
     for list in own.chain(&overrides).filter_map(|item| item.get("rate_limits")) {
         let late = list.items().iter().filter(|limit| limit.is_true("apply_on_stream_done")).count();
         if late > 0 && late < list.items().len() {
@@ -225,26 +225,26 @@ pub(super) fn mixed(found: &Found<'_>, filters: &[&Filter<'_>]) {
     }
 }
 
-fn asks_limits(found: &Found<'_>, filter: &Filter<'_>) -> bool {
-    matches!(found.role(&filter.entry), Some(Role::Limits | Role::Report))
+fn asks_limits(file: &EnvoyFile<'_>, filter: &Filter<'_>) -> bool {
+    matches!(file.role(&filter.entry), Some(FilterRole::Limits | FilterRole::Report))
 }
 
 /// Whether a filter carries a reservation.
-pub(super) fn has_reservation(filter: &Item<'_>) -> bool {
+pub(super) fn has_reservation(filter: &ConfigValue<'_>) -> bool {
     limits(filter).iter().flat_map(Action::of).any(|action| action.key() == RESERVATION)
 }
 
 /// Whether a filter carries a reservation, or sends everything when the answer is over.
-pub(super) fn is_afterwards(filter: &Item<'_>) -> bool {
+pub(super) fn is_afterwards(filter: &ConfigValue<'_>) -> bool {
     let limits = limits(filter);
     let is_late = !limits.is_empty() && limits.iter().all(|limit| limit.is_true("apply_on_stream_done"));
     is_late || has_reservation(filter)
 }
 
 /// Whether every request makes one of these descriptors, with all values, before it goes on; else where that is not so.
-pub(super) fn asks_always<'a>(limits: &Item<'a>) -> Result<(), Item<'a>> {
-    let is_question = |limit: &Item<'_>| !limit.is_true("apply_on_stream_done");
-    let is_sure = |limit: &Item<'a>| {
+pub(super) fn asks_always<'a>(limits: &ConfigValue<'a>) -> Result<(), ConfigValue<'a>> {
+    let is_question = |limit: &ConfigValue<'_>| !limit.is_true("apply_on_stream_done");
+    let is_sure = |limit: &ConfigValue<'a>| {
         let actions = Action::of(limit);
         is_question(limit) && !actions.is_empty() && actions.iter().all(Action::is_sure)
     };
@@ -254,7 +254,7 @@ pub(super) fn asks_always<'a>(limits: &Item<'a>) -> Result<(), Item<'a>> {
 // === impl Action ===
 
 impl<'a> Action<'a> {
-    fn of(limit: &Item<'a>) -> Vec<Self> {
+    fn of(limit: &ConfigValue<'a>) -> Vec<Self> {
         let actions = limit.list("actions");
         let kinds = actions.iter().filter_map(|action| action.entries().into_iter().next());
         kinds.map(|(kind, item)| Action { item, kind }).collect()

@@ -1,22 +1,22 @@
 //! Routes: where requests go, and what is turned off for them on the way.
 
-use super::Found;
-use super::chain::{Filter, Role};
+use super::EnvoyFile;
+use super::chain::{Filter, FilterRole};
 use super::matcher::{self, Gap};
-use super::read::{Item, is_type};
+use super::read::{ConfigValue, is_type};
 use super::report;
 
 /// One way of requests through routes, to one cluster.
 #[derive(Clone, Debug)]
 pub(super) struct Way<'a> {
     /// What may have settings for filters, the widest first: route configuration, virtual host, route, part of its traffic.
-    levels: Vec<Item<'a>>,
+    levels: Vec<ConfigValue<'a>>,
     /// The descriptors of route and virtual host, for filters that have none.
-    limits: Vec<Item<'a>>,
+    limits: Vec<ConfigValue<'a>>,
     /// What the route is called.
     name: Option<&'a str>,
     /// What the route does; of a part of a configuration it may be unknown.
-    pub(super) action: Option<Item<'a>>,
+    pub(super) action: Option<ConfigValue<'a>>,
     pub(super) to: To<'a>,
 }
 
@@ -31,13 +31,13 @@ pub(super) enum To<'a> {
 /// That a filter is off, and where that stands.
 #[derive(Clone, Debug)]
 pub(super) struct Off<'a> {
-    pub(super) at: Item<'a>,
-    pub(super) how: How<'a>,
+    pub(super) at: ConfigValue<'a>,
+    pub(super) how: Disabled<'a>,
 }
 
 /// In which way a filter is off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum How<'a> {
+pub(super) enum Disabled<'a> {
     /// Where no route turns it on, such as the one of this name.
     Unless(Option<&'a str>),
     /// For the requests of this part of the routes.
@@ -56,28 +56,33 @@ pub(super) const SETTINGS: &str = "typed_per_filter_config";
 /// What a route may do.
 const ACTIONS: [&str; 5] = ["route", "filter_action", "redirect", "direct_response", "non_forwarding_action"];
 
-fn is_route(item: &Item<'_>) -> bool {
+fn is_route(item: &ConfigValue<'_>) -> bool {
     item.get("match").is_some() && ACTIONS.iter().any(|name| item.get(name).is_some())
 }
 
 /// Whether it is a route configuration, or a part of one.
-pub(super) fn is_part(item: &Item<'_>) -> bool {
+pub(super) fn is_part(item: &ConfigValue<'_>) -> bool {
     item.get("virtual_hosts").is_some() || item.get(SETTINGS).is_some() || is_route(item)
 }
 
 /// All ways through a route configuration, or a part of one.
-pub(super) fn ways<'a>(routes: &Item<'a>) -> Vec<Way<'a>> {
+pub(super) fn ways<'a>(routes: &ConfigValue<'a>) -> Vec<Way<'a>> {
     let mut ways = Vec::new();
     follow(routes, &[], None, &mut ways);
     ways
 }
 
-fn descriptors<'a>(item: &Item<'a>) -> Option<Item<'a>> {
+fn descriptors<'a>(item: &ConfigValue<'a>) -> Option<ConfigValue<'a>> {
     item.get("rate_limits").filter(|list| !list.items().is_empty())
 }
 
 /// Whether there is a route.
-fn follow<'a>(item: &Item<'a>, levels: &[Item<'a>], host: Option<&Item<'a>>, ways: &mut Vec<Way<'a>>) -> bool {
+fn follow<'a>(
+    item: &ConfigValue<'a>,
+    levels: &[ConfigValue<'a>],
+    host: Option<&ConfigValue<'a>>,
+    ways: &mut Vec<Way<'a>>,
+) -> bool {
     let mut levels = levels.to_vec();
     levels.extend(item.get(SETTINGS).map(|_| item.clone()));
     let own = descriptors(item);
@@ -99,13 +104,23 @@ fn follow<'a>(item: &Item<'a>, levels: &[Item<'a>], host: Option<&Item<'a>>, way
 }
 
 /// The ways of one route.
-fn split<'a>(name: Option<&'a str>, action: &Item<'a>, levels: &[Item<'a>], host: Option<&Item<'a>>) -> Vec<Way<'a>> {
+fn split<'a>(
+    name: Option<&'a str>,
+    action: &ConfigValue<'a>,
+    levels: &[ConfigValue<'a>],
+    host: Option<&ConfigValue<'a>>,
+) -> Vec<Way<'a>> {
     // Those of the virtual host count where the route has none, or says that they do.
     let own = descriptors(action);
     let host = host.filter(|_| own.is_none() || action.is_true("include_vh_rate_limits"));
-    let limits: Vec<Item<'a>> = own.iter().chain(host).cloned().collect();
-    let way =
-        |levels: Vec<Item<'a>>, to| Way { levels, limits: limits.clone(), name, action: Some(action.clone()), to };
+    let limits: Vec<ConfigValue<'a>> = own.iter().chain(host).cloned().collect();
+    let way = |levels: Vec<ConfigValue<'a>>, to| Way {
+        levels,
+        limits: limits.clone(),
+        name,
+        action: Some(action.clone()),
+        to,
+    };
     let to = |name: Option<&'a str>| name.map_or(To::Any, To::Cluster);
     let parts = action.at(&["weighted_clusters", "clusters"]).map(|clusters| clusters.items());
     let Some(parts) = parts else { return vec![way(levels.to_vec(), to(action.text("cluster")))] };
@@ -113,7 +128,7 @@ fn split<'a>(name: Option<&'a str>, action: &Item<'a>, levels: &[Item<'a>], host
 }
 
 /// What a level is called.
-fn scope(level: &Item<'_>) -> &'static str {
+fn scope(level: &ConfigValue<'_>) -> &'static str {
     let has = |names: &[&str]| names.iter().any(|name| level.get(name).is_some());
     if has(&["virtual_hosts", "vhds"]) {
         "route configuration"
@@ -153,27 +168,27 @@ impl<'a> Way<'a> {
     }
 
     /// Where a Check is turned off, whatever its filter is called.
-    pub(super) fn unchecked(&self) -> Vec<Item<'a>> {
+    pub(super) fn unchecked(&self) -> Vec<ConfigValue<'a>> {
         let settings = self.levels.iter().filter_map(|level| level.get(SETTINGS)).flat_map(|all| all.children());
         let own = settings.filter_map(configuration).filter(|own| is_type(own, ".ExtAuthzPerRoute"));
         own.filter_map(|own| own.turned_on("disabled")).collect()
     }
 
     /// The settings for a filter, the most specific first.
-    fn settings(&self, filter: &str) -> impl Iterator<Item = (&'static str, Item<'a>)> {
-        let of = |level: &Item<'a>| Some((scope(level), level.get(SETTINGS)?.entry(filter)?));
+    fn settings(&self, filter: &str) -> impl Iterator<Item = (&'static str, ConfigValue<'a>)> {
+        let of = |level: &ConfigValue<'a>| Some((scope(level), level.get(SETTINGS)?.entry(filter)?));
         self.levels.iter().rev().filter_map(of)
     }
 
     /// Whether a filter is off for these requests. Envoy looks twice: whether the filter is in the chain, and then, in the most specific
     /// configuration, whether it does anything.
-    pub(super) fn off(&self, filter: &Filter<'a>, found: &Found<'a>) -> Option<Off<'a>> {
+    pub(super) fn off(&self, filter: &Filter<'a>, found: &EnvoyFile<'a>) -> Option<Off<'a>> {
         match self.settings(filter.name).next() {
             None => filter.off(self.name),
             Some((scope, setting)) => {
                 let is_wrapper = is_type(&setting, ".route.v3.FilterConfig");
                 let at = setting.turned_on("disabled").filter(|_| is_wrapper);
-                at.map(|at| Off { at, how: How::Of(scope) })
+                at.map(|at| Off { at, how: Disabled::Of(scope) })
             }
         }
         .or_else(|| {
@@ -183,7 +198,7 @@ impl<'a> Way<'a> {
             let own = own.next();
             let undone = own.as_ref().and_then(|(scope, own)| undone(own, scope, role, found));
             let is_own = own.is_some_and(|(_, own)| own.get("rate_limits").is_some());
-            undone.or_else(|| self.unasked(filter).filter(|_| role == Role::Limits && !is_own))
+            undone.or_else(|| self.unasked(filter).filter(|_| role == FilterRole::Limits && !is_own))
         })
     }
 
@@ -193,33 +208,33 @@ impl<'a> Way<'a> {
         if self.limits.iter().any(|list| report::asks_always(list).is_ok()) {
             return None;
         }
-        Some(Off { at: self.limits.first().cloned().unwrap_or(without), how: How::Unsure })
+        Some(Off { at: self.limits.first().cloned().unwrap_or(without), how: Disabled::Unsure })
     }
 }
 
 /// A route's configuration of a filter, as it is or in a FilterConfig.
-pub(super) fn configuration<'a>(setting: Item<'a>) -> Option<Item<'a>> {
+pub(super) fn configuration<'a>(setting: ConfigValue<'a>) -> Option<ConfigValue<'a>> {
     if is_type(&setting, ".route.v3.FilterConfig") { setting.get("config") } else { Some(setting) }
 }
 
 /// How a route's configuration of a filter turns it off.
-fn undone<'a>(own: &Item<'a>, scope: &'static str, role: Role, found: &Found<'a>) -> Option<Off<'a>> {
-    let off = |at: Item<'a>, how| Off { at, how };
+fn undone<'a>(own: &ConfigValue<'a>, scope: &'static str, role: FilterRole, found: &EnvoyFile<'a>) -> Option<Off<'a>> {
+    let off = |at: ConfigValue<'a>, how| Off { at, how };
     if is_type(own, ".ExtAuthzPerRoute") {
         let elsewhere = || {
             let settings = own.get("check_settings")?;
             let cluster = settings.at(&["grpc_service", "envoy_grpc", "cluster_name"]);
             let cluster = cluster.or_else(|| settings.at(&["grpc_service", "google_grpc", "target_uri"]));
             let other = cluster.filter(|cluster| !cluster.as_text().is_some_and(|name| found.is_ours(name)));
-            Some(off(other.or_else(|| settings.get("http_service"))?, How::Elsewhere(scope)))
+            Some(off(other.or_else(|| settings.get("http_service"))?, Disabled::Elsewhere(scope)))
         };
-        return own.turned_on("disabled").map(|at| off(at, How::Of(scope))).or_else(elsewhere);
+        return own.turned_on("disabled").map(|at| off(at, Disabled::Of(scope))).or_else(elsewhere);
     }
     if is_type(own, ".RateLimitPerRoute") {
-        let limits = own.get("rate_limits").filter(|_| role == Role::Limits)?;
-        return report::asks_always(&limits).err().map(|at| off(at, How::Dropped));
+        let limits = own.get("rate_limits").filter(|_| role == FilterRole::Limits)?;
+        return report::asks_always(&limits).err().map(|at| off(at, Disabled::Dropped));
     }
     match matcher::gap(own, &|item| found.role(item).is_some())? {
-        Gap::Skip(at) | Gap::Matched(at) => Some(off(at, How::Matched)),
+        Gap::Skip(at) | Gap::Matched(at) => Some(off(at, Disabled::Matched)),
     }
 }

@@ -11,12 +11,12 @@ pub(super) const VARIABLE: char = '\u{f0001}';
 
 /// The words of one command, and what of the line is no part of it.
 #[derive(Debug, Default)]
-pub(super) struct Line {
+pub(super) struct CommandLine {
     pub(super) words: Vec<String>,
     pub(super) notes: Vec<String>,
 }
 
-struct Reader<'l> {
+struct ShellReader<'l> {
     rest: std::iter::Peekable<std::str::Chars<'l>>,
     /// For a splitter into words that knows quotes, and nothing else of a shell.
     out: String,
@@ -28,18 +28,18 @@ struct Reader<'l> {
 /// # Errors
 ///
 /// A quote, `$(` or backquote is not closed.
-pub(super) fn read(line: &str) -> Result<Line, CurlError> {
+pub(super) fn read(line: &str) -> Result<CommandLine, CurlError> {
     // A line that goes on.
     let line = line.replace("\\\r\n", "").replace("\\\n", "").replace([OUTPUT, VARIABLE], "");
-    let mut reader = Reader { rest: line.trim().chars().peekable(), out: String::new(), notes: Vec::new() };
+    let mut reader = ShellReader { rest: line.trim().chars().peekable(), out: String::new(), notes: Vec::new() };
     reader.command()?;
     let words = shlex::split(&reader.out).ok_or(CurlError::Words)?;
-    Ok(Line { words, notes: reader.notes })
+    Ok(CommandLine { words, notes: reader.notes })
 }
 
-// === impl Reader ===
+// === impl ShellReader ===
 
-impl Reader<'_> {
+impl ShellReader<'_> {
     fn command(&mut self) -> Result<(), CurlError> {
         let mut quoted = false;
         while let Some(character) = self.rest.next() {

@@ -38,7 +38,7 @@ fn unwrapped(text: &str) -> String {
 
 fn codes(own: bool) -> Vec<&'static str> {
     let groups = groups().filter(|group| (group.heading != BY_ENVOY) == own);
-    groups.flat_map(Group::sections).map(|section| section.code).collect()
+    groups.flat_map(ReasonGroup::sections).map(|section| section.code).collect()
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn what_our_envoy_configurations_answer_has_a_section() {
     let answered: BTreeSet<&str> =
         texts.iter().flat_map(|text| mentioned(text)).filter(|code| !own.contains(code)).collect();
     assert_eq!(BTreeSet::from_iter(codes(false)), answered);
-    let answers = groups().filter(|group| group.heading == BY_ENVOY).flat_map(Group::sections);
+    let answers = groups().filter(|group| group.heading == BY_ENVOY).flat_map(ReasonGroup::sections);
     for Section { code, text } in answers {
         assert!(text.contains("\n\nHTTP ") && text.contains("\nRemedy: "), "{code}: {text}");
     }

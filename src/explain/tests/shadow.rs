@@ -11,11 +11,11 @@ fn in_shadow(file: &str) -> Vec<(String, String)> {
 
 #[tokio::test]
 async fn under_shadow_the_stage_that_would_have_refused_is_named() {
-    let gate = gate(compile_files(&files(), &options()), Settings { shadow: true, ..settings() });
+    let gate = gate(compile_files(&files(), &options()), DecisionSettings { shadow: true, ..settings() });
     let call = Call::chat("qwen3").bearer(&free());
     let decision = call.on(&gate, Nanos(0)).await;
     let trace = trace(&call, &decision, &gate);
-    assert_eq!((trace.status, trace.decision, trace.code), (200, Verdict::Shadow, Some("TG-ACCESS-DENIED")));
+    assert_eq!((trace.status, trace.decision, trace.code), (200, TraceResult::Shadow, Some("TG-ACCESS-DENIED")));
     let text = trace.to_string();
     for expected in [
         "access    in shadow   model llm/qwen3",
@@ -52,7 +52,7 @@ async fn a_limit_in_shadow_is_listed_as_such() {
     let gate = gate_of(&in_shadow("limits.yaml"));
     let call = Call::chat("granite").bearer(&free());
     for _ in 0..5 {
-        assert!(call.on(&gate, Nanos(0)).await.evidence.would.is_empty());
+        assert!(call.on(&gate, Nanos(0)).await.evidence.shadowed.is_empty());
     }
     let text = explain(&call, &gate).await;
     for expected in [

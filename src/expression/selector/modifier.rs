@@ -11,7 +11,7 @@ use regex::Regex;
 use serde_json::{Map, Value};
 
 use super::super::selector::parse::error;
-use super::super::selector::path::Found;
+use super::super::selector::path::PathValue;
 use super::super::selector::{MAX_TEXT, text};
 use super::super::{CompileError, EvalError};
 use crate::spelling::did_you_mean;
@@ -53,7 +53,7 @@ const UPPER: &str = "@case:upper";
 
 /// How much text may still be made.
 #[derive(Debug)]
-pub(super) struct Budget(usize);
+pub(super) struct TextBudget(usize);
 
 /// What Go's `unicode.IsPrint` calls not printable.
 static NOT_PRINTABLE: LazyLock<Option<Regex>> = LazyLock::new(|| {
@@ -68,11 +68,11 @@ const PADDED: GeneralPurpose = GeneralPurpose::new(&STANDARD, LENIENT);
 const UNPADDED: GeneralPurpose =
     GeneralPurpose::new(&STANDARD, LENIENT.with_decode_padding_mode(DecodePaddingMode::RequireNone));
 
-// === impl Budget ===
+// === impl TextBudget ===
 
-impl Budget {
+impl TextBudget {
     pub(super) fn new() -> Self {
-        Budget(MAX_TEXT)
+        TextBudget(MAX_TEXT)
     }
 
     fn spend(&mut self, bytes: usize) -> Result<(), EvalError> {
@@ -141,7 +141,7 @@ impl Modifier {
     }
 
     /// What becomes of `found`. Most modifiers make something of nothing, as gjson's do.
-    pub(super) fn apply<'a>(&self, found: Found<'a>, budget: &mut Budget) -> Result<Found<'a>, EvalError> {
+    pub(super) fn apply<'a>(&self, found: PathValue<'a>, budget: &mut TextBudget) -> Result<PathValue<'a>, EvalError> {
         Ok(match self {
             Modifier::This => found,
             Modifier::Lower => change("@case:lower", found, &|text| text.chars().map(lower_case).collect())?,
@@ -237,15 +237,15 @@ fn text_option(
     }
 }
 
-fn owned<'a>(text: String) -> Found<'a> {
+fn owned<'a>(text: String) -> PathValue<'a> {
     Some(Cow::Owned(Value::String(text)))
 }
 
-fn text_of<'t>(found: &'t Found<'_>) -> Cow<'t, str> {
+fn text_of<'t>(found: &'t PathValue<'_>) -> Cow<'t, str> {
     found.as_deref().map_or(Cow::Borrowed(""), text::of)
 }
 
-fn spent<'t>(text: Cow<'t, str>, budget: &mut Budget) -> Result<Cow<'t, str>, EvalError> {
+fn spent<'t>(text: Cow<'t, str>, budget: &mut TextBudget) -> Result<Cow<'t, str>, EvalError> {
     budget.spend(text.len())?;
     Ok(text)
 }
@@ -261,19 +261,19 @@ fn extract(text: &str, separator: &str, position: usize) -> Option<String> {
     }
 }
 
-fn replace(text: &str, old: &str, new: &str, budget: &mut Budget) -> Result<String, EvalError> {
+fn replace(text: &str, old: &str, new: &str, budget: &mut TextBudget) -> Result<String, EvalError> {
     let times = text.matches(old).count();
     budget.spend(times.saturating_mul(new.len()).saturating_add(text.len()))?;
     Ok(text.replace(old, new))
 }
 
-fn encode(text: &str, budget: &mut Budget) -> Result<String, EvalError> {
+fn encode(text: &str, budget: &mut TextBudget) -> Result<String, EvalError> {
     budget.spend(text.len() / 3 * 4 + 4)?;
     Ok(general_purpose::STANDARD.encode(text.as_bytes()))
 }
 
 /// What the JSON of a text says.
-fn from_text<'a>(found: Found<'a>, budget: &mut Budget) -> Result<Found<'a>, EvalError> {
+fn from_text<'a>(found: PathValue<'a>, budget: &mut TextBudget) -> Result<PathValue<'a>, EvalError> {
     Ok(match found.as_deref() {
         Some(Value::String(text)) => {
             budget.spend(text.len())?;
@@ -284,7 +284,7 @@ fn from_text<'a>(found: Found<'a>, budget: &mut Budget) -> Result<Found<'a>, Eva
     })
 }
 
-fn reversed(found: Found<'_>) -> Result<Found<'_>, EvalError> {
+fn reversed(found: PathValue<'_>) -> Result<PathValue<'_>, EvalError> {
     match found.as_deref() {
         Some(Value::Array(items)) => Ok(Some(Cow::Owned(items.iter().rev().cloned().collect()))),
         Some(Value::Object(_)) => Err(asked_of("@reverse", "a mapping")),
@@ -311,7 +311,11 @@ fn values(found: Option<Value>) -> Value {
 }
 
 /// Changes a text, or each text of a list, if there is one.
-fn change<'a>(modifier: &str, found: Found<'a>, change: &dyn Fn(&str) -> String) -> Result<Found<'a>, EvalError> {
+fn change<'a>(
+    modifier: &str,
+    found: PathValue<'a>,
+    change: &dyn Fn(&str) -> String,
+) -> Result<PathValue<'a>, EvalError> {
     found.map(|value| each_text(modifier, value, change)).transpose()
 }
 

@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use super::super::selector::modifier::Modifier;
-use super::super::selector::path::{Root, SelectorPath, Step};
-use super::super::selector::query::{Operator, Query};
+use super::super::selector::path::{PathStep, SelectorPath, SelectorRoot};
+use super::super::selector::query::{ArrayQuery, QueryOperator};
 use super::super::selector::{Form, MAX_DEPTH, MAX_LENGTH, MAX_PARTS, Piece};
 use super::super::{CompileError, Path};
 use crate::request::Attributes;
@@ -103,42 +103,47 @@ fn path(text: &str) -> Result<SelectorPath, CompileError> {
     let mut parser = Parser { rest: text, parts: 0 };
     let mut steps = parser.steps(0)?;
     let mut names = steps.iter().map_while(|step| match step {
-        Step::Name(name) => Some(name.as_str()),
+        PathStep::Name(name) => Some(name.as_str()),
         _ => None,
     });
     let names: [Option<&str>; 5] = std::array::from_fn(|_| names.next());
     let (root, taken) = root(&names.map(Option::unwrap_or_default)).ok_or_else(|| no_root(text, &names))??;
-    let is_text = matches!(root, Root::Attribute(_) | Root::Target | Root::Header(_));
-    if is_text && steps.get(taken).is_some_and(|step| !matches!(step, Step::Modifier(_))) {
+    let is_text = matches!(root, SelectorRoot::Attribute(_) | SelectorRoot::Target | SelectorRoot::Header(_));
+    if is_text && steps.get(taken).is_some_and(|step| !matches!(step, PathStep::Modifier(_))) {
         let of: Vec<&str> = names.iter().copied().map_while(std::convert::identity).take(taken).collect();
         let of = of.join(".");
         return Err(error(format!("selects nothing: `{of}` is a text and has no members"))
             .remedy("look at the whole of it, or at a part by `@extract`"));
     }
     steps.drain(..taken.min(steps.len()));
-    let plain = Path::parse(text).filter(|_| matches!(root, Root::Identity | Root::Metadata | Root::Attribute(_)));
+    let plain = Path::parse(text)
+        .filter(|_| matches!(root, SelectorRoot::Identity | SelectorRoot::Metadata | SelectorRoot::Attribute(_)));
     Ok(SelectorPath { root, steps, plain })
 }
 
 /// The root that `names` begin with, and how many of them it takes; `None` if there is none of that name.
-fn root(names: &[&str; 5]) -> Option<Result<(Root, usize), CompileError>> {
+fn root(names: &[&str; 5]) -> Option<Result<(SelectorRoot, usize), CompileError>> {
     let header = |name: &str, taken: usize| {
         if name.chars().any(|char| char.is_ascii_uppercase()) {
             let lower = name.to_ascii_lowercase();
             return Err(error(format!("selects nothing: the names of headers are lower case, `{name}` is not"))
                 .remedy(format!("write `{lower}`")));
         }
-        Ok(if name.is_empty() { (Root::Headers, taken - 1) } else { (Root::Header(name.to_owned()), taken) })
+        Ok(if name.is_empty() {
+            (SelectorRoot::Headers, taken - 1)
+        } else {
+            (SelectorRoot::Header(name.to_owned()), taken)
+        })
     };
     let attribute =
-        |name: &str| Attributes::NAMES.iter().find(|known| **known == name).map(|name| Root::Attribute(name));
+        |name: &str| Attributes::NAMES.iter().find(|known| **known == name).map(|name| SelectorRoot::Attribute(name));
     match names {
-        ["auth", "identity", ..] => Some(Ok((Root::Identity, 2))),
-        ["auth", "metadata", ..] => Some(Ok((Root::Metadata, 2))),
+        ["auth", "identity", ..] => Some(Ok((SelectorRoot::Identity, 2))),
+        ["auth", "metadata", ..] => Some(Ok((SelectorRoot::Metadata, 2))),
         ["request", "headers", name, ..] => Some(header(name, 3)),
         ["request", name, ..] => attribute(name).map(|root| Ok((root, 2))),
         ["context", "request", "http", "headers", name] => Some(header(name, 5)),
-        ["context", "request", "http", "path", _] => Some(Ok((Root::Target, 4))),
+        ["context", "request", "http", "path", _] => Some(Ok((SelectorRoot::Target, 4))),
         ["context", "request", "http", name @ ("method" | "host" | "scheme"), _] => {
             attribute(name).map(|root| Ok((root, 4)))
         }
@@ -163,7 +168,7 @@ fn no_root(text: &str, names: &[Option<&str>; 5]) -> CompileError {
 // === impl Parser ===
 
 impl Parser<'_> {
-    fn steps(&mut self, depth: usize) -> Result<Vec<Step>, CompileError> {
+    fn steps(&mut self, depth: usize) -> Result<Vec<PathStep>, CompileError> {
         if depth > MAX_DEPTH {
             return Err(error(format!("nests more than {MAX_DEPTH} `#` in each other")));
         }
@@ -174,7 +179,7 @@ impl Parser<'_> {
                 return Err(error(format!("has more than {MAX_PARTS} parts")));
             }
             steps.push(match self.rest.chars().next() {
-                Some('@') => Step::Modifier(self.modifier()?),
+                Some('@') => PathStep::Modifier(self.modifier()?),
                 Some('#') => self.elements(depth)?,
                 Some('!') => {
                     return Err(error("has a `!`, which is not supported").remedy("write the value under `value`"));
@@ -183,7 +188,7 @@ impl Parser<'_> {
                     return Err(error("makes a list or mapping of several paths, which is not supported")
                         .remedy("write a CEL `expression`"));
                 }
-                _ => Step::Name(self.name()?),
+                _ => PathStep::Name(self.name()?),
             });
             match self.rest.chars().next() {
                 None => return Ok(steps),
@@ -232,13 +237,13 @@ impl Parser<'_> {
     }
 
     /// `#`, `#.…`, `#(…)` or `#(…)#`
-    fn elements(&mut self, depth: usize) -> Result<Step, CompileError> {
+    fn elements(&mut self, depth: usize) -> Result<PathStep, CompileError> {
         self.skip(1);
         match self.rest.chars().next() {
-            None | Some('|') => Ok(Step::Count),
+            None | Some('|') => Ok(PathStep::Count),
             Some('.') => {
                 self.skip(1);
-                Ok(Step::Each(self.for_each(depth)?))
+                Ok(PathStep::Each(self.for_each(depth)?))
             }
             Some('(') => {
                 self.skip(1);
@@ -255,7 +260,7 @@ impl Parser<'_> {
                     }
                     None => None,
                 };
-                Ok(Step::Find { query, all, then })
+                Ok(PathStep::Find { query, all, then })
             }
             Some('[') => Err(error("has a query in `#[…]`, which gjson gave up").remedy("write it as `#(…)`")),
             Some(_) => Err(error("has a name that begins with `#`").remedy("write `\\#`")),
@@ -263,25 +268,25 @@ impl Parser<'_> {
     }
 
     /// The steps behind `#.` and `#(…).`: up to a `|`, they are taken from each element.
-    fn for_each(&mut self, depth: usize) -> Result<Vec<Step>, CompileError> {
+    fn for_each(&mut self, depth: usize) -> Result<Vec<PathStep>, CompileError> {
         let end = pipe_at(self.rest).unwrap_or(self.rest.len());
         let text = self.take(end).to_owned();
         self.within(&text, depth)
     }
 
-    fn within(&mut self, text: &str, depth: usize) -> Result<Vec<Step>, CompileError> {
+    fn within(&mut self, text: &str, depth: usize) -> Result<Vec<PathStep>, CompileError> {
         let mut parser = Parser { rest: text, parts: self.parts };
         let steps = parser.steps(depth + 1)?;
         self.parts = parser.parts;
         Ok(steps)
     }
 
-    fn query(&mut self, text: &str, depth: usize) -> Result<Query, CompileError> {
+    fn query(&mut self, text: &str, depth: usize) -> Result<ArrayQuery, CompileError> {
         let (left, test) = match operator_at(text) {
             None => (text, None),
             Some(at) => {
                 let (left, right) = text.split_at_checked(at).unwrap_or((text, ""));
-                let known = Operator::NAMES.iter().find(|(name, _)| right.starts_with(name));
+                let known = QueryOperator::NAMES.iter().find(|(name, _)| right.starts_with(name));
                 let (name, operator) =
                     known.ok_or_else(|| error(format!("compares by an operator that is not known: `{right}`")))?;
                 let right = blank_trimmed(right.get(name.len()..).unwrap_or_default());
@@ -295,7 +300,7 @@ impl Parser<'_> {
         } else if test.is_none() {
             return Err(error("has an empty query `#()`"));
         }
-        Ok(Query { path, test })
+        Ok(ArrayQuery { path, test })
     }
 
     fn modifier(&mut self) -> Result<Modifier, CompileError> {

@@ -4,21 +4,21 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Value};
 
-use super::super::selector::modifier::{Budget, Modifier};
-use super::super::selector::query::Query;
+use super::super::selector::modifier::{Modifier, TextBudget};
+use super::super::selector::query::ArrayQuery;
 use super::super::{EvalError, Path, Reference, Scope, Val};
 
 /// A path from one of the roots.
 #[derive(Debug)]
 pub(super) struct SelectorPath {
-    pub root: Root,
-    pub steps: Vec<Step>,
+    pub root: SelectorRoot,
+    pub steps: Vec<PathStep>,
     /// The same, where it is plain field access.
     pub plain: Option<Path>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Root {
+pub(super) enum SelectorRoot {
     Identity,
     Metadata,
     /// One of `Attributes::NAMES`.
@@ -31,24 +31,24 @@ pub(super) enum Root {
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Step {
+pub(super) enum PathStep {
     /// A member of a mapping, or by a number an element of a list.
     Name(String),
     /// `#`: how many elements a list has.
     Count,
     /// `#.…`: what the steps find in each element.
-    Each(Vec<Step>),
+    Each(Vec<PathStep>),
     /// `#(…)` and `#(…)#`, with the steps from what is found where a dot follows.
     Find {
-        query: Query,
+        query: ArrayQuery,
         all: bool,
-        then: Option<Vec<Step>>,
+        then: Option<Vec<PathStep>>,
     },
     Modifier(Modifier),
 }
 
 /// A value on the way; `None` where nothing is there, which modifiers tell from null.
-pub(super) type Found<'a> = Option<Cow<'a, Value>>;
+pub(super) type PathValue<'a> = Option<Cow<'a, Value>>;
 
 // === impl SelectorPath ===
 
@@ -56,16 +56,16 @@ impl SelectorPath {
     /// What it looks at.
     pub(super) fn reference(&self) -> Reference {
         let member = |of: &str| match self.steps.first() {
-            Some(Step::Name(name)) => Reference::Property(of.to_owned(), name.clone()),
+            Some(PathStep::Name(name)) => Reference::Property(of.to_owned(), name.clone()),
             _ => Reference::Member(of.to_owned()),
         };
         match &self.root {
-            Root::Identity => member("identity"),
-            Root::Metadata => member("metadata"),
-            Root::Attribute(name) => Reference::Attribute(name),
-            Root::Target => Reference::Attribute("path"),
-            Root::Header(name) => Reference::Header(name.clone()),
-            Root::Headers => Reference::Headers,
+            SelectorRoot::Identity => member("identity"),
+            SelectorRoot::Metadata => member("metadata"),
+            SelectorRoot::Attribute(name) => Reference::Attribute(name),
+            SelectorRoot::Target => Reference::Attribute("path"),
+            SelectorRoot::Header(name) => Reference::Header(name.clone()),
+            SelectorRoot::Headers => Reference::Headers,
         }
     }
 
@@ -84,38 +84,40 @@ impl SelectorPath {
             Val::Text(text) => Cow::Owned(Value::String(text.into_owned())),
             Val::Json(value) => value,
         });
-        Ok(run(steps, start, &mut Budget::new())?.map(Val::Json))
+        Ok(run(steps, start, &mut TextBudget::new())?.map(Val::Json))
     }
 
     /// The value of the root, and the steps that are left: of an object that is not built yet, one member is enough.
-    fn start<'a>(&'a self, scope: &Scope<'a>) -> (Option<Val<'a>>, &'a [Step]) {
+    fn start<'a>(&'a self, scope: &Scope<'a>) -> (Option<Val<'a>>, &'a [PathStep]) {
         let steps = self.steps.as_slice();
         let value = match (&self.root, steps) {
-            (Root::Identity, steps) => match (scope.identity, steps) {
+            (SelectorRoot::Identity, steps) => match (scope.identity, steps) {
                 (None, _) => None,
                 (Some(identity), _) if identity.base.is_some_and(|base| !base.is_object()) => {
                     identity.base.map(|base| Val::Json(Cow::Borrowed(base)))
                 }
-                (Some(identity), [Step::Name(name), rest @ ..]) => return (identity.get(name), rest),
+                (Some(identity), [PathStep::Name(name), rest @ ..]) => return (identity.get(name), rest),
                 (Some(identity), _) => Some(Val::Json(Cow::Owned(identity.to_json()))),
             },
-            (Root::Metadata, [Step::Name(name), rest @ ..]) => {
+            (SelectorRoot::Metadata, [PathStep::Name(name), rest @ ..]) => {
                 let found = scope.metadata.iter().find(|(key, _)| **key == **name);
                 return (found.map(|(_, value)| value.reborrow()), rest);
             }
-            (Root::Metadata, _) => {
+            (SelectorRoot::Metadata, _) => {
                 let members = scope.metadata.iter().map(|(name, value)| (name.to_string(), value.to_json()));
                 Some(Val::Json(Cow::Owned(Value::Object(members.collect()))))
             }
-            (Root::Attribute(name), _) => scope.request.get(name).map(|text| Val::Text(Cow::Borrowed(text))),
-            (Root::Target, _) => scope.request.get("path").map(|path| {
+            (SelectorRoot::Attribute(name), _) => scope.request.get(name).map(|text| Val::Text(Cow::Borrowed(text))),
+            (SelectorRoot::Target, _) => scope.request.get("path").map(|path| {
                 Val::Text(match scope.request.query {
                     Some(query) => Cow::Owned(format!("{path}?{query}")),
                     None => Cow::Borrowed(path),
                 })
             }),
-            (Root::Header(name), _) => scope.request.headers.and_then(|headers| headers.joined(name)).map(Val::Text),
-            (Root::Headers, _) => scope.request.headers.map(|headers| {
+            (SelectorRoot::Header(name), _) => {
+                scope.request.headers.and_then(|headers| headers.joined(name)).map(Val::Text)
+            }
+            (SelectorRoot::Headers, _) => scope.request.headers.map(|headers| {
                 let mut members = Map::new();
                 for name in headers.names().map(str::to_ascii_lowercase) {
                     let value = headers.joined(&name).unwrap_or_default();
@@ -129,27 +131,33 @@ impl SelectorPath {
 }
 
 /// Follows `steps` from `current`. A name, `#` or query on what holds nothing ends the way, whatever follows it.
-pub(super) fn run<'a>(steps: &[Step], current: Found<'a>, budget: &mut Budget) -> Result<Found<'a>, EvalError> {
+pub(super) fn run<'a>(
+    steps: &[PathStep],
+    current: PathValue<'a>,
+    budget: &mut TextBudget,
+) -> Result<PathValue<'a>, EvalError> {
     let mut current = current;
     for step in steps {
         current = match (step, current) {
-            (Step::Modifier(modifier), current) => modifier.apply(current, budget)?,
+            (PathStep::Modifier(modifier), current) => modifier.apply(current, budget)?,
             (_, None) => return Ok(None),
-            (Step::Name(name), Some(value)) if value.is_object() || value.is_array() => member(value, name),
-            (Step::Count, Some(value)) if value.is_object() => None,
-            (Step::Count, Some(value)) => {
+            (PathStep::Name(name), Some(value)) if value.is_object() || value.is_array() => member(value, name),
+            (PathStep::Count, Some(value)) if value.is_object() => None,
+            (PathStep::Count, Some(value)) => {
                 let Some(items) = value.as_array() else { return Ok(None) };
                 Some(Cow::Owned(Value::from(items.len())))
             }
             // gjson takes the `#` for the name of a member then, and a modifier has nothing to work on.
-            (Step::Each(then), Some(value)) if value.is_object() && matches!(then.first(), Some(Step::Modifier(_))) => {
+            (PathStep::Each(then), Some(value))
+                if value.is_object() && matches!(then.first(), Some(PathStep::Modifier(_))) =>
+            {
                 run(then, None, budget)?
             }
-            (Step::Each(then), Some(value)) => {
+            (PathStep::Each(then), Some(value)) => {
                 let Some(items) = elements(value) else { return Ok(None) };
                 Some(each(items, then, budget)?)
             }
-            (Step::Find { query, all, then }, Some(value)) => {
+            (PathStep::Find { query, all, then }, Some(value)) => {
                 let Some(items) = elements(value) else { return Ok(None) };
                 let mut matching = matching(items, query, *all, budget)?;
                 match then {
@@ -160,7 +168,7 @@ pub(super) fn run<'a>(steps: &[Step], current: Found<'a>, budget: &mut Budget) -
                     None => matching.pop(),
                 }
             }
-            (Step::Name(_), Some(_)) => return Ok(None),
+            (PathStep::Name(_), Some(_)) => return Ok(None),
         };
     }
     Ok(current)
@@ -169,9 +177,9 @@ pub(super) fn run<'a>(steps: &[Step], current: Found<'a>, budget: &mut Budget) -
 /// The items that `query` finds: all, or the first.
 fn matching<'a>(
     items: Vec<Cow<'a, Value>>,
-    query: &Query,
+    query: &ArrayQuery,
     all: bool,
-    budget: &mut Budget,
+    budget: &mut TextBudget,
 ) -> Result<Vec<Cow<'a, Value>>, EvalError> {
     let mut matching = Vec::new();
     for item in items {
@@ -185,7 +193,11 @@ fn matching<'a>(
     Ok(matching)
 }
 
-fn each<'a>(items: Vec<Cow<'a, Value>>, then: &[Step], budget: &mut Budget) -> Result<Cow<'a, Value>, EvalError> {
+fn each<'a>(
+    items: Vec<Cow<'a, Value>>,
+    then: &[PathStep],
+    budget: &mut TextBudget,
+) -> Result<Cow<'a, Value>, EvalError> {
     let mut found = Vec::new();
     for item in items {
         found.extend(run(then, Some(item), budget)?.map(Cow::into_owned));
@@ -193,7 +205,7 @@ fn each<'a>(items: Vec<Cow<'a, Value>>, then: &[Step], budget: &mut Budget) -> R
     Ok(Cow::Owned(Value::Array(found)))
 }
 
-fn member<'a>(value: Cow<'a, Value>, name: &str) -> Found<'a> {
+fn member<'a>(value: Cow<'a, Value>, name: &str) -> PathValue<'a> {
     match value {
         Cow::Borrowed(Value::Object(members)) => members.get(name).map(Cow::Borrowed),
         Cow::Owned(Value::Object(mut members)) => members.remove(name).map(Cow::Owned),

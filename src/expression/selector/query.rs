@@ -5,19 +5,19 @@ use std::borrow::Cow;
 use serde_json::Value;
 
 use super::super::EvalError;
-use super::super::selector::modifier::Budget;
-use super::super::selector::path::{Step, run};
+use super::super::selector::modifier::TextBudget;
+use super::super::selector::path::{PathStep, run};
 
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Query {
+pub(super) struct ArrayQuery {
     /// From the element to what is compared; empty: the element itself, which must be no list and no mapping.
-    pub path: Vec<Step>,
+    pub path: Vec<PathStep>,
     /// `None`: that it is there is enough.
-    pub test: Option<(Operator, String)>,
+    pub test: Option<(QueryOperator, String)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Operator {
+pub(super) enum QueryOperator {
     Equal,
     NotEqual,
     Less,
@@ -28,10 +28,10 @@ pub(super) enum Operator {
     NotLike,
 }
 
-// === impl Query ===
+// === impl ArrayQuery ===
 
-impl Query {
-    pub(super) fn matches(&self, element: &Value, budget: &mut Budget) -> Result<bool, EvalError> {
+impl ArrayQuery {
+    pub(super) fn matches(&self, element: &Value, budget: &mut TextBudget) -> Result<bool, EvalError> {
         let value = match (element.is_object() || element.is_array(), self.path.is_empty()) {
             (true, false) => run(&self.path, Some(Cow::Borrowed(element)), budget)?,
             (false, true) => Some(Cow::Borrowed(element)),
@@ -45,27 +45,27 @@ impl Query {
     }
 }
 
-// === impl Operator ===
+// === impl QueryOperator ===
 
-impl Operator {
+impl QueryOperator {
     /// Longest first.
-    pub(super) const NAMES: &'static [(&'static str, Operator)] = &[
-        ("==", Operator::Equal),
-        ("!=", Operator::NotEqual),
-        ("<=", Operator::LessOrEqual),
-        (">=", Operator::GreaterOrEqual),
-        ("!%", Operator::NotLike),
-        ("=", Operator::Equal),
-        ("<", Operator::Less),
-        (">", Operator::Greater),
-        ("%", Operator::Like),
+    pub(super) const NAMES: &'static [(&'static str, QueryOperator)] = &[
+        ("==", QueryOperator::Equal),
+        ("!=", QueryOperator::NotEqual),
+        ("<=", QueryOperator::LessOrEqual),
+        (">=", QueryOperator::GreaterOrEqual),
+        ("!%", QueryOperator::NotLike),
+        ("=", QueryOperator::Equal),
+        ("<", QueryOperator::Less),
+        (">", QueryOperator::Greater),
+        ("%", QueryOperator::Like),
     ];
 
     fn holds(self, left: &Value, right: &str) -> bool {
         match left {
             Value::String(left) => match self {
-                Operator::Like => like(left, right),
-                Operator::NotLike => !like(left, right),
+                QueryOperator::Like => like(left, right),
+                QueryOperator::NotLike => !like(left, right),
                 _ => self.orders(left.as_str().partial_cmp(right)),
             },
             // What is no number counts as zero.
@@ -74,13 +74,13 @@ impl Operator {
             }
             // A boolean is compared with a word, which need not be one.
             Value::Bool(left) => match self {
-                Operator::Equal => right == if *left { "true" } else { "false" },
-                Operator::NotEqual => right != if *left { "true" } else { "false" },
-                Operator::Greater => *left && right == "false",
-                Operator::GreaterOrEqual => *left,
-                Operator::Less => !*left && right == "true",
-                Operator::LessOrEqual => !*left,
-                Operator::Like | Operator::NotLike => false,
+                QueryOperator::Equal => right == if *left { "true" } else { "false" },
+                QueryOperator::NotEqual => right != if *left { "true" } else { "false" },
+                QueryOperator::Greater => *left && right == "false",
+                QueryOperator::GreaterOrEqual => *left,
+                QueryOperator::Less => !*left && right == "true",
+                QueryOperator::LessOrEqual => !*left,
+                QueryOperator::Like | QueryOperator::NotLike => false,
             },
             Value::Null | Value::Array(_) | Value::Object(_) => false,
         }
@@ -88,12 +88,12 @@ impl Operator {
 
     fn orders(self, ordering: Option<std::cmp::Ordering>) -> bool {
         match (self, ordering) {
-            (Operator::NotEqual, ordering) => ordering.is_none_or(std::cmp::Ordering::is_ne),
-            (Operator::Equal, Some(ordering)) => ordering.is_eq(),
-            (Operator::Less, Some(ordering)) => ordering.is_lt(),
-            (Operator::LessOrEqual, Some(ordering)) => ordering.is_le(),
-            (Operator::Greater, Some(ordering)) => ordering.is_gt(),
-            (Operator::GreaterOrEqual, Some(ordering)) => ordering.is_ge(),
+            (QueryOperator::NotEqual, ordering) => ordering.is_none_or(std::cmp::Ordering::is_ne),
+            (QueryOperator::Equal, Some(ordering)) => ordering.is_eq(),
+            (QueryOperator::Less, Some(ordering)) => ordering.is_lt(),
+            (QueryOperator::LessOrEqual, Some(ordering)) => ordering.is_le(),
+            (QueryOperator::Greater, Some(ordering)) => ordering.is_gt(),
+            (QueryOperator::GreaterOrEqual, Some(ordering)) => ordering.is_ge(),
             (_, _) => false,
         }
     }

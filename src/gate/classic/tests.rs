@@ -1,11 +1,11 @@
 use super::*;
 use crate::clock::Nanos;
 use crate::denial::Code;
-use crate::gate::{Decision, Settings};
+use crate::gate::{Decision, DecisionSettings};
 use crate::test_util::{Call, compile_files, compile_text, demo, gate, options, settings, token};
 
-fn classic() -> Settings {
-    Settings { enforce_limits: EnforceLimits::Rls, ..settings() }
+fn classic() -> DecisionSettings {
+    DecisionSettings { enforce_limits: EnforceLimits::Rls, ..settings() }
 }
 
 fn demo_gate() -> Gate {
@@ -83,7 +83,7 @@ async fn check_still_refuses_what_is_no_question_of_how_much() {
     assert_eq!(code(Call::chat("granite")).await, Code::TokenMissing);
     assert_eq!(code(Call::chat("qwen3").bearer(&token("free", "alice-12345678"))).await, Code::AccessDenied);
     let unlimited = compile_text(OPEN);
-    let refuse = Settings { without_limit: Fallback::Refuse, ..open() };
+    let refuse = DecisionSettings { without_limit: Fallback::Refuse, ..open() };
     let gate = crate::test_util::gate(unlimited, refuse);
     let denial = Call::path("/x").on(&gate, Nanos(0)).await.outcome.unwrap_err();
     assert_eq!(denial.code, Code::LimitNone);
@@ -104,8 +104,8 @@ spec:
   rules: [{matches: [{headers: [{name: X-Route, value: one}]}, {path: {value: /x}}]}]
 ";
 
-fn open() -> Settings {
-    Settings { without_policy: Fallback::Allow, ..classic() }
+fn open() -> DecisionSettings {
+    DecisionSettings { without_policy: Fallback::Allow, ..classic() }
 }
 
 fn limited(when: &str, counter: &str) -> Gate {
@@ -221,7 +221,7 @@ async fn a_tier_that_is_told_has_a_series_only_if_the_policy_knows_it() {
 #[tokio::test]
 async fn a_caller_without_room_is_let_through_uncounted_or_not_at_all() {
     for (without_room, expected) in [(Fallback::Allow, None), (Fallback::Refuse, Some(Code::UnavailableAccounts))] {
-        let mut gate = gate(compile_files(&demo(), &options()), Settings { without_room, ..classic() });
+        let mut gate = gate(compile_files(&demo(), &options()), DecisionSettings { without_room, ..classic() });
         gate.limits = std::sync::Arc::new(crate::limit::Limits::in_memory(crate::limit::Memory::bounded(0)));
         let checked = alice().on(&gate, Nanos(0)).await;
         let taken = gate.take(&handed_over(&alice(), &checked), Nanos(0)).await;
@@ -303,12 +303,14 @@ spec:
     assert_eq!(policy.problems.iter().filter(|problem| problem.is_error()).count(), 0, "{:?}", policy.problems);
     let gate = gate(policy, open());
     let call = with_header("x_one", "1");
-    let would = |decision: &Decision| decision.evidence.would.iter().map(|would| would.denial.code).collect::<Vec<_>>();
+    let shadowed = |decision: &Decision| {
+        decision.evidence.shadowed.iter().map(|shadowed| shadowed.denial.code).collect::<Vec<_>>()
+    };
     let checked = call.on(&gate, Nanos(0)).await;
-    assert_eq!(would(&checked), []);
+    assert_eq!(shadowed(&checked), []);
     let taken = gate.take(&handed_over(&call, &checked), Nanos(0)).await;
     assert!(taken.outcome.is_ok());
-    assert_eq!(would(&taken), [Code::LimitRequests]);
+    assert_eq!(shadowed(&taken), [Code::LimitRequests]);
     let mut facts = Facts::default();
     for (key, value) in
         [("request.method", "GET"), ("request.host", "h"), ("request.path", "/x"), ("request.headers.x-route", "")]
@@ -317,7 +319,7 @@ spec:
     }
     let untold = gate.take(&facts, Nanos(0)).await;
     assert_eq!(untold.outcome.as_ref().err(), None, "a limit in shadow refuses nothing");
-    assert_eq!(would(&untold), [Code::RequestInvalid]);
+    assert_eq!(shadowed(&untold), [Code::RequestInvalid]);
 }
 
 /// What filters of any name made is handed over, as far as limits look at it.

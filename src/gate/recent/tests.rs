@@ -43,12 +43,12 @@ fn the_newest_are_kept_and_what_was_let_through_is_not() {
 fn nothing_secret_is_kept_and_nothing_long() {
     let token = "eyJhbGciOi.payload.signature";
     let (path, long, host) = (format!("/llm/{token}/v1"), "/é".repeat(400), "h".repeat(1_000));
-    let asked = Asked::of(&request(&path, &host));
+    let asked = RequestLine::of(&request(&path, &host));
     assert_eq!(
         asked,
-        Asked { method: "POST".into(), host: "h".repeat(HOST).into(), path: "/llm/(a secret)/v1".into() }
+        RequestLine { method: "POST".into(), host: "h".repeat(HOST).into(), path: "/llm/(a secret)/v1".into() }
     );
-    let asked = Asked::of(&request(&long, "h"));
+    let asked = RequestLine::of(&request(&long, "h"));
     assert_eq!(&*asked.path, format!("{}/", "/é".repeat(170)), "whole characters");
     let recent = Recent::default();
     recent.record(Some(&request("/a", "h")), refused(1));

@@ -133,7 +133,9 @@ async fn an_identity_is_remembered_at_most_as_long_as_the_policy_says() {
     );
     let token = alice();
     let call = Call::path("/").bearer(&token);
-    for (seconds, expected) in [(0, Source::Fetched), (4, Source::Hit), (5, Source::Fetched), (9, Source::Hit)] {
+    for (seconds, expected) in
+        [(0, AnswerSource::Fetched), (4, AnswerSource::Hit), (5, AnswerSource::Fetched), (9, AnswerSource::Hit)]
+    {
         let decision = call.on(&gate, Nanos::from(Duration::from_secs(seconds))).await;
         assert!(decision.outcome.is_ok());
         assert_eq!(decision.evidence.identity_source, Some(expected), "{seconds} s");

@@ -16,13 +16,17 @@ use crate::test_util::{AUDIENCE, ES256, ISSUER, claims};
 /// The outcome, and what would have been said by whom.
 async fn told(call: &Call, gate: &Gate) -> (Option<Code>, Vec<(Code, Option<String>)>) {
     let decision = call.on(gate, Nanos(0)).await;
-    let would = decision.evidence.would.iter().map(|would| (would.denial.code, would.by.as_deref().map(str::to_owned)));
-    (decision.outcome.err().map(|denial| denial.code), would.collect())
+    let shadowed = decision
+        .evidence
+        .shadowed
+        .iter()
+        .map(|shadowed| (shadowed.denial.code, shadowed.by.as_deref().map(str::to_owned)));
+    (decision.outcome.err().map(|denial| denial.code), shadowed.collect())
 }
 
 #[tokio::test]
 async fn a_process_in_shadow_lets_everything_through_and_changes_nothing() {
-    let gate = gate(compile_files(&demo(), &options()), Settings { shadow: true, ..settings() });
+    let gate = gate(compile_files(&demo(), &options()), DecisionSettings { shadow: true, ..settings() });
     let free = token("free", &user(&gate, "free", 0));
     for (call, expected) in [
         (Call::chat("qwen3"), Code::TokenMissing),
@@ -122,9 +126,9 @@ async fn what_is_in_error_and_in_shadow_shuts_nothing() {
     let shut = gate(compile_text(&broken(world("", ON))), settings());
     assert_eq!(told(&alice(), &shut).await, (Some(Code::PolicyInvalid), vec![]));
     let open = gate(compile_text(&broken(world(ON, ON))), settings());
-    let (outcome, would) = told(&alice(), &open).await;
+    let (outcome, shadowed) = told(&alice(), &open).await;
     assert_eq!(outcome, None);
-    assert_eq!(would[0], by("ns/auth")[0]);
+    assert_eq!(shadowed[0], by("ns/auth")[0]);
     let broken = |text: String| text.replace("1h", "1y");
     let shut = gate(compile_text(&broken(world("", ""))), settings());
     assert_eq!(told(&alice(), &shut).await, (Some(Code::PolicyInvalid), vec![]));
@@ -169,7 +173,7 @@ async fn a_policy_on_trial_lets_nobody_in_and_changes_nothing() {
         "rules: {{{never}, authentication: {{all: {{anonymous: {{}}}}}}, response: {{unauthenticated: {{code: 302}}, unauthorized: {{code: \
          302}}, success: {{filters: {{identity: {{plain: {{value: x}}}}}}, headers: {{x-y: {{plain: {{value: z}}}}}}}}}}}}"
     );
-    for (rest, would) in [
+    for (rest, shadowed) in [
         (open, vec![]),
         (&*strict, by(Code::TokenAudience)),
         (&own_words, by(Code::AccessRule)),
@@ -183,14 +187,14 @@ async fn a_policy_on_trial_lets_nobody_in_and_changes_nothing() {
         let admitted = alice().on(&gate, Nanos(0)).await;
         let seen: Vec<_> = admitted
             .evidence
-            .would
+            .shadowed
             .iter()
-            .map(|would| (would.denial.code, would.by.as_deref().map(str::to_owned)))
+            .map(|shadowed| (shadowed.denial.code, shadowed.by.as_deref().map(str::to_owned)))
             .collect();
-        assert_eq!(seen, would, "{rest}");
+        assert_eq!(seen, shadowed, "{rest}");
         assert_eq!(admitted.outcome.unwrap().headers, [], "{rest}");
         // The limits count the caller whom the policy in force names.
-        assert_eq!(told(&alice(), &gate).await, (Some(Code::LimitRequests), would), "{rest}");
+        assert_eq!(told(&alice(), &gate).await, (Some(Code::LimitRequests), shadowed), "{rest}");
     }
 }
 
@@ -253,7 +257,7 @@ async fn what_a_review_for_a_policy_on_trial_says_is_said_to_it_alone() {
             let Decision { outcome, evidence } = call.on(&gate, now).await;
             let identity = evidence.identity.map(|identity| identity.audiences.clone());
             assert_eq!(identity, Some(vec![AUDIENCE.to_owned()]), "the caller is whom the policy in force knows");
-            let would = evidence.would.iter();
+            let would = evidence.shadowed.iter();
             let would = would.map(|would| (would.denial.code, would.by.as_deref().map(str::to_owned)));
             (outcome.err().map(|denial| denial.code), would.collect::<Vec<_>>())
         };
@@ -280,8 +284,8 @@ async fn a_request_is_reviewed_once_where_nothing_may_be_remembered() {
     for (at, outcome) in [(1, None), (2, Some(Code::LimitRequests)), (3, Some(Code::TokenRejected))] {
         let decision = call.on(&gate, Nanos(at)).await;
         assert_eq!(decision.outcome.err().map(|denial| denial.code), outcome);
-        assert!(decision.evidence.would.is_empty(), "{:?}", decision.evidence.would);
-        assert_eq!(decision.evidence.identity_source, Some(Source::Fetched), "each request by a review of its own");
+        assert!(decision.evidence.shadowed.is_empty(), "{:?}", decision.evidence.shadowed);
+        assert_eq!(decision.evidence.identity_source, Some(AnswerSource::Fetched), "each request by a review of its own");
         assert_eq!(server.asked(2 + at as usize).await.len(), 2 + at as usize);
     }
 }
@@ -302,8 +306,8 @@ async fn a_rule_on_trial_does_not_stand_in_for_one_of_its_name() {
             gate(compile_text(&(world + &policy("trial", ON, "HTTPRoute, name: r", block, trial))), settings())
         };
         assert_eq!(told(&alice(), &with("false", "true")).await, (Some(Code::AccessRule), vec![]));
-        let would = vec![(Code::AccessRule, Some("ns/trial".to_owned()))];
-        assert_eq!(told(&alice(), &with("true", "false")).await, (None, would));
+        let shadowed = vec![(Code::AccessRule, Some("ns/trial".to_owned()))];
+        assert_eq!(told(&alice(), &with("true", "false")).await, (None, shadowed));
     }
 }
 

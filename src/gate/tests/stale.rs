@@ -11,7 +11,7 @@ const SECOND: u64 = 1_000_000_000;
 fn outdated(stale_for: Duration) -> Gate {
     let mut policy = compile_files(&demo(), &options());
     policy.outdated = Some(Outdated { since: Nanos(10 * SECOND), why: "https://server: no answer".into() });
-    gate(policy, Settings { stale_for, ..settings() })
+    gate(policy, DecisionSettings { stale_for, ..settings() })
 }
 
 #[tokio::test]

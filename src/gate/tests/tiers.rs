@@ -35,7 +35,7 @@ fn world(replaced: &[(&str, &str)], unknown: TierUnknown) -> Gate {
     let policy = compile_files(&files, &Options { grant_from_annotation: false, ..options() });
     let errors: Vec<_> = policy.problems.iter().filter(|problem| problem.is_error()).collect();
     assert!(errors.is_empty(), "{errors:?}");
-    let mut gate = gate(policy, Settings { tier_unknown: unknown, ..settings() });
+    let mut gate = gate(policy, DecisionSettings { tier_unknown: unknown, ..settings() });
     gate.tiers = TierServices::patient(LONG);
     gate
 }
@@ -56,7 +56,7 @@ fn seconds(seconds: u64) -> Nanos {
 }
 
 /// The tier that was enforced, or the refusal's code; where it came from; which tier is gone.
-fn told(decision: &Decision) -> (Result<String, Code>, Option<Source>, Option<&str>) {
+fn told(decision: &Decision) -> (Result<String, Code>, Option<AnswerSource>, Option<&str>) {
     let evidence = &decision.evidence;
     let outcome = match &decision.outcome {
         Ok(_) => Ok(evidence.tier.as_deref().unwrap_or_default().to_owned()),
@@ -76,7 +76,7 @@ async fn fifty_requests_of_a_cold_user_ask_the_service_once() {
     let call = call("free", "alice-12345678");
     let decisions = join_all((0..50).map(|_| call.on(&gate, Nanos(0)))).await;
     for decision in &decisions {
-        assert_eq!(told(decision), (tier("enterprise"), Some(Source::Fetched), None));
+        assert_eq!(told(decision), (tier("enterprise"), Some(AnswerSource::Fetched), None));
         let grant = decision.outcome.as_ref().unwrap();
         assert_eq!(grant.filters[0].1.to_json(), serde_json::json!({"userid": "alice-12345678", "tier": "enterprise"}));
     }
@@ -85,7 +85,7 @@ async fn fifty_requests_of_a_cold_user_ask_the_service_once() {
     assert!(service.last().ends_with(groups), "{}", service.last());
     // Known, it is decided without waiting: here by the limit of its tier.
     let decision = call.on(&gate, Nanos(0)).now_or_never().unwrap();
-    assert_eq!(told(&decision), (Err(Code::LimitRequests), Some(Source::Hit), None));
+    assert_eq!(told(&decision), (Err(Code::LimitRequests), Some(AnswerSource::Hit), None));
 }
 
 #[tokio::test]
@@ -96,9 +96,9 @@ async fn an_answer_past_its_time_is_decided_without_waiting() {
     assert_eq!(told(&call.on(&gate, Nanos(0)).await).0, tier("premium"));
     service.says(Says::tier("free"));
     let decision = call.on(&gate, seconds(300)).now_or_never().unwrap();
-    assert_eq!(told(&decision), (tier("premium"), Some(Source::Stale), None));
+    assert_eq!(told(&decision), (tier("premium"), Some(AnswerSource::Stale), None));
     let renewed = async {
-        while told(&call.on(&gate, seconds(301)).await) != (tier("free"), Some(Source::Hit), None) {
+        while told(&call.on(&gate, seconds(301)).await) != (tier("free"), Some(AnswerSource::Hit), None) {
             tokio::task::yield_now().await;
         }
     };
@@ -113,7 +113,7 @@ async fn a_service_that_fails_leaves_it_undecided_and_takes_nothing_from_a_limit
         let gate = asking(&service, TIER_OR_FREE, unknown);
         let call = call("free", "alice-12345678");
         let decision = call.on(&gate, Nanos(0)).await;
-        assert_eq!(told(&decision), (Err(Code::UnavailableTiers), Some(Source::Fetched), None));
+        assert_eq!(told(&decision), (Err(Code::UnavailableTiers), Some(AnswerSource::Fetched), None));
         let denial = decision.outcome.unwrap_err();
         assert_eq!(denial.message, "the caller's tier cannot be told");
         assert!(denial.detail.unwrap().ends_with("it answered 500 Internal Server Error"));
@@ -132,7 +132,7 @@ async fn whom_the_service_knows_no_tier_for_is_the_policys_to_answer_or_refused(
     ] {
         let gate = asking(&service, expression, unknown);
         let decision = call("premium", "jland-78028f6d").on(&gate, Nanos(0)).await;
-        assert_eq!(told(&decision), (outcome, Some(Source::Fetched), None), "{expression} {unknown:?}");
+        assert_eq!(told(&decision), (outcome, Some(AnswerSource::Fetched), None), "{expression} {unknown:?}");
         // What the policy makes of it is what limits see.
         if let Ok(grant) = &decision.outcome {
             assert_eq!(grant.filters[0].1.to_json()["tier"], "free");
@@ -213,9 +213,9 @@ async fn a_decision_that_waits_goes_through_each_stage_once() {
     // The first decision of a process has its stages timed.
     let decision = call("free", &user(&gate, "free", 0)).on(&gate, Nanos(0)).await;
     assert!(decision.outcome.is_ok(), "in shadow nobody is refused: {decision:?}");
-    assert_eq!(decision.evidence.tier_source, Some(Source::Fetched));
-    let would: Vec<_> = decision.evidence.would.iter().map(|would| would.denial.code).collect();
-    assert_eq!(would, [Code::AccessDenied]);
-    let stages: Vec<_> = decision.evidence.laps.unwrap().taken.iter().map(|(stage, _)| *stage).collect();
+    assert_eq!(decision.evidence.tier_source, Some(AnswerSource::Fetched));
+    let shadowed: Vec<_> = decision.evidence.shadowed.iter().map(|shadowed| shadowed.denial.code).collect();
+    assert_eq!(shadowed, [Code::AccessDenied]);
+    let stages: Vec<_> = decision.evidence.stage_times.unwrap().taken.iter().map(|(stage, _)| *stage).collect();
     assert_eq!(stages, Stage::ALL);
 }

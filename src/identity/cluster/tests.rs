@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::cache::Source;
+use crate::cache::AnswerSource;
 use crate::clock::Nanos;
 use crate::gate::Gate;
 use crate::identity::{Identities, Remember};
@@ -64,7 +64,7 @@ async fn world(keys: &str, answers: Vec<Answer>, foreign: bool) -> (Gate, Script
     (gate, server, clock)
 }
 
-async fn asks(gate: &Gate, token: &str, now: Nanos) -> (Option<Code>, Option<Source>) {
+async fn asks(gate: &Gate, token: &str, now: Nanos) -> (Option<Code>, Option<AnswerSource>) {
     let decision = Call::chat("granite").bearer(token).on(gate, now).await;
     (decision.outcome.err().map(|denial| denial.code), decision.evidence.identity_source)
 }
@@ -93,7 +93,7 @@ async fn what_is_no_good_answer_lets_nobody_in() {
     ] {
         let (gate, _server, clock) = world(&ES256.jwks, vec![answer], false).await;
         let (code, source) = asks(&gate, &token("free", NAME), clock.now()).await;
-        assert_eq!((code, source), (Some(expected), Some(Source::Fetched)), "{what}");
+        assert_eq!((code, source), (Some(expected), Some(AnswerSource::Fetched)), "{what}");
     }
     let (gate, _server, clock) = world(&ES256.jwks, vec![good()], false).await;
     assert_eq!(asks(&gate, &token("free", NAME), clock.now()).await.0, None);
@@ -153,13 +153,13 @@ async fn an_unknown_key_is_looked_for_once_a_second_however_many_tokens_name_one
 async fn a_foreign_token_is_the_api_servers_to_know() {
     let answers = vec![good(), review(json!({"error": "who?"}))];
     let (gate, server, clock) = world(&ES256.jwks, answers, true).await;
-    assert_eq!(asks(&gate, "opaque-1", clock.now()).await, (None, Some(Source::Fetched)));
-    assert_eq!(asks(&gate, "opaque-1", clock.now()).await.1, Some(Source::Hit));
+    assert_eq!(asks(&gate, "opaque-1", clock.now()).await, (None, Some(AnswerSource::Fetched)));
+    assert_eq!(asks(&gate, "opaque-1", clock.now()).await.1, Some(AnswerSource::Hit));
     assert_eq!(asks(&gate, "opaque-2", clock.now()).await.0, Some(Code::TokenRejected));
     assert_eq!(server.asked(4).await.len(), 4);
     // Nothing tells when it ends: half a minute later it is reviewed again.
     let later = clock.now().saturating_add(UNWATCHED);
-    assert_eq!(asks(&gate, "opaque-1", later).await.1, Some(Source::Stale));
+    assert_eq!(asks(&gate, "opaque-1", later).await.1, Some(AnswerSource::Stale));
 }
 
 #[tokio::test]
@@ -168,11 +168,11 @@ async fn an_identity_past_its_time_is_used_while_the_api_server_is_away_and_not_
     let mut claims = claims(TIER, NAME);
     claims.exp = crate::identity::unix_seconds() + 800;
     let token = ES256.sign(&claims);
-    assert_eq!(asks(&gate, &token, clock.now()).await, (None, Some(Source::Fetched)));
+    assert_eq!(asks(&gate, &token, clock.now()).await, (None, Some(AnswerSource::Fetched)));
     let after = |seconds: u64| clock.now().saturating_add(Duration::from_secs(seconds));
-    assert_eq!(asks(&gate, &token, after(590)).await, (None, Some(Source::Hit)));
+    assert_eq!(asks(&gate, &token, after(590)).await, (None, Some(AnswerSource::Hit)));
     // After ten minutes it would be reviewed again.
-    assert_eq!(asks(&gate, &token, after(610)).await, (None, Some(Source::Stale)));
+    assert_eq!(asks(&gate, &token, after(610)).await, (None, Some(AnswerSource::Stale)));
     // It expires before `--stale-for` is over.
     assert_eq!(asks(&gate, &token, after(810)).await.0.map(Code::class), Some(crate::denial::Class::Undecided));
 }

@@ -23,13 +23,13 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::listen::acceptor::Acceptor;
-use crate::listen::places::{Bounds, Place};
+use crate::listen::places::{ConnectionBounds, ConnectionPlace};
 use crate::metrics::{Port, PortMetrics};
 
 /// Connections at one time: of probes, a scraper or two, people, and maas-api's clients. Who comes always gets a place, since a
 /// probe cannot be told from others before its head is read: the idlest goes for it, and of those that were not answered
 /// yet, the oldest. A probe asks at once, and so is answered before it is the oldest of many.
-const BOUNDS: Bounds = Bounds { all: 256, of_one: 128, idle: Duration::ZERO };
+const BOUNDS: ConnectionBounds = ConnectionBounds { all: 256, of_one: 128, idle: Duration::ZERO };
 /// How long a request's head may take, and how long a connection may say nothing between two requests.
 const HEAD: Duration = Duration::from_secs(5);
 /// How long its body and its answer may take together.
@@ -74,7 +74,7 @@ pub async fn serve(
 }
 
 /// One connection, from its first request to its last.
-async fn converse(stream: TcpStream, place: Place, router: Router, mut stop: watch::Receiver<bool>) {
+async fn converse(stream: TcpStream, place: ConnectionPlace, router: Router, mut stop: watch::Receiver<bool>) {
     let mut builder = Builder::new(TokioExecutor::new()).http1_only();
     let mut http = builder.http1();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_headers(MAX_HEADERS).max_buf_size(MAX_HEAD);

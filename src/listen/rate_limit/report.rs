@@ -18,7 +18,7 @@ const RESERVATION: &str = "tiergate.reservation";
 const USAGE: &str = "tiergate.usage";
 
 /// A report as it was read.
-struct Read<'r> {
+struct ReadReport<'r> {
     sealed: &'r str,
     report: Report,
     /// The first number that is none, if there is one.
@@ -30,7 +30,7 @@ struct Read<'r> {
 impl RateLimit {
     /// Takes one report. Nobody waits for the answer: it is sent when the response is over.
     pub(super) async fn report(&self, request: &RateLimitRequest) -> Result<RateLimitResponse, Status> {
-        let Read { sealed, report, wrong } =
+        let ReadReport { sealed, report, wrong } =
             read(request).inspect_err(|status| self.usage.refuse(Channel::RateLimit, status.message()))?;
         if let Some(why) = wrong {
             self.usage.pass_over(Channel::RateLimit, &why);
@@ -57,7 +57,7 @@ fn taken() -> RateLimitResponse {
     RateLimitResponse { overall_code: Code::Ok as i32, ..RateLimitResponse::default() }
 }
 
-fn read(request: &RateLimitRequest) -> Result<Read<'_>, Status> {
+fn read(request: &RateLimitRequest) -> Result<ReadReport<'_>, Status> {
     if request.descriptors.len() > MAX_DESCRIPTORS {
         return Err(Status::invalid_argument(format!("more than {MAX_DESCRIPTORS} descriptors")));
     }
@@ -79,7 +79,7 @@ fn read(request: &RateLimitRequest) -> Result<Read<'_>, Status> {
         }
     }
     let sealed = sealed.ok_or_else(|| Status::invalid_argument("no descriptors"))?;
-    Ok(Read { sealed, report, wrong })
+    Ok(ReadReport { sealed, report, wrong })
 }
 
 /// The descriptor's number, else the request's. Absent, it would be one; a report always says.

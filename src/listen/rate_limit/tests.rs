@@ -5,13 +5,13 @@ use envoy_types::pb::google::protobuf::UInt64Value;
 
 use super::*;
 use crate::clock::Micros;
-use crate::gate::{EnforceLimits, Settings};
-use crate::metrics::Format;
+use crate::gate::{DecisionSettings, EnforceLimits};
+use crate::metrics::PageFormat;
 use crate::test_util::{compile_files, demo, gate, options, settings};
 use crate::usage::{MAX_HITS, ModelId, Terms};
 
 fn service(enforce_limits: EnforceLimits) -> RateLimit {
-    let gate = gate(compile_files(&demo(), &options()), Settings { enforce_limits, ..settings() });
+    let gate = gate(compile_files(&demo(), &options()), DecisionSettings { enforce_limits, ..settings() });
     let metrics = Metrics::new();
     metrics.published(&gate.policies.current(), &[]);
     RateLimit::new(Arc::new(gate), Arc::new(metrics), Arc::default(), Clock::start(), Style::default())
@@ -72,7 +72,7 @@ async fn limits_say_yes_or_no_with_headers_body_and_metadata() {
     ] {
         assert!(trace.contains(line), "{line}\n{trace}");
     }
-    let page = service.metrics.page(Format::Text, 0, 0);
+    let page = service.metrics.page(PageFormat::Text, 0, 0);
     for line in [
         "tiergate_decisions_total{outcome=\"allowed\",reason=\"\"} 5",
         "tiergate_decisions_total{outcome=\"refused\",reason=\"TG-LIMIT-REQUESTS\"} 1",
@@ -166,7 +166,7 @@ async fn a_number_that_is_none_loses_itself_and_not_the_report() {
         let malformed = RateLimitRequest { domain: REPORT_DOMAIN.to_owned(), ..malformed };
         assert_eq!(service.handle(&malformed).await.unwrap_err().code(), tonic::Code::InvalidArgument);
     }
-    let page = service.metrics.page(Format::OpenMetrics, 0, 0);
+    let page = service.metrics.page(PageFormat::OpenMetrics, 0, 0);
     for line in [
         "tiergate_usage_reports_total{result=\"settled\"} 1",
         "tiergate_usage_reports_total{result=\"estimated\"} 1",
@@ -184,6 +184,6 @@ async fn what_an_answer_costs_is_bounded_counted_and_told() {
     let service = service(EnforceLimits::Check);
     let sealed = service.gate.sealer.seal(&Terms { is_call: true, ..Terms::default() }, Micros(0));
     service.handle(&reported(&sealed, &[("total", MAX_HITS)])).await.unwrap();
-    let page = service.metrics.page(Format::OpenMetrics, 0, 0);
+    let page = service.metrics.page(PageFormat::OpenMetrics, 0, 0);
     assert!(page.contains("tiergate_usage_corrections_total{what=\"answer\"} 1"), "{page}");
 }

@@ -1,29 +1,31 @@
 use super::*;
 
-const MISSING: Kind = Kind { code: Code::TokenMissing, shadow: false };
-const DENIED: Kind = Kind { code: Code::AccessDenied, shadow: false };
+const MISSING: RefusalKind = RefusalKind { code: Code::TokenMissing, shadow: false };
+const DENIED: RefusalKind = RefusalKind { code: Code::AccessDenied, shadow: false };
 
-fn window() -> Window {
-    Window { began: Instant::now(), folds: Vec::new(), closed: false }
+fn window() -> RefusalWindow {
+    RefusalWindow { began: Instant::now(), folds: Vec::new(), closed: false }
 }
 
 /// Callers (or that there are several), and how many refusals had no line.
-fn counts(window: &Window) -> Vec<(Kind, Option<Caller<&str>>, u64)> {
+fn counts(window: &RefusalWindow) -> Vec<(RefusalKind, Option<RefusedCaller<&str>>, u64)> {
     let folds = window.folds.iter();
-    folds.map(|f| (f.kind, f.caller.as_ref().map(Caller::as_deref), f.number.saturating_sub(Refusals::FIRST))).collect()
+    folds
+        .map(|f| (f.kind, f.caller.as_ref().map(RefusedCaller::as_deref), f.number.saturating_sub(Refusals::FIRST)))
+        .collect()
 }
 
 #[test]
 fn the_first_few_of_each_code_and_caller_have_lines_and_the_rest_are_counted() {
     let mut window = window();
-    let shadow = Kind { shadow: true, ..DENIED };
+    let shadow = RefusalKind { shadow: true, ..DENIED };
     // A user and an address of one name are two callers.
     let all = [
-        (DENIED, Caller::User("a")),
-        (MISSING, Caller::User("a")),
-        (DENIED, Caller::Address("a")),
-        (shadow, Caller::User("a")),
-        (MISSING, Caller::Unknown),
+        (DENIED, RefusedCaller::User("a")),
+        (MISSING, RefusedCaller::User("a")),
+        (DENIED, RefusedCaller::Address("a")),
+        (shadow, RefusedCaller::User("a")),
+        (MISSING, RefusedCaller::Unknown),
     ];
     for turn in 0..10 {
         for (kind, caller) in all {
@@ -39,8 +41,8 @@ fn beyond_a_fixed_number_of_callers_refusals_are_told_apart_by_code_alone() {
     let callers = 10_000;
     for number in 0..callers {
         let name = format!("{number}");
-        lines += u64::from(window.has_line(MISSING, Caller::Address(&name)));
-        lines += u64::from(window.has_line(DENIED, Caller::Address(&name)));
+        lines += u64::from(window.has_line(MISSING, RefusedCaller::Address(&name)));
+        lines += u64::from(window.has_line(DENIED, RefusedCaller::Address(&name)));
     }
     let folds = counts(&window);
     assert_eq!(folds.len(), Refusals::APART + 2, "both codes have one for the others");
@@ -53,7 +55,8 @@ fn beyond_a_fixed_number_of_callers_refusals_are_told_apart_by_code_alone() {
 #[test]
 fn after_the_last_counts_each_has_a_line_again() {
     let refusals = Refusals::default();
-    let lines = |times: u64| (0..times).filter(|_| refusals.0.lock().has_line(DENIED, Caller::Unknown)).count() as u64;
+    let lines =
+        |times: u64| (0..times).filter(|_| refusals.0.lock().has_line(DENIED, RefusedCaller::Unknown)).count() as u64;
     assert_eq!(lines(10), Refusals::FIRST);
     refusals.tell_counts(false);
     assert_eq!(lines(10), Refusals::FIRST, "a new window");

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::fold::{Merge, Part, Says, WHEN};
-use super::{Attachment, Attachments, Levels, Row, strategy};
+use super::{Attachment, Attachments, EffectivePolicy, Levels, strategy};
 use crate::manifest::{Manifests, Meta};
 use crate::policy::{Attached, AuthPlan};
 use crate::problem::{Finding, InForce, ObjectName, Place, Problem, Severity};
@@ -76,7 +76,7 @@ impl Merge for AuthRules {
 
 impl<'m> AuthAttachments<'m> {
     /// The rules for a request at `levels`.
-    pub(in crate::policy) fn at(&mut self, levels: &Levels) -> Arc<Row<'m, Ruled>> {
+    pub(in crate::policy) fn at(&mut self, levels: &Levels) -> Arc<EffectivePolicy<'m, Ruled>> {
         self.effective(levels, |in_force, trial, problems| {
             if let Some((rules, policy)) = in_force {
                 let faults = faults(rules, policy, InForce::Shut);
@@ -99,7 +99,7 @@ impl<'m> AuthAttachments<'m> {
     }
 
     /// Notes what a row is in force as on some route: what `plan` says.
-    pub(in crate::policy) fn note_plan(&mut self, row: &Row<'m, Ruled>, plan: &Attached<AuthPlan>) {
+    pub(in crate::policy) fn note_plan(&mut self, row: &EffectivePolicy<'m, Ruled>, plan: &Attached<AuthPlan>) {
         let trial = plan.active().map(|plan| plan.trial.as_ref().unwrap_or(plan));
         self.note(row, plan.broken(), |_| trial.is_some_and(|trial| trial.rules.broken.is_none()));
     }

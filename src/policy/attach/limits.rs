@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::fold::{Merge, Part, Says, WHEN};
-use super::{Attachment, Attachments, Levels, Row, Together, strategy};
+use super::{Attachment, Attachments, EffectivePolicy, Levels, Together, strategy};
 use crate::limit::Quota;
 use crate::manifest::{LimitPolicy, LimitSpec, Manifests, Predicate};
 use crate::policy::{Attached, Limit, LimitSet, ShadowLimits};
@@ -125,7 +125,7 @@ impl<'m> LimitAttachments<'m> {
     ///
     /// A limit counts for what its policy is attached to: on a Gateway once per user for that Gateway, on an HTTPRoute for that
     /// route; for the route too where its policy says so.
-    pub(in crate::policy) fn at(&mut self, levels: &Levels) -> Arc<Row<'m, LimitSet>> {
+    pub(in crate::policy) fn at(&mut self, levels: &Levels) -> Arc<EffectivePolicy<'m, LimitSet>> {
         let row = self.effective(levels, |in_force, trial, _| {
             let set = |(rules, policy): Together<'_, LimitRules<'_>>, in_shadow: bool| {
                 let limits = rules.limits.iter().filter(|limit| limit.in_shadow == in_shadow);

@@ -1,5 +1,5 @@
 use super::*;
-use crate::access::Query;
+use crate::access::AccessQuery;
 
 /// The tiers `free`, `premium` and `enterprise` of Gateway `ns/gw`, and models of namespace `llm`.
 fn world() -> World {
@@ -22,7 +22,7 @@ fn granted(policy: &Policy, namespace: &str, tier: &str, model: &str) -> Option<
     let (namespace, name) = (namespace.to_owned(), model);
     let (model_namespace, name) = name.split_once('/').unwrap();
     let group = format!("system:serviceaccounts:{namespace}-tier-{tier}");
-    let query = Query {
+    let query = AccessQuery {
         user: "system:serviceaccount:x:y",
         groups: &["system:authenticated", &group],
         verb: "post",
@@ -74,7 +74,7 @@ fn annotation_grants_the_model_to_the_tiers_that_it_names() {
 #[test]
 fn annotation_grants_post_on_that_model_and_nothing_more() {
     let policy = world().compile();
-    let query = Query {
+    let query = AccessQuery {
         user: "u",
         groups: &["system:serviceaccounts:gw-tier-free"],
         verb: "post",
@@ -86,16 +86,16 @@ fn annotation_grants_post_on_that_model_and_nothing_more() {
     };
     assert!(policy.rbac.authorize(&query).is_some());
     for (what, query) in [
-        ("verb", Query { verb: "get", ..query }),
-        ("group", Query { group: "", ..query }),
-        ("resource", Query { resource: "inferenceservices", ..query }),
-        ("subresource", Query { subresource: "status", ..query }),
-        ("namespace", Query { namespace: "other", ..query }),
-        ("whole cluster", Query { namespace: "", ..query }),
-        ("every name", Query { name: "", ..query }),
+        ("verb", AccessQuery { verb: "get", ..query }),
+        ("group", AccessQuery { group: "", ..query }),
+        ("resource", AccessQuery { resource: "inferenceservices", ..query }),
+        ("subresource", AccessQuery { subresource: "status", ..query }),
+        ("namespace", AccessQuery { namespace: "other", ..query }),
+        ("whole cluster", AccessQuery { namespace: "", ..query }),
+        ("every name", AccessQuery { name: "", ..query }),
         // The group of the tier's own namespaces, not the users that the mapping lists.
-        ("listed group", Query { groups: &["everyone", "premium-users"], ..query }),
-        ("user", Query { user: "system:serviceaccounts:gw-tier-free", groups: &[], ..query }),
+        ("listed group", AccessQuery { groups: &["everyone", "premium-users"], ..query }),
+        ("user", AccessQuery { user: "system:serviceaccounts:gw-tier-free", groups: &[], ..query }),
     ] {
         assert_eq!(policy.rbac.authorize(&query), None, "{what}");
     }

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::*;
-use crate::access::Query;
+use crate::access::AccessQuery;
 
 #[derive(Deserialize)]
 struct Recording {
@@ -66,7 +66,7 @@ fn file(i: usize) -> String {
 impl RecordedRequest {
     fn allowed_by(&self, policy: &Policy) -> bool {
         let groups: Vec<&str> = self.groups.iter().map(String::as_str).collect();
-        let query = Query {
+        let query = AccessQuery {
             user: &self.user,
             groups: &groups,
             verb: &self.verb,

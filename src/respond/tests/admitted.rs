@@ -139,7 +139,7 @@ fn metadata_carries_the_filters_and_the_decision() {
     let mut evidence = evidence();
     evidence.route = Some("llm/qwen3-route".into());
     evidence.user = Some("system:serviceaccount:maas-tier-free:alice".into());
-    evidence.identity_source = Some(crate::cache::Source::Hit);
+    evidence.identity_source = Some(crate::cache::AnswerSource::Hit);
     evidence.tier = Some("free".into());
     evidence.permit = Permit {
         model: Some("llm/qwen3".to_owned()),

@@ -18,17 +18,17 @@ pub(super) enum ClusterEvent {
 #[derive(Debug)]
 pub(super) enum Update {
     /// All objects that there are.
-    Listed(Vec<Object>),
-    Changed(Object),
-    Deleted(Key),
+    Listed(Vec<WatchedObject>),
+    Changed(WatchedObject),
+    Deleted(ObjectKey),
     /// The watch stands: whatever changes from now on is seen.
     Watching,
-    Failed(Fault),
+    Failed(WatchFault),
 }
 
 /// Why there is no watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(super) enum WatchFault {
     /// No answer, or one that is none.
     Unreachable(String),
     Unauthenticated(String),
@@ -42,12 +42,12 @@ pub(super) enum Fault {
 }
 
 /// Namespace and name.
-pub(super) type Key = (String, String);
+pub(super) type ObjectKey = (String, String);
 
 /// An object, without what changes and says nothing.
 #[derive(Debug)]
-pub(super) struct Object {
-    pub key: Key,
+pub(super) struct WatchedObject {
+    pub key: ObjectKey,
     pub about: About,
     pub value: Value,
 }
@@ -67,15 +67,17 @@ pub(super) struct Outlet {
     pub events: Sender<ClusterEvent>,
 }
 
-// === impl Fault ===
+// === impl WatchFault ===
 
-impl Fault {
+impl WatchFault {
     pub(super) fn of(error: kube::Error) -> Self {
         match error {
-            kube::Error::Api(status) if status.code == 401 => Fault::Unauthenticated(status.message),
-            kube::Error::Api(status) if status.code == 403 => Fault::Forbidden(status.message),
-            kube::Error::Api(status) => Fault::Unreachable(format!("it answers {}: {}", status.code, status.message)),
-            error => Fault::Unreachable(reason(&error)),
+            kube::Error::Api(status) if status.code == 401 => WatchFault::Unauthenticated(status.message),
+            kube::Error::Api(status) if status.code == 403 => WatchFault::Forbidden(status.message),
+            kube::Error::Api(status) => {
+                WatchFault::Unreachable(format!("it answers {}: {}", status.code, status.message))
+            }
+            error => WatchFault::Unreachable(reason(&error)),
         }
     }
 }

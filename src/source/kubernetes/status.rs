@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::event::About;
 use crate::backoff::Backoff;
 use crate::manifest::KINDS;
-use crate::policy::{Policy, StatusCondition as Condition, say};
+use crate::policy::{Policy, StatusCondition, say};
 use crate::problem::{ObjectName, Problem};
 
 /// What objects are to be told.
@@ -33,7 +33,7 @@ pub(super) struct News {
 struct Status {
     object: ObjectName,
     about: About,
-    conditions: [Condition; 2],
+    conditions: [StatusCondition; 2],
 }
 
 /// Something that a person has to mend.
@@ -56,18 +56,18 @@ pub(super) struct Writer {
     /// Objects whose conditions are another controller's.
     foreign: HashSet<ObjectName>,
     /// What it may not write, and when it tries again.
-    forbidden: HashMap<What, Instant>,
+    forbidden: HashMap<WriteKind, Instant>,
 }
 
 /// What is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum What {
+enum WriteKind {
     Statuses,
     Events,
 }
 
 /// What became of one object.
-enum Outcome {
+enum WriteOutcome {
     Done,
     Foreign(String),
 }
@@ -160,13 +160,13 @@ impl Writer {
             if self.told.get(&status.object) == Some(status) {
                 continue;
             }
-            if self.is_forbidden(What::Statuses) {
+            if self.is_forbidden(WriteKind::Statuses) {
                 all = false;
                 break;
             }
             match self.tell(status).await {
                 Ok(outcome) => self.note(status, outcome),
-                Err(error) => all &= self.failed(&error, What::Statuses),
+                Err(error) => all &= self.failed(&error, WriteKind::Statuses),
             }
             sleep(PACE).await;
         }
@@ -176,8 +176,8 @@ impl Writer {
     }
 
     /// Notes that an object was told, and says once if another controller tells it.
-    fn note(&mut self, status: &Status, outcome: Outcome) {
-        if let Outcome::Foreign(manager) = outcome
+    fn note(&mut self, status: &Status, outcome: WriteOutcome) {
+        if let WriteOutcome::Foreign(manager) = outcome
             && self.foreign.insert(status.object.clone())
         {
             let object = status.object.to_string();
@@ -195,13 +195,13 @@ impl Writer {
             if self.sent.contains(&name) {
                 continue;
             }
-            if self.is_forbidden(What::Events) {
+            if self.is_forbidden(WriteKind::Events) {
                 all = false;
                 continue;
             }
             match self.send(event, &name).await {
                 Ok(()) => drop(self.sent.insert(name)),
-                Err(error) => all &= self.failed(&error, What::Events),
+                Err(error) => all &= self.failed(&error, WriteKind::Events),
             }
             sleep(PACE).await;
         }
@@ -210,19 +210,19 @@ impl Writer {
         all
     }
 
-    fn is_forbidden(&self, what: What) -> bool {
+    fn is_forbidden(&self, what: WriteKind) -> bool {
         self.forbidden.get(&what).is_some_and(|until| Instant::now() < *until)
     }
 
     /// Whether another try at once would do no good. What is not permitted is said once.
-    fn failed(&mut self, error: &kube::Error, what: What) -> bool {
+    fn failed(&mut self, error: &kube::Error, what: WriteKind) -> bool {
         let kube::Error::Api(status) = error else { return false };
         match status.code {
             403 => {
                 if self.forbidden.insert(what, Instant::now() + LONGEST_PAUSE).is_none() {
                     let (name, rule) = match what {
-                        What::Statuses => ("statuses", STATUS_RULE),
-                        What::Events => ("Events", EVENT_RULE),
+                        WriteKind::Statuses => ("statuses", STATUS_RULE),
+                        WriteKind::Events => ("Events", EVENT_RULE),
                     };
                     tracing::warn!(
                         error = status.message,
@@ -237,20 +237,20 @@ impl Writer {
         }
     }
 
-    async fn tell(&self, status: &Status) -> kube::Result<Outcome> {
+    async fn tell(&self, status: &Status) -> kube::Result<WriteOutcome> {
         let Status { object, about, conditions } = status;
-        let Some(resource) = resource(object, about) else { return Ok(Outcome::Done) };
+        let Some(resource) = resource(object, about) else { return Ok(WriteOutcome::Done) };
         let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &object.namespace, &resource);
         let found = in_time(api.get(&object.name)).await?;
         if let Some(manager) = owner(&found) {
-            return Ok(Outcome::Foreign(manager));
+            return Ok(WriteOutcome::Foreign(manager));
         }
         let before = found.data.pointer("/status/conditions").and_then(Value::as_array);
         let before = |name: &str| before.into_iter().flatten().find(|condition| condition["type"] == name);
         let wanted: Vec<Value> =
             conditions.iter().map(|condition| about.condition(condition, before(condition.name))).collect();
         if wanted.iter().all(|wanted| before(wanted["type"].as_str().unwrap_or_default()) == Some(wanted)) {
-            return Ok(Outcome::Done);
+            return Ok(WriteOutcome::Done);
         }
         let patch = json!({
             "apiVersion": resource.api_version, "kind": resource.kind,
@@ -258,8 +258,8 @@ impl Writer {
             "status": {"conditions": wanted},
         });
         match in_time(api.patch_status(&object.name, &PatchParams::apply(MANAGER), &Patch::Apply(&patch))).await {
-            Ok(_) => Ok(Outcome::Done),
-            Err(kube::Error::Api(status)) if status.code == 409 => Ok(Outcome::Foreign(status.message)),
+            Ok(_) => Ok(WriteOutcome::Done),
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(WriteOutcome::Foreign(status.message)),
             Err(error) => Err(error),
         }
     }
@@ -339,7 +339,7 @@ impl Event {
 
 impl About {
     /// A condition as it is written. Its time moves when its status does (Kubernetes API conventions, "Typical status properties").
-    fn condition(&self, condition: &Condition, before: Option<&Value>) -> Value {
+    fn condition(&self, condition: &StatusCondition, before: Option<&Value>) -> Value {
         let status = if condition.holds { "True" } else { "False" };
         let now = || json!(jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
         let since =

@@ -8,7 +8,7 @@ use std::time::Instant;
 use serde_json::Value;
 
 use super::super::Departures;
-use super::event::{About, ClusterEvent, Fault, Key, Object, Update};
+use super::event::{About, ClusterEvent, ObjectKey, Update, WatchFault, WatchedObject};
 use super::watch::Watch;
 use crate::access::Changes;
 use crate::clock::{Clock, Nanos};
@@ -18,7 +18,7 @@ use crate::problem::{Finding, ObjectName, Place, Problem, Severity};
 
 /// Everything that is watched. One thread owns it.
 #[derive(Debug)]
-pub(super) struct Store {
+pub(super) struct ObjectStore {
     /// For messages.
     server: String,
     kinds: Vec<Watched>,
@@ -35,7 +35,7 @@ pub(super) struct Store {
 #[derive(Debug)]
 struct Watched {
     watch: Arc<Watch>,
-    objects: BTreeMap<Key, Entry>,
+    objects: BTreeMap<ObjectKey, KeptObject>,
     /// The namespaces of objects that have changed.
     touched: Vec<String>,
     /// Whether nothing is decided before they were read.
@@ -43,14 +43,14 @@ struct Watched {
     /// Whether all of its objects were read once. It stays so: what fails later keeps what was read.
     known: bool,
     /// Why it is not watched now.
-    fault: Option<Fault>,
+    fault: Option<WatchFault>,
     /// Since when.
     since: Nanos,
 }
 
 /// One object.
 #[derive(Debug)]
-struct Entry {
+struct KeptObject {
     fingerprint: u64,
     about: About,
     /// What has not been read yet.
@@ -59,15 +59,15 @@ struct Entry {
     read: Manifests,
 }
 
-// === impl Store ===
+// === impl ObjectStore ===
 
-impl Store {
+impl ObjectStore {
     pub(super) fn new(server: &str, watches: &[Arc<Watch>], clock: Clock) -> Self {
         let kinds = watches.iter().map(|watch| Watched::new(watch, true)).collect();
         let (server, hasher) = (server.to_owned(), RandomState::new());
         let (rbac_changes, heard) = (Changes::default(), clock.now());
         let departures = Departures::of_cluster();
-        Store { server, kinds, hasher, clock, rbac_changes, heard, silent: None, departures }
+        ObjectStore { server, kinds, hasher, clock, rbac_changes, heard, silent: None, departures }
     }
 
     /// Adds a watch, and says which it is; `awaited` if nothing is decided before its objects were read.
@@ -173,7 +173,7 @@ impl Store {
         let mut problems: Vec<Problem> = self.kinds.iter().filter_map(Watched::problem).collect();
         // One server that is away is one problem, in the words of the first watch that noticed, however many it ends.
         let away = self.kinds.iter().filter_map(|watched| match &watched.fault {
-            Some(Fault::Unreachable(why)) => Some((watched.since, why)),
+            Some(WatchFault::Unreachable(why)) => Some((watched.since, why)),
             _ => None,
         });
         let first = away.min_by_key(|(since, _)| *since).map(|(_, why)| why);
@@ -209,15 +209,15 @@ impl Watched {
         }
     }
 
-    fn put(&mut self, object: Object, hasher: &RandomState) -> bool {
-        let entry = Entry::of(object.value, object.about, hasher);
+    fn put(&mut self, object: WatchedObject, hasher: &RandomState) -> bool {
+        let entry = KeptObject::of(object.value, object.about, hasher);
         match self.objects.get_mut(&object.key) {
             Some(known) if known.fingerprint == entry.fingerprint => {
                 known.about = entry.about;
                 return false;
             }
             // What it said before is its last good version, should it be in error now.
-            Some(known) => *known = Entry { read: std::mem::take(&mut known.read), ..entry },
+            Some(known) => *known = KeptObject { read: std::mem::take(&mut known.read), ..entry },
             None => {
                 self.objects.insert(object.key.clone(), entry);
             }
@@ -226,7 +226,7 @@ impl Watched {
         true
     }
 
-    fn remove(&mut self, key: &Key) -> bool {
+    fn remove(&mut self, key: &ObjectKey) -> bool {
         let removed = self.objects.remove_entry(key);
         let was_there = removed.is_some();
         removed.into_iter().for_each(|(key, _)| self.touch(key));
@@ -234,14 +234,14 @@ impl Watched {
     }
 
     /// What is seen first has not changed for that.
-    fn touch(&mut self, (namespace, _): Key) {
+    fn touch(&mut self, (namespace, _): ObjectKey) {
         if self.known {
             self.touched.push(namespace);
         }
     }
 
     /// Puts a new list in place of all that was known, at once.
-    fn replace(&mut self, objects: Vec<Object>, hasher: &RandomState) -> bool {
+    fn replace(&mut self, objects: Vec<WatchedObject>, hasher: &RandomState) -> bool {
         let mut changed = !self.known;
         let mut before = std::mem::take(&mut self.objects);
         for object in objects {
@@ -262,25 +262,25 @@ impl Watched {
 
     /// Whether what was read is not followed any more.
     fn is_blind(&self) -> bool {
-        self.known && self.fault.as_ref().is_some_and(|fault| !matches!(fault, Fault::Missing { .. }))
+        self.known && self.fault.as_ref().is_some_and(|fault| !matches!(fault, WatchFault::Missing { .. }))
     }
 
-    fn fail(&mut self, fault: Fault, since: Nanos) -> bool {
+    fn fail(&mut self, fault: WatchFault, since: Nanos) -> bool {
         if self.fault.is_none() {
             self.since = since;
         }
         let mut changed = false;
         // Without its definition there can be no object. Once is not enough where there were some: a server that starts may
         // not have found its definitions yet, and rules must not go by mistake.
-        if matches!(fault, Fault::Missing { again } if again || self.objects.is_empty()) {
+        if matches!(fault, WatchFault::Missing { again } if again || self.objects.is_empty()) {
             changed = !self.known || !self.objects.is_empty();
             std::mem::take(&mut self.objects).into_keys().for_each(|key| self.touch(key));
             self.known = true;
         }
         // Of a connection that fails again and again, the first reason stays.
         let same = match (&self.fault, &fault) {
-            (Some(Fault::Unreachable(_)), Fault::Unreachable(_))
-            | (Some(Fault::Missing { .. }), Fault::Missing { .. }) => true,
+            (Some(WatchFault::Unreachable(_)), WatchFault::Unreachable(_))
+            | (Some(WatchFault::Missing { .. }), WatchFault::Missing { .. }) => true,
             (before, now) => before.as_ref() == Some(now),
         };
         if !same {
@@ -291,18 +291,20 @@ impl Watched {
 
     fn blocks(&self) -> bool {
         let needed = self.watch.kind.guards() || self.watch.kind.name == "ServiceAccount";
-        self.awaited && !self.known && (needed || !matches!(self.fault, Some(Fault::Forbidden(_) | Fault::Newer(_))))
+        self.awaited
+            && !self.known
+            && (needed || !matches!(self.fault, Some(WatchFault::Forbidden(_) | WatchFault::Newer(_))))
     }
 
     fn describe(&self) -> String {
         let resource = self.watch.kind.resource();
         match &self.fault {
             None => resource,
-            Some(Fault::Unreachable(why)) => format!("{resource} ({why})"),
-            Some(Fault::Unauthenticated(_)) => format!("{resource} (the credentials are not accepted)"),
-            Some(Fault::Forbidden(_)) => format!("{resource} (no permission)"),
-            Some(Fault::Missing { .. }) => format!("{resource} (not served)"),
-            Some(Fault::Newer(versions)) => format!("{resource} (only of {})", versions.join(", ")),
+            Some(WatchFault::Unreachable(why)) => format!("{resource} ({why})"),
+            Some(WatchFault::Unauthenticated(_)) => format!("{resource} (the credentials are not accepted)"),
+            Some(WatchFault::Forbidden(_)) => format!("{resource} (no permission)"),
+            Some(WatchFault::Missing { .. }) => format!("{resource} (not served)"),
+            Some(WatchFault::Newer(versions)) => format!("{resource} (only of {})", versions.join(", ")),
         }
     }
 
@@ -311,19 +313,19 @@ impl Watched {
         let report = |code, severity, message: String| problem(code, &kind.resource(), severity, message);
         let kept = if self.known { "; what was read last stays in force, and changes are not seen" } else { "" };
         Some(match self.fault.as_ref()? {
-            Fault::Unreachable(_) => return None,
-            Fault::Unauthenticated(why) => report(
+            WatchFault::Unreachable(_) => return None,
+            WatchFault::Unauthenticated(why) => report(
                 Finding::ClusterUnauthenticated,
                 Severity::Error,
                 format!("the credentials are not accepted: {why}{kept}"),
             )
             .remedy("give a kubeconfig, or a ServiceAccount, whose credentials are valid"),
-            Fault::Forbidden(why) => {
+            WatchFault::Forbidden(why) => {
                 let rule = self.watch.rule();
                 report(Finding::WatchForbidden, Severity::Error, format!("may not be watched: {why}{kept}"))
                     .remedy(format!("add to the {} of tiergate's ServiceAccount: {rule}", self.watch.role()))
             }
-            Fault::Missing { .. } => {
+            WatchFault::Missing { .. } => {
                 let (severity, consequence) = match self.objects.is_empty() {
                     true => (Severity::Warning, "so there is none"),
                     false => (Severity::Error, "as it did; what was read last stays in force until it says so again"),
@@ -336,7 +338,7 @@ impl Watched {
                 )
                 .remedy(remedy)
             }
-            Fault::Newer(versions) => {
+            WatchFault::Newer(versions) => {
                 let known: Vec<String> = kind.versions.iter().map(|version| kind.api_version(version)).collect();
                 report(
                     Finding::VersionUnknown,
@@ -355,11 +357,11 @@ fn problem(code: Finding, what: &str, severity: Severity, message: String) -> Pr
     Problem::new(code, severity, place, message)
 }
 
-// === impl Entry ===
+// === impl KeptObject ===
 
-impl Entry {
+impl KeptObject {
     fn of(value: Value, about: About, hasher: &RandomState) -> Self {
-        Entry {
+        KeptObject {
             fingerprint: hasher.hash_one(value.to_string()),
             about,
             unread: Some(value),

@@ -9,8 +9,8 @@ use kube::{Client, Config};
 use serde_json::{Value, json};
 use tokio::sync::mpsc::{Receiver, channel};
 
-use super::event::{About, ClusterEvent, Fault, Object, Outlet, Update};
-use super::store::Store;
+use super::event::{About, ClusterEvent, Outlet, Update, WatchFault, WatchedObject};
+use super::store::ObjectStore;
 use super::watch::Watch;
 use crate::clock::Clock;
 use crate::lint::compile;
@@ -41,7 +41,8 @@ async fn follow(name: &str, answers: Vec<Answer>) -> (Receiver<ClusterEvent>, Sc
 /// The next update, in words.
 async fn next(updates: &mut Receiver<ClusterEvent>) -> String {
     let event = tokio::time::timeout(Duration::from_secs(30), updates.recv()).await.expect("an update in time");
-    let names = |objects: &[Object]| objects.iter().map(|object| object.key.1.as_str()).collect::<Vec<_>>().join(" ");
+    let names =
+        |objects: &[WatchedObject]| objects.iter().map(|object| object.key.1.as_str()).collect::<Vec<_>>().join(" ");
     let update = match event.unwrap() {
         ClusterEvent::Watch { update, .. } => update,
         ClusterEvent::Heartbeat(answer) => return format!("server {answer:?}"),
@@ -51,7 +52,7 @@ async fn next(updates: &mut Receiver<ClusterEvent>) -> String {
         Update::Changed(object) => format!("changed {}", object.key.1),
         Update::Deleted(key) => format!("deleted {}", key.1),
         Update::Watching => "watching".to_owned(),
-        Update::Failed(Fault::Unreachable(why)) => format!("unreachable: {why}"),
+        Update::Failed(WatchFault::Unreachable(why)) => format!("unreachable: {why}"),
         Update::Failed(fault) => format!("{fault:?}"),
     }
 }
@@ -184,22 +185,22 @@ async fn the_version_that_is_served_is_watched_and_a_refusal_is_told() {
 
 // === the store ===
 
-fn changed(kind: &str, name: &str, spec: Value) -> Object {
+fn changed(kind: &str, name: &str, spec: Value) -> WatchedObject {
     let mut value = object(kind, name, 1);
     value["spec"] = spec;
     value["apiVersion"] = "gateway.networking.k8s.io/v1".into();
     let about = About { version: "v1", uid: String::new(), generation: 1 };
-    Object { key: ("ns".to_owned(), name.to_owned()), about, value }
+    WatchedObject { key: ("ns".to_owned(), name.to_owned()), about, value }
 }
 
-fn gateway(name: &str, port: u32) -> Object {
+fn gateway(name: &str, port: u32) -> WatchedObject {
     changed("Gateway", name, json!({"listeners": [{"name": "http", "port": port}]}))
 }
 
 #[test]
 fn a_new_list_is_in_force_at_once_and_the_old_one_until_then() {
-    let mut store = Store::new("https://server", &watches(&["Gateway"]), Clock::start());
-    let names = |store: &mut Store| -> Vec<String> {
+    let mut store = ObjectStore::new("https://server", &watches(&["Gateway"]), Clock::start());
+    let names = |store: &mut ObjectStore| -> Vec<String> {
         store.read().gateways.iter().map(|gateway| gateway.meta.name().to_string()).collect()
     };
     assert!(store.unready().unwrap().contains("gateways.gateway.networking.k8s.io"));
@@ -225,9 +226,9 @@ fn a_new_list_is_in_force_at_once_and_the_old_one_until_then() {
 
 #[test]
 fn rules_do_not_go_because_a_server_says_once_that_it_does_not_know_them() {
-    let mut store = Store::new("https://server", &watches(&["Gateway", "AuthPolicy"]), Clock::start());
+    let mut store = ObjectStore::new("https://server", &watches(&["Gateway", "AuthPolicy"]), Clock::start());
     store.apply(0, Update::Listed(vec![gateway("a", 80)]));
-    let missing = |again| Update::Failed(Fault::Missing { again });
+    let missing = |again| Update::Failed(WatchFault::Missing { again });
     // One that was never there is not waited for.
     assert!(store.apply(1, missing(false)));
     assert_eq!(store.unready(), None);
@@ -243,8 +244,8 @@ fn rules_do_not_go_because_a_server_says_once_that_it_does_not_know_them() {
 
 #[test]
 fn a_server_that_is_away_is_one_problem_until_it_is_back() {
-    let mut store = Store::new("https://server", &watches(&["Gateway", "Role", "RoleBinding"]), Clock::start());
-    let away = |why: &str| Update::Failed(Fault::Unreachable(why.to_owned()));
+    let mut store = ObjectStore::new("https://server", &watches(&["Gateway", "Role", "RoleBinding"]), Clock::start());
+    let away = |why: &str| Update::Failed(WatchFault::Unreachable(why.to_owned()));
     for at in 0..3 {
         assert!(store.apply(at, away("refused")));
         assert!(!store.apply(at, away("reset")), "the first reason stays");
@@ -268,7 +269,7 @@ fn a_server_that_is_away_is_one_problem_until_it_is_back() {
 /// A server that hangs keeps its watches open.
 #[test]
 fn a_silence_dates_what_is_known_until_it_ends() {
-    let mut store = Store::new("https://server", &watches(&["Gateway", "Role"]), Clock::start());
+    let mut store = ObjectStore::new("https://server", &watches(&["Gateway", "Role"]), Clock::start());
     for at in 0..2 {
         store.apply(at, Update::Listed(Vec::new()));
     }
@@ -281,7 +282,7 @@ fn a_silence_dates_what_is_known_until_it_ends() {
     assert_eq!(&*outdated.why, "https://server: no answer");
     assert_eq!(store.problems().len(), 1);
     // A watch that ends meanwhile changes nothing of when the last word was heard.
-    store.apply(0, Update::Failed(Fault::Unreachable("reset".to_owned())));
+    store.apply(0, Update::Failed(WatchFault::Unreachable("reset".to_owned())));
     assert_eq!(store.outdated().unwrap().since, outdated.since);
     assert!(store.take(heartbeat(Ok(()))));
     assert_eq!(&*store.outdated().unwrap().why, "gateways.gateway.networking.k8s.io (reset) not watched");
@@ -295,14 +296,14 @@ fn only_what_changes_is_a_change_of_rbac_and_only_of_its_namespace() {
     let role = |name: &str, verb: &str| {
         changed("Role", name, json!({"rules": [{"apiGroups": ["g"], "resources": ["r"], "verbs": [verb]}]}))
     };
-    let cluster_role = |verb: &str| Object { key: (String::new(), "a".to_owned()), ..role("a", verb) };
+    let cluster_role = |verb: &str| WatchedObject { key: (String::new(), "a".to_owned()), ..role("a", verb) };
     let listed = || Update::Listed(vec![role("a", "get"), role("b", "get")]);
-    let missing = || Update::Failed(Fault::Missing { again: true });
-    let mut store = Store::new("https://server", &watches(&["Role", "Gateway", "ClusterRole"]), Clock::start());
+    let missing = || Update::Failed(WatchFault::Missing { again: true });
+    let mut store = ObjectStore::new("https://server", &watches(&["Role", "Gateway", "ClusterRole"]), Clock::start());
     for (what, at, update, concerned) in [
         ("the first list", 0, listed(), [false, false, false]),
         ("the first list of another kind", 2, Update::Listed(vec![cluster_role("get")]), [false, false, false]),
-        ("a watch that fails", 0, Update::Failed(Fault::Unreachable("reset".to_owned())), [false, false, false]),
+        ("a watch that fails", 0, Update::Failed(WatchFault::Unreachable("reset".to_owned())), [false, false, false]),
         ("the same list", 0, listed(), [false, false, false]),
         ("the watch again", 0, Update::Watching, [false, false, false]),
         ("what was known already", 0, Update::Changed(role("a", "get")), [false, false, false]),
@@ -317,7 +318,7 @@ fn only_what_changes_is_a_change_of_rbac_and_only_of_its_namespace() {
         ("no Role is defined", 0, missing(), [true, false, false]),
         ("no ClusterRole is defined", 2, missing(), [true, true, true]),
     ] {
-        let of = |store: &Store| ["ns", "other", ""].map(|namespace| store.rbac_changes().concerning(namespace));
+        let of = |store: &ObjectStore| ["ns", "other", ""].map(|namespace| store.rbac_changes().concerning(namespace));
         let before = of(&store);
         store.apply(at, update);
         let after = of(&store);
@@ -337,9 +338,9 @@ fn what_may_not_be_read_opens_nothing() {
         "Role",
         "ConfigMap",
     ];
-    let forbidden = || Update::Failed(Fault::Forbidden("no".to_owned()));
+    let forbidden = || Update::Failed(WatchFault::Forbidden("no".to_owned()));
     for (at, name) in kinds.iter().enumerate() {
-        let mut store = Store::new("https://server", &watches(&kinds), Clock::start());
+        let mut store = ObjectStore::new("https://server", &watches(&kinds), Clock::start());
         for other in (0..kinds.len()).filter(|other| *other != at) {
             store.apply(other, Update::Listed(Vec::new()));
         }
@@ -354,7 +355,7 @@ fn what_may_not_be_read_opens_nothing() {
         assert_eq!((store.unready(), store.unread_rbac()), (None, None));
         assert_eq!(store.problems().len(), 1, "{name}");
     }
-    let mut store = Store::new("https://server", &watches(&["ConfigMap"]), Clock::start());
+    let mut store = ObjectStore::new("https://server", &watches(&["ConfigMap"]), Clock::start());
     store.apply(0, forbidden());
     let rule = "add to the Role in namespace maas-api of tiergate's ServiceAccount: {apiGroups: [\"\"], resources: [\"configmaps\"], \
          resourceNames: [\"tier-to-group-mapping\"], verbs: [\"list\", \"watch\"]}";

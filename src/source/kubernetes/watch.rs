@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::event::{About, Fault, Key, Object, Outlet, Update};
+use super::event::{About, ObjectKey, Outlet, Update, WatchFault, WatchedObject};
 use crate::backoff::Backoff;
 use crate::identity::Namespaces;
 use crate::manifest::Kind;
@@ -41,7 +41,7 @@ const PAGE: u32 = 500;
 pub(super) struct Watch {
     pub kind: &'static Kind,
     /// Only the object of this namespace and name.
-    pub only: Option<Key>,
+    pub only: Option<ObjectKey>,
     /// Which namespaces' objects are kept.
     pub namespaces: Namespaces,
     /// Whether the header says everything that is needed: then nothing else crosses the wire.
@@ -54,7 +54,7 @@ enum End {
     Relist,
     /// The version is not served any more.
     NotServed,
-    Failed(Fault),
+    Failed(WatchFault),
 }
 
 // === impl Watch ===
@@ -98,7 +98,7 @@ impl Watch {
     }
 
     /// Follows the first version that the cluster serves, until that fails.
-    async fn follow_served(&self, client: &Client, outlet: &Outlet) -> Fault {
+    async fn follow_served(&self, client: &Client, outlet: &Outlet) -> WatchFault {
         for version in self.kind.versions {
             let end = match self.header_only {
                 true => self.follow_version(self.api::<PartialObjectMeta>(client, version), version, outlet).await,
@@ -109,9 +109,9 @@ impl Watch {
             }
         }
         match self.newer_versions(client).await {
-            Ok(versions) if versions.is_empty() => Fault::Missing { again: false },
-            Ok(versions) => Fault::Newer(versions),
-            Err(error) => Fault::of(error),
+            Ok(versions) if versions.is_empty() => WatchFault::Missing { again: false },
+            Ok(versions) => WatchFault::Newer(versions),
+            Err(error) => WatchFault::of(error),
         }
     }
 
@@ -164,10 +164,10 @@ impl Watch {
             match end {
                 Ok(()) => stood = Instant::now(),
                 // A server that was restored from a backup does not come to the version that was seen: then it is listed.
-                Err(End::Failed(Fault::Unreachable(_))) if stood.elapsed() > WATCH => return End::Relist,
-                Err(End::Failed(Fault::Unreachable(why))) => {
+                Err(End::Failed(WatchFault::Unreachable(_))) if stood.elapsed() > WATCH => return End::Relist,
+                Err(End::Failed(WatchFault::Unreachable(why))) => {
                     // What was seen up to here is known, and the watch goes on from there.
-                    if outlet.send(Update::Failed(Fault::Unreachable(why))).await.is_err() {
+                    if outlet.send(Update::Failed(WatchFault::Unreachable(why))).await.is_err() {
                         return End::closed();
                     }
                 }
@@ -181,7 +181,7 @@ impl Watch {
     }
 
     /// All objects, and the version of the list.
-    async fn list<K>(&self, api: &Api<K>, version: &'static str) -> Result<(Vec<Object>, String), kube::Error>
+    async fn list<K>(&self, api: &Api<K>, version: &'static str) -> Result<(Vec<WatchedObject>, String), kube::Error>
     where
         K: Resource + Clone + Debug + Serialize + DeserializeOwned,
     {
@@ -232,7 +232,7 @@ impl Watch {
             let update = if deleted { Update::Deleted(object.key) } else { Update::Changed(object) };
             outlet.send(update).await.map_err(closed)?;
         }
-        Err(End::Failed(Fault::Unreachable("the connection is silent".to_owned())))
+        Err(End::Failed(WatchFault::Unreachable("the connection is silent".to_owned())))
     }
 
     fn selector(&self) -> Option<String> {
@@ -240,7 +240,7 @@ impl Watch {
     }
 
     /// What is kept of an object, if it is.
-    fn object<K: Resource + Serialize>(&self, object: &K, version: &'static str) -> Option<Object> {
+    fn object<K: Resource + Serialize>(&self, object: &K, version: &'static str) -> Option<WatchedObject> {
         let meta = object.meta();
         let key = (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default());
         if !self.namespaces.hold(&key.0) || self.only.as_ref().is_some_and(|only| *only != key) {
@@ -258,7 +258,7 @@ impl Watch {
             fields.insert("kind".to_owned(), self.kind.name.into());
             fields.insert("apiVersion".to_owned(), self.kind.api_version(version).into());
         }
-        Some(Object { key, about, value })
+        Some(WatchedObject { key, about, value })
     }
 
     /// The versions, not known here, in which the cluster serves the kind.
@@ -300,19 +300,19 @@ impl Watch {
 
 /// What is made of a fault that has been the same for so long. A server that starts refuses everybody until it has read its own
 /// roles: what does not last is no answer.
-fn believed(fault: Fault, lasted: Duration) -> Fault {
+fn believed(fault: WatchFault, lasted: Duration) -> WatchFault {
     match fault {
-        Fault::Missing { .. } => Fault::Missing { again: lasted > MISSING },
-        Fault::Forbidden(why) if lasted < LASTING => Fault::Unreachable(format!("it answers 403: {why}")),
+        WatchFault::Missing { .. } => WatchFault::Missing { again: lasted > MISSING },
+        WatchFault::Forbidden(why) if lasted < LASTING => WatchFault::Unreachable(format!("it answers 403: {why}")),
         fault => fault,
     }
 }
 
 /// What pauses grow to while there is such a fault.
-fn longest_pause(fault: &Fault) -> Duration {
+fn longest_pause(fault: &WatchFault) -> Duration {
     match fault {
-        Fault::Missing { .. } | Fault::Newer(_) | Fault::Forbidden(_) => MISSING,
-        Fault::Unreachable(_) | Fault::Unauthenticated(_) => LONGEST_PAUSE,
+        WatchFault::Missing { .. } | WatchFault::Newer(_) | WatchFault::Forbidden(_) => MISSING,
+        WatchFault::Unreachable(_) | WatchFault::Unauthenticated(_) => LONGEST_PAUSE,
     }
 }
 
@@ -360,12 +360,12 @@ impl End {
             kube::Error::Api(status) if status.code == 404 => End::NotServed,
             // What was seen is too old to go on from, or a page of the list is.
             kube::Error::Api(status) if status.code == 410 => End::Relist,
-            _ => End::Failed(Fault::of(error)),
+            _ => End::Failed(WatchFault::of(error)),
         }
     }
 
     /// Nobody listens: [`Watch::follow`] notices too.
     fn closed() -> Self {
-        End::Failed(Fault::Unreachable("nobody listens".to_owned()))
+        End::Failed(WatchFault::Unreachable("nobody listens".to_owned()))
     }
 }

@@ -32,7 +32,7 @@ impl World {
     async fn tier(&self, user: &str, seconds: u64) -> Result<String, Code> {
         let (request, now) = (self.request(user), at(seconds));
         let lookup = match self.services.recall(&request, now) {
-            Some((lookup, Source::Stale)) => {
+            Some((lookup, AnswerSource::Stale)) => {
                 self.services.refresh(&request, now);
                 lookup
             }

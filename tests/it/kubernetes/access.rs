@@ -7,7 +7,7 @@ use kube::Client;
 use serde_json::{Value, json};
 use tiergate::access::AccessSource;
 use tiergate::args::{Cli, Command};
-use tiergate::cache::Source;
+use tiergate::cache::AnswerSource;
 use tiergate::clock::{Clock, Nanos};
 use tiergate::denial::Code;
 use tiergate::identity::{Identity, ServiceAccountRef};
@@ -179,7 +179,7 @@ async fn rbac_in_process_allows_nobody_of_whom_it_does_not_know_all() {
         let check = check_request(http("/lab/phi/v1/chat/completions", Some(&format!("Bearer {token}"))));
         let decision = gate.check(&to_request(&check).unwrap(), clock.now()).await;
         assert_eq!(decision.outcome.err().map(|denial| denial.code), expected, "{token}");
-        let source = if scoped { AccessSource::Review(Source::Fetched) } else { AccessSource::Rbac };
+        let source = if scoped { AccessSource::Review(AnswerSource::Fetched) } else { AccessSource::Rbac };
         assert_eq!(decision.evidence.access.source, Some(source));
     }
     assert_eq!(reviews(&SHARED, &world), (0, 1));

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use kube::Client;
 use serde_json::{Value, json};
-use tiergate::access::Query;
+use tiergate::access::AccessQuery;
 use tiergate::clock::Clock;
 use tiergate::policy::{Options, Policy};
 use tiergate::source::Kubernetes;
@@ -52,7 +52,7 @@ async fn review(client: &Client, question: &Question) -> bool {
 
 fn authorize(policy: &Policy, question: &Question) -> bool {
     let groups: Vec<&str> = question.groups.iter().map(String::as_str).collect();
-    let query = Query {
+    let query = AccessQuery {
         user: &question.user,
         groups: &groups,
         verb: &question.verb,

@@ -17,11 +17,11 @@ fn silent(why: &str) -> ClusterEvent {
 }
 
 fn away() -> Update {
-    Update::Failed(Fault::Unreachable("reset".to_owned()))
+    Update::Failed(WatchFault::Unreachable("reset".to_owned()))
 }
 
-fn known() -> Store {
-    let mut store = Store::new("https://server", &watches(&["Gateway", "Role"]), Clock::start());
+fn known() -> ObjectStore {
+    let mut store = ObjectStore::new("https://server", &watches(&["Gateway", "Role"]), Clock::start());
     for at in 0..2 {
         store.apply(at, Update::Listed(Vec::new()));
         store.apply(at, Update::Watching);
