@@ -6,7 +6,9 @@ mod caller;
 mod change;
 mod command;
 mod curl;
+mod error;
 mod reasons;
+mod sent;
 mod shape;
 mod steps;
 
@@ -18,7 +20,8 @@ use std::fmt::{self, Write};
 
 use serde::Serialize;
 
-pub use self::command::{ExplainError, run};
+pub use self::command::run;
+pub use self::error::ExplainError;
 
 use crate::denial::{Class, Code, Denial};
 use crate::gate::{Evidence, Record, RequestLine, Stage};

@@ -7,23 +7,29 @@
 mod chain;
 mod cluster;
 mod context;
+mod descriptor;
+mod entry;
 mod facts;
 mod filter;
 mod manager;
 mod matcher;
+mod off;
 mod reach;
 mod read;
 mod report;
+mod role;
 mod route;
 mod runtime;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use self::chain::{Chain, Filter, FilterRole};
+use self::chain::Chain;
+use self::entry::{Filter, is_filter};
 use self::facts::FilterFacts;
 use self::filter::{AuthzFilter, RateLimitFilter};
 use self::read::{Address, ConfigValue, type_of};
+use self::role::FilterRole;
 use self::route::Way;
 use self::runtime::Runtime;
 use crate::document;
@@ -145,7 +151,7 @@ impl<'a> EnvoyFile<'a> {
             self.loose.push(item.clone());
             owns = true;
         }
-        if !owned && chain::is_filter(item) {
+        if !owned && is_filter(item) {
             self.alone.push(item.clone());
         }
         item.children().iter().for_each(|child| self.collect(child, owned || owns));

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::command::{ExplainError, Sent};
+use super::error::ExplainError;
+use super::sent::Sent;
 use crate::args::Explain;
 use crate::clock::Nanos;
 use crate::denial::Code;

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use super::ExplainError;
+use super::error::ExplainError;
 use crate::spelling::did_you_mean;
 
 /// `docs/reasons.md`: a section for each [`crate::denial::Code`], and for each code that our Envoy configurations answer by themselves.

@@ -23,9 +23,11 @@ mod modifier;
 mod parse;
 mod path;
 mod query;
+mod step;
 #[cfg(test)]
 mod tests;
 mod text;
+mod value;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -33,17 +35,9 @@ use std::sync::Arc;
 use serde_json::Value;
 use smallvec::SmallVec;
 
-use super::selector::path::SelectorPath;
+use self::parse::{Form, Piece};
+use self::path::SelectorPath;
 use super::{CompileError, EvalError, Reference, Scope, Val};
-
-/// Longest selector that is accepted, in bytes.
-const MAX_LENGTH: usize = 8 * 1024;
-/// Most names, modifiers and placeholders that are accepted.
-const MAX_PARTS: usize = 64;
-/// Deepest nesting of `#` and queries that is accepted.
-const MAX_DEPTH: usize = 8;
-/// How much text the modifiers of one evaluation may make, in bytes. `@tostr` and `@replace` can multiply what they get.
-const MAX_TEXT: usize = 1024 * 1024;
 
 static NULL: Value = Value::Null;
 
@@ -52,19 +46,6 @@ static NULL: Value = Value::Null;
 pub struct Selector {
     source: Arc<str>,
     form: Form,
-}
-
-#[derive(Debug)]
-enum Form {
-    Path(SelectorPath),
-    /// Yields text.
-    Template(Vec<Piece>),
-}
-
-#[derive(Debug)]
-enum Piece {
-    Text(String),
-    Path(SelectorPath),
 }
 
 // === impl Selector ===

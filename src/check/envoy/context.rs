@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::EnvoyFile;
-use super::chain::{Filter, FilterRole};
-use super::read::{ConfigValue, is_type};
-use super::route::configuration;
+use super::entry::Filter;
+use super::read::{ConfigValue, configuration, is_type};
+use super::role::FilterRole;
 use crate::problem::Finding;
 use crate::spelling::did_you_mean;
 

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use super::chain::FilterRole;
+use super::descriptor::{asks_always, is_afterwards, is_before, unsure};
 use super::read::ConfigValue;
+use super::role::{CLUSTER_NAME, DOMAIN, FilterRole, REPORT};
 use super::runtime::Runtime;
-use super::{Beside, EnvoyFile, report};
+use super::{Beside, EnvoyFile};
 use crate::problem::Finding;
 use crate::spelling::did_you_mean;
 
@@ -24,12 +25,6 @@ pub(super) struct RateLimitFilter<'a> {
     pub(super) domain: String,
 }
 
-/// Where the service of a rate-limit filter is named.
-pub(super) const CLUSTER_NAME: [&str; 4] = ["rate_limit_service", "grpc_service", "envoy_grpc", "cluster_name"];
-/// The domain of usage reports.
-pub(super) const REPORT: &str = "tiergate.report";
-/// The domain of questions about the limits.
-pub(super) const DOMAIN: &str = "tiergate";
 /// tiergate gives up by itself then, with a reason.
 const DEADLINE: Duration = Duration::from_millis(150);
 /// Longer than this nobody should wait for an answer that takes milliseconds.
@@ -69,13 +64,6 @@ fn api_version(item: &ConfigValue<'_>) {
             "set `transport_api_version: V3`",
         );
     }
-}
-
-/// Descriptors, or a filter without any, of which a request may make none.
-pub(super) fn unsure(at: &ConfigValue<'_>) {
-    let message = "has no descriptor that every request makes: one that lacks a value is dropped, and without any the request passes";
-    let remedy = "add `{actions: [{generic_key: {descriptor_key: tiergate.call, descriptor_value: limits}}]}`, as envoy/classic.yaml has it";
-    at.error(Finding::EnvoyFailOpen, message, remedy);
 }
 
 // === impl AuthzFilter ===
@@ -210,12 +198,8 @@ impl<'a> RateLimitFilter<'a> {
     /// sent before is a question, whatever else there is.
     pub(super) fn role(&self) -> FilterRole {
         let is_named = self.domain == REPORT || did_you_mean(&self.domain, [REPORT]).is_some();
-        let is_question = self.domain == DOMAIN && report::is_before(&self.item);
-        if is_named || !is_question && report::is_afterwards(&self.item) {
-            FilterRole::Report
-        } else {
-            FilterRole::Limits
-        }
+        let is_question = self.domain == DOMAIN && is_before(&self.item);
+        if is_named || !is_question && is_afterwards(&self.item) { FilterRole::Report } else { FilterRole::Limits }
     }
 
     pub(super) fn check(&self, file: &EnvoyFile<'a>, beside: Beside) {
@@ -261,7 +245,7 @@ impl<'a> RateLimitFilter<'a> {
             at.error(Finding::EnvoyFailOpen, message, "remove `request_type`");
         }
         // Without any, each way has to have them.
-        if let Some(Err(at)) = self.item.get("rate_limits").as_ref().map(report::asks_always) {
+        if let Some(Err(at)) = self.item.get("rate_limits").as_ref().map(asks_always) {
             unsure(&at);
         }
     }

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::chain::{Chain, FilterRole};
+use super::chain::Chain;
 use super::read::{ConfigValue, is_type};
+use super::role::FilterRole;
 use super::{Beside, EnvoyFile};
 use crate::problem::Finding;
 

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use super::chain::{Chain, FilterRole};
+use super::chain::Chain;
 use super::read::{Address, ConfigValue};
+use super::role::FilterRole;
 use super::route::{To, Way};
 use super::{EnvoyFile, manager, route};
 use crate::problem::Finding;

@@ -26,6 +26,11 @@ pub(super) fn is_type(item: &ConfigValue<'_>, ending: &str) -> bool {
     type_of(item).is_some_and(|name| name.ends_with(ending))
 }
 
+/// A route's configuration of a filter, as it is or in a FilterConfig.
+pub(super) fn configuration<'a>(setting: ConfigValue<'a>) -> Option<ConfigValue<'a>> {
+    if is_type(&setting, ".route.v3.FilterConfig") { setting.get("config") } else { Some(setting) }
+}
+
 fn camel(name: &str) -> String {
     let mut words = name.split('_');
     let first = words.next().unwrap_or_default().to_owned();

@@ -1,16 +1,15 @@
-//! The descriptors of rate-limit calls: whether tiergate can read what a report says, and whether a question is always asked.
+//! The descriptors of usage reports: whether tiergate can read what a report says.
 
 use std::collections::BTreeSet;
 
-use super::chain::{Filter, FilterRole};
-use super::filter::{CLUSTER_NAME, DOMAIN, REPORT};
-use super::read::ConfigValue;
-use super::route::configuration;
+use super::descriptor::{Action, RESERVATION};
+use super::entry::Filter;
+use super::read::{ConfigValue, configuration};
+use super::role::{CLUSTER_NAME, DOMAIN, FilterRole, REPORT};
 use super::{Beside, EnvoyFile};
 use crate::problem::Finding;
 use crate::spelling::did_you_mean;
 
-const RESERVATION: &str = "tiergate.reservation";
 const USAGE: &str = "tiergate.usage";
 const NUMBERS: [&str; 11] = [
     "total",
@@ -31,12 +30,6 @@ const TOKENS: [&str; 3] = ["total", "input", "output"];
 const NAMESPACE: &str = "envoy.filters.http.ext_authz";
 const PATH: [&str; 2] = ["tiergate", "reservation"];
 const UNREAD: Finding = Finding::EnvoyReportUnread;
-
-/// One action of a descriptor.
-struct Action<'a> {
-    item: ConfigValue<'a>,
-    kind: &'a str,
-}
 
 pub(super) fn check<'a>(file: &EnvoyFile<'a>, filters: &[&Filter<'a>], beside: Beside) {
     let reports: Vec<_> = file.rate_limits.iter().filter(|limit| limit.role() == FilterRole::Report).collect();
@@ -116,7 +109,7 @@ fn descriptor(limit: &ConfigValue<'_>, file: &EnvoyFile<'_>) {
     let actions = Action::of(limit);
     let named = |key: &str| actions.iter().find(|action| action.key() == key);
     match named(RESERVATION) {
-        Some(action) => action.reservation(),
+        Some(action) => reservation(action),
         None => without_reservation(limit, &actions),
     }
     for action in actions.iter().filter(|action| did_you_mean(action.key(), [USAGE]).is_some()) {
@@ -199,15 +192,6 @@ fn metadata(format: &ConfigValue<'_>, file: &EnvoyFile<'_>) {
     format.warn(UNREAD, message, &remedy);
 }
 
-fn limits<'a>(item: &ConfigValue<'a>) -> Vec<ConfigValue<'a>> {
-    item.list("rate_limits")
-}
-
-/// Whether a filter asks something before the answer.
-pub(super) fn is_before(filter: &ConfigValue<'_>) -> bool {
-    limits(filter).iter().any(|limit| !limit.is_true("apply_on_stream_done"))
-}
-
 /// Where one filter has descriptors of both kinds: those of a request, and those of its end.
 pub(super) fn mixed(file: &EnvoyFile<'_>, filters: &[&Filter<'_>]) {
     let names: BTreeSet<&str> =
@@ -229,62 +213,19 @@ fn asks_limits(file: &EnvoyFile<'_>, filter: &Filter<'_>) -> bool {
     matches!(file.role(&filter.entry), Some(FilterRole::Limits | FilterRole::Report))
 }
 
-/// Whether a filter carries a reservation.
-pub(super) fn has_reservation(filter: &ConfigValue<'_>) -> bool {
-    limits(filter).iter().flat_map(Action::of).any(|action| action.key() == RESERVATION)
-}
-
-/// Whether a filter carries a reservation, or sends everything when the answer is over.
-pub(super) fn is_afterwards(filter: &ConfigValue<'_>) -> bool {
-    let limits = limits(filter);
-    let is_late = !limits.is_empty() && limits.iter().all(|limit| limit.is_true("apply_on_stream_done"));
-    is_late || has_reservation(filter)
-}
-
-/// Whether every request makes one of these descriptors, with all values, before it goes on; else where that is not so.
-pub(super) fn asks_always<'a>(limits: &ConfigValue<'a>) -> Result<(), ConfigValue<'a>> {
-    let is_question = |limit: &ConfigValue<'_>| !limit.is_true("apply_on_stream_done");
-    let is_sure = |limit: &ConfigValue<'a>| {
-        let actions = Action::of(limit);
-        is_question(limit) && !actions.is_empty() && actions.iter().all(Action::is_sure)
-    };
-    if limits.items().iter().any(is_sure) { Ok(()) } else { Err(limits.clone()) }
-}
-
-// === impl Action ===
-
-impl<'a> Action<'a> {
-    fn of(limit: &ConfigValue<'a>) -> Vec<Self> {
-        let actions = limit.list("actions");
-        let kinds = actions.iter().filter_map(|action| action.entries().into_iter().next());
-        kinds.map(|(kind, item)| Action { item, kind }).collect()
-    }
-
-    fn key(&self) -> &'a str {
-        self.item.text("descriptor_key").unwrap_or_default()
-    }
-
-    /// Whether it has a value, or can do without, whatever the request is like.
-    fn is_sure(&self) -> bool {
-        let is_pseudo = self.item.text("header_name").is_some_and(|name| name.starts_with(':'));
-        let is_always = matches!(self.kind, "generic_key" | "genericKey" | "remote_address" | "remoteAddress");
-        is_always || is_pseudo || self.item.get("default_value").is_some() || self.item.is_true("skip_if_absent")
-    }
-
-    /// It has to be what Check's answer left.
-    fn reservation(&self) {
-        let path = self.item.at(&["metadata_key", "path"]).map(|path| path.items()).unwrap_or_default();
-        let path: Vec<&str> = path.iter().filter_map(|segment| segment.text("key")).collect();
-        let namespace = self.item.get("metadata_key").and_then(|key| key.text("key"));
-        let is_dynamic = self.item.get("source").is_none() || self.item.is_one_of("source", &[("DYNAMIC", 0)]);
-        if namespace != Some(NAMESPACE) || path != PATH || !is_dynamic {
-            let at = self.item.spot("metadata_key");
-            let message = "is not where Check's answer leaves the reservation: without it there is no report";
-            at.warn(
-                UNREAD,
-                message,
-                &format!("set `metadata_key: {{key: {NAMESPACE}, path: [{{key: tiergate}}, {{key: reservation}}]}}`"),
-            );
-        }
+/// It has to be what Check's answer left.
+fn reservation(action: &Action<'_>) {
+    let path = action.item.at(&["metadata_key", "path"]).map(|path| path.items()).unwrap_or_default();
+    let path: Vec<&str> = path.iter().filter_map(|segment| segment.text("key")).collect();
+    let namespace = action.item.get("metadata_key").and_then(|key| key.text("key"));
+    let is_dynamic = action.item.get("source").is_none() || action.item.is_one_of("source", &[("DYNAMIC", 0)]);
+    if namespace != Some(NAMESPACE) || path != PATH || !is_dynamic {
+        let at = action.item.spot("metadata_key");
+        let message = "is not where Check's answer leaves the reservation: without it there is no report";
+        at.warn(
+            UNREAD,
+            message,
+            &format!("set `metadata_key: {{key: {NAMESPACE}, path: [{{key: tiergate}}, {{key: reservation}}]}}`"),
+        );
     }
 }

@@ -1,10 +1,12 @@
 //! Routes: where requests go, and what is turned off for them on the way.
 
 use super::EnvoyFile;
-use super::chain::{Filter, FilterRole};
+use super::descriptor::asks_always;
+use super::entry::Filter;
 use super::matcher::{self, Gap};
-use super::read::{ConfigValue, is_type};
-use super::report;
+use super::off::{Disabled, Off};
+use super::read::{ConfigValue, configuration, is_type};
+use super::role::FilterRole;
 
 /// One way of requests through routes, to one cluster.
 #[derive(Clone, Debug)]
@@ -26,30 +28,6 @@ pub(super) enum To<'a> {
     Cluster(&'a str),
     /// The request says, or a plugin.
     Any,
-}
-
-/// That a filter is off, and where that stands.
-#[derive(Clone, Debug)]
-pub(super) struct Off<'a> {
-    pub(super) at: ConfigValue<'a>,
-    pub(super) how: Disabled<'a>,
-}
-
-/// In which way a filter is off.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Disabled<'a> {
-    /// Where no route turns it on, such as the one of this name.
-    Unless(Option<&'a str>),
-    /// For the requests of this part of the routes.
-    Of(&'static str),
-    /// For what a matcher says.
-    Matched,
-    /// Somebody else is asked about this part of the routes.
-    Elsewhere(&'static str),
-    /// For requests that lack a value of each descriptor.
-    Dropped,
-    /// For all, or for those: neither the filter nor the route has descriptors, or these are all.
-    Unsure,
 }
 
 pub(super) const SETTINGS: &str = "typed_per_filter_config";
@@ -182,7 +160,7 @@ impl<'a> Way<'a> {
 
     /// Whether a filter is off for these requests. Envoy looks twice: whether the filter is in the chain, and then, in the most specific
     /// configuration, whether it does anything.
-    pub(super) fn off(&self, filter: &Filter<'a>, found: &EnvoyFile<'a>) -> Option<Off<'a>> {
+    pub(super) fn off(&self, filter: &Filter<'a>, file: &EnvoyFile<'a>) -> Option<Off<'a>> {
         match self.settings(filter.name).next() {
             None => filter.off(self.name),
             Some((scope, setting)) => {
@@ -192,11 +170,11 @@ impl<'a> Way<'a> {
             }
         }
         .or_else(|| {
-            let role = found.role(&filter.entry)?;
+            let role = file.role(&filter.entry)?;
             let mut own =
                 self.settings(filter.name).filter_map(|(scope, setting)| Some((scope, configuration(setting)?)));
             let own = own.next();
-            let undone = own.as_ref().and_then(|(scope, own)| undone(own, scope, role, found));
+            let undone = own.as_ref().and_then(|(scope, own)| undone(own, scope, role, file));
             let is_own = own.is_some_and(|(_, own)| own.get("rate_limits").is_some());
             undone.or_else(|| self.unasked(filter).filter(|_| role == FilterRole::Limits && !is_own))
         })
@@ -205,36 +183,31 @@ impl<'a> Way<'a> {
     /// That a filter without descriptors of its own has none here, or none that every request makes.
     fn unasked(&self, filter: &Filter<'a>) -> Option<Off<'a>> {
         let without = filter.without_descriptors()?;
-        if self.limits.iter().any(|list| report::asks_always(list).is_ok()) {
+        if self.limits.iter().any(|list| asks_always(list).is_ok()) {
             return None;
         }
         Some(Off { at: self.limits.first().cloned().unwrap_or(without), how: Disabled::Unsure })
     }
 }
 
-/// A route's configuration of a filter, as it is or in a FilterConfig.
-pub(super) fn configuration<'a>(setting: ConfigValue<'a>) -> Option<ConfigValue<'a>> {
-    if is_type(&setting, ".route.v3.FilterConfig") { setting.get("config") } else { Some(setting) }
-}
-
 /// How a route's configuration of a filter turns it off.
-fn undone<'a>(own: &ConfigValue<'a>, scope: &'static str, role: FilterRole, found: &EnvoyFile<'a>) -> Option<Off<'a>> {
+fn undone<'a>(own: &ConfigValue<'a>, scope: &'static str, role: FilterRole, file: &EnvoyFile<'a>) -> Option<Off<'a>> {
     let off = |at: ConfigValue<'a>, how| Off { at, how };
     if is_type(own, ".ExtAuthzPerRoute") {
         let elsewhere = || {
             let settings = own.get("check_settings")?;
             let cluster = settings.at(&["grpc_service", "envoy_grpc", "cluster_name"]);
             let cluster = cluster.or_else(|| settings.at(&["grpc_service", "google_grpc", "target_uri"]));
-            let other = cluster.filter(|cluster| !cluster.as_text().is_some_and(|name| found.is_ours(name)));
+            let other = cluster.filter(|cluster| !cluster.as_text().is_some_and(|name| file.is_ours(name)));
             Some(off(other.or_else(|| settings.get("http_service"))?, Disabled::Elsewhere(scope)))
         };
         return own.turned_on("disabled").map(|at| off(at, Disabled::Of(scope))).or_else(elsewhere);
     }
     if is_type(own, ".RateLimitPerRoute") {
         let limits = own.get("rate_limits").filter(|_| role == FilterRole::Limits)?;
-        return report::asks_always(&limits).err().map(|at| off(at, Disabled::Dropped));
+        return asks_always(&limits).err().map(|at| off(at, Disabled::Dropped));
     }
-    match matcher::gap(own, &|item| found.role(item).is_some())? {
+    match matcher::gap(own, &|item| file.role(item).is_some())? {
         Gap::Skip(at) | Gap::Matched(at) => Some(off(at, Disabled::Matched)),
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Source: POSIX, Shell Command Language, sections 2.2 to 2.10. Nothing is run and nothing is looked up.
 
-use super::CurlError;
+use super::error::CurlError;
 
 /// Stands for what a command would print.
 pub(super) const OUTPUT: char = '\u{f0000}';

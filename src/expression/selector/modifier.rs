@@ -10,10 +10,9 @@ use base64::engine::{DecodePaddingMode, general_purpose};
 use regex::Regex;
 use serde_json::{Map, Value};
 
-use super::super::selector::parse::error;
-use super::super::selector::path::PathValue;
-use super::super::selector::{MAX_TEXT, text};
 use super::super::{CompileError, EvalError};
+use super::text;
+use super::value::{PathValue, TextBudget, error};
 use crate::spelling::did_you_mean;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -51,10 +50,6 @@ const MODIFIERS: &[&str] = &[
 
 const UPPER: &str = "@case:upper";
 
-/// How much text may still be made.
-#[derive(Debug)]
-pub(super) struct TextBudget(usize);
-
 /// What Go's `unicode.IsPrint` calls not printable.
 static NOT_PRINTABLE: LazyLock<Option<Regex>> = LazyLock::new(|| {
     let regex = Regex::new(r"[^\p{L}\p{M}\p{N}\p{P}\p{S} ]+");
@@ -67,21 +62,6 @@ const LENIENT: GeneralPurposeConfig = GeneralPurposeConfig::new().with_decode_al
 const PADDED: GeneralPurpose = GeneralPurpose::new(&STANDARD, LENIENT);
 const UNPADDED: GeneralPurpose =
     GeneralPurpose::new(&STANDARD, LENIENT.with_decode_padding_mode(DecodePaddingMode::RequireNone));
-
-// === impl TextBudget ===
-
-impl TextBudget {
-    pub(super) fn new() -> Self {
-        TextBudget(MAX_TEXT)
-    }
-
-    fn spend(&mut self, bytes: usize) -> Result<(), EvalError> {
-        let left = self.0.checked_sub(bytes);
-        let too_much = || format!("a selector's modifiers would make more than {MAX_TEXT} bytes");
-        self.0 = left.ok_or_else(|| EvalError::Failed(too_much()))?;
-        Ok(())
-    }
-}
 
 // === impl Modifier ===
 

@@ -2,13 +2,36 @@
 
 use serde_json::Value;
 
-use super::super::selector::modifier::Modifier;
-use super::super::selector::path::{PathStep, SelectorPath, SelectorRoot};
-use super::super::selector::query::{ArrayQuery, QueryOperator};
-use super::super::selector::{Form, MAX_DEPTH, MAX_LENGTH, MAX_PARTS, Piece};
 use super::super::{CompileError, Path};
+use super::modifier::Modifier;
+use super::path::{SelectorPath, SelectorRoot};
+use super::query::QueryOperator;
+use super::step::{ArrayQuery, PathStep};
+use super::value::error;
 use crate::request::Attributes;
 use crate::spelling::did_you_mean;
+
+/// What a selector is written as.
+#[derive(Debug)]
+pub(super) enum Form {
+    Path(SelectorPath),
+    /// Yields text.
+    Template(Vec<Piece>),
+}
+
+/// A part of a template.
+#[derive(Debug)]
+pub(super) enum Piece {
+    Text(String),
+    Path(SelectorPath),
+}
+
+/// Longest selector that is accepted, in bytes.
+pub(super) const MAX_LENGTH: usize = 8 * 1024;
+/// Most names, modifiers and placeholders that are accepted.
+pub(super) const MAX_PARTS: usize = 64;
+/// Deepest nesting of `#` and queries that is accepted.
+pub(super) const MAX_DEPTH: usize = 8;
 
 /// Every root, for "did you mean".
 const ROOTS: &[&str] = &[
@@ -444,8 +467,4 @@ fn looks_like_cel(text: &str) -> bool {
 
 fn is_cel() -> CompileError {
     error("is CEL, and would select nothing").remedy("write it under `expression`")
-}
-
-pub(super) fn error(message: impl Into<String>) -> CompileError {
-    CompileError::new(message)
 }

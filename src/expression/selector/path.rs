@@ -4,9 +4,9 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Value};
 
-use super::super::selector::modifier::{Modifier, TextBudget};
-use super::super::selector::query::ArrayQuery;
 use super::super::{EvalError, Path, Reference, Scope, Val};
+use super::step::{ArrayQuery, PathStep};
+use super::value::{PathValue, TextBudget};
 
 /// A path from one of the roots.
 #[derive(Debug)]
@@ -29,26 +29,6 @@ pub(super) enum SelectorRoot {
     Header(String),
     Headers,
 }
-
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum PathStep {
-    /// A member of a mapping, or by a number an element of a list.
-    Name(String),
-    /// `#`: how many elements a list has.
-    Count,
-    /// `#.…`: what the steps find in each element.
-    Each(Vec<PathStep>),
-    /// `#(…)` and `#(…)#`, with the steps from what is found where a dot follows.
-    Find {
-        query: ArrayQuery,
-        all: bool,
-        then: Option<Vec<PathStep>>,
-    },
-    Modifier(Modifier),
-}
-
-/// A value on the way; `None` where nothing is there, which modifiers tell from null.
-pub(super) type PathValue<'a> = Option<Cow<'a, Value>>;
 
 // === impl SelectorPath ===
 
@@ -174,6 +154,20 @@ pub(super) fn run<'a>(
     Ok(current)
 }
 
+/// Whether `query` means this element.
+fn is_meant(query: &ArrayQuery, element: &Value, budget: &mut TextBudget) -> Result<bool, EvalError> {
+    let value = match (element.is_object() || element.is_array(), query.path.is_empty()) {
+        (true, false) => run(&query.path, Some(Cow::Borrowed(element)), budget)?,
+        (false, true) => Some(Cow::Borrowed(element)),
+        (true, true) | (false, false) => None,
+    };
+    Ok(match (value, &query.test) {
+        (None, _) => false,
+        (Some(_), None) => true,
+        (Some(value), Some((operator, right))) => operator.holds(&value, right),
+    })
+}
+
 /// The items that `query` finds: all, or the first.
 fn matching<'a>(
     items: Vec<Cow<'a, Value>>,
@@ -183,7 +177,7 @@ fn matching<'a>(
 ) -> Result<Vec<Cow<'a, Value>>, EvalError> {
     let mut matching = Vec::new();
     for item in items {
-        if query.matches(&item, budget)? {
+        if is_meant(query, &item, budget)? {
             matching.push(item);
             if !all {
                 break;

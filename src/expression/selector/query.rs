@@ -1,20 +1,6 @@
-//! `#(name == "value")`: which elements of a list are meant.
-
-use std::borrow::Cow;
+//! How `#(name == "value")` compares.
 
 use serde_json::Value;
-
-use super::super::EvalError;
-use super::super::selector::modifier::TextBudget;
-use super::super::selector::path::{PathStep, run};
-
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct ArrayQuery {
-    /// From the element to what is compared; empty: the element itself, which must be no list and no mapping.
-    pub path: Vec<PathStep>,
-    /// `None`: that it is there is enough.
-    pub test: Option<(QueryOperator, String)>,
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum QueryOperator {
@@ -26,23 +12,6 @@ pub(super) enum QueryOperator {
     GreaterOrEqual,
     Like,
     NotLike,
-}
-
-// === impl ArrayQuery ===
-
-impl ArrayQuery {
-    pub(super) fn matches(&self, element: &Value, budget: &mut TextBudget) -> Result<bool, EvalError> {
-        let value = match (element.is_object() || element.is_array(), self.path.is_empty()) {
-            (true, false) => run(&self.path, Some(Cow::Borrowed(element)), budget)?,
-            (false, true) => Some(Cow::Borrowed(element)),
-            (true, true) | (false, false) => None,
-        };
-        Ok(match (value, &self.test) {
-            (None, _) => false,
-            (Some(_), None) => true,
-            (Some(value), Some((operator, right))) => operator.holds(&value, right),
-        })
-    }
 }
 
 // === impl QueryOperator ===
@@ -61,7 +30,7 @@ impl QueryOperator {
         ("%", QueryOperator::Like),
     ];
 
-    fn holds(self, left: &Value, right: &str) -> bool {
+    pub(super) fn holds(self, left: &Value, right: &str) -> bool {
         match left {
             Value::String(left) => match self {
                 QueryOperator::Like => like(left, right),

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use super::parse::{MAX_DEPTH, MAX_LENGTH, MAX_PARTS};
+use super::value::MAX_TEXT;
 use super::*;
 use crate::expression::Object;
 use crate::request::{Attributes, Headers, Unset};
