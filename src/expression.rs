@@ -231,10 +231,11 @@ impl Expression {
     ///
     /// See [`EvalError`]; a result that is not a boolean is [`EvalError::Failed`].
     pub fn eval_bool(&self, scope: &Scope<'_>) -> Result<bool, EvalError> {
+        // Not the value, which may be a caller's header.
+        let other = || format!("`{}` yields no boolean", self.source);
         match self.eval(scope)? {
             Val::Json(value) if value.is_boolean() => Ok(*value == Value::Bool(true)),
-            // Not the value, which may be a caller's header.
-            _ => Err(EvalError::Failed(format!("`{}` yields no boolean", self.source))),
+            _ => Err(EvalError::Failed(other())),
         }
     }
 }

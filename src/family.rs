@@ -50,7 +50,8 @@ impl<L: Ord + Clone, M: Clone> Family<L, M> {
         if let Some(series) = self.series.read().get(labels) {
             return series.clone();
         }
-        self.series.write().entry(labels.clone()).or_insert_with(self.make).clone()
+        let mut all = self.series.write();
+        all.entry(labels.clone()).or_insert_with(self.make).clone()
     }
 
     /// Drops all series but these.

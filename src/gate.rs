@@ -9,7 +9,7 @@
 //! # use std::time::Duration;
 //! use tiergate::clock::Nanos;
 //! use tiergate::denial::Code;
-//! # use tiergate::gate::{EnforceLimits, Fallback, DecisionSettings, TierUnknown};
+//! # use tiergate::gate::{DecisionSettings, EnforceLimits, Fallback, TierUnknown};
 //! use tiergate::gate::Gate;
 //! use tiergate::identity::{Authority, Identities, Remember};
 //! use tiergate::limit::{Limits, Memory};

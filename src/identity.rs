@@ -350,8 +350,9 @@ impl Identity {
 
     /// What it takes in memory.
     fn bytes(&self) -> u64 {
-        let lists = self.groups.iter().chain(&self.audiences).map(|text| ELEMENT + text.len());
-        let texts = self.user.len() + self.uid.len() + lists.sum::<usize>();
+        let lists = self.groups.iter().chain(&self.audiences);
+        let lists: usize = lists.map(|text| ELEMENT + text.len()).sum();
+        let texts = self.user.len() + self.uid.len() + lists;
         // Each is there twice: the object holds it too.
         FIXED + 2 * texts as u64
     }

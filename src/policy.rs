@@ -202,8 +202,8 @@ impl Policy {
     /// There is no configuration.
     pub fn ready(&self) -> Result<(), Denial> {
         let Some(why) = &self.unready else { return Ok(()) };
-        let denial = Denial::new(Code::UnavailableConfiguration, "the gate has no configuration");
-        Err(denial.detail(why.as_str()))
+        let message = "the gate has no configuration";
+        Err(Denial::new(Code::UnavailableConfiguration, message).detail(why.as_str()))
     }
 
     /// Whether what is known is not too old: changes may have been missed for as long as `stale` says.
@@ -277,7 +277,8 @@ impl Policy {
             Tiers::Known(table) => (table.tiers(), None),
             Tiers::Missing | Tiers::Invalid(_) => (&[][..], Some(&self.named_tiers)),
         };
-        table.iter().map(|tier| &tier.name).chain(named.into_iter().flatten())
+        let of_table = table.iter().map(|tier| &tier.name);
+        of_table.chain(named.into_iter().flatten())
     }
 
     /// The limits that apply somewhere, with the AuthPolicy there, each combination once.

@@ -95,7 +95,8 @@ impl TierTable {
     #[must_use]
     pub fn giving<'g>(&self, name: &str, groups: impl IntoIterator<Item = &'g str>) -> Option<&'g str> {
         let is_it = |at: &usize| self.tiers.get(*at).is_some_and(|tier| *tier.name == *name);
-        groups.into_iter().find(|group| self.by_group.get(*group).is_some_and(is_it))
+        let mut groups = groups.into_iter();
+        groups.find(|group| self.by_group.get(*group).is_some_and(is_it))
     }
 
     /// The groups that give the tier `name`, in the order of the alphabet.

@@ -58,7 +58,10 @@ impl Health {
     }
 
     async fn say(&self, serving: bool) {
-        let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+        let status = match serving {
+            true => ServingStatus::Serving,
+            false => ServingStatus::NotServing,
+        };
         for service in service_names() {
             self.reporter.set_service_status(service, status).await;
         }

@@ -81,8 +81,9 @@ fn arguments(command: &Command) -> Vec<&Arg> {
 
 impl std::fmt::Display for UnknownVariable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "the variable {} is not known, and has no effect", self.name)?;
-        self.meant.as_ref().map_or(Ok(()), |meant| write!(f, "; did you mean {meant}?"))
+        let UnknownVariable { name, meant } = self;
+        write!(f, "the variable {name} is not known, and has no effect")?;
+        meant.as_ref().map_or(Ok(()), |meant| write!(f, "; did you mean {meant}?"))
     }
 }
 

@@ -59,7 +59,8 @@ pub(super) fn all(case: &Case<'_>, found: Option<&CurrentRoute<'_>>) -> Vec<Stri
 }
 
 fn problems<'c>(case: &Case<'c>, wanted: impl Fn(&Problem) -> bool) -> impl Iterator<Item = String> {
-    case.policy.problems.iter().filter(move |problem| wanted(problem)).map(ToString::to_string)
+    let all = case.policy.problems.iter();
+    all.filter(move |problem| wanted(problem)).map(ToString::to_string)
 }
 
 /// The problems of what keeps the route shut.

@@ -102,8 +102,11 @@ impl KnownHeader<'_> {
 
     /// Without an argument, a function has no value.
     fn pass_on<'e>(self, arguments: impl IntoIterator<Item = &'e IdedExpr>) -> Seen {
-        let missing = arguments.into_iter().any(|argument| matches!(self.look(argument), Seen::Missing));
-        if missing { Seen::Missing } else { Seen::Anything }
+        let is_missing = |argument| matches!(self.look(argument), Seen::Missing);
+        match arguments.into_iter().any(is_missing) {
+            true => Seen::Missing,
+            false => Seen::Anything,
+        }
     }
 
     fn compare(self, a: &IdedExpr, b: &IdedExpr, equal: bool) -> Seen {

@@ -155,7 +155,8 @@ impl Evidence {
     /// What is told for metrics and answers. A tier that the policy does not know gets no series of its own.
     fn told(&mut self, policy: &Policy, facts: &Facts) {
         if let Some(told) = &facts.tier {
-            self.tier = policy.known_tiers().find(|tier| ***tier == **told).map(Arc::clone);
+            let mut tiers = policy.known_tiers();
+            self.tier = tiers.find(|tier| ***tier == **told).map(Arc::clone);
         }
         self.permit.model = facts.model.clone();
         self.user = facts.user.as_deref().map(Into::into);

@@ -115,8 +115,9 @@ impl Deciding<'_> {
 }
 
 fn does_not_hold(rule: &Rule<Authorization>) -> Denial {
-    Denial::new(Code::AccessRule, "a rule of this route's policy does not let you in")
-        .detail(format!("authorization `{}` of {} does not hold", rule.name, rule.origin))
+    let message = "a rule of this route's policy does not let you in";
+    let detail = format!("authorization `{}` of {} does not hold", rule.name, rule.origin);
+    Denial::new(Code::AccessRule, message).detail(detail)
 }
 
 /// Tells a caller who is refused a model that their tier is gone: its grants went with it.

@@ -77,7 +77,8 @@ impl ServiceAccountRef {
     /// The ServiceAccount of a user name, as [`Self::user`] writes it.
     #[must_use]
     pub fn of(user: &str, uid: &str) -> Option<Self> {
-        let (namespace, name) = user.strip_prefix("system:serviceaccount:")?.split_once(':')?;
+        let account = user.strip_prefix("system:serviceaccount:")?;
+        let (namespace, name) = account.split_once(':')?;
         Some(ServiceAccountRef { namespace: namespace.to_owned(), name: name.to_owned(), uid: uid.to_owned() })
     }
 

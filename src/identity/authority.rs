@@ -68,8 +68,9 @@ pub enum AuthorityError {
 
 /// serde's words about a value would repeat it, and it may be a secret that stands where keys should.
 fn without_contents(error: &serde_json::Error) -> String {
+    let (line, column) = (error.line(), error.column());
     match error.is_data() {
-        true => format!("a member is missing or another one, at line {} column {}", error.line(), error.column()),
+        true => format!("a member is missing or another one, at line {line} column {column}"),
         false => error.to_string(),
     }
 }

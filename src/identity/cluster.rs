@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::authority::{TokenBinding, Signer, expiry};
+use super::authority::{Signer, TokenBinding, expiry};
 use super::{Authority, Credentials, Identity, ServiceAccountRef, ServiceAccounts};
 use crate::apiserver::{ApiServer, CallerHash, unanswered};
 use crate::cache::{Cache, CacheKey, Capacity, Config, Failure, Staleness};

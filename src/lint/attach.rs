@@ -95,7 +95,8 @@ impl<'m> KnownTargets<'m> {
         of_kind.by_name.entry(&object.name).or_insert(object);
         of_kind.namespaces.insert(&object.namespace);
         let key = (&*object.kind, &*object.namespace, &*object.name);
-        self.sections.entry(key).or_insert_with(|| sections.collect());
+        let collect = || sections.collect();
+        self.sections.entry(key).or_insert_with(collect);
     }
 
     fn has(&self, target: &Target) -> bool {

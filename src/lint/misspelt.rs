@@ -84,16 +84,14 @@ fn holds(names: &[String], wanted: &str) -> bool {
     names.iter().any(|name| name == "*" || name == wanted)
 }
 
-fn grants(rule: &PolicyRule, AskedAccess { group, resource, verb }: AskedAccess<'_>) -> bool {
-    holds(&rule.api_groups, group) && holds(&rule.resources, resource) && holds(&rule.verbs, verb)
+fn grants(rule: &PolicyRule, asked: AskedAccess<'_>) -> bool {
+    let is_of = holds(&rule.api_groups, asked.group) && holds(&rule.resources, asked.resource);
+    is_of && holds(&rule.verbs, asked.verb)
 }
 
 /// The field that is off, and how, where a rule grants not quite what is asked for.
-fn fault(
-    rule: &PolicyRule,
-    AskedAccess { group, resource, verb }: AskedAccess<'_>,
-    bound_to_callers: bool,
-) -> Option<(&'static str, String)> {
+fn fault(rule: &PolicyRule, asked: AskedAccess<'_>, bound_to_callers: bool) -> Option<(&'static str, String)> {
+    let AskedAccess { group, resource, verb } = asked;
     let (of_group, of_resource) = (holds(&rule.api_groups, group), holds(&rule.resources, resource));
     let shown = |names: &[String]| match names {
         [only] if only.is_empty() => "the core group".to_owned(),

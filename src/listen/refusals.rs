@@ -183,7 +183,8 @@ impl Fold {
 impl<'a> RefusedCaller<&'a str> {
     /// Who asked, as far as it is known: by name, else by where from.
     fn of(request: Option<&'a Request<'_>>, evidence: &'a Evidence) -> Self {
-        match (evidence.user.as_deref(), request.and_then(|request| request.peer)) {
+        let peer = request.and_then(|request| request.peer);
+        match (evidence.user.as_deref(), peer) {
             (Some(user), _) => RefusedCaller::User(start(user, CALLER)),
             (None, Some(address)) => RefusedCaller::Address(start(address, CALLER)),
             (None, None) => RefusedCaller::Unknown,

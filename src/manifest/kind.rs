@@ -161,7 +161,8 @@ fn abbreviates(name: &str, known: &str) -> bool {
 
 /// The words of a name in CamelCase.
 fn words(name: &str) -> impl Iterator<Item = &str> {
-    let starts = name.char_indices().filter(|(at, c)| *at == 0 || c.is_ascii_uppercase()).map(|(at, _)| at);
+    let is_start = |(at, c): &(usize, char)| *at == 0 || c.is_ascii_uppercase();
+    let starts = name.char_indices().filter(is_start).map(|(at, _)| at);
     let ends = starts.clone().skip(1).chain([name.len()]);
     starts.zip(ends).filter_map(|(start, end)| name.get(start..end))
 }

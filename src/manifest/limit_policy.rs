@@ -224,7 +224,8 @@ fn read_old_window(rate: &Field<'_>) -> bool {
 
 fn read_limit_value(field: &Field<'_>) -> Option<u64> {
     let value = field.integer()?;
-    let limit = u64::try_from(value).ok().filter(|limit| *limit <= Quota::MAX_LIMIT);
+    let limit = u64::try_from(value).ok();
+    let limit = limit.filter(|limit| *limit <= Quota::MAX_LIMIT);
     limit.or_else(|| {
         let expected = format!("0 (never) to {}", Quota::MAX_LIMIT);
         field.invalid(format!("{value} is out of range"), expected)

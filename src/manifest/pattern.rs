@@ -59,7 +59,8 @@ fn translate(text: &str, unicode: bool) -> Result<String, String> {
 }
 
 fn build(text: &str, builder: &mut RegexBuilder) -> Result<Regex, String> {
-    builder.size_limit(SIZE).dfa_size_limit(SIZE).build().map_err(|error| match error {
+    let built = builder.size_limit(SIZE).dfa_size_limit(SIZE).build();
+    built.map_err(|error| match error {
         regex::Error::CompiledTooBig(_) => format!("`{text}` is too large when it is compiled"),
         other => not_one(text, &other),
     })

@@ -59,9 +59,10 @@ pub type Mapping<'m> = Option<Result<&'m [TierSpec], Arc<str>>>;
 /// Whose `<instance>-tier-<tier>` namespaces belong to the tiers.
 #[must_use]
 pub fn instances<'m>(manifests: &'m Manifests, options: &'m Options) -> Vec<&'m str> {
+    let name = |gateway: &'m Gateway| &**gateway.meta.name();
     match &options.instance {
         Some(instance) => vec![instance],
-        None => manifests.gateways.iter().map(|gateway| &**gateway.meta.name()).collect(),
+        None => manifests.gateways.iter().map(name).collect(),
     }
 }
 

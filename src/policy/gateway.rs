@@ -86,7 +86,8 @@ impl GatewayPlan {
     }
 
     fn named(&self, name: &str) -> Result<&ListenerPlan, Denial> {
-        let named = self.listeners.iter().find(|listener| listener.names.iter().any(|own| **own == *name));
+        let is_it = |listener: &&ListenerPlan| listener.names.iter().any(|own| **own == *name);
+        let named = self.listeners.iter().find(is_it);
         named.ok_or_else(|| {
             let why = format!("Gateway {} has no listener `{name}`", self.name);
             Denial::new(Code::UnavailableGateway, NOT_KNOWN).detail(why)

@@ -121,7 +121,8 @@ impl<'p> AppliedLimits<'p> {
 
     /// What is declared on each of these routes, as far as that is known.
     fn declared(&self, routes: &BTreeSet<usize>) -> Vec<(usize, &Declared)> {
-        let seen = routes.iter().filter_map(|at| Some((*at, self.views.get(*at)?)));
+        let view = |at: &usize| Some((*at, self.views.get(*at)?));
+        let seen = routes.iter().filter_map(view);
         let declared = seen.filter_map(|(at, seen)| match seen {
             CallerView::Declared(declared) => Some((at, declared)),
             CallerView::Unknown | CallerView::Nobody => None,

@@ -151,7 +151,8 @@ impl Kubernetes {
 impl Followers {
     /// Follows one kind of object, as the watch with the number `at` in the store.
     fn watch(&self, at: usize, watch: Arc<Watch>) {
-        let outlet = Outlet { at, events: self.events.clone() };
+        let events = self.events.clone();
+        let outlet = Outlet { at, events };
         self.spawn(move |client| {
             let (watch, outlet) = (Arc::clone(&watch), outlet.clone());
             async move { watch.follow(&client, &outlet).await }

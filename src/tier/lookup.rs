@@ -106,7 +106,8 @@ impl LookupClient {
 }
 
 async fn connect() -> Result<Client<HttpsConnector<HttpConnector>, Full<Bytes>>, LookupFailure> {
-    let config = tokio::task::spawn_blocking(tls).await.map_err(|error| LookupFailure::Call(error.to_string()))?;
+    let config = tokio::task::spawn_blocking(tls).await;
+    let config = config.map_err(|error| LookupFailure::Call(error.to_string()))?;
     let connector = HttpsConnectorBuilder::new().with_tls_config(config?).https_only().enable_http1();
     Ok(client().build(connector.wrap_connector(tcp())))
 }

@@ -16,9 +16,9 @@ const ROUTERS: [&str; 2] = [".filters.http.router.v3.Router", ".filters.http.mcp
 /// Its chain of filters, and those of its upgrades.
 pub(super) fn chains<'a>(manager: &ConfigValue<'a>) -> Vec<Chain<'a>> {
     let own = manager.get("http_filters").into_iter();
-    own.chain(upgrades(manager).iter().filter_map(|upgrade| upgrade.get("filters")))
-        .map(|list| Chain::of(&list))
-        .collect()
+    let upgrades = upgrades(manager);
+    let of_upgrades = upgrades.iter().filter_map(|upgrade| upgrade.get("filters"));
+    own.chain(of_upgrades).map(|list| Chain::of(&list)).collect()
 }
 
 pub(super) fn upgrades<'a>(manager: &ConfigValue<'a>) -> Vec<ConfigValue<'a>> {

@@ -285,7 +285,11 @@ async fn a_request_is_reviewed_once_where_nothing_may_be_remembered() {
         let decision = call.on(&gate, Nanos(at)).await;
         assert_eq!(decision.outcome.err().map(|denial| denial.code), outcome);
         assert!(decision.evidence.shadowed.is_empty(), "{:?}", decision.evidence.shadowed);
-        assert_eq!(decision.evidence.identity_source, Some(AnswerSource::Fetched), "each request by a review of its own");
+        assert_eq!(
+            decision.evidence.identity_source,
+            Some(AnswerSource::Fetched),
+            "each request by a review of its own"
+        );
         assert_eq!(server.asked(2 + at as usize).await.len(), 2 + at as usize);
     }
 }

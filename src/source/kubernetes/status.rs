@@ -331,7 +331,8 @@ impl Event {
         let mut hasher = SipHasher13::new();
         (&self.about.uid, &self.reason, &self.note).hash(&mut hasher);
         let name: String = self.object.name.chars().take(200).collect();
-        format!("{}.{:016x}", name.trim_end_matches(['.', '-']), hasher.finish())
+        let (name, hash) = (name.trim_end_matches(['.', '-']), hasher.finish());
+        format!("{name}.{hash:016x}")
     }
 }
 

@@ -156,15 +156,16 @@ impl ObjectStore {
     /// Why nothing can be decided: a kind without which a request could pass that should not, or be refused that should
     /// pass, was never read. Others are waited for, but not for a permission.
     pub(super) fn unready(&self) -> Option<String> {
-        let missing: Vec<String> =
-            self.kinds.iter().filter(|watched| watched.blocks()).map(Watched::describe).collect();
+        let missing = self.kinds.iter().filter(|watched| watched.blocks());
+        let missing: Vec<String> = missing.map(Watched::describe).collect();
         (!missing.is_empty()).then(|| format!("not read yet from {}: {}", self.server, missing.join(", ")))
     }
 
     /// The kinds of RBAC that could not be read, so that it is not known who is granted what.
     pub(super) fn unread_rbac(&self) -> Option<String> {
         let unread = |watched: &&Watched| watched.is_rbac() && !watched.known;
-        let unread: Vec<String> = self.kinds.iter().filter(unread).map(|watched| watched.watch.kind.plural()).collect();
+        let unread = self.kinds.iter().filter(unread);
+        let unread: Vec<String> = unread.map(|watched| watched.watch.kind.plural()).collect();
         (!unread.is_empty()).then(|| unread.join(", "))
     }
 
@@ -291,9 +292,8 @@ impl Watched {
 
     fn blocks(&self) -> bool {
         let needed = self.watch.kind.guards() || self.watch.kind.name == "ServiceAccount";
-        self.awaited
-            && !self.known
-            && (needed || !matches!(self.fault, Some(WatchFault::Forbidden(_) | WatchFault::Newer(_))))
+        let is_hidden = matches!(self.fault, Some(WatchFault::Forbidden(_) | WatchFault::Newer(_)));
+        self.awaited && !self.known && (needed || !is_hidden)
     }
 
     fn describe(&self) -> String {
@@ -308,47 +308,55 @@ impl Watched {
         }
     }
 
+    /// What is wrong with the watch; nothing of one kind alone where no server answers.
     fn problem(&self) -> Option<Problem> {
+        match self.fault.as_ref()? {
+            WatchFault::Unreachable(_) => None,
+            WatchFault::Unauthenticated(why) => Some(self.unauthenticated(why)),
+            WatchFault::Forbidden(why) => Some(self.forbidden(why)),
+            WatchFault::Missing { .. } => Some(self.missing()),
+            WatchFault::Newer(versions) => Some(self.newer(versions)),
+        }
+    }
+
+    fn unauthenticated(&self, why: &str) -> Problem {
+        let message = format!("the credentials are not accepted: {why}{}", self.kept());
+        let problem = self.report(Finding::ClusterUnauthenticated, Severity::Error, message);
+        problem.remedy("give a kubeconfig, or a ServiceAccount, whose credentials are valid")
+    }
+
+    fn forbidden(&self, why: &str) -> Problem {
+        let message = format!("may not be watched: {why}{}", self.kept());
+        let problem = self.report(Finding::WatchForbidden, Severity::Error, message);
+        let (role, rule) = (self.watch.role(), self.watch.rule());
+        problem.remedy(format!("add to the {role} of tiergate's ServiceAccount: {rule}"))
+    }
+
+    fn missing(&self) -> Problem {
+        let (severity, consequence) = match self.objects.is_empty() {
+            true => (Severity::Warning, "so there is none"),
+            false => (Severity::Error, "as it did; what was read last stays in force until it says so again"),
+        };
+        let message = format!("the cluster does not know {}, {consequence}", self.watch.kind.name);
+        let remedy = "install its CustomResourceDefinition, if it is wanted: that is noticed within seconds";
+        self.report(Finding::KindMissing, severity, message).remedy(remedy)
+    }
+
+    fn newer(&self, served: &[String]) -> Problem {
         let kind = self.watch.kind;
-        let report = |code, severity, message: String| problem(code, &kind.resource(), severity, message);
-        let kept = if self.known { "; what was read last stays in force, and changes are not seen" } else { "" };
-        Some(match self.fault.as_ref()? {
-            WatchFault::Unreachable(_) => return None,
-            WatchFault::Unauthenticated(why) => report(
-                Finding::ClusterUnauthenticated,
-                Severity::Error,
-                format!("the credentials are not accepted: {why}{kept}"),
-            )
-            .remedy("give a kubeconfig, or a ServiceAccount, whose credentials are valid"),
-            WatchFault::Forbidden(why) => {
-                let rule = self.watch.rule();
-                report(Finding::WatchForbidden, Severity::Error, format!("may not be watched: {why}{kept}"))
-                    .remedy(format!("add to the {} of tiergate's ServiceAccount: {rule}", self.watch.role()))
-            }
-            WatchFault::Missing { .. } => {
-                let (severity, consequence) = match self.objects.is_empty() {
-                    true => (Severity::Warning, "so there is none"),
-                    false => (Severity::Error, "as it did; what was read last stays in force until it says so again"),
-                };
-                let remedy = "install its CustomResourceDefinition, if it is wanted: that is noticed within seconds";
-                report(
-                    Finding::KindMissing,
-                    severity,
-                    format!("the cluster does not know {}, {consequence}", kind.name),
-                )
-                .remedy(remedy)
-            }
-            WatchFault::Newer(versions) => {
-                let known: Vec<String> = kind.versions.iter().map(|version| kind.api_version(version)).collect();
-                report(
-                    Finding::VersionUnknown,
-                    Severity::Error,
-                    format!("is served only as {}, which is not known here{kept}", versions.join(", ")),
-                )
-                .expected(known.join(" or "))
-                .remedy("update tiergate, or serve one of these versions")
-            }
-        })
+        let known: Vec<String> = kind.versions.iter().map(|version| kind.api_version(version)).collect();
+        let message = format!("is served only as {}, which is not known here{}", served.join(", "), self.kept());
+        let problem = self.report(Finding::VersionUnknown, Severity::Error, message);
+        problem.expected(known.join(" or ")).remedy("update tiergate, or serve one of these versions")
+    }
+
+    /// What becomes of objects that were read before, for the end of a message.
+    fn kept(&self) -> &'static str {
+        if self.known { "; what was read last stays in force, and changes are not seen" } else { "" }
+    }
+
+    fn report(&self, code: Finding, severity: Severity, message: String) -> Problem {
+        problem(code, &self.watch.kind.resource(), severity, message)
     }
 }
 
