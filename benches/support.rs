@@ -16,7 +16,7 @@ use std::task::{Context, Poll, Waker};
 use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
 use serde_json::json;
 use tiergate::clock::{Clock, Nanos};
-use tiergate::gate::{DecisionSettings, EnforceLimits, Fallback, Gate, TierUnknown};
+use tiergate::gate::{DecisionSettings, EnforceLimits, Fallback, Gate, Reserving, TierUnknown};
 use tiergate::identity::{Authority, Identities, Identity, Remember, ServiceAccountRef};
 use tiergate::limit::{Limits, Memory};
 use tiergate::lint::compile;
@@ -178,6 +178,7 @@ fn gate_of(request: &CheckRequest, (policies, name): (Policies, String)) -> Arc<
             without_room: Fallback::Refuse,
             uncounted: Fallback::Allow,
             bounds: Bounds::default(),
+            reserving: Reserving::default(),
             enforce_limits: EnforceLimits::Check,
             shadow: false,
             tier_unknown: TierUnknown::Next,

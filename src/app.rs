@@ -40,6 +40,7 @@ use crate::respond::Style;
 use crate::settings::{DrainSettings, ListenSettings, Settings, SettingsError, SourceSettings};
 use crate::source::{Folder, FolderError, Kubernetes, Source};
 use crate::telemetry::{LogError, Telemetry};
+use crate::usage::Reports;
 
 /// How often some of the idle accounts are forgotten: all are looked at about once a minute.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -149,6 +150,7 @@ impl App {
     async fn serve(self, mut shutdown: Shutdown) -> Result<bool, StartError> {
         let health = Health::new().await;
         let (services, pages) = (self.services(&health), self.pages(&health));
+        let usage = Arc::clone(&services.rate_limit.usage);
         let App { gate, metrics, refusals, clock, listen, drain, following, hangup, .. } = self;
         tokio::spawn(following.start()?.at_each(hangup));
         let Sockets { grpc, http, admin } = Sockets::bind(&listen)?;
@@ -163,6 +165,7 @@ impl App {
             () = answering.workers.accept(&mut answering.acceptor) => {}
             () = health.probe(&answering.workers, &gate) => {}
             () = sweep(&gate.limits, clock) => {}
+            () = count_silent(&usage, clock) => {}
             () = refusals.fold() => {}
             signal = shutdown.next() => tracing::info!(signal, "stopping"),
         }
@@ -213,6 +216,15 @@ fn source(settings: &Settings, clock: Clock) -> Result<Source, StartError> {
             Source::Kubernetes(Box::new(Kubernetes::connect(kubeconfig.as_deref(), options, *statuses, clock)?))
         }
     })
+}
+
+/// Counts what no usage report has come for, each second.
+async fn count_silent(usage: &Reports, clock: Clock) {
+    let mut each = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        each.tick().await;
+        usage.count_silent(clock.now());
+    }
 }
 
 /// Forgets idle accounts, some at a time.

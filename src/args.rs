@@ -18,18 +18,19 @@ pub use self::value::log_directives;
 pub use self::variable::{UnknownVariable, unknown_variables};
 
 use self::value::{
-    address, address_or_off, directives, duration, duration_or_none, file, folder, instance, manifests, namespaced,
-    number, url,
+    address, address_or_off, directives, duration, duration_or_none, file, folder, instance, manifests, margin,
+    namespaced, number, part, url,
 };
 use self::variable::name_variable;
 use crate::access::AccessMode;
 use crate::apiserver::Budget;
-use crate::gate::{EnforceLimits, Fallback, TierUnknown};
+use crate::gate::{EnforceLimits, Fallback, Reserving, TierUnknown};
 use crate::identity::IdentityMode;
 use crate::limit::Memory;
 use crate::policy::Options;
 use crate::respond::Compat;
-use crate::usage::Bounds;
+use crate::rules::TokenAdmission;
+use crate::usage::{Bounds, Forecasts};
 
 /// Decides, for an Envoy or Istio gateway, who may call which model and how much.
 ///
@@ -121,9 +122,26 @@ pub struct Serve {
     /// The most tokens that one answer costs its caller, whatever its usage report says
     #[arg(long, env = "TIERGATE_MAX_ANSWER_TOKENS", value_name = "N", default_value_t = ANSWER, value_parser = number::<NonZeroU64>)]
     pub max_answer_tokens: NonZeroU64,
-    /// After how many windows of its limit a debt of tokens is over, however large it was
-    #[arg(long, env = "TIERGATE_MAX_DEBT_WINDOWS", value_name = "N", default_value_t = DEBT_WINDOWS, value_parser = number::<NonZeroU32>)]
-    pub max_debt_windows: NonZeroU32,
+    /// After how many windows of its limit a debt of tokens is over, however large it was [default: it is paid by time alone]
+    #[arg(long, env = "TIERGATE_MAX_DEBT_WINDOWS", value_name = "N", value_parser = number::<NonZeroU32>)]
+    pub max_debt_windows: Option<NonZeroU32>,
+    /// When a token limit lets a call through whose policy does not say it (`tiergate.io/token-admission`)
+    #[arg(long, env = "TIERGATE_TOKEN_ADMISSION", value_enum, default_value = "reserve")]
+    pub token_admission: TokenAdmission,
+    /// The part of a token limit that a call has to find there, however much it is expected to cost: a limit smaller than
+    /// one answer lets one call through at a time
+    #[arg(long, env = "TIERGATE_RESERVATION_FRACTION", value_name = "PART", default_value_t = Reserving::FRACTION, value_parser = part)]
+    pub reservation_fraction: f64,
+    /// What is added to what a call is expected to cost, in usual errors of that: more refuses more calls that would have
+    /// fit, less lets more through that do not
+    #[arg(long, env = "TIERGATE_RESERVATION_MARGIN", value_name = "N", default_value_t = Forecasts::MARGIN, value_parser = margin)]
+    pub reservation_margin: f32,
+    /// After this time a call whose usage nobody reported is counted as unsettled; what it holds stays charged
+    #[arg(long, env = "TIERGATE_MAX_CALL_TIME", value_name = "DURATION", default_value = "15m", value_parser = duration)]
+    pub max_call_time: Duration,
+    /// A usage report that comes later than this after its Check is not taken
+    #[arg(long, env = "TIERGATE_SETTLE_WITHIN", value_name = "DURATION", default_value = "2h", value_parser = duration)]
+    pub settle_within: Duration,
     /// Make the keys of reservations and of callers' accounts from the secret in this file: 32 random bytes in Base64, as
     /// `openssl rand -base64 32` writes them. It is read once [default: a secret made at random, which no other process has]
     #[arg(long, env = "TIERGATE_KEY_FILE", value_name = "FILE", value_parser = file)]
@@ -326,7 +344,6 @@ pub struct Create {
 }
 
 const ANSWER: NonZeroU64 = NonZeroU64::MIN.saturating_add(Bounds::ANSWER - 1);
-const DEBT_WINDOWS: NonZeroU32 = NonZeroU32::MIN.saturating_add(Bounds::DEBT_WINDOWS - 1);
 const ACCOUNTS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(Memory::ACCOUNTS - 1);
 
 /// The issuer of most clusters.

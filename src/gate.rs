@@ -49,6 +49,7 @@
 //! #     enforce_limits: EnforceLimits::Check,
 //! #     uncounted: Fallback::Allow,
 //! #     bounds: tiergate::usage::Bounds::default(),
+//! #     reserving: tiergate::gate::Reserving::default(),
 //! #     shadow: false,
 //! #     tier_unknown: TierUnknown::Next,
 //! #     stale_for: Duration::ZERO,
@@ -111,7 +112,7 @@ pub use self::evidence::{Decision, Evidence, Grant, Handover, LimitEvidence, Sta
 pub use self::facts::Facts;
 pub use self::permit::{Permit, Refused};
 pub use self::recent::{Recent, Record, RequestLine, start};
-pub use self::settings::{DecisionSettings, Fallback, TierUnknown};
+pub use self::settings::{DecisionSettings, Fallback, Reserving, TierUnknown};
 pub use self::shadow::Shadowed;
 
 use self::admit::{Candidate, exceeded};
@@ -128,7 +129,7 @@ use crate::limit::Limits;
 use crate::policy::{self, Attached, AuthPlan, Policies, Policy};
 use crate::request::{Request, Unset};
 use crate::tier::TierServices;
-use crate::usage::{Bounds, Sealer};
+use crate::usage::{Forecasts, Reports, Sealer, Settlements, UsageMetrics};
 
 /// Everything that a decision needs.
 #[derive(Debug)]
@@ -140,6 +141,8 @@ pub struct Gate {
     pub tiers: TierServices,
     pub limits: Arc<Limits>,
     pub sealer: Arc<Sealer>,
+    /// What calls are expected to cost.
+    pub forecasts: Arc<Forecasts>,
     /// What was not let through of late.
     pub recent: Recent,
     /// Whether evidence has the values that limits count under: for explanations alone, since each has to be kept.
@@ -184,6 +187,7 @@ impl Gate {
             tiers: TierServices::new(),
             limits,
             sealer: Arc::new(Sealer::new(&secret)),
+            forecasts: Arc::new(Forecasts::new(settings.reserving.margin)),
             recent: Recent::default(),
             tells_keys: false,
             keys: KeyedHasher::derived(&secret, ACCOUNTS),
@@ -205,10 +209,12 @@ impl Gate {
         self.policies.publish(policy);
     }
 
-    /// What one usage report may cost.
+    /// Takes reports of what was reserved here.
     #[must_use]
-    pub fn bounds(&self) -> Bounds {
-        self.settings.bounds
+    pub fn reports(&self, metrics: UsageMetrics) -> Reports {
+        let (sealer, limits) = (Arc::clone(&self.sealer), Arc::clone(&self.limits));
+        let settlements = Settlements::new(self.settings.bounds, Arc::clone(&self.forecasts));
+        Reports::new(sealer, limits, settlements, metrics)
     }
 
     /// Decides one request at `now`.

@@ -28,6 +28,7 @@ mod bucket;
 mod cell;
 mod memory;
 mod quota;
+mod settled;
 mod window;
 
 use std::sync::Arc;
@@ -41,6 +42,7 @@ pub use self::bucket::Bucket;
 pub use self::cell::Cell;
 pub use self::memory::Memory;
 pub use self::quota::{Quota, Quotas};
+pub use self::settled::{Charge, Due, Hold, Instance, Quality, Report, Settled};
 pub use self::window::Window;
 
 use crate::clock::{Micros, Nanos};
@@ -59,9 +61,14 @@ pub struct CellId(pub u64);
 pub enum Cost {
     /// Take so many hits, if they are there.
     Take(u64),
-    /// Pass while at least one hit is left, and take nothing: what the request costs is known only after its answer, and charged then
-    /// ([`Limits::charge`]), into debt if need be.
-    Postpaid,
+    /// Pass while so many are there as are needed, and hold as many as are wanted, or are there: what the request costs is known only
+    /// after its answer, and the charge is corrected then ([`Limits::settle`]), into debt if need be.
+    Hold {
+        /// What the request will cost, as far as can be told; 0 to hold nothing.
+        want: u64,
+        /// At least 1, and no more than is wanted, but where that is 0.
+        need: u64,
+    },
 }
 
 /// One thing that a request needs.
@@ -88,6 +95,8 @@ pub struct Standing {
     used: u64,
     /// In microseconds.
     reset: u64,
+    held: u64,
+    mark: Micros,
 }
 
 /// What one cell said to its demand.
@@ -106,6 +115,8 @@ pub struct Admission {
     pub outcome: Outcome,
     /// One for each demand, in their order; none where it could not be told.
     pub standings: SmallVec<[Standing; 2]>,
+    /// When it was, on the store's clock.
+    pub at: Micros,
 }
 
 /// What became of several demands.
@@ -186,11 +197,19 @@ impl Limits {
         }
     }
 
-    /// Adds what a demand takes to its cell, into debt if need be, but no further than `debt_windows`; `true` where it would have gone
-    /// further.
-    pub async fn charge(&self, demand: &Demand, debt_windows: u32, now: Nanos) -> bool {
+    /// Makes what is charged for a reservation what is due, if `report` is better than what was known of it, once: what was held too
+    /// much is given back as far as it was not paid for by time yet, what was held too little is charged, into debt if need be.
+    pub async fn settle(&self, report: &Report<'_>, now: Nanos) -> Settled {
         match &self.store {
-            Store::Memory(memory) => memory.charge(demand, debt_windows, self.time(now)),
+            Store::Memory(memory) => memory.settle(report, self.time(now)),
+        }
+    }
+
+    /// How many of an instance's reservations from `first` on, and before `end`, no report has come for.
+    #[must_use]
+    pub fn silent(&self, instance: Instance, first: u64, end: u64) -> u64 {
+        match &self.store {
+            Store::Memory(memory) => memory.silent(instance, first, end),
         }
     }
 
@@ -260,7 +279,8 @@ impl Standing {
     /// than the limit is used where there is debt.
     #[must_use]
     pub fn new(quota: &Quota, verdict: Verdict, used: u64, reset: Duration) -> Self {
-        Standing { verdict, limit: quota.limit, window: quota.window, used, reset: Micros::from(reset).0 }
+        let (limit, window, reset) = (quota.limit, quota.window, Micros::from(reset).0);
+        Standing { verdict, limit, window, used, reset, held: 0, mark: Micros(0) }
     }
 
     /// What the limit allows in one window.
@@ -281,6 +301,18 @@ impl Standing {
         self.limit.saturating_sub(self.used)
     }
 
+    /// Hits that the demand took, or holds.
+    #[must_use]
+    pub fn held(&self) -> u64 {
+        self.held
+    }
+
+    /// The place of what the demand took in its cell: what is given back of it has to know.
+    #[must_use]
+    pub fn mark(&self) -> Micros {
+        self.mark
+    }
+
     /// Until all of the limit is there again.
     #[must_use]
     pub fn reset(&self) -> Duration {
@@ -291,12 +323,30 @@ impl Standing {
 // === impl Cost ===
 
 impl Cost {
+    /// Pass while one is left, and hold nothing.
+    pub const POSTPAID: Cost = Cost::Hold { want: 0, need: 1 };
+
     /// How many hits have to be left.
     #[must_use]
     pub fn hits(self) -> u64 {
         match self {
             Cost::Take(hits) => hits,
-            Cost::Postpaid => 1,
+            Cost::Hold { need, .. } => need,
+        }
+    }
+
+    /// Whether anything is charged at admission.
+    #[must_use]
+    #[inline]
+    pub fn takes(self) -> bool {
+        !matches!(self, Cost::Hold { want: 0, .. })
+    }
+
+    /// The same, holding no more than is needed.
+    fn at_least(self) -> Self {
+        match self {
+            Cost::Hold { want, need } => Cost::Hold { want: want.min(need), need },
+            Cost::Take(_) => self,
         }
     }
 }

@@ -41,7 +41,7 @@ pub use self::auth_policy::AuthPolicy;
 pub use self::few::few;
 pub use self::gateway::{Gateway, HttpRoute, Listener, NamespacesFrom, ParentRef, RouteFault, RouteOrder, RouteRule};
 pub use self::kind::{KINDS, Kind};
-pub use self::limit_policy::{ALGORITHM as ALGORITHM_ANNOTATION, LimitPolicy, LimitSpec, Predicate, parse_duration};
+pub use self::limit_policy::{DEBT as DEBT_ANNOTATION, LimitPolicy, LimitSpec, Predicate, parse_duration};
 pub use self::meta::{IGNORE_ANNOTATION, Meta};
 pub use self::model::{Model, ModelGrant, ServiceAccount, TIERS_ANNOTATION};
 pub use self::namespace::Namespace;

@@ -3,14 +3,14 @@
 //! `args` has flags as they are typed; here is what they mean together. Nothing below reads arguments again.
 
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::access::AccessMode;
 use crate::apiserver::Budget;
 use crate::args::{AuthorityArgs, Serve};
-use crate::gate::{self, EnforceLimits};
+use crate::gate::{self, EnforceLimits, Reserving};
 use crate::identity::{IdentityMode, Remember};
 use crate::policy::Options;
 use crate::respond::Style;
@@ -196,7 +196,18 @@ fn decisions(args: &Serve) -> gate::DecisionSettings {
         without_limit: args.without_limit,
         without_room: args.without_room,
         uncounted: args.uncounted,
-        bounds: Bounds { answer: args.max_answer_tokens.get(), debt_windows: args.max_debt_windows.get() },
+        bounds: Bounds {
+            answer: args.max_answer_tokens.get(),
+            debt_windows: args.max_debt_windows.map_or(Bounds::DEBT_WINDOWS, NonZeroU32::get),
+            call_time: args.max_call_time,
+            settle_within: args.settle_within,
+        },
+        reserving: Reserving {
+            admission: args.token_admission,
+            fraction: args.reservation_fraction,
+            margin: args.reservation_margin,
+            names: false,
+        },
         enforce_limits: args.enforce_limits,
         shadow: args.shadow,
         tier_unknown: args.tier_unknown,

@@ -12,13 +12,14 @@ use jsonwebtoken::jwk::JwkSet;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 
 use crate::clock::Nanos;
-use crate::gate::{Decision, DecisionSettings, EnforceLimits, Fallback, Gate, TierUnknown};
+use crate::gate::{Decision, DecisionSettings, EnforceLimits, Fallback, Gate, Reserving, TierUnknown};
 use crate::identity::{Authority, Claims, Identities, KubernetesClaims, ObjectClaims, Remember, unix_seconds};
 use crate::limit::{Limits, Memory};
 use crate::lint::compile;
 use crate::manifest::Manifests;
 use crate::policy::{Options, Policies, Policy, derived_uid};
 use crate::request::{Headers, OperatorModel, Request};
+use crate::rules::TokenAdmission;
 use crate::usage::Bounds;
 
 /// Asserts that ten times as many take about ten times as long, and not a hundred times. `time` says how long some take. On a loaded
@@ -142,6 +143,8 @@ pub(crate) fn settings() -> DecisionSettings {
         without_room: Fallback::Refuse,
         uncounted: Fallback::Allow,
         bounds: Bounds::default(),
+        // Most tests report nothing.
+        reserving: Reserving { admission: TokenAdmission::Positive, ..Reserving::default() },
         enforce_limits: EnforceLimits::Check,
         tier_unknown: TierUnknown::Next,
         stale_for: std::time::Duration::ZERO,

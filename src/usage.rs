@@ -5,6 +5,7 @@
 mod call;
 mod channel;
 mod estimate;
+mod forecast;
 mod metrics;
 mod reports;
 mod reservation;
@@ -12,29 +13,27 @@ mod reservation;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
-
-use parking_lot::Mutex;
 
 pub use self::call::{COUNTED, is_call, is_counted};
 pub use self::channel::Channel;
+pub use self::forecast::{Calling, Forecast, Forecasts};
 pub use self::metrics::{Correction, UsageMetrics};
 pub use self::reports::Reports;
-pub use self::reservation::{Hold, Instance, ModelId, Reservation, Sealer, Terms};
+pub use self::reservation::{Hold, ModelId, Reservation, Sealer, Terms};
 
 pub(crate) use self::metrics::{Named, OTHER, policy_and_limit};
 
 use self::estimate::Rates;
-use crate::clock::{Micros, Nanos};
-use crate::limit::{Cost, Demand, Limits};
+use smallvec::SmallVec;
+
+use crate::clock::Nanos;
+use crate::limit::{self, Due, Limits, Quality, Settled};
+use crate::rules::LimitKind;
 
 /// The largest number that one report may carry: Envoy's own cap on `hits_addend` of a descriptor.
 pub const MAX_HITS: u64 = 1_000_000_000;
-
-/// How long settled reservations are remembered, so that none is settled twice: longer than any stream. One that is reported
-/// later is charged only if none of its age was forgotten.
-pub const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
 
 /// What one report may cost its caller, whatever it says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +42,10 @@ pub struct Bounds {
     pub answer: u64,
     /// After so many windows a debt is over.
     pub debt_windows: u32,
+    /// After so long an answer that nobody reported is counted as unsettled.
+    pub call_time: Duration,
+    /// A report that comes so long after its Check is not taken.
+    pub settle_within: Duration,
 }
 
 /// What a gateway reports of one answer. Each number is there only if the gateway knew it.
@@ -57,6 +60,8 @@ pub struct Report {
     pub request_bytes: Option<u64>,
     /// Whether the request asked for a stream.
     pub streamed: bool,
+    /// Whether the end of the answer was seen.
+    pub ended: Option<bool>,
 }
 
 /// What the model says that an answer cost.
@@ -81,7 +86,9 @@ pub enum Settlement {
     NoUsage,
     /// This reservation was settled before.
     Duplicate,
-    /// Nobody knows any more whether it was settled: see [`REMEMBERED`].
+    /// It was settled before, by a report as good as this one which says another number.
+    Conflicting,
+    /// It comes later than [`Bounds::settle_within`].
     Late,
     /// Not a reservation of ours.
     Unknown,
@@ -95,43 +102,24 @@ pub struct Charged {
     pub cut: Option<u64>,
     /// Whether a debt was cut at [`Bounds::debt_windows`].
     pub debt_cut: bool,
+    /// What an earlier report said, which this one corrects.
+    pub before: Option<u64>,
 }
 
 /// Settles reservations, each once.
 #[derive(Debug, Default)]
 pub struct Settlements {
     bounds: Bounds,
-    settled: Mutex<HashMap<Instance, Settled>>,
     rates: Rates,
+    forecasts: Arc<Forecasts>,
 }
 
-/// Which serial numbers of one instance were settled. They are consecutive, so a bit for each is enough: a day of a thousand answers a second
-/// is 11 MB.
-#[derive(Debug, Default)]
-struct Settled {
-    pages: BTreeMap<u64, Page>,
-    /// Pages before this one were dropped, for their age or want of room: nobody knows any more what was settled of them.
-    first: u64,
+/// What a report says that an answer cost.
+#[derive(Clone, Copy, Debug)]
+struct Said {
+    quality: Quality,
+    tokens: u64,
 }
-
-/// What was known of a serial number.
-enum Mark {
-    New,
-    Known,
-    Forgotten,
-}
-
-/// The bits of [`PAGE`] consecutive serial numbers.
-#[derive(Debug)]
-struct Page {
-    /// When the last of them was settled.
-    newest: Micros,
-    bits: Box<[u64]>,
-}
-
-const PAGE: u64 = 1 << 16;
-/// 32 MB of them: a day of 3,000 answers a second. Where there are more, reservations are late sooner.
-const MAX_PAGES: usize = 4096;
 
 // === impl Usage ===
 
@@ -149,15 +137,24 @@ impl Usage {
 // === impl Bounds ===
 
 impl Bounds {
-    /// A long context, read and answered once.
-    pub const ANSWER: u64 = 1_000_000;
-    /// An answer of eleven limits on an empty account.
-    pub const DEBT_WINDOWS: u32 = 10;
+    /// A long context, read and answered twice.
+    pub const ANSWER: u64 = 2_000_000;
+    /// A debt is paid by time alone.
+    pub const DEBT_WINDOWS: u32 = u32::MAX;
+    /// The longest call.
+    pub const CALL_TIME: Duration = Duration::from_secs(15 * 60);
+    /// Longer than any stream.
+    pub const SETTLE_WITHIN: Duration = Duration::from_secs(2 * 3600);
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Bounds { answer: Self::ANSWER, debt_windows: Self::DEBT_WINDOWS }
+        Bounds {
+            answer: Self::ANSWER,
+            debt_windows: Self::DEBT_WINDOWS,
+            call_time: Self::CALL_TIME,
+            settle_within: Self::SETTLE_WITHIN,
+        }
     }
 }
 
@@ -180,6 +177,10 @@ impl Report {
                 self.streamed = number > 0;
                 return;
             }
+            "ended" => {
+                self.ended = Some(number > 0);
+                return;
+            }
             _ => return,
         };
         // A report may have a total in the words of several APIs, of which the answer speaks one.
@@ -193,91 +194,113 @@ impl Report {
         total.unwrap_or(0) == 0 && (output.is_none() || (input, output) == (Some(0), Some(0)))
     }
 
-    /// Whether an answer without usage has cost something all the same. A gateway that says no status answered.
+    /// Whether an answer without usage has cost something all the same. A gateway that says no status answered, and a client that
+    /// left before there was a status had called a model.
     fn has_answer(&self) -> bool {
-        self.bytes.is_some_and(|bytes| bytes > 0) && !self.has_failed()
+        !self.has_failed() && (self.status == Some(0) || self.bytes != Some(0))
     }
 
-    /// Whether the model answered with an error, or not at all.
+    /// Whether the model answered with an error, or could not be reached.
     fn has_failed(&self) -> bool {
-        self.status.is_some_and(|status| !(1..400).contains(&status))
+        self.status.is_some_and(|status| status >= 400)
     }
 }
 
 // === impl Settlements ===
 
 impl Settlements {
+    /// Settles within `bounds`; `forecasts` learn by it.
     #[must_use]
-    pub fn new(bounds: Bounds) -> Self {
-        Settlements { bounds, ..Settlements::default() }
+    pub fn new(bounds: Bounds, forecasts: Arc<Forecasts>) -> Self {
+        Settlements { bounds, forecasts, rates: Rates::default() }
     }
 
     /// Charges what `report` says to every token limit of `reservation` that is still there, by what the limit allows now.
     pub async fn settle(&self, limits: &Limits, reservation: &Reservation, report: &Report, now: Nanos) -> Charged {
-        let is_estimated = report.is_partial() && reservation.is_call && report.has_answer();
-        let said = match report.usage.tokens() {
-            _ if is_estimated => self.rates.estimate(reservation.model, report),
-            Some(tokens) => tokens,
-            None => return Settlement::NoUsage.into(),
-        };
         let at = limits.time(now);
-        match self.settled.lock().entry(reservation.instance).or_default().insert(reservation.serial, at) {
-            Mark::New => {}
-            Mark::Known => return Settlement::Duplicate.into(),
-            Mark::Forgotten => return Settlement::Late.into(),
+        if reservation.minted.saturating_add(self.bounds.settle_within) < at {
+            return Settlement::Late.into();
         }
-        let tokens = said.min(self.bounds.answer);
-        let mut debt_cut = false;
-        for &Hold { account, cell } in &reservation.holds {
-            // A limit that is gone for long is not charged.
-            let Some(quota) = limits.quota(cell, reservation.route) else { continue };
-            let demand = Demand { account, cell, quota, cost: Cost::Take(tokens) };
-            debt_cut |= limits.charge(&demand, self.bounds.debt_windows, now).await;
-        }
-        if !is_estimated && said == tokens && !report.has_failed() {
+        let said = self.said(reservation, report);
+        let tokens = said.tokens.min(self.bounds.answer);
+        let due: SmallVec<[Due; 2]> =
+            reservation.holds.iter().map(|hold| hold.due(limits, reservation.route, tokens)).collect();
+        let settled = limit::Report {
+            instance: reservation.instance,
+            serial: reservation.serial,
+            minted: reservation.minted,
+            quality: said.quality,
+            tokens,
+            due: &due,
+            debt_windows: self.bounds.debt_windows,
+        };
+        let (before, debt_cut) = match limits.settle(&settled, now).await {
+            Settled::Applied { before, debt_cut } => (before, debt_cut),
+            Settled::Duplicate { conflicting: true } => return Settlement::Conflicting.into(),
+            Settled::Duplicate { conflicting: false } => return Settlement::Duplicate.into(),
+            Settled::Late => return Settlement::Late.into(),
+        };
+        let is_final = said.quality == Quality::Final;
+        if is_final && said.tokens == tokens && !report.has_failed() {
             self.rates.learn(reservation.model, report, now);
+            if let Some(calling) = reservation.calling() {
+                self.forecasts.learn(calling, reservation.forecast, &report.usage, at);
+            }
         }
-        let settlement = if is_estimated { Settlement::Estimated(tokens) } else { Settlement::Settled(tokens) };
-        Charged { cut: (said > tokens).then_some(said), debt_cut, ..settlement.into() }
+        let settlement = match said.quality {
+            Quality::Final if report.usage.tokens().is_none() => Settlement::NoUsage,
+            Quality::Final => Settlement::Settled(tokens),
+            Quality::Counted | Quality::Estimate => Settlement::Estimated(tokens),
+        };
+        Charged { settlement, cut: (said.tokens > tokens).then_some(said.tokens), debt_cut, before }
+    }
+
+    /// What the answer cost, and how well that is known.
+    fn said(&self, reservation: &Reservation, report: &Report) -> Said {
+        let by_bytes = || report.bytes.map(|_| self.rates.estimate(reservation.model, report));
+        // Where nothing is known but what was expected.
+        let expected = || (reservation.forecast.guess.ceil() as u64).max(1);
+        match report.usage.tokens() {
+            _ if report.is_partial() && reservation.is_call && report.has_answer() => {
+                Said { quality: Quality::Estimate, tokens: by_bytes().unwrap_or_else(expected) }
+            }
+            Some(tokens) if report.ended == Some(false) && reservation.is_call => {
+                Said { quality: Quality::Counted, tokens: by_bytes().map_or(tokens, |bytes| bytes.max(tokens)) }
+            }
+            Some(tokens) => Said { quality: Quality::Final, tokens },
+            None => Said { quality: Quality::Final, tokens: 0 },
+        }
     }
 }
 
 impl From<Settlement> for Charged {
     fn from(settlement: Settlement) -> Self {
-        Charged { settlement, cut: None, debt_cut: false }
+        Charged { settlement, cut: None, debt_cut: false, before: None }
     }
 }
 
-// === impl Settled ===
+// === impl Hold ===
 
-impl Settled {
-    /// Remembers a serial number.
-    fn insert(&mut self, serial: u64, now: Micros) -> Mark {
-        let oldest = Micros(now.0.saturating_sub(Micros::from(REMEMBERED).0));
-        // Serial numbers rise with time, so the first page is the oldest.
-        while let Some(page) = self.pages.first_entry().filter(|page| page.get().newest < oldest) {
-            self.first = page.key() + 1;
-            page.remove();
-        }
-        let number = serial / PAGE;
-        if number < self.first {
-            return Mark::Forgotten;
-        }
-        let fresh = || Page { newest: now, bits: vec![0; (PAGE / 64) as usize].into() };
-        let page = self.pages.entry(number).or_insert_with(fresh);
-        let (word, bit) = ((serial % PAGE / 64) as usize, 1 << (serial % 64));
-        let Some(word) = page.bits.get_mut(word) else { return Mark::Forgotten };
-        let known = *word & bit != 0;
-        if !known {
-            *word |= bit;
-            page.newest = page.newest.max(now);
-        }
-        if self.pages.len() > MAX_PAGES
-            && let Some((oldest, _)) = self.pages.pop_first()
-        {
-            self.first = oldest + 1;
-        }
-        if known { Mark::Known } else { Mark::New }
+impl Hold {
+    /// What is due to its cell for an answer of so many tokens. A request counts as the one that it is; a limit that is gone for long is
+    /// not charged.
+    fn due(&self, limits: &Limits, route: u64, tokens: u64) -> Due {
+        let quota = limits.quota(self.of.cell, route);
+        let used = match (self.kind, quota) {
+            (LimitKind::Tokens, Some(_)) => tokens,
+            (LimitKind::Requests, _) | (_, None) => self.of.held,
+        };
+        Due { hold: self.of, quota, used }
+    }
+}
+
+// === impl Reservation ===
+
+impl Reservation {
+    /// Whose call it is, as far as its tokens are counted for somebody.
+    fn calling(&self) -> Option<Calling> {
+        let hold = self.holds.iter().find(|hold| hold.kind == LimitKind::Tokens)?;
+        Some(Calling { model: self.model, account: hold.of.account })
     }
 }
 
@@ -285,11 +308,12 @@ impl Settled {
 
 impl Settlement {
     /// One of each.
-    pub const ALL: [Settlement; 6] = [
+    pub const ALL: [Settlement; 7] = [
         Settlement::Settled(0),
         Settlement::Estimated(0),
         Settlement::NoUsage,
         Settlement::Duplicate,
+        Settlement::Conflicting,
         Settlement::Late,
         Settlement::Unknown,
     ];
@@ -302,6 +326,7 @@ impl Settlement {
             Settlement::Estimated(_) => "estimated",
             Settlement::NoUsage => "no_usage",
             Settlement::Duplicate => "duplicate",
+            Settlement::Conflicting => "conflicting",
             Settlement::Late => "late",
             Settlement::Unknown => "unknown",
         }

@@ -48,9 +48,11 @@ fn as_it_should_be(outcome: &Result<()>) -> bool {
 }
 
 fn play_row(gate: &Gate, row: &Row, usage: &mut Usage, widths: &Widths) -> Result<()> {
-    let mut outcome = if row.after_usage { usage.all_reported() } else { Ok(()) };
-    let mut last = None;
+    let (mut outcome, mut last) = (Ok(()), None);
     for _ in 0..row.times {
+        if row.after_usage {
+            outcome = outcome.and_then(|()| usage.all_reported());
+        }
         let sent = row.request.send(gate.envoy);
         let response = sent.map_err(|error| format!("{}, {}: no answer: {error}", row.who, row.sent))?;
         usage.admitted += u64::from(response.status == 200);

@@ -55,16 +55,14 @@ pub fn rows(by: &Tokens) -> Vec<Row> {
         Row::chat("ivan (enterprise)", "lab/phi", "a model granted by a RoleBinding").bearer(&by.ivan),
         Row::chat("grace (premium)", "lab/phi", "a model granted by a RoleBinding").bearer(&by.grace).refused(403, "TG-ACCESS-DENIED"),
 
-        Row::chat("alice (free)", "llm/granite", "five requests of five in 2m").bearer(&by.alice).times(5),
+        Row::chat("alice (free)", "llm/granite", "five requests of five in 2m").bearer(&by.alice).times(5).after_usage(),
         Row::chat("alice (free)", "llm/granite", "the sixth").bearer(&by.alice).refused(429, "TG-LIMIT-REQUESTS").holds(says_when_to_retry),
         Row::chat("bob (free)", "llm/granite", "the first of another user").bearer(&by.bob),
 
         Row::chat("carol (free)", "llm/granite", "60 tokens of 100 in 1m, JSON").bearer(&by.carol).sixty_tokens(false),
-        Row::chat("carol (free)", "llm/granite", "60 more, JSON").bearer(&by.carol).sixty_tokens(false).after_usage(),
-        Row::chat("carol (free)", "llm/granite", "and once more").bearer(&by.carol).after_usage().refused(429, "TG-LIMIT-TOKENS").holds(says_when_to_retry),
+        Row::chat("carol (free)", "llm/granite", "60 more of the 40 that are left").bearer(&by.carol).sixty_tokens(false).after_usage().refused(429, "TG-LIMIT-TOKENS").holds(says_when_to_retry),
         Row::chat("dave (free)", "llm/granite", "60 tokens of 100 in 1m, SSE").bearer(&by.dave).sixty_tokens(true).holds(streams_usage),
-        Row::chat("dave (free)", "llm/granite", "60 more, SSE").bearer(&by.dave).sixty_tokens(true).after_usage(),
-        Row::chat("dave (free)", "llm/granite", "and once more").bearer(&by.dave).after_usage().refused(429, "TG-LIMIT-TOKENS").holds(says_when_to_retry),
+        Row::chat("dave (free)", "llm/granite", "60 more of the 40 that are left").bearer(&by.dave).sixty_tokens(true).after_usage().refused(429, "TG-LIMIT-TOKENS").holds(says_when_to_retry),
 
         Row::chat("ivan (enterprise)", "llm/qwen3", "completions").bearer(&by.ivan).api("/v1/completions", COMPLETIONS).holds(sixty_in_openai),
         Row::chat("ivan (enterprise)", "llm/qwen3", "Anthropic's Messages, SSE").bearer(&by.ivan).api("/v1/messages", MESSAGES).holds(sixty_in_messages),

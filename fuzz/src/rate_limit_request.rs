@@ -11,9 +11,10 @@ use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_response::Code;
 use prost::Message;
 use tiergate::clock::{Clock, Micros, Nanos};
 use tiergate::gate::EnforceLimits;
-use tiergate::limit::{AccountKey, Algorithm, CellId, Cost, Demand, Limits, Quota};
+use tiergate::limit::{self, AccountKey, Algorithm, CellId, Cost, Demand, Limits, Quota};
 use tiergate::listen::rate_limit::{DOMAIN, REPORT_DOMAIN, RateLimit};
 use tiergate::respond::Style;
+use tiergate::rules::LimitKind;
 use tiergate::usage::{Bounds, Hold, MAX_HITS, Sealer, Terms};
 
 use super::world::{GATE, gate_by, run};
@@ -23,7 +24,7 @@ pub fn rate_limit_request(data: &[u8]) -> &'static str {
     let Ok(mut request) = RateLimitRequest::decode(data) else { return "not a RateLimitRequest" };
     let holds = [hold(0), hold(1)];
     let gate = Arc::new(gate_by(Arc::clone(&GATE.policies), EnforceLimits::Rls));
-    gate.limits.put_in_force(holds.map(|hold| (hold.cell, quota())).into_iter().collect());
+    gate.limits.put_in_force(holds.map(|hold| (hold.of.cell, quota())).into_iter().collect());
     let (ours, foreign) = (Arc::clone(&gate.sealer), Sealer::random());
     // Of a request that is no call, so that only what is said is charged.
     let seal =
@@ -73,7 +74,8 @@ pub fn rate_limit_request(data: &[u8]) -> &'static str {
 }
 
 fn hold(cell: u64) -> Hold {
-    Hold { account: AccountKey(u128::from(cell)), cell: CellId(cell) }
+    let of = limit::Hold { account: AccountKey(u128::from(cell)), cell: CellId(cell), held: 0, mark: Micros(0) };
+    Hold { kind: LimitKind::Tokens, of }
 }
 
 /// In a window of an hour, so that nothing comes back while one input is looked at.
@@ -81,8 +83,9 @@ fn quota() -> Quota {
     Quota::new(Quota::MAX_LIMIT, Duration::from_secs(3600)).by(Algorithm::FixedWindow)
 }
 
-fn used(limits: &Limits, Hold { account, cell }: Hold) -> u64 {
-    let demand = Demand { account, cell, quota: quota(), cost: Cost::Postpaid };
+fn used(limits: &Limits, hold: Hold) -> u64 {
+    let limit::Hold { account, cell, .. } = hold.of;
+    let demand = Demand { account, cell, quota: quota(), cost: Cost::POSTPAID };
     demand.quota.limit() - run(limits.admit(&[demand], Nanos(0))).standings[0].remaining()
 }
 

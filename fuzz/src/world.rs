@@ -4,7 +4,7 @@ use std::sync::{Arc, LazyLock};
 
 use serde_json::json;
 use tiergate::clock::Nanos;
-use tiergate::gate::{DecisionSettings, EnforceLimits, Fallback, Gate, TierUnknown};
+use tiergate::gate::{DecisionSettings, EnforceLimits, Fallback, Gate, Reserving, TierUnknown};
 use tiergate::identity::{Authority, Identities, Identity, Remember, ServiceAccountRef};
 use tiergate::limit::{Limits, Memory};
 use tiergate::lint::compile;
@@ -124,6 +124,7 @@ pub(super) fn gate_by(policies: Arc<Policies>, enforce_limits: EnforceLimits) ->
         without_room: Fallback::Refuse,
         uncounted: Fallback::Allow,
         bounds: Bounds::default(),
+        reserving: Reserving::default(),
         enforce_limits,
         shadow: false,
         tier_unknown: TierUnknown::Next,

@@ -72,6 +72,17 @@ pub(super) fn number<T: TryFrom<NonZeroU64>>(text: &str) -> Result<T, String> {
     number.ok_or_else(|| "has to be a whole number, 1 at least".to_owned())
 }
 
+/// More than nothing, and no more than all.
+pub(super) fn part(text: &str) -> Result<f64, String> {
+    let part = text.parse().ok().filter(|part| *part > 0.0 && *part <= 1.0);
+    part.ok_or_else(|| "has to be a number above 0 and up to 1, such as 0.9".to_owned())
+}
+
+pub(super) fn margin(text: &str) -> Result<f32, String> {
+    let margin = text.parse().ok().filter(|margin| (0.0..=100.0).contains(margin));
+    margin.ok_or_else(|| "has to be a number from 0 to 100, such as 0.3".to_owned())
+}
+
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     match parse_duration(text) {
         Some(duration) if !duration.is_zero() => Ok(duration),

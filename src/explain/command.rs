@@ -10,7 +10,7 @@ use super::sent::Sent;
 use super::{Case, Trace, caller, curl, reasons};
 use crate::args::{Explain, TraceFormat};
 use crate::clock::Nanos;
-use crate::gate::{DecisionSettings, EnforceLimits, Fallback, Gate, RequestLine};
+use crate::gate::{DecisionSettings, EnforceLimits, Fallback, Gate, RequestLine, Reserving};
 use crate::identity::{Authority, Identities, Remember};
 use crate::limit::{Limits, Memory};
 use crate::policy::{Policies, Policy};
@@ -81,6 +81,7 @@ fn gate(args: &Explain, policies: Arc<Policies>) -> Result<Gate, ExplainError> {
         without_room: Fallback::Refuse,
         uncounted: Fallback::Allow,
         bounds: Bounds::default(),
+        reserving: Reserving::default(),
         tier_unknown: args.tier_unknown,
         stale_for: Duration::ZERO,
         shadow: false,

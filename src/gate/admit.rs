@@ -5,14 +5,15 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::present::Presented;
-use super::{Deciding, Fallback, Grant, LimitEvidence, Stage};
+use super::{Deciding, EnforceLimits, Fallback, Grant, LimitEvidence, Reserving, Stage};
+use crate::clock::Micros;
 use crate::denial::{Code, Denial};
 use crate::expression::Scope;
-use crate::limit::{AccountKey, Admission, Cost, Demand, Outcome, Undecided};
+use crate::limit::{self, Admission, Cost, Demand, Outcome, Quota, Undecided};
 use crate::policy::{self, Attached, Limit, Matched, RoutePlan};
-use crate::request::{Request, Unset};
-use crate::rules::LimitKind;
-use crate::usage::{self, Hold, ModelId, Terms};
+use crate::request::{HeaderLookup, Request, Unset};
+use crate::rules::{LimitKind, TokenAdmission};
+use crate::usage::{self, Calling, Forecast, Hold, ModelId, Terms};
 
 /// A request that passes, if its limits let it.
 #[derive(Debug, Default)]
@@ -68,21 +69,54 @@ impl Deciding<'_> {
         {
             return Err(uncounted());
         }
+        let expected = self.forecast(&matched, scope);
         let mut demands = Demands::new();
-        for Matched { limit, account } in matched {
-            evidence.key(limit, scope);
+        for matched in matched {
+            self.evidence.counts(matched.limit, scope, route);
             // One by one: `extend` sets up for many, and there are two.
-            for demand in limit.demands(account, route) {
+            for demand in self.demands(matched, route, expected) {
                 demands.push(demand);
-                evidence.limits.push(LimitEvidence::new(limit));
+                self.evidence.limits.push(LimitEvidence::new(matched.limit));
             }
         }
         Ok(demands)
     }
 
+    /// What the call is expected to cost whoever its tokens are counted for; nothing where nobody reserves it.
+    pub(super) fn forecast(&mut self, matched: &[Matched<'_>], scope: &Scope<'_>) -> Forecast {
+        let counted = matched.iter().find(|matched| matched.limit.kind == LimitKind::Tokens);
+        // What a second call takes is not known to the reservation, which Check has made before.
+        let reserves = self.evidence.is_call && self.gate.settings.enforce_limits == EnforceLimits::Check;
+        let Some(Matched { account, .. }) = counted.filter(|_| reserves) else { return Forecast::default() };
+        let calling = Calling { model: self.model(), account: *account };
+        let bytes = scope.request.headers.map(|headers| headers.get("content-length"));
+        let bytes = match bytes {
+            Some(HeaderLookup::One(length)) => length.parse().ok(),
+            _ => None,
+        };
+        self.evidence.forecast = self.gate.forecasts.forecast(calling, bytes);
+        self.evidence.forecast
+    }
+
+    /// What a request asks of each of a limit's rates.
+    pub(super) fn demands<'p>(
+        &self,
+        Matched { limit, account }: Matched<'p>,
+        route: &RoutePlan,
+        expected: Forecast,
+    ) -> impl Iterator<Item = Demand> + use<'p> {
+        let reserving = self.gate.settings.reserving;
+        let cells = limit.cells(route.hash);
+        cells.map(move |(cell, quota)| Demand { account, cell, quota, cost: limit.cost(&quota, expected, reserving) })
+    }
+
+    fn model(&self) -> ModelId {
+        self.evidence.permit.model.as_deref().map_or(ModelId::NONE, ModelId::of)
+    }
+
     /// Takes what the request costs, all of it or nothing.
     pub(super) async fn admit(&mut self, candidate: Candidate) -> Result<Grant, Denial> {
-        let Admission { outcome, standings } = self.gate.limits.admit(&candidate.demands, self.now).await;
+        let Admission { outcome, standings, at } = self.gate.limits.admit(&candidate.demands, self.now).await;
         self.evidence.accounts_full = outcome == Outcome::Undecided(Undecided::Full);
         for (limit, standing) in self.evidence.limits.iter_mut().zip(standings) {
             limit.standing = Some(standing);
@@ -92,36 +126,49 @@ impl Deciding<'_> {
             Outcome::Exceeded => return Err(exceeded(self.evidence.refusing())),
             Outcome::Undecided(Undecided::Full) if self.gate.settings.without_room == Fallback::Allow => {
                 // Its usage report is taken, and charged to nothing.
-                let reservation = self.reserve(&[]);
+                let reservation = self.reserve(&[], &[], at);
                 return Ok(Grant { reservation, ..candidate.grant });
             }
             Outcome::Undecided(why) => return Err(undecided(why)),
         }
-        self.admit_in_shadow(&candidate).await;
-        let Candidate { grant, mut demands, shadow } = candidate;
-        for demand in shadow {
-            demands.push(demand);
-        }
-        let reservation = self.reserve(&demands);
+        let at = at.max(self.admit_in_shadow(&candidate).await);
+        let Candidate { grant, demands, shadow } = candidate;
+        let reservation = self.reserve(&demands, &shadow, at);
         self.evidence.lap(Stage::Admission);
         Ok(Grant { reservation, ..grant })
     }
 
-    /// What the usage report gives back, so that its tokens are charged to the token limits among `demands`.
-    pub(super) fn reserve(&self, demands: &[Demand]) -> String {
-        let mut holds: SmallVec<[Hold; 2]> = SmallVec::new();
-        for Demand { account, cell, cost, .. } in demands {
-            if *cost == Cost::Postpaid {
-                holds.push(Hold { account: *account, cell: *cell });
-            }
-        }
+    /// What the usage report gives back, so that what `demands`, and those in `shadow`, took at that time becomes what the answer cost.
+    pub(super) fn reserve(&self, demands: &[Demand], shadow: &[Demand], at: Micros) -> String {
         let evidence = &self.evidence;
-        let tier = evidence.tier.as_deref().unwrap_or_default();
-        let model = evidence.permit.model.as_deref().map_or(ModelId::NONE, ModelId::of);
-        self.gate.sealer.seal(
-            &Terms { is_call: evidence.is_call, tier, model, route: evidence.route_hash, holds: &holds },
-            self.gate.limits.time(self.now),
-        )
+        let mut holds: SmallVec<[Hold; 2]> = SmallVec::new();
+        for (demand, limit) in demands.iter().zip(&evidence.limits).chain(shadow.iter().zip(&evidence.shadow_limits)) {
+            holds.push(limit.hold(demand));
+        }
+        let names = self.gate.settings.reserving.names;
+        let terms = Terms {
+            is_call: evidence.is_call,
+            decision: if names { evidence.id } else { 0 },
+            tier: evidence.tier.as_deref().unwrap_or_default(),
+            model: self.model(),
+            model_name: evidence.permit.model.as_deref().filter(|_| names).unwrap_or_default(),
+            user: evidence.user.as_deref().filter(|_| names).unwrap_or_default(),
+            route_name: evidence.route.as_deref().filter(|_| names).unwrap_or_default(),
+            route: evidence.route_hash,
+            forecast: evidence.forecast,
+            holds: &holds,
+        };
+        self.gate.sealer.seal(&terms, at)
+    }
+}
+
+// === impl LimitEvidence ===
+
+impl LimitEvidence {
+    /// What its rate took for `demand`; where a second call takes, nothing yet.
+    fn hold(&self, Demand { account, cell, .. }: &Demand) -> Hold {
+        let (held, mark) = self.standing.map_or((0, Micros(0)), |standing| (standing.held(), standing.mark()));
+        Hold { kind: self.kind, of: limit::Hold { account: *account, cell: *cell, held, mark } }
     }
 }
 
@@ -152,7 +199,10 @@ pub(super) fn exceeded(refusing: Option<(Option<Duration>, &LimitEvidence)>) -> 
         LimitKind::Requests => (Code::LimitRequests, "requests"),
         LimitKind::Tokens => (Code::LimitTokens, "tokens"),
     };
-    let message = format!("you have used your {number} {what} per {window:?}");
+    let message = match limit.standing.map_or(0, |standing| standing.remaining()) {
+        0 => format!("you have used your {number} {what} per {window:?}"),
+        left => format!("you have {left} of your {number} {what} per {window:?} left, fewer than this call may cost"),
+    };
     let mut denial = Denial::new(code, message).detail(format!("limit {}", limit.name));
     denial.retry_after = retry_after;
     denial
@@ -161,16 +211,16 @@ pub(super) fn exceeded(refusing: Option<(Option<Duration>, &LimitEvidence)>) -> 
 // === impl Limit ===
 
 impl Limit {
-    /// What a request asks of each of the limit's rates.
-    pub(super) fn demands(&self, account: AccountKey, route: &RoutePlan) -> impl Iterator<Item = Demand> {
-        self.cells(route.hash).map(move |(cell, quota)| Demand { account, cell, quota, cost: self.cost() })
-    }
-
-    /// What a request costs before its answer is known.
-    fn cost(&self) -> Cost {
-        match self.kind {
-            LimitKind::Requests => Cost::Take(1),
-            LimitKind::Tokens => Cost::Postpaid,
+    /// What a request costs one rate before its answer is known. It has to find what it is expected to cost, or a part of the limit,
+    /// whichever is less, and holds what is there of it.
+    fn cost(&self, quota: &Quota, expected: Forecast, reserving: Reserving) -> Cost {
+        match (self.kind, self.admission.unwrap_or(reserving.admission)) {
+            (LimitKind::Requests, _) => Cost::Take(1),
+            (LimitKind::Tokens, TokenAdmission::Positive) => Cost::POSTPAID,
+            (LimitKind::Tokens, TokenAdmission::Reserve) => {
+                let most = ((quota.limit() as f64 * reserving.fraction) as u64).max(1);
+                Cost::Hold { want: expected.want, need: expected.want.clamp(1, most) }
+            }
         }
     }
 }

@@ -89,8 +89,7 @@ impl Deciding<'_> {
             // Whoever is let through uncounted is not charged afterwards either.
             demands.clear();
         }
-        demands.extend(shadow);
-        grant.reservation = self.reserve(&demands);
+        grant.reservation = self.reserve(&demands, &shadow, self.gate.limits.time(self.now));
         Ok(grant)
     }
 
@@ -123,7 +122,7 @@ impl Deciding<'_> {
 
     async fn has_no_room(&self, demands: &[Demand]) -> bool {
         let looked: SmallVec<[Demand; 2]> =
-            demands.iter().map(|demand| Demand { cost: Cost::Postpaid, ..*demand }).collect();
+            demands.iter().map(|demand| Demand { cost: Cost::POSTPAID, ..*demand }).collect();
         self.gate.limits.admit(&looked, self.now).await.outcome == Outcome::Undecided(Undecided::Full)
     }
 }

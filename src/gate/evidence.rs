@@ -18,6 +18,7 @@ use crate::limit::{Standing, Verdict};
 use crate::policy::{AuthPlan, Limit, RoutePlan};
 use crate::problem::ObjectName;
 use crate::rules::LimitKind;
+use crate::usage::Forecast;
 
 /// One request in this many has its stages timed: reading the clock for each would cost more than some stages.
 const TIMED: u64 = 16;
@@ -66,7 +67,7 @@ pub struct Evidence {
     /// The last stage that the request got through.
     pub passed: Option<Stage>,
     pub route: Option<Arc<str>>,
-    /// What tells the route from others where each has cells of its own; 0 before there is one.
+    /// What tells the route from others where each has cells of its own; 0 where none has.
     pub route_hash: u64,
     /// The rule of the route.
     pub rule: Option<Arc<str>>,
@@ -100,6 +101,8 @@ pub struct Evidence {
     pub keys: Option<Box<CounterKeys>>,
     /// Whether a model may write for the request.
     pub is_call: bool,
+    /// What the call is expected to cost the token limits that reserve it.
+    pub forecast: Forecast,
     /// Whether no limit matched the caller.
     pub unlimited: bool,
     /// Whether there was no room for the caller's account.
@@ -197,6 +200,7 @@ impl Evidence {
             shadowed: Vec::new(),
             keys: None,
             is_call: false,
+            forecast: Forecast::default(),
             unlimited: false,
             accounts_full: false,
             stage_times: timed.then(|| Box::new(StageTimes { last: Instant::now(), taken: SmallVec::new() })),
@@ -205,7 +209,6 @@ impl Evidence {
 
     pub(super) fn route(&mut self, route: &RoutePlan) {
         self.route = Some(Arc::clone(&route.name));
-        self.route_hash = route.hash;
         self.rule = Some(Arc::clone(&route.rule));
     }
 
@@ -223,8 +226,11 @@ impl Evidence {
         self.tier_gone.clone_from(&caller.gone);
     }
 
-    /// What `limit` counts under, for a request that it matched.
-    pub(super) fn key(&mut self, limit: &Limit, scope: &Scope<'_>) {
+    /// What `limit` counts under, for a request of `route` that it matched.
+    pub(super) fn counts(&mut self, limit: &Limit, scope: &Scope<'_>, route: &RoutePlan) {
+        if limit.per_route {
+            self.route_hash = route.hash;
+        }
         if let Some(keys) = &mut self.keys {
             keys.insert((limit.kind, Arc::clone(&limit.name)), limit.key(scope));
         }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::EnforceLimits;
-use crate::usage::Bounds;
+use crate::rules::TokenAdmission;
+use crate::usage::{Bounds, Forecasts};
 
 /// What happens to requests that no policy, or no limit, says anything about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -35,9 +36,41 @@ pub struct DecisionSettings {
     pub uncounted: Fallback,
     /// What one usage report may cost.
     pub bounds: Bounds,
+    pub reserving: Reserving,
     /// Whether every request is let through, and what would have been said is only recorded.
     pub shadow: bool,
     pub tier_unknown: TierUnknown,
     /// How long decisions rest on what was known while changes may not be seen.
     pub stale_for: Duration,
+}
+
+/// How calls are reserved whose cost is known after their answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Reserving {
+    /// Where a policy says nothing else.
+    pub admission: TokenAdmission,
+    /// The part of a token limit that a call has to find there, however much it is expected to cost.
+    pub fraction: f64,
+    /// See [`Forecasts::MARGIN`].
+    pub margin: f32,
+    /// Whether reservations say who called what, for a log of usage.
+    pub names: bool,
+}
+
+// === impl Reserving ===
+
+impl Reserving {
+    /// So that a call runs although the one before cost a little more than was held.
+    pub const FRACTION: f64 = 0.9;
+}
+
+impl Default for Reserving {
+    fn default() -> Self {
+        Reserving {
+            admission: TokenAdmission::Reserve,
+            fraction: Self::FRACTION,
+            margin: Forecasts::MARGIN,
+            names: false,
+        }
+    }
 }

@@ -5,11 +5,13 @@
 use std::sync::Arc;
 
 use super::{Candidate, Deciding, Decision, Evidence, Gate, Grant, LimitEvidence, exceeded};
+use crate::clock::Micros;
 use crate::denial::Denial;
 use crate::expression::Scope;
 use crate::limit::{Demand, Outcome};
 use crate::policy::{self, Attached, AuthPlan, Matched, RoutePlan};
 use crate::request::Request;
+use crate::usage::Forecast;
 
 /// Something that would have been said.
 #[derive(Clone, Debug)]
@@ -38,7 +40,7 @@ impl Deciding<'_> {
             Err(denial) if self.gate.settings.shadow => {
                 self.evidence.shadowed.push(Shadowed { denial, by: None });
                 // Its usage report is taken, and charged to nothing.
-                Ok(Grant { reservation: self.reserve(&[]), ..Grant::default() })
+                Ok(Grant { reservation: self.reserve(&[], &[], self.gate.limits.time(self.now)), ..Grant::default() })
             }
             outcome => outcome,
         };
@@ -59,32 +61,38 @@ impl Deciding<'_> {
 
     /// What the request would ask of the limits in shadow.
     pub(super) fn shadow_demands(&mut self, route: &RoutePlan, scope: &Scope<'_>) -> Vec<Demand> {
-        let (gate, evidence) = (self.gate, &mut self.evidence);
         let mut demands = Vec::new();
         for limits in &route.limits {
             let Attached::Active(limits) = limits else { continue };
             let Some(shadow) = &limits.shadow else { continue };
             if let Some(broken) = &shadow.broken {
-                evidence.shadowed.push(Shadowed { denial: policy::broken(broken), by: Some(broken.path().into()) });
+                self.evidence
+                    .shadowed
+                    .push(Shadowed { denial: policy::broken(broken), by: Some(broken.path().into()) });
             }
             let mut matched = smallvec::SmallVec::<[Matched<'_>; 2]>::new();
-            if let Err(denial) = shadow.limits.matching(scope, &gate.keys, &mut matched) {
-                evidence.shadowed.push(Shadowed { denial, by: Some(shadow.limits.policy.path().into()) });
+            if let Err(denial) = shadow.limits.matching(scope, &self.gate.keys, &mut matched) {
+                self.evidence.shadowed.push(Shadowed { denial, by: Some(shadow.limits.policy.path().into()) });
                 continue;
             }
-            for Matched { limit, account } in matched {
-                evidence.key(limit, scope);
-                demands.extend(limit.demands(account, route));
-                evidence.shadow_limits.extend(limit.rates.iter().map(|_| LimitEvidence::new(limit)));
+            let expected = match self.evidence.forecast {
+                Forecast { want: 0, .. } => self.forecast(&matched, scope),
+                known => known,
+            };
+            for matched in matched {
+                self.evidence.counts(matched.limit, scope, route);
+                demands.extend(self.demands(matched, route, expected));
+                let evidence = matched.limit.rates.iter().map(|_| LimitEvidence::new(matched.limit));
+                self.evidence.shadow_limits.extend(evidence);
             }
         }
         demands
     }
 
-    /// Takes what an admitted request would take from the limits in shadow, all of it or nothing.
-    pub(super) async fn admit_in_shadow(&mut self, candidate: &Candidate) {
+    /// Takes what an admitted request would take from the limits in shadow, all of it or nothing; when that was.
+    pub(super) async fn admit_in_shadow(&mut self, candidate: &Candidate) -> Micros {
         if candidate.shadow.is_empty() {
-            return;
+            return Micros::default();
         }
         let admission = self.gate.limits.admit(&candidate.shadow, self.now).await;
         for (limit, standing) in self.evidence.shadow_limits.iter_mut().zip(admission.standings) {
@@ -97,6 +105,7 @@ impl Deciding<'_> {
             let denial = exceeded(refusing);
             self.evidence.shadowed.push(Shadowed { denial, by });
         }
+        admission.at
     }
 }
 

@@ -1,5 +1,6 @@
 mod deployed;
 mod language;
+mod reserve;
 mod shadow;
 mod stale;
 mod tiers;

@@ -11,7 +11,7 @@ macro_rules! algorithms {
         name: $name:literal,
         code: $code:literal,
         text: $text:literal,
-        forgives_debt: $forgives:literal
+        has_windows: $windows:literal
     })*) => {
         /// How hits come back.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,11 +47,11 @@ macro_rules! algorithms {
                 }
             }
 
-            /// Whether the end of a window forgives what an answer cost beyond its limit. Else a debt is paid off by time.
+            /// Whether it counts in windows, each of which starts anew. Else hits come back one by one.
             #[must_use]
-            pub const fn forgives_debt(self) -> bool {
+            pub const fn has_windows(self) -> bool {
                 match self {
-                    $(Algorithm::$algorithm => $forgives,)*
+                    $(Algorithm::$algorithm => $windows,)*
                 }
             }
         }
@@ -64,13 +64,13 @@ algorithms! {
         name: "token-bucket",
         code: 0,
         text: "evenly, in a bucket that holds the limit and regains all of it in one window",
-        forgives_debt: false
+        has_windows: false
     }
     FixedWindow {
         name: "fixed-window",
         code: 1,
         text: "all at once, a window after the first hit, as Limitador counts",
-        forgives_debt: true
+        has_windows: true
     }
 }
 

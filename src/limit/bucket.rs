@@ -1,11 +1,15 @@
-//! A token bucket that can be peeked, taken from, and charged into debt. Pure arithmetic: it knows no clock and no map.
+//! A token bucket that can be taken from, held in, and settled, into debt if need be. Pure arithmetic: it knows no clock and no map.
 //!
 //! It is kept as GCRA keeps its theoretical arrival time: as the moment at which it is full again. That moment is exact, a
 //! microsecond and a fraction of one, so that no rounding ever lets a part of a hit through; and taking needs no division.
+//!
+//! The bucket is a queue of work that is served at a steady rate, and `full` is its end. A hold has been paid for once the queue has
+//! passed the place at which it ended, its *mark*; only what has not been paid for is given back. Else who parks many cheap
+//! answers, and ends them when the bucket is full again, would have their holds a second time.
 
 use std::time::Duration;
 
-use super::{Cost, Quota, Verdict};
+use super::{Charge, Quota, Verdict};
 use crate::clock::Micros;
 
 /// The state of one bucket. A fresh one is full.
@@ -19,13 +23,18 @@ pub struct Bucket {
     refill: u64,
     /// That window, in microseconds. Limit and window can change while the bucket is in use: these are those by which it was filled.
     window: u64,
+    /// What was given back since the bucket was last full, in microseconds, rounded up. What stands behind it in the queue has moved up
+    /// by at most so much.
+    refunded: u64,
+    /// When the bucket was last full: every hold of before has been paid for.
+    since: Micros,
 }
 
 // === impl Bucket ===
 
 impl Default for Bucket {
     fn default() -> Self {
-        Bucket { full: Micros(0), fraction: 0, refill: 0, window: 1 }
+        Bucket { full: Micros(0), fraction: 0, refill: 0, window: 1, refunded: 0, since: Micros(0) }
     }
 }
 
@@ -34,7 +43,7 @@ impl Bucket {
     #[must_use]
     #[inline]
     pub fn fresh(quota: &Quota) -> Self {
-        Bucket { full: Micros(0), fraction: 0, refill: quota.refill(), window: quota.window }
+        Bucket { refill: quota.refill(), window: quota.window, ..Bucket::default() }
     }
 
     /// Adopts `quota` at `now`. Hits that were used stay used when limit or window changed, as far as the new limit goes; a debt
@@ -44,6 +53,7 @@ impl Bucket {
         if self.full < now {
             // INVARIANT: less than one microsecond of fraction, which is over too.
             (self.full, self.fraction) = (now, 0);
+            (self.refunded, self.since) = (0, now);
         }
         if (self.refill, self.window) != (quota.refill(), quota.window) {
             *self = self.adopting(quota, now);
@@ -58,7 +68,8 @@ impl Bucket {
         let debt = u128::from(self.full.0.saturating_sub(latest.0));
         let debt = debt.min(debt * u128::from(quota.window) / u128::from(self.window));
         let within = Bucket { full: self.full.min(latest), ..self };
-        let mut bucket = Bucket { full: now, fraction: 0, refill: quota.refill(), window: quota.window };
+        // A mark of before means another place in this queue: what it holds is not given back.
+        let mut bucket = Bucket { full: now, since: Micros(now.0.saturating_add(1)), ..Bucket::fresh(quota) };
         bucket.add(quota.price(within.used(now).min(quota.refill())), quota);
         bucket.full = Micros(bucket.full.0.saturating_add(u64::try_from(debt).unwrap_or(u64::MAX)));
         bucket
@@ -75,37 +86,46 @@ impl Bucket {
         is_longer
     }
 
-    /// Whether `cost` fits at `now`, after [`Bucket::advance`].
+    /// What a hold of `need` at `now` would meet, after [`Bucket::advance`]. A full bucket holds whatever is asked of it.
     #[must_use]
     #[inline]
-    pub fn peek(&self, quota: &Quota, cost: Cost, now: Micros) -> Verdict {
-        let mut bucket = *self;
-        bucket.fit(quota, cost.hits(), now)
-    }
-
-    /// Takes what `cost` asks, if it fits at `now`, after [`Bucket::advance`].
-    #[inline]
-    pub fn admit(&mut self, quota: &Quota, cost: Cost, now: Micros) -> Verdict {
-        match cost {
-            Cost::Take(hits) => self.fit(quota, hits, now),
-            Cost::Postpaid => self.peek(quota, cost, now),
-        }
-    }
-
-    /// Adds `hits`, if they fit at `now`.
-    #[inline]
-    fn fit(&mut self, quota: &Quota, hits: u64, now: Micros) -> Verdict {
-        if hits > quota.limit {
+    pub fn fits(&self, quota: &Quota, need: u64, now: Micros) -> Verdict {
+        if quota.limit == 0 {
             return Verdict::Exceeds(None);
         }
         let mut after = *self;
-        after.charge(quota, hits);
+        after.charge(quota, need);
         let latest = Micros(now.0.saturating_add(quota.window));
-        if (after.full, after.fraction) <= (latest, 0) {
-            *self = after;
-            return Verdict::Fits;
+        match (after.full, after.fraction) <= (latest, 0) || (self.full, self.fraction) <= (now, 0) {
+            true => Verdict::Fits,
+            false => Verdict::Exceeds(Some(after.until_full(latest))),
         }
-        Verdict::Exceeds(Some(after.until_full(latest)))
+    }
+
+    /// Where the last hit of the queue ends: the mark of a hold that was charged just now. Behind a begun microsecond, in the hold's
+    /// disfavour.
+    #[must_use]
+    #[inline]
+    pub fn mark(&self) -> Micros {
+        Micros(self.full.0.saturating_add(self.refunded))
+    }
+
+    /// Gives back what of `hits`, held at `minted` and ended at `mark`, has not been paid for at `now`, after [`Bucket::advance`]. How
+    /// many that are, a begun one included.
+    pub(super) fn give_back(&mut self, quota: &Quota, hits: u64, Charge { mark, minted }: Charge, now: Micros) -> u64 {
+        if minted < self.since || hits == 0 {
+            return 0;
+        }
+        // Whatever was given back may have stood before the hold.
+        let place = mark.0.saturating_sub(self.refunded).min(self.full.0);
+        let unpaid = u128::from(place.saturating_sub(now.0)) * u128::from(quota.refill());
+        let back = quota.price(hits).min(unpaid);
+        let left = self.spent(now).saturating_sub(back);
+        (self.full, self.fraction) = (now, 0);
+        self.add(left, quota);
+        let begun = u64::try_from(back.div_ceil(u128::from(quota.refill()))).unwrap_or(u64::MAX);
+        self.refunded = self.refunded.saturating_add(begun);
+        u64::try_from(back.div_ceil(u128::from(quota.window))).unwrap_or(hits)
     }
 
     /// Adds `hits`, into debt if need be.

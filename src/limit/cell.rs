@@ -1,6 +1,6 @@
 //! The state of one limit in one account, by whichever algorithm.
 
-use super::{Algorithm, Bucket, Cost, Demand, Quota, Standing, Verdict, Window};
+use super::{Algorithm, Bucket, Charge, Cost, Demand, Quota, Standing, Verdict, Window};
 use crate::clock::Micros;
 
 /// What one limit has counted in one account: a counter, by each algorithm in its own way. (In the words of GCRA a *cell* is what is
@@ -76,9 +76,18 @@ impl Cell {
     #[must_use]
     #[inline]
     pub fn peek(&self, quota: &Quota, cost: Cost, now: Micros) -> Verdict {
+        match cost {
+            Cost::Take(hits) if hits > quota.limit => Verdict::Exceeds(None),
+            Cost::Take(hits) => self.fits(quota, hits, now),
+            Cost::Hold { need, .. } => self.fits(quota, need, now),
+        }
+    }
+
+    #[inline]
+    fn fits(&self, quota: &Quota, need: u64, now: Micros) -> Verdict {
         match self {
-            Cell::Bucket(bucket) => bucket.peek(quota, cost, now),
-            Cell::Window(window) => window.peek(quota, cost, now),
+            Cell::Bucket(bucket) => bucket.fits(quota, need, now),
+            Cell::Window(window) => window.fits(quota, need, now),
         }
     }
 
@@ -91,30 +100,54 @@ impl Cell {
         }
     }
 
-    /// Ends a debt after so many windows; whether it was longer. A fixed window forgives it sooner, at its end.
+    /// The place of what was charged last.
+    #[must_use]
+    #[inline]
+    pub fn mark(&self) -> Micros {
+        match self {
+            Cell::Bucket(bucket) => bucket.mark(),
+            Cell::Window(window) => window.mark(),
+        }
+    }
+
+    /// Gives back what of `hits`, charged at `minted` with that `mark`, has not been paid for at `now`; after [`Cell::advance`].
+    /// How many hits that are, a begun one included.
+    pub fn give_back(&mut self, quota: &Quota, hits: u64, charge: Charge, now: Micros) -> u64 {
+        match self {
+            Cell::Bucket(bucket) => bucket.give_back(quota, hits, charge, now),
+            Cell::Window(window) => window.give_back(hits, charge.mark),
+        }
+    }
+
+    /// Ends a debt after so many windows; whether it was longer.
     pub fn bound_debt(&mut self, quota: &Quota, windows: u32, now: Micros) -> bool {
         match self {
             Cell::Bucket(bucket) => bucket.bound_debt(quota, windows, now),
-            Cell::Window(_) => false,
+            Cell::Window(window) => window.bound_debt(quota, windows),
         }
     }
 
-    /// Takes what a demand asks, if it fits.
+    /// Takes or holds what a demand asks, if it fits: a hold no more than is there, and what it needs at least.
     #[inline]
-    pub fn admit(&mut self, demand: &Demand, now: Micros) -> Verdict {
+    pub(super) fn admit(&mut self, demand: &Demand, now: Micros) -> (Verdict, u64) {
         self.advance(&demand.quota, now);
-        match self {
-            Cell::Bucket(bucket) => bucket.admit(&demand.quota, demand.cost, now),
-            Cell::Window(window) => window.admit(&demand.quota, demand.cost, now),
+        match self.peek(&demand.quota, demand.cost, now) {
+            Verdict::Fits => (Verdict::Fits, self.take(&demand.quota, demand.cost, now)),
+            exceeds => (exceeds, 0),
         }
     }
 
-    /// Takes what a request costs before its answer is known.
+    /// Takes or holds what fits; how much that is.
     #[inline]
-    pub fn take(&mut self, quota: &Quota, cost: Cost, now: Micros) {
-        if let Cost::Take(hits) = cost {
+    pub fn take(&mut self, quota: &Quota, cost: Cost, now: Micros) -> u64 {
+        let hits = match cost {
+            Cost::Take(hits) => hits,
+            Cost::Hold { want, .. } => want.min(quota.limit.saturating_sub(self.used(now))),
+        };
+        if hits > 0 {
             self.charge(quota, hits, now);
         }
+        hits
     }
 
     /// Whole hits that are used, a begun one included; after [`Cell::advance`].
@@ -133,9 +166,10 @@ impl Cell {
     pub fn standing(&self, quota: &Quota, verdict: Verdict, now: Micros) -> Standing {
         let reset = match self {
             Cell::Bucket(bucket) => bucket.left(now),
-            Cell::Window(window) => window.left(now),
+            Cell::Window(window) => window.left(quota, now),
         };
-        Standing { verdict, limit: quota.limit, window: quota.window, used: self.used(now), reset }
+        let (used, mark) = (self.used(now), self.mark());
+        Standing { verdict, limit: quota.limit, window: quota.window, used, reset, held: 0, mark }
     }
 
     /// Whether forgetting the cell at `now` changes nothing.

@@ -8,18 +8,23 @@ use smallvec::SmallVec;
 
 use crate::hash::Prehashed;
 
-use super::{AccountKey, Admission, Cell, CellId, Cost, Demand, Outcome, Undecided, Verdict};
+use super::settled::{Charge, Charged, Due, Report, Settled, Settlements};
+use super::{AccountKey, Admission, Cell, CellId, Demand, Instance, Outcome, Quota, Standing, Undecided, Verdict};
 use crate::clock::Micros;
 
 /// More than there are threads to contend, so that two callers seldom meet.
 const SHARDS: usize = 256;
 /// In microseconds.
 const SWEEP_EVERY: u64 = 1_000_000;
+/// How long settled reservations are remembered, so that none is settled twice: longer than any stream.
+const REMEMBERED: Micros = Micros(24 * 3600 * 1_000_000);
 
 /// Accounts of this process.
 #[derive(Debug)]
 pub struct Memory {
     shards: Box<[Mutex<Shard>]>,
+    /// INVARIANT: locked before a shard, never after one.
+    settled: Mutex<Settlements>,
 }
 
 #[derive(Debug, Default)]
@@ -61,13 +66,14 @@ impl Memory {
     #[must_use]
     pub fn bounded(accounts: usize) -> Self {
         let room = accounts.div_ceil(SHARDS);
-        Memory { shards: (0..SHARDS).map(|_| Mutex::new(Shard { room, ..Shard::default() })).collect() }
+        let shards = (0..SHARDS).map(|_| Mutex::new(Shard { room, ..Shard::default() })).collect();
+        Memory { shards, settled: Mutex::default() }
     }
 
     /// One that never answers.
     #[cfg(test)]
     pub(crate) fn mute() -> Self {
-        Memory { shards: Box::default() }
+        Memory { shards: Box::default(), settled: Mutex::default() }
     }
 
     /// See [`super::Limits::admit`].
@@ -83,9 +89,10 @@ impl Memory {
         match demands {
             // What nearly every request asks: one lock, one look-up.
             [first, rest @ ..] if rest.iter().all(|demand| demand.account == first.account) => {
-                if let Some(shard) = self.shards.get(first.shard()) {
+                if let Some(shard) = self.shard_of(first.account) {
                     let mut shard = shard.lock();
                     let now = shard.not_before_latest(now);
+                    admission.at = now;
                     shard.admit(first.account, demands, now, admission);
                 }
             }
@@ -98,7 +105,8 @@ impl Memory {
     fn admit_several(&self, demands: &[Demand], now: Micros, admission: &mut Admission) {
         let Some(mut shards) = self.lock(demands) else { return };
         let now = shards.not_before_latest(now);
-        // A token limit takes nothing now, and will want an account when the usage is charged.
+        admission.at = now;
+        // A demand that takes nothing now will want an account when the usage is charged.
         if demands.iter().any(|demand| !shards.has_room(demand, now)) {
             admission.outcome = Outcome::Undecided(Undecided::Full);
             return;
@@ -106,17 +114,70 @@ impl Memory {
         let cells = check(demands, now, |demand| shards.find(demand)?.cell(demand.cell), admission);
         if admission.admitted() {
             for (demand, Checked { cell, .. }) in demands.iter().zip(cells) {
-                if let (Cost::Take(_), Some(shard)) = (demand.cost, shards.shard(demand)) {
+                if let (true, Some(shard)) = (demand.cost.takes(), shards.shard(demand)) {
                     shard.account(demand.account, now).put(demand.cell, cell);
                 }
             }
         }
     }
 
-    /// See [`super::Limits::charge`].
-    pub fn charge(&self, demand: &Demand, debt_windows: u32, now: Micros) -> bool {
+    /// See [`super::Limits::settle`].
+    pub fn settle(&self, report: &Report<'_>, now: Micros) -> Settled {
+        let mut settlements = self.settled.lock();
+        let before = match settlements.open(report, REMEMBERED, now) {
+            Ok(before) => before,
+            Err(settled) => return settled,
+        };
+        let mut debt_cut = false;
+        let mut charged = SmallVec::new();
+        for (at, due) in report.due.iter().enumerate() {
+            let known = before.as_ref().and_then(|before| before.charged.get(at).copied());
+            let known = known.unwrap_or_else(|| Charged::held(&due.hold));
+            let (now_charged, is_cut) = self.correct(due, known, report, now);
+            debt_cut |= is_cut;
+            charged.push(now_charged);
+        }
+        settlements.close(report, charged, now);
+        Settled::Applied { before: before.map(|before| before.tokens), debt_cut }
+    }
+
+    /// Makes what is charged to the cell of one hold what is due; and whether a debt was cut.
+    fn correct(&self, due: &Due, known: Charged, report: &Report<'_>, now: Micros) -> (Charged, bool) {
+        let Due { hold, quota, used } = due;
+        let (Some(quota), Some(shard)) = (quota, self.shard_of(hold.account)) else { return (known, false) };
+        let mut shard = shard.lock();
+        let now = shard.not_before_latest(now);
+        let is_more = *used > known.hits;
+        // What is not there any more has nothing to give back.
+        let is_there = || shard.accounts.get(&hold.account)?.cell(hold.cell);
+        if *used == known.hits || (!is_more && is_there().is_none()) {
+            return (known, false);
+        }
+        let account = shard.account(hold.account, now);
+        let mut cell = account.cell(hold.cell).unwrap_or_else(|| Cell::fresh(quota));
+        cell.advance(quota, now);
+        let (charged, is_cut) = if is_more {
+            let more = known.charge_more(&mut cell, quota, *used, now);
+            (more, cell.bound_debt(quota, report.debt_windows, now))
+        } else {
+            let hold = Charge { mark: hold.mark, minted: report.minted };
+            (known.give_back(&mut cell, quota, *used, hold, now), false)
+        };
+        account.put(hold.cell, cell);
+        (charged, is_cut)
+    }
+
+    /// How many of an instance's reservations from `first` on, and before `end`, no report has come for.
+    #[must_use]
+    pub fn silent(&self, instance: Instance, first: u64, end: u64) -> u64 {
+        self.settled.lock().silent(instance, first, end)
+    }
+
+    /// Charges what a demand takes, into debt if need be.
+    #[cfg(test)]
+    pub(crate) fn charge(&self, demand: &Demand, debt_windows: u32, now: Micros) -> bool {
         let Demand { account, cell, quota, cost } = demand;
-        let Some(mut shard) = self.shards.get(demand.shard()).map(Mutex::lock) else { return false };
+        let Some(mut shard) = self.shard_of(*account).map(Mutex::lock) else { return false };
         let now = shard.not_before_latest(now);
         let account = shard.account(*account, now);
         let mut charged = account.cell(*cell).unwrap_or_else(|| Cell::fresh(quota));
@@ -125,6 +186,10 @@ impl Memory {
         let is_cut = charged.bound_debt(quota, debt_windows, now);
         account.put(*cell, charged);
         is_cut
+    }
+
+    fn shard_of(&self, account: AccountKey) -> Option<&Mutex<Shard>> {
+        self.shards.get(account.shard())
     }
 
     /// Forgets the idle accounts of a few shards, others in every turn: nobody waits long for a lock, and what a flood left
@@ -176,18 +241,19 @@ fn check(
         let mut cell = find(demand).unwrap_or_else(|| Cell::fresh(&demand.quota));
         cell.advance(&demand.quota, now);
         for earlier in demands.iter().take(at).filter(|earlier| earlier.is_same_cell(demand)) {
-            cell.take(&demand.quota, earlier.cost, now);
+            cell.charge(&demand.quota, earlier.cost.hits(), now);
         }
         let verdict = cell.peek(&demand.quota, demand.cost, now);
         all_fit &= verdict == Verdict::Fits;
         checks.push(Checked { cell, verdict });
     }
     admission.outcome = Outcome::of(all_fit);
-    for (demand, Checked { cell, verdict }) in demands.iter().zip(&mut checks) {
-        if all_fit {
-            cell.take(&demand.quota, demand.cost, now);
-        }
-        admission.standings.push(cell.standing(&demand.quota, *verdict, now));
+    for (at, (demand, Checked { cell, verdict })) in demands.iter().zip(&mut checks).enumerate() {
+        // What another demand needs of the same cell is left to it.
+        let is_last = !demands.iter().skip(at + 1).any(|later| later.is_same_cell(demand));
+        let cost = if is_last { demand.cost } else { demand.cost.at_least() };
+        let held = if all_fit { cell.take(&demand.quota, cost, now) } else { 0 };
+        admission.standings.push(Standing { held, ..cell.standing(&demand.quota, *verdict, now) });
     }
     checks
 }
@@ -234,10 +300,10 @@ impl Shard {
             {
                 // A copy after all, of a few words: reading back what was just written would stall.
                 let mut cell = *known;
-                let verdict = cell.admit(demand, now);
+                let (verdict, held) = cell.admit(demand, now);
                 *known = cell;
                 admission.outcome = Outcome::of(verdict == Verdict::Fits);
-                admission.standings.push(cell.standing(&demand.quota, verdict, now));
+                admission.standings.push(Standing { held, ..cell.standing(&demand.quota, verdict, now) });
                 return;
             }
             account.admit(demands, now, admission);
@@ -249,13 +315,13 @@ impl Shard {
     /// Demands on an account that is not there yet.
     #[cold]
     fn admit_new(&mut self, key: AccountKey, demands: &[Demand], now: Micros, admission: &mut Admission) {
-        // A token limit takes nothing now, and will want an account when the usage is charged.
+        // A demand that takes nothing now will want an account when the usage is charged.
         if !self.has_room(key, now) {
             admission.outcome = Outcome::Undecided(Undecided::Full);
             return;
         }
         let checks = check(demands, now, |_| None, admission);
-        if admission.admitted() && demands.iter().any(|demand| matches!(demand.cost, Cost::Take(_))) {
+        if admission.admitted() && demands.iter().any(|demand| demand.cost.takes()) {
             self.account(key, now).put_taken(demands, &checks);
         }
     }
@@ -319,13 +385,17 @@ impl Account {
         }
         let looked = (first.look(one.as_deref()), second.look(two.as_deref()));
         let (Some(mut after_one), Some(mut after_two)) = looked else { return false };
-        let both_fit = first.cell != second.cell
-            && after_one.admit(first, now) == Verdict::Fits
-            && after_two.admit(second, now) == Verdict::Fits;
+        if first.cell == second.cell {
+            return false;
+        }
+        let (held_one, held_two) = (after_one.admit(first, now), after_two.admit(second, now));
+        let both_fit = held_one.0 == Verdict::Fits && held_two.0 == Verdict::Fits;
         if both_fit {
             admission.outcome = Outcome::Admitted;
-            for (demand, cell, after) in [(first, one, after_one), (second, two, after_two)] {
-                admission.standings.push(after.standing(&demand.quota, Verdict::Fits, now));
+            for (demand, cell, after, held) in
+                [(first, one, after_one, held_one.1), (second, two, after_two, held_two.1)]
+            {
+                admission.standings.push(Standing { held, ..after.standing(&demand.quota, Verdict::Fits, now) });
                 if let Some(cell) = cell {
                     *cell = after;
                 }
@@ -357,7 +427,7 @@ impl Account {
     /// Writes what an admission took.
     fn put_taken(&mut self, demands: &[Demand], checks: &[Checked]) {
         for (demand, Checked { cell, .. }) in demands.iter().zip(checks) {
-            if let Cost::Take(_) = demand.cost {
+            if demand.cost.takes() {
                 self.put(demand.cell, *cell);
             }
         }
@@ -376,17 +446,46 @@ impl Demand {
     fn look(&self, cell: Option<&Cell>) -> Option<Cell> {
         match (cell, self.cost) {
             (Some(cell), _) => Some(*cell),
-            (None, Cost::Postpaid) => Some(Cell::fresh(&self.quota)),
-            (None, Cost::Take(_)) => None,
+            (None, cost) if !cost.takes() => Some(Cell::fresh(&self.quota)),
+            (None, _) => None,
         }
     }
 
     fn shard(&self) -> usize {
-        // The map takes its bits from the low half.
-        (self.account.0 >> 64) as usize % SHARDS
+        self.account.shard()
     }
 
     fn is_same_cell(&self, other: &Demand) -> bool {
         self.cell == other.cell && self.account == other.account
+    }
+}
+
+// === impl AccountKey ===
+
+impl AccountKey {
+    fn shard(self) -> usize {
+        // The map takes its bits from the low half.
+        (self.0 >> 64) as usize % SHARDS
+    }
+}
+
+// === impl Charged ===
+
+impl Charged {
+    /// Charges what is `due` beyond what is charged; that has a place of its own, until a better report takes it back.
+    fn charge_more(self, cell: &mut Cell, quota: &Quota, due: u64, now: Micros) -> Self {
+        let more = due - self.hits;
+        cell.charge(quota, more, now);
+        // Of two the first: what is given back is given back by the place that is sooner paid for.
+        let at = if self.extra == 0 { Charge { mark: cell.mark(), minted: now } } else { self.at };
+        Charged { hits: due, extra: self.extra.saturating_add(more), at }
+    }
+
+    /// Gives back what is charged beyond what is `due`: first what came on top of the hold, then of the hold.
+    fn give_back(self, cell: &mut Cell, quota: &Quota, due: u64, hold: Charge, now: Micros) -> Self {
+        let less = self.hits - due;
+        let of_extra = less.min(self.extra);
+        let back = cell.give_back(quota, of_extra, self.at, now) + cell.give_back(quota, less - of_extra, hold, now);
+        Charged { hits: self.hits - back.min(less), extra: self.extra - of_extra, at: self.at }
     }
 }

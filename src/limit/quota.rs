@@ -13,6 +13,7 @@ pub struct Quota {
     /// In microseconds.
     pub(super) window: u64,
     pub(super) algorithm: Algorithm,
+    pub(super) carries_debt: bool,
     /// Microseconds until one hit is back, rounded down; and what was rounded off, in parts of the limit.
     pub(super) interval: u64,
     pub(super) part: u64,
@@ -62,13 +63,32 @@ impl Quota {
     pub fn new(limit: u64, window: Duration) -> Self {
         let (limit, window) = (limit.min(Self::MAX_LIMIT), Micros::from(window).0.max(1));
         let refill = limit.max(1);
-        Quota { limit, window, algorithm: Algorithm::default(), interval: window / refill, part: window % refill }
+        Quota {
+            limit,
+            window,
+            algorithm: Algorithm::default(),
+            carries_debt: false,
+            interval: window / refill,
+            part: window % refill,
+        }
     }
 
     /// The same, counted by `algorithm`.
     #[must_use]
     pub fn by(self, algorithm: Algorithm) -> Self {
         Quota { algorithm, ..self }
+    }
+
+    /// The same; what answers cost beyond the limit of a fixed window is carried into those that follow.
+    #[must_use]
+    pub fn carrying_debt(self) -> Self {
+        Quota { carries_debt: true, ..self }
+    }
+
+    /// Whether the end of a window forgives what answers cost beyond its limit. Else that is paid off by time.
+    #[must_use]
+    pub fn forgives_debt(&self) -> bool {
+        self.algorithm.has_windows() && !self.carries_debt
     }
 
     /// Hits per window; 0 for never.

@@ -1,3 +1,4 @@
+mod settle;
 mod window;
 
 use std::sync::Arc;
@@ -34,7 +35,7 @@ fn a_limit_that_is_lowered_makes_no_debt_of_what_was_used() {
         let memory = Memory::default();
         memory.charge(&taking(used, window(1000)), 10, Micros(0));
         let lowered =
-            admit(&memory, Demand { cost: Cost::Postpaid, ..take(1, 1, window(100)) }, Micros(0)).standings[0];
+            admit(&memory, Demand { cost: Cost::POSTPAID, ..take(1, 1, window(100)) }, Micros(0)).standings[0];
         assert_eq!((lowered.remaining(), lowered.reset()), (100_u64.saturating_sub(used), reset), "{used}");
     }
 }
@@ -56,7 +57,7 @@ fn a_window_that_changes_keeps_what_was_used() {
     ] {
         let memory = Memory::default();
         memory.charge(&taking(used, before), 10, Micros(0));
-        let standing = admit(&memory, Demand { cost: Cost::Postpaid, ..take(1, 1, after) }, Micros(0)).standings[0];
+        let standing = admit(&memory, Demand { cost: Cost::POSTPAID, ..take(1, 1, after) }, Micros(0)).standings[0];
         assert_eq!((standing.remaining(), standing.reset()), (left, reset), "{used} of {before:?}");
     }
 }
@@ -69,7 +70,7 @@ fn a_debt_ends_after_so_many_windows() {
     {
         let memory = Memory::default();
         assert_eq!(memory.charge(&taking(used, quota), windows, Micros(0)), cut, "{used}");
-        let standing = admit(&memory, Demand { cost: Cost::Postpaid, ..take(1, 1, quota) }, Micros(0)).standings[0];
+        let standing = admit(&memory, Demand { cost: Cost::POSTPAID, ..take(1, 1, quota) }, Micros(0)).standings[0];
         let whole = MINUTE * u32::try_from(used / 100).unwrap();
         assert_eq!(standing.reset(), if cut { MINUTE * (windows + 1) } else { whole }, "{used}");
     }
@@ -110,7 +111,7 @@ fn requests_that_come_late_with_their_time_are_not_refused_for_it() {
 #[test]
 fn a_limit_of_zero_refuses_for_ever() {
     let quota = Quota::new(0, MINUTE);
-    for cost in [Cost::Take(1), Cost::Postpaid] {
+    for cost in [Cost::Take(1), Cost::POSTPAID] {
         let demand = Demand { cost, ..take(1, 1, quota) };
         let refused = admit(&Memory::default(), demand, at(100 * MINUTE));
         assert_eq!(refused.standings[0].verdict, Verdict::Exceeds(None));
@@ -121,7 +122,7 @@ fn a_limit_of_zero_refuses_for_ever() {
 #[test]
 fn a_charge_goes_into_debt_and_debt_is_paid_off_by_time() {
     let (memory, quota) = (Memory::default(), Quota::new(100, MINUTE));
-    let postpaid = Demand { cost: Cost::Postpaid, ..take(1, 1, quota) };
+    let postpaid = Demand { cost: Cost::POSTPAID, ..take(1, 1, quota) };
     memory.charge(&taking(60, quota), 10, Micros(0));
     assert!(admit(&memory, postpaid, Micros(0)).admitted());
     memory.charge(&taking(60, quota), 10, Micros(0));
@@ -135,7 +136,7 @@ fn a_charge_goes_into_debt_and_debt_is_paid_off_by_time() {
 #[test]
 fn postpaid_takes_nothing() {
     let (memory, quota) = (Memory::default(), Quota::new(1, MINUTE));
-    let postpaid = Demand { cost: Cost::Postpaid, ..take(1, 1, quota) };
+    let postpaid = Demand { cost: Cost::POSTPAID, ..take(1, 1, quota) };
     for _ in 0..10 {
         assert_eq!(admit(&memory, postpaid, Micros(0)).standings[0].remaining(), 1);
     }
@@ -231,7 +232,7 @@ fn at_the_bound_there_is_room_for_those_who_are_there_and_for_nobody_else() {
     }
     for n in 0..BOUND as u64 {
         assert!(admit(&memory, take(account(n), 1, quota), Micros(1)).admitted(), "a live one is never forgotten");
-        for cost in [Cost::Take(1), Cost::Postpaid] {
+        for cost in [Cost::Take(1), Cost::POSTPAID] {
             let newcomer = Demand { cost, ..take(account(10_000 + n), 1, quota) };
             let refused = admit(&memory, newcomer, Micros(1));
             assert_eq!(refused.outcome, Outcome::Undecided(Undecided::Full));
@@ -268,7 +269,7 @@ fn two_limits_of_one_account_are_never_taken_one_without_the_other() {
     let day = Duration::from_secs(24 * 3600);
     let demands = [take(1, 1, Quota::new(500, day)), take(1, 2, Quota::new(700, day))];
     assert_eq!(race(&memory, &demands), 500);
-    let [first, second] = demands.map(|demand| admit(&memory, Demand { cost: Cost::Postpaid, ..demand }, Micros(0)));
+    let [first, second] = demands.map(|demand| admit(&memory, Demand { cost: Cost::POSTPAID, ..demand }, Micros(0)));
     assert_eq!((first.standings[0].remaining(), second.standings[0].remaining()), (0, 200));
 }
 

@@ -1,10 +1,11 @@
 //! A fixed window that the first hit starts, after which the counter starts anew: what Limitador counts by.
 //!
-//! It admits its limit once in every window; across the edge of two windows, up to twice the limit in a short time.
+//! It admits its limit once in every window; across the edge of two windows, up to twice the limit in a short time. What answers cost
+//! beyond the limit is carried into the windows that follow, or forgiven at the end of its own, as the limit says.
 
 use std::time::Duration;
 
-use super::{Cost, Quota, Verdict};
+use super::{Quota, Verdict};
 use crate::clock::Micros;
 
 /// The state of one window. A fresh one has not started.
@@ -13,40 +14,85 @@ pub struct Window {
     used: u64,
     /// When the counter starts anew, if anything was used.
     end: Micros,
+    /// The limit by which it was counted, and its window in microseconds.
+    limit: u64,
+    window: u64,
 }
 
 // === impl Window ===
 
 impl Window {
-    /// Ends the window if its time is over at `now`. Of a window that became shorter no more than that is left.
+    /// Ends the window if its time is over at `now`, and goes on with the debt if that is carried. Of a window that became shorter no
+    /// more than that is left; under a lower limit what was used within the old one fills the new one, and is no debt.
+    #[inline]
     pub fn advance(&mut self, quota: &Quota, now: Micros) {
         if now >= self.end {
+            self.pass(quota, now);
+        }
+        if (self.limit, self.window) != (quota.limit, quota.window) {
+            let debt = self.used.saturating_sub(self.limit);
+            let used = self.used.min(self.limit).min(quota.limit).saturating_add(debt);
+            let end = Micros(self.end.0.min(now.0.saturating_add(quota.window)));
+            *self = Window { used, end, limit: quota.limit, window: quota.window };
+        }
+    }
+
+    /// Starts the counter anew at the end of its window, or that of the last which a debt filled.
+    fn pass(&mut self, quota: &Quota, now: Micros) {
+        let debt = if quota.carries_debt { self.used.saturating_sub(self.limit) } else { 0 };
+        if debt == 0 {
             self.used = 0;
+            return;
         }
-        self.end = self.end.min(Micros(now.0.saturating_add(quota.window)));
+        // Of a limit of nothing one hit comes back in a window, so that what was used ends some day.
+        let passed = self.passed(now);
+        self.used = self.used.saturating_sub(self.limit.max(1).saturating_mul(passed));
+        self.end = Micros(self.end.0.saturating_add(passed.saturating_mul(self.window)));
     }
 
-    /// Whether `cost` fits at `now`, after [`Window::advance`].
+    /// How many windows have ended at `now`.
+    fn passed(&self, now: Micros) -> u64 {
+        now.0.checked_sub(self.end.0).map_or(0, |since| 1 + since / self.window.max(1))
+    }
+
+    /// What a hold of `need` at `now` would meet, after [`Window::advance`]. An empty window holds whatever is asked of it.
     #[must_use]
-    pub fn peek(&self, quota: &Quota, cost: Cost, now: Micros) -> Verdict {
-        let hits = cost.hits();
-        match self.used.saturating_add(hits) <= quota.limit {
-            true => Verdict::Fits,
-            false if hits > quota.limit => Verdict::Exceeds(None),
-            false => Verdict::Exceeds(Some(self.until_new(now))),
+    #[inline]
+    pub fn fits(&self, quota: &Quota, need: u64, now: Micros) -> Verdict {
+        match (quota.limit, self.used.saturating_add(need) <= quota.limit) {
+            (0, _) => Verdict::Exceeds(None),
+            (_, true) => Verdict::Fits,
+            (_, false) if self.used == 0 => Verdict::Fits,
+            (_, false) => Verdict::Exceeds(Some(Duration::from_micros(self.until_room(quota, need, now)))),
         }
     }
 
-    /// Takes what `cost` asks, if it fits at `now`, after [`Window::advance`].
-    pub fn admit(&mut self, quota: &Quota, cost: Cost, now: Micros) -> Verdict {
-        let verdict = self.peek(quota, cost, now);
-        if let (Verdict::Fits, Cost::Take(hits)) = (verdict, cost) {
-            self.charge(quota, hits, now);
-        }
-        verdict
+    /// Until there is room for `need`, in microseconds: the end of this window, or of a later one where a debt fills that.
+    fn until_room(&self, quota: &Quota, need: u64, now: Micros) -> u64 {
+        let beyond = match quota.carries_debt {
+            true => self.used.saturating_add(need).saturating_sub(quota.limit).max(1),
+            false => 1,
+        };
+        // An empty window takes whatever is needed.
+        let windows = beyond.div_ceil(quota.limit.max(1)).min(self.used.div_ceil(quota.limit.max(1))).max(1);
+        self.end.0.saturating_sub(now.0).saturating_add((windows - 1).saturating_mul(quota.window))
     }
 
-    /// Adds `hits`, into debt if need be: the end of the window forgives it. The first hit starts the window.
+    /// The window of a hold: what it gives back, it gives back to this one alone.
+    #[must_use]
+    pub fn mark(&self) -> Micros {
+        self.end
+    }
+
+    /// Gives back `hits` that were held in the window which ends at `mark`, if that is this one; how many. After [`Window::advance`].
+    pub fn give_back(&mut self, hits: u64, mark: Micros) -> u64 {
+        let back = if mark == self.end { hits.min(self.used) } else { 0 };
+        self.used -= back;
+        back
+    }
+
+    /// Adds `hits`, into debt if need be. The first hit starts the window.
+    #[inline]
     pub fn charge(&mut self, quota: &Quota, hits: u64, now: Micros) {
         if self.used == 0 {
             self.end = Micros(now.0.saturating_add(quota.window));
@@ -54,29 +100,44 @@ impl Window {
         self.used = self.used.saturating_add(hits);
     }
 
+    /// Ends a debt after so many windows, those of `quota`; whether it was longer.
+    pub fn bound_debt(&mut self, quota: &Quota, windows: u32) -> bool {
+        if !quota.carries_debt {
+            return false;
+        }
+        let most = quota.limit.max(1).saturating_mul(u64::from(windows).saturating_add(1));
+        let is_longer = self.used > most;
+        self.used = self.used.min(most);
+        is_longer
+    }
+
     /// Hits that are used of the window, after [`Window::advance`].
     #[must_use]
+    #[inline]
     pub fn used(&self) -> u64 {
         self.used
     }
 
-    /// Until the counter starts anew.
-    #[must_use]
-    pub fn until_new(&self, now: Micros) -> Duration {
-        Duration::from_micros(self.left(now))
+    /// Until the counter starts anew, in microseconds: where a debt is carried, until that is paid too.
+    #[inline]
+    pub(super) fn left(&self, quota: &Quota, now: Micros) -> u64 {
+        let windows = match self.used {
+            0 => return 0,
+            used if quota.carries_debt && used > quota.limit => used.div_ceil(quota.limit.max(1)) - 1,
+            _ => 0,
+        };
+        self.end.0.saturating_sub(now.0).saturating_add(windows.saturating_mul(quota.window))
     }
 
-    /// Likewise, in microseconds.
-    pub(super) fn left(&self, now: Micros) -> u64 {
-        match self.used {
-            0 => 0,
-            _ => self.end.0.saturating_sub(now.0),
-        }
+    /// Until the counter starts anew.
+    #[must_use]
+    pub fn until_new(&self, quota: &Quota, now: Micros) -> Duration {
+        Duration::from_micros(self.left(quota, now))
     }
 
     /// Whether nothing will count at `now`.
     #[must_use]
     pub fn is_idle(&self, now: Micros) -> bool {
-        self.used == 0 || now >= self.end
+        self.used <= self.limit.max(1).saturating_mul(self.passed(now))
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::tiers::{ByTier, TIER, may_apply};
 use crate::expression::{Expression, Reference};
 use crate::limit::Quota;
-use crate::manifest::{ALGORITHM_ANNOTATION, LimitPolicy, LimitSpec, Manifests};
+use crate::manifest::{DEBT_ANNOTATION, LimitPolicy, LimitSpec, Manifests};
 use crate::policy::{Attached, Limit, LimitSet, Policy};
 use crate::problem::{Finding, Problem};
 use crate::rules::LimitKind;
@@ -72,15 +72,15 @@ fn shown(kind: LimitKind, rate: &Quota) -> String {
 /// Tokens are charged after the answer: at the end of a fixed window all debt is forgiven.
 fn fixed_window(policy: &LimitPolicy) -> Option<Problem> {
     let mut rates = policy.limits.iter().flatten().flat_map(|limit| &limit.rates);
-    if policy.kind != LimitKind::Tokens || !rates.any(|rate| rate.algorithm().forgives_debt()) {
+    if policy.kind != LimitKind::Tokens || !rates.any(|rate| rate.forgives_debt()) {
         return None;
     }
-    let place = policy.meta.annotation(ALGORITHM_ANNOTATION).map_or(&policy.meta.place, |(.., place)| place);
+    let place = policy.meta.annotation(DEBT_ANNOTATION).map_or(&policy.meta.place, |(.., place)| place);
     let message =
         "counts tokens in fixed windows: what an answer costs beyond its window's limit is forgiven at the end of it";
-    let field = format!("metadata.annotations.{ALGORITHM_ANNOTATION}");
+    let field = format!("metadata.annotations.{DEBT_ANNOTATION}");
     let problem = policy.meta.warning(Finding::TokensFixedWindow, place, &field, message.to_owned());
-    Some(problem.remedy("remove the annotation: a token bucket carries the debt over"))
+    Some(problem.remedy("remove the annotation: without it the debt is carried into the windows that follow"))
 }
 
 /// Token limits for callers whose requests nothing limits: a call that costs few tokens may be made any number of times.

@@ -39,7 +39,7 @@ proptest! {
         }
         let memory = Memory::default();
         let demand = |cell, quota| {
-            let cost = if tokens { Cost::Postpaid } else { Cost::Take(1) };
+            let cost = if tokens { Cost::POSTPAID } else { Cost::Take(1) };
             Demand { account: AccountKey(cell), cell: CellId(1), quota, cost }
         };
         let demands = [demand(1, quota), demand(2, rate)];

@@ -65,8 +65,7 @@ impl RateLimitService for RateLimit {
 impl RateLimit {
     #[must_use]
     pub fn new(gate: Arc<Gate>, metrics: Arc<Metrics>, refusals: Arc<Refusals>, clock: Clock, style: Style) -> Self {
-        let (sealer, limits) = (Arc::clone(&gate.sealer), Arc::clone(&gate.limits));
-        let usage = Arc::new(Reports::new(sealer, limits, gate.bounds(), metrics.usage.clone()));
+        let usage = Arc::new(gate.reports(metrics.usage.clone()));
         let (asked, told) = (AtomicBool::new(false), AtomicBool::new(false));
         RateLimit { gate, usage, metrics, refusals, clock, style, asked, told }
     }

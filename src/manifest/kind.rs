@@ -3,7 +3,7 @@
 use super::TIERS_ANNOTATION;
 use super::annotation::SHADOW;
 use super::gateway::ORDER;
-use super::limit_policy::{ALGORITHM, SCOPE};
+use super::limit_policy::{ADMISSION, ALGORITHM, DEBT, SCOPE};
 use crate::spelling::did_you_mean;
 
 /// A kind of object that is read, with the API versions whose shape it has.
@@ -91,7 +91,8 @@ impl Kind {
     pub(super) fn annotations(&self) -> &'static [&'static str] {
         match self.name {
             "AuthPolicy" => &[SHADOW],
-            "RateLimitPolicy" | "TokenRateLimitPolicy" => &[ALGORITHM, SCOPE, SHADOW],
+            "RateLimitPolicy" => &[ALGORITHM, SCOPE, SHADOW],
+            "TokenRateLimitPolicy" => &[ALGORITHM, SCOPE, SHADOW, ADMISSION, DEBT],
             "Gateway" => &[ORDER],
             "LLMInferenceService" => &[TIERS_ANNOTATION],
             _ => &[],

@@ -9,7 +9,7 @@ use crate::document::{Field, Fields, Report, Value, all};
 use crate::expression::{CompileError, Expression, View};
 use crate::limit::{Algorithm, Quota};
 use crate::problem::{Finding, Place, Severity};
-use crate::rules::LimitKind;
+use crate::rules::{LimitKind, TokenAdmission};
 
 /// A policy of either kind. `limits` is `None` when it is in error.
 #[derive(Clone, Debug)]
@@ -28,6 +28,8 @@ pub struct LimitPolicy {
     pub limits_place: Place,
     /// Whether a policy on a Gateway counts for each route by itself.
     pub per_route: bool,
+    /// Of token limits, where the policy says it.
+    pub admission: Option<TokenAdmission>,
     /// Which of its limits only say what they would have refused.
     pub shadow: Shadow,
 }
@@ -83,6 +85,7 @@ impl LimitPolicy {
             limits: None,
             limits_place: meta.place.clone(),
             per_route: false,
+            admission: None,
             shadow: Shadow::Nothing,
             meta,
         }
@@ -106,8 +109,16 @@ impl LimitPolicy {
         let algorithm = read_choice(&self.meta, report, ALGORITHM, &algorithms).unwrap_or_default();
         self.per_route = read_choice(&self.meta, report, SCOPE, &SCOPES).unwrap_or_default();
         self.shadow = annotation::read_shadow(&self.meta, report, self.limits.as_deref());
+        let mut carries_debt = false;
+        if self.kind == LimitKind::Tokens {
+            self.admission = read_choice(&self.meta, report, ADMISSION, &ADMISSIONS);
+            carries_debt = read_choice(&self.meta, report, DEBT, &DEBTS).unwrap_or(true);
+        }
         for rate in self.limits.iter_mut().flatten().flat_map(|limit| &mut limit.rates) {
             *rate = rate.by(algorithm);
+            if carries_debt {
+                *rate = rate.carrying_debt();
+            }
         }
     }
 
@@ -126,6 +137,13 @@ impl LimitPolicy {
 
 /// How a policy's limits count.
 pub const ALGORITHM: &str = "tiergate.io/algorithm";
+/// What token limits let through: see [`TokenAdmission`].
+pub(super) const ADMISSION: &str = "tiergate.io/token-admission";
+const ADMISSIONS: [(&str, TokenAdmission); 2] =
+    [("reserve", TokenAdmission::Reserve), ("positive", TokenAdmission::Positive)];
+/// What becomes of what answers cost beyond the limit of a fixed window.
+pub const DEBT: &str = "tiergate.io/debt";
+const DEBTS: [(&str, bool); 2] = [("carry", true), ("forgive", false)];
 /// What a policy on a Gateway counts for: the Gateway, or each of its routes as Kuadrant does.
 pub(super) const SCOPE: &str = "tiergate.io/counter-scope";
 const SCOPES: [(&str, bool); 2] = [("gateway", false), ("route", true)];

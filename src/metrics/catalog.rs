@@ -10,8 +10,10 @@ const TIER: (&str, &str) = (
 const MODEL: (&str, &str) =
     ("model", "the name of an LLMInferenceService; `other` for any other, empty where none was asked for");
 const NAMESPACE: (&str, &str) = ("namespace", "that of the LLMInferenceService; else empty");
-const USAGE: (&str, &str) =
-    ("usage", "`total`, `input`, `output`, `cached`, `reasoning`; `estimated`, of answers that said no usage");
+const USAGE: (&str, &str) = (
+    "usage",
+    "`total`, `input`, `output`, `cached`, `reasoning`; `estimated`, of answers that said no usage; `corrected`, estimated ones that a later report took the place of",
+);
 const LIMIT: (&str, &str) = ("limit", "its name in the policy; `other` for those beyond 1,000");
 const POLICY: (&str, &str) = ("policy", "`namespace/name`");
 const VERDICT: (&str, &str) = ("verdict", "`exceeds`, `fits`");
@@ -193,7 +195,7 @@ pub const FAMILIES: &[Description] = &[
         "reports",
         &[(
             "result",
-            "`duplicate`, `estimated` (charged by its bytes), `late`, `no_usage` (free), `refused` (unreadable), `settled`, `unknown` (of another process, or forged)",
+            "`conflicting` (a second one that says another number), `duplicate`, `estimated` (charged by its bytes, or by what was counted so far), `late` (after --settle-within), `no_usage` (free), `refused` (unreadable), `settled`, `unknown` (of another process, or forged)",
         )],
         "Usage reports, by what became of them",
         "far fewer `settled` than allowed requests: the gateway does not report, and token limits charge nothing; the share of `estimated`: answers carry no usage; `refused` above 0",
@@ -207,6 +209,20 @@ pub const FAMILIES: &[Description] = &[
         )],
         "What usage reports said and was not taken as it was said",
         "above 0: a model or the gateway reports what cannot be",
+    ),
+    gauge(
+        "tiergate_usage_reports_awaited",
+        "reservations",
+        &[],
+        "Admitted requests of the last --max-call-time that no usage report has come for",
+        "as many as were admitted: the gateway does not report",
+    ),
+    counter(
+        "tiergate_usage_unsettled",
+        "reservations",
+        &[],
+        "Admitted requests that no usage report has come for in --max-call-time; what they held stays charged",
+        "above 0: reports are lost",
     ),
     counter(
         "tiergate_usage_tokens",

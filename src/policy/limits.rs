@@ -14,7 +14,7 @@ use crate::expression::{Direct, EvalError, Expression, Path, Reference, Scope, V
 use crate::hash::KeyedHasher;
 use crate::limit::{AccountKey, CellId, Quota};
 use crate::problem::{ObjectName, Place};
-use crate::rules::LimitKind;
+use crate::rules::{LimitKind, TokenAdmission};
 
 /// One named limit.
 #[derive(Debug)]
@@ -26,6 +26,8 @@ pub struct Limit {
     /// All must hold.
     pub when: Vec<Arc<Expression>>,
     pub counters: Vec<Arc<Expression>>,
+    /// Of token limits, where the policy says it.
+    pub admission: Option<TokenAdmission>,
     pub rates: Vec<(CellId, Quota)>,
     /// Whether each route has cells of its own: see [`Limit::cells`].
     pub per_route: bool,

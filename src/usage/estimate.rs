@@ -20,9 +20,9 @@ const PRIOR: f64 = 500.0;
 /// The prompt of a model of which nothing is known costs at most this many tokens: what makes a request longer is mostly an
 /// image or a sound, and no text.
 const UNKNOWN_PROMPT: f64 = 16_384.0;
-/// Tokens a byte, of text and of events as models send them (each token in JSON of about 200 bytes).
+/// Tokens a byte, of text and of events as models send them (each token in JSON of about 100 bytes).
 const TEXT: f64 = 0.25;
-const EVENTS: f64 = 0.005;
+const EVENTS: f64 = 0.01;
 
 /// What is known of models' answers.
 #[derive(Debug, Default)]

@@ -11,17 +11,21 @@ use arc_swap::ArcSwap;
 use hashbrown::HashMap;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
 use smallvec::SmallVec;
 
-use super::{ModelId, Reservation, Settlement, Usage};
+use super::{Charged, ModelId, Reservation, Settlement, Usage};
 use crate::family::{Family, Registry, register};
 use crate::limit::CellId;
+use crate::rules::LimitKind;
 
 /// Counts usage reports and their tokens. Clones share it.
 #[derive(Clone, Debug)]
 pub struct UsageMetrics {
     reports: Family<ResultLabel, Counter>,
     corrections: Family<CorrectionLabel, Counter>,
+    awaited: Gauge,
+    unsettled: Counter,
     tokens: Families,
     series: Arc<ArcSwap<Series>>,
 }
@@ -104,7 +108,7 @@ struct LimitLabels {
 }
 
 /// The label `usage` of tokens.
-const KINDS: [&str; 6] = ["total", "input", "output", "cached", "reasoning", "estimated"];
+const KINDS: [&str; 7] = ["total", "input", "output", "cached", "reasoning", "estimated", "corrected"];
 /// The result of a report that nobody can read.
 const REFUSED: &str = "refused";
 /// The label of what is not named.
@@ -130,7 +134,8 @@ impl Default for UsageMetrics {
         }
         let tokens = Families::default();
         let series = Arc::new(ArcSwap::from_pointee(tokens.of(&Named::default())));
-        UsageMetrics { reports, corrections, tokens, series }
+        let (awaited, unsettled) = (Gauge::default(), Counter::default());
+        UsageMetrics { reports, corrections, awaited, unsettled, tokens, series }
     }
 }
 
@@ -139,6 +144,8 @@ impl UsageMetrics {
     pub(crate) fn register(&self, registry: &mut Registry) {
         register(registry, "tiergate_usage_reports", self.reports.clone());
         register(registry, "tiergate_usage_corrections", self.corrections.clone());
+        register(registry, "tiergate_usage_reports_awaited", self.awaited.clone());
+        register(registry, "tiergate_usage_unsettled", self.unsettled.clone());
         register(registry, "tiergate_usage_tokens", self.tokens.tiers.clone());
         register(registry, "tiergate_model_tokens", self.tokens.models.clone());
         register(registry, "tiergate_limit_tokens", self.tokens.limits.clone());
@@ -155,16 +162,26 @@ impl UsageMetrics {
         self.reports.get(&ResultLabel { result: REFUSED }).inc();
     }
 
+    /// So many reservations have no report yet.
+    pub(super) fn open(&self, reservations: u64) {
+        self.awaited.set(i64::try_from(reservations).unwrap_or(i64::MAX));
+    }
+
+    /// So many more calls have had no report, and cannot run any more.
+    pub(super) fn unsettled(&self, calls: u64) {
+        self.unsettled.inc_by(calls);
+    }
+
     /// Counts what of a report was not taken as it was said.
     pub(super) fn corrected(&self, correction: Correction) {
         self.corrections.get(&CorrectionLabel { what: correction.as_str() }).inc();
     }
 
     /// Counts a report; and its tokens, if they were charged to the `reservation` that it carried.
-    pub(crate) fn reported(&self, settlement: Settlement, usage: &Usage, reservation: Option<&Reservation>) {
-        self.reports.get(&ResultLabel { result: settlement.as_str() }).inc();
+    pub(crate) fn reported(&self, charged: &Charged, usage: &Usage, reservation: Option<&Reservation>) {
+        self.reports.get(&ResultLabel { result: charged.settlement.as_str() }).inc();
         if let Some(reservation) = reservation {
-            self.series.load().settled(reservation, usage, settlement);
+            self.series.load().settled(reservation, usage, charged);
         }
     }
 }
@@ -239,13 +256,17 @@ impl Families {
 
 impl Series {
     /// Counts the tokens of a report that was charged.
-    fn settled(&self, reservation: &Reservation, usage: &Usage, settlement: Settlement) {
-        let (charged, estimated) = match settlement {
-            Settlement::Settled(tokens) => (tokens, None),
-            Settlement::Estimated(tokens) => (tokens, Some(tokens)),
-            Settlement::NoUsage | Settlement::Duplicate | Settlement::Late | Settlement::Unknown => return,
+    fn settled(&self, reservation: &Reservation, usage: &Usage, charged: &Charged) {
+        let Charged { settlement, before, .. } = *charged;
+        // What an estimate says of its parts is taken from the report that corrects it.
+        let (tokens, usage, estimated) = match settlement {
+            Settlement::Settled(tokens) => (tokens, *usage, None),
+            Settlement::Estimated(tokens) => (tokens, Usage::default(), Some(tokens)),
+            Settlement::NoUsage if before.is_some() => (0, Usage::default(), None),
+            _ => return,
         };
-        let numbers = [usage.tokens(), usage.input, usage.output, usage.cached, usage.reasoning, estimated];
+        let numbers = [usage.tokens(), usage.input, usage.output, usage.cached, usage.reasoning, estimated, before];
+        let charged = tokens.saturating_sub(before.unwrap_or(0));
         for tokens in [self.tier(&reservation.tier), self.model(reservation.model)] {
             for (counter, number) in tokens.iter().zip(numbers) {
                 number.map(|number| counter.inc_by(number));
@@ -253,8 +274,8 @@ impl Series {
         }
         // A limit of several rates is charged once in each.
         let mut counted: SmallVec<[&Counter; 4]> = SmallVec::new();
-        for hold in &reservation.holds {
-            let limit = self.cells.get(&hold.cell).unwrap_or(&self.other_limit);
+        for hold in reservation.holds.iter().filter(|hold| hold.kind == LimitKind::Tokens) {
+            let limit = self.cells.get(&hold.of.cell).unwrap_or(&self.other_limit);
             if !counted.iter().any(|known| ptr::eq(known.inner(), limit.inner())) {
                 counted.push(limit);
                 limit.inc_by(charged);

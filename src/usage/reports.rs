@@ -1,11 +1,12 @@
 //! Where usage reports are taken, whichever channel they come over.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use super::{Bounds, Channel, Charged, Correction, Report, Reservation, Sealer, Settlement, Settlements, UsageMetrics};
+use super::{Channel, Charged, Correction, Report, Reservation, Sealer, Settlement, Settlements, UsageMetrics};
 use crate::clock::Nanos;
 use crate::limit::Limits;
 use crate::throttle::Throttle;
@@ -20,6 +21,17 @@ pub struct Reports {
     metrics: UsageMetrics,
     /// Reports that a line is due for.
     throttle: Mutex<Throttle>,
+    waited_for: Mutex<WaitedFor>,
+}
+
+/// The reservations whose reports are waited for. They are known by their serial numbers, which rise with time: so a moment and a number
+/// a second is all that there is to remember.
+#[derive(Debug, Default)]
+struct WaitedFor {
+    /// Those before it are waited for no longer.
+    first: u64,
+    /// How many had been made at a moment, the oldest first.
+    made: VecDeque<(Nanos, u64)>,
 }
 
 // === impl Reports ===
@@ -27,21 +39,38 @@ pub struct Reports {
 impl Reports {
     /// Takes reports of what `sealer` made, and charges them to `limits`.
     #[must_use]
-    pub fn new(sealer: Arc<Sealer>, limits: Arc<Limits>, bounds: Bounds, metrics: UsageMetrics) -> Self {
-        Reports { sealer, limits, settlements: Settlements::new(bounds), metrics, throttle: Mutex::default() }
+    pub fn new(sealer: Arc<Sealer>, limits: Arc<Limits>, settlements: Settlements, metrics: UsageMetrics) -> Self {
+        Reports { sealer, limits, settlements, metrics, throttle: Mutex::default(), waited_for: Mutex::default() }
+    }
+
+    /// Counts the reservations that no report has come for, and as unsettled those of calls that cannot run any more. To be called
+    /// about once a second.
+    pub fn count_silent(&self, now: Nanos) {
+        let mut waited_for = self.waited_for.lock();
+        let (instance, made) = (self.sealer.instance(), self.sealer.made());
+        waited_for.made.push_back((now, made));
+        while let Some((at, end)) = waited_for.made.front().copied()
+            && at.saturating_add(self.settlements.bounds.call_time) <= now
+        {
+            self.metrics.unsettled(self.limits.silent(instance, waited_for.first, end));
+            waited_for.first = waited_for.first.max(end);
+            waited_for.made.pop_front();
+        }
+        self.metrics.open(self.limits.silent(instance, waited_for.first, made));
     }
 
     /// Takes what a gateway reports of the answer whose reservation is `sealed`; what became of it.
     pub async fn take(&self, sealed: &str, report: &Report, channel: Channel, now: Nanos) -> Charged {
         let Some(reservation) = self.sealer.open(sealed) else {
-            self.metrics.reported(Settlement::Unknown, &report.usage, None);
+            let unknown = Settlement::Unknown.into();
+            self.metrics.reported(&unknown, &report.usage, None);
             self.warn(channel, |reports, channel| {
                 tracing::warn!(reports, channel, "usage reports carry reservations that this process did not make")
             });
-            return Settlement::Unknown.into();
+            return unknown;
         };
         let charged = self.settlements.settle(&self.limits, &reservation, report, now).await;
-        self.metrics.reported(charged.settlement, &report.usage, Some(&reservation));
+        self.metrics.reported(&charged, &report.usage, Some(&reservation));
         self.tell_cuts(&charged, &reservation, channel);
         charged
     }
@@ -94,13 +123,13 @@ mod tests {
     use crate::clock::Micros;
     use crate::family::Registry;
     use crate::limit::Memory;
-    use crate::usage::{MAX_HITS, Terms, Usage};
+    use crate::usage::{Bounds, MAX_HITS, Terms, Usage};
 
     #[tokio::test]
     async fn a_report_is_charged_once_and_whatever_becomes_of_it_is_counted() {
         let (sealer, metrics) = (Arc::new(Sealer::random()), UsageMetrics::default());
         let limits = Arc::new(Limits::in_memory(Memory::default()));
-        let reports = Reports::new(Arc::clone(&sealer), limits, Bounds::default(), metrics.clone());
+        let reports = Reports::new(Arc::clone(&sealer), limits, Settlements::default(), metrics.clone());
         let sealed = sealer.seal(&Terms { is_call: true, ..Terms::default() }, Micros(0));
         let report = Report { usage: Usage { total: Some(MAX_HITS), ..Usage::default() }, ..Report::default() };
         for (sealed, expected) in [
@@ -112,10 +141,24 @@ mod tests {
             assert_eq!(charged.settlement, expected);
         }
         reports.refuse(Channel::RateLimit, "no descriptors");
+        // Another call, that nobody reports.
+        let _ = sealer.seal(&Terms { is_call: true, ..Terms::default() }, Micros(0));
+        reports.count_silent(Nanos(0));
+        let shown = || {
+            let (mut registry, mut page) = (Registry::new(&[]), String::new());
+            metrics.register(&mut registry);
+            registry.encode(&mut page).unwrap();
+            page
+        };
+        let (open, unsettled) = ("tiergate_usage_reports_awaited 1\n", "tiergate_usage_unsettled_total 0\n");
+        assert!(shown().contains(open) && shown().contains(unsettled), "{}", shown());
+        reports.count_silent(Nanos::from(Bounds::CALL_TIME));
+        let (open, unsettled) = ("tiergate_usage_reports_awaited 0\n", "tiergate_usage_unsettled_total 1\n");
+        assert!(shown().contains(open) && shown().contains(unsettled), "{}", shown());
+        reports.count_silent(Nanos::from(Bounds::CALL_TIME * 2));
+        assert!(shown().contains(unsettled), "once: {}", shown());
         reports.pass_over(Channel::RateLimit, "`total` is none");
-        let (mut registry, mut page) = (Registry::new(&[]), String::new());
-        metrics.register(&mut registry);
-        registry.encode(&mut page).unwrap();
+        let page = shown();
         for line in [
             "tiergate_usage_reports_total{result=\"settled\"} 1",
             "tiergate_usage_reports_total{result=\"duplicate\"} 1",

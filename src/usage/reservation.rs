@@ -13,25 +13,25 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use siphasher::sip::SipHasher13;
 use smallvec::SmallVec;
 
+use super::Forecast;
 use crate::clock::Micros;
 use crate::hash::{self, Secret};
-use crate::limit::{AccountKey, CellId};
+use crate::limit::{self, AccountKey, CellId, Instance};
+use crate::rules::LimitKind;
 
 /// The layout; another number is another layout.
-const VERSION: u8 = 3;
-/// Version, minting time, whether it is a call, model, route, length of the tier's name; the name follows.
-const HEAD: usize = 1 + 8 + 1 + 8 + 8 + 1;
-/// A name that could be part of a namespace's is shorter. Longer ones are left out: they go to a metric only.
-const MAX_TIER: usize = 63;
-/// Account, cell.
-const HOLD: usize = 16 + 8;
-/// Instance and serial number, behind what is sealed.
-const NAME: usize = 8 + 8;
+const VERSION: u8 = 4;
+/// What a name may have. Longer ones are left out, or cut: they go to metrics and the usage log only.
+const MAX_NAME: usize = 255;
+/// Instance and serial number, behind what is sealed. Of the number six bytes: a million a second for nine years.
+const NAME: usize = 8 + 6;
 /// More limits than that apply to no request.
 const MAX_HOLDS: usize = 64;
+/// Longer texts are none of ours: they are refused unread.
+const MAX_SEALED: usize = 5120;
 
 /// What one Check admitted.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Reservation {
     /// When, on the clock of the store that holds the cells.
     pub minted: Micros,
@@ -41,12 +41,19 @@ pub struct Reservation {
     pub serial: u64,
     /// Whether a model writes for the request, so that an answer without usage has cost something.
     pub is_call: bool,
+    /// The decision that it comes from; where no usage log is kept 0, and no names are known.
+    pub decision: u64,
     /// The tier that was enforced, for metrics; empty if there was none.
     pub tier: Arc<str>,
     /// The model that was asked for, for estimates and metrics.
     pub model: ModelId,
-    /// The hash of the route that it was asked on.
+    /// Its name, the caller's and the route's, where a usage log is kept; else empty.
+    pub model_name: Arc<str>,
+    pub user: Arc<str>,
+    pub route_name: Arc<str>,
+    /// The hash of the route that it was asked on, where limits count for each; else 0.
     pub route: u64,
+    pub forecast: Forecast,
     pub holds: SmallVec<[Hold; 2]>,
 }
 
@@ -54,9 +61,14 @@ pub struct Reservation {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Terms<'a> {
     pub is_call: bool,
+    pub decision: u64,
     pub tier: &'a str,
     pub model: ModelId,
+    pub model_name: &'a str,
+    pub user: &'a str,
+    pub route_name: &'a str,
     pub route: u64,
+    pub forecast: Forecast,
     pub holds: &'a [Hold],
 }
 
@@ -64,16 +76,13 @@ pub struct Terms<'a> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ModelId(u64);
 
-/// One run of a process that makes reservations: random, so that no two are alike.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Instance(pub u64);
-
-/// One token limit that the usage will be charged to. How much it allows is not said: what it allows then counts, so that no report
-/// takes a change of it back.
+/// What one rate of a limit took, or held. How much it allows is not said: what it allows when the report comes counts, so that no
+/// report takes a change of it back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hold {
-    pub account: AccountKey,
-    pub cell: CellId,
+    /// What the limit counts.
+    pub kind: LimitKind,
+    pub of: limit::Hold,
 }
 
 /// Seals and opens reservations.
@@ -119,26 +128,27 @@ impl Sealer {
     pub fn seal(&self, terms: &Terms<'_>, minted: Micros) -> String {
         // INVARIANT: a nonce is used once. The counter cannot wrap in the life of a process.
         let serial = self.next.fetch_add(1, Ordering::Relaxed);
-        let mut sealed: SmallVec<[u8; 160]> = SmallVec::new();
-        sealed.push(VERSION);
-        sealed.extend_from_slice(&minted.0.to_be_bytes());
-        sealed.push(u8::from(terms.is_call));
-        sealed.extend_from_slice(&terms.model.0.to_be_bytes());
-        sealed.extend_from_slice(&terms.route.to_be_bytes());
-        let tier = if terms.tier.len() > MAX_TIER { "" } else { terms.tier }.as_bytes();
-        sealed.push(u8::try_from(tier.len()).unwrap_or(0));
-        sealed.extend_from_slice(tier);
-        for hold in terms.holds.iter().take(MAX_HOLDS) {
-            sealed.extend_from_slice(&hold.account.0.to_be_bytes());
-            sealed.extend_from_slice(&hold.cell.0.to_be_bytes());
-        }
+        let mut sealed: SmallVec<[u8; 256]> = SmallVec::new();
+        terms.encode(minted, &mut sealed);
         let tag = self.key.seal_in_place_separate_tag(nonce(serial), Aad::empty(), &mut sealed);
         // Sealing fails only for texts of many gigabytes. An empty reservation settles nothing, which is safe.
         let Ok(tag) = tag else { return String::new() };
         sealed.extend_from_slice(tag.as_ref());
         sealed.extend_from_slice(&self.instance.0.to_be_bytes());
-        sealed.extend_from_slice(&serial.to_be_bytes());
+        sealed.extend_from_slice(&serial.to_be_bytes()[2..]);
         URL_SAFE_NO_PAD.encode(&sealed)
+    }
+
+    /// Who seals.
+    #[must_use]
+    pub fn instance(&self) -> Instance {
+        self.instance
+    }
+
+    /// How many reservations were made: the serial number of the next one.
+    #[must_use]
+    pub fn made(&self) -> u64 {
+        self.next.load(Ordering::Relaxed)
     }
 
     /// Opens what [`Sealer::seal`] of this instance made; anything else is `None`. What another instance made, a replica or an earlier
@@ -151,14 +161,13 @@ impl Sealer {
     /// Opens what any instance made that has this secret; anything else is `None`.
     #[must_use]
     pub fn read(&self, sealed: &str) -> Option<Reservation> {
-        let most = HEAD + MAX_TIER + MAX_HOLDS * HOLD + 16 + NAME;
-        if sealed.len() > most * 4 / 3 + 4 {
+        if sealed.len() > MAX_SEALED {
             return None;
         }
         let mut bytes = URL_SAFE_NO_PAD.decode(sealed).ok()?;
         let name: [u8; NAME] = bytes.split_off(bytes.len().checked_sub(NAME)?).try_into().ok()?;
-        let name = u128::from_be_bytes(name);
-        let (instance, serial) = (Instance((name >> 64) as u64), name as u64);
+        let name = name.iter().fold(0, |name, byte| name << 8 | u128::from(*byte));
+        let (instance, serial) = (Instance((name >> 48) as u64), name as u64 & (u64::MAX >> 16));
         let other;
         let key = if instance == self.instance {
             &self.key
@@ -189,30 +198,153 @@ fn nonce(serial: u64) -> Nonce {
     Nonce::assume_unique_for_key(nonce)
 }
 
+// === impl Terms ===
+
+impl Terms<'_> {
+    fn encode(&self, minted: Micros, sealed: &mut SmallVec<[u8; 256]>) {
+        let Forecast { prior, guess, .. } = self.forecast;
+        let is_named = self.decision != 0;
+        sealed.push(VERSION);
+        sealed.extend_from_slice(&minted.0.to_be_bytes());
+        sealed.push(u8::from(self.is_call) | u8::from(is_named) << 1 | u8::from(self.route != 0) << 2);
+        sealed.extend_from_slice(&self.model.0.to_be_bytes());
+        if self.route != 0 {
+            sealed.extend_from_slice(&self.route.to_be_bytes());
+        }
+        // Two digits of a forecast are enough to learn by: the upper half of a float has them.
+        for forecast in [prior, guess] {
+            sealed.extend_from_slice(&forecast.to_be_bytes()[..2]);
+        }
+        if is_named {
+            write_number(sealed, self.decision);
+        }
+        for name in
+            [self.tier, self.model_name, self.user, self.route_name].into_iter().take(if is_named { 4 } else { 1 })
+        {
+            let name = name.get(..name.floor_char_boundary(MAX_NAME)).unwrap_or_default();
+            sealed.push(u8::try_from(name.len()).unwrap_or(0));
+            sealed.extend_from_slice(name.as_bytes());
+        }
+        // The limits of a request count for few accounts, mostly for one.
+        let mut account = None;
+        for Hold { kind, of } in self.holds.iter().take(MAX_HOLDS) {
+            let is_other = account != Some(of.account);
+            sealed.push(u8::from(*kind == LimitKind::Tokens) | u8::from(is_other) << 1);
+            if is_other {
+                account = Some(of.account);
+                sealed.extend_from_slice(&of.account.0.to_be_bytes());
+            }
+            sealed.extend_from_slice(&of.cell.0.to_be_bytes());
+            write_number(sealed, of.held);
+            // Mostly a little later; where there is none, wrapping leads back to it all the same.
+            write_number(sealed, of.mark.0.wrapping_sub(minted.0));
+        }
+    }
+}
+
 // === impl Reservation ===
 
 impl Reservation {
     fn decode(instance: Instance, serial: u64, plain: &[u8]) -> Option<Self> {
-        let (head, tail) = plain.split_at_checked(HEAD)?;
-        let (version, times) = head.split_first()?;
-        let (minted, rest) = times.split_at_checked(8)?;
-        let (is_call @ ([0] | [1]), rest) = rest.split_at_checked(1)? else { return None };
-        let (model, rest) = rest.split_at_checked(8)?;
-        let (route, tier_length) = rest.split_at_checked(8)?;
-        let (tier, holds) = tail.split_at_checked(usize::from(*tier_length.first()?))?;
-        if *version != VERSION || holds.len() % HOLD != 0 {
-            return None;
+        let mut rest = Plain(plain);
+        let [VERSION] = rest.take()? else { return None };
+        let minted = Micros(rest.number()?);
+        let [flags @ 0..=7] = rest.take()? else { return None };
+        let (is_call, is_named, is_routed) = (flags & 1 == 1, flags & 2 == 2, flags & 4 == 4);
+        let model = ModelId(rest.number()?);
+        let route = if is_routed { rest.number()? } else { 0 };
+        let forecast = Forecast { want: 0, prior: rest.float()?, guess: rest.float()? };
+        let decision = if is_named { rest.short_number()? } else { 0 };
+        let tier = rest.name()?;
+        let mut named = || if is_named { rest.name() } else { Some(Arc::default()) };
+        let (model_name, user, route_name) = (named()?, named()?, named()?);
+        let mut holds = SmallVec::new();
+        let mut account = None;
+        while !rest.0.is_empty() {
+            let hold = rest.hold(account, minted)?;
+            account = Some(hold.of.account);
+            holds.push(hold);
         }
         Some(Reservation {
-            minted: Micros(u64::from_be_bytes(minted.try_into().ok()?)),
+            minted,
             instance,
             serial,
-            is_call: is_call == [1],
-            tier: str::from_utf8(tier).ok()?.into(),
-            model: ModelId(u64::from_be_bytes(model.try_into().ok()?)),
-            route: u64::from_be_bytes(route.try_into().ok()?),
-            holds: holds.chunks_exact(HOLD).map(Hold::decode).collect::<Option<_>>()?,
+            is_call,
+            decision,
+            tier,
+            model,
+            model_name,
+            user,
+            route,
+            route_name,
+            forecast,
+            holds,
         })
+    }
+}
+
+/// Seven bits a byte, the lowest first (LEB128): most numbers are small.
+fn write_number(sealed: &mut SmallVec<[u8; 256]>, mut number: u64) {
+    while number >= 0x80 {
+        sealed.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    sealed.push(number as u8);
+}
+
+/// What is left to be read of a reservation.
+struct Plain<'a>(&'a [u8]);
+
+// === impl Plain ===
+
+impl Plain<'_> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (taken, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*taken)
+    }
+
+    fn number(&mut self) -> Option<u64> {
+        self.take().map(u64::from_be_bytes)
+    }
+
+    /// The upper half of one.
+    fn float(&mut self) -> Option<f32> {
+        let [one, two] = self.take()?;
+        Some(f32::from_be_bytes([one, two, 0, 0]))
+    }
+
+    /// As [`write_number`] writes it.
+    fn short_number(&mut self) -> Option<u64> {
+        let mut number = 0;
+        for shift in (0..64).step_by(7) {
+            let [byte] = self.take()?;
+            number |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return Some(number);
+            }
+        }
+        None
+    }
+
+    fn name(&mut self) -> Option<Arc<str>> {
+        let [length] = self.take()?;
+        let (name, rest) = self.0.split_at_checked(usize::from(length))?;
+        self.0 = rest;
+        str::from_utf8(name).ok().map(Arc::from)
+    }
+
+    /// The next hold; of the account of the one before, where it says none.
+    fn hold(&mut self, before: Option<AccountKey>, minted: Micros) -> Option<Hold> {
+        let [flags @ 0..=3] = self.take()? else { return None };
+        let kind = if flags & 1 == 1 { LimitKind::Tokens } else { LimitKind::Requests };
+        let account = match flags & 2 {
+            0 => before?,
+            _ => AccountKey(u128::from_be_bytes(self.take()?)),
+        };
+        let (cell, held, after) = (CellId(self.number()?), self.short_number()?, self.short_number()?);
+        let mark = Micros(minted.0.wrapping_add(after));
+        Some(Hold { kind, of: limit::Hold { account, cell, held, mark } })
     }
 }
 
@@ -227,16 +359,10 @@ impl ModelId {
     pub fn of(name: &str) -> Self {
         ModelId(SipHasher13::new().hash(name.as_bytes()))
     }
-}
 
-// === impl Hold ===
-
-impl Hold {
-    fn decode(bytes: &[u8]) -> Option<Self> {
-        let (account, cell) = bytes.split_at_checked(16)?;
-        Some(Hold {
-            account: AccountKey(u128::from_be_bytes(account.try_into().ok()?)),
-            cell: CellId(u64::from_be_bytes(cell.try_into().ok()?)),
-        })
+    /// The hash itself.
+    #[must_use]
+    pub fn hash(self) -> u64 {
+        self.0
     }
 }

@@ -1,15 +1,15 @@
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use smallvec::smallvec;
 
 use super::*;
+use crate::clock::Micros;
 use crate::hash::Secret;
-use crate::limit::{AccountKey, CellId, Memory, Quota, Quotas, Store, Verdict};
+use crate::limit::{AccountKey, CellId, Cost, Demand, Memory, Quota, Quotas, Store, Verdict};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// What a call reserves of these cells.
+/// What a call reserves of these cells, and holds nothing.
 fn seal(sealer: &Sealer, cells: &[u64], now: Micros) -> String {
     let holds: Vec<Hold> = cells.iter().copied().map(hold).collect();
     sealer.seal(&Terms { is_call: true, model: ModelId::of("llm/granite"), holds: &holds, ..Terms::default() }, now)
@@ -20,13 +20,14 @@ fn tokens(total: u64) -> Report {
 }
 
 fn hold(cell: u64) -> Hold {
-    Hold { account: AccountKey(1), cell: CellId(cell) }
+    let of = limit::Hold { account: AccountKey(1), cell: CellId(cell), held: 0, mark: Micros(0) };
+    Hold { kind: LimitKind::Tokens, of }
 }
 
 /// A look at what [`hold`] holds of.
 fn look(cell: u64) -> Demand {
-    let Hold { account, cell } = hold(cell);
-    Demand { account, cell, quota: Quota::new(100, MINUTE), cost: Cost::Postpaid }
+    let limit::Hold { account, cell, .. } = hold(cell).of;
+    Demand { account, cell, quota: Quota::new(100, MINUTE), cost: Cost::POSTPAID }
 }
 
 /// 100 a minute, in each of two cells.
@@ -46,23 +47,52 @@ fn used(limits: &Limits, cell: u64) -> u64 {
 #[test]
 fn a_reservation_comes_back_as_it_was() {
     let sealer = Sealer::random();
-    let (model, holds) = (ModelId::of("llm/granite"), [hold(1), hold(2)]);
-    let terms = Terms { is_call: true, tier: "premium", model, route: 5, holds: &holds };
+    let of = |account, cell| limit::Hold { account: AccountKey(account), cell: CellId(cell), held: 7, mark: Micros(9) };
+    let holds = [
+        Hold { kind: LimitKind::Requests, of: of(1, 1) },
+        Hold { kind: LimitKind::Tokens, of: of(1, 2) },
+        Hold { kind: LimitKind::Tokens, of: of(2, u64::MAX) },
+    ];
+    let model = ModelId::of("llm/granite");
+    let forecast = Forecast { want: 0, prior: 1.5, guess: 2.5 };
+    let terms = Terms {
+        is_call: true,
+        decision: 77,
+        tier: "premium",
+        model,
+        model_name: "llm/granite",
+        user: "ada",
+        route_name: "llm/qwen3",
+        route: 5,
+        forecast,
+        holds: &holds,
+    };
     let reservation = sealer.open(&sealer.seal(&terms, Micros(7))).unwrap();
     let expected = Reservation {
         minted: Micros(7),
         instance: reservation.instance,
         serial: 0,
         is_call: true,
+        decision: 77,
         tier: Arc::from("premium"),
         model,
+        model_name: Arc::from("llm/granite"),
+        user: Arc::from("ada"),
+        route_name: Arc::from("llm/qwen3"),
         route: 5,
-        holds: smallvec![hold(1), hold(2)],
+        forecast,
+        holds: holds.into_iter().collect(),
     };
     assert_eq!(reservation, expected);
     assert_ne!(sealer.seal(&terms, Micros(7)), sealer.seal(&terms, Micros(7)), "no two are alike");
-    let opened = sealer.open(&sealer.seal(&Terms { tier: &"x".repeat(100), ..terms }, Micros(0))).unwrap();
-    assert_eq!((&*opened.tier, opened.holds.len()), ("", 2));
+    // A name that is too long is cut between two characters.
+    let opened = sealer.open(&sealer.seal(&Terms { user: &"\u{e4}".repeat(200), ..terms }, Micros(0))).unwrap();
+    assert_eq!((&*opened.user, opened.holds.len()), (&*"\u{e4}".repeat(127), 3));
+    // As many limits as there may be, with the longest names, can be read.
+    let most: Vec<Hold> = (0..200).map(|n| Hold { kind: LimitKind::Tokens, of: of(n, 1) }).collect();
+    let long = "x".repeat(300);
+    let terms = Terms { tier: &long, model_name: &long, user: &long, holds: &most, ..terms };
+    assert_eq!(sealer.open(&sealer.seal(&terms, Micros(0))).unwrap().holds[..], most[..64]);
 }
 
 /// Which one of them it is for is known, and whose numbers count in whose memory.
@@ -130,33 +160,37 @@ async fn a_report_is_charged_by_what_its_limits_allow_then() {
 #[tokio::test]
 async fn a_limit_that_counts_for_each_route_is_charged_for_the_route_that_was_asked() {
     let (limits, settlements, sealer) = (limits(), Settlements::default(), Sealer::random());
-    let holds = [Hold { cell: CellId(1).on_route(7), ..hold(1) }];
+    let of = limit::Hold { cell: CellId(1).on_route(7), ..hold(1).of };
+    let holds = [Hold { of, ..hold(1) }];
     let sealed = sealer.seal(&Terms { route: 7, holds: &holds, ..Terms::default() }, Micros(0));
     let reservation = sealer.open(&sealed).unwrap();
     settlements.settle(&limits, &reservation, &tokens(30), Nanos(0)).await;
-    let of_route = Demand { cell: holds[0].cell, ..look(1) };
+    let of_route = Demand { cell: of.cell, ..look(1) };
     assert_eq!(limits.admit(&[of_route], Nanos(0)).await.standings[0].remaining(), 70);
     assert_eq!(used(&limits, 1), 0);
 }
 
 #[tokio::test]
-async fn what_was_refused_or_is_no_call_costs_nothing_and_leaves_the_reservation_open() {
+async fn what_was_refused_or_is_no_call_costs_nothing() {
     let (limits, settlements) = (limits(), Settlements::default());
     let sealer = Sealer::random();
-    let call = sealer.open(&seal(&sealer, &[1], Micros(0))).unwrap();
-    let list = Reservation { is_call: false, ..call.clone() };
+    let reservation = |is_call| {
+        let reservation = sealer.open(&seal(&sealer, &[1], Micros(0))).unwrap();
+        Reservation { is_call, ..reservation }
+    };
     let answer = |status, bytes| Report { status: Some(status), bytes: Some(bytes), ..Report::default() };
-    for (reservation, report) in [
-        (&call, Report::default()),
-        (&call, answer(400, 100)),
-        (&call, answer(503, 100)),
-        (&call, answer(200, 0)),
-        (&call, answer(0, 0)),
-        (&list, answer(200, 5000)),
+    for (reservation_of, report) in [
+        (true, answer(400, 100)),
+        (true, answer(503, 100)),
+        (true, answer(200, 0)),
+        (false, answer(200, 5000)),
+        (false, Report::default()),
     ] {
-        let charged = settlements.settle(&limits, reservation, &report, Nanos(0)).await;
+        let charged = settlements.settle(&limits, &reservation(reservation_of), &report, Nanos(0)).await;
         assert_eq!(charged, Settlement::NoUsage.into(), "{report:?}");
     }
+    assert_eq!(used(&limits, 1), 0);
+    let call = reservation(true);
     let usage = Usage { input: Some(3), output: Some(4), ..Usage::default() };
     let report = Report { usage, status: Some(503), ..Report::default() };
     assert_eq!(settlements.settle(&limits, &call, &report, Nanos(0)).await, Settlement::Settled(7).into());
@@ -206,7 +240,7 @@ async fn an_answer_without_usage_is_charged_what_its_bytes_usually_cost_once() {
     // Of a model that nobody has seen, as text and events are; a long request is an image and no text.
     for (report, tokens) in [
         (bytes(400, 4000, false), 1100),
-        (bytes(400, 20_000, true), 200),
+        (bytes(400, 20_000, true), 300),
         (bytes(40_000_000, 4000, false), 16_384 + 1000),
         (bytes(0, 1, true), 1),
     ] {
@@ -219,26 +253,25 @@ async fn an_answer_without_usage_is_charged_what_its_bytes_usually_cost_once() {
     assert!(about(charged, 1100), "{charged:?}");
     let prompt = Usage { input: Some(7000), ..Usage::default() };
     let charged = settle("llm/other", Report { usage: prompt, ..bytes(400, 20_000, true) }).await;
-    assert!(about(charged, 7100), "{charged:?}");
+    assert!(about(charged, 7200), "{charged:?}");
     let reservation = sealer.open(&seal(&sealer, &[1], Micros(0))).unwrap();
     let first = settlements.settle(&limits, &reservation, &bytes(0, 100, false), Nanos(0)).await;
     assert_eq!(first.settlement, Settlement::Estimated(25));
-    assert_eq!(settlements.settle(&limits, &reservation, &tokens(40), Nanos(0)).await, Settlement::Duplicate.into());
     assert_eq!(used(&limits, 1), 25);
 }
 
 #[tokio::test]
 async fn one_answer_and_its_debt_are_bounded() {
     let limits = limits();
-    let settlements = Settlements::new(Bounds { answer: 5000, debt_windows: 10 });
+    let settlements = Settlements::new(Bounds { answer: 5000, debt_windows: 10, ..Bounds::default() }, Arc::default());
     let sealer = Sealer::random();
     let settle = async |said| {
         let reservation = sealer.open(&seal(&sealer, &[1], Micros(0))).unwrap();
         settlements.settle(&limits, &reservation, &tokens(said), Nanos(0)).await
     };
-    let full = Charged { settlement: Settlement::Settled(900), cut: None, debt_cut: false };
+    let full = Charged { settlement: Settlement::Settled(900), cut: None, debt_cut: false, before: None };
     assert_eq!(settle(900).await, full);
-    let cut = Charged { settlement: Settlement::Settled(5000), cut: Some(MAX_HITS), debt_cut: true };
+    let cut = Charged { settlement: Settlement::Settled(5000), cut: Some(MAX_HITS), debt_cut: true, before: None };
     assert_eq!(settle(MAX_HITS).await, cut);
     let Store::Memory(memory) = &limits.store;
     let admitted = |seconds| memory.admit(&[look(1)], Micros::from(Duration::from_secs(seconds))).admitted();
@@ -246,34 +279,84 @@ async fn one_answer_and_its_debt_are_bounded() {
     assert_eq!((admitted(600), admitted(601)), (false, true));
 }
 
+/// After that nobody needs to remember what was settled.
 #[tokio::test]
-async fn a_late_report_is_charged_where_it_is_known_not_to_have_been_settled() {
-    let (limits, settlements) = (limits(), Settlements::default());
-    let sealer = Sealer::random();
-    let [first, second] = [(); 2].map(|()| sealer.open(&seal(&sealer, &[1], Micros(0))).unwrap());
-    assert_eq!(settlements.settle(&limits, &first, &tokens(1), Nanos(0)).await, Settlement::Settled(1).into());
-    let after = |hours: u64| Nanos::from(Duration::from_secs(hours * 3600));
-    // What was settled beside it is remembered, with it and without it, for a day.
-    assert_eq!(settlements.settle(&limits, &first, &tokens(1), after(24)).await, Settlement::Duplicate.into());
-    assert_eq!(settlements.settle(&limits, &second, &tokens(1), after(25)).await, Settlement::Late.into());
-    let other = sealer.open(&seal(&sealer, &[1], limits.time(after(25)))).unwrap();
-    let other = Reservation { serial: other.serial + PAGE, ..other };
-    assert_eq!(settlements.settle(&limits, &other, &tokens(1), after(75)).await, Settlement::Settled(1).into());
-    assert_eq!(settlements.settle(&limits, &other, &tokens(1), after(75)).await, Settlement::Duplicate.into());
+async fn a_report_is_taken_for_as_long_as_flags_say() {
+    let (limits, settlements, sealer) = (limits(), Settlements::default(), Sealer::random());
+    let settle = async |after: Duration| {
+        let reservation = sealer.open(&seal(&sealer, &[1], Micros(0))).unwrap();
+        settlements.settle(&limits, &reservation, &tokens(1), Nanos::from(after)).await
+    };
+    assert_eq!(settle(Bounds::SETTLE_WITHIN).await, Settlement::Settled(1).into());
+    assert_eq!(settle(Bounds::SETTLE_WITHIN + Duration::from_micros(1)).await, Settlement::Late.into());
+}
+
+/// Sequences 1 to 4 of one call: the best report counts, once, and whatever order they come in the sum is the same.
+#[tokio::test]
+async fn of_several_reports_the_best_counts_once() {
+    let bytes = Report { status: Some(200), bytes: Some(80), ..Report::default() };
+    let usage = |ended| Report { ended, bytes: Some(80), ..tokens(60) };
+    let (estimate, counted, last) = (bytes, usage(Some(false)), Report { ended: Some(true), ..tokens(70) });
+    let orders: [&[Report]; 7] = [
+        &[last],
+        &[estimate, last],
+        &[last, estimate],
+        &[estimate, counted, last],
+        &[counted, estimate, last],
+        &[last, counted, estimate],
+        &[counted, last, last],
+    ];
+    for order in orders {
+        let (limits, settlements, sealer) = (limits(), Settlements::default(), Sealer::random());
+        let reservation = sealer.open(&seal(&sealer, &[1], Micros(0))).unwrap();
+        for report in order {
+            settlements.settle(&limits, &reservation, report, Nanos(0)).await;
+        }
+        assert_eq!(used(&limits, 1), 70, "{order:?}");
+        let other = settlements.settle(&limits, &reservation, &tokens(71), Nanos(0)).await;
+        assert_eq!((other, used(&limits, 1)), (Settlement::Conflicting.into(), 70));
+        let again = settlements.settle(&limits, &reservation, &tokens(70), Nanos(0)).await;
+        assert_eq!((again, used(&limits, 1)), (Settlement::Duplicate.into(), 70));
+    }
+}
+
+/// A client that left before there was an answer had called a model all the same, and so had one whose gateway knows nothing of it.
+#[tokio::test]
+async fn a_call_of_which_nothing_is_known_is_not_free() {
+    let (limits, settlements, sealer) = (limits(), Settlements::default(), Sealer::random());
+    let settle = async |report: Report| {
+        let reservation = sealer.open(&seal(&sealer, &[1], Micros(0))).unwrap();
+        let forecast = Forecast { want: 0, prior: 30.0, guess: 30.0 };
+        settlements.settle(&limits, &Reservation { forecast, ..reservation }, &report, Nanos(0)).await.settlement
+    };
+    let left = Report { status: Some(0), bytes: Some(0), request_bytes: Some(40), ..Report::default() };
+    assert_eq!(settle(left).await, Settlement::Estimated(10));
+    assert_eq!(settle(Report::default()).await, Settlement::Estimated(30));
+    assert_eq!(used(&limits, 1), 40);
 }
 
 #[tokio::test]
-async fn what_is_settled_is_remembered_as_long_as_it_could_be_settled_again() {
-    let (limits, settlements) = (limits(), Settlements::default());
-    let sealer = Sealer::random();
-    let reservation = sealer.open(&seal(&sealer, &[1], Micros(0))).unwrap();
-    let settled = |settlement: Settlement| Charged::from(settlement);
-    assert_eq!(settlements.settle(&limits, &reservation, &tokens(1), Nanos(0)).await, settled(Settlement::Settled(1)));
-    for minute in (0..=30 * 60_u32).step_by(30).map(|minute| Nanos::from(MINUTE * minute)) {
-        let again = settlements.settle(&limits, &reservation, &tokens(1), minute).await;
-        let expected = if minute <= Nanos::from(REMEMBERED) { Settlement::Duplicate } else { Settlement::Late };
-        assert_eq!(again, settled(expected), "{minute:?}");
-    }
+async fn forecasts_learn_from_whole_answers_that_did_not_fail_and_from_nothing_else() {
+    let (limits, sealer, forecasts) = (limits(), Sealer::random(), Arc::new(Forecasts::default()));
+    let settlements = Settlements::new(Bounds::default(), Arc::clone(&forecasts));
+    let calling = Calling { model: ModelId::of("llm/granite"), account: AccountKey(1) };
+    let settle = async |report: Report| {
+        let reservation = sealer.open(&seal(&sealer, &[1], Micros(0))).unwrap();
+        let forecast = forecasts.forecast(calling, None);
+        settlements.settle(&limits, &Reservation { forecast, ..reservation }, &report, Nanos(0)).await;
+    };
+    let before = forecasts.forecast(calling, None);
+    let usage = |output| Report {
+        usage: Usage { input: Some(5), output: Some(output), ..Usage::default() },
+        ..Report::default()
+    };
+    settle(Report { bytes: Some(100_000), ..Report::default() }).await;
+    settle(Report { ended: Some(false), ..usage(40) }).await;
+    settle(Report { status: Some(500), ..usage(40) }).await;
+    settle(usage(Bounds::ANSWER + 1)).await;
+    assert_eq!(forecasts.forecast(calling, None), before);
+    settle(usage(40)).await;
+    assert!(forecasts.forecast(calling, None).want < before.want);
 }
 
 proptest! {
@@ -294,31 +377,4 @@ proptest! {
     fn junk_opens_nothing(junk in ".{0,300}") {
         prop_assert_eq!(Sealer::random().open(&junk), None);
     }
-}
-
-#[test]
-fn pages_of_settled_reservations_are_forgotten_when_they_are_late() {
-    let mut settled = Settled::default();
-    for page in 0..100_u64 {
-        let minted = Micros::from(MINUTE * u32::try_from(page).unwrap() * 60);
-        for serial in [page * PAGE, page * PAGE + 63, page * PAGE + 64, page * PAGE + PAGE - 1] {
-            assert!(matches!(settled.insert(serial, minted), Mark::New));
-            assert!(matches!(settled.insert(serial, minted), Mark::Known));
-        }
-    }
-    assert_eq!(settled.pages.len(), 25, "a day of them, one an hour");
-}
-
-#[test]
-fn what_is_remembered_of_settlements_is_bounded_and_nothing_is_settled_twice() {
-    let mut settled = Settled::default();
-    let pages = MAX_PAGES as u64 + 10;
-    for page in 0..pages {
-        assert!(matches!(settled.insert(page * PAGE, Micros(page)), Mark::New), "{page}");
-    }
-    assert_eq!(settled.pages.len(), MAX_PAGES);
-    let again: Vec<_> = (0..pages).map(|page| settled.insert(page * PAGE, Micros(pages))).collect();
-    assert!(again[..10].iter().all(|mark| matches!(mark, Mark::Forgotten)));
-    assert!(again[10..].iter().all(|mark| matches!(mark, Mark::Known)));
-    assert_eq!(settled.pages.len(), MAX_PAGES);
 }

@@ -10,6 +10,8 @@ use crate::support::{Answer, Connection, Folder, PATIENCE, Tiergate, generous_ma
 use crate::wire::{channel, check, check_request, descriptor, http, outcome, own, report, text};
 
 const RLS: &[&str] = &["--enforce-limits", "rls"];
+/// What two calls can do too.
+const POSITIVE: &[&str] = &["--token-admission", "positive"];
 const GRANITE: &str = "/llm/granite/v1/chat/completions";
 const QWEN: &str = "/llm/qwen3/v1/chat/completions";
 
@@ -82,7 +84,7 @@ fn the_configuration_is_the_other_one_and_a_call_more() {
 #[tokio::test]
 async fn both_setups_give_the_same_answers() {
     let (manifests, token) = (slow_manifests(), free());
-    let (one, two) = (Tiergate::start(&manifests.0, &[]), Tiergate::start(&manifests.0, RLS));
+    let (one, two) = (Tiergate::start(&manifests.0, POSITIVE), Tiergate::start(&manifests.0, RLS));
     let (one_call, two_calls) = (gateway_of(&[one.grpc.port()]).await, classic(&two).await);
     let (mut first, mut second) = (Connection::open(one_call.address).await, Connection::open(two_calls.address).await);
     for number in 0..6 {

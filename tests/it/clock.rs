@@ -79,7 +79,7 @@ struct World {
 impl World {
     async fn start(manifests: &Path) -> Self {
         let clock = WallClock::new();
-        let tiergate = Tiergate::start_as(clock.tiergate(), manifests, &[]);
+        let tiergate = Tiergate::start_as(clock.tiergate(), manifests, &["--token-admission=positive"]);
         World { channel: channel(&tiergate).await, clock, _tiergate: tiergate }
     }
 

@@ -35,7 +35,7 @@ fn a_refused_hit_starts_no_window() {
 #[test]
 fn debt_of_a_window_ends_with_it() {
     let (memory, quota) = (Memory::default(), fixed(100, MINUTE));
-    let postpaid = Demand { cost: Cost::Postpaid, ..take(1, 1, quota) };
+    let postpaid = Demand { cost: Cost::POSTPAID, ..take(1, 1, quota) };
     memory.charge(&taking(250, quota), 10, Micros(0));
     assert_eq!(admit(&memory, postpaid, Micros(0)).standings[0].verdict, Verdict::Exceeds(Some(MINUTE)));
     assert_eq!(admit(&memory, postpaid, at(MINUTE)).standings[0].remaining(), 100);

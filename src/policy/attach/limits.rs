@@ -160,6 +160,7 @@ impl LimitRules<'_> {
             place: spec.place.clone(),
             when: when.map(|predicate| Arc::clone(&predicate.expression)).collect(),
             counters: spec.counters.iter().map(Arc::clone).collect(),
+            admission: policy.admission,
             per_route: policy.per_route,
             rates: spec.rates.iter().map(rate).collect(),
         }

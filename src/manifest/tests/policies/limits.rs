@@ -148,7 +148,10 @@ fn limits_are_read_in_both_places_and_all_versions() {
             .iter()
             .map(|l| (&*l.name, l.rates.clone(), l.when.len(), l.counters.len()))
             .collect();
-        let quota = |limit, seconds| Quota::new(limit, Duration::from_secs(seconds));
+        let quota = |limit, seconds| {
+            let quota = Quota::new(limit, Duration::from_secs(seconds));
+            if kind == LimitKind::Tokens { quota.carrying_debt() } else { quota }
+        };
         assert_eq!(read, [("a", vec![quota(5, 120), quota(0, 3600)], 1, 1), ("b", vec![quota(1, 1)], 0, 0)], "{text}");
     }
     let both = format!("{TARGET}limits: ▸{{a: {{rates: [{{limit: 1, window: 1m}}]}}}}\ndefaults: {{{limits}}}");

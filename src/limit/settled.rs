@@ -1,0 +1,263 @@
+//! Which reservations have been settled, and how well it was known what they cost: a settlement is a join.
+//!
+//! Of several reports of one answer the best quality wins, once, whatever order they come in. Who keeps the cells keeps this too, and
+//! changes both at once: else a report that comes twice, or fails half-way, is charged twice or never.
+
+use std::collections::{BTreeMap, HashMap};
+
+use smallvec::SmallVec;
+
+use super::{AccountKey, CellId, Quota};
+use crate::clock::Micros;
+
+/// One run of a process that makes reservations: random, so that no two are alike.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Instance(pub u64);
+
+/// How well it is known what an answer cost; later ones are better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Quality {
+    /// An estimate, from the bytes of the answer.
+    Estimate,
+    /// The usage so far, of an answer whose end was not seen.
+    Counted,
+    /// The usage of the whole answer, or that there was none. Nothing changes it any more.
+    Final,
+}
+
+/// What an admission took, or held, of one cell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hold {
+    pub account: AccountKey,
+    pub cell: CellId,
+    /// In hits.
+    pub held: u64,
+    /// Its place in the cell: see [`super::Cell::mark`].
+    pub mark: Micros,
+}
+
+/// What the answer cost the cell of a hold.
+#[derive(Clone, Copy, Debug)]
+pub struct Due {
+    pub hold: Hold,
+    /// What the cell's limit allows now; `None` if it is gone, and nothing is charged.
+    pub quota: Option<Quota>,
+    /// In hits.
+    pub used: u64,
+}
+
+/// A report of what the answer to one reservation cost.
+#[derive(Clone, Copy, Debug)]
+pub struct Report<'a> {
+    /// Who made the reservation.
+    pub instance: Instance,
+    /// Which of that instance's it is; it rises with time.
+    pub serial: u64,
+    /// When it was made, on the store's clock.
+    pub minted: Micros,
+    pub quality: Quality,
+    /// What tells two reports of one quality apart: the tokens that they say.
+    pub tokens: u64,
+    pub due: &'a [Due],
+    /// After so many windows of its limit a debt is over.
+    pub debt_windows: u32,
+}
+
+/// What became of a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// Every cell was charged what is due.
+    Applied {
+        /// The tokens of an earlier report, which this one corrects.
+        before: Option<u64>,
+        /// Whether a debt was cut.
+        debt_cut: bool,
+    },
+    /// A report of this quality, or a better one, was applied before.
+    Duplicate {
+        /// Whether this one is as good, and says another number.
+        conflicting: bool,
+    },
+    /// Nobody knows any more whether the reservation was settled.
+    Late,
+}
+
+/// What is known of the reservations of each instance.
+#[derive(Debug, Default)]
+pub(super) struct Settlements(HashMap<Instance, OfInstance>);
+
+/// Serial numbers are consecutive, so a bit is enough for each that is final: a day of a thousand answers a second is 11 MB.
+#[derive(Debug, Default)]
+struct OfInstance {
+    pages: BTreeMap<u64, Page>,
+    /// Pages before this one were dropped, for their age or want of room.
+    first: u64,
+    /// Those that a better report may still correct. Of more than [`MAX_INTERIM`] the oldest stays as it is.
+    interim: BTreeMap<u64, Interim>,
+    /// What the last final reports said, by their serial numbers.
+    said: HashMap<u64, (u64, u64)>,
+}
+
+/// What was charged on a report that is not final.
+#[derive(Clone, Debug)]
+pub(super) struct Interim {
+    quality: Quality,
+    pub(super) tokens: u64,
+    /// One for each hold, in their order.
+    pub(super) charged: SmallVec<[Charged; 2]>,
+}
+
+/// What is charged to the cell of one hold.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Charged {
+    /// In hits, all together.
+    pub(super) hits: u64,
+    /// What of them came on top of the hold, by an earlier report; its place is its own.
+    pub(super) extra: u64,
+    pub(super) at: Charge,
+}
+
+/// When something was charged, and its place in the cell.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Charge {
+    pub mark: Micros,
+    pub minted: Micros,
+}
+
+/// The bits of [`PAGE`] consecutive serial numbers.
+#[derive(Debug)]
+struct Page {
+    /// When the last of them was settled.
+    newest: Micros,
+    bits: Box<[u64]>,
+}
+
+pub(super) const PAGE: u64 = 1 << 16;
+/// 32 MB of them: a day of 3,000 answers a second. Where there are more, reservations are late sooner.
+pub(super) const MAX_PAGES: usize = 4096;
+pub(super) const MAX_INTERIM: usize = 1 << 16;
+/// So many final reports are compared with one that comes after them.
+const MAX_SAID: u64 = 1 << 13;
+
+// === impl Settlements ===
+
+impl Settlements {
+    /// What was charged for the reservation before, where `report` is better than what was known; else what becomes of it.
+    pub(super) fn open(
+        &mut self,
+        report: &Report<'_>,
+        remembered: Micros,
+        now: Micros,
+    ) -> Result<Option<Interim>, Settled> {
+        let known = self.0.entry(report.instance).or_default();
+        known.forget(Micros(now.0.saturating_sub(remembered.0)));
+        if known.is_final(report.serial)? {
+            let said = known.said.get(&(report.serial % MAX_SAID));
+            let differs = said.is_some_and(|(serial, tokens)| *serial == report.serial && *tokens != report.tokens);
+            return Err(Settled::Duplicate { conflicting: report.quality == Quality::Final && differs });
+        }
+        match known.interim.get(&report.serial) {
+            Some(interim) if interim.quality >= report.quality => {
+                let conflicting = interim.quality == report.quality && interim.tokens != report.tokens;
+                Err(Settled::Duplicate { conflicting })
+            }
+            interim => Ok(interim.cloned()),
+        }
+    }
+
+    /// Remembers what was charged on `report`.
+    pub(super) fn close(&mut self, report: &Report<'_>, charged: SmallVec<[Charged; 2]>, now: Micros) {
+        let Some(known) = self.0.get_mut(&report.instance) else { return };
+        if report.quality < Quality::Final {
+            let interim = Interim { quality: report.quality, tokens: report.tokens, charged };
+            known.interim.insert(report.serial, interim);
+            if known.interim.len() > MAX_INTERIM
+                && let Some((oldest, _)) = known.interim.pop_first()
+            {
+                known.set_final(oldest, now);
+            }
+            return;
+        }
+        known.interim.remove(&report.serial);
+        known.said.insert(report.serial % MAX_SAID, (report.serial, report.tokens));
+        known.set_final(report.serial, now);
+    }
+
+    /// How many of an instance's reservations from `first` on, and before `end`, no report has come for.
+    pub(super) fn silent(&self, instance: Instance, first: u64, end: u64) -> u64 {
+        let all = end.saturating_sub(first);
+        let Some(known) = self.0.get(&instance) else { return all };
+        let (low, high) = (first / PAGE, end / PAGE);
+        let settled: u64 = known.pages.range(low..=high).map(|(number, page)| page.count(*number, first, end)).sum();
+        let interim = known.interim.range(first..end.max(first)).count() as u64;
+        all.saturating_sub(settled).saturating_sub(interim)
+    }
+}
+
+// === impl OfInstance ===
+
+impl OfInstance {
+    /// Drops what was settled before `oldest`. Serial numbers rise with time, so the first page is the oldest.
+    fn forget(&mut self, oldest: Micros) {
+        while let Some(page) = self.pages.first_entry().filter(|page| page.get().newest < oldest) {
+            self.first = page.key() + 1;
+            page.remove();
+        }
+    }
+
+    fn is_final(&self, serial: u64) -> Result<bool, Settled> {
+        let number = serial / PAGE;
+        if number < self.first {
+            return Err(Settled::Late);
+        }
+        Ok(self.pages.get(&number).is_some_and(|page| page.has(serial)))
+    }
+
+    fn set_final(&mut self, serial: u64, now: Micros) {
+        let fresh = || Page { newest: now, bits: vec![0; (PAGE / 64) as usize].into() };
+        self.pages.entry(serial / PAGE).or_insert_with(fresh).set(serial, now);
+        if self.pages.len() > MAX_PAGES
+            && let Some((oldest, _)) = self.pages.pop_first()
+        {
+            self.first = oldest + 1;
+        }
+    }
+}
+
+// === impl Page ===
+
+impl Page {
+    fn has(&self, serial: u64) -> bool {
+        let word = self.bits.get((serial % PAGE / 64) as usize);
+        word.is_some_and(|word| word & (1 << (serial % 64)) != 0)
+    }
+
+    fn set(&mut self, serial: u64, now: Micros) {
+        self.newest = self.newest.max(now);
+        if let Some(word) = self.bits.get_mut((serial % PAGE / 64) as usize) {
+            *word |= 1 << (serial % 64);
+        }
+    }
+
+    /// How many of the serial numbers from `first` on, and before `end`, are in this page, which has that `number`.
+    fn count(&self, number: u64, first: u64, end: u64) -> u64 {
+        let from = first.saturating_sub(number * PAGE).min(PAGE);
+        let to = end.saturating_sub(number * PAGE).min(PAGE);
+        let words = self.bits.iter().zip((0..).step_by(64));
+        let within = |(word, at): (&u64, u64)| {
+            let (low, high) = (from.clamp(at, at + 64) - at, to.clamp(at, at + 64) - at);
+            let below = |bits: u64| 1_u64.checked_shl(bits as u32).map_or(u64::MAX, |bit| bit - 1);
+            u64::from((word & below(high) & !below(low)).count_ones())
+        };
+        words.map(within).sum()
+    }
+}
+
+// === impl Charged ===
+
+impl Charged {
+    /// What an admission has charged.
+    pub(super) fn held(hold: &Hold) -> Self {
+        Charged { hits: hold.held, ..Charged::default() }
+    }
+}

@@ -1,0 +1,306 @@
+//! What a call will cost, as far as can be told before its answer: what this model's answers use, times how far this caller's
+//! forecasts were off, with a margin.
+//!
+//! It is held of token limits at admission, and corrected by the settlement. A bound that a client names (`max_tokens`) is none: nearly
+//! all answers stay far below it.
+
+use parking_lot::Mutex;
+
+use super::{ModelId, Usage};
+use crate::clock::Micros;
+use crate::limit::AccountKey;
+
+/// Models that are remembered: configured ones are fewer.
+const MODELS: usize = 1024;
+const CALLERS: usize = 65_536;
+/// Bytes of JSON a token of a prompt.
+const BYTES_A_TOKEN: f32 = 4.0;
+/// The prompt of a model of which nothing is known costs at most this many tokens: what makes a request longer is mostly an image
+/// or a sound, and no text.
+const UNKNOWN_PROMPT: f32 = 16_384.0;
+/// What an answer of a model of which nothing is known is taken to be.
+const UNKNOWN_ANSWER: f32 = 1_000.0;
+/// A prompt counts at most so many times the usual one, and this many tokens.
+const LONG_PROMPT: f32 = 4.0;
+const SLACK: f32 = 256.0;
+/// What is remembered of a model's answers, a second of one caller's answers later; and of a caller's, an answer later.
+const MODEL_MEMORY: f32 = 0.995;
+const CALLER_MEMORY: f32 = 0.97;
+/// So many forecasts count as met from a caller's start, so that one odd first answer does not decide.
+const MET: f32 = 4.0;
+/// How far a caller's answers may be from the model's.
+const SHARE: (f32, f32) = (0.5, 8.0);
+/// What one answer weighs in the error.
+const ERROR_WEIGHT: f32 = 0.02;
+
+/// What is known of the answers of models and callers. It is soft: what is lost of it is learned again.
+#[derive(Debug)]
+pub struct Forecasts {
+    models: Table<Model>,
+    callers: Table<Caller>,
+    margin: f32,
+}
+
+/// What one call will cost, in tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Forecast {
+    /// To be held: the guess with its margin; at least 1.
+    pub want: u64,
+    /// By the model alone.
+    pub prior: f32,
+    /// By model and caller.
+    pub guess: f32,
+}
+
+/// Whose call it is: of the same caller, where one is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Calling {
+    pub model: ModelId,
+    /// That in which the tokens count.
+    pub account: AccountKey,
+}
+
+/// Decayed sums of what a model's answers used.
+#[derive(Clone, Copy, Debug)]
+struct Model {
+    answers: f32,
+    output: f32,
+    input: f32,
+    /// The mean square of what was used by what was guessed, less one.
+    error: f32,
+}
+
+/// Decayed sums of what a caller's answers used, and what was forecast by their models.
+#[derive(Clone, Copy, Debug, Default)]
+struct Caller {
+    used: f32,
+    forecast: f32,
+    last: Micros,
+}
+
+/// Values by key, in sets of [`WAYS`]: of a full set the one that was not used for longest goes.
+#[derive(Debug)]
+struct Table<V> {
+    sets: Box<[Mutex<[Entry<V>; WAYS]>]>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Entry<V> {
+    /// 0 where there is none.
+    key: u64,
+    used: Micros,
+    value: V,
+}
+
+const WAYS: usize = 4;
+
+// === impl Forecasts ===
+
+impl Forecasts {
+    /// What is added to a guess, in its usual errors: more refuses more that would have fit, and lets through less that does not.
+    pub const MARGIN: f32 = 0.3;
+
+    #[must_use]
+    pub fn new(margin: f32) -> Self {
+        Forecasts { models: Table::new(MODELS), callers: Table::new(CALLERS), margin }
+    }
+
+    /// What a call will cost whose body has so many bytes, where that is known.
+    #[must_use]
+    pub fn forecast(&self, calling: Calling, bytes: Option<u64>) -> Forecast {
+        let model = self.models.get(calling.model.hash()).unwrap_or_default();
+        let caller = self.callers.get(calling.key()).unwrap_or_default();
+        let prior = model.prior(bytes);
+        let guess = prior * caller.share(prior);
+        let margin = 1.0 + self.margin * model.error.min(4.0).sqrt();
+        // A float that is too large becomes the largest number.
+        Forecast { want: ((guess * margin).ceil() as u64).max(1), prior, guess }
+    }
+
+    /// Learns what a call cost, for which `forecast` was told.
+    pub fn learn(&self, calling: Calling, forecast: Forecast, usage: &Usage, now: Micros) {
+        let Some(total) = usage.tokens() else { return };
+        let output = usage.output.or_else(|| Some(total.saturating_sub(usage.input?))).unwrap_or(total);
+        let (total, output) = (total as f32, output.min(total) as f32);
+        let since = self.callers.change(calling.key(), now, |caller| caller.learn(total, forecast.prior, now));
+        self.models.change(calling.model.hash(), now, |model| model.learn(total, output, forecast.guess, since));
+    }
+}
+
+impl Default for Forecasts {
+    fn default() -> Self {
+        Forecasts::new(Self::MARGIN)
+    }
+}
+
+// === impl Calling ===
+
+impl Calling {
+    fn key(self) -> u64 {
+        // The account is a keyed hash: nobody can choose which ones meet.
+        (self.account.0 as u64) ^ self.model.hash()
+    }
+}
+
+// === impl Model ===
+
+impl Default for Model {
+    fn default() -> Self {
+        Model { answers: 0.0, output: 0.0, input: 0.0, error: 1.0 }
+    }
+}
+
+impl Model {
+    /// What a call of this model costs whose body has so many bytes.
+    fn prior(&self, bytes: Option<u64>) -> f32 {
+        let prompt = bytes.map(|bytes| bytes as f32 / BYTES_A_TOKEN);
+        if self.answers < 1.0 {
+            return prompt.unwrap_or(0.0).min(UNKNOWN_PROMPT) + UNKNOWN_ANSWER;
+        }
+        let (input, output) = (self.input / self.answers, self.output / self.answers);
+        prompt.map_or(input, |prompt| prompt.min(LONG_PROMPT * input + SLACK)) + output
+    }
+
+    /// Learns from an answer of a caller whose last one was so many seconds before. A caller who calls often has one vote a second.
+    fn learn(&mut self, total: f32, output: f32, guess: f32, since: f32) {
+        let vote = since.clamp(0.02, 1.0);
+        let memory = MODEL_MEMORY.powf(vote);
+        self.answers = self.answers * memory + vote;
+        self.output = self.output * memory + vote * output;
+        self.input = self.input * memory + vote * (total - output);
+        let off = (total / guess.max(1.0)).min(8.0) - 1.0;
+        self.error += ERROR_WEIGHT * (off * off - self.error);
+    }
+}
+
+// === impl Caller ===
+
+impl Caller {
+    /// How much more, or less, this caller's answers cost than the model's.
+    fn share(&self, prior: f32) -> f32 {
+        let met = MET * prior;
+        ((self.used + met) / (self.forecast + met)).clamp(SHARE.0, SHARE.1)
+    }
+
+    /// Learns what an answer used; how many seconds ago the last one was.
+    fn learn(&mut self, total: f32, prior: f32, now: Micros) -> f32 {
+        let since = now.0.saturating_sub(self.last.0) as f32 / 1e6;
+        self.used = self.used * CALLER_MEMORY + total.min(SHARE.1 * prior);
+        self.forecast = self.forecast * CALLER_MEMORY + prior;
+        self.last = now;
+        since
+    }
+}
+
+// === impl Table ===
+
+impl<V: Copy + Default> Table<V> {
+    fn new(entries: usize) -> Self {
+        Table { sets: (0..entries / WAYS).map(|_| Mutex::default()).collect() }
+    }
+
+    fn set(&self, key: u64) -> Option<&Mutex<[Entry<V>; WAYS]>> {
+        // Keys are hashes, of which the set takes other bits than the maps of accounts.
+        let at = (key >> 32) as usize % self.sets.len().max(1);
+        self.sets.get(at)
+    }
+
+    fn get(&self, key: u64) -> Option<V> {
+        let set = self.set(key)?.lock();
+        set.iter().find(|entry| entry.key == key).map(|entry| entry.value)
+    }
+
+    /// Changes the value of `key`, which is a new one if there is none.
+    fn change<R: Default>(&self, key: u64, now: Micros, change: impl FnOnce(&mut V) -> R) -> R {
+        let Some(mut set) = self.set(key).map(Mutex::lock) else { return R::default() };
+        let known = set.iter().position(|entry| entry.key == key);
+        let oldest = || set.iter().enumerate().min_by_key(|(_, entry)| entry.used).map_or(0, |(at, _)| at);
+        let at = known.unwrap_or_else(oldest);
+        let Some(entry) = set.get_mut(at) else { return R::default() };
+        if known.is_none() {
+            *entry = Entry { key, ..Entry::default() };
+        }
+        entry.used = now;
+        change(&mut entry.value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000;
+
+    fn calling(model: &str, account: u128) -> Calling {
+        Calling { model: ModelId::of(model), account: AccountKey(account << 40 | account) }
+    }
+
+    fn usage(input: u64, output: u64) -> Usage {
+        Usage { input: Some(input), output: Some(output), ..Usage::default() }
+    }
+
+    /// Answers of that usage, a second apart; the time after them.
+    fn answers(forecasts: &Forecasts, calling: Calling, usage: &Usage, times: u64) -> Micros {
+        for second in 0..times {
+            let forecast = forecasts.forecast(calling, Some(400));
+            forecasts.learn(calling, forecast, usage, Micros(second * SECOND));
+        }
+        Micros(times * SECOND)
+    }
+
+    #[test]
+    fn a_model_of_which_nothing_is_known_is_taken_to_answer_a_thousand_tokens() {
+        let forecasts = Forecasts::new(0.0);
+        for (bytes, want) in [(None, 1_000), (Some(400), 1_100), (Some(4_000_000), 17_384), (Some(u64::MAX), 17_384)] {
+            assert_eq!(forecasts.forecast(calling("a/m", 1), bytes).want, want, "{bytes:?}");
+        }
+        // With a margin of 0.3, of an error that nothing is known of.
+        assert_eq!(Forecasts::default().forecast(calling("a/m", 1), None).want, 1_300);
+    }
+
+    #[test]
+    fn it_comes_near_what_the_models_answers_use() {
+        let forecasts = Forecasts::default();
+        answers(&forecasts, calling("a/m", 1), &usage(100, 60), 300);
+        let forecast = forecasts.forecast(calling("a/m", 2), Some(400));
+        assert!((150..=180).contains(&forecast.want), "{forecast:?}");
+        // Another model's are not known.
+        assert!(forecasts.forecast(calling("a/n", 2), Some(400)).want > 1_000);
+    }
+
+    #[test]
+    fn a_caller_whose_answers_are_longer_holds_more_and_others_do_not() {
+        let forecasts = Forecasts::new(0.0);
+        let [usual, fat] = [calling("a/m", 1), calling("a/m", 2)];
+        let now = answers(&forecasts, usual, &usage(100, 100), 300);
+        // 200 in a moment: votes of a second in all are few.
+        for _ in 0..200 {
+            let forecast = forecasts.forecast(fat, Some(400));
+            forecasts.learn(fat, forecast, &usage(100, 1_500), now);
+        }
+        let of = |calling| forecasts.forecast(calling, Some(400)).want;
+        assert!(of(fat) > 1_000, "{}", of(fat));
+        assert!(of(usual) < 260, "{}", of(usual));
+    }
+
+    #[test]
+    fn an_image_is_no_text() {
+        let forecasts = Forecasts::new(0.0);
+        answers(&forecasts, calling("a/m", 1), &usage(100, 60), 300);
+        let want = forecasts.forecast(calling("a/m", 2), Some(1 << 20)).want;
+        assert!(want < 800, "{want}, not a quarter of its bytes");
+    }
+
+    #[test]
+    fn what_is_remembered_does_not_grow() {
+        let forecasts = Forecasts::default();
+        let size = |forecasts: &Forecasts| (forecasts.models.sets.len(), forecasts.callers.sets.len());
+        let before = size(&forecasts);
+        for n in 0..10_000 {
+            let calling = calling(&format!("a/{n}"), n);
+            forecasts.learn(calling, Forecast::default(), &usage(u64::MAX, u64::MAX), Micros(n as u64));
+            assert!(forecasts.forecast(calling, None).want >= 1);
+        }
+        assert_eq!(size(&forecasts), before);
+    }
+}
