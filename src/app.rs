@@ -20,7 +20,7 @@ pub use self::shutdown::Shutdown;
 
 use self::files::NamedFiles;
 use self::follow::{Followed, Following};
-use self::health::Health;
+use self::health::{Health, PATIENCE};
 use self::ports::{Grpc, PageServers, Sockets};
 use self::publisher::{ProblemLog, Publisher};
 use crate::apiserver::KubernetesError;
@@ -40,7 +40,8 @@ use crate::respond::Style;
 use crate::settings::{DrainSettings, ListenSettings, Settings, SettingsError, SourceSettings};
 use crate::source::{Folder, FolderError, Kubernetes, Source};
 use crate::telemetry::{LogError, Telemetry};
-use crate::usage::Reports;
+use crate::usage::ledger::LedgerError;
+use crate::usage::{Ledger, Reports};
 
 /// How often some of the idle accounts are forgotten: all are looked at about once a minute.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -56,6 +57,7 @@ pub struct App {
     drain: DrainSettings,
     following: Following,
     hangup: Signal,
+    ledger: Option<Arc<Ledger>>,
 }
 
 /// Why the process does not start.
@@ -75,6 +77,8 @@ pub enum StartError {
     Jwks { path: PathBuf, error: io::Error },
     #[error("`{}` {error}", path.display())]
     Authority { path: PathBuf, error: AuthorityError },
+    #[error(transparent)]
+    UsageLog(#[from] LedgerError),
     #[error("--key-file: `{}` {error}", path.display())]
     KeyFile { path: PathBuf, error: SecretError },
     #[error("{0}")]
@@ -125,6 +129,8 @@ impl App {
         let mut log = ProblemLog::default();
         log.update(&policy.problems);
         let gate = Arc::new(gate(&settings.gate, policy, clock, &metrics.api)?);
+        let ledger =
+            settings.ledger.map(|options| Ledger::open(options, metrics.ledger.clone())).transpose()?.map(Arc::new);
         let following = Following {
             files: files.taken(&settings.gate, &gate, &source),
             publisher: Publisher::new(log, Arc::clone(&gate), Arc::clone(&metrics)),
@@ -132,7 +138,7 @@ impl App {
             source,
         };
         let Settings { style, listen, drain, .. } = settings;
-        Ok(App { gate, metrics, refusals: Arc::default(), clock, style, listen, drain, following, hangup })
+        Ok(App { gate, metrics, refusals: Arc::default(), clock, style, listen, drain, following, hangup, ledger })
     }
 
     /// Serves until `shutdown` says stop, and drains: whether it did, and was not stopped by a second word.
@@ -141,9 +147,11 @@ impl App {
     ///
     /// A port is in use, or the operating system gives no thread.
     pub async fn run(self, shutdown: Shutdown) -> Result<bool, StartError> {
-        let refusals = Arc::clone(&self.refusals);
+        let (refusals, ledger) = (Arc::clone(&self.refusals), self.ledger.clone());
         let ended = self.serve(shutdown).await;
         refusals.close();
+        // Nobody is answered any more who could wait for it.
+        ledger.inspect(|ledger| _ = ledger.close(PATIENCE));
         ended
     }
 
@@ -151,8 +159,8 @@ impl App {
         let health = Health::new().await;
         let (services, pages) = (self.services(&health), self.pages(&health));
         let usage = Arc::clone(&services.rate_limit.usage);
-        let App { gate, metrics, refusals, clock, listen, drain, following, hangup, .. } = self;
-        tokio::spawn(following.start()?.at_each(hangup));
+        let App { gate, metrics, refusals, clock, listen, drain, following, hangup, ledger, .. } = self;
+        tokio::spawn(following.start()?.at_each(hangup, ledger));
         let Sockets { grpc, http, admin } = Sockets::bind(&listen)?;
         let mut answering = Grpc::start(grpc.listener, &services, listen.workers)?;
         tracing::info!(
@@ -186,6 +194,10 @@ impl App {
         let (gate, metrics, refusals) = (Arc::clone(gate), Arc::clone(metrics), Arc::clone(refusals));
         let (clock, style) = (*clock, *style);
         let rate_limit = RateLimit::new(Arc::clone(&gate), Arc::clone(&metrics), Arc::clone(&refusals), clock, style);
+        let rate_limit = match &self.ledger {
+            Some(ledger) => rate_limit.written_by(Arc::clone(ledger)),
+            None => rate_limit,
+        };
         Services {
             ext_authz: Arc::new(ExtAuthz { gate, metrics, refusals, clock, style }),
             rate_limit: Arc::new(rate_limit),

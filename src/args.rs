@@ -1,6 +1,7 @@
 //! Flags and environment variables, as they are typed.
 
 mod explain;
+mod usage;
 mod value;
 mod variable;
 
@@ -14,6 +15,7 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use self::explain::{Explain, TraceFormat};
+pub use self::usage::UsageLogArgs;
 pub use self::value::log_directives;
 pub use self::variable::{UnknownVariable, unknown_variables};
 
@@ -142,6 +144,8 @@ pub struct Serve {
     /// A usage report that comes later than this after its Check is not taken
     #[arg(long, env = "TIERGATE_SETTLE_WITHIN", value_name = "DURATION", default_value = "2h", value_parser = duration)]
     pub settle_within: Duration,
+    #[command(flatten)]
+    pub usage_log: UsageLogArgs,
     /// Make the keys of reservations and of callers' accounts from the secret in this file: 32 random bytes in Base64, as
     /// `openssl rand -base64 32` writes them. It is read once [default: a secret made at random, which no other process has]
     #[arg(long, env = "TIERGATE_KEY_FILE", value_name = "FILE", value_parser = file)]

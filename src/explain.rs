@@ -29,6 +29,7 @@ use crate::identity::Identity;
 use crate::policy::{Attached, AuthPlan, GatewayPlan, ListenerPlan, Policy, RoutePlan};
 use crate::printable::{masked, printable, printable_line};
 use crate::problem::{ObjectName, Place};
+use crate::process;
 use crate::respond;
 
 /// A decision to explain.
@@ -267,7 +268,7 @@ impl Trace {
     #[must_use]
     pub fn of_record(record: &Record, policy: &Policy) -> Self {
         let mut trace = Trace::of(&Case::of(record, policy));
-        trace.decision_id = Some(respond::decision_id(record.evidence.id));
+        trace.decision_id = Some(process::decision_id(record.evidence.id));
         trace.time = Some(record.time.to_string());
         let (then, now) = (record.evidence.generation, policy.generation);
         if then != now {

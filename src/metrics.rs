@@ -38,7 +38,7 @@ use crate::family::{Family, Registry, register};
 use crate::gate::{Decision, Stage};
 use crate::policy::Policy;
 use crate::problem::Problem;
-use crate::usage::UsageMetrics;
+use crate::usage::{LedgerMetrics, UsageMetrics};
 
 /// The process's metrics.
 #[derive(Debug)]
@@ -49,6 +49,8 @@ pub struct Metrics {
     pub ports: PortMetrics,
     /// Of usage reports.
     pub usage: UsageMetrics,
+    /// Of the usage log.
+    pub ledger: LedgerMetrics,
     registry: Registry,
     allowed: Counter,
     /// One for each [`Code`], in the order of [`Code::ALL`].
@@ -140,6 +142,7 @@ impl Metrics {
             api: ApiMetrics::default(),
             ports: PortMetrics::default(),
             usage: UsageMetrics::default(),
+            ledger: LedgerMetrics::default(),
             allowed: decisions.get(&DecisionLabels { outcome: "allowed", reason: "" }),
             refused: Code::ALL.iter().map(|code| decisions.get(&reason(code))).collect(),
             duration,
@@ -172,6 +175,7 @@ impl Metrics {
         self.ports.register(r);
         self.named.register(r);
         self.usage.register(r);
+        self.ledger.register(r);
         register(r, "tiergate_access_disagreements", self.disagreements.clone());
         register(r, "tiergate_stale_decisions", self.stale.clone());
         register(r, "tiergate_would_have_refused", self.shadowed.clone());

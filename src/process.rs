@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::panic::PanicHookInfo;
+use std::sync::LazyLock;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -60,4 +61,22 @@ mod tests {
         assert!(!message(&*token).contains("canary"));
         assert_eq!(message(&*payload(|| panic!("a slip"))), "a slip");
     }
+}
+
+/// A decision's id as people see it: that of the process, and its number in it.
+#[must_use]
+pub fn decision_id(id: u64) -> String {
+    format!("{:08x}-{id:08x}", process_tag())
+}
+
+/// Tells the decisions of one process from another's.
+#[must_use]
+pub fn process_tag() -> u32 {
+    static PROCESS: LazyLock<u32> = LazyLock::new(|| {
+        let mut bytes = [0; 4];
+        // Not a secret: without randomness two processes may share it, and nothing breaks.
+        let _ = aws_lc_rs::rand::fill(&mut bytes);
+        u32::from_be_bytes(bytes)
+    });
+    *PROCESS
 }

@@ -24,6 +24,7 @@ use crate::denial::{Class, Code, Denial};
 use crate::expression::{Properties, Val};
 use crate::gate::{Decision, Evidence, Grant};
 use crate::limit::Standing;
+use crate::process::{decision_id, process_tag};
 use crate::request::{Headers, is_believed_header};
 use crate::rules::LimitKind;
 
@@ -243,18 +244,12 @@ fn overwrite(name: &str, value: String) -> HeaderValueOption {
     }
 }
 
-/// A decision's id as people see it.
-#[must_use]
-pub fn decision_id(id: u64) -> String {
-    format!("{:08x}-{id:08x}", *PROCESS)
-}
-
 /// Why a text is not the id of a decision of this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
     #[error("is not a decision id: two groups of hexadecimal digits, such as {}", decision_id(0))]
     Form,
-    #[error("is of another process, or of this one before a restart: its own ids begin with {:08x}", *PROCESS)]
+    #[error("is of another process, or of this one before a restart: its own ids begin with {:08x}", process_tag())]
     Foreign,
 }
 
@@ -270,16 +265,8 @@ pub fn parse_decision_id(text: &str) -> Result<u64, IdError> {
     if text != format!("{process:08x}-{id:08x}") {
         return Err(IdError::Form);
     }
-    if process == *PROCESS { Ok(id) } else { Err(IdError::Foreign) }
+    if process == process_tag() { Ok(id) } else { Err(IdError::Foreign) }
 }
-
-/// Tells the decisions of one process from another's.
-static PROCESS: std::sync::LazyLock<u32> = std::sync::LazyLock::new(|| {
-    let mut bytes = [0; 4];
-    // Not a secret: without randomness two processes may share it, and nothing breaks.
-    let _ = aws_lc_rs::rand::fill(&mut bytes);
-    u32::from_be_bytes(bytes)
-});
 
 // === dynamic metadata ===
 

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use crate::access::AccessMode;
 use crate::apiserver::Budget;
-use crate::args::{AuthorityArgs, Serve};
+use crate::args::{AuthorityArgs, Serve, UsageLogArgs};
 use crate::gate::{self, EnforceLimits, Reserving};
 use crate::identity::{IdentityMode, Remember};
 use crate::policy::Options;
 use crate::respond::Style;
-use crate::usage::Bounds;
+use crate::usage::{Bounds, ledger};
 
 /// Everything that a serving process goes by.
 #[derive(Clone, Debug)]
@@ -26,6 +26,8 @@ pub struct Settings {
     pub style: Style,
     pub listen: ListenSettings,
     pub drain: DrainSettings,
+    /// The usage log, if there is to be one.
+    pub ledger: Option<ledger::Options>,
 }
 
 /// Where the policy comes from.
@@ -120,6 +122,7 @@ impl Settings {
             style: Style { verbose_refusals: args.verbose_refusals, shadow: args.shadow, compat: args.compat },
             listen: args.into(),
             drain: DrainSettings { delay: args.drain_delay, timeout: args.drain_timeout },
+            ledger: usage_log(&args.usage_log),
         })
     }
 
@@ -206,13 +209,22 @@ fn decisions(args: &Serve) -> gate::DecisionSettings {
             admission: args.token_admission,
             fraction: args.reservation_fraction,
             margin: args.reservation_margin,
-            names: false,
+            names: args.usage_log.usage_log.is_some(),
         },
         enforce_limits: args.enforce_limits,
         shadow: args.shadow,
         tier_unknown: args.tier_unknown,
         stale_for: args.authority.stale_for,
     }
+}
+
+fn usage_log(args: &UsageLogArgs) -> Option<ledger::Options> {
+    Some(ledger::Options {
+        path: args.usage_log.clone()?,
+        max_size: args.usage_log_max_size,
+        max_age: args.usage_log_max_age,
+        keep: args.usage_log_keep,
+    })
 }
 
 // === impl AuthoritySettings ===

@@ -1,5 +1,6 @@
 //! Worlds for unit tests: a folder in a string, callers with real tokens, requests.
 
+mod scratch;
 pub(crate) mod scripted;
 #[allow(dead_code, reason = "tests of the process use what these do not")]
 pub(crate) mod tier_service;
@@ -10,6 +11,8 @@ use std::time::Duration;
 
 use jsonwebtoken::jwk::JwkSet;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
+
+pub(crate) use self::scratch::Scratch;
 
 use crate::clock::Nanos;
 use crate::gate::{Decision, DecisionSettings, EnforceLimits, Fallback, Gate, Reserving, TierUnknown};

@@ -6,6 +6,7 @@ mod call;
 mod channel;
 mod estimate;
 mod forecast;
+pub mod ledger;
 mod metrics;
 mod reports;
 mod reservation;
@@ -19,6 +20,7 @@ use std::time::Duration;
 pub use self::call::{COUNTED, is_call, is_counted};
 pub use self::channel::Channel;
 pub use self::forecast::{Calling, Forecast, Forecasts};
+pub use self::ledger::{Ledger, LedgerMetrics};
 pub use self::metrics::{Correction, UsageMetrics};
 pub use self::reports::Reports;
 pub use self::reservation::{Hold, ModelId, Reservation, Sealer, Terms};
@@ -104,6 +106,8 @@ pub struct Charged {
     pub debt_cut: bool,
     /// What an earlier report said, which this one corrects.
     pub before: Option<u64>,
+    /// How well it is known now what the answer cost.
+    pub quality: Quality,
 }
 
 /// Settles reservations, each once.
@@ -252,7 +256,7 @@ impl Settlements {
             Quality::Final => Settlement::Settled(tokens),
             Quality::Counted | Quality::Estimate => Settlement::Estimated(tokens),
         };
-        Charged { settlement, cut: (said.tokens > tokens).then_some(said.tokens), debt_cut, before }
+        Charged { settlement, cut: (said.tokens > tokens).then_some(said.tokens), debt_cut, before, quality: said.quality }
     }
 
     /// What the answer cost, and how well that is known.
@@ -275,7 +279,7 @@ impl Settlements {
 
 impl From<Settlement> for Charged {
     fn from(settlement: Settlement) -> Self {
-        Charged { settlement, cut: None, debt_cut: false, before: None }
+        Charged { settlement, cut: None, debt_cut: false, before: None, quality: Quality::Final }
     }
 }
 

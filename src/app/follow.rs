@@ -11,6 +11,7 @@ use super::publisher::Publisher;
 use crate::gate::Gate;
 use crate::metrics::Metrics;
 use crate::source::{NamedFile, Nudge, Nudges, Source};
+use crate::usage::Ledger;
 
 /// What is followed, and who takes over what becomes of it.
 pub(super) struct Following {
@@ -76,11 +77,12 @@ impl Drop for Followed {
 // === impl Reload ===
 
 impl Reload {
-    /// Does so whenever a signal asks for it.
-    pub(super) async fn at_each(self, mut hangup: Signal) {
+    /// Does so whenever a signal asks for it, and has the usage log opened anew.
+    pub(super) async fn at_each(self, mut hangup: Signal, ledger: Option<Arc<Ledger>>) {
         while hangup.recv().await.is_some() {
             tracing::info!(signal = "SIGHUP", "files are read again");
             self.0.iter().for_each(Nudge::look);
+            ledger.iter().for_each(|ledger| ledger.reopen());
         }
     }
 }

@@ -22,6 +22,15 @@ pub(super) fn file(text: &str) -> Result<PathBuf, String> {
     there(text, "a file", |path| !path.is_dir())
 }
 
+/// What is appended to need not be there yet.
+pub(super) fn appended(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    match text.is_empty() || path.is_dir() {
+        true => Err("has to be a file: it is something else".to_owned()),
+        false => Ok(path),
+    }
+}
+
 /// Folders and files that are read once; `-` is standard input.
 pub(super) fn manifests(text: &str) -> Result<PathBuf, String> {
     if text == "-" { Ok(PathBuf::from(text)) } else { there(text, "a folder or file", |_| true) }
@@ -81,6 +90,22 @@ pub(super) fn part(text: &str) -> Result<f64, String> {
 pub(super) fn margin(text: &str) -> Result<f32, String> {
     let margin = text.parse().ok().filter(|margin| (0.0..=100.0).contains(margin));
     margin.ok_or_else(|| "has to be a number from 0 to 100, such as 0.3".to_owned())
+}
+
+pub(super) fn number_or_zero(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|_| "has to be a whole number, or 0".to_owned())
+}
+
+/// At least 1; with a unit of which each is 1,024 of the one before.
+pub(super) fn bytes(text: &str) -> Result<u64, String> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at_checked(digits).unwrap_or_default();
+    let unit = ["", "KiB", "MiB", "GiB", "TiB"]
+        .iter()
+        .zip(0..)
+        .find_map(|(name, power)| (*name == unit).then_some(1 << (10 * power)));
+    let bytes = unit.and_then(|unit: u64| number.parse::<u64>().ok()?.checked_mul(unit)).filter(|bytes| *bytes > 0);
+    bytes.ok_or_else(|| "has to be a number of bytes such as 65536, 512KiB, 100MiB or 1GiB".to_owned())
 }
 
 pub(super) fn duration(text: &str) -> Result<Duration, String> {

@@ -148,7 +148,7 @@ impl Deciding<'_> {
         let names = self.gate.settings.reserving.names;
         let terms = Terms {
             is_call: evidence.is_call,
-            decision: if names { evidence.id } else { 0 },
+            decision: names.then_some(evidence.id),
             tier: evidence.tier.as_deref().unwrap_or_default(),
             model: self.model(),
             model_name: evidence.permit.model.as_deref().filter(|_| names).unwrap_or_default(),

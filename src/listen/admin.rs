@@ -21,7 +21,8 @@ use crate::denial::Code;
 use crate::explain::Trace;
 use crate::gate::{Gate, Recent, Record};
 use crate::printable::printable_line;
-use crate::respond::{decision_id, parse_decision_id};
+use crate::process::decision_id;
+use crate::respond::parse_decision_id;
 
 /// What the pages show.
 #[derive(Clone, Debug)]

@@ -18,7 +18,7 @@ use crate::clock::Clock;
 use crate::gate::Gate;
 use crate::metrics::Metrics;
 use crate::respond::Style;
-use crate::usage::Reports;
+use crate::usage::{Ledger, Reports};
 
 /// The domain of usage reports.
 pub const REPORT_DOMAIN: &str = "tiergate.report";
@@ -68,6 +68,13 @@ impl RateLimit {
         let usage = Arc::new(gate.reports(metrics.usage.clone()));
         let (asked, told) = (AtomicBool::new(false), AtomicBool::new(false));
         RateLimit { gate, usage, metrics, refusals, clock, style, asked, told }
+    }
+
+    /// Has `ledger` write down what is settled.
+    #[must_use]
+    pub fn written_by(self, ledger: Arc<Ledger>) -> Self {
+        let usage = Arc::new(self.gate.reports(self.metrics.usage.clone()).written_by(ledger));
+        RateLimit { usage, ..self }
     }
 
     /// Takes one request.

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use crate::denial::{Code, Denial};
 use crate::gate::{Decision, Evidence, RequestLine, Shadowed, start};
 use crate::printable::masked;
+use crate::process;
 use crate::request::{HeaderLookup, Request};
 use crate::respond;
 
@@ -223,7 +224,7 @@ fn line(request: Option<&Request<'_>>, evidence: &Evidence, denial: &Denial, sha
         target: "tiergate::decision",
         code = denial.code.as_str(),
         status = respond::status_of(denial),
-        decision.id = respond::decision_id(evidence.id),
+        decision.id = process::decision_id(evidence.id),
         policy.generation = evidence.generation,
         request.method = request_line.map(|line| &*line.method),
         request.host = request_line.map(|line| &*line.host),

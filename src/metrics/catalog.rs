@@ -238,6 +238,20 @@ pub const FAMILIES: &[Description] = &[
         "Tokens reported, by the model that was asked for",
         "nothing: it is what models are used for",
     ),
+    counter(
+        "tiergate_usage_log_lines",
+        "lines",
+        &[("result", "`dropped` (no room to wait), `failed` (the file could not be written until the end), `written`")],
+        "Lines of the usage log (--usage-log), by what became of them",
+        "`dropped` or `failed` above 0: calls are missing in the log, though they were charged to their limits",
+    ),
+    gauge(
+        "tiergate_usage_log_failing",
+        "0 or 1",
+        &[],
+        "Whether the usage log could not be written when that was last tried",
+        "1 for a minute: lines wait, and are dropped when there is no room; the log says why",
+    ),
     gauge(
         "tiergate_policy_generation",
         "number",

@@ -43,7 +43,7 @@ fn of_tier(tier: &str) -> Reservation {
         route: 0,
         serial: 0,
         is_call: true,
-        decision: 0,
+        decision: None,
         tier: Arc::from(tier),
         model: ModelId::NONE,
         model_name: Arc::default(),

@@ -3,7 +3,7 @@
 //! Series of what a policy names are made when it is published, and dropped when it no longer names them. While reports are
 //! taken they are only looked up: no lock, and nothing that a report says makes one.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ptr;
 use std::sync::Arc;
 
@@ -70,8 +70,8 @@ struct Series {
     models: HashMap<ModelId, Tokens>,
     no_model: Tokens,
     other_model: Tokens,
-    /// That of the limit which each cell is of.
-    cells: HashMap<CellId, Counter>,
+    /// That of the limit which each cell is of, and its name.
+    cells: HashMap<CellId, (Arc<str>, Counter)>,
     other_limit: Counter,
 }
 
@@ -177,6 +177,13 @@ impl UsageMetrics {
         self.corrections.get(&CorrectionLabel { what: correction.as_str() }).inc();
     }
 
+    /// The token limits that a reservation charges, each as `namespace/policy/limit`, as far as a policy still names them.
+    pub(super) fn limits_of(&self, reservation: &Reservation) -> BTreeSet<Arc<str>> {
+        let series = self.series.load();
+        let tokens = reservation.holds.iter().filter(|hold| hold.kind == LimitKind::Tokens);
+        tokens.filter_map(|hold| series.cells.get(&hold.of.cell)).map(|(name, _)| Arc::clone(name)).collect()
+    }
+
     /// Counts a report; and its tokens, if they were charged to the `reservation` that it carried.
     pub(crate) fn reported(&self, charged: &Charged, usage: &Usage, reservation: Option<&Reservation>) {
         self.reports.get(&ResultLabel { result: charged.settlement.as_str() }).inc();
@@ -213,7 +220,8 @@ impl Families {
             (ModelId::of(name), self.model(namespace, model))
         };
         let limits: HashMap<&str, Counter> = named.limits.iter().map(|name| (&**name, self.limit(name))).collect();
-        let cell = |(cell, name): (&CellId, &Arc<str>)| Some((*cell, limits.get(&**name)?.clone()));
+        let counter = |name: &Arc<str>| limits.get(&**name).cloned().map(|counter| (Arc::clone(name), counter));
+        let cell = |(cell, name): (&CellId, &Arc<str>)| Some((*cell, counter(name)?));
         Series {
             tiers: named.tiers.iter().map(|tier| (Arc::clone(tier), self.tier(tier))).collect(),
             no_tier: self.tier(&Arc::default()),
@@ -275,7 +283,7 @@ impl Series {
         // A limit of several rates is charged once in each.
         let mut counted: SmallVec<[&Counter; 4]> = SmallVec::new();
         for hold in reservation.holds.iter().filter(|hold| hold.kind == LimitKind::Tokens) {
-            let limit = self.cells.get(&hold.of.cell).unwrap_or(&self.other_limit);
+            let limit = self.cells.get(&hold.of.cell).map_or(&self.other_limit, |(_, counter)| counter);
             if !counted.iter().any(|known| ptr::eq(known.inner(), limit.inner())) {
                 counted.push(limit);
                 limit.inc_by(charged);

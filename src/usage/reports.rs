@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
+use super::ledger::{Ledger, Line};
 use super::{Channel, Charged, Correction, Report, Reservation, Sealer, Settlement, Settlements, UsageMetrics};
 use crate::clock::Nanos;
 use crate::limit::Limits;
@@ -19,6 +20,7 @@ pub struct Reports {
     limits: Arc<Limits>,
     settlements: Settlements,
     metrics: UsageMetrics,
+    ledger: Option<Arc<Ledger>>,
     /// Reports that a line is due for.
     throttle: Mutex<Throttle>,
     waited_for: Mutex<WaitedFor>,
@@ -40,7 +42,8 @@ impl Reports {
     /// Takes reports of what `sealer` made, and charges them to `limits`.
     #[must_use]
     pub fn new(sealer: Arc<Sealer>, limits: Arc<Limits>, settlements: Settlements, metrics: UsageMetrics) -> Self {
-        Reports { sealer, limits, settlements, metrics, throttle: Mutex::default(), waited_for: Mutex::default() }
+        let (throttle, waited_for) = (Mutex::default(), Mutex::default());
+        Reports { sealer, limits, settlements, metrics, ledger: None, throttle, waited_for }
     }
 
     /// Counts the reservations that no report has come for, and as unsettled those of calls that cannot run any more. To be called
@@ -59,6 +62,12 @@ impl Reports {
         self.metrics.open(self.limits.silent(instance, waited_for.first, made));
     }
 
+    /// Has `ledger` write down what is settled.
+    #[must_use]
+    pub fn written_by(self, ledger: Arc<Ledger>) -> Self {
+        Reports { ledger: Some(ledger), ..self }
+    }
+
     /// Takes what a gateway reports of the answer whose reservation is `sealed`; what became of it.
     pub async fn take(&self, sealed: &str, report: &Report, channel: Channel, now: Nanos) -> Charged {
         let Some(reservation) = self.sealer.open(sealed) else {
@@ -71,6 +80,10 @@ impl Reports {
         };
         let charged = self.settlements.settle(&self.limits, &reservation, report, now).await;
         self.metrics.reported(&charged, &report.usage, Some(&reservation));
+        if let Some(ledger) = &self.ledger {
+            let line = Line::settled(&reservation, report, &charged, self.limits.time(now));
+            line.into_iter().for_each(|line| ledger.write(line.of(channel, self.metrics.limits_of(&reservation))));
+        }
         self.tell_cuts(&charged, &reservation, channel);
         charged
     }

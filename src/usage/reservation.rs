@@ -41,8 +41,8 @@ pub struct Reservation {
     pub serial: u64,
     /// Whether a model writes for the request, so that an answer without usage has cost something.
     pub is_call: bool,
-    /// The decision that it comes from; where no usage log is kept 0, and no names are known.
-    pub decision: u64,
+    /// The decision that it comes from, where a usage log is kept; else no names are known either.
+    pub decision: Option<u64>,
     /// The tier that was enforced, for metrics; empty if there was none.
     pub tier: Arc<str>,
     /// The model that was asked for, for estimates and metrics.
@@ -61,7 +61,7 @@ pub struct Reservation {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Terms<'a> {
     pub is_call: bool,
-    pub decision: u64,
+    pub decision: Option<u64>,
     pub tier: &'a str,
     pub model: ModelId,
     pub model_name: &'a str,
@@ -203,7 +203,7 @@ fn nonce(serial: u64) -> Nonce {
 impl Terms<'_> {
     fn encode(&self, minted: Micros, sealed: &mut SmallVec<[u8; 256]>) {
         let Forecast { prior, guess, .. } = self.forecast;
-        let is_named = self.decision != 0;
+        let is_named = self.decision.is_some();
         sealed.push(VERSION);
         sealed.extend_from_slice(&minted.0.to_be_bytes());
         sealed.push(u8::from(self.is_call) | u8::from(is_named) << 1 | u8::from(self.route != 0) << 2);
@@ -215,8 +215,8 @@ impl Terms<'_> {
         for forecast in [prior, guess] {
             sealed.extend_from_slice(&forecast.to_be_bytes()[..2]);
         }
-        if is_named {
-            write_number(sealed, self.decision);
+        if let Some(decision) = self.decision {
+            write_number(sealed, decision);
         }
         for name in
             [self.tier, self.model_name, self.user, self.route_name].into_iter().take(if is_named { 4 } else { 1 })
@@ -254,7 +254,7 @@ impl Reservation {
         let model = ModelId(rest.number()?);
         let route = if is_routed { rest.number()? } else { 0 };
         let forecast = Forecast { want: 0, prior: rest.float()?, guess: rest.float()? };
-        let decision = if is_named { rest.short_number()? } else { 0 };
+        let decision = if is_named { Some(rest.short_number()?) } else { None };
         let tier = rest.name()?;
         let mut named = || if is_named { rest.name() } else { Some(Arc::default()) };
         let (model_name, user, route_name) = (named()?, named()?, named()?);

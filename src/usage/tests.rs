@@ -57,7 +57,7 @@ fn a_reservation_comes_back_as_it_was() {
     let forecast = Forecast { want: 0, prior: 1.5, guess: 2.5 };
     let terms = Terms {
         is_call: true,
-        decision: 77,
+        decision: Some(77),
         tier: "premium",
         model,
         model_name: "llm/granite",
@@ -73,7 +73,7 @@ fn a_reservation_comes_back_as_it_was() {
         instance: reservation.instance,
         serial: 0,
         is_call: true,
-        decision: 77,
+        decision: Some(77),
         tier: Arc::from("premium"),
         model,
         model_name: Arc::from("llm/granite"),
@@ -269,9 +269,9 @@ async fn one_answer_and_its_debt_are_bounded() {
         let reservation = sealer.open(&seal(&sealer, &[1], Micros(0))).unwrap();
         settlements.settle(&limits, &reservation, &tokens(said), Nanos(0)).await
     };
-    let full = Charged { settlement: Settlement::Settled(900), cut: None, debt_cut: false, before: None };
+    let full = Charged { settlement: Settlement::Settled(900), cut: None, debt_cut: false, before: None, quality: Quality::Final };
     assert_eq!(settle(900).await, full);
-    let cut = Charged { settlement: Settlement::Settled(5000), cut: Some(MAX_HITS), debt_cut: true, before: None };
+    let cut = Charged { settlement: Settlement::Settled(5000), cut: Some(MAX_HITS), debt_cut: true, before: None, quality: Quality::Final };
     assert_eq!(settle(MAX_HITS).await, cut);
     let Store::Memory(memory) = &limits.store;
     let admitted = |seconds| memory.admit(&[look(1)], Micros::from(Duration::from_secs(seconds))).admitted();

@@ -30,6 +30,7 @@ mod hostile;
 mod http;
 mod kubernetes;
 mod layers;
+mod ledger;
 mod live;
 mod metrics;
 mod reload;

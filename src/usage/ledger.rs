@@ -1,0 +1,158 @@
+//! The usage log: one line of JSON for each settled call, in a file that is only appended to.
+//!
+//! A request never waits for it. Lines go through a bounded queue to a thread of their own, which writes those that have come
+//! together; what does not fit into the queue is counted, and told in the log. While the file cannot be written, it is tried
+//! again each second.
+
+mod file;
+mod line;
+mod metrics;
+mod name;
+mod writer;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use parking_lot::Mutex;
+
+pub use self::line::{Line, Quality, rfc3339};
+pub use self::metrics::LedgerMetrics;
+pub use self::name::suffix;
+
+use self::file::LogFile;
+use self::writer::{Asked, Message, Writer};
+use crate::clock::Micros;
+use crate::throttle::Throttle;
+
+/// So many lines wait for the thread, of some 500 bytes each: seconds of the busiest gateway.
+const QUEUE: usize = 65_536;
+
+/// How the log is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    pub path: PathBuf,
+    /// The file is rotated before it would be larger, in bytes.
+    pub max_size: u64,
+    /// And when its first line is so old.
+    pub max_age: Duration,
+    /// How many rotated files are kept; 0 for all.
+    pub keep: usize,
+}
+
+/// Writes the usage log.
+pub struct Ledger {
+    queue: SyncSender<Message>,
+    asked: Arc<Asked>,
+    thread: Thread,
+    ended: Mutex<Receiver<()>>,
+    metrics: LedgerMetrics,
+    /// Lines that there was no room for.
+    dropped: Mutex<Throttle>,
+}
+
+/// Why there is no usage log.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    #[error("--usage-log: `{}` cannot be opened: {error}", path.display())]
+    Open { path: PathBuf, error: io::Error },
+    #[error("--usage-log: there is no thread for it: {0}")]
+    Thread(io::Error),
+}
+
+// === impl Ledger ===
+
+impl Ledger {
+    /// Opens the file, makes it where it is not there, and starts the thread.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be opened, or the operating system gives no thread.
+    pub fn open(options: Options, metrics: LedgerMetrics) -> Result<Self, LedgerError> {
+        let path = options.path.clone();
+        let file = LogFile::open(options, now()).map_err(|error| LedgerError::Open { path, error })?;
+        let (mut ledger, writer) = Ledger::around(file, metrics, QUEUE);
+        let thread = thread::Builder::new().name("usage-log".to_owned()).spawn(move || writer.run());
+        ledger.thread = thread.map_err(LedgerError::Thread)?.thread().clone();
+        Ok(ledger)
+    }
+
+    /// A ledger whose thread is not started.
+    fn around(file: LogFile, metrics: LedgerMetrics, lines: usize) -> (Self, Writer) {
+        let (queue, lines) = mpsc::sync_channel(lines);
+        let (end, ended) = mpsc::channel();
+        let asked = Arc::<Asked>::default();
+        let writer = Writer {
+            queue: lines,
+            file,
+            asked: Arc::clone(&asked),
+            metrics: metrics.clone(),
+            ended: end,
+            batch: Vec::new(),
+            told: None,
+        };
+        let (ended, dropped) = (Mutex::new(ended), Mutex::default());
+        (Ledger { queue, asked, thread: thread::current(), ended, metrics, dropped }, writer)
+    }
+
+    /// Has `line` written soon. Where there is no room for it, it is dropped and counted.
+    pub fn write(&self, line: Line) {
+        if self.queue.try_send(Message::Line(Box::new(line))).is_ok() {
+            return;
+        }
+        self.metrics.dropped.inc();
+        if let Some(lines) = self.dropped.lock().count(Instant::now()) {
+            tracing::error!(lines, "--usage-log: lines are dropped, for there is no room to wait for the file");
+        }
+    }
+
+    /// Has the file opened anew: what is at its path by then, or a new one.
+    pub fn reopen(&self) {
+        self.asked.to_reopen.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Writes what waits, and ends: whether it did within `patience`. What is written after that is dropped.
+    pub fn close(&self, patience: Duration) -> bool {
+        self.asked.to_end.store(true, Ordering::Release);
+        self.wake();
+        let ended = self.ended.lock().recv_timeout(patience).is_ok();
+        if !ended {
+            tracing::error!("--usage-log: the file takes too long, and lines may be lost");
+        }
+        ended
+    }
+
+    /// A full queue has the thread awake.
+    fn wake(&self) {
+        let _ = self.queue.try_send(Message::Look);
+        self.thread.unpark();
+    }
+}
+
+/// The thread writes what it can, and ends.
+impl Drop for Ledger {
+    fn drop(&mut self) {
+        self.asked.to_end.store(true, Ordering::Release);
+        self.wake();
+    }
+}
+
+impl std::fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Ledger")
+    }
+}
+
+/// The wall clock, which names of files and their ages go by.
+fn now() -> Micros {
+    Micros(u64::try_from(Timestamp::now().as_microsecond()).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests;

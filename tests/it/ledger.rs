@@ -1,0 +1,145 @@
+//! The usage log: what a serving process writes of its callers' calls, and what `tiergate usage` makes of it.
+
+use std::path::Path;
+
+use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_service_client::RateLimitServiceClient;
+use serde_json::{Value, json};
+use tonic::transport::Channel;
+
+use crate::support::{self, Folder, KEYS, PATIENCE, Tiergate, root, tiergate};
+use crate::wire::{channel, check, check_request, demo, descriptor, http, own, premium, report, text};
+
+/// One call that is let through, and reported as these numbers.
+async fn call(channel: &Channel, numbers: &[(&str, u64)]) {
+    let good = format!("Bearer {}", premium());
+    let response = check(channel, check_request(http("/llm/qwen3/v1/chat/completions", Some(&good)))).await;
+    let reservation = text(own(&response), "reservation");
+    let numbers = numbers.iter().map(|(name, number)| descriptor(reservation, Some(name), Some(*number)));
+    let descriptors = std::iter::once(descriptor(reservation, None, Some(0))).chain(numbers).collect();
+    RateLimitServiceClient::new(channel.clone()).should_rate_limit(report(descriptors)).await.unwrap();
+}
+
+fn lines(path: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(path).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// A process that writes its usage log there.
+fn writing(path: &Path, flags: &[&str]) -> Tiergate {
+    demo(&[&["--usage-log", path.to_str().unwrap(), "--drain-delay", "0s"], flags].concat())
+}
+
+async fn stop(tiergate: Tiergate) {
+    tiergate.signal("TERM");
+    assert!(tiergate.ended().await.0.success());
+}
+
+/// Waits until so many lines are in the file.
+async fn written(tiergate: &Tiergate, count: u64) {
+    let started = std::time::Instant::now();
+    while tiergate.metric("tiergate_usage_log_lines_total", "written").await < count {
+        assert!(started.elapsed() < PATIENCE, "the lines are written");
+    }
+}
+
+#[tokio::test]
+async fn each_settled_call_has_a_line_when_the_process_has_ended() {
+    let folder = Folder::new();
+    let path = folder.0.join("usage.log");
+    let tiergate = writing(&path, &[]);
+    let channel = channel(&tiergate).await;
+    call(&channel, &[("total", 60), ("input", 20), ("output", 40), ("cached", 5), ("status", 200)]).await;
+    call(&channel, &[("bytes", 400), ("status", 200)]).await;
+    call(&channel, &[("status", 503)]).await;
+    drop(channel);
+    stop(tiergate).await;
+    let mut lines = lines(&path);
+    let taken = |line: &mut Value, name: &str| line.as_object_mut().unwrap().remove(name).unwrap();
+    for line in &mut lines {
+        assert!(taken(line, "time").as_str().unwrap().ends_with('Z'));
+        assert!(taken(line, "duration_ms").as_u64().unwrap() < 60_000);
+    }
+    let estimate = taken(&mut lines[1], "total").as_i64().unwrap();
+    assert!(estimate > 0, "no answer is free");
+    let common = |more: Value| {
+        let mut line = json!({
+            "decision": "", "user": "", "tier": "premium", "namespace": "", "model": "", "route": "", "charged": {},
+            "channel": "rate_limit",
+        });
+        line.as_object_mut().unwrap().append(&mut more.as_object().unwrap().clone());
+        line
+    };
+    let expected = [
+        common(json!({"input": 20, "output": 40, "cached": 5, "total": 60, "quality": "final", "status": 200})),
+        common(json!({"quality": "estimate", "status": 200})),
+        common(json!({"total": 0, "quality": "final", "status": 503})),
+    ];
+    assert_eq!(lines, expected);
+}
+
+/// As logrotate does it, with and without a signal; and by a second process on the same file.
+#[tokio::test]
+async fn a_usage_log_that_is_moved_away_is_begun_anew_and_rotated_by_its_size() {
+    let folder = Folder::new();
+    let [path, first, second] = ["usage.log", "usage.log.1", "usage.log.2"].map(|name| folder.0.join(name));
+    let tiergate = writing(&path, &[]);
+    let connection = channel(&tiergate).await;
+    call(&connection, &[("total", 1)]).await;
+    written(&tiergate, 1).await;
+    std::fs::rename(&path, &first).unwrap();
+    call(&connection, &[("total", 2)]).await;
+    written(&tiergate, 2).await;
+    std::fs::rename(&path, &second).unwrap();
+    tiergate.signal("HUP");
+    let started = std::time::Instant::now();
+    while !path.exists() {
+        assert!(started.elapsed() < PATIENCE, "a signal has it opened");
+        tokio::task::yield_now().await;
+    }
+    let total = |path: &Path| lines(path).iter().map(|line| line["total"].as_u64().unwrap()).collect::<Vec<_>>();
+    assert_eq!([&first, &second, &path].map(|path| total(path)), [vec![1], vec![2], vec![]]);
+    drop(connection);
+    stop(tiergate).await;
+    let small = writing(&path, &["--usage-log-max-size", "1", "--usage-log-keep", "2"]);
+    let connection = channel(&small).await;
+    for total in 3..7 {
+        call(&connection, &[("total", total)]).await;
+        written(&small, total - 2).await;
+    }
+    drop(connection);
+    stop(small).await;
+    let mut rotated: Vec<_> = std::fs::read_dir(&folder.0).unwrap().map(|entry| entry.unwrap().path()).collect();
+    rotated.retain(|path| path.to_str().unwrap().ends_with('Z'));
+    rotated.sort();
+    assert_eq!(rotated.iter().map(|path| total(path)).collect::<Vec<_>>(), [[4], [5]]);
+    assert_eq!(total(&path), [6]);
+}
+
+#[tokio::test]
+async fn a_full_disk_is_told_and_stops_nothing() {
+    let tiergate = writing(Path::new("/dev/full"), &[]);
+    let connection = channel(&tiergate).await;
+    call(&connection, &[("total", 1)]).await;
+    let told = tiergate.await_log("--usage-log: the file is in trouble");
+    assert!(told["error"].as_str().unwrap().contains("No space left"), "{told}");
+    assert_eq!((told["level"].as_str(), told["file"].as_str()), (Some("ERROR"), Some("/dev/full")));
+    assert_eq!(tiergate.metric("tiergate_usage_log_failing", "").await, 1);
+    // It serves on, and ends when it is to.
+    call(&connection, &[("total", 1)]).await;
+    assert_eq!(tiergate.metric("tiergate_usage_reports_total", "settled").await, 2);
+    drop(connection);
+    tiergate.signal("TERM");
+    let (status, log) = tiergate.ended().await;
+    assert!(status.success());
+    let lost = log.iter().find(|line| line["message"] == "--usage-log: the process ends, and lines are lost");
+    assert_eq!(lost.unwrap()["lines"], 2);
+}
+
+#[test]
+fn a_usage_log_that_cannot_be_opened_ends_the_start() {
+    let (manifests, jwks) = (root("examples/manifests"), KEYS.0.join("jwks.json"));
+    let words = ["serve", "--manifests", manifests.to_str().unwrap(), "--jwks", jwks.to_str().unwrap()];
+    let (code, log) = support::run(tiergate(&words).args(["--usage-log", "/nonexistent/usage.log"]));
+    assert_eq!(code, Some(64), "{log}");
+    assert!(log.contains("--usage-log: `/nonexistent/usage.log` cannot be opened: No such file or directory"), "{log}");
+}
