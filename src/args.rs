@@ -15,7 +15,7 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use self::explain::{Explain, TraceFormat};
-pub use self::usage::UsageLogArgs;
+pub use self::usage::{By, Usage, UsageFormat, UsageLogArgs};
 pub use self::value::log_directives;
 pub use self::variable::{UnknownVariable, unknown_variables};
 
@@ -55,6 +55,8 @@ pub enum Command {
     /// Say why a request would be answered as it is: what each stage sees, from which object, and what would change it; or
     /// what a reason code means
     Explain(Box<Explain>),
+    /// Sum what `serve --usage-log` wrote, by user, tier, model and time
+    Usage(Usage),
     /// Make signing keys and ServiceAccount tokens, where no API server does
     #[command(subcommand)]
     Token(Token),

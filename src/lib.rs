@@ -22,7 +22,7 @@
 //! metrics  what is counted
 //! args  the command line
 //! settings telemetry  what `serve` is told, resolved; log and metrics as the flags say
-//! check explain token  the commands beside `serve`
+//! check explain tally token  the commands beside `serve`; `tally` is `tiergate usage`
 //! listen  the ports
 //! app  everything together
 //! ```
@@ -79,6 +79,7 @@ pub mod telemetry;
 
 pub mod check;
 pub mod explain;
+pub mod tally;
 pub mod token;
 
 pub mod app;

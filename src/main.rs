@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use tiergate::args::{Command, Token, unknown_variables};
 use tiergate::printable::{masked, printable};
-use tiergate::{app, check, explain, token};
+use tiergate::{app, check, explain, tally, token};
 
 /// Costs a fifth less CPU per Check than the system's allocator. Without huge pages (`no_thp`): with them, each byte of
 /// a message that a peer only promises took up to 2 MiB, and a thousand such messages 1.2 GiB.
@@ -25,7 +25,8 @@ fn main() -> ExitCode {
         let slips = unknown_variables().into_iter().filter(|variable| variable.meant.is_some());
         slips.for_each(|variable| drop(writeln!(io::stderr(), "tiergate: {variable}")));
     }
-    let failure = if matches!(command, Command::Check(_) | Command::Explain(_)) { NO_ANSWER } else { USAGE };
+    let failure =
+        if matches!(command, Command::Check(_) | Command::Explain(_) | Command::Usage(_)) { NO_ANSWER } else { USAGE };
     match run(command) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -44,6 +45,7 @@ fn run(command: Command) -> Result<bool, Box<dyn Error>> {
         Command::Serve(args) => app::serve(&args)?,
         Command::Check(args) => check::run(args, out)?,
         Command::Explain(args) => explain::run(&args, out)?,
+        Command::Usage(args) => tally::run(&args, out, &mut io::stderr())?,
         Command::Token(Token::Keys(args)) => token::keys(&args, out).map(|()| true)?,
         Command::Token(Token::Create(args)) => token::create(&args, out).map(|()| true)?,
     })

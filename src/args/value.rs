@@ -6,10 +6,14 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::Admin;
+use crate::clock::Micros;
 use crate::manifest::parse_duration;
 use crate::request::{is_dns1123_label, is_dns1123_subdomain};
 
@@ -117,6 +121,17 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 
 pub(super) fn duration_or_none(text: &str) -> Result<Duration, String> {
     parse_duration(text).ok_or_else(|| "has to be a duration such as 500ms, 2s or 0s".to_owned())
+}
+
+/// A date in UTC, a time, or a duration before now.
+pub(super) fn moment(text: &str) -> Result<Micros, String> {
+    let ago = parse_duration(text).and_then(|ago| Timestamp::now().checked_sub(ago).ok());
+    let date =
+        || Some(text.parse::<Date>().ok().filter(|_| text.len() == 10)?.to_zoned(TimeZone::UTC).ok()?.timestamp());
+    let time = ago.or_else(date).or_else(|| text.parse::<Timestamp>().ok());
+    let micros = time.and_then(|time| u64::try_from(time.as_microsecond()).ok());
+    let why = "has to be a date such as 2026-11-29, a time such as 2026-11-29T12:00:00Z, or a duration ago such as 24h";
+    micros.map(Micros).ok_or_else(|| why.to_owned())
 }
 
 /// A word by itself has to be a level: the filter would take any other for the name of a module, and log nothing else.

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 
-pub use self::line::{Line, Quality, rfc3339};
+pub use self::line::{Line, Quality, rfc3339, timestamp};
 pub use self::metrics::LedgerMetrics;
 pub use self::name::suffix;
 

@@ -178,6 +178,7 @@ fn flags_have_environment_variables_and_wrong_ones_are_explained() {
         &["token", "keys", "--help"],
         &["token", "create", "--help"],
         &["explain", "--help"],
+        &["usage", "--help"],
     ] {
         let (_, help) = run(&mut tiergate(command));
         let flags = help.lines().filter(|line| line.trim_start().starts_with('-') && line.contains("--"));

@@ -54,6 +54,8 @@ fn runs(folder: &Folder, in_use: &str) -> Vec<(Vec<String>, i32)> {
         let namespace = "maas-default-gateway-tier-free";
         ["token", "create", name, "-n", namespace, "--signing-key", &key, "--manifests", &good].join("\n")
     };
+    let log = |name: &str, text: &str| folder.file(name, text).display().to_string();
+    let (usage, cut) = (log("usage.log", ""), log("cut.log", "{\"time\":\n"));
     let runs = [
         ("serve\n--no-such-flag".to_owned(), 2),
         (serve("/nonexistent", &jwks, &listen), 2),
@@ -77,6 +79,10 @@ fn runs(folder: &Folder, in_use: &str) -> Vec<(Vec<String>, i32)> {
         (format!("token\nkeys\n{fresh}"), 0),
         (format!("token\nkeys\n{fresh}"), 64),
         ("token\nkeys".to_owned(), 2),
+        (format!("usage\n{usage}"), 0),
+        (format!("usage\n{cut}"), 1),
+        (format!("usage\n{empty}"), 2),
+        ("usage".to_owned(), 2),
         (create("alice-12345678"), 0),
         (create("nobody"), 64),
     ];
@@ -109,7 +115,7 @@ async fn every_command_exits_as_it_is_documented() {
     seen.insert(("serve".to_owned(), stopped(1).await));
     seen.insert(("serve".to_owned(), stopped(2).await));
     assert_eq!(seen, documented());
-    for words in [&["serve"][..], &["check"], &["explain"], &["token", "keys"], &["token", "create"]] {
+    for words in [&["serve"][..], &["check"], &["explain"], &["usage"], &["token", "keys"], &["token", "create"]] {
         let of_command: BTreeSet<i32> =
             seen.iter().filter(|(name, _)| name == words[0]).map(|(_, code)| *code).collect();
         assert_eq!(helped(words), of_command, "{words:?}");

@@ -143,3 +143,68 @@ fn a_usage_log_that_cannot_be_opened_ends_the_start() {
     assert_eq!(code, Some(64), "{log}");
     assert!(log.contains("--usage-log: `/nonexistent/usage.log` cannot be opened: No such file or directory"), "{log}");
 }
+
+/// What a bill is made of: the numbers that models said, whatever was written when, and what a reader cannot read beside it.
+#[tokio::test]
+async fn a_usage_log_is_summed_while_it_is_written() {
+    let folder = Folder::new();
+    let path = folder.0.join("usage.log");
+    let tiergate = writing(&path, &["--usage-log-max-size", "1KiB"]);
+    let connection = channel(&tiergate).await;
+    for number in 1..=10 {
+        call(&connection, &[("input", number), ("output", 100), ("reasoning", 7), ("status", 200)]).await;
+    }
+    written(&tiergate, 10).await;
+    let usage =
+        |words: &[&str]| support::run(support::tiergate(&["usage"]).args(words).env("TIERGATE_USAGE_LOG", &path));
+    let expected = "\
+tier     calls  estimated  input  output  cached  reasoning  total
+premium     10          0     55    1000       0         70   1055
+(all)       10          0     55    1000       0         70   1055
+";
+    assert_eq!(usage(&["--by", "tier"]), (Some(0), expected.to_owned()));
+    let files = std::fs::read_dir(&folder.0).unwrap().count();
+    assert!(files > 2, "it was rotated meanwhile: {files}");
+    // A piece without an end, as a crash leaves it.
+    drop(connection);
+    stop(tiergate).await;
+    let cut = std::fs::read_to_string(&path).unwrap() + "{\"time\":\"2026-";
+    std::fs::write(&path, &cut).unwrap();
+    let (code, printed) = usage(&["--by", "tier", "--format", "csv"]);
+    let told = format!("usage.log:{}: not read: it is cut off", cut.lines().count());
+    assert_eq!(code, Some(1), "{printed}");
+    assert!(printed.contains("premium,10,0,55,1000,0,70,1055\n") && printed.contains(&told), "{printed}");
+    // And the next process.
+    let again = writing(&path, &[]);
+    let connection = channel(&again).await;
+    call(&connection, &[("total", 5)]).await;
+    written(&again, 1).await;
+    assert!(usage(&["--by", "tier", "--format", "csv"]).1.contains("premium,11,0,55,1000,0,70,1060\n"));
+}
+
+#[test]
+fn what_is_compressed_is_read_from_standard_input() {
+    let folder = Folder::new();
+    let line = r#"{"time":"2026-11-29T01:30:12.125Z","decision":"","user":"ann","tier":"free","namespace":"llm","model":"qwen3","route":"","total":60,"charged":{},"quality":"final","channel":"rate_limit"}"#;
+    let path = folder.file("usage.log", &format!("{line}\n"));
+    let file = std::fs::File::open(path).unwrap();
+    let (code, printed) = support::run(tiergate(&["usage", "-", "--by", "user,day", "--format", "csv"]).stdin(file));
+    let expected = "user,day,calls,estimated,input,output,cached,reasoning,total\nann,2026-11-29,1,0,0,0,0,0,60\n";
+    assert_eq!((code, &*printed), (Some(0), expected));
+}
+
+/// The example of docs/usage.md is what the command prints.
+#[test]
+fn the_documented_sums_are_those_of_the_documented_lines() {
+    let page = std::fs::read_to_string(root("docs/usage.md")).unwrap();
+    let blocks: Vec<String> = page.split("\n\n").filter(|block| block.starts_with("    ")).map(unindented).collect();
+    let [lines, command, sums] = blocks.as_slice() else { panic!("{blocks:?}") };
+    let folder = Folder::new();
+    folder.file("usage.log", lines);
+    let words: Vec<&str> = command.split_whitespace().skip(1).collect();
+    assert_eq!(support::run(tiergate(&words).current_dir(&folder.0)), (Some(0), sums.clone()));
+}
+
+fn unindented(block: &str) -> String {
+    block.lines().map(|line| format!("{}\n", line.trim_start())).collect()
+}

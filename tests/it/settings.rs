@@ -117,7 +117,7 @@ fn an_empty_variable_is_an_error_of_every_command() {
 
 #[test]
 fn a_path_that_is_not_there_is_an_error_of_every_command_that_names_its_variable() {
-    let rows: [(&[&str], &str); 9] = [
+    let rows: [(&[&str], &str); 10] = [
         (&["serve"], "TIERGATE_MANIFESTS"),
         (&["serve"], "TIERGATE_KEY_FILE"),
         (&["serve"], "TIERGATE_JWKS"),
@@ -125,6 +125,7 @@ fn a_path_that_is_not_there_is_an_error_of_every_command_that_names_its_variable
         (&["check"], "TIERGATE_ENVOY_CONFIG"),
         (&["explain"], "TIERGATE_MANIFESTS"),
         (&["explain"], "TIERGATE_JWKS"),
+        (&["usage"], "TIERGATE_USAGE_LOG"),
         (&["token", "create"], "TIERGATE_MANIFESTS"),
         (&["token", "create"], "TIERGATE_SIGNING_KEY"),
     ];

@@ -175,8 +175,9 @@ fn moment(time: Micros) -> String {
     format!("{:.3}", timestamp(time))
 }
 
-/// The last moment that jiff has, where `time` would be beyond it.
-pub(super) fn timestamp(time: Micros) -> Timestamp {
+/// `time` as jiff has it; the last moment that there is, where it would be beyond that.
+#[must_use]
+pub fn timestamp(time: Micros) -> Timestamp {
     let micros = i64::try_from(time.0).unwrap_or(i64::MAX);
     Timestamp::from_microsecond(micros).unwrap_or(Timestamp::MAX)
 }
