@@ -15,7 +15,8 @@ pub struct UsageLogArgs {
     /// it is not there. What cannot be written is told, and stops nothing
     #[arg(long, env = "TIERGATE_USAGE_LOG", value_name = "FILE", value_parser = appended)]
     pub usage_log: Option<PathBuf>,
-    /// Rotate the usage log before it is larger: it becomes FILE.<time in UTC>, and FILE is begun anew
+    /// Rotate the usage log before it is larger: it becomes FILE with the time in UTC behind it, and FILE is begun
+    /// anew
     #[arg(long, env = "TIERGATE_USAGE_LOG_MAX_SIZE", value_name = "BYTES", default_value = "100MiB", value_parser = bytes)]
     pub usage_log_max_size: u64,
     /// And when its first line is so old

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::io::{self, BufRead, Read};
+use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -37,6 +38,8 @@ pub(super) struct Entry<'l> {
 
 /// No line that tiergate writes is longer, in bytes.
 const LONGEST: usize = 1 << 20;
+/// What is written at one time is there after so long: a file that ends within a line may be in the middle of it.
+const WRITE: Duration = Duration::from_millis(20);
 /// How compressed files begin, and what reads them.
 const COMPRESSED: [(&[u8], &str); 3] =
     [(&[0x1f, 0x8b], "zcat"), (&[0x28, 0xb5, 0x2f, 0xfd], "zstdcat"), (&[0xfd, b'7', b'z', b'X', b'Z'], "xzcat")];
@@ -75,7 +78,15 @@ pub(super) fn read(
 fn next(lines: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<Option<bool>> {
     let mut is_whole = true;
     loop {
-        let read = lines.by_ref().take(LONGEST as u64).read_until(b'\n', line)?;
+        let mut more = |line: &mut Vec<u8>| {
+            let room = LONGEST.saturating_sub(line.len());
+            lines.by_ref().take(room as u64).read_until(b'\n', line)
+        };
+        let mut read = more(line)?;
+        if (1..LONGEST).contains(&read) && !line.ends_with(b"\n") {
+            std::thread::sleep(WRITE);
+            read += more(line)?;
+        }
         if read < LONGEST || line.ends_with(b"\n") {
             return Ok((read > 0 || !is_whole).then_some(is_whole));
         }

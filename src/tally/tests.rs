@@ -183,6 +183,30 @@ fn what_cannot_be_read_is_told_by_its_place_and_costs_no_line_beside_it() {
     assert_eq!(told, expected, "{err}");
 }
 
+/// A file that ends within a line, and goes on.
+#[test]
+fn a_line_that_is_being_written_is_waited_for() {
+    struct Growing(Vec<Vec<u8>>);
+    impl io::Read for Growing {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let piece = self.0.pop().unwrap_or_default();
+            buffer[..piece.len()].copy_from_slice(&piece);
+            Ok(piece.len())
+        }
+    }
+    let whole = text(&[line("ann", 1), line("bob", 2)]);
+    let first = whole.find('\n').unwrap();
+    for cut in [1, first, first + 1, first + 2, whole.len() - 1] {
+        let (before, after) = whole.as_bytes().split_at(cut);
+        let growing = Growing(vec![after.to_vec(), Vec::new(), before.to_vec()]);
+        let mut totals = Vec::new();
+        read(BufReader::new(growing), |_, entry| totals.push(entry.unwrap().total)).unwrap();
+        // Behind a whole line the file may as well be at its end.
+        let is_end = before.ends_with(b"\n");
+        assert_eq!(totals, if is_end { vec![1] } else { vec![1, 2] }, "{cut}");
+    }
+}
+
 #[test]
 fn a_file_that_is_no_usage_log_is_told_in_ten_lines() {
     let folder = Scratch::new();

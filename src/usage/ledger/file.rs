@@ -135,37 +135,38 @@ impl LogFile {
         if !open.is_regular || open.size == 0 || !(is_full || is_old) {
             return Ok(());
         }
-        rotate(&self.options.path, now).map_err(|error| Trouble { doing: Doing::Rotating, error })?;
+        let newest = rotate(&self.options.path, now).map_err(|error| Trouble { doing: Doing::Rotating, error })?;
         self.close();
-        self.remove_old().map_err(|error| Trouble { doing: Doing::Removing, error })
+        self.remove_old(&newest).map_err(|error| Trouble { doing: Doing::Removing, error })
     }
 
-    /// Removes the oldest of the rotated files, where there are more than are to be kept.
-    fn remove_old(&self) -> io::Result<()> {
-        let keep = self.options.keep;
-        if keep == 0 {
-            return Ok(());
-        }
+    /// Removes the oldest of the rotated files, where there are more than are to be kept. The `newest` stays, though its name be that of
+    /// an old one: the clock may have been set back.
+    fn remove_old(&self, newest: &Path) -> io::Result<()> {
+        let Some(others) = self.options.keep.checked_sub(1) else { return Ok(()) };
         let mut rotated = rotated(&self.options.path)?;
-        let extra = rotated.len().saturating_sub(keep);
+        rotated.retain(|path| path != newest);
+        let extra = rotated.len().saturating_sub(others);
         rotated.drain(..extra).try_for_each(fs::remove_file)
     }
 }
 
 /// Gives the file a name with the time, which no other has.
-fn rotate(path: &Path, now: Micros) -> io::Result<()> {
+fn rotate(path: &Path, now: Micros) -> io::Result<PathBuf> {
     let later = |millis| rotated_name(path, timestamp(now.saturating_add(Duration::from_millis(millis))));
     let free = (0..1_000).map(later).find(|name| !name.exists());
     let name = free.ok_or_else(|| io::Error::new(io::ErrorKind::AlreadyExists, "its name with the time is taken"))?;
-    fs::rename(path, name)
+    fs::rename(path, &name)?;
+    Ok(name)
 }
 
 /// The rotated files of the log at `path`, the oldest first.
 fn rotated(path: &Path) -> io::Result<Vec<PathBuf>> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let mut found = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?.path();
+    for entry in fs::read_dir(folder.unwrap_or(Path::new(".")))? {
+        // As the path is written, so that it is the same for the same file.
+        let entry = folder.unwrap_or(Path::new("")).join(entry?.file_name());
         if rotation_of(path, &entry) {
             found.push(entry);
         }

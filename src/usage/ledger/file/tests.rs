@@ -100,6 +100,17 @@ fn of_rotated_files_the_newest_are_kept_and_nothing_else_is_removed() {
     assert_eq!(left, expected);
 }
 
+/// By its name it is the oldest.
+#[test]
+fn what_was_rotated_is_kept_though_the_clock_was_set_back() {
+    let folder = Scratch::new();
+    let mut file = LogFile::open(Options { keep: 1, max_size: 1, ..options(&folder.path("u.log")) }, START).unwrap();
+    append(&mut file, &line(0), START);
+    append(&mut file, &line(1), later(AGE / 2));
+    append(&mut file, &line(2), START);
+    assert_eq!(files(&folder.0), named(&[("u.log", line(2)), ("u.log.20270115T080000.000Z", line(1))]));
+}
+
 #[test]
 fn a_file_that_was_moved_away_removed_or_emptied_is_begun_anew() {
     let folder = Scratch::new();
