@@ -18,32 +18,19 @@ use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
 use parking_lot::Mutex;
 
+pub use self::file::Options;
 pub use self::line::{Line, Quality, rfc3339, timestamp};
 pub use self::metrics::LedgerMetrics;
 pub use self::name::suffix;
 
 use self::file::LogFile;
-use self::writer::{Asked, Message, Writer};
-use crate::clock::Micros;
+use self::writer::{Asked, Message, Writer, now};
 use crate::throttle::Throttle;
 
 /// So many lines wait for the thread, of some 500 bytes each: seconds of the busiest gateway.
 const QUEUE: usize = 65_536;
-
-/// How the log is kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Options {
-    pub path: PathBuf,
-    /// The file is rotated before it would be larger, in bytes.
-    pub max_size: u64,
-    /// And when its first line is so old.
-    pub max_age: Duration,
-    /// How many rotated files are kept; 0 for all.
-    pub keep: usize,
-}
 
 /// Writes the usage log.
 pub struct Ledger {
@@ -147,11 +134,6 @@ impl std::fmt::Debug for Ledger {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Ledger")
     }
-}
-
-/// The wall clock, which names of files and their ages go by.
-fn now() -> Micros {
-    Micros(u64::try_from(Timestamp::now().as_microsecond()).unwrap_or(0))
 }
 
 #[cfg(test)]

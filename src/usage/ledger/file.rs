@@ -8,10 +8,21 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::Options;
 use super::line::{rfc3339, timestamp};
 use super::name::{rotated_name, rotation_of};
 use crate::clock::Micros;
+
+/// How the log is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    pub path: PathBuf,
+    /// The file is rotated before it would be larger, in bytes.
+    pub max_size: u64,
+    /// And when its first line is so old.
+    pub max_age: Duration,
+    /// How many rotated files are kept; 0 for all.
+    pub keep: usize,
+}
 
 /// The file, open or not.
 #[derive(Debug)]

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use smallvec::smallvec;
 
 use super::*;
+use crate::clock::Micros;
 use crate::test_util::Scratch;
 use crate::limit::Instance;
 use crate::limit;

@@ -7,9 +7,12 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
+
 use super::file::{Doing, LogFile, Trouble};
+use super::line::Line;
 use super::metrics::LedgerMetrics;
-use super::{Line, now};
+use crate::clock::Micros;
 
 /// So many bytes are written at a time, and one line more.
 const BATCH: usize = 256 * 1024;
@@ -169,6 +172,11 @@ impl Writer {
         let file = self.file.path().display().to_string();
         tracing::error!(file, lines = lost, "--usage-log: the process ends, and lines are lost");
     }
+}
+
+/// The wall clock, which names of files and their ages go by.
+pub(super) fn now() -> Micros {
+    Micros(u64::try_from(Timestamp::now().as_microsecond()).unwrap_or(0))
 }
 
 fn lines(bytes: &[u8]) -> u64 {
