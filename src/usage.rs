@@ -256,7 +256,13 @@ impl Settlements {
             Quality::Final => Settlement::Settled(tokens),
             Quality::Counted | Quality::Estimate => Settlement::Estimated(tokens),
         };
-        Charged { settlement, cut: (said.tokens > tokens).then_some(said.tokens), debt_cut, before, quality: said.quality }
+        Charged {
+            settlement,
+            cut: (said.tokens > tokens).then_some(said.tokens),
+            debt_cut,
+            before,
+            quality: said.quality,
+        }
     }
 
     /// What the answer cost, and how well that is known.
@@ -301,8 +307,11 @@ impl Hold {
 // === impl Reservation ===
 
 impl Reservation {
-    /// Whose call it is, as far as its tokens are counted for somebody.
+    /// Whose call it is, as far as somebody expected it to cost something.
     fn calling(&self) -> Option<Calling> {
+        if self.forecast.guess <= 0.0 {
+            return None;
+        }
         let hold = self.holds.iter().find(|hold| hold.kind == LimitKind::Tokens)?;
         Some(Calling { model: self.model, account: hold.of.account })
     }

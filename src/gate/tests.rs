@@ -385,13 +385,26 @@ async fn a_fixed_window_gives_everything_back_at_once() {
 
 #[tokio::test]
 async fn an_annotation_of_ours_that_is_wrong_is_not_passed_over() {
-    for (annotation, severity, shut) in [
-        ("tiergate.io/algorithm: sliding", "error", true),
-        ("tiergate.io/counter-scope: user", "error", true),
-        ("tiergate.io/algoritm: fixed-window", "error", true),
-        ("example.com/algorithm: x", "", false),
+    let (requests, tokens) = ("gateway-rate-limits", "gateway-token-rate-limits");
+    let window = "tiergate.io/algorithm: fixed-window";
+    for (policy, annotation, severity, shut) in [
+        (requests, "tiergate.io/algorithm: sliding", "error", true),
+        (requests, "tiergate.io/counter-scope: user", "error", true),
+        (requests, "tiergate.io/algoritm: fixed-window", "error", true),
+        (requests, "example.com/algorithm: x", "", false),
+        (tokens, "tiergate.io/token-admission: reserved", "error", true),
+        (tokens, "tiergate.io/token-admision: reserve", "error", true),
+        (tokens, "tiergate.io/token-admission: positive", "", false),
+        // What they say is of tokens, and of windows.
+        (requests, "tiergate.io/token-admission: reserve", "error", true),
+        (requests, "tiergate.io/debt: carry", "error", true),
+        (tokens, "tiergate.io/debt: forgive", "error", true),
+        (tokens, "tiergate.io/debt: carry", "", false),
+        (tokens, &format!("{window}, tiergate.io/debt: carry"), "", false),
+        (tokens, &format!("{window}, tiergate.io/debt: forgive"), "warning", false),
+        (tokens, &format!("{window}, tiergate.io/debt: forgives"), "error", true),
     ] {
-        let gate = annotated("gateway-rate-limits", annotation);
+        let gate = annotated(policy, annotation);
         let problems: Vec<_> =
             gate.policies.current().problems.iter().map(|problem| problem.severity.to_string()).collect();
         let expected: Vec<String> = Some(severity.to_owned()).filter(|text| !text.is_empty()).into_iter().collect();

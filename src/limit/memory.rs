@@ -160,8 +160,13 @@ impl Memory {
             let more = known.charge_more(&mut cell, quota, *used, now);
             (more, cell.bound_debt(quota, report.debt_windows, now))
         } else {
+            let less = known.hits - used;
+            let of_extra = known.of_extra(less);
             let hold = Charge { mark: hold.mark, minted: report.minted };
-            (known.give_back(&mut cell, quota, *used, hold, now), false)
+            let back =
+                cell.give_back(quota, of_extra, known.at, now) + cell.give_back(quota, less - of_extra, hold, now);
+            let left = Charged { hits: known.hits - back.min(less), extra: known.extra - of_extra, ..known };
+            (left, false)
         };
         account.put(hold.cell, cell);
         (charged, is_cut)
@@ -481,11 +486,8 @@ impl Charged {
         Charged { hits: due, extra: self.extra.saturating_add(more), at }
     }
 
-    /// Gives back what is charged beyond what is `due`: first what came on top of the hold, then of the hold.
-    fn give_back(self, cell: &mut Cell, quota: &Quota, due: u64, hold: Charge, now: Micros) -> Self {
-        let less = self.hits - due;
-        let of_extra = less.min(self.extra);
-        let back = cell.give_back(quota, of_extra, self.at, now) + cell.give_back(quota, less - of_extra, hold, now);
-        Charged { hits: self.hits - back.min(less), extra: self.extra - of_extra, at: self.at }
+    /// What of `less` is given back by its own place, since it came on top of the hold: that comes first.
+    fn of_extra(self, less: u64) -> u64 {
+        less.min(self.extra)
     }
 }

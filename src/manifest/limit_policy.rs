@@ -112,7 +112,9 @@ impl LimitPolicy {
         let mut carries_debt = false;
         if self.kind == LimitKind::Tokens {
             self.admission = read_choice(&self.meta, report, ADMISSION, &ADMISSIONS);
-            carries_debt = read_choice(&self.meta, report, DEBT, &DEBTS).unwrap_or(true);
+            // A bucket has no window whose end could forgive.
+            let choices = if algorithm.has_windows() { &DEBTS[..] } else { &DEBTS[..1] };
+            carries_debt = read_choice(&self.meta, report, DEBT, choices).unwrap_or(true);
         }
         for rate in self.limits.iter_mut().flatten().flat_map(|limit| &mut limit.rates) {
             *rate = rate.by(algorithm);

@@ -269,9 +269,21 @@ async fn one_answer_and_its_debt_are_bounded() {
         let reservation = sealer.open(&seal(&sealer, &[1], Micros(0))).unwrap();
         settlements.settle(&limits, &reservation, &tokens(said), Nanos(0)).await
     };
-    let full = Charged { settlement: Settlement::Settled(900), cut: None, debt_cut: false, before: None, quality: Quality::Final };
+    let full = Charged {
+        settlement: Settlement::Settled(900),
+        cut: None,
+        debt_cut: false,
+        before: None,
+        quality: Quality::Final,
+    };
     assert_eq!(settle(900).await, full);
-    let cut = Charged { settlement: Settlement::Settled(5000), cut: Some(MAX_HITS), debt_cut: true, before: None, quality: Quality::Final };
+    let cut = Charged {
+        settlement: Settlement::Settled(5000),
+        cut: Some(MAX_HITS),
+        debt_cut: true,
+        before: None,
+        quality: Quality::Final,
+    };
     assert_eq!(settle(MAX_HITS).await, cut);
     let Store::Memory(memory) = &limits.store;
     let admitted = |seconds| memory.admit(&[look(1)], Micros::from(Duration::from_secs(seconds))).admitted();

@@ -6,12 +6,10 @@ use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_service_client::R
 use serde_json::Value;
 
 use crate::envoy::{Gateway, chat, gateway_by, gateway_of, shipped};
-use crate::support::{Answer, Connection, Folder, PATIENCE, Tiergate, generous_manifests, root, token};
+use crate::support::{Answer, Connection, Folder, PATIENCE, POSITIVE, Tiergate, generous_manifests, root, token};
 use crate::wire::{channel, check, check_request, descriptor, http, outcome, own, report, text};
 
 const RLS: &[&str] = &["--enforce-limits", "rls"];
-/// What two calls can do too.
-const POSITIVE: &[&str] = &["--token-admission", "positive"];
 const GRANITE: &str = "/llm/granite/v1/chat/completions";
 const QWEN: &str = "/llm/qwen3/v1/chat/completions";
 

@@ -13,7 +13,7 @@ use envoy_types::pb::envoy::service::auth::v3::CheckResponse;
 use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
 use tonic::transport::Channel;
 
-use crate::support::{Folder, KEYS, TIERGATE, Tiergate, root, soak};
+use crate::support::{Folder, KEYS, POSITIVE, TIERGATE, Tiergate, root, soak};
 use crate::wire::{channel, check, check_request, http, outcome};
 
 const GRANITE: &str = "/llm/granite/v1/chat/completions";
@@ -79,7 +79,7 @@ struct World {
 impl World {
     async fn start(manifests: &Path) -> Self {
         let clock = WallClock::new();
-        let tiergate = Tiergate::start_as(clock.tiergate(), manifests, &["--token-admission=positive"]);
+        let tiergate = Tiergate::start_as(clock.tiergate(), manifests, POSITIVE);
         World { channel: channel(&tiergate).await, clock, _tiergate: tiergate }
     }
 

@@ -26,7 +26,7 @@ use serde_json::{Value, json};
 use tonic::transport::Channel;
 
 use crate::cluster::{Cluster, apply, apply_object, delete, objects, token};
-use crate::support::{PATIENCE, Tiergate, await_ready, get, root};
+use crate::support::{PATIENCE, POSITIVE, Tiergate, await_ready, get, root};
 use crate::wire::{channel, check_request, http, outcome};
 
 /// In place of a flag: the API server reviews tokens.
@@ -139,7 +139,16 @@ impl World {
     pub(crate) fn start(&self, cluster: &Cluster, kubeconfig: &Path, flags: &[&str]) -> Tiergate {
         let name = &self.name;
         let (gateway, mapping) = (format!("{name}-ingress/{name}"), format!("{name}-maas-api/tier-to-group-mapping"));
-        let own = ["--gateway", &gateway, "--tier-mapping", &mapping, "--instance", name, "--grant-from-annotation"];
+        let own = [
+            "--gateway",
+            &gateway,
+            "--tier-mapping",
+            &mapping,
+            "--instance",
+            name,
+            "--grant-from-annotation",
+            POSITIVE[0],
+        ];
         let jwks = cluster.jwks();
         let keys = ["--jwks", jwks.to_str().unwrap()];
         // Who is asked of a token is not what most tests are about.

@@ -58,21 +58,31 @@ async fn each_settled_call_has_a_line_when_the_process_has_ended() {
     for line in &mut lines {
         assert!(taken(line, "time").as_str().unwrap().ends_with('Z'));
         assert!(taken(line, "duration_ms").as_u64().unwrap() < 60_000);
+        assert_eq!(taken(line, "decision").as_str().unwrap().len(), "c34c06e0-00000016".len());
+        let user = taken(line, "user");
+        assert!(
+            user.as_str().unwrap().starts_with("system:serviceaccount:maas-default-gateway-tier-premium:"),
+            "{user}"
+        );
+        assert_ne!(taken(line, "route"), "");
     }
     let estimate = taken(&mut lines[1], "total").as_i64().unwrap();
     assert!(estimate > 0, "no answer is free");
+    let limit = "openshift-ingress/gateway-token-rate-limits/premium-user-tokens";
+    assert_eq!(taken(&mut lines[1], "charged"), json!({limit: estimate}));
     let common = |more: Value| {
         let mut line = json!({
-            "decision": "", "user": "", "tier": "premium", "namespace": "", "model": "", "route": "", "charged": {},
-            "channel": "rate_limit",
+            "tier": "premium", "namespace": "llm", "model": "qwen3", "channel": "rate_limit",
         });
         line.as_object_mut().unwrap().append(&mut more.as_object().unwrap().clone());
         line
     };
     let expected = [
-        common(json!({"input": 20, "output": 40, "cached": 5, "total": 60, "quality": "final", "status": 200})),
+        common(json!({
+            "input": 20, "output": 40, "cached": 5, "total": 60, "charged": {limit: 60}, "quality": "final", "status": 200
+        })),
         common(json!({"quality": "estimate", "status": 200})),
-        common(json!({"total": 0, "quality": "final", "status": 503})),
+        common(json!({"total": 0, "charged": {limit: 0}, "quality": "final", "status": 503})),
     ];
     assert_eq!(lines, expected);
 }

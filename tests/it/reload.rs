@@ -6,7 +6,7 @@ use std::path::Path;
 use envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient;
 use tonic::transport::Channel;
 
-use crate::support::{Folder, Tiergate, get, root, token};
+use crate::support::{Folder, POSITIVE, Tiergate, get, root, token};
 use crate::wire::{check_request, http, outcome};
 
 /// The tour's manifests in a folder that may be changed.
@@ -65,7 +65,7 @@ fn refused(status: i32, code: &str) -> (i32, String) {
 #[tokio::test]
 async fn an_edit_is_live_without_a_restart() {
     let folder = copy();
-    let tiergate = Tiergate::start(&folder.0, &[]);
+    let tiergate = Tiergate::start(&folder.0, POSITIVE);
     let mut premium = Caller::of(&tiergate, "premium", "jland-78028f6d").await;
     assert_eq!(premium.asks(QWEN).await, ok());
     // Revoked, for a caller whose identity is remembered.
@@ -101,7 +101,7 @@ roleRef: {kind: Role, name: own, apiGroup: rbac.authorization.k8s.io}
 #[tokio::test]
 async fn use_is_kept_when_a_limit_changes() {
     let folder = copy();
-    let tiergate = Tiergate::start(&folder.0, &[]);
+    let tiergate = Tiergate::start(&folder.0, POSITIVE);
     let mut free = Caller::of(&tiergate, "free", "alice-12345678").await;
     for _ in 0..3 {
         assert_eq!(free.asks(GRANITE).await, ok());
@@ -120,7 +120,7 @@ async fn use_is_kept_when_a_limit_changes() {
 #[tokio::test]
 async fn an_object_in_error_keeps_its_last_good_version_and_the_rest_swaps() {
     let folder = copy();
-    let tiergate = Tiergate::start(&folder.0, &[]);
+    let tiergate = Tiergate::start(&folder.0, POSITIVE);
     let mut premium = Caller::of(&tiergate, "premium", "jland-78028f6d").await;
     for (file, from, to) in [
         ("auth-policy.yaml", "authorization:", "callbacks: {}\n    authorization:"),
@@ -149,7 +149,7 @@ async fn an_object_in_error_keeps_its_last_good_version_and_the_rest_swaps() {
 #[tokio::test]
 async fn a_file_that_is_not_yaml_keeps_its_objects_while_others_change() {
     let folder = copy();
-    let tiergate = Tiergate::start(&folder.0, &[]);
+    let tiergate = Tiergate::start(&folder.0, POSITIVE);
     let mut premium = Caller::of(&tiergate, "premium", "jland-78028f6d").await;
     replace(&folder.0, "users.yaml", "apiVersion: v1", "apiVersion: [v1");
     tiergate.await_log("policy published");
@@ -165,7 +165,7 @@ async fn a_file_that_is_not_yaml_keeps_its_objects_while_others_change() {
 async fn a_start_without_a_readable_folder_recovers_when_it_is_mended() {
     let folder = copy();
     replace(&folder.0, "tiers.yaml", "data:", "data: [");
-    let tiergate = Tiergate::start(&folder.0, &[]);
+    let tiergate = Tiergate::start(&folder.0, POSITIVE);
     let mut premium = Caller::of(&tiergate, "premium", "jland-78028f6d").await;
     assert_eq!(premium.asks(QWEN).await, refused(503, "TG-UNAVAILABLE-CONFIGURATION"));
     // Another file changes: what was never known is not known now.
@@ -196,7 +196,7 @@ async fn a_mounted_config_map_is_swapped_by_its_link() {
         let name = entry.unwrap().file_name();
         symlink(Path::new("..data").join(&name), mount.0.join(&name)).unwrap();
     }
-    let tiergate = Tiergate::start(&mount.0, &[]);
+    let tiergate = Tiergate::start(&mount.0, POSITIVE);
     let mut premium = Caller::of(&tiergate, "premium", "jland-78028f6d").await;
     assert_eq!(premium.asks(QWEN).await, ok());
     replace(&good.0, "models.yaml", "[\"premium\",\"enterprise\"]", "[\"enterprise\"]");
@@ -211,7 +211,7 @@ async fn a_mounted_config_map_is_swapped_by_its_link() {
 #[tokio::test]
 async fn a_misspelt_kind_or_version_lifts_nothing() {
     let folder = copy();
-    let tiergate = Tiergate::start(&folder.0, &[]);
+    let tiergate = Tiergate::start(&folder.0, POSITIVE);
     let mut free = Caller::of(&tiergate, "free", "alice-12345678").await;
     for _ in 0..5 {
         assert_eq!(free.asks(GRANITE).await, ok());
@@ -238,7 +238,7 @@ async fn a_service_account_that_is_added_is_accepted_at_once() {
     let folder = copy();
     let users = fs::read_to_string(folder.0.join("users.yaml")).unwrap();
     fs::write(folder.0.join("users.yaml"), users.replace("jland-78028f6d", "jland-00000000")).unwrap();
-    let tiergate = Tiergate::start(&folder.0, &[]);
+    let tiergate = Tiergate::start(&folder.0, POSITIVE);
     let mut premium = Caller::of(&tiergate, "premium", "jland-78028f6d").await;
     assert_eq!(premium.asks(QWEN).await, refused(401, "TG-TOKEN-SUBJECT-GONE"));
     fs::write(folder.0.join("users.yaml"), users).unwrap();
@@ -249,7 +249,7 @@ async fn a_service_account_that_is_added_is_accepted_at_once() {
 #[tokio::test]
 async fn a_pipe_named_like_a_manifest_stops_nothing() {
     let folder = copy();
-    let tiergate = Tiergate::start(&folder.0, &[]);
+    let tiergate = Tiergate::start(&folder.0, POSITIVE);
     let mut premium = Caller::of(&tiergate, "premium", "jland-78028f6d").await;
     assert_eq!(premium.asks(QWEN).await, ok());
     let made = std::process::Command::new("mkfifo").arg(folder.0.join("z.yaml")).status().unwrap();

@@ -18,7 +18,7 @@ use tonic::transport::Channel;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::support::{Folder, Tiergate, get, root, token};
+use crate::support::{Folder, POSITIVE, Tiergate, get, root, token};
 
 pub(crate) async fn channel(tiergate: &Tiergate) -> Channel {
     Channel::from_shared(format!("http://{}", tiergate.grpc)).unwrap().connect().await.unwrap()
@@ -205,7 +205,7 @@ pub(crate) fn report(descriptors: Vec<RateLimitDescriptor>) -> RateLimitRequest 
 
 #[tokio::test]
 async fn usage_reports_are_settled_once_and_hostile_ones_refused() {
-    let tiergate = demo(&[]);
+    let tiergate = demo(POSITIVE);
     let channel = channel(&tiergate).await;
     let mut client = RateLimitServiceClient::new(channel.clone());
     let good = format!("Bearer {}", premium());

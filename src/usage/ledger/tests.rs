@@ -8,9 +8,9 @@ use smallvec::smallvec;
 
 use super::*;
 use crate::clock::Micros;
-use crate::test_util::Scratch;
-use crate::limit::Instance;
 use crate::limit;
+use crate::limit::Instance;
+use crate::test_util::Scratch;
 use crate::usage::{Channel, Charged, Forecast, ModelId, Report, Reservation, Settlement, Usage};
 
 /// Longer than anything takes that is well.

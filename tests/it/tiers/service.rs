@@ -10,7 +10,7 @@ use tonic::transport::Channel;
 
 use super::{GRANITE, bearer, open};
 use crate::reload::replace;
-use crate::support::{Folder, TIERGATE, Tiergate, free_port};
+use crate::support::{Folder, POSITIVE, TIERGATE, Tiergate, free_port};
 use crate::tier_service::{Says, TierService};
 use crate::wire::{channel, check, check_request, http, outcome, own, text};
 
@@ -50,7 +50,7 @@ async fn fifty_requests_of_a_cold_user_at_once_are_one_call() {
     let service = TierService::start(Says::tier("enterprise")).await;
     let folder = asking(service.address.port());
     replace(&folder.0, "limits.yaml", "limit: 50,", "limit: 1000,");
-    let tiergate = Tiergate::start(&folder.0, &["--workers", "2"]);
+    let tiergate = Tiergate::start(&folder.0, &["--workers", "2", POSITIVE[0]]);
     // Connections are spread over the workers.
     let channels = [channel(&tiergate).await, channel(&tiergate).await];
     let authorization = bearer(&folder, "free", "alice-12345678");
@@ -89,7 +89,7 @@ async fn what_is_no_answer_is_undecided_and_the_next_is_right_when_the_service_i
     let service = TierService::start(Says::Nothing).await;
     let folder = asking(service.address.port());
     users(&folder, &names);
-    let tiergate = Tiergate::start(&folder.0, &[]);
+    let tiergate = Tiergate::start(&folder.0, POSITIVE);
     let channel = channel(&tiergate).await;
     let users: Vec<String> = names.iter().map(|name| bearer(&folder, "free", name)).collect();
     for (says, user) in cases.iter().zip(&users) {
@@ -128,7 +128,7 @@ async fn what_is_no_answer_is_undecided_and_the_next_is_right_when_the_service_i
 async fn a_service_that_is_not_there_is_asked_when_it_is() {
     let port = free_port();
     let folder = asking(port);
-    let tiergate = Tiergate::start(&folder.0, &[]);
+    let tiergate = Tiergate::start(&folder.0, POSITIVE);
     let channel = channel(&tiergate).await;
     let user = bearer(&folder, "free", "alice-12345678");
     let answer = ask(&channel, &user).await;
@@ -163,7 +163,7 @@ async fn a_service_by_https_is_asked_if_its_certificate_is_trusted() {
     for (certificates, trusted) in [(trusted, true), (strange, false)] {
         let mut command = std::process::Command::new(TIERGATE);
         command.env("SSL_CERT_FILE", certificates);
-        let tiergate = Tiergate::start_as(command, &folder.0, &[]);
+        let tiergate = Tiergate::start_as(command, &folder.0, POSITIVE);
         let channel = channel(&tiergate).await;
         let user = bearer(&folder, "free", "alice-12345678");
         // The first call reads certificates, which a loaded machine may take long for.
@@ -191,7 +191,7 @@ async fn who_has_no_tier_is_refused_by_name() {
     let service = TierService::start(Says::Answer(404, "{\"error\":\"not_found\"}".to_owned())).await;
     let folder = asking(service.address.port());
     for flags in [&[][..], &["--tier-unknown", "refuse"]] {
-        let tiergate = Tiergate::start(&folder.0, flags);
+        let tiergate = Tiergate::start(&folder.0, &[POSITIVE, flags].concat());
         let channel = channel(&tiergate).await;
         let user = bearer(&folder, "free", "alice-12345678");
         for source in ["fetched", "hit"] {
@@ -210,7 +210,7 @@ async fn an_answer_past_its_time_is_served_while_a_new_one_is_fetched() {
     replace(&folder.0, "auth-policy.yaml", "ttl: 300", "ttl: 2");
     // Fast enough to be there within the two seconds more that a stale answer is served.
     replace(&folder.0, "limits.yaml", "limit: 20,", "limit: 1000000,");
-    let tiergate = Tiergate::start(&folder.0, &[]);
+    let tiergate = Tiergate::start(&folder.0, POSITIVE);
     let channel = channel(&tiergate).await;
     let user = bearer(&folder, "free", "alice-12345678");
     assert_eq!(told(&ask(&channel, &user).await), ("premium".to_owned(), "fetched".to_owned()));
