@@ -79,6 +79,43 @@ fn the_configuration_is_the_other_one_and_a_call_more() {
     assert_eq!(own, expected, "of tiergate.yaml alone");
 }
 
+/// What `envoy/tiergate.yaml` alone has beside its readers: what keeps its filters apart, and totals of several names.
+const NATIVE: &str = r#"early_header_mutation_extensions:
+- name: envoy.http.early_header_mutation.header_mutation
+"@type": type.googleapis.com/envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation
+mutations: [{remove: x-tiergate-usage}]
+expression: response.code_details.startsWith("rbac_access_denied")
+request_headers_to_remove: [accept-encoding, x-tiergate-usage]
+hits_addend: {format: "%DYNAMIC_METADATA(tiergate.usage:total_of_bedrock)%"}
+hits_addend: {format: "%DYNAMIC_METADATA(tiergate.usage:total_of_gemini)%"}
+hits_addend: {format: "%DYNAMIC_METADATA(tiergate.usage:total_of_response)%"}"#;
+/// And `envoy/lua.yaml`: what its reader counts besides.
+const LUA: &str = r#"expression: response.code_details == "lua_response"
+request_headers_to_remove: [accept-encoding]
+hits_addend: {format: "%DYNAMIC_METADATA(tiergate.usage:chunks)%"}
+actions: [*reservation, {generic_key: {descriptor_key: tiergate.usage, descriptor_value: chunks}}]
+hits_addend: {format: "%DYNAMIC_METADATA(tiergate.usage:ended)%"}
+actions: [*reservation, {generic_key: {descriptor_key: tiergate.usage, descriptor_value: ended}}]"#;
+
+/// A change to one of these files is a change to both, but for who reads the bodies.
+#[test]
+fn the_configuration_with_lua_is_the_other_one_with_another_reader() {
+    let lines = |file: &str, readers: &str| {
+        let text = shipped(file);
+        let (before, rest) = text.split_once(readers).expect("what reads the bodies");
+        let (_, after) = rest.split_once("- name: envoy.filters.http.router").expect("the router after it");
+        let lines = before.lines().chain(after.lines()).map(|line| line.split('#').next().unwrap_or_default().trim());
+        lines.filter(|line| !line.is_empty()).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let native = lines("envoy/tiergate.yaml", "- name: tiergate.request_stream");
+    let lua = lines("envoy/lua.yaml", "- name: tiergate.usage\n");
+    let own = |one: &[String], other: &[String]| {
+        one.iter().filter(|line| !other.contains(line)).cloned().collect::<Vec<_>>().join("\n")
+    };
+    assert_eq!(own(&native, &lua), NATIVE);
+    assert_eq!(own(&lua, &native), LUA);
+}
+
 #[tokio::test]
 async fn both_setups_give_the_same_answers() {
     let (manifests, token) = (slow_manifests(), free());

@@ -49,9 +49,9 @@ const DIALECTS: [Dialect; 11] = [
     dialect("embeddings", "/v1/embeddings", EMBEDDINGS, false),
 ];
 
-/// Both configurations, with what tiergate is told of them.
-pub(crate) const SETUPS: [(&str, &[&str]); 2] =
-    [("envoy/tiergate.yaml", &[]), ("envoy/classic.yaml", &["--enforce-limits", "rls"])];
+/// Every configuration, with what tiergate is told of it.
+pub(crate) const SETUPS: [(&str, &[&str]); 3] =
+    [("envoy/tiergate.yaml", &[]), ("envoy/classic.yaml", &["--enforce-limits", "rls"]), ("envoy/lua.yaml", &[])];
 
 /// A tiergate whose limits nobody reaches, behind an Envoy before the sample model.
 struct World {
@@ -131,6 +131,9 @@ async fn every_answer_is_charged_what_it_cost_in_every_dialect() {
             }
         }
         println!("{file}: {} of {answers} answers charged what they cost", answers - others.len());
+        if file == "envoy/lua.yaml" {
+            assert_eq!(world.gateway.stat("http.inference.lua.errors").await, 0);
+        }
         assert!(others.is_empty(), "{file}: {others:#?}");
     }
 }

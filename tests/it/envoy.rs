@@ -39,9 +39,21 @@ pub(crate) fn envoy() -> PathBuf {
     if let Some(path) = std::env::var_os("TIERGATE_ENVOY") {
         return path.into();
     }
-    let output = Command::new(root("scripts/envoy.sh")).stderr(Stdio::inherit()).output().unwrap();
+    installed(&[])
+}
+
+fn installed(version: &[&str]) -> PathBuf {
+    let output = Command::new(root("scripts/envoy.sh")).args(version).stderr(Stdio::inherit()).output().unwrap();
     assert!(output.status.success(), "scripts/envoy.sh installs Envoy");
     String::from_utf8(output.stdout).unwrap().lines().last().unwrap().into()
+}
+
+/// On which `envoy/lua.yaml` is tried too: the oldest that there is without building it, and the first with readers of its own.
+pub(crate) const OLDER: [&str; 2] = ["1.36.2", "1.38.3"];
+
+/// One of them.
+pub(crate) fn older(version: &str) -> PathBuf {
+    installed(&[version])
 }
 
 pub(crate) async fn gateway(grpc: SocketAddr) -> Gateway {
@@ -132,8 +144,9 @@ pub(crate) async fn chat(connection: &mut Connection, path: &str, token: &str) -
 
 #[test]
 fn the_shipped_configurations_are_valid() {
-    for file in ["envoy/tiergate.yaml", "envoy/classic.yaml"] {
-        let mut command = Command::new(envoy());
+    let newest = ["envoy/tiergate.yaml", "envoy/classic.yaml", "envoy/lua.yaml"].map(|file| (file, envoy()));
+    for (file, envoy) in newest.into_iter().chain(OLDER.map(|version| ("envoy/lua.yaml", older(version)))) {
+        let mut command = Command::new(envoy);
         command.args(["--mode", "validate", "--log-level", "warning", "-c"]).arg(root(file));
         let output = command.output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);

@@ -11,7 +11,7 @@ use crate::problem::Finding;
 use crate::spelling::did_you_mean;
 
 const USAGE: &str = "tiergate.usage";
-const NUMBERS: [&str; 11] = [
+const NUMBERS: [&str; 12] = [
     "total",
     "input",
     "output",
@@ -21,6 +21,7 @@ const NUMBERS: [&str; 11] = [
     "request_bytes",
     "stream",
     "chunks",
+    "ended",
     "status",
     "duration_ms",
 ];

@@ -17,7 +17,7 @@ const SSE: &str = "text/event-stream";
 
 /// The content type of an answer (empty: none), the answer, and the tokens that are charged for it; `None` where it is charged by
 /// its bytes.
-const TOLD: [(&str, &str, Option<u64>); 24] = [
+const TOLD: [(&str, &str, Option<u64>); 18] = [
     // What Kuadrant counts.
     (JSON, r#"{"usage":{"total_tokens":60}}"#, Some(60)),
     (JSON, r#"{"usageMetadata":{"totalTokenCount":60}}"#, Some(60)),
@@ -48,13 +48,31 @@ const TOLD: [(&str, &str, Option<u64>); 24] = [
     ("Text/Event-Stream; charset=utf-8", "data: {\"usage\":{\"total_tokens\":60}}\n\n", Some(60)),
     // A total of another name does not take its place.
     (SSE, "data: {\"usage\":{\"total_tokens\":60}}\n\ndata: {\"usageMetadata\":{\"totalTokenCount\":0}}\n\n", Some(60)),
-    // README.md beside the configuration names these.
-    (SSE, "data: {\"usage\":{\"total_tokens\":60}}\n\ndata: {\"usage\":{\"total_tokens\":0}}\n\n", None),
-    (SSE, "data: {\"usage\":{\"total_tokens\":60}}\n", None),
-    ("text/plain", r#"{"usage":{"total_tokens":60}}"#, None),
-    ("", "data: {\"usage\":{\"total_tokens\":60}}\n\n", None),
-    (JSON, r#"[{"usageMetadata":{"totalTokenCount":60}}]"#, None),
-    ("application/x-ndjson", "{\"usage\":{\"total_tokens\":60}}\n{}\n", None),
+];
+
+/// What Envoy's own readers charge, which README.md beside the configuration names where it is by bytes, and what Lua does.
+const APART: [(&str, &str, Option<u64>, Option<u64>); 14] = [
+    (SSE, "data: {\"usage\":{\"total_tokens\":60}}\n\ndata: {\"usage\":{\"total_tokens\":0}}\n\n", None, Some(60)),
+    (SSE, "data: {\"usage\":{\"total_tokens\":60}}\n", None, Some(60)),
+    (SSE, "data: {\"usage\":{\"total_tokens\":60}}\r\r", None, Some(60)),
+    ("text/plain", r#"{"usage":{"total_tokens":60}}"#, None, None),
+    ("", "data: {\"usage\":{\"total_tokens\":60}}\n\n", None, None),
+    (JSON, r#"[{"usageMetadata":{"totalTokenCount":60}}]"#, None, Some(60)),
+    ("application/x-ndjson", "{\"usage\":{\"total_tokens\":60}}\n{}\n", None, Some(60)),
+    ("application/x-ndjson", "{\"no\n{\"done\":true,\"prompt_eval_count\":10,\"eval_count\":50}\n", None, Some(60)),
+    (JSON, r#"{"done":true,"prompt_eval_count":10,"eval_count":50}"#, None, Some(60)),
+    // Of Messages, what was cached stands beside the input.
+    (
+        JSON,
+        r#"{"usage":{"input_tokens":1,"cache_read_input_tokens":6,"cache_creation_input_tokens":3,"output_tokens":50}}"#,
+        Some(51),
+        Some(60),
+    ),
+    // Some models tell it both ways; and text is no number of its own.
+    (JSON, r#"{"usage":{"prompt_tokens":10,"cache_read_input_tokens":6,"completion_tokens":50}}"#, Some(60), Some(60)),
+    (JSON, r#"{"a":"\"usage\":{\"total_tokens\":1}","usage":{"total_tokens":59.5}}"#, Some(59), Some(60)),
+    (JSON, r#"{"usage":{"total_tokens":-60}}"#, None, None),
+    (JSON, r#"<p>{"usage":{"total_tokens":60}}"#, None, None),
 ];
 
 /// Answers what the request says that it should.
@@ -86,7 +104,9 @@ async fn usage_in_other_words_is_counted_where_envoy_can_read_it() {
         let gateway = gateway_before(&shipped(file), &[tiergate.grpc.port()], model().await).await;
         let mut connection = Connection::open(gateway.address).await;
         let mut others = Vec::new();
-        for (at, (kind, text, expected)) in TOLD.into_iter().enumerate() {
+        let is_lua = file.contains("lua");
+        let apart = APART.map(|(kind, text, native, lua)| (kind, text, if is_lua { lua } else { native }));
+        for (at, (kind, text, expected)) in TOLD.into_iter().chain(apart).enumerate() {
             let (reports, tokens) = ("tiergate_usage_reports_total", "tiergate_usage_tokens_total");
             let (settled, total) = (tiergate.metric(reports, "\"settled\"").await, "usage=\"total\"");
             let before = tiergate.metric(tokens, total).await;
