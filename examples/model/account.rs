@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::json;
 
+use crate::asked::Asked;
+
 /// A file with a line for each answer, or none.
 #[derive(Clone, Default)]
 pub struct Account(Option<Arc<Mutex<File>>>);
@@ -15,9 +17,16 @@ pub struct Account(Option<Arc<Mutex<File>>>);
 pub struct Entry {
     account: Account,
     id: String,
+    dialect: &'static str,
+    stream: bool,
+    status: u16,
+    /// Tokens of the prompt, those among them from a cache, and of the answer's those of reasoning, which come first.
     input: u64,
-    /// Tokens of the answer that were sent so far.
+    cached: u64,
+    reasoning: u64,
+    /// Tokens of the answer that were sent so far, and bytes.
     output: u64,
+    bytes: usize,
     /// Whether all of it was sent.
     ended: bool,
 }
@@ -30,16 +39,32 @@ impl Account {
         Ok(Account(file.map(|file| Arc::new(Mutex::new(file)))))
     }
 
-    pub fn begin(&self, id: &str, input: u64) -> Entry {
-        Entry { account: self.clone(), id: id.to_owned(), input, output: 0, ended: false }
+    /// An answer of this status, of which nothing was sent yet. An error that tells no usage has none.
+    pub fn begin(&self, id: &str, asked: &Asked, status: u16) -> Entry {
+        let is_free = asked.is_free();
+        let tokens = |number: u64| if is_free { 0 } else { number };
+        Entry {
+            account: self.clone(),
+            id: id.to_owned(),
+            dialect: asked.api.name(),
+            stream: asked.stream,
+            status,
+            input: tokens(asked.input),
+            cached: tokens(asked.cached()),
+            reasoning: tokens(asked.manner.reasoning),
+            output: 0,
+            bytes: 0,
+            ended: false,
+        }
     }
 }
 
 // === impl Entry ===
 
 impl Entry {
-    /// So many tokens were sent by now.
-    pub fn sent(&mut self, output: u64, ended: bool) {
+    /// So many bytes more were sent, and so many tokens by now.
+    pub fn sent(&mut self, bytes: usize, output: u64, ended: bool) {
+        self.bytes += bytes;
         (self.output, self.ended) = (output, ended);
     }
 }
@@ -47,8 +72,19 @@ impl Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         let Some(file) = &self.account.0 else { return };
-        let Entry { id, input, output, ended, .. } = self;
-        let line = json!({"x-request-id": id, "input": input, "output": output, "ended": ended}).to_string() + "\n";
+        let line = json!({
+            "x-request-id": self.id,
+            "dialect": self.dialect,
+            "stream": self.stream,
+            "status": self.status,
+            "input": self.input,
+            "output": self.output,
+            "cached": self.cached,
+            "reasoning": self.reasoning.min(self.output),
+            "bytes": self.bytes,
+            "ended": self.ended,
+        });
+        let line = line.to_string() + "\n";
         let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
         // One write, so that a line is whole or missing.
         if let Err(error) = file.write_all(line.as_bytes()) {

@@ -1,6 +1,9 @@
 //! What a request asks for.
 
+use serde::Deserialize;
 use serde_json::Value;
+
+use crate::manner::{Manner, Told};
 
 /// Whose words a request is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,9 +13,12 @@ pub enum Api {
     Embeddings,
     Messages,
     Responses,
-    /// Gemini. What is streamed has a path of its own.
+    /// Gemini. What is streamed has a path of its own, and is a list unless events are asked for.
     Generate,
     StreamGenerate,
+    ListGenerate,
+    OllamaChat,
+    OllamaGenerate,
 }
 
 /// A request that was understood.
@@ -27,14 +33,17 @@ pub struct Asked {
     /// Whether a stream ends with its usage, and whether every event before has what it was so far.
     pub usage: bool,
     pub running: bool,
+    pub manner: Manner,
 }
 
-const PATHS: [(&str, Api); 5] = [
+const PATHS: [(&str, Api); 7] = [
     ("/v1/chat/completions", Api::Chat),
     ("/v1/completions", Api::Completions),
     ("/v1/embeddings", Api::Embeddings),
     ("/v1/messages", Api::Messages),
     ("/v1/responses", Api::Responses),
+    ("/api/chat", Api::OllamaChat),
+    ("/api/generate", Api::OllamaGenerate),
 ];
 
 /// Where Gemini's models are: `/v1beta/models/<model>:generateContent`.
@@ -63,16 +72,32 @@ fn words(value: &Value) -> usize {
 
 impl Api {
     /// What a path means, and the model that it names.
-    pub fn of(path: &str) -> Option<(Self, &str)> {
+    pub fn of<'a>(path: &'a str, query: &str) -> Option<(Self, &'a str)> {
         let openai = PATHS.iter().find_map(|(end, api)| Some((*api, model_name(path.strip_suffix(end)?))));
         openai.or_else(|| {
             let (_, call) = path.split_once(GEMINI)?;
             match call.split_once(':')? {
                 (model, "generateContent") => Some((Api::Generate, model)),
-                (model, "streamGenerateContent") => Some((Api::StreamGenerate, model)),
+                (model, "streamGenerateContent") if query.contains("alt=sse") => Some((Api::StreamGenerate, model)),
+                (model, "streamGenerateContent") => Some((Api::ListGenerate, model)),
                 _ => None,
             }
         })
+    }
+
+    /// As the account calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Api::Chat => "chat",
+            Api::Completions => "completions",
+            Api::Embeddings => "embeddings",
+            Api::Messages => "Messages",
+            Api::Responses => "Responses",
+            Api::Generate | Api::StreamGenerate => "Gemini",
+            Api::ListGenerate => "Gemini's list",
+            Api::OllamaChat => "Ollama's chat",
+            Api::OllamaGenerate => "Ollama's generate",
+        }
     }
 
     /// Where the prompt is, and where the longest answer is said.
@@ -83,9 +108,11 @@ impl Api {
             Api::Embeddings => (&["/input"], &[]),
             Api::Messages => (&["/system", "/messages"], &["/max_tokens"]),
             Api::Responses => (&["/instructions", "/input"], &["/max_output_tokens"]),
-            Api::Generate | Api::StreamGenerate => {
+            Api::Generate | Api::StreamGenerate | Api::ListGenerate => {
                 (&["/systemInstruction", "/contents"], &["/generationConfig/maxOutputTokens"])
             }
+            Api::OllamaChat => (&["/messages"], &["/options/num_predict"]),
+            Api::OllamaGenerate => (&["/system", "/prompt"], &["/options/num_predict"]),
         }
     }
 }
@@ -105,7 +132,8 @@ impl Asked {
             return Err("there is no prompt".to_owned());
         }
         let stream = match (api, body.get("stream")) {
-            (Api::StreamGenerate, _) => true,
+            (Api::StreamGenerate | Api::ListGenerate, _) => true,
+            (Api::OllamaChat | Api::OllamaGenerate, None | Some(Value::Null)) => true,
             (Api::Generate | Api::Embeddings, _) | (_, None | Some(Value::Null)) => false,
             (_, Some(Value::Bool(stream))) => *stream,
             (_, Some(other)) => return Err(format!("`stream` is true or false, not {other}")),
@@ -115,6 +143,10 @@ impl Asked {
             return Err("`stream_options` is only for chat and completions with `stream: true`".to_owned());
         }
         let option = |name: &str| options.and_then(|options| options.get(name)?.as_bool()).unwrap_or(false);
+        let manner = match body.get("sample") {
+            Some(manner) => Manner::deserialize(manner).map_err(|error| format!("`sample`: {error}"))?,
+            None => Manner::default(),
+        };
         let output = longest.iter().find_map(|pointer| body.pointer(pointer)?.as_u64());
         Ok(Asked {
             api,
@@ -124,6 +156,17 @@ impl Asked {
             stream,
             usage: option("include_usage"),
             running: option("include_usage") && option("continuous_usage_stats"),
+            manner,
         })
+    }
+
+    /// Whether it is an error that used nothing.
+    pub fn is_free(&self) -> bool {
+        self.manner.status.is_some() && self.manner.usage != Told::Always
+    }
+
+    /// Tokens of the prompt that come from a cache.
+    pub fn cached(&self) -> u64 {
+        self.manner.cached.min(self.input)
     }
 }

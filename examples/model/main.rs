@@ -1,13 +1,18 @@
 //! A model server whose usage can be foretold, so that limits can be watched at work. It speaks what model servers speak: OpenAI's
-//! chat, completions, embeddings and Responses, Anthropic's Messages and Gemini, whole and streamed.
+//! chat, completions, embeddings and Responses, Anthropic's Messages, Gemini and Ollama, whole and streamed.
 //!
 //! An answer costs the words of its prompt and as many tokens as it may have (16 if the request does not say). Its text names the
 //! headers that arrived. A stream of chat or completions carries `usage` only when `stream_options` asks for it; the others always
 //! do, and refuse an option that is not theirs.
+//!
+//! A request may have a field `sample`, which says how the answer is to be sent: without usage, as an error, cut anywhere, never to its
+//! end. `manner.rs` lists what it may say.
 
 mod account;
 mod answer;
 mod asked;
+mod manner;
+mod send;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -24,7 +29,6 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::account::Account;
-use self::answer::Answer;
 use self::asked::{Api, Asked};
 
 #[derive(Parser)]
@@ -34,8 +38,8 @@ struct Args {
     #[arg(long, default_value = "127.0.0.1:8000")]
     listen: SocketAddr,
 
-    /// Append a line of JSON to this file for each answer: whose it was (x-request-id), and how many tokens it had sent when it ended
-    /// or was broken off
+    /// Append a line of JSON to this file for each answer: whose it was (x-request-id), in which dialect, and how many tokens it had
+    /// sent when it ended or was broken off
     #[arg(long)]
     account: Option<PathBuf>,
 
@@ -86,14 +90,14 @@ async fn serve(State(model): State<Model>, method: Method, uri: Uri, headers: He
             method => refuse(StatusCode::METHOD_NOT_ALLOWED, format!("`{method}` is not allowed here")),
         };
     }
-    let Some((api, name)) = Api::of(path) else {
+    let Some((api, name)) = Api::of(path, uri.query().unwrap_or_default()) else {
         return refuse(StatusCode::NOT_FOUND, format!("no such path: `{path}`"));
     };
     if method != Method::POST {
         return refuse(StatusCode::METHOD_NOT_ALLOWED, format!("`{method}` is not allowed here"));
     }
     match Asked::read(api, name, &body) {
-        Ok(asked) => Answer::to(asked, &headers).send(&model, &headers),
+        Ok(asked) => send::answer(asked, &model, &headers).await,
         Err(fault) => refuse(StatusCode::BAD_REQUEST, fault),
     }
 }

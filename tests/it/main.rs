@@ -33,6 +33,7 @@ mod layers;
 mod ledger;
 mod live;
 mod metrics;
+mod model;
 mod reload;
 mod restart;
 mod routes;
