@@ -1,14 +1,16 @@
 //! What answers cost in the words of every API, through the configurations that are shipped: the model's own account beside what
 //! tiergate charged.
 
+mod table;
 mod told;
 
+use std::path::Path;
 use std::time::Instant;
 
 use serde_json::Value;
 use tokio::io::AsyncReadExt;
 
-use crate::envoy::{Gateway, gateway_with, shipped};
+use crate::envoy::{Gateway, envoy, gateway_on, shipped};
 use crate::support::{Connection, Folder, PATIENCE, Tiergate, generous_manifests};
 use crate::wire::premium;
 
@@ -34,6 +36,9 @@ const MESSAGES: &str =
 const RESPONSES: &str = r#"{"input":"WORDS","max_output_tokens":MOST,"stream":STREAM}"#;
 const GEMINI: &str = r#"{"contents":[{"parts":[{"text":"WORDS"}]}],"generationConfig":{"maxOutputTokens":MOST}}"#;
 const EMBEDDINGS: &str = r#"{"input":["WORDS"]}"#;
+const OLLAMA_CHAT: &str =
+    r#"{"messages":[{"role":"user","content":"WORDS"}],"options":{"num_predict":MOST},"stream":STREAM}"#;
+const OLLAMA_GENERATE: &str = r#"{"prompt":"WORDS","options":{"num_predict":MOST},"stream":STREAM}"#;
 
 const DIALECTS: [Dialect; 11] = [
     dialect("chat", "/v1/chat/completions", CHAT, false),
@@ -47,6 +52,15 @@ const DIALECTS: [Dialect; 11] = [
     dialect("Gemini", "/v1beta/models/qwen3:generateContent", GEMINI, false),
     dialect("Gemini", "/v1beta/models/qwen3:streamGenerateContent?alt=sse", GEMINI, true),
     dialect("embeddings", "/v1/embeddings", EMBEDDINGS, false),
+];
+
+/// What Lua alone reads.
+const LUA_DIALECTS: [Dialect; 5] = [
+    dialect("Gemini's list", "/v1beta/models/qwen3:streamGenerateContent", GEMINI, true),
+    dialect("Ollama's chat", "/api/chat", OLLAMA_CHAT, false),
+    dialect("Ollama's chat", "/api/chat", OLLAMA_CHAT, true),
+    dialect("Ollama's generate", "/api/generate", OLLAMA_GENERATE, false),
+    dialect("Ollama's generate", "/api/generate", OLLAMA_GENERATE, true),
 ];
 
 /// Every configuration, with what tiergate is told of it.
@@ -67,9 +81,13 @@ impl World {
     }
 
     async fn by(config: &str, flags: &[&str], model: &[&str]) -> Self {
+        Self::on(&envoy(), config, flags, model).await
+    }
+
+    async fn on(envoy: &Path, config: &str, flags: &[&str], model: &[&str]) -> Self {
         let manifests = generous_manifests();
         let tiergate = Tiergate::start(&manifests.0, flags);
-        let gateway = gateway_with(config, &[tiergate.grpc.port()], model).await;
+        let gateway = gateway_on(envoy, config, &[tiergate.grpc.port()], model).await;
         World { _manifests: manifests, tiergate, gateway, bearer: format!("Bearer {}", premium()) }
     }
 

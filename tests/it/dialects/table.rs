@@ -1,0 +1,167 @@
+//! The model's account beside tiergate's, to the token: every reader, on each Envoy that it is for, in every dialect, whole and
+//! streamed, however the answer is written and cut.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::{DIALECTS, Dialect, LUA_DIALECTS, World};
+use crate::envoy::{envoy, older, shipped};
+use crate::support::{Connection, soak};
+
+const CONNECTIONS: usize = 32;
+/// How a model may write what it says, by turns.
+const MANNERS: [&str; 9] = [
+    r"{}",
+    r#"{"cut":1}"#,
+    r#"{"cut":7,"line_end":"crlf","text":"é 漢 one"}"#,
+    r#"{"cut":3,"comments":true,"data_lines":true}"#,
+    r#"{"cut":11,"reversed":true,"escaped":true}"#,
+    r#"{"usage":"always","no_done":true}"#,
+    r#"{"cut":5,"usage":"always","reversed":true,"line_end":"crlf"}"#,
+    r#"{"cut":4096,"padding":20000}"#,
+    r#"{"padding":90000,"escaped":true}"#,
+];
+/// Which Envoy's own reader does not know: lines that end with CR alone.
+const LUA_MANNERS: [&str; 1] = [r#"{"cut":5,"line_end":"cr","comments":true}"#];
+const NUMBERS: [&str; 5] = ["total", "input", "output", "cached", "reasoning"];
+
+/// A reader, and what it reads.
+struct Reader {
+    name: &'static str,
+    file: &'static str,
+    dialects: Vec<&'static Dialect>,
+    manners: Vec<&'static str>,
+    is_native: bool,
+}
+
+/// What one dialect's answers cost, as somebody says.
+type Cost = BTreeMap<&'static str, u64>;
+
+impl Reader {
+    fn native() -> Self {
+        let dialects = DIALECTS.iter().collect();
+        Reader { name: "native", file: "envoy/tiergate.yaml", dialects, manners: MANNERS.to_vec(), is_native: true }
+    }
+
+    fn lua() -> Self {
+        let dialects = DIALECTS.iter().chain(&LUA_DIALECTS).collect();
+        let manners = MANNERS.into_iter().chain(LUA_MANNERS).collect();
+        Reader { name: "Lua", file: "envoy/lua.yaml", dialects, manners, is_native: false }
+    }
+
+    /// The body of a request of this number.
+    fn body(&self, dialect: &Dialect, number: usize) -> String {
+        let body = dialect.body(3 + number % 5, 20 + number);
+        let manner = self.manners[number % self.manners.len()];
+        let mut manner: serde_json::Map<String, Value> = serde_json::from_str(manner).unwrap();
+        manner.entry("text").or_insert("one two é".into());
+        manner.insert("reasoning".to_owned(), (number % 10).into());
+        // What a cache had of Messages stands beside the input, where Envoy's own reader does not look.
+        let cached = if self.is_native && dialect.name == "Messages" { 0 } else { number % 3 };
+        manner.insert("cached".to_owned(), cached.into());
+        format!("{},\"sample\":{}}}", body.strip_suffix('}').unwrap(), Value::from(manner))
+    }
+
+    /// What the model says that its answers cost, as far as the dialect can tell it and the reader reads it.
+    fn cost(&self, dialect: &Dialect, lines: &[Value]) -> Cost {
+        let sum = |name: &str| lines.iter().map(|line| line[name].as_u64().unwrap()).sum::<u64>();
+        let tells_reasoning = !matches!(dialect.name, "Messages" | "embeddings") && !dialect.name.starts_with("Ollama");
+        let tells_cached = dialect.name != "embeddings" && !dialect.name.starts_with("Ollama");
+        let reasoning = if tells_reasoning { sum("reasoning") } else { 0 };
+        let cached = if tells_cached { sum("cached") } else { 0 };
+        // Gemini counts thoughts beside the answer, and Envoy's own reader adds nothing.
+        let apart = if self.is_native && dialect.name == "Gemini" { reasoning } else { 0 };
+        let numbers = [sum("input") + sum("output"), sum("input"), sum("output") - apart, cached, reasoning];
+        NUMBERS.into_iter().zip(numbers).collect()
+    }
+
+    /// Sends so many requests of a dialect at so many connections, and compares.
+    async fn cell(&self, world: &World, dialect: &Dialect, requests: usize) -> Result<u64, String> {
+        let (before, known) = (world.told().await, world.gateway.account().len());
+        let next = Cell::new(0);
+        let ask = async || {
+            let mut connection = Connection::open(world.gateway.address).await;
+            while next.get() < requests {
+                let body = self.body(dialect, next.replace(next.get() + 1));
+                let answer = connection.send("POST", &dialect.path(), &world.headers(), &body).await;
+                assert_eq!(answer.status, 200, "{}: {body}: {}", dialect.name, answer.body);
+            }
+        };
+        futures_util::future::join_all((0..CONNECTIONS).map(|_| ask())).await;
+        world.reported(known + requests).await;
+        let lines = world.gateway.account().split_off(known);
+        assert!(lines.iter().all(|line| line["dialect"] == dialect.name && line["ended"] == true), "{lines:?}");
+        let (after, expected) = (world.told().await, self.cost(dialect, &lines));
+        let charged: Cost = after.into_iter().map(|(name, number)| (name, number - before[name])).collect();
+        if charged == expected { Ok(charged["total"]) } else { Err(format!("charged {charged:?}, sent {expected:?}")) }
+    }
+
+    async fn runs_on(&self, version: &str, envoy: &Path) {
+        let world = World::on(envoy, &shipped(self.file), &[], &[]).await;
+        let (requests, mut faults, mut table) = (soak(100, 500), Vec::new(), String::new());
+        for dialect in &self.dialects {
+            let what = format!(
+                "{} on {version}, {}, {}",
+                self.name,
+                dialect.name,
+                if dialect.stream { "streamed" } else { "whole" }
+            );
+            match self.cell(&world, dialect, requests).await {
+                Ok(tokens) => table += &format!("{what}: {requests} answers, {tokens} tokens sent, all charged\n"),
+                Err(fault) => faults.push(format!("{what}: {fault}")),
+            }
+        }
+        println!("{table}");
+        assert!(faults.is_empty(), "{faults:#?}");
+        for settlement in ["estimated", "no_usage", "duplicate", "unknown"] {
+            let label = format!("\"{settlement}\"");
+            assert_eq!(world.tiergate.metric("tiergate_usage_reports_total", &label).await, 0, "{settlement}");
+        }
+        let lines = world.gateway.account();
+        let ids: BTreeSet<&str> = lines.iter().filter_map(|line| line["x-request-id"].as_str()).collect();
+        assert_eq!(ids.len(), lines.len(), "each request was answered once");
+        if !self.is_native {
+            assert_eq!(world.gateway.stat("http.inference.lua.errors").await, 0);
+        }
+    }
+}
+
+impl World {
+    /// What tiergate says that answers cost.
+    async fn told(&self) -> Cost {
+        let mut told = Cost::new();
+        for name in NUMBERS {
+            let label = format!("usage=\"{name}\"");
+            told.insert(name, self.tiergate.metric("tiergate_usage_tokens_total", &label).await);
+        }
+        told
+    }
+}
+
+#[tokio::test]
+async fn envoys_own_readers() {
+    Reader::native().runs_on("1.40.0", &envoy()).await;
+}
+
+#[tokio::test]
+async fn envoys_own_readers_on_older_1_38_3() {
+    Reader::native().runs_on("1.38.3", &older("1.38.3")).await;
+}
+
+#[tokio::test]
+async fn lua_on_the_newest() {
+    Reader::lua().runs_on("1.40.0", &envoy()).await;
+}
+
+#[tokio::test]
+async fn lua_on_older_1_38_3() {
+    Reader::lua().runs_on("1.38.3", &older("1.38.3")).await;
+}
+
+#[tokio::test]
+async fn lua_on_older_1_36_2() {
+    Reader::lua().runs_on("1.36.2", &older("1.36.2")).await;
+}
