@@ -1,6 +1,7 @@
 //! What answers cost in the words of every API, through the configurations that are shipped: the model's own account beside what
 //! tiergate charged.
 
+mod lua;
 mod table;
 mod told;
 
@@ -110,6 +111,21 @@ impl World {
     }
 }
 
+impl World {
+    /// Sends a request whose connection ends with its answer, which may be any.
+    async fn ask(&self, dialect: &Dialect, body: &str) -> Connection {
+        let mut connection = Connection::open(self.gateway.address).await;
+        let head = format!(
+            "POST {} HTTP/1.1\r\nhost: a\r\nconnection: close\r\nauthorization: {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            dialect.path(),
+            self.bearer,
+            body.len()
+        );
+        connection.write((head + body).as_bytes()).await;
+        connection
+    }
+}
+
 impl Dialect {
     fn path(&self) -> String {
         format!("/llm/qwen3{}", self.path)
@@ -118,6 +134,12 @@ impl Dialect {
     fn body(&self, words: usize, most: usize) -> String {
         let body = self.body.replace("WORDS", vec!["word"; words].join(" ").as_str());
         body.replace("MOST", &most.to_string()).replace("STREAM", &self.stream.to_string())
+    }
+
+    /// A body whose answer is sent as `manner` says, which `examples/model/manner.rs` lists.
+    fn sample(&self, words: usize, most: usize, manner: &Value) -> String {
+        let body = self.body(words, most);
+        format!("{},\"sample\":{manner}}}", body.strip_suffix('}').unwrap())
     }
 }
 
@@ -190,11 +212,17 @@ async fn streams_that_are_left_anywhere_are_charged_about_what_was_sent() {
     const LONGEST: usize = 60;
     let mut random = std::process::id().wrapping_mul(2_654_435_761);
     println!("seed {random}");
-    let file = shipped("envoy/tiergate.yaml");
-    let running = "continuous_usage_stats: true\n";
-    assert!(file.contains(running), "running totals are asked for");
-    let without: String = file.split_inclusive('\n').filter(|line| line.trim_start() != running).collect();
-    for (what, config) in [("with running totals", &file), ("without", &without)] {
+    let (native, lua) = (shipped("envoy/tiergate.yaml"), shipped("envoy/lua.yaml"));
+    let without = |file: &str, running: &str, rest: &str| {
+        assert_eq!(file.matches(running).count(), 1, "running totals are asked for");
+        file.replace(running, rest)
+    };
+    for (what, config) in [
+        ("native, with running totals", &native),
+        ("native, without", &without(&native, "continuous_usage_stats: true\n", "\n")),
+        ("Lua, with running totals", &lua),
+        ("Lua, without", &without(&lua, ", \"continuous_usage_stats\"}", "}")),
+    ] {
         let world = World::by(config, &[], &["--pause", "2"]).await;
         // What answers usually cost.
         for length in [300, 500, 700, 900] {

@@ -28,6 +28,11 @@ impl Gateway {
         found.unwrap_or_else(|| panic!("Envoy counts `{name}`")).1.parse().unwrap()
     }
 
+    /// The most memory that Envoy ever had, in KiB.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        self.processes[0].status("VmHWM:")
+    }
+
     /// What the sample model says that its answers were: a line for each, in their order.
     pub(crate) fn account(&self) -> Vec<serde_json::Value> {
         let text = std::fs::read_to_string(self.folder.0.join("account")).unwrap_or_default();

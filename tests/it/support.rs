@@ -40,6 +40,15 @@ pub(crate) fn run(command: &mut Command) -> (Option<i32>, String) {
 /// A process that ends when this is dropped.
 pub(crate) struct Process(pub(crate) Child);
 
+impl Process {
+    /// A number of its status, such as `VmRSS:` in KiB.
+    pub(crate) fn status(&self, name: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("the process lives");
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.0.kill();
@@ -250,12 +259,12 @@ impl Tiergate {
 
     /// Resident memory in KiB.
     pub(crate) fn memory(&self) -> u64 {
-        self.status("VmRSS:")
+        self.process.status("VmRSS:")
     }
 
     /// The most resident memory that it ever had, in KiB.
     pub(crate) fn peak_memory(&self) -> u64 {
-        self.status("VmHWM:")
+        self.process.status("VmHWM:")
     }
 
     /// The time that its threads ran, in steps of a hundredth of a second.
@@ -265,12 +274,6 @@ impl Tiergate {
         let after = stat.rsplit_once(')').unwrap().1;
         let ticks: u64 = after.split_whitespace().skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum();
         Duration::from_millis(ticks * 10)
-    }
-
-    fn status(&self, name: &str) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.0.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("the process lives");
-        line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
     /// The sum of a metric's series whose labels hold `labels`.

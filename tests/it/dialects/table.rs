@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{DIALECTS, Dialect, LUA_DIALECTS, World};
 use crate::envoy::{envoy, older, shipped};
@@ -54,7 +54,6 @@ impl Reader {
 
     /// The body of a request of this number.
     fn body(&self, dialect: &Dialect, number: usize) -> String {
-        let body = dialect.body(3 + number % 5, 20 + number);
         let manner = self.manners[number % self.manners.len()];
         let mut manner: serde_json::Map<String, Value> = serde_json::from_str(manner).unwrap();
         manner.entry("text").or_insert("one two é".into());
@@ -62,7 +61,7 @@ impl Reader {
         // What a cache had of Messages stands beside the input, where Envoy's own reader does not look.
         let cached = if self.is_native && dialect.name == "Messages" { 0 } else { number % 3 };
         manner.insert("cached".to_owned(), cached.into());
-        format!("{},\"sample\":{}}}", body.strip_suffix('}').unwrap(), Value::from(manner))
+        dialect.sample(3 + number % 5, 20 + number, &Value::from(manner))
     }
 
     /// What the model says that its answers cost, as far as the dialect can tell it and the reader reads it.
@@ -117,8 +116,7 @@ impl Reader {
         println!("{table}");
         assert!(faults.is_empty(), "{faults:#?}");
         for settlement in ["estimated", "no_usage", "duplicate", "unknown"] {
-            let label = format!("\"{settlement}\"");
-            assert_eq!(world.tiergate.metric("tiergate_usage_reports_total", &label).await, 0, "{settlement}");
+            assert_eq!(world.reports(settlement).await, 0, "{settlement}");
         }
         let lines = world.gateway.account();
         let ids: BTreeSet<&str> = lines.iter().filter_map(|line| line["x-request-id"].as_str()).collect();
@@ -130,6 +128,11 @@ impl Reader {
 }
 
 impl World {
+    /// How many reports were settled so.
+    async fn reports(&self, settlement: &str) -> u64 {
+        self.tiergate.metric("tiergate_usage_reports_total", &format!("\"{settlement}\"")).await
+    }
+
     /// What tiergate says that answers cost.
     async fn told(&self) -> Cost {
         let mut told = Cost::new();
@@ -138,6 +141,31 @@ impl World {
             told.insert(name, self.tiergate.metric("tiergate_usage_tokens_total", &label).await);
         }
         told
+    }
+}
+
+/// What the model refuses or fails at costs nothing, and what it says that it cost, if it says so.
+#[tokio::test]
+async fn a_failure_of_the_model_costs_what_it_says() {
+    for (file, flags) in super::SETUPS {
+        let world = World::start(file, flags, &[]).await;
+        let dialects = [&DIALECTS[0], &DIALECTS[1], &DIALECTS[5], &DIALECTS[9]];
+        let mut answers = 0;
+        for dialect in dialects {
+            for (status, usage, settlement) in
+                [(400, "usual", "no_usage"), (503, "usual", "no_usage"), (500, "always", "settled")]
+            {
+                let (before, told) = (world.charged().await, world.reports(settlement).await);
+                let body = dialect.sample(3, 20, &json!({"status": status, "usage": usage}));
+                let answer = world.ask(dialect, &body).await.closed().await;
+                assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+                answers += 1;
+                world.reported(answers).await;
+                let line = world.gateway.account().pop().unwrap();
+                assert_eq!(world.charged().await - before, super::sent(&line), "{file}, {}, {line}", dialect.name);
+                assert_eq!(world.reports(settlement).await, told + 1, "{file}, {}, {status}", dialect.name);
+            }
+        }
     }
 }
 
