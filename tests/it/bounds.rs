@@ -14,7 +14,7 @@ use crate::envoy::{BODY, Gateway, gateway_before, gateway_by, gateway_with, ship
 use crate::support::{Connection, PATIENCE, Tiergate, generous_manifests, get, soak};
 use crate::wire::premium;
 
-const FILES: [&str; 2] = ["envoy/tiergate.yaml", "envoy/classic.yaml"];
+const FILES: [&str; 3] = ["envoy/tiergate.yaml", "envoy/classic.yaml", "envoy/lua.yaml"];
 const QWEN: &str = "/llm/qwen3/v1/chat/completions";
 /// More than a client's and the gateway's buffers together.
 const BODY_SIZE: usize = 8_300_000;
