@@ -17,7 +17,7 @@ const SSE: &str = "text/event-stream";
 
 /// The content type of an answer (empty: none), the answer, and the tokens that are charged for it; `None` where it is charged by
 /// its bytes.
-const TOLD: [(&str, &str, Option<u64>); 18] = [
+const TOLD: [(&str, &str, Option<u64>); 21] = [
     // What Kuadrant counts.
     (JSON, r#"{"usage":{"total_tokens":60}}"#, Some(60)),
     (JSON, r#"{"usageMetadata":{"totalTokenCount":60}}"#, Some(60)),
@@ -41,6 +41,10 @@ const TOLD: [(&str, &str, Option<u64>); 18] = [
     ),
     (JSON, r#"{"usageMetadata":{"promptTokenCount":10,"candidatesTokenCount":50}}"#, Some(60)),
     (JSON, r#"{"usage":{"inputTokens":10,"outputTokens":50}}"#, Some(60)),
+    // Round numbers, which are easily written with an exponent; the last is the largest that a report carries.
+    (JSON, r#"{"usage":{"total_tokens":100000}}"#, Some(100_000)),
+    (SSE, "data: {\"usage\":{\"prompt_tokens\":300000,\"completion_tokens\":200000}}\n\n", Some(500_000)),
+    (JSON, r#"{"usage":{"total_tokens":1000000000}}"#, Some(1_000_000_000)),
     // What is said of the type.
     ("application/json; charset=utf-8", r#"{"usage":{"total_tokens":60}}"#, Some(60)),
     ("application/problem+json", r#"{"usage":{"total_tokens":60}}"#, Some(60)),
@@ -51,7 +55,7 @@ const TOLD: [(&str, &str, Option<u64>); 18] = [
 ];
 
 /// What Envoy's own readers charge, which README.md beside the configuration names where it is by bytes, and what Lua does.
-const APART: [(&str, &str, Option<u64>, Option<u64>); 14] = [
+const APART: [(&str, &str, Option<u64>, Option<u64>); 16] = [
     (SSE, "data: {\"usage\":{\"total_tokens\":60}}\n\ndata: {\"usage\":{\"total_tokens\":0}}\n\n", None, Some(60)),
     (SSE, "data: {\"usage\":{\"total_tokens\":60}}\n", None, Some(60)),
     (SSE, "data: {\"usage\":{\"total_tokens\":60}}\r\r", None, Some(60)),
@@ -72,6 +76,8 @@ const APART: [(&str, &str, Option<u64>, Option<u64>); 14] = [
     (JSON, r#"{"usage":{"prompt_tokens":10,"cache_read_input_tokens":6,"completion_tokens":50}}"#, Some(60), Some(60)),
     (JSON, r#"{"a":"\"usage\":{\"total_tokens\":1}","usage":{"total_tokens":59.5}}"#, Some(59), Some(60)),
     (JSON, r#"{"usage":{"total_tokens":-60}}"#, None, None),
+    (JSON, r#"{"usage":{"total_tokens":2000000000}}"#, None, Some(1_000_000_000)),
+    (JSON, r#"{"usage":{"total_tokens":9223372036854775808}}"#, None, Some(1_000_000_000)),
     (JSON, r#"<p>{"usage":{"total_tokens":60}}"#, None, None),
 ];
 
