@@ -4,6 +4,7 @@
 //! are written together. Connections are handed to the workers in turn, so that a gateway's few are spread evenly.
 
 mod acceptor;
+pub mod access_log;
 pub mod admin;
 mod connection;
 pub mod ext_authz;
@@ -33,6 +34,7 @@ use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 
 pub use self::acceptor::Acceptor;
+use self::access_log::AccessLog;
 use self::connection::Connection;
 use self::ext_authz::ExtAuthz;
 use self::places::{ConnectionBounds, ConnectionPlace};
@@ -44,7 +46,8 @@ use crate::usage::Channel;
 /// A CheckRequest of Envoy is a few KiB, and with all the headers that Envoy takes (60 KiB) about 70; more than this is an
 /// attack or a misconfigured body limit.
 const MAX_MESSAGE: usize = 256 * 1024;
-/// Of all messages together that are not whole; the allocator takes up to twice as much. A thousand Checks of 4 KiB that all are in
+/// Of all messages of calls together that are not whole, and again of all access logs, of which each stream counts as a call: some 2,000
+/// that say nothing. The allocator takes up to twice as much. A thousand Checks of 4 KiB that all are in
 /// pieces at once take 16 MiB of it, as each counts for its call too; Envoy sends them whole, and then they take nothing.
 const MAX_UNFINISHED: usize = 24 * 1024 * 1024;
 /// Of what arrives and is not read yet (HTTP/2's windows), of one call: most messages come at once.
@@ -91,6 +94,14 @@ pub struct Services {
     pub ext_authz: Arc<ExtAuthz>,
     pub rate_limit: Arc<RateLimit>,
     pub health: HealthReporter,
+}
+
+/// The room of messages that are not whole: that of access logs is another one, so that a log which says nothing for hours takes none from
+/// the calls, and no burst of calls ends a log.
+#[derive(Clone)]
+struct Rooms {
+    calls: Arc<Unfinished>,
+    logs: Arc<Unfinished>,
 }
 
 /// A connection on its way to a worker, with its place among the allowed ones.
@@ -141,6 +152,7 @@ fn listen(address: SocketAddr) -> io::Result<StdListener> {
 pub fn service_names() -> impl Iterator<Item = &'static str> {
     let channel = |channel: &Channel| match channel {
         Channel::RateLimit => RateLimitServiceServer::<RateLimit>::NAME,
+        Channel::AccessLog => AccessLog::NAME,
     };
     ["", AuthorizationServer::<ExtAuthz>::NAME].into_iter().chain(Channel::ALL.iter().map(channel))
 }
@@ -157,8 +169,8 @@ impl Workers {
     ///
     /// The operating system gives no thread.
     pub fn start(count: usize, services: &Services, stop: &watch::Receiver<bool>) -> io::Result<Self> {
-        let unfinished = Arc::new(Unfinished::new(MAX_UNFINISHED, services.ext_authz.metrics.ports.clone()));
-        let worker = |number| Worker::start(number, services, &unfinished, stop.clone());
+        let rooms = Rooms::new(&services.ext_authz.metrics.ports);
+        let worker = |number| Worker::start(number, services, &rooms, stop.clone());
         (0..count.max(1)).map(worker).collect::<io::Result<_>>().map(Workers)
     }
 
@@ -225,21 +237,25 @@ impl Workers {
     }
 }
 
+// === impl Rooms ===
+
+impl Rooms {
+    fn new(metrics: &PortMetrics) -> Self {
+        let room = || Arc::new(Unfinished::new(MAX_UNFINISHED, metrics.clone()));
+        Rooms { calls: room(), logs: room() }
+    }
+}
+
 // === impl Worker ===
 
 impl Worker {
-    fn start(
-        number: usize,
-        services: &Services,
-        unfinished: &Arc<Unfinished>,
-        stop: watch::Receiver<bool>,
-    ) -> io::Result<Self> {
+    fn start(number: usize, services: &Services, rooms: &Rooms, stop: watch::Receiver<bool>) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (connections, incoming) = mpsc::channel::<Accepted>(QUEUE);
         // Of 16 workers, each a different part of a tenth of the age.
         let age = MAX_AGE + MAX_AGE / 160 * u32::try_from(number % 16).unwrap_or(0);
-        let router = router(services, unfinished, age);
+        let router = router(services, rooms, age, &stop);
         let serve = move || runtime.block_on(serve(router, incoming, age + AGE_GRACE, stop));
         let thread = std::thread::Builder::new().name(format!("worker-{number}")).stack_size(STACK).spawn(serve)?;
         Ok(Worker { runtime: handle, connections, thread })
@@ -302,7 +318,7 @@ async fn converse(
     }
 }
 
-fn router(services: &Services, unfinished: &Arc<Unfinished>, age: Duration) -> Router {
+fn router(services: &Services, rooms: &Rooms, age: Duration, stop: &watch::Receiver<bool>) -> Router {
     let health = HealthServer::new(HealthService::from_health_reporter(services.health.clone()))
         .max_decoding_message_size(MAX_MESSAGE);
     let authorization =
@@ -319,13 +335,17 @@ fn router(services: &Services, unfinished: &Arc<Unfinished>, age: Duration) -> R
         .max_connection_age(age)
         .http2_keepalive_interval(Some(KEEPALIVE.0))
         .http2_keepalive_timeout(Some(KEEPALIVE.1))
-        .add_service(unfinished.count(health))
-        .add_service(unfinished.count(authorization));
+        .add_service(rooms.calls.count(health))
+        .add_service(rooms.calls.count(authorization));
     // What carries usage reports: a channel that nobody serves does not compile.
     Channel::ALL.iter().fold(router, |router, channel| match channel {
         Channel::RateLimit => {
             let service = RateLimitServiceServer::from_arc(Arc::clone(&services.rate_limit));
-            router.add_service(unfinished.count(service.max_decoding_message_size(MAX_MESSAGE)))
+            router.add_service(rooms.calls.count(service.max_decoding_message_size(MAX_MESSAGE)))
+        }
+        Channel::AccessLog => {
+            let log = AccessLog::new(Arc::clone(&services.rate_limit), stop.clone(), age);
+            router.add_service(rooms.logs.count_each(log))
         }
     })
 }

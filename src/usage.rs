@@ -21,7 +21,7 @@ pub use self::call::{COUNTED, is_call, is_counted};
 pub use self::channel::Channel;
 pub use self::forecast::{Calling, Forecast, Forecasts};
 pub use self::ledger::{Ledger, LedgerMetrics};
-pub use self::metrics::{Correction, UsageMetrics};
+pub use self::metrics::{Correction, Passed, UsageMetrics};
 pub use self::reports::Reports;
 pub use self::reservation::{Hold, ModelId, Reservation, Sealer, Terms};
 
@@ -64,6 +64,8 @@ pub struct Report {
     pub streamed: bool,
     /// Whether the end of the answer was seen.
     pub ended: Option<bool>,
+    /// Whether nothing of the request came to a model: the gateway refused it after its Check, or the client left before.
+    pub unsent: bool,
 }
 
 /// What the model says that an answer cost.
@@ -227,8 +229,10 @@ impl Settlements {
         }
         let said = self.said(reservation, report);
         let tokens = said.tokens.min(self.bounds.answer);
-        let due: SmallVec<[Due; 2]> =
-            reservation.holds.iter().map(|hold| hold.due(limits, reservation.route, tokens)).collect();
+        // Who leaves early keeps what the request took: else asking and leaving would be free.
+        let is_refused = report.unsent && report.status != Some(0);
+        let due = |hold: &Hold| hold.due(limits, reservation.route, (!is_refused).then_some(tokens));
+        let due: SmallVec<[Due; 2]> = reservation.holds.iter().map(due).collect();
         let settled = limit::Report {
             instance: reservation.instance,
             serial: reservation.serial,
@@ -245,7 +249,7 @@ impl Settlements {
             Settled::Late => return Settlement::Late.into(),
         };
         let is_final = said.quality == Quality::Final;
-        if is_final && said.tokens == tokens && !report.has_failed() {
+        if is_final && said.tokens == tokens && !report.has_failed() && !report.unsent {
             self.rates.learn(reservation.model, report, now);
             if let Some(calling) = reservation.calling() {
                 self.forecasts.learn(calling, reservation.forecast, &report.usage, at);
@@ -271,6 +275,7 @@ impl Settlements {
         // Where nothing is known but what was expected.
         let expected = || (reservation.forecast.guess.ceil() as u64).max(1);
         match report.usage.tokens() {
+            _ if report.unsent => Said { quality: Quality::Final, tokens: 0 },
             _ if report.is_partial() && reservation.is_call && report.has_answer() => {
                 Said { quality: Quality::Estimate, tokens: by_bytes().unwrap_or_else(expected) }
             }
@@ -292,13 +297,14 @@ impl From<Settlement> for Charged {
 // === impl Hold ===
 
 impl Hold {
-    /// What is due to its cell for an answer of so many tokens. A request counts as the one that it is; a limit that is gone for long is
-    /// not charged.
-    fn due(&self, limits: &Limits, route: u64, tokens: u64) -> Due {
+    /// What is due to its cell for an answer of so many tokens, or for a request that the gateway refused. Any other request counts as
+    /// the one that it is; a limit that is gone for long is not charged.
+    fn due(&self, limits: &Limits, route: u64, tokens: Option<u64>) -> Due {
         let quota = limits.quota(self.of.cell, route);
-        let used = match (self.kind, quota) {
-            (LimitKind::Tokens, Some(_)) => tokens,
-            (LimitKind::Requests, _) | (_, None) => self.of.held,
+        let used = match (self.kind, quota, tokens) {
+            (_, Some(_), None) => 0,
+            (LimitKind::Tokens, Some(_), Some(tokens)) => tokens,
+            (LimitKind::Requests, ..) | (_, None, _) => self.of.held,
         };
         Due { hold: self.of, quota, used }
     }

@@ -46,6 +46,7 @@ pub struct ConnectionPlace {
 pub struct Seat {
     number: u64,
     peer: IpAddr,
+    since: Instant,
     opened: Instant,
     /// In milliseconds after `opened`, from 1; 0 for never.
     used: AtomicU64,
@@ -94,6 +95,7 @@ impl Places {
         let seat = Arc::new(Seat {
             number: taken.last,
             peer,
+            since: Instant::now(),
             opened: self.opened,
             used: AtomicU64::new(0),
             needed: AtomicBool::new(false),
@@ -146,6 +148,12 @@ impl Seat {
     /// Notes that the connection is of use: it asked for something, whole.
     pub fn used(&self) {
         self.used.store(millis(self.opened), Ordering::Relaxed);
+    }
+
+    /// When the connection came.
+    #[must_use]
+    pub fn since(&self) -> Instant {
+        self.since
     }
 
     /// Whether the connection has to go, since another has its place.

@@ -35,7 +35,7 @@ pub struct RateLimit {
     pub usage: Arc<Reports>,
     pub metrics: Arc<Metrics>,
     refusals: Arc<Refusals>,
-    clock: Clock,
+    pub(super) clock: Clock,
     style: Style,
     /// Whether anybody asked about the limits.
     asked: AtomicBool,

@@ -9,7 +9,7 @@ use crate::metrics::Metrics;
 use crate::respond::Style;
 use crate::test_util::{compile_files, demo, gate, options, settings};
 
-fn services() -> Services {
+pub(super) fn services() -> Services {
     let gate = Arc::new(gate(compile_files(&demo(), &options()), settings()));
     let (clock, metrics) = (Clock::start(), Arc::new(Metrics::new()));
     let rate_limit = RateLimit::new(Arc::clone(&gate), Arc::clone(&metrics), Arc::default(), clock, Style::default());
@@ -22,9 +22,10 @@ fn services() -> Services {
 async fn connect(age: Duration, grace: Duration) -> (h2::client::SendRequest<axum::body::Bytes>, JoinAborts) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let unfinished = Arc::new(Unfinished::new(MAX_UNFINISHED, PortMetrics::default()));
-    let router = router(&services(), &unfinished, age);
+    let (stop, stopped) = watch::channel(false);
+    let router = router(&services(), &Rooms::new(&PortMetrics::default()), age, &stopped);
     let serving = tokio::spawn(async move {
+        let _stop = stop;
         let (stream, peer) = listener.accept().await.unwrap();
         let places = Arc::new(Places::new(ConnectionBounds { all: 1, of_one: 1, idle: IDLE }));
         let (place, _) = places.take(peer.ip()).unwrap();

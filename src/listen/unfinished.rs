@@ -25,6 +25,9 @@ use crate::throttle::Throttle;
 /// What a call takes that has said nothing yet, in bytes, as measured: tonic's first buffer is 8 KiB, and the rest is its task.
 const CALL: usize = 12 * 1024;
 
+/// What gRPC has before a message.
+const PREFIX: usize = 5;
+
 /// The bytes of all messages that are not whole.
 #[derive(Debug)]
 pub struct Unfinished {
@@ -63,11 +66,26 @@ struct Share {
 pub struct CountedService<S> {
     service: S,
     unfinished: Arc<Unfinished>,
+    /// Whether a call has many of them, one after another.
+    streams: bool,
 }
 
-/// The message of one call.
+/// Where one is in the messages of a call, by what gRPC has before each: a flag, and its length in four bytes.
+#[derive(Debug, Default)]
+struct Frames {
+    /// The bytes of the prefix that have come.
+    prefix: usize,
+    /// The last four of them.
+    length: u32,
+    /// The bytes of the message that are still to come.
+    rest: usize,
+}
+
+/// The message of one call, or its messages.
 struct Message {
     body: Body,
+    /// Of a call that has many.
+    frames: Option<Frames>,
     /// The bytes of the call's headers.
     headers: usize,
     /// From when it first waits.
@@ -88,7 +106,13 @@ impl Unfinished {
 
     /// The service with its messages counted here.
     pub fn count<S>(self: &Arc<Self>, service: S) -> CountedService<S> {
-        CountedService { service, unfinished: Arc::clone(self) }
+        CountedService { service, unfinished: Arc::clone(self), streams: false }
+    }
+
+    /// The service with each message of its calls counted here by itself. A call waits for longest that has sent none whole for
+    /// longest.
+    pub fn count_each<S>(self: &Arc<Self>, service: S) -> CountedService<S> {
+        CountedService { streams: true, ..self.count(service) }
     }
 
     /// A call waits for more, and `bytes` more of it have come; whether it may.
@@ -179,6 +203,7 @@ impl<S: Service<Request<Body>>> Service<Request<Body>> for CountedService<S> {
         let (head, body) = request.into_parts();
         let message = Message {
             body,
+            frames: self.streams.then(Frames::default),
             headers: head.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum(),
             share: None,
             unfinished: Arc::clone(&self.unfinished),
@@ -188,9 +213,51 @@ impl<S: Service<Request<Body>>> Service<Request<Body>> for CountedService<S> {
     }
 }
 
+// === impl Frames ===
+
+impl Frames {
+    /// How many bytes of `data` are behind the last message that is whole with it, if one is.
+    fn take(&mut self, data: &[u8]) -> Option<usize> {
+        let (mut left, mut behind) = (data, None);
+        while let Some((byte, after)) = left.split_first() {
+            left = if self.rest == 0 {
+                self.begin(*byte);
+                after
+            } else {
+                let (part, after) = left.split_at(self.rest.min(left.len()));
+                self.rest -= part.len();
+                after
+            };
+            if (self.rest, self.prefix) == (0, 0) {
+                behind = Some(left.len());
+            }
+        }
+        behind
+    }
+
+    /// Takes a byte of the prefix.
+    fn begin(&mut self, byte: u8) {
+        self.length = self.length << 8 | u32::from(byte);
+        self.prefix += 1;
+        if self.prefix == PREFIX {
+            (self.prefix, self.rest) = (0, usize::try_from(self.length).unwrap_or(usize::MAX));
+        }
+    }
+}
+
 // === impl Message ===
 
 impl Message {
+    /// Notes what has come of a call that has many messages; what of it is of one that is not whole.
+    fn part(&mut self, data: &[u8]) -> usize {
+        let Some(behind) = self.frames.as_mut().and_then(|frames| frames.take(data)) else { return data.len() };
+        self.leave();
+        if let Some(seat) = &self.seat {
+            seat.used();
+        }
+        behind
+    }
+
     /// More is to come, after these bytes.
     fn wait(&mut self, bytes: usize, waker: &Waker) -> Result<(), Status> {
         let first = if self.share.is_none() { CALL + self.headers } else { 0 };
@@ -215,7 +282,8 @@ impl hyper::body::Body for Message {
         let this = self.get_mut();
         match Pin::new(&mut this.body).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) if !this.body.is_end_stream() => {
-                let may = this.wait(frame.data_ref().map_or(0, Bytes::len), cx.waker());
+                let bytes = frame.data_ref().map_or(0, |data| this.part(data));
+                let may = this.wait(bytes, cx.waker());
                 Poll::Ready(Some(may.map(|()| frame)))
             }
             Poll::Ready(end) => {

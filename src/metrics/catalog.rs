@@ -201,6 +201,16 @@ pub const FAMILIES: &[Description] = &[
         "far fewer `settled` than allowed requests: the gateway does not report, and token limits charge nothing; the share of `estimated`: answers carry no usage; `refused` above 0",
     ),
     counter(
+        "tiergate_access_log_passed",
+        "entries",
+        &[(
+            "entry",
+            "`interim` (of a request that is not over), `tcp` (of a connection), `unreserved` (of a request that Check refused, or was not asked about)",
+        )],
+        "Entries of Envoy's access log that are no usage report",
+        "nothing: a log has many of them",
+    ),
+    counter(
         "tiergate_usage_corrections",
         "reports",
         &[(

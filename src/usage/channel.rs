@@ -28,4 +28,6 @@ macro_rules! channels {
 channels! {
     /// A rate-limit call when the response is over (`apply_on_stream_done`), in the domain `tiergate.report`.
     RateLimit "rate_limit"
+    /// The entry of the request's end in Envoy's access log, which it streams over gRPC.
+    AccessLog "access_log"
 }

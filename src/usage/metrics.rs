@@ -26,6 +26,7 @@ pub struct UsageMetrics {
     corrections: Family<CorrectionLabel, Counter>,
     awaited: Gauge,
     unsettled: Counter,
+    passed: Family<EntryLabel, Counter>,
     tokens: Families,
     series: Arc<ArcSwap<Series>>,
 }
@@ -39,6 +40,17 @@ pub enum Correction {
     Answer,
     /// A debt of more than `--max-debt-windows`.
     Debt,
+}
+
+/// An entry of an access log that is no report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passed {
+    /// Of a request that has no reservation: Check refused it, or was not asked.
+    Unreserved,
+    /// Of a request that is not over.
+    Interim,
+    /// Of a connection, not of a request.
+    Tcp,
 }
 
 /// What tokens are counted by: what a policy names, and has a series of its own.
@@ -89,6 +101,11 @@ struct CorrectionLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
+struct EntryLabel {
+    entry: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
 struct TierLabels {
     tier: Arc<str>,
     usage: &'static str,
@@ -124,7 +141,7 @@ pub(crate) fn policy_and_limit(name: &str) -> (&str, &str) {
 
 impl Default for UsageMetrics {
     fn default() -> Self {
-        let (reports, corrections) = (Family::default(), Family::default());
+        let (reports, corrections, passed) = (Family::default(), Family::default(), Family::default());
         // Counters are there from the start, so that a rate over them has a beginning.
         for result in Settlement::ALL.map(Settlement::as_str).into_iter().chain([REFUSED]) {
             reports.get(&ResultLabel { result });
@@ -132,10 +149,13 @@ impl Default for UsageMetrics {
         for correction in Correction::ALL {
             corrections.get(&CorrectionLabel { what: correction.as_str() });
         }
+        for entry in Passed::ALL {
+            passed.get(&EntryLabel { entry: entry.as_str() });
+        }
         let tokens = Families::default();
         let series = Arc::new(ArcSwap::from_pointee(tokens.of(&Named::default())));
         let (awaited, unsettled) = (Gauge::default(), Counter::default());
-        UsageMetrics { reports, corrections, awaited, unsettled, tokens, series }
+        UsageMetrics { reports, corrections, passed, awaited, unsettled, tokens, series }
     }
 }
 
@@ -146,6 +166,7 @@ impl UsageMetrics {
         register(registry, "tiergate_usage_corrections", self.corrections.clone());
         register(registry, "tiergate_usage_reports_awaited", self.awaited.clone());
         register(registry, "tiergate_usage_unsettled", self.unsettled.clone());
+        register(registry, "tiergate_access_log_passed", self.passed.clone());
         register(registry, "tiergate_usage_tokens", self.tokens.tiers.clone());
         register(registry, "tiergate_model_tokens", self.tokens.models.clone());
         register(registry, "tiergate_limit_tokens", self.tokens.limits.clone());
@@ -184,6 +205,11 @@ impl UsageMetrics {
         tokens.filter_map(|hold| series.cells.get(&hold.of.cell)).map(|(name, _)| Arc::clone(name)).collect()
     }
 
+    /// Counts an entry of an access log that is no report.
+    pub(super) fn passed(&self, entry: Passed) {
+        self.passed.get(&EntryLabel { entry: entry.as_str() }).inc();
+    }
+
     /// Counts a report; and its tokens, if they were charged to the `reservation` that it carried.
     pub(crate) fn reported(&self, charged: &Charged, usage: &Usage, reservation: Option<&Reservation>) {
         self.reports.get(&ResultLabel { result: charged.settlement.as_str() }).inc();
@@ -206,6 +232,23 @@ impl Correction {
             Correction::Number => "number",
             Correction::Answer => "answer",
             Correction::Debt => "debt",
+        }
+    }
+}
+
+// === impl Passed ===
+
+impl Passed {
+    /// One of each.
+    pub const ALL: [Passed; 3] = [Passed::Unreserved, Passed::Interim, Passed::Tcp];
+
+    /// The metric label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Passed::Unreserved => "unreserved",
+            Passed::Interim => "interim",
+            Passed::Tcp => "tcp",
         }
     }
 }

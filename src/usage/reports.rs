@@ -7,7 +7,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use super::ledger::{Ledger, Line};
-use super::{Channel, Charged, Correction, Report, Reservation, Sealer, Settlement, Settlements, UsageMetrics};
+use super::{Channel, Charged, Correction, Passed, Report, Reservation, Sealer, Settlement, Settlements, UsageMetrics};
 use crate::clock::Nanos;
 use crate::limit::Limits;
 use crate::throttle::Throttle;
@@ -92,6 +92,11 @@ impl Reports {
     pub fn refuse(&self, channel: Channel, why: &str) {
         self.metrics.refused();
         self.warn(channel, |reports, channel| tracing::warn!(reports, channel, why, "usage reports are refused"));
+    }
+
+    /// Notes an entry of an access log that is no report.
+    pub fn pass(&self, entry: Passed) {
+        self.metrics.passed(entry);
     }
 
     /// Notes a report with a number that is none, and why; its other numbers are taken.

@@ -390,3 +390,21 @@ proptest! {
         prop_assert_eq!(Sealer::random().open(&junk), None);
     }
 }
+
+#[tokio::test]
+async fn what_came_to_no_model_costs_no_tokens_and_no_request_if_the_gateway_refused_it() {
+    for (status, requests) in [(Some(413), 0), (Some(0), 1)] {
+        let (sealer, limits) = (Sealer::random(), limits());
+        let demand = Demand { cost: Cost::Take(1), ..look(2) };
+        let standing = &limits.admit(&[look(1), demand], Nanos(0)).await.standings[1];
+        let of = limit::Hold { held: standing.held(), mark: standing.mark(), ..hold(2).of };
+        let holds = [hold(1), Hold { kind: LimitKind::Requests, of }];
+        let terms = Terms { is_call: true, holds: &holds, ..Terms::default() };
+        let reservation = sealer.open(&sealer.seal(&terms, Micros(0))).unwrap();
+        // Bytes are those of the gateway's own words.
+        let report = Report { status, bytes: Some(90), unsent: true, ..Report::default() };
+        let charged = Settlements::default().settle(&limits, &reservation, &report, Nanos(0)).await;
+        assert_eq!(charged.settlement, Settlement::NoUsage);
+        assert_eq!((used(&limits, 1), used(&limits, 2)), (0, requests), "{status:?}");
+    }
+}

@@ -42,7 +42,7 @@ impl RateLimit {
 
     /// Says once that answers are reported and nobody asked whether there may be any: the gateway makes one call, and the
     /// limits are for the second.
-    fn miss_the_question(&self) {
+    pub(in crate::listen) fn miss_the_question(&self) {
         let missing = self.gate.enforced_by() == EnforceLimits::Rls && !self.asked.load(Ordering::Relaxed);
         if missing && !self.told.swap(true, Ordering::Relaxed) {
             tracing::error!(
