@@ -40,7 +40,7 @@ use crate::identity::ServiceAccounts;
 use crate::limit::Quotas;
 use crate::problem::{ObjectName, Place, Problem};
 use crate::request::{self, Request};
-use crate::rules::{AuthRules, LimitKind};
+use crate::rules::AuthRules;
 use crate::tier::TierTable;
 
 /// One snapshot. Requests read it; nothing changes it.
@@ -299,15 +299,14 @@ impl Policy {
         combinations.collect()
     }
 
-    /// What the limits allow now that are charged after the answer, those in shadow too.
+    /// What the limits allow now, those in shadow too.
     #[must_use]
     pub fn quotas(&self) -> Quotas {
         let sets = self.combinations().flat_map(|plan| &plan.limits).filter_map(|limits| match limits {
             Attached::Active(set) => Some(set),
             Attached::Broken(_) | Attached::None => None,
         });
-        let limits = sets.flat_map(|set| set.all()).filter(|limit| limit.kind == LimitKind::Tokens);
-        limits.flat_map(|limit| limit.rates.iter().copied()).collect()
+        sets.flat_map(|set| set.all()).flat_map(|limit| limit.rates.iter().copied()).collect()
     }
 
     /// How many objects are in error.

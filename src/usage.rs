@@ -300,11 +300,11 @@ impl Hold {
     /// What is due to its cell for an answer of so many tokens, or for a request that the gateway refused. Any other request counts as
     /// the one that it is; a limit that is gone for long is not charged.
     fn due(&self, limits: &Limits, route: u64, tokens: Option<u64>) -> Due {
-        let quota = limits.quota(self.of.cell, route);
-        let used = match (self.kind, quota, tokens) {
-            (_, Some(_), None) => 0,
-            (LimitKind::Tokens, Some(_), Some(tokens)) => tokens,
-            (LimitKind::Requests, ..) | (_, None, _) => self.of.held,
+        // A request that was one stays as it is, whatever its limit allows now.
+        let (quota, used) = match (self.kind, tokens) {
+            (LimitKind::Requests, Some(_)) => (None, self.of.held),
+            (LimitKind::Tokens, Some(tokens)) => (limits.quota(self.of.cell, route), tokens),
+            (_, None) => (limits.quota(self.of.cell, route), 0),
         };
         Due { hold: self.of, quota, used }
     }
