@@ -48,21 +48,6 @@ fn message(payload: &(dyn Any + Send)) -> &'static str {
     payload.downcast_ref::<&'static str>().copied().unwrap_or("its message is not shown, for it may hold a secret")
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    #[allow(clippy::string_slice, reason = "that is the panic in question")]
-    fn a_panic_tells_nothing_that_a_caller_sent() {
-        let payload = |panic: fn()| std::panic::catch_unwind(panic).unwrap_err();
-        let token = payload(|| drop("canary-é"[..8].to_owned()));
-        assert!(token.downcast_ref::<String>().unwrap().contains("canary"), "or there is nothing to hide");
-        assert!(!message(&*token).contains("canary"));
-        assert_eq!(message(&*payload(|| panic!("a slip"))), "a slip");
-    }
-}
-
 /// A decision's id as people see it: that of the process, and its number in it.
 #[must_use]
 pub fn decision_id(id: u64) -> String {
@@ -79,4 +64,19 @@ pub fn process_tag() -> u32 {
         u32::from_be_bytes(bytes)
     });
     *PROCESS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[allow(clippy::string_slice, reason = "that is the panic in question")]
+    fn a_panic_tells_nothing_that_a_caller_sent() {
+        let payload = |panic: fn()| std::panic::catch_unwind(panic).unwrap_err();
+        let token = payload(|| drop("canary-é"[..8].to_owned()));
+        assert!(token.downcast_ref::<String>().unwrap().contains("canary"), "or there is nothing to hide");
+        assert!(!message(&*token).contains("canary"));
+        assert_eq!(message(&*payload(|| panic!("a slip"))), "a slip");
+    }
 }

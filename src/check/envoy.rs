@@ -4,6 +4,7 @@
 //! Reads a bootstrap or anything that holds listeners, routes, filters or clusters, such as the `value` of an Istio EnvoyFilter.
 //! It is no validator: Envoy says itself what it does not accept (`envoy --mode validate`).
 
+mod access_log;
 mod chain;
 mod cluster;
 mod context;
@@ -95,17 +96,24 @@ fn check(documents: &[Node], report: &Report, beside: Beside) {
     reach::check(&file);
     file.authz.iter().for_each(|authz| authz.check(&file));
     file.rate_limits.iter().for_each(|limit| limit.check(&file, beside));
+    let mut asked: BTreeSet<String> = file.authz.iter().map(|authz| authz.cluster.clone()).collect();
     for manager in file.managers.iter().filter(|manager| file.is_asked_by(manager)) {
         manager::check(manager, &file, beside);
+        for log in access_log::logs(manager, &file) {
+            log.check(&file, beside);
+            asked.insert(log.cluster);
+        }
     }
     let chains = file.chains();
     chains.iter().for_each(|(chain, ways)| chain.check(ways, &file, beside));
     let filters: Vec<&Filter<'_>> = chains.iter().flat_map(|(chain, _)| &chain.filters).collect();
     report::check(&file, &filters, beside);
+    if file.is_reported() {
+        report::ingestion(&file);
+    }
     report::mixed(&file, &filters);
     context::check(&file, &filters);
-    let asked: BTreeSet<&str> = file.authz.iter().map(|authz| authz.cluster.as_str()).collect();
-    asked.into_iter().flat_map(|name| file.clusters_of(name)).for_each(cluster::check);
+    asked.iter().flat_map(|name| file.clusters_of(name)).for_each(cluster::check);
 }
 
 // === impl EnvoyFile ===
@@ -198,6 +206,12 @@ impl<'a> EnvoyFile<'a> {
     /// Whether tiergate judges the requests of a connection manager.
     fn is_asked_by(&self, manager: &ConfigValue<'a>) -> bool {
         manager.get("http_filters").is_some_and(|list| Chain::of(&list).roles(self).contains(&FilterRole::Check))
+    }
+
+    /// Whether usage is reported to tiergate, by a filter or an access log.
+    fn is_reported(&self) -> bool {
+        let by_filter = self.rate_limits.iter().any(|limit| limit.role() == FilterRole::Report);
+        by_filter || self.managers.iter().any(|manager| !access_log::logs(manager, self).is_empty())
     }
 
     /// Every chain that asks tiergate, and the ways of its requests.

@@ -296,6 +296,25 @@ fn filters_of_other_services_are_not_judged() {
     assert_eq!(shown(&problems), "");
 }
 
+#[test]
+fn an_access_log_tells_what_some_filter_reads() {
+    let text = std::fs::read_to_string(root("envoy/access-log.yaml")).unwrap();
+    let of =
+        |text: &str, token_limits| on_large_stack(|| envoy::problems("e.yaml", text, Beside { token_limits })).unwrap();
+    let unread = text.replace("metadata_namespace: tiergate.usage", "metadata_namespace: others");
+    let problems = of(&unread, true);
+    assert!(matches!(&problems[..], [one] if one.code == Finding::EnvoyReportMissing), "{}", shown(&problems));
+    assert_eq!(shown(&of(&unread, false)), "", "without token limits nothing has to be read");
+    let by_envoy = unread.replace(
+        "type.googleapis.com/envoy.extensions.filters.http.sse_to_metadata.v3.SseToMetadata",
+        "type.googleapis.com/envoy.extensions.filters.http.ai_protocol_manager.v3.AiProtocolManager",
+    );
+    assert_eq!(shown(&of(&by_envoy, true)), "");
+    // Where nobody reports, nobody looks.
+    let nobody = text.replace("access_log:", "others:");
+    assert_eq!(of(&nobody, true).len(), 1, "{}", shown(&of(&nobody, true)));
+}
+
 /// So many listeners, each of which asks tiergate.
 fn listeners(number: usize) -> String {
     let listener = |number: usize| {

@@ -1,6 +1,7 @@
 //! What answers cost in the words of every API, through the configurations that are shipped: the model's own account beside what
 //! tiergate charged.
 
+mod access_log;
 mod lua;
 mod table;
 mod told;

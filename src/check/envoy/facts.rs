@@ -14,6 +14,8 @@ pub(super) struct FilterFacts<'a> {
     pub(super) written: BTreeSet<String>,
     /// Whether there is a filter that writes what its program says.
     pub(super) runs_programs: bool,
+    /// Whether Envoy's own filter reads usage.
+    has_ai_protocol_manager: bool,
     /// Whether routes have descriptors of their own.
     pub(super) has_limited_routes: bool,
     /// Whether an RBAC filter marks every request.
@@ -46,9 +48,16 @@ impl<'a> FilterFacts<'a> {
             self.written.insert([namespace, ":", key].concat());
         }
         self.runs_programs |= type_of(item).is_some_and(|name| PROGRAMS.iter().any(|part| name.contains(part)));
+        self.has_ai_protocol_manager |= type_of(item).is_some_and(|name| name.contains(".ai_protocol_manager."));
         let is_route = || item.get("cluster").is_some() || item.get("domains").is_some();
         self.has_limited_routes |= item.get("rate_limits").is_some() && is_route();
         self.marks_everybody |= is_type(item, ".filters.http.rbac.v3.RBAC") && marks_everybody(item);
+    }
+
+    /// Whether a filter reads usage from answers, or a program may.
+    pub(super) fn reads_usage(&self) -> bool {
+        let reads = |key: &String| key.starts_with("tiergate.usage:");
+        self.runs_programs || self.has_ai_protocol_manager || self.written.iter().any(reads)
     }
 
     /// Whether metadata are those of an RBAC filter that marks every request: so Istio turns Check on, by a policy of action CUSTOM.

@@ -51,7 +51,7 @@ fn part<'a>(item: &ConfigValue<'a>, name: &str, runtime: &Runtime<'a>, does: &st
 }
 
 /// Where a gRPC service leads: the name of a cluster, or an address.
-fn cluster(service: &ConfigValue<'_>) -> Option<String> {
+pub(super) fn cluster(service: &ConfigValue<'_>) -> Option<String> {
     let name = service.at(&["envoy_grpc", "cluster_name"]).or_else(|| service.at(&["google_grpc", "target_uri"]))?;
     name.as_text().map(str::to_owned)
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::chain::Chain;
 use super::read::{ConfigValue, is_type};
 use super::role::FilterRole;
-use super::{Beside, EnvoyFile};
+use super::{Beside, EnvoyFile, access_log};
 use crate::problem::Finding;
 
 const REWRITES: [(&str, i64); 2] = [("UNESCAPE_AND_REDIRECT", 3), ("UNESCAPE_AND_FORWARD", 4)];
@@ -39,9 +39,10 @@ pub(super) fn check(manager: &ConfigValue<'_>, file: &EnvoyFile<'_>, beside: Bes
     let asking = chains(manager).into_iter().filter(|chain| chain.roles(file).contains(&FilterRole::Check));
     asking.for_each(|chain| order(&chain, file));
     let Some(chain) = manager.get("http_filters").map(|list| Chain::of(&list)) else { return };
-    if beside.token_limits && !chain.roles(file).contains(&FilterRole::Report) {
+    let is_reported = chain.roles(file).contains(&FilterRole::Report) || !access_log::logs(manager, file).is_empty();
+    if beside.token_limits && !is_reported {
         let message = "reports no usage, so that token limits never fill";
-        let remedy = "add the ratelimit filter of envoy/tiergate.yaml, with `domain: tiergate.report`";
+        let remedy = "add the ratelimit filter of envoy/tiergate.yaml, with `domain: tiergate.report`, or the access log of envoy/access-log.yaml";
         manager.warn(Finding::EnvoyReportMissing, message, remedy);
     }
 }

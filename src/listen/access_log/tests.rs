@@ -7,6 +7,7 @@ use envoy_types::pb::envoy::service::accesslog::v3::stream_access_logs_message::
 };
 use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{Struct, Value};
+use proptest::prelude::*;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
@@ -15,10 +16,10 @@ use tonic::Code;
 use tonic::transport::Channel as Transport;
 
 use super::*;
-use crate::listen::places::{Bounds, Places};
+use crate::listen::places::{ConnectionBounds, Places};
 use crate::listen::tests::services;
 use crate::listen::{AGE_GRACE, IDLE, MAX_AGE, MAX_UNFINISHED, Rooms, Services, converse, router};
-use crate::metrics::Format;
+use crate::metrics::PageFormat;
 use crate::usage::Terms;
 
 /// A server, and what stops it.
@@ -41,7 +42,7 @@ impl Served {
         let address = listener.local_addr().unwrap().to_string();
         let (services, (stop, stopped)) = (services(), watch::channel(false));
         let router = router(&services, &Rooms::new(&services.ext_authz.metrics.ports), age, &stopped);
-        let places = Arc::new(Places::new(Bounds { all: 8, of_one: 8, idle: IDLE }));
+        let places = Arc::new(Places::new(ConnectionBounds { all: 8, of_one: 8, idle: IDLE }));
         let task = tokio::spawn(async move {
             let (_go, going) = watch::channel(());
             while let Ok((stream, peer)) = listener.accept().await {
@@ -70,7 +71,7 @@ impl Served {
 
     /// The value of a counter.
     fn counted(&self, series: &str) -> u64 {
-        let page = self.services.rate_limit.metrics.page(Format::Text, 0, 0);
+        let page = self.services.rate_limit.metrics.page(PageFormat::Text, 0, 0);
         let line = page.lines().find_map(|line| line.strip_prefix(series));
         line.unwrap_or_else(|| panic!("{series}\n{page}")).trim().parse().unwrap()
     }
@@ -257,4 +258,37 @@ async fn garbage_is_refused_and_counted_and_what_is_whole_beside_it_is_taken() {
         assert_eq!(served.reports("refused") - before, refused, "{what}");
     }
     assert_eq!((served.reports("settled"), served.reports("duplicate")), (1, 1));
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_are_taken_for_more_than_they_are(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let mut whole = 0;
+        for part in message::parts(bytes.clone().into()) {
+            match part {
+                Ok(Part::Http(entry)) => {
+                    whole += entry.len();
+                    let _ = HttpAccessLogEntry::decode(entry).map(|entry| Entry::of(&entry) == Entry::Passed(Passed::Tcp));
+                }
+                Ok(Part::Tcp) | Err(_) => {}
+            }
+        }
+        prop_assert!(whole <= bytes.len());
+    }
+
+    #[test]
+    fn each_entry_of_a_message_is_found(sizes in prop::collection::vec(0_usize..300, 0..20), name in ".{0,40}") {
+        let entry = |size: &usize| HttpAccessLogEntry {
+            common_properties: Some(AccessLogCommon { route_name: "r".repeat(*size), ..AccessLogCommon::default() }),
+            ..HttpAccessLogEntry::default()
+        };
+        let log_entry: Vec<_> = sizes.iter().map(entry).collect();
+        let expected: Vec<_> = log_entry.iter().map(|entry| Ok(Part::Http(entry.encode_to_vec().into()))).collect();
+        let message = StreamAccessLogsMessage {
+            identifier: Some(Identifier { log_name: name, ..Identifier::default() }),
+            log_entries: Some(LogEntries::HttpLogs(HttpAccessLogEntries { log_entry })),
+        };
+        let found: Vec<_> = message::parts(message.encode_to_vec().into()).collect();
+        prop_assert_eq!(found, expected);
+    }
 }
