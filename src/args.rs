@@ -21,7 +21,7 @@ pub use self::variable::{UnknownVariable, unknown_variables};
 
 use self::value::{
     address, address_or_off, directives, duration, duration_or_none, file, folder, instance, manifests, margin,
-    namespaced, number, part, url,
+    namespaced, number, part, up_to_a_day, url,
 };
 use self::variable::name_variable;
 use crate::access::AccessMode;
@@ -144,7 +144,7 @@ pub struct Serve {
     #[arg(long, env = "TIERGATE_MAX_CALL_TIME", value_name = "DURATION", default_value = "15m", value_parser = duration)]
     pub max_call_time: Duration,
     /// A usage report that comes later than this after its Check is not taken
-    #[arg(long, env = "TIERGATE_SETTLE_WITHIN", value_name = "DURATION", default_value = "2h", value_parser = duration)]
+    #[arg(long, env = "TIERGATE_SETTLE_WITHIN", value_name = "DURATION", default_value = "2h", value_parser = up_to_a_day)]
     pub settle_within: Duration,
     #[command(flatten)]
     pub usage_log: UsageLogArgs,

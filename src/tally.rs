@@ -44,6 +44,8 @@ struct Reader<'e, E> {
 const STDIN: &str = "-";
 /// Of a file at a time.
 const BUFFER: usize = 256 * 1024;
+/// So often a folder is looked at again for what was rotated while it was read.
+const ROUNDS: usize = 10;
 
 /// Prints the sums to `out`, and what could not be read to `err`; whether all could be.
 ///
@@ -90,16 +92,26 @@ impl<E: Write> Reader<'_, E> {
 
     /// The files of a folder that are wanted, but for hidden ones.
     fn files(&mut self, folder: &Path, is_wanted: impl Fn(&Path) -> bool) {
-        let entries = fs::read_dir(folder).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
-        let mut paths: Vec<PathBuf> = match entries {
-            Ok(paths) => paths,
-            Err(error) => return self.unread.file(folder, &error.to_string()),
-        };
         let is_hidden = |path: &Path| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        // A pipe might have nobody who writes.
-        paths.retain(|path| !is_hidden(path) && is_wanted(path) && !path.is_dir() && !is_special(path));
-        paths.sort_unstable();
-        paths.iter().for_each(|path| self.file(path));
+        // While one is read others are rotated: what has another name by then is looked for once more.
+        let mut tried = HashSet::new();
+        for _ in 0..ROUNDS {
+            let entries = fs::read_dir(folder).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
+            let mut paths: Vec<PathBuf> = match entries {
+                Ok(paths) => paths,
+                Err(error) => return self.unread.file(folder, &error.to_string()),
+            };
+            // A pipe might have nobody who writes.
+            paths.retain(|path| !is_hidden(path) && is_wanted(path) && !path.is_dir() && !is_special(path));
+            paths.retain(|path| {
+                tried.insert(path.metadata().map(|file| (file.dev(), file.ino())).map_err(|_| path.clone()))
+            });
+            paths.sort_unstable();
+            if paths.is_empty() {
+                return;
+            }
+            paths.iter().for_each(|path| self.file(path));
+        }
     }
 
     fn file(&mut self, path: &Path) {

@@ -37,6 +37,9 @@ use crate::rules::LimitKind;
 /// The largest number that one report may carry: Envoy's own cap on `hits_addend` of a descriptor.
 pub const MAX_HITS: u64 = 1_000_000_000;
 
+/// See [`Hold::debt_windows`].
+const SHADOW_DEBT_WINDOWS: u32 = 10;
+
 /// What one report may cost its caller, whatever it says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
@@ -200,15 +203,18 @@ impl Report {
         total.unwrap_or(0) == 0 && (output.is_none() || (input, output) == (Some(0), Some(0)))
     }
 
-    /// Whether an answer without usage has cost something all the same. A gateway that says no status answered, and a client that
-    /// left before there was a status had called a model.
+    /// Whether an answer without usage has cost something all the same. A gateway that says no status answered; a client that left before
+    /// the first byte had called a model, and so had one who was given up for taking too long.
     fn has_answer(&self) -> bool {
-        !self.has_failed() && (self.status == Some(0) || self.bytes != Some(0))
+        let is_cut = self.status == Some(0) || self.ended == Some(false) || (self.streamed && self.ended.is_none());
+        !self.has_failed() && (is_cut || self.bytes != Some(0))
     }
 
     /// Whether the model answered with an error, or could not be reached.
     fn has_failed(&self) -> bool {
-        self.status.is_some_and(|status| status >= 400)
+        // What the gateway says of an answer that was cut off is not the model's word.
+        let is_cut = self.ended == Some(false);
+        self.status.is_some_and(|status| status >= if is_cut { 600 } else { 400 })
     }
 }
 
@@ -229,9 +235,13 @@ impl Settlements {
         }
         let said = self.said(reservation, report);
         let tokens = said.tokens.min(self.bounds.answer);
-        // Who leaves early keeps what the request took: else asking and leaving would be free.
-        let is_refused = report.unsent && report.status != Some(0);
-        let due = |hold: &Hold| hold.due(limits, reservation.route, (!is_refused).then_some(tokens));
+        // Who leaves early, or comes while the model is away, keeps what the request took: else asking would be free.
+        let is_refused = report.unsent && report.status.is_some_and(|status| (400..500).contains(&status));
+        let tokens_due = (!is_refused).then_some(tokens);
+        let due = |hold: &Hold| Due {
+            debt_windows: hold.debt_windows(self.bounds.debt_windows),
+            ..hold.due(limits, reservation.route, tokens_due)
+        };
         let due: SmallVec<[Due; 2]> = reservation.holds.iter().map(due).collect();
         let settled = limit::Report {
             instance: reservation.instance,
@@ -240,7 +250,6 @@ impl Settlements {
             quality: said.quality,
             tokens,
             due: &due,
-            debt_windows: self.bounds.debt_windows,
         };
         let (before, debt_cut) = match limits.settle(&settled, now).await {
             Settled::Applied { before, debt_cut } => (before, debt_cut),
@@ -306,7 +315,13 @@ impl Hold {
             (LimitKind::Tokens, Some(tokens)) => (limits.quota(self.of.cell, route), tokens),
             (_, None) => (limits.quota(self.of.cell, route), 0),
         };
-        Due { hold: self.of, quota, used }
+        Due { hold: self.of, quota, used, debt_windows: Bounds::DEBT_WINDOWS }
+    }
+
+    /// After so many windows a debt of it is over, where that is the bound of others. A limit that refuses nobody would gather debt for
+    /// ever, and shut its callers out for as long once it is enforced.
+    fn debt_windows(&self, others: u32) -> u32 {
+        if self.shadow { others.min(SHADOW_DEBT_WINDOWS) } else { others }
     }
 }
 

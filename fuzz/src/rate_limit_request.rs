@@ -75,7 +75,7 @@ pub fn rate_limit_request(data: &[u8]) -> &'static str {
 
 fn hold(cell: u64) -> Hold {
     let of = limit::Hold { account: AccountKey(u128::from(cell)), cell: CellId(cell), held: 0, mark: Micros(0) };
-    Hold { kind: LimitKind::Tokens, of }
+    Hold { kind: LimitKind::Tokens, shadow: false, of }
 }
 
 /// In a window of an hour, so that nothing comes back while one input is looked at.

@@ -119,6 +119,15 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// As long as it is remembered which reservations were settled.
+pub(super) fn up_to_a_day(text: &str) -> Result<Duration, String> {
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+    duration(text)
+        .ok()
+        .filter(|time| *time <= DAY)
+        .ok_or_else(|| "has to be a duration up to 24h, such as 2h".to_owned())
+}
+
 pub(super) fn duration_or_none(text: &str) -> Result<Duration, String> {
     parse_duration(text).ok_or_else(|| "has to be a duration such as 500ms, 2s or 0s".to_owned())
 }

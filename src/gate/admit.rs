@@ -142,8 +142,11 @@ impl Deciding<'_> {
     pub(super) fn reserve(&self, demands: &[Demand], shadow: &[Demand], at: Micros) -> String {
         let evidence = &self.evidence;
         let mut holds: SmallVec<[Hold; 2]> = SmallVec::new();
-        for (demand, limit) in demands.iter().zip(&evidence.limits).chain(shadow.iter().zip(&evidence.shadow_limits)) {
+        for (demand, limit) in demands.iter().zip(&evidence.limits) {
             holds.push(limit.hold(demand));
+        }
+        for (demand, limit) in shadow.iter().zip(&evidence.shadow_limits) {
+            holds.push(Hold { shadow: true, ..limit.hold(demand) });
         }
         let names = self.gate.settings.reserving.names;
         let terms = Terms {
@@ -168,7 +171,7 @@ impl LimitEvidence {
     /// What its rate took for `demand`; where a second call takes, nothing yet.
     fn hold(&self, Demand { account, cell, .. }: &Demand) -> Hold {
         let (held, mark) = self.standing.map_or((0, Micros(0)), |standing| (standing.held(), standing.mark()));
-        Hold { kind: self.kind, of: limit::Hold { account: *account, cell: *cell, held, mark } }
+        Hold { kind: self.kind, shadow: false, of: limit::Hold { account: *account, cell: *cell, held, mark } }
     }
 }
 

@@ -69,7 +69,7 @@ impl Bucket {
         let debt = debt.min(debt * u128::from(quota.window) / u128::from(self.window));
         let within = Bucket { full: self.full.min(latest), ..self };
         // A mark of before means another place in this queue: what it holds is not given back.
-        let mut bucket = Bucket { full: now, since: Micros(now.0.saturating_add(1)), ..Bucket::fresh(quota) };
+        let mut bucket = Bucket { full: now, since: now, ..Bucket::fresh(quota) };
         bucket.add(quota.price(within.used(now).min(quota.refill())), quota);
         bucket.full = Micros(bucket.full.0.saturating_add(u64::try_from(debt).unwrap_or(u64::MAX)));
         bucket

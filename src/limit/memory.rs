@@ -143,7 +143,7 @@ impl Memory {
 
     /// Makes what is charged to the cell of one hold what is due; and whether a debt was cut.
     fn correct(&self, due: &Due, known: Charged, report: &Report<'_>, now: Micros) -> (Charged, bool) {
-        let Due { hold, quota, used } = due;
+        let Due { hold, quota, used, debt_windows } = due;
         let (Some(quota), Some(shard)) = (quota, self.shard_of(hold.account)) else { return (known, false) };
         let mut shard = shard.lock();
         let now = shard.not_before_latest(now);
@@ -158,7 +158,9 @@ impl Memory {
         cell.advance(quota, now);
         let (charged, is_cut) = if is_more {
             let more = known.charge_more(&mut cell, quota, *used, now);
-            (more, cell.bound_debt(quota, report.debt_windows, now))
+            let before = cell.used(now);
+            let is_cut = cell.bound_debt(quota, *debt_windows, now);
+            (more.cut(before - cell.used(now), cell.mark()), is_cut)
         } else {
             let less = known.hits - used;
             let of_extra = known.of_extra(less);
@@ -484,6 +486,12 @@ impl Charged {
         // Of two the first: what is given back is given back by the place that is sooner paid for.
         let at = if self.extra == 0 { Charge { mark: cell.mark(), minted: now } } else { self.at };
         Charged { hits: due, extra: self.extra.saturating_add(more), at }
+    }
+
+    /// What is left of it when a debt was cut by so many hits, after which the cell ends at `mark`.
+    fn cut(self, hits: u64, mark: Micros) -> Self {
+        let (hits, extra) = (self.hits.saturating_sub(hits), self.extra.saturating_sub(hits));
+        Charged { hits, extra, at: Charge { mark: self.at.mark.min(mark), ..self.at } }
     }
 
     /// What of `less` is given back by its own place, since it came on top of the hold: that comes first.

@@ -44,6 +44,8 @@ pub struct Due {
     pub quota: Option<Quota>,
     /// In hits.
     pub used: u64,
+    /// After so many windows of the limit a debt is over.
+    pub debt_windows: u32,
 }
 
 /// A report of what the answer to one reservation cost.
@@ -59,8 +61,6 @@ pub struct Report<'a> {
     /// What tells two reports of one quality apart: the tokens that they say.
     pub tokens: u64,
     pub due: &'a [Due],
-    /// After so many windows of its limit a debt is over.
-    pub debt_windows: u32,
 }
 
 /// What became of a report.
@@ -200,7 +200,7 @@ impl OfInstance {
     /// Drops what was settled before `oldest`. Serial numbers rise with time, so the first page is the oldest.
     fn forget(&mut self, oldest: Micros) {
         while let Some(page) = self.pages.first_entry().filter(|page| page.get().newest < oldest) {
-            self.first = page.key() + 1;
+            self.first = self.first.max(page.key() + 1);
             page.remove();
         }
     }
@@ -214,12 +214,15 @@ impl OfInstance {
     }
 
     fn set_final(&mut self, serial: u64, now: Micros) {
+        if serial / PAGE < self.first {
+            return;
+        }
         let fresh = || Page { newest: now, bits: vec![0; (PAGE / 64) as usize].into() };
         self.pages.entry(serial / PAGE).or_insert_with(fresh).set(serial, now);
         if self.pages.len() > MAX_PAGES
             && let Some((oldest, _)) = self.pages.pop_first()
         {
-            self.first = oldest + 1;
+            self.first = self.first.max(oldest + 1);
         }
     }
 }

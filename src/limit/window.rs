@@ -17,7 +17,12 @@ pub struct Window {
     /// The limit by which it was counted, and its window in microseconds.
     limit: u64,
     window: u64,
+    /// How often that was changed.
+    changes: u16,
 }
+
+/// Times are below it, for a hundred years to come.
+const TIMES: u32 = 52;
 
 // === impl Window ===
 
@@ -33,7 +38,8 @@ impl Window {
             let debt = self.used.saturating_sub(self.limit);
             let used = self.used.min(self.limit).min(quota.limit).saturating_add(debt);
             let end = Micros(self.end.0.min(now.0.saturating_add(quota.window)));
-            *self = Window { used, end, limit: quota.limit, window: quota.window };
+            let changes = self.changes.wrapping_add(1);
+            *self = Window { used, end, limit: quota.limit, window: quota.window, changes };
         }
     }
 
@@ -78,15 +84,16 @@ impl Window {
         self.end.0.saturating_sub(now.0).saturating_add((windows - 1).saturating_mul(quota.window))
     }
 
-    /// The window of a hold: what it gives back, it gives back to this one alone.
+    /// The window of a hold: what it gives back, it gives back to this one alone, and not where its limit has been changed since.
     #[must_use]
+    #[inline]
     pub fn mark(&self) -> Micros {
-        self.end
+        Micros(self.end.0 | u64::from(self.changes) << TIMES)
     }
 
-    /// Gives back `hits` that were held in the window which ends at `mark`, if that is this one; how many. After [`Window::advance`].
+    /// Gives back `hits` that were held in the window of that `mark`, if it is this one; how many. After [`Window::advance`].
     pub fn give_back(&mut self, hits: u64, mark: Micros) -> u64 {
-        let back = if mark == self.end { hits.min(self.used) } else { 0 };
+        let back = if mark == self.mark() { hits.min(self.used) } else { 0 };
         self.used -= back;
         back
     }

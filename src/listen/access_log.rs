@@ -9,7 +9,7 @@ mod entry;
 mod message;
 
 use std::convert::Infallible;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -80,16 +80,18 @@ impl AccessLog {
         over: oneshot::Sender<Result<(), Status>>,
     ) {
         let since = seat.map_or_else(Instant::now, |seat| seat.since().into());
+        // One reading to the end, so that no message is left half-way.
+        let mut read = pin!(Self::read(&self.rate_limit, &mut log));
         tokio::select! {
             biased;
             // An error means that nobody can say stop any more, which is one.
             _ = self.stop.wait_for(|stop| *stop) => {}
             () = sleep_until(since + self.age + AFTER_AGE) => {}
             // Who has gone needs no answer.
-            ended = Self::read(&self.rate_limit, &mut log) => return drop(over.send(ended)),
+            ended = &mut read => return drop(over.send(ended)),
         }
         let _ = over.send(Ok(()));
-        let _ = timeout(LINGER, Self::read(&self.rate_limit, &mut log)).await;
+        let _ = timeout(LINGER, read).await;
     }
 
     /// Takes messages until there is none, or one is none.

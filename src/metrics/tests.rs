@@ -260,7 +260,7 @@ fn the_tokens_of_a_limit_that_counts_for_each_route_are_told_by_its_name() {
     let account = crate::limit::AccountKey(1);
     for cell in &cells {
         let of = crate::limit::Hold { account, cell: *cell, held: 0, mark: Micros(0) };
-        let holds = smallvec![crate::usage::Hold { kind: LimitKind::Tokens, of }];
+        let holds = smallvec![crate::usage::Hold { kind: LimitKind::Tokens, shadow: false, of }];
         metrics.usage.reported(&Settlement::Settled(5).into(), &USAGE, Some(&Reservation { holds, ..of_tier("") }));
     }
     let charged = counted(&metrics, "tiergate_limit_tokens_total");

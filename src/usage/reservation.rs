@@ -82,6 +82,8 @@ pub struct ModelId(u64);
 pub struct Hold {
     /// What the limit counts.
     pub kind: LimitKind,
+    /// Whether it refuses nobody.
+    pub shadow: bool,
     pub of: limit::Hold,
 }
 
@@ -227,9 +229,10 @@ impl Terms<'_> {
         }
         // The limits of a request count for few accounts, mostly for one.
         let mut account = None;
-        for Hold { kind, of } in self.holds.iter().take(MAX_HOLDS) {
+        for Hold { kind, shadow, of } in self.holds.iter().take(MAX_HOLDS) {
             let is_other = account != Some(of.account);
-            sealed.push(u8::from(*kind == LimitKind::Tokens) | u8::from(is_other) << 1);
+            let flags = u8::from(*kind == LimitKind::Tokens) | u8::from(is_other) << 1 | u8::from(*shadow) << 2;
+            sealed.push(flags);
             if is_other {
                 account = Some(of.account);
                 sealed.extend_from_slice(&of.account.0.to_be_bytes());
@@ -336,7 +339,7 @@ impl Plain<'_> {
 
     /// The next hold; of the account of the one before, where it says none.
     fn hold(&mut self, before: Option<AccountKey>, minted: Micros) -> Option<Hold> {
-        let [flags @ 0..=3] = self.take()? else { return None };
+        let [flags @ 0..=7] = self.take()? else { return None };
         let kind = if flags & 1 == 1 { LimitKind::Tokens } else { LimitKind::Requests };
         let account = match flags & 2 {
             0 => before?,
@@ -344,7 +347,7 @@ impl Plain<'_> {
         };
         let (cell, held, after) = (CellId(self.number()?), self.short_number()?, self.short_number()?);
         let mark = Micros(minted.0.wrapping_add(after));
-        Some(Hold { kind, of: limit::Hold { account, cell, held, mark } })
+        Some(Hold { kind, shadow: flags & 4 == 4, of: limit::Hold { account, cell, held, mark } })
     }
 }
 

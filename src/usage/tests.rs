@@ -21,7 +21,7 @@ fn tokens(total: u64) -> Report {
 
 fn hold(cell: u64) -> Hold {
     let of = limit::Hold { account: AccountKey(1), cell: CellId(cell), held: 0, mark: Micros(0) };
-    Hold { kind: LimitKind::Tokens, of }
+    Hold { kind: LimitKind::Tokens, shadow: false, of }
 }
 
 /// A look at what [`hold`] holds of.
@@ -49,9 +49,9 @@ fn a_reservation_comes_back_as_it_was() {
     let sealer = Sealer::random();
     let of = |account, cell| limit::Hold { account: AccountKey(account), cell: CellId(cell), held: 7, mark: Micros(9) };
     let holds = [
-        Hold { kind: LimitKind::Requests, of: of(1, 1) },
-        Hold { kind: LimitKind::Tokens, of: of(1, 2) },
-        Hold { kind: LimitKind::Tokens, of: of(2, u64::MAX) },
+        Hold { kind: LimitKind::Requests, shadow: false, of: of(1, 1) },
+        Hold { kind: LimitKind::Tokens, shadow: true, of: of(1, 2) },
+        Hold { kind: LimitKind::Tokens, shadow: false, of: of(2, u64::MAX) },
     ];
     let model = ModelId::of("llm/granite");
     let forecast = Forecast { want: 0, prior: 1.5, guess: 2.5 };
@@ -89,7 +89,7 @@ fn a_reservation_comes_back_as_it_was() {
     let opened = sealer.open(&sealer.seal(&Terms { user: &"\u{e4}".repeat(200), ..terms }, Micros(0))).unwrap();
     assert_eq!((&*opened.user, opened.holds.len()), (&*"\u{e4}".repeat(127), 3));
     // As many limits as there may be, with the longest names, can be read.
-    let most: Vec<Hold> = (0..200).map(|n| Hold { kind: LimitKind::Tokens, of: of(n, 1) }).collect();
+    let most: Vec<Hold> = (0..200).map(|n| Hold { kind: LimitKind::Tokens, shadow: false, of: of(n, 1) }).collect();
     let long = "x".repeat(300);
     let terms = Terms { tier: &long, model_name: &long, user: &long, holds: &most, ..terms };
     assert_eq!(sealer.open(&sealer.seal(&terms, Micros(0))).unwrap().holds[..], most[..64]);
@@ -398,7 +398,7 @@ async fn what_came_to_no_model_costs_no_tokens_and_no_request_if_the_gateway_ref
         let demand = Demand { cost: Cost::Take(1), ..look(2) };
         let standing = &limits.admit(&[look(1), demand], Nanos(0)).await.standings[1];
         let of = limit::Hold { held: standing.held(), mark: standing.mark(), ..hold(2).of };
-        let holds = [hold(1), Hold { kind: LimitKind::Requests, of }];
+        let holds = [hold(1), Hold { kind: LimitKind::Requests, shadow: false, of }];
         let terms = Terms { is_call: true, holds: &holds, ..Terms::default() };
         let reservation = sealer.open(&sealer.seal(&terms, Micros(0))).unwrap();
         // Bytes are those of the gateway's own words.

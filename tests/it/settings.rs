@@ -41,7 +41,7 @@ const BAD: [(&str, &str, &str); 48] = [
     ("TIERGATE_RESERVATION_FRACTION", "0", "has to be a number above 0 and up to 1"),
     ("TIERGATE_RESERVATION_MARGIN", "NaN", "has to be a number from 0 to 100"),
     ("TIERGATE_MAX_CALL_TIME", "15", "has to be a duration"),
-    ("TIERGATE_SETTLE_WITHIN", "0s", "has to be a duration"),
+    ("TIERGATE_SETTLE_WITHIN", "25h", "has to be a duration up to 24h"),
     ("TIERGATE_USAGE_LOG", "/", "has to be a file"),
     ("TIERGATE_USAGE_LOG_MAX_SIZE", "100MB", "has to be a number of bytes such as"),
     ("TIERGATE_USAGE_LOG_MAX_AGE", "0s", "has to be a duration"),

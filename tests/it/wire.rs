@@ -50,7 +50,11 @@ pub(crate) fn check_request(http: HttpRequest) -> CheckRequest {
 }
 
 pub(crate) async fn check(channel: &Channel, request: CheckRequest) -> CheckResponse {
-    AuthorizationClient::new(channel.clone()).check(request).await.unwrap().into_inner()
+    try_check(channel, request).await.unwrap()
+}
+
+pub(crate) async fn try_check(channel: &Channel, request: CheckRequest) -> Result<CheckResponse, tonic::Status> {
+    AuthorizationClient::new(channel.clone()).check(request).await.map(tonic::Response::into_inner)
 }
 
 /// HTTP status (200 for allowed) and reason code.

@@ -9,6 +9,7 @@ const SECOND: Duration = Duration::from_secs(1);
 struct World {
     memory: Memory,
     quota: Quota,
+    debt_windows: u32,
     serial: u64,
 }
 
@@ -24,7 +25,7 @@ struct Reserved {
 
 impl World {
     fn new(quota: Quota) -> Self {
-        World { memory: Memory::default(), quota, serial: 0 }
+        World { memory: Memory::default(), quota, debt_windows: u32::MAX, serial: 0 }
     }
 
     fn bucket(limit: u64) -> Self {
@@ -48,9 +49,8 @@ impl World {
 
     fn report(&self, reserved: Reserved, quality: Quality, used: u64, now: Duration) -> Settled {
         let Reserved { serial, minted, hold } = reserved;
-        let due = [Due { hold, quota: Some(self.quota), used }];
-        let debt_windows = u32::MAX;
-        let report = Report { instance: Instance(1), serial, minted, quality, tokens: used, due: &due, debt_windows };
+        let due = [Due { hold, quota: Some(self.quota), used, debt_windows: self.debt_windows }];
+        let report = Report { instance: Instance(1), serial, minted, quality, tokens: used, due: &due };
         self.memory.settle(&report, Micros::from(now))
     }
 
@@ -184,11 +184,40 @@ fn a_limit_that_changes_keeps_its_use_and_gives_back_nothing_of_before() {
         world.quota = after;
         assert_eq!(world.left(SECOND / 100), left, "{before:?} to {after:?}");
         world.settle(reserved, 0, SECOND / 100);
-        let given_back = world.left(SECOND / 100) - left;
-        // A window goes on until its end, and has all that was held in it.
-        let goes_on = before.algorithm().has_windows() && after.algorithm().has_windows();
-        assert!(given_back == 0 || goes_on, "{before:?} to {after:?}: {given_back}");
+        assert_eq!(world.left(SECOND / 100), left, "{before:?} to {after:?}");
         assert!(world.standing(SECOND / 100).reset() <= after.window());
+    }
+}
+
+/// The call that meets the change first has its place by the new rule.
+#[test]
+fn what_is_held_by_a_changed_limit_is_given_back() {
+    for (before, after) in [(Quota::new(1000, MINUTE), Quota::new(100, MINUTE)), (fixed(1000), fixed(100))] {
+        let mut world = World::new(before);
+        let _ = world.hold(20, Duration::ZERO);
+        world.quota = after;
+        let reserved = world.hold(50, SECOND / 100).unwrap();
+        world.settle(reserved, 0, SECOND / 100);
+        assert_eq!(world.left(SECOND / 100), 80, "{before:?} to {after:?}");
+    }
+}
+
+/// A debt that is cut takes nothing of what others owe, or hold, when a better report corrects the one that made it.
+#[test]
+fn a_correction_of_a_debt_that_was_cut_gives_back_what_was_charged() {
+    for quota in [Quota::new(100, MINUTE), fixed(100)] {
+        let mut world = World { debt_windows: 10, ..World::new(quota) };
+        let (first, second) =
+            (world.ask(Cost::POSTPAID, Duration::ZERO).unwrap(), world.hold(10, Duration::ZERO).unwrap());
+        let third = world.hold(50, Duration::ZERO).unwrap();
+        world.settle(first, 500, Duration::ZERO);
+        let settled = world.report(second, Quality::Estimate, 2_000_000, Duration::ZERO);
+        assert_eq!(settled, Settled::Applied { before: None, debt_cut: true });
+        world.settle(second, 60, Duration::ZERO);
+        let owed = world.standing(Duration::ZERO).reset();
+        assert!(owed >= MINUTE * 6, "500 of another, 60 of this one, 50 held: {owed:?}");
+        world.settle(third, 50, Duration::ZERO);
+        assert_eq!(world.standing(Duration::ZERO).reset(), owed);
     }
 }
 
