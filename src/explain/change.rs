@@ -8,7 +8,7 @@ use crate::policy::Tiers;
 use crate::printable::shell_word;
 use crate::problem::{Finding, ObjectName, Origin, Problem};
 use crate::request::{PathFault, check_canonical};
-use crate::rules::{Authorization, LimitKind, Reviewer};
+use crate::rules::{Authorization, Reviewer};
 use crate::spelling::did_you_mean;
 
 /// The annotation that grants a model to tiers.
@@ -78,9 +78,13 @@ fn in_error(case: &Case<'_>, found: Option<&CurrentRoute<'_>>) -> Vec<String> {
 }
 
 fn when_allowed(case: &Case<'_>) -> Vec<String> {
-    let requests = case.evidence.limits.iter().filter(|limit| limit.kind == LimitKind::Requests);
-    let tightest =
-        requests.filter_map(|limit| Some((limit.standing.as_ref()?.remaining(), limit))).min_by_key(|(n, _)| *n);
+    // As many as hold what this one does; a limit that holds nothing is used up by no number of them.
+    let more = |limit: &LimitEvidence| {
+        let standing = limit.standing.as_ref()?;
+        standing.remaining().checked_div(standing.held())
+    };
+    let limits = case.evidence.limits.iter();
+    let tightest = limits.filter_map(|limit| Some((more(limit)?, limit))).min_by_key(|(n, _)| *n);
     let told = |(left, limit): (u64, &LimitEvidence)| match left {
         0 => format!("the next such request at once is refused by limit {}", limit.name),
         left => format!("{left} more such requests at once use up limit {}", limit.name),

@@ -384,7 +384,11 @@ fn one_limit(case: &Case<'_>, found: Option<&CurrentRoute<'_>>, of: &LimitEviden
         limit::Verdict::Exceeds(None) => "EXCEEDED, lets nothing through, ever".to_owned(),
         limit::Verdict::Fits => "fits".to_owned(),
     };
-    let left = if admitted && of.kind == LimitKind::Requests { "left after this one" } else { "left" };
+    let left = match (of.kind, standing.held()) {
+        (LimitKind::Requests, _) if admitted => "left after this one".to_owned(),
+        (LimitKind::Tokens, held @ 1..) if admitted => format!("left while this one holds {held}"),
+        _ => "left".to_owned(),
+    };
     let (number, window) = (standing.limit(), span(standing.window()));
     let (remaining, reset) = (standing.remaining(), span(standing.reset()));
     let state = format!("{number} {what} per {window}, {remaining} {left}, full in {reset}: {verdict}");
