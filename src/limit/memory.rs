@@ -8,8 +8,8 @@ use smallvec::SmallVec;
 
 use crate::hash::Prehashed;
 
-use super::settled::{Charge, Charged, Due, Report, Settled, Settlements};
-use super::{AccountKey, Admission, Cell, CellId, Demand, Instance, Outcome, Quota, Standing, Undecided, Verdict};
+use super::settled::{Charged, Due, Report, Settled, Settlements};
+use super::{AccountKey, Admission, Cell, CellId, Demand, Instance, Outcome, Standing, Undecided, Verdict};
 use crate::clock::Micros;
 
 /// More than there are threads to contend, so that two callers seldom meet.
@@ -133,7 +133,7 @@ impl Memory {
         for (at, due) in report.due.iter().enumerate() {
             let known = before.as_ref().and_then(|before| before.charged.get(at).copied());
             let known = known.unwrap_or_else(|| Charged::held(&due.hold));
-            let (now_charged, is_cut) = self.correct(due, known, report, now);
+            let (now_charged, is_cut) = self.correct(due, known, report.minted, now);
             debt_cut |= is_cut;
             charged.push(now_charged);
         }
@@ -142,36 +142,22 @@ impl Memory {
     }
 
     /// Makes what is charged to the cell of one hold what is due; and whether a debt was cut.
-    fn correct(&self, due: &Due, known: Charged, report: &Report<'_>, now: Micros) -> (Charged, bool) {
-        let Due { hold, quota, used, debt_windows } = due;
-        let (Some(quota), Some(shard)) = (quota, self.shard_of(hold.account)) else { return (known, false) };
+    fn correct(&self, due: &Due, known: Charged, minted: Micros, now: Micros) -> (Charged, bool) {
+        let (hold, used) = (&due.hold, due.used);
+        let (Some(quota), Some(shard)) = (&due.quota, self.shard_of(hold.account)) else { return (known, false) };
         let mut shard = shard.lock();
         let now = shard.not_before_latest(now);
-        let is_more = *used > known.hits;
         // What is not there any more has nothing to give back.
         let is_there = || shard.accounts.get(&hold.account)?.cell(hold.cell);
-        if *used == known.hits || (!is_more && is_there().is_none()) {
+        if used == known.hits || (used < known.hits && is_there().is_none()) {
             return (known, false);
         }
         let account = shard.account(hold.account, now);
         let mut cell = account.cell(hold.cell).unwrap_or_else(|| Cell::fresh(quota));
         cell.advance(quota, now);
-        let (charged, is_cut) = if is_more {
-            let more = known.charge_more(&mut cell, quota, *used, now);
-            let before = cell.used(now);
-            let is_cut = cell.bound_debt(quota, *debt_windows, now);
-            (more.cut(before - cell.used(now), cell.mark()), is_cut)
-        } else {
-            let less = known.hits - used;
-            let of_extra = known.of_extra(less);
-            let hold = Charge { mark: hold.mark, minted: report.minted };
-            let back =
-                cell.give_back(quota, of_extra, known.at, now) + cell.give_back(quota, less - of_extra, hold, now);
-            let left = Charged { hits: known.hits - back.min(less), extra: known.extra - of_extra, ..known };
-            (left, false)
-        };
+        let corrected = known.corrected(&mut cell, due, minted, now);
         account.put(hold.cell, cell);
-        (charged, is_cut)
+        corrected
     }
 
     /// How many of an instance's reservations from `first` on, and before `end`, no report has come for.
@@ -473,29 +459,5 @@ impl AccountKey {
     fn shard(self) -> usize {
         // The map takes its bits from the low half.
         (self.0 >> 64) as usize % SHARDS
-    }
-}
-
-// === impl Charged ===
-
-impl Charged {
-    /// Charges what is `due` beyond what is charged; that has a place of its own, until a better report takes it back.
-    fn charge_more(self, cell: &mut Cell, quota: &Quota, due: u64, now: Micros) -> Self {
-        let more = due - self.hits;
-        cell.charge(quota, more, now);
-        // Of two the first: what is given back is given back by the place that is sooner paid for.
-        let at = if self.extra == 0 { Charge { mark: cell.mark(), minted: now } } else { self.at };
-        Charged { hits: due, extra: self.extra.saturating_add(more), at }
-    }
-
-    /// What is left of it when a debt was cut by so many hits, after which the cell ends at `mark`.
-    fn cut(self, hits: u64, mark: Micros) -> Self {
-        let (hits, extra) = (self.hits.saturating_sub(hits), self.extra.saturating_sub(hits));
-        Charged { hits, extra, at: Charge { mark: self.at.mark.min(mark), ..self.at } }
-    }
-
-    /// What of `less` is given back by its own place, since it came on top of the hold: that comes first.
-    fn of_extra(self, less: u64) -> u64 {
-        less.min(self.extra)
     }
 }

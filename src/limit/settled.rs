@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use smallvec::SmallVec;
 
-use super::{AccountKey, CellId, Quota};
+use super::{AccountKey, Cell, CellId, Quota};
 use crate::clock::Micros;
 
 /// One run of a process that makes reservations: random, so that no two are alike.
@@ -262,5 +262,42 @@ impl Charged {
     /// What an admission has charged.
     pub(super) fn held(hold: &Hold) -> Self {
         Charged { hits: hold.held, ..Charged::default() }
+    }
+
+    /// What is charged once `cell`, which has come to `now`, has been charged what is `due` for a hold of `minted`; and whether a debt
+    /// was cut.
+    pub(super) fn corrected(self, cell: &mut Cell, due: &Due, minted: Micros, now: Micros) -> (Self, bool) {
+        let Some(quota) = &due.quota else { return (self, false) };
+        match due.used.checked_sub(self.hits) {
+            Some(more) => {
+                let charged = self.more(cell, quota, more, now);
+                let before = cell.used(now);
+                let is_cut = cell.bound_debt(quota, due.debt_windows, now);
+                (charged.cut(before - cell.used(now), cell.mark()), is_cut)
+            }
+            None => {
+                // First what came on top of the hold, by its own place.
+                let less = self.hits - due.used;
+                let of_extra = less.min(self.extra);
+                let hold = Charge { mark: due.hold.mark, minted };
+                let back =
+                    cell.give_back(quota, of_extra, self.at, now) + cell.give_back(quota, less - of_extra, hold, now);
+                (Charged { hits: self.hits - back.min(less), extra: self.extra - of_extra, ..self }, false)
+            }
+        }
+    }
+
+    /// So many more; they have a place of their own, until a better report takes them back.
+    fn more(self, cell: &mut Cell, quota: &Quota, more: u64, now: Micros) -> Self {
+        cell.charge(quota, more, now);
+        // Of two the first: what is given back is given back by the place that is sooner paid for.
+        let at = if self.extra == 0 { Charge { mark: cell.mark(), minted: now } } else { self.at };
+        Charged { hits: self.hits.saturating_add(more), extra: self.extra.saturating_add(more), at }
+    }
+
+    /// What is left of it when a debt was cut by so many hits, after which the cell ends at `mark`.
+    fn cut(self, hits: u64, mark: Micros) -> Self {
+        let (hits, extra) = (self.hits.saturating_sub(hits), self.extra.saturating_sub(hits));
+        Charged { hits, extra, at: Charge { mark: self.at.mark.min(mark), ..self.at } }
     }
 }
