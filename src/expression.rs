@@ -321,6 +321,7 @@ impl std::fmt::Display for Val<'_> {
 
 impl<'a> Object<'a> {
     #[must_use]
+    #[inline]
     pub fn get(&self, name: &str) -> Option<Val<'a>> {
         if let Some((_, value)) = self.extra.iter().find(|(key, _)| **key == *name) {
             return Some(value.reborrow());

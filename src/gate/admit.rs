@@ -61,6 +61,7 @@ impl Deciding<'_> {
         }
         let (method, path) = (scope.request.method, scope.request.path);
         evidence.is_call = usage::is_call(method, path);
+        evidence.model = evidence.permit.model.as_deref().map_or(ModelId::NONE, ModelId::of);
         let has_token_limit = matched.iter().any(|Matched { limit, .. }| limit.kind == LimitKind::Tokens);
         if gate.settings.uncounted == Fallback::Refuse
             && has_token_limit
@@ -88,7 +89,7 @@ impl Deciding<'_> {
         // What a second call takes is not known to the reservation, which Check has made before.
         let reserves = self.evidence.is_call && self.gate.settings.enforce_limits == EnforceLimits::Check;
         let Some(Matched { account, .. }) = counted.filter(|_| reserves) else { return Forecast::default() };
-        let calling = Calling { model: self.model(), account: *account };
+        let calling = Calling { model: self.evidence.model, account: *account };
         let bytes = scope.request.headers.map(|headers| headers.get("content-length"));
         let bytes = match bytes {
             Some(HeaderLookup::One(length)) => length.parse().ok(),
@@ -108,10 +109,6 @@ impl Deciding<'_> {
         let reserving = self.gate.settings.reserving;
         let cells = limit.cells(route.hash);
         cells.map(move |(cell, quota)| Demand { account, cell, quota, cost: limit.cost(&quota, expected, reserving) })
-    }
-
-    fn model(&self) -> ModelId {
-        self.evidence.permit.model.as_deref().map_or(ModelId::NONE, ModelId::of)
     }
 
     /// Takes what the request costs, all of it or nothing.
@@ -153,7 +150,7 @@ impl Deciding<'_> {
             is_call: evidence.is_call,
             decision: names.then_some(evidence.id),
             tier: evidence.tier.as_deref().unwrap_or_default(),
-            model: self.model(),
+            model: evidence.model,
             model_name: evidence.permit.model.as_deref().filter(|_| names).unwrap_or_default(),
             user: evidence.user.as_deref().filter(|_| names).unwrap_or_default(),
             route_name: evidence.route.as_deref().filter(|_| names).unwrap_or_default(),

@@ -18,7 +18,7 @@ use crate::limit::{Standing, Verdict};
 use crate::policy::{AuthPlan, Limit, RoutePlan};
 use crate::problem::ObjectName;
 use crate::rules::LimitKind;
-use crate::usage::Forecast;
+use crate::usage::{Forecast, ModelId};
 
 /// One request in this many has its stages timed: reading the clock for each would cost more than some stages.
 const TIMED: u64 = 16;
@@ -101,6 +101,8 @@ pub struct Evidence {
     pub keys: Option<Box<CounterKeys>>,
     /// Whether a model may write for the request.
     pub is_call: bool,
+    /// The model that was asked for, as reservations name it.
+    pub model: ModelId,
     /// What the call is expected to cost the token limits that reserve it.
     pub forecast: Forecast,
     /// Whether no limit matched the caller.
@@ -200,6 +202,7 @@ impl Evidence {
             shadowed: Vec::new(),
             keys: None,
             is_call: false,
+            model: ModelId::NONE,
             forecast: Forecast::default(),
             unlimited: false,
             accounts_full: false,
