@@ -3,6 +3,7 @@
 
 mod access_log;
 mod configs;
+mod cut;
 mod lua;
 mod table;
 mod told;

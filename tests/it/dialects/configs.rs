@@ -88,3 +88,18 @@ pub(super) fn telling(config: &str, file: &Path, format: &str) -> String {
         false => replaced(config, AFTER_LOGS, &(LOGS.to_owned() + &log + AFTER_LOGS)),
     }
 }
+
+/// With a cluster of its own, at that port, for what reports over this channel.
+pub(super) fn reporting_to(config: &str, channel: Channel, port: u16) -> String {
+    let service = match channel {
+        Channel::Call => "grpc_service: {envoy_grpc: {cluster_name: tiergate}, timeout: 2s",
+        Channel::Log => "grpc_service: {envoy_grpc: {cluster_name: tiergate}}\n                        buffer",
+    };
+    let model = "    - name: model\n";
+    let cluster = part(config, "    - name: tiergate\n", model);
+    let cluster = replaced(&cluster, "- name: tiergate\n", "- name: reports\n");
+    let cluster = replaced(&cluster, "cluster_name: tiergate\n", "cluster_name: reports\n");
+    let cluster = replaced(&cluster, "port_value: 50051", &format!("port_value:  {port}"));
+    let config = replaced(config, service, &service.replace("tiergate", "reports"));
+    replaced(&config, model, &(cluster + model))
+}

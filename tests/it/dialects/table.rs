@@ -152,7 +152,7 @@ impl Reader {
 
 impl World {
     /// How many reports were settled so.
-    async fn reports(&self, settlement: &str) -> u64 {
+    pub(super) async fn reports(&self, settlement: &str) -> u64 {
         self.tiergate.metric("tiergate_usage_reports_total", &format!("\"{settlement}\"")).await
     }
 
