@@ -3,57 +3,22 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 
+use super::configs::{self, BY_CALL, BY_LOG};
 use super::{DIALECTS, Dialect, World, sent};
 use crate::envoy::{Gateway, chat, gateway_before, gateway_by, shipped};
 use crate::support::{Connection, PATIENCE, TIERGATE, Tiergate, free_port, generous_manifests, root, token};
 
-const FILE: &str = "envoy/access-log.yaml";
 const GRANITE: &str = "/llm/granite/v1/chat/completions";
-
-/// The part of a configuration from the beginning of one line on to another.
-fn part(config: &str, from: &str, to: &str) -> String {
-    let (_, rest) = config.split_once(from).unwrap_or_else(|| panic!("{from}"));
-    let (inside, _) = rest.split_once(to).unwrap_or_else(|| panic!("{to}"));
-    [from, inside].concat()
-}
-
-/// The shipped configuration that reports by a call, with the access log of the other one.
-fn both() -> String {
-    let log = part(&shipped(FILE), "                access_log:\n", "                use_remote_address:");
-    let config = shipped("envoy/tiergate.yaml");
-    config.replacen("                use_remote_address:", &format!("{log}                use_remote_address:"), 1)
-}
-
-/// Envoy 1.40's own reader in place of the shipped ones.
-fn with_ai_protocol_manager() -> String {
-    let config = shipped(FILE);
-    let readers = part(
-        &config,
-        "                  # The answer's usage, from JSON",
-        "                  - name: envoy.filters.http.router",
-    );
-    let manager = r#"                  - name: envoy.filters.http.ai_protocol_manager
-                    typed_config:
-                      "@type": type.googleapis.com/envoy.extensions.filters.http.ai_protocol_manager.v3.AiProtocolManager
-                      response_handling: {token_usage: {include_unconfigured_routes: true}}
-"#;
-    config.replace(&readers, manager)
-}
 
 /// A change to one of the files is a change to both.
 #[test]
 fn the_configuration_is_the_other_one_with_a_log_for_the_call() {
-    let [by_call, by_log] = ["envoy/tiergate.yaml", FILE].map(shipped);
-    let without = |config: &str, from: &str, to: &str| {
-        let (_, config) = config.split_once("admin:\n").unwrap();
-        config.replacen(&part(config, from, to), "", 1)
-    };
-    let call = "                  # Next, so that whatever Check reserved is reported";
-    let one = without(&by_call, call, "                  # A stream carries its usage only when asked");
-    let other = without(&by_log, "                access_log:\n", "                use_remote_address:");
+    let body = |config: &str| config.split_once("admin:\n").unwrap().1.to_owned();
+    let one = configs::without_call(&body(&shipped(BY_CALL)));
+    let other = configs::without_log(&body(&shipped(BY_LOG)));
     let changed = one.lines().zip(other.lines()).find(|(one, other)| one != other);
     assert_eq!((changed, one.len()), (None, other.len()));
 }
@@ -72,28 +37,6 @@ fn free() -> String {
 }
 
 impl World {
-    /// Asks in each of these, some rounds long; what was not charged as the model says.
-    async fn uncharged(&self, dialects: &[&Dialect], rounds: usize) -> Vec<String> {
-        let mut connection = Connection::open(self.gateway.address).await;
-        let (mut answers, mut others) = (0, Vec::new());
-        for round in 0..rounds {
-            for dialect in dialects {
-                let before = self.charged().await;
-                let body = dialect.body(3 + round, 17 * round + 5);
-                let answer = connection.send("POST", &dialect.path(), &self.headers(), &body).await;
-                assert_eq!(answer.status, 200, "{}, stream {}: {}", dialect.name, dialect.stream, answer.body);
-                answers += 1;
-                self.reported(answers).await;
-                let (charged, cost) = (self.charged().await - before, sent(self.gateway.account().last().unwrap()));
-                if charged != cost {
-                    others.push(format!("{}, stream {}: {charged} of {cost}", dialect.name, dialect.stream));
-                }
-            }
-        }
-        println!("{} of {answers} answers charged what they cost", answers - others.len());
-        others
-    }
-
     /// Leaves a stream after some events: what was charged, and the model's line.
     async fn left(&self) -> (u64, Value) {
         let dialect = DIALECTS.iter().find(|dialect| dialect.name == "chat" && dialect.stream).unwrap();
@@ -121,29 +64,41 @@ impl World {
 
 #[tokio::test]
 async fn the_log_tells_what_every_answer_cost_in_every_dialect() {
-    let world = World::start(FILE, &[], &[]).await;
-    let others = world.uncharged(&DIALECTS.iter().collect::<Vec<_>>(), 3).await;
-    assert!(others.is_empty(), "{others:#?}");
+    let world = World::start(BY_LOG, &[], &[]).await;
+    assert_eq!(world.uncharged(&DIALECTS.iter().collect::<Vec<_>>(), 3).await, [""; 0]);
     assert_eq!(world.tiergate.metric("tiergate_usage_reports_total", "refused").await, 0);
 }
 
 /// Of the dialects that it has.
 #[tokio::test]
 async fn the_log_tells_what_envoys_own_reader_read() {
-    let world = World::by(&with_ai_protocol_manager(), &[], &[]).await;
+    let world = World::by(&configs::with_ai_protocol_manager(), &[], &[]).await;
     let known: Vec<&Dialect> =
         DIALECTS.iter().filter(|dialect| ["chat", "Messages", "Responses", "Gemini"].contains(&dialect.name)).collect();
-    let others = world.uncharged(&known, 3).await;
-    assert!(others.is_empty(), "{others:#?}");
+    assert_eq!(world.uncharged(&known, 3).await, [""; 0]);
+}
+
+/// It tells nothing of a stream with an event that is no JSON: `[DONE]` behind an empty line of data is one.
+#[tokio::test]
+async fn a_stream_of_which_envoys_own_reader_tells_nothing_is_not_free() {
+    let world = World::by(&configs::with_ai_protocol_manager(), &[], &[]).await;
+    let chat = DIALECTS.iter().find(|dialect| dialect.name == "chat" && dialect.stream).unwrap();
+    for (answers, manner) in (1..).zip([json!({"comments": true}), json!({"usage": "never"})]) {
+        let answer = world.ask(chat, &chat.sample(3, 20, &manner)).await.closed().await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        world.reported(answers).await;
+        assert_eq!(world.tiergate.metric("tiergate_usage_reports_total", "\"estimated\"").await, answers as u64);
+        assert!(world.tiergate.metric("tiergate_usage_tokens_total", "\"estimated\"").await >= answers as u64);
+    }
 }
 
 #[tokio::test]
 async fn a_stream_that_its_client_leaves_is_charged_what_it_had_said_by_the_log_too() {
-    let without: String = shipped(FILE)
+    let without: String = shipped(BY_LOG)
         .split_inclusive('\n')
         .filter(|line| line.trim_start() != "continuous_usage_stats: true\n")
         .collect();
-    for (what, config) in [("with running totals", shipped(FILE)), ("without", without)] {
+    for (what, config) in [("with running totals", shipped(BY_LOG)), ("without", without)] {
         let world = World::by(&config, &[], &["--pause", "30"]).await;
         let (charged, line) = world.left().await;
         assert_eq!(line["ended"], false, "the model was left while it wrote");
@@ -155,7 +110,7 @@ async fn a_stream_that_its_client_leaves_is_charged_what_it_had_said_by_the_log_
 
 #[tokio::test]
 async fn both_channels_at_once_charge_once() {
-    let world = World::by(&both(), &[], &[]).await;
+    let world = World::by(&configs::with_log(&shipped(BY_CALL)), &[], &[]).await;
     let chats: Vec<&Dialect> = DIALECTS.iter().filter(|dialect| dialect.name == "chat").collect();
     let mut connection = Connection::open(world.gateway.address).await;
     for round in 0..10 {
@@ -180,7 +135,7 @@ async fn left_after(gateway: &Gateway, path: &str) -> u64 {
 #[tokio::test]
 async fn what_envoy_refuses_after_check_costs_no_tokens_and_no_request() {
     let tiergate = Tiergate::start(&root("examples/manifests"), &[]);
-    let gateway = gateway_by(&shipped(FILE), &[tiergate.grpc.port()]).await;
+    let gateway = gateway_by(&shipped(BY_LOG), &[tiergate.grpc.port()]).await;
     let bearer = format!("Bearer {}", free());
     let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
     // More often than there are requests.
@@ -199,7 +154,7 @@ async fn what_envoy_refuses_after_check_costs_no_tokens_and_no_request() {
     }
     // Nobody listens where the model should be: the tokens that were held are given back, and the request stays one.
     let tiergate = Tiergate::start(&root("examples/manifests"), &[]);
-    let gateway = gateway_before(&shipped(FILE), &[tiergate.grpc.port()], free_port()).await;
+    let gateway = gateway_before(&shipped(BY_LOG), &[tiergate.grpc.port()], free_port()).await;
     assert_eq!(left_after(&gateway, GRANITE).await, 4);
     results(&tiergate, "\"no_usage\"", 1).await;
     assert_eq!(left_after(&gateway, GRANITE).await, 3);
@@ -211,7 +166,7 @@ async fn a_tiergate_that_is_restarted_is_told_again_and_the_log_does_not_keep_th
     let port = free_port();
     let start = || Tiergate::start_at(port, Command::new(TIERGATE), &manifests.0, &["--drain-delay", "0s"]);
     let mut tiergate = start();
-    let gateway = gateway_by(&shipped(FILE), &[port]).await;
+    let gateway = gateway_by(&shipped(BY_LOG), &[port]).await;
     for round in 0..3 {
         let started = Instant::now();
         // Envoy has to find out that it is back.

@@ -7,12 +7,12 @@ use axum::routing::post;
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 
+use super::configs::{self, LUA};
 use super::{DIALECTS, LUA_DIALECTS, World};
 use crate::envoy::{gateway_before, shipped};
 use crate::support::{Connection, Folder, PATIENCE, Tiergate, generous_manifests};
 use crate::wire::premium;
 
-const FILE: &str = "envoy/lua.yaml";
 const CHAT: &str = "/v1/chat/completions";
 const FORCED: &str = r#""include_usage":true,"continuous_usage_stats":true"#;
 
@@ -84,7 +84,7 @@ async fn a_compressed_answer_passes_and_is_charged_by_its_bytes() {
     tokio::spawn(async move { axum::serve(listener, axum::Router::new().fallback(post(answer))).await });
     let manifests = generous_manifests();
     let tiergate = Tiergate::start(&manifests.0, &[]);
-    let gateway = gateway_before(&shipped(FILE), &[tiergate.grpc.port()], port).await;
+    let gateway = gateway_before(&shipped(LUA), &[tiergate.grpc.port()], port).await;
     let bearer = format!("Bearer {}", premium());
     let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
     let mut connection = Connection::open(gateway.address).await;
@@ -101,7 +101,7 @@ async fn a_compressed_answer_passes_and_is_charged_by_its_bytes() {
 async fn a_request_stays_as_it_came_but_for_what_is_forced() {
     let manifests = generous_manifests();
     let tiergate = Tiergate::start(&manifests.0, &[]);
-    let gateway = gateway_before(&shipped(FILE), &[tiergate.grpc.port()], mirror().await).await;
+    let gateway = gateway_before(&shipped(LUA), &[tiergate.grpc.port()], mirror().await).await;
     let bearer = format!("Bearer {}", premium());
     let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
     let mut faults = Vec::new();
@@ -121,14 +121,9 @@ async fn a_request_stays_as_it_came_but_for_what_is_forced() {
 /// A world whose Envoy writes down what the filter told of each answer, and where.
 async fn telling() -> (World, Folder) {
     let folder = Folder::new();
-    let log = format!(
-        "                access_log: [{{name: envoy.access_loggers.file, typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: {}, log_format: {{json_format: {{usage: \"%DYNAMIC_METADATA(tiergate.usage)%\", request: \"%DYNAMIC_METADATA(tiergate.request)%\"}}}}}}}}]\n",
-        folder.0.join("told").display()
-    );
-    let anchor = "                stat_prefix: inference\n";
-    let config = shipped(FILE);
-    assert!(config.contains(anchor));
-    (World::by(&config.replace(anchor, &(anchor.to_owned() + &log)), &[], &[]).await, folder)
+    let format = r#"usage: "%DYNAMIC_METADATA(tiergate.usage)%", request: "%DYNAMIC_METADATA(tiergate.request)%""#;
+    let config = configs::telling(&shipped(LUA), &folder.0.join("told"), format);
+    (World::by(&config, &[], &[]).await, folder)
 }
 
 /// What was told of the last answer. Envoy writes when it likes; a request to its admin port makes it.
@@ -192,7 +187,7 @@ async fn a_script_that_fails_breaks_no_answer_and_makes_none_free() {
     for (function, of_request) in
         [("function Usage:take(chunk)\n", false), ("local function examined(text, kind, path)\n", true)]
     {
-        let config = shipped(FILE);
+        let config = shipped(LUA);
         assert_eq!(config.matches(function).count(), 1);
         let broken =
             config.replace(function, &format!("{function}                            do error(\"broken\") end\n"));
@@ -212,7 +207,7 @@ async fn a_script_that_fails_breaks_no_answer_and_makes_none_free() {
 #[tokio::test]
 async fn an_event_of_any_size_passes_is_charged_and_is_not_held() {
     const SIZE: usize = 64 << 20;
-    let world = World::start(FILE, &[], &[]).await;
+    let world = World::start(LUA, &[], &[]).await;
     let mut answers = 0;
     for dialect in DIALECTS.iter().filter(|dialect| dialect.name == "Responses" || dialect.name == "embeddings") {
         for size in [1, SIZE] {

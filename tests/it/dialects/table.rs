@@ -1,5 +1,5 @@
-//! The model's account beside tiergate's, to the token: every reader, on each Envoy that it is for, in every dialect, whole and
-//! streamed, however the answer is written and cut.
+//! The model's account beside tiergate's, to the token: every reader, on each Envoy that it is for, over each channel, in every dialect,
+//! whole and streamed, however the answer is written and cut.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,6 +7,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::configs::{self, BY_CALL, BY_LOG, Channel, LUA};
 use super::{DIALECTS, Dialect, LUA_DIALECTS, World};
 use crate::envoy::{envoy, older, shipped};
 use crate::support::{Connection, soak};
@@ -28,28 +29,50 @@ const MANNERS: [&str; 9] = [
 const LUA_MANNERS: [&str; 1] = [r#"{"cut":5,"line_end":"cr","comments":true}"#];
 const NUMBERS: [&str; 5] = ["total", "input", "output", "cached", "reasoning"];
 
-/// A reader, and what it reads.
+/// What `ai_protocol_manager` reads.
+const MANAGED: [&str; 4] = ["chat", "Messages", "Responses", "Gemini"];
+
+/// A reader, what it reads, and what its reports come over.
 struct Reader {
-    name: &'static str,
-    file: &'static str,
+    kind: Kind,
+    channel: Channel,
+    config: String,
     dialects: Vec<&'static Dialect>,
     manners: Vec<&'static str>,
-    is_native: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Envoy's own filters for JSON and events.
+    Native,
+    Lua,
+    /// Envoy's own filter for these APIs, whose numbers an access log alone can carry.
+    AiProtocolManager,
 }
 
 /// What one dialect's answers cost, as somebody says.
 type Cost = BTreeMap<&'static str, u64>;
 
 impl Reader {
-    fn native() -> Self {
+    fn native(channel: Channel) -> Self {
+        let config = shipped(if channel == Channel::Call { BY_CALL } else { BY_LOG });
         let dialects = DIALECTS.iter().collect();
-        Reader { name: "native", file: "envoy/tiergate.yaml", dialects, manners: MANNERS.to_vec(), is_native: true }
+        Reader { kind: Kind::Native, channel, config, dialects, manners: MANNERS.to_vec() }
     }
 
-    fn lua() -> Self {
+    fn lua(channel: Channel) -> Self {
+        let by_call = shipped(LUA);
+        let config =
+            if channel == Channel::Call { by_call } else { configs::without_call(&configs::with_log(&by_call)) };
         let dialects = DIALECTS.iter().chain(&LUA_DIALECTS).collect();
         let manners = MANNERS.into_iter().chain(LUA_MANNERS).collect();
-        Reader { name: "Lua", file: "envoy/lua.yaml", dialects, manners, is_native: false }
+        Reader { kind: Kind::Lua, channel, config, dialects, manners }
+    }
+
+    fn ai_protocol_manager() -> Self {
+        let dialects = DIALECTS.iter().filter(|dialect| MANAGED.contains(&dialect.name)).collect();
+        let (config, channel) = (configs::with_ai_protocol_manager(), Channel::Log);
+        Reader { kind: Kind::AiProtocolManager, channel, config, dialects, manners: MANNERS.to_vec() }
     }
 
     /// The body of a request of this number.
@@ -59,8 +82,12 @@ impl Reader {
         manner.entry("text").or_insert("one two é".into());
         manner.insert("reasoning".to_owned(), (number % 10).into());
         // What a cache had of Messages stands beside the input, where Envoy's own reader does not look.
-        let cached = if self.is_native && dialect.name == "Messages" { 0 } else { number % 3 };
+        let cached = if self.kind == Kind::Native && dialect.name == "Messages" { 0 } else { number % 3 };
         manner.insert("cached".to_owned(), cached.into());
+        // Of a stream with an event that is no JSON it tells nothing: `[DONE]` behind an empty line of data is one.
+        if self.kind == Kind::AiProtocolManager && manner.contains_key("comments") {
+            manner.insert("no_done".to_owned(), true.into());
+        }
         dialect.sample(3 + number % 5, 20 + number, &Value::from(manner))
     }
 
@@ -72,7 +99,7 @@ impl Reader {
         let reasoning = if tells_reasoning { sum("reasoning") } else { 0 };
         let cached = if tells_cached { sum("cached") } else { 0 };
         // Gemini counts thoughts beside the answer, and Envoy's own reader adds nothing.
-        let apart = if self.is_native && dialect.name == "Gemini" { reasoning } else { 0 };
+        let apart = if self.kind == Kind::Native && dialect.name == "Gemini" { reasoning } else { 0 };
         let numbers = [sum("input") + sum("output"), sum("input"), sum("output") - apart, cached, reasoning];
         NUMBERS.into_iter().zip(numbers).collect()
     }
@@ -99,15 +126,11 @@ impl Reader {
     }
 
     async fn runs_on(&self, version: &str, envoy: &Path) {
-        let world = World::on(envoy, &shipped(self.file), &[], &[]).await;
+        let world = World::on(envoy, &self.config, &[], &[]).await;
         let (requests, mut faults, mut table) = (soak(100, 500), Vec::new(), String::new());
         for dialect in &self.dialects {
-            let what = format!(
-                "{} on {version}, {}, {}",
-                self.name,
-                dialect.name,
-                if dialect.stream { "streamed" } else { "whole" }
-            );
+            let how = if dialect.stream { "streamed" } else { "whole" };
+            let what = format!("{:?} on {version}, {:?}, {}, {how}", self.kind, self.channel, dialect.name);
             match self.cell(&world, dialect, requests).await {
                 Ok(tokens) => table += &format!("{what}: {requests} answers, {tokens} tokens sent, all charged\n"),
                 Err(fault) => faults.push(format!("{what}: {fault}")),
@@ -121,7 +144,7 @@ impl Reader {
         let lines = world.gateway.account();
         let ids: BTreeSet<&str> = lines.iter().filter_map(|line| line["x-request-id"].as_str()).collect();
         assert_eq!(ids.len(), lines.len(), "each request was answered once");
-        if !self.is_native {
+        if self.kind == Kind::Lua {
             assert_eq!(world.gateway.stat("http.inference.lua.errors").await, 0);
         }
     }
@@ -129,7 +152,7 @@ impl Reader {
 
 impl World {
     /// How many reports were settled so.
-    async fn reports(&self, settlement: &str) -> u64 {
+    pub(super) async fn reports(&self, settlement: &str) -> u64 {
         self.tiergate.metric("tiergate_usage_reports_total", &format!("\"{settlement}\"")).await
     }
 
@@ -170,26 +193,56 @@ async fn a_failure_of_the_model_costs_what_it_says() {
 }
 
 #[tokio::test]
-async fn envoys_own_readers() {
-    Reader::native().runs_on("1.40.0", &envoy()).await;
+async fn envoys_own_readers_by_a_call() {
+    Reader::native(Channel::Call).runs_on("1.40.0", &envoy()).await;
 }
 
 #[tokio::test]
-async fn envoys_own_readers_on_older_1_38_3() {
-    Reader::native().runs_on("1.38.3", &older("1.38.3")).await;
+async fn envoys_own_readers_by_a_call_on_older_1_38_3() {
+    Reader::native(Channel::Call).runs_on("1.38.3", &older("1.38.3")).await;
 }
 
 #[tokio::test]
-async fn lua_on_the_newest() {
-    Reader::lua().runs_on("1.40.0", &envoy()).await;
+async fn envoys_own_readers_by_a_log() {
+    Reader::native(Channel::Log).runs_on("1.40.0", &envoy()).await;
 }
 
 #[tokio::test]
-async fn lua_on_older_1_38_3() {
-    Reader::lua().runs_on("1.38.3", &older("1.38.3")).await;
+async fn envoys_own_readers_by_a_log_on_older_1_38_3() {
+    Reader::native(Channel::Log).runs_on("1.38.3", &older("1.38.3")).await;
 }
 
 #[tokio::test]
-async fn lua_on_older_1_36_2() {
-    Reader::lua().runs_on("1.36.2", &older("1.36.2")).await;
+async fn ai_protocol_manager_by_a_log() {
+    Reader::ai_protocol_manager().runs_on("1.40.0", &envoy()).await;
+}
+
+#[tokio::test]
+async fn lua_by_a_call() {
+    Reader::lua(Channel::Call).runs_on("1.40.0", &envoy()).await;
+}
+
+#[tokio::test]
+async fn lua_by_a_call_on_older_1_38_3() {
+    Reader::lua(Channel::Call).runs_on("1.38.3", &older("1.38.3")).await;
+}
+
+#[tokio::test]
+async fn lua_by_a_call_on_older_1_36_2() {
+    Reader::lua(Channel::Call).runs_on("1.36.2", &older("1.36.2")).await;
+}
+
+#[tokio::test]
+async fn lua_by_a_log() {
+    Reader::lua(Channel::Log).runs_on("1.40.0", &envoy()).await;
+}
+
+#[tokio::test]
+async fn lua_by_a_log_on_older_1_38_3() {
+    Reader::lua(Channel::Log).runs_on("1.38.3", &older("1.38.3")).await;
+}
+
+#[tokio::test]
+async fn lua_by_a_log_on_older_1_36_2() {
+    Reader::lua(Channel::Log).runs_on("1.36.2", &older("1.36.2")).await;
 }
