@@ -147,12 +147,13 @@ impl Asked {
             Some(manner) => Manner::deserialize(manner).map_err(|error| format!("`sample`: {error}"))?,
             None => Manner::default(),
         };
-        let output = longest.iter().find_map(|pointer| body.pointer(pointer)?.as_u64());
+        let most = longest.iter().find_map(|pointer| body.pointer(pointer)?.as_u64()).unwrap_or(16);
+        let output = manner.output.unwrap_or(most).min(most);
         Ok(Asked {
             api,
             model: body.get("model").and_then(Value::as_str).unwrap_or(model).to_owned(),
             input: prompts.into_iter().map(words).sum::<usize>() as u64,
-            output: if api == Api::Embeddings { 0 } else { output.unwrap_or(16) },
+            output: if api == Api::Embeddings { 0 } else { output },
             stream,
             usage: option("include_usage"),
             running: option("include_usage") && option("continuous_usage_stats"),

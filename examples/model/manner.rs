@@ -10,6 +10,8 @@ pub struct Manner {
     pub usage: Told,
     /// The answer is an error of this status.
     pub status: Option<u16>,
+    /// So many tokens the answer has, where it is shorter than it may be.
+    pub output: Option<u64>,
     /// Of the prompt's tokens, how many come from a cache; of the answer's, how many are reasoning.
     pub cached: u64,
     pub reasoning: u64,

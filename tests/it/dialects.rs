@@ -5,13 +5,14 @@ mod access_log;
 mod configs;
 mod cut;
 mod lua;
+mod reserve;
 mod table;
 mod told;
 
 use std::path::Path;
 use std::time::Instant;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 
 use crate::envoy::{Gateway, envoy, gateway_on, shipped};
@@ -112,6 +113,23 @@ impl World {
     async fn charged(&self) -> u64 {
         self.tiergate.metric("tiergate_usage_tokens_total", "usage=\"total\"").await
     }
+
+    /// The lines that `configs::telling` has Envoy write, once there are so many. Envoy writes when it likes; a request to its admin
+    /// port makes it.
+    async fn told(&self, file: &Path, lines: usize) -> Vec<Value> {
+        let started = Instant::now();
+        loop {
+            crate::support::post(self.gateway.admin, "/reopen_logs", "").await;
+            let text = std::fs::read_to_string(file).unwrap_or_default();
+            let told: Vec<Value> =
+                text.split_inclusive('\n').map_while(|line| serde_json::from_str(line).ok()).collect();
+            if told.len() >= lines {
+                return told;
+            }
+            assert!(started.elapsed() < PATIENCE, "{lines} requests are told of: {text}");
+            tokio::task::yield_now().await;
+        }
+    }
 }
 
 impl World {
@@ -185,6 +203,24 @@ async fn every_answer_is_charged_what_it_cost_in_every_dialect() {
         assert_eq!(world.uncharged(&DIALECTS.iter().collect::<Vec<_>>(), 5).await, [""; 0], "{file}");
         if file == "envoy/lua.yaml" {
             assert_eq!(world.gateway.stat("http.inference.lua.errors").await, 0);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_long_answer_and_a_long_event_pass_and_are_charged() {
+    for (file, flags) in SETUPS.into_iter().chain([(configs::BY_LOG, &[] as &[&str])]) {
+        let world = World::start(file, flags, &[]).await;
+        let mut connection = Connection::open(world.gateway.address).await;
+        for (answers, (stream, bytes)) in (1..).zip([(false, 2 << 20), (true, 9 << 10), (true, 200 << 10)]) {
+            let dialect = DIALECTS.iter().find(|chat| chat.name == "chat" && chat.stream == stream).unwrap();
+            let body = dialect.sample(10, 50, &json!({ "padding": bytes }));
+            let before = world.charged().await;
+            let answer = connection.send("POST", &dialect.path(), &world.headers(), &body).await;
+            assert!(answer.status == 200 && answer.body.len() > bytes, "{file}: {} bytes", answer.body.len());
+            world.reported(answers).await;
+            println!("{file}, stream {stream}: {} bytes passed", answer.body.len());
+            assert_eq!(world.charged().await - before, 60, "{file}, stream {stream}, {bytes}");
         }
     }
 }

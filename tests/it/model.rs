@@ -200,6 +200,16 @@ async fn usage_is_told_never_or_all_the_time() {
 }
 
 #[tokio::test]
+async fn an_answer_may_be_shorter_than_it_may_be_and_no_longer() {
+    let model = Model::start().await;
+    for (at, (output, tokens)) in [(7, 7), (20, 20), (21, 20)].into_iter().enumerate() {
+        let answer = model.stream(json!({ "output": output })).await;
+        assert!(answer.text().contains(&format!(r#""total_tokens":{}"#, 3 + tokens)), "{}", answer.text());
+        assert_eq!(model.accounts(at + 1).await.pop().unwrap()["output"], tokens);
+    }
+}
+
+#[tokio::test]
 async fn an_error_costs_nothing_or_what_it_says() {
     let model = Model::start().await;
     for (at, (status, usage, cost)) in

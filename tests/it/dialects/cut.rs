@@ -14,7 +14,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use super::configs::{self, BY_CALL, BY_LOG, Channel};
 use super::{DIALECTS, Dialect, World, sent};
 use crate::envoy::{envoy, gateway_on, shipped};
-use crate::support::{Connection, Folder, PATIENCE, Tiergate, free_port, generous_manifests, post};
+use crate::support::{Connection, Folder, PATIENCE, Tiergate, free_port, generous_manifests};
 use crate::wire::premium;
 
 const CUT: Duration = Duration::from_secs(5);
@@ -192,34 +192,21 @@ impl Scene {
         ledger
     }
 
-    /// The id of each request, and its decision's.
-    async fn told(&self, calls: usize) -> Vec<(String, String)> {
-        let mut told = Vec::new();
-        until("Envoy writes", async || {
-            post(self.world.gateway.admin, "/reopen_logs", "").await;
-            told = lines(&self.folder.0.join("told"));
-            told.len() >= calls
-        })
-        .await;
-        let text = |value: &Value| value.as_str().unwrap().to_owned();
-        told.iter().map(|line| (text(&line["id"]), text(&line["decision"]))).collect()
-    }
-
     /// Compares every call's line of the model with its lines of the ledger.
     async fn outcome(&self, meanwhile: usize) -> Outcome {
         let tiergate = &self.world.tiergate;
         until("nothing is open", async || tiergate.metric("tiergate_usage_reports_awaited", "").await == 0).await;
         let account = self.world.gateway.account();
         let unsettled = tiergate.metric("tiergate_usage_unsettled_total", "").await;
-        let (told, mut ledger) =
-            (self.told(account.len()).await, self.ledger(account.len() - unsettled as usize).await);
+        let told = self.world.told(&self.folder.0.join("told"), account.len()).await;
+        let mut ledger = self.ledger(account.len() - unsettled as usize).await;
         let charged = self.charged().await;
         let mut outcome = Outcome { calls: account.len(), meanwhile, charged, ..Outcome::default() };
         let account: HashMap<&str, &Value> =
             account.iter().map(|line| (line["x-request-id"].as_str().unwrap(), line)).collect();
         assert_eq!((account.len(), told.len()), (outcome.calls, outcome.calls), "each was answered once");
-        for (id, decision) in &told {
-            let line = account[&**id];
+        for told in &told {
+            let (line, decision) = (account[told["id"].as_str().unwrap()], told["decision"].as_str().unwrap());
             assert_eq!(line["ended"], true, "{line}");
             outcome.count(sent(line), &ledger.remove(decision).unwrap_or_default());
         }

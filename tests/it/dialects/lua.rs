@@ -4,7 +4,7 @@ use axum::body::Bytes;
 use axum::http::HeaderMap;
 use axum::response::IntoResponse;
 use axum::routing::post;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::io::AsyncReadExt;
 
 use super::configs::{self, LUA};
@@ -126,21 +126,6 @@ async fn telling() -> (World, Folder) {
     (World::by(&config, &[], &[]).await, folder)
 }
 
-/// What was told of the last answer. Envoy writes when it likes; a request to its admin port makes it.
-async fn told(world: &World, folder: &Folder, answers: usize) -> Value {
-    let started = std::time::Instant::now();
-    loop {
-        crate::support::post(world.gateway.admin, "/reopen_logs", "").await;
-        let text = std::fs::read_to_string(folder.0.join("told")).unwrap_or_default();
-        let lines: Vec<&str> = text.split_inclusive('\n').collect();
-        if lines.len() >= answers {
-            return serde_json::from_str(lines.last().unwrap()).unwrap();
-        }
-        assert!(started.elapsed() < PATIENCE, "{answers} answers are told of: {text}");
-        tokio::task::yield_now().await;
-    }
-}
-
 #[tokio::test]
 async fn the_end_of_an_answer_is_seen_and_its_chunks_are_counted() {
     let (world, folder) = telling().await;
@@ -168,7 +153,7 @@ async fn the_end_of_an_answer_is_seen_and_its_chunks_are_counted() {
             let chunks = chunks - usize::from(is_apart && manner.get("usage").is_some());
             world.ask(dialect, &dialect.sample(3, 20, &manner)).await.closed().await;
             answers += 1;
-            let told = told(&world, &folder, answers).await;
+            let told = world.told(&folder.0.join("told"), answers).await.pop().unwrap();
             let what = format!("{}, stream {}, {manner}: {told}", dialect.name, dialect.stream);
             assert_eq!(told["usage"]["chunks"], chunks, "{what}");
             assert_eq!(told["usage"].get("ended"), is_ended.then_some(&json!(1)), "{what}");

@@ -106,7 +106,7 @@ impl Reader {
 
     /// Sends so many requests of a dialect at so many connections, and compares.
     async fn cell(&self, world: &World, dialect: &Dialect, requests: usize) -> Result<u64, String> {
-        let (before, known) = (world.told().await, world.gateway.account().len());
+        let (before, known) = (world.costs().await, world.gateway.account().len());
         let next = Cell::new(0);
         let ask = async || {
             let mut connection = Connection::open(world.gateway.address).await;
@@ -120,7 +120,7 @@ impl Reader {
         world.reported(known + requests).await;
         let lines = world.gateway.account().split_off(known);
         assert!(lines.iter().all(|line| line["dialect"] == dialect.name && line["ended"] == true), "{lines:?}");
-        let (after, expected) = (world.told().await, self.cost(dialect, &lines));
+        let (after, expected) = (world.costs().await, self.cost(dialect, &lines));
         let charged: Cost = after.into_iter().map(|(name, number)| (name, number - before[name])).collect();
         if charged == expected { Ok(charged["total"]) } else { Err(format!("charged {charged:?}, sent {expected:?}")) }
     }
@@ -157,7 +157,7 @@ impl World {
     }
 
     /// What tiergate says that answers cost.
-    async fn told(&self) -> Cost {
+    async fn costs(&self) -> Cost {
         let mut told = Cost::new();
         for name in NUMBERS {
             let label = format!("usage=\"{name}\"");
