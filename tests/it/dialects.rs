@@ -3,6 +3,7 @@
 
 mod access_log;
 mod configs;
+mod cpu;
 mod cut;
 mod lua;
 mod reserve;

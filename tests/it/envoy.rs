@@ -33,6 +33,11 @@ impl Gateway {
         self.processes[0].status("VmHWM:")
     }
 
+    /// The CPU time that Envoy has had.
+    pub(crate) fn cpu(&self) -> Duration {
+        self.processes[0].cpu()
+    }
+
     /// What the sample model says that its answers were: a line for each, in their order.
     pub(crate) fn account(&self) -> Vec<serde_json::Value> {
         let text = std::fs::read_to_string(self.folder.0.join("account")).unwrap_or_default();

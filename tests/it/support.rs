@@ -47,6 +47,14 @@ impl Process {
         let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("the process lives");
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
+
+    /// The CPU time that its threads have had.
+    pub(crate) fn cpu(&self) -> Duration {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.0.id())).unwrap();
+        let times = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok());
+        let nanos = times.map(|times| times.split(' ').next().unwrap().parse::<u64>().unwrap());
+        Duration::from_nanos(nanos.sum())
+    }
 }
 
 impl Drop for Process {
