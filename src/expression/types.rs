@@ -23,29 +23,45 @@ const NAMES: [(Types, &str); 6] = [
     (Types::OTHER, "a list or mapping"),
 ];
 
-/// What calls yield, whatever is in them.
-const RESULTS: [(&str, Types); 20] = [
-    ("int", Types::INT),
-    ("size", Types::INT),
-    ("indexOf", Types::INT),
-    ("lastIndexOf", Types::INT),
-    ("double", Types::DOUBLE),
-    ("uint", Types::UINT),
-    ("string", Types::TEXT),
-    ("lowerAscii", Types::TEXT),
-    ("upperAscii", Types::TEXT),
-    ("trim", Types::TEXT),
-    ("substring", Types::TEXT),
-    ("replace", Types::TEXT),
-    ("join", Types::TEXT),
-    ("charAt", Types::TEXT),
-    ("split", Types::OTHER),
-    ("contains", Types::BOOL),
-    ("startsWith", Types::BOOL),
-    ("endsWith", Types::BOOL),
-    ("matches", Types::BOOL),
-    ("bool", Types::BOOL),
+/// A function: what it takes first, and what it yields.
+struct Function {
+    name: &'static str,
+    takes: Types,
+    yields: Types,
+}
+
+impl Function {
+    const fn new(name: &'static str, takes: Types, yields: Types) -> Self {
+        Function { name, takes, yields }
+    }
+}
+
+/// Those of which it is known; of others anything may come.
+const FUNCTIONS: [Function; 20] = [
+    Function::new("int", SCALAR, Types::INT),
+    Function::new("double", SCALAR, Types::DOUBLE),
+    Function::new("uint", SCALAR, Types::UINT),
+    Function::new("size", Types::TEXT.or(Types::OTHER), Types::INT),
+    Function::new("indexOf", Types::TEXT, Types::INT),
+    Function::new("lastIndexOf", Types::TEXT, Types::INT),
+    Function::new("string", SCALAR.or(Types::BOOL).or(Types::OTHER), Types::TEXT),
+    Function::new("lowerAscii", Types::TEXT, Types::TEXT),
+    Function::new("upperAscii", Types::TEXT, Types::TEXT),
+    Function::new("trim", Types::TEXT, Types::TEXT),
+    Function::new("substring", Types::TEXT, Types::TEXT),
+    Function::new("replace", Types::TEXT, Types::TEXT),
+    Function::new("join", Types::OTHER, Types::TEXT),
+    Function::new("charAt", Types::TEXT, Types::TEXT),
+    Function::new("split", Types::TEXT, Types::OTHER),
+    Function::new("contains", Types::TEXT, Types::BOOL),
+    Function::new("startsWith", Types::TEXT, Types::BOOL),
+    Function::new("endsWith", Types::TEXT, Types::BOOL),
+    Function::new("matches", Types::TEXT, Types::BOOL),
+    Function::new("bool", Types::TEXT.or(Types::BOOL), Types::BOOL),
 ];
+
+/// A number, or a text.
+const SCALAR: Types = Types::NUMBERS.or(Types::TEXT);
 
 /// The types of `expression`.
 ///
@@ -116,50 +132,60 @@ fn of_call(call: &CallExpr, expression: &IdedExpr) -> Result<Types, CompileError
         (operators::MODULO, [a, b]) => calculated("divides", (a, b), Types::INT.or(Types::UINT)),
         (operators::NEGATE, [a]) => {
             let types = of(a)?;
-            match types.other_than(Types::INT.or(Types::DOUBLE)) {
-                Some(what) => Err(CompileError::new(format!("negates {what}"))),
-                None => Ok(types),
-            }
+            fits(types, Types::INT.or(Types::DOUBLE), "negates").map(|()| types)
         }
         (operators::CONDITIONAL, [condition, a, b]) => {
-            if let Some(what) = of(condition)?.other_than(Types::BOOL) {
-                return Err(CompileError::new(format!("asks whether {what} is so")));
-            }
+            fits(of(condition)?, Types::BOOL, "takes for a condition")?;
             Ok(of(a)?.or(of(b)?))
         }
-        (operator, _) if is_question(operator) => inside(expression).map(|()| Types::BOOL),
+        (operators::LOGICAL_AND | operators::LOGICAL_OR, [a, b]) => {
+            [a, b].into_iter().try_for_each(|side| fits(of(side)?, Types::BOOL, "takes for a condition"))?;
+            Ok(Types::BOOL)
+        }
+        (operators::LOGICAL_NOT, [a]) => fits(of(a)?, Types::BOOL, "takes for a condition").map(|()| Types::BOOL),
+        (operators::LESS | operators::LESS_EQUALS | operators::GREATER | operators::GREATER_EQUALS, [a, b]) => {
+            compared(of(a)?, of(b)?).map(|()| Types::BOOL)
+        }
+        (operators::EQUALS | operators::NOT_EQUALS, _) => inside(expression).map(|()| Types::BOOL),
+        (operators::IN, [item, list]) => {
+            of(item)?;
+            fits(of(list)?, Types::OTHER, "looks into").map(|()| Types::BOOL)
+        }
         (name, _) => {
-            inside(expression)?;
-            let result = RESULTS.iter().find(|(function, _)| *function == name);
-            Ok(result.map_or(Types::ANY, |(_, types)| *types))
+            let function = FUNCTIONS.iter().find(|function| function.name == name);
+            // INVARIANT: each part is looked at once, else what is nested takes twice as long with each level.
+            for (at, part) in call.target.as_deref().into_iter().chain(&call.args).enumerate() {
+                let types = of(part)?;
+                if let Some(function) = function.filter(|_| at == 0) {
+                    fits(types, function.takes, &format!("calls `{name}` with"))?;
+                }
+            }
+            Ok(function.map_or(Types::ANY, |function| function.yields))
         }
     }
 }
 
-fn is_question(operator: &str) -> bool {
-    [
-        operators::EQUALS,
-        operators::NOT_EQUALS,
-        operators::LESS,
-        operators::LESS_EQUALS,
-        operators::GREATER,
-        operators::GREATER_EQUALS,
-        operators::LOGICAL_AND,
-        operators::LOGICAL_OR,
-        operators::LOGICAL_NOT,
-        operators::IN,
-    ]
-    .contains(&operator)
+/// Refuses what is none of `fit`, which the expression `does` something with.
+fn fits(types: Types, fit: Types, does: &str) -> Result<(), CompileError> {
+    match types.other_than(fit) {
+        Some(what) => Err(CompileError::new(format!("{does} {what}, which cannot be"))),
+        None => Ok(()),
+    }
+}
+
+/// Numbers are compared with numbers, of whatever kind, and texts with texts.
+fn compared(left: Types, right: Types) -> Result<(), CompileError> {
+    [left, right].into_iter().try_for_each(|side| fits(side, SCALAR, "compares"))?;
+    if (left.has(Types::TEXT) && right.has(Types::NUMBERS)) || (left.has(Types::NUMBERS) && right.has(Types::TEXT)) {
+        return Err(CompileError::new("compares a number with a text"));
+    }
+    Ok(())
 }
 
 /// What an operator yields that takes two of one type, among `fit`.
 fn calculated(does: &str, (a, b): (&IdedExpr, &IdedExpr), fit: Types) -> Result<Types, CompileError> {
     let (left, right) = (of(a)?, of(b)?);
-    for types in [left, right] {
-        if let Some(what) = types.other_than(fit) {
-            return Err(CompileError::new(format!("{does} {what}")));
-        }
-    }
+    [left, right].into_iter().try_for_each(|side| fits(side, fit, does))?;
     match left.unlike(right) {
         None => Ok(left.and(right)),
         Some((one, other)) => {
@@ -182,7 +208,7 @@ impl Types {
     const ANY: Self = Types(64);
     pub(super) const NUMBERS: Self = Types(7);
 
-    fn or(self, other: Types) -> Self {
+    const fn or(self, other: Types) -> Self {
         Types(self.0 | other.0)
     }
 

@@ -92,16 +92,24 @@ fn costs_that_say_what_cannot_be_do_not_compile() {
         ("usage * 3", "multiplies a list or mapping", None),
         ("-model.name", "negates a text", None),
         ("usage.input - true", "subtracts true or false", None),
-        ("usage.input ? 1 : 2", "asks whether a whole number is so", None),
+        ("usage.input ? 1 : 2", "takes for a condition a whole number, which cannot be", None),
         ("usage.input > 3", "yields true or false, not a number", Some("`usage.input + 3 * usage.output`")),
         ("model.name", "yields a text, not a number", None),
         ("usage", "yields a list or mapping, not a number", None),
+        ("size(usage.input)", "calls `size` with a whole number, which cannot be", None),
+        ("double(usage.input > 1)", "calls `double` with true or false", None),
+        ("usage.input > 'a' ? 1 : 2", "compares a number with a text", None),
+        ("usage.input > true ? 1 : 2", "compares true or false", None),
+        ("!usage.input ? 1 : 2", "takes for a condition a whole number", None),
+        ("model.name && true ? 1 : 2", "takes for a condition a text", None),
+        ("usage.input in 'abc' ? 1 : 2", "looks into a text", None),
+        ("usage.input.contains('a') ? 1 : 2", "calls `contains` with a whole number", None),
         ("usage.input > 3 ? 1 : 'a'", "yields a text", None),
         ("[1].map(n, n)", "yields a list or mapping", None),
         ("usage.input / 0", "has no value for any answer: division by zero", None),
         ("-1 - usage.input", "has no value for any answer: yields less than 0", None),
         ("1.0 / 0.0", "has no value for any answer: yields no number", None),
-        ("usage.input.matches(string(usage.output)) ? 1 : 2", "a regular expression that is computed", None),
+        ("model.name.matches(string(usage.output)) ? 1 : 2", "a regular expression that is computed", None),
     ] {
         let error = fault(source);
         assert!(error.message.contains(message), "{source}: {error}");
@@ -114,8 +122,14 @@ fn costs_that_say_what_cannot_be_do_not_compile() {
 #[test]
 fn costs_are_bounded_as_other_expressions_are() {
     crate::source::on_large_stack(|| {
-        let deep = format!("{}1{}", "-(".repeat(30), ")".repeat(30));
-        assert!(TokenCost::compile(&deep).is_ok(), "and at once");
+        // At once, however they are nested.
+        for around in ["-(", "int(", "(0 < 1 ? 1 : 0) + (", "size([", "1 + ("] {
+            let close = if around.ends_with('[') { "])" } else { ")" };
+            let deep = format!("{}1{}", around.repeat(14), close.repeat(14));
+            assert!(TokenCost::compile(&deep).is_ok(), "{deep}");
+        }
+        let deeper = format!("{}usage.input{}", "int(".repeat(32), ")".repeat(32));
+        assert!(TokenCost::compile(&deeper).is_ok());
         for text in [format!("1{}", " + 1".repeat(500)), format!("{}1{}", "(".repeat(99), ")".repeat(99))] {
             assert!(fault(&text).message.contains("at most"));
         }
@@ -145,6 +159,54 @@ proptest! {
             let capped = tokens(source, used.at_most(1 << 40));
             prop_assert!(value.is_ok() || value.is_err_and(|error| !error.to_string().is_empty()));
             prop_assert!(source.contains('-') || capped.is_ok());
+        }
+    }
+}
+
+fn sources() -> impl Strategy<Value = String> {
+    let leaf = prop::sample::select(vec![
+        "usage.input",
+        "usage.output",
+        "usage['cached']",
+        "model.name",
+        "2",
+        "0.5",
+        "3u",
+        "'a'",
+        "true",
+        "[1]",
+    ]);
+    leaf.prop_map(str::to_owned).prop_recursive(3, 8, 3, |inner| {
+        let operator = prop::sample::select(vec!["+", "-", "*", "/", "%", "==", "<", "&&", "in"]);
+        let function = prop::sample::select(vec!["double", "int", "uint", "string", "size", "-", "!"]);
+        prop_oneof![
+            4 => (inner.clone(), operator, inner.clone()).prop_map(|(a, operator, b)| format!("({a} {operator} {b})")),
+            2 => (function, inner.clone()).prop_map(|(function, a)| format!("{function}({a})")),
+            1 => (inner.clone(), inner.clone(), inner).prop_map(|(a, b, c)| format!("({a} ? {b} : {c})")),
+        ]
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4_000, ..ProptestConfig::default() })]
+
+    /// Types are told when a cost is compiled, and not while an answer is settled.
+    #[test]
+    fn a_cost_that_compiles_does_not_fail_by_its_types(source in sources(), input in 0_u64..9, output in 0_u64..9) {
+        let Ok(cost) = TokenCost::compile(&source) else { return Ok(()) };
+        if let Err(error) = cost.tokens(&Used::new(input, output), "llm/a") {
+            // A text may be no number, and a number too large.
+            let expected = [
+                "less than 0",
+                "no number",
+                "division by zero",
+                "overflow",
+                "`double` failed",
+                "`int` failed",
+                "`uint` failed",
+            ];
+            let error = error.to_string();
+            prop_assert!(expected.iter().any(|text| error.contains(text)), "{} {}", source, error);
         }
     }
 }
