@@ -1,5 +1,6 @@
 //! Annotations of ours on policies: what their own language cannot say.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::few::few;
@@ -7,7 +8,7 @@ use super::limit_policy::invalid;
 use super::{IGNORE_ANNOTATION, LimitSpec, Meta};
 use crate::document::Report;
 use crate::expression::TokenCost;
-use crate::problem::{Finding, Severity};
+use crate::problem::{Finding, Problem, Severity};
 use crate::spelling::did_you_mean;
 
 /// Which policies, or limits, only say what they would have refused: `"true"`, or the names of limits.
@@ -17,6 +18,8 @@ pub(super) const SHADOW: &str = "tiergate.io/shadow";
 pub(super) const COST: &str = "tiergate.io/cost.<limit>";
 /// What ends the name of an annotation of which there are several.
 const ANY_LIMIT: &str = "<limit>";
+/// So many costs of limits that are not there are told: each is compared with every limit.
+const MOST_UNKNOWN: u32 = 10;
 
 /// What of a policy is in shadow: it is carried out, and what it says is recorded instead of answered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -69,27 +72,36 @@ pub(super) fn read_shadow(meta: &Meta, report: &Report, limits: Option<&[LimitSp
 /// Gives each of `limits` the cost that an annotation says.
 pub(super) fn read_costs(meta: &Meta, report: &Report, limits: &mut [LimitSpec]) {
     let prefix = COST.trim_end_matches(ANY_LIMIT);
-    for (name, text, place) in &meta.annotations {
-        let Some(limit) = name.strip_prefix(prefix) else { continue };
-        let problem =
-            |message| report.problem_at(Severity::Error, place, &format!("metadata.annotations.{name}"), message);
-        let known: Vec<&str> = limits.iter().map(|limit| limit.name.as_str()).collect();
-        if !known.contains(&limit) {
-            let problem = problem(format!("there is no limit `{limit}`")).code(Finding::ReferenceUnknown);
-            report.add(match did_you_mean(limit, known.iter().copied()) {
-                Some(meant) => problem.remedy(format!("did you mean `{prefix}{meant}`?")),
-                None => problem.expected(format!("the name of a limit: {}", few(known))),
-            });
-            continue;
-        }
-        match TokenCost::compile(text) {
-            Ok(cost) => {
-                let cost = Arc::new(cost);
-                let named = limits.iter_mut().filter(|known| known.name == limit);
-                named.for_each(|limit| limit.cost = Some(Arc::clone(&cost)));
+    let costs: Vec<_> =
+        meta.annotations.iter().filter_map(|of @ (name, ..)| Some((name.strip_prefix(prefix)?, of))).collect();
+    if costs.is_empty() {
+        return;
+    }
+    let known: Vec<String> = limits.iter().map(|limit| limit.name.clone()).collect();
+    let mut by_name: HashMap<&str, &mut LimitSpec> = known.iter().map(String::as_str).zip(limits).collect();
+    let mut unknown = 0;
+    for (limit, (name, text, place)) in costs {
+        let field = format!("metadata.annotations.{name}");
+        let problem = |message| report.problem_at(Severity::Error, place, &field, message);
+        match (by_name.get_mut(limit), TokenCost::compile(text)) {
+            (Some(limit), Ok(cost)) => limit.cost = Some(Arc::new(cost)),
+            (Some(_), Err(error)) => report.add(invalid(problem, text, error)),
+            (None, _) if unknown < MOST_UNKNOWN => {
+                unknown += 1;
+                report.add(of_no_limit(problem(format!("there is no limit `{limit}`")), limit, &known));
             }
-            Err(error) => report.add(invalid(problem, text, error)),
+            (None, _) => {}
         }
+    }
+}
+
+/// The problem of a cost of `limit`, which is none of `known`.
+fn of_no_limit(problem: Problem, limit: &str, known: &[String]) -> Problem {
+    let problem = problem.code(Finding::ReferenceUnknown);
+    let names = || known.iter().map(String::as_str);
+    match did_you_mean(limit, names()) {
+        Some(meant) => problem.remedy(format!("did you mean `{}`?", COST.replace(ANY_LIMIT, meant))),
+        None => problem.expected(format!("the name of a limit: {}", few(names()))),
     }
 }
 
