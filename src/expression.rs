@@ -29,6 +29,8 @@ mod selector;
 mod slip;
 #[cfg(test)]
 mod tests;
+mod token_cost;
+mod types;
 mod view;
 
 use std::borrow::Cow;
@@ -43,6 +45,7 @@ pub use self::inspect::{Use, UseKind, Uses};
 pub use self::query::asks_for_query;
 pub use self::reference::Reference;
 pub use self::selector::Selector;
+pub use self::token_cost::{TokenCost, Used};
 pub use self::view::View;
 
 use crate::denial::{Code, Denial};
@@ -138,15 +141,7 @@ impl Expression {
     ///
     /// The expression is too long or too deep, is not CEL, or names a function, a root or a part of a request that does not exist.
     pub fn compile(source: &str) -> Result<Self, CompileError> {
-        bound(source)?;
-        let program = ENVIRONMENT
-            .compile(source)
-            .map_err(|errors| CompileError { message: general::parse_error(&errors), remedy: slip::remedy(source) })?;
-        let depth = general::depth(program.expression());
-        if depth > MAX_DEPTH {
-            let message = format!("is a tree {depth} levels deep; at most {MAX_DEPTH} are accepted");
-            return Err(CompileError::new(message));
-        }
+        let program = parse(source)?;
         names::check(&program)?;
         cost::check(program.expression()).map_err(CompileError::new)?;
         query::check(program.expression(), &mut Vec::new())?;
@@ -384,6 +379,20 @@ impl<'a> Scope<'a> {
     pub(super) fn filter(&self, name: &str) -> Option<Object<'a>> {
         self.filters.iter().find(|(filter, _)| **filter == *name).map(|(_, properties)| properties.object())
     }
+}
+
+/// The syntax tree of `source`, which is no deeper than evaluation can bear.
+fn parse(source: &str) -> Result<cel::Program, CompileError> {
+    bound(source)?;
+    let program = ENVIRONMENT
+        .compile(source)
+        .map_err(|errors| CompileError { message: general::parse_error(&errors), remedy: slip::remedy(source) })?;
+    let depth = general::depth(program.expression());
+    if depth > MAX_DEPTH {
+        let message = format!("is a tree {depth} levels deep; at most {MAX_DEPTH} are accepted");
+        return Err(CompileError::new(message));
+    }
+    Ok(program)
 }
 
 /// Refuses what the recursive parser, evaluator or destructor could not bear.

@@ -41,8 +41,8 @@ pub use self::algorithm::{Algorithm, Compared};
 pub use self::bucket::Bucket;
 pub use self::cell::Cell;
 pub use self::memory::Memory;
-pub use self::quota::{Quota, Quotas};
-pub use self::settled::{Charge, Due, Hold, Instance, Quality, Report, Settled};
+pub use self::quota::{Quota, Quotas, Rate};
+pub use self::settled::{Charge, Due, Earlier, Hold, Instance, Quality, Report, Settled};
 pub use self::window::Window;
 
 use crate::clock::{Micros, Nanos};
@@ -224,8 +224,14 @@ impl Limits {
     /// this hash. `None` if it is not known, or gone for a day.
     #[must_use]
     pub fn quota(&self, cell: CellId, route: u64) -> Option<Quota> {
+        self.rate(cell, route).map(|rate| rate.quota)
+    }
+
+    /// Likewise, with what an answer counts in it.
+    #[must_use]
+    pub fn rate(&self, cell: CellId, route: u64) -> Option<Rate> {
         let quotas = self.quotas.load();
-        quotas.get(cell).or_else(|| quotas.get(cell.on_route(route)))
+        quotas.get(cell).or_else(|| quotas.get(cell.on_route(route))).cloned()
     }
 
     /// Forgets some of what is idle: see [`Memory::sweep`].

@@ -37,7 +37,7 @@ use crate::access::Rbac;
 use crate::clock::Nanos;
 use crate::denial::{Code, Denial};
 use crate::identity::ServiceAccounts;
-use crate::limit::Quotas;
+use crate::limit::{Quotas, Rate};
 use crate::problem::{ObjectName, Place, Problem};
 use crate::request::{self, Request};
 use crate::rules::AuthRules;
@@ -306,7 +306,11 @@ impl Policy {
             Attached::Active(set) => Some(set),
             Attached::Broken(_) | Attached::None => None,
         });
-        sets.flat_map(|set| set.all()).flat_map(|limit| limit.rates.iter().copied()).collect()
+        let rates = |limit: &Limit| {
+            let cost = limit.cost.clone();
+            limit.rates.clone().into_iter().map(move |(cell, quota)| (cell, Rate { quota, cost: cost.clone() }))
+        };
+        sets.flat_map(|set| set.all()).flat_map(rates).collect()
     }
 
     /// How many objects are in error.

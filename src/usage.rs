@@ -4,6 +4,7 @@
 
 mod call;
 mod channel;
+mod due;
 mod estimate;
 mod forecast;
 pub mod ledger;
@@ -27,18 +28,17 @@ pub use self::reservation::{Hold, ModelId, Reservation, Sealer, Terms};
 
 pub(crate) use self::metrics::{Named, OTHER, policy_and_limit};
 
+use self::due::Answer;
 use self::estimate::Rates;
 use smallvec::SmallVec;
 
 use crate::clock::Nanos;
-use crate::limit::{self, Due, Limits, Quality, Settled};
+use crate::expression::Used;
+use crate::limit::{self, Due, Earlier, Limits, Quality, Settled};
 use crate::rules::LimitKind;
 
 /// The largest number that one report may carry: Envoy's own cap on `hits_addend` of a descriptor.
 pub const MAX_HITS: u64 = 1_000_000_000;
-
-/// See [`Hold::debt_windows`].
-const SHADOW_DEBT_WINDOWS: u32 = 10;
 
 /// What one report may cost its caller, whatever it says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,11 +102,16 @@ pub enum Settlement {
 }
 
 /// A settlement, and what of the report was not charged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Charged {
     pub settlement: Settlement,
-    /// What the answer would have cost without [`Bounds::answer`].
+    /// What the answer would have cost without [`Bounds::answer`]: in tokens, or by the cost of a limit.
     pub cut: Option<u64>,
+    /// Why the cost of a limit has no value, so that it was charged what was held, or the tokens where these are more.
+    pub cost_fault: Option<Box<str>>,
+    /// By how much more than an earlier report said, or less, the limit of each hold was charged, in the unit of its cost; in the order of
+    /// the reservation's holds. Empty where nothing was.
+    pub charges: SmallVec<[i64; 2]>,
     /// Whether a debt was cut at [`Bounds::debt_windows`].
     pub debt_cut: bool,
     /// What an earlier report said, which this one corrects.
@@ -123,11 +128,11 @@ pub struct Settlements {
     forecasts: Arc<Forecasts>,
 }
 
-/// What a report says that an answer cost.
+/// What a report says that an answer used.
 #[derive(Clone, Copy, Debug)]
 struct Said {
     quality: Quality,
-    tokens: u64,
+    used: Used,
 }
 
 // === impl Usage ===
@@ -140,6 +145,13 @@ impl Usage {
             (None, None) => None,
             (input, output) => Some(input.unwrap_or(0).saturating_add(output.unwrap_or(0))),
         })
+    }
+
+    /// The same of an answer of `total` tokens, complete: what of them is not the prompt's is the answer's, known or not.
+    fn used(&self, total: u64) -> Used {
+        let input = self.input.unwrap_or_else(|| self.output.map_or(0, |output| total.saturating_sub(output)));
+        let output = self.output.unwrap_or(0).max(total.saturating_sub(input));
+        Used { input, output, cached: self.cached.unwrap_or(0), reasoning: self.reasoning.unwrap_or(0), total }
     }
 }
 
@@ -234,22 +246,19 @@ impl Settlements {
             return Settlement::Late.into();
         }
         let said = self.said(reservation, report);
-        let tokens = said.tokens.min(self.bounds.answer);
+        let used = said.used.at_most(self.bounds.answer);
+        let tokens = used.total;
         // Who leaves early, or comes while the model is away, keeps what the request took: else asking would be free.
         let is_refused = report.unsent && report.status.is_some_and(|status| (400..500).contains(&status));
-        let tokens_due = (!is_refused).then_some(tokens);
-        let due = |hold: &Hold| Due {
-            debt_windows: hold.debt_windows(self.bounds.debt_windows),
-            ..hold.due(limits, reservation.route, tokens_due)
-        };
-        let due: SmallVec<[Due; 2]> = reservation.holds.iter().map(due).collect();
+        let used = (!is_refused).then_some(used);
+        let dues = Answer { limits, reservation, used, bounds: self.bounds }.dues();
         let settled = limit::Report {
             instance: reservation.instance,
             serial: reservation.serial,
             minted: reservation.minted,
             quality: said.quality,
             tokens,
-            due: &due,
+            due: &dues.due,
         };
         let (before, debt_cut) = match limits.settle(&settled, now).await {
             Settled::Applied { before, debt_cut } => (before, debt_cut),
@@ -258,7 +267,7 @@ impl Settlements {
             Settled::Late => return Settlement::Late.into(),
         };
         let is_final = said.quality == Quality::Final;
-        if is_final && said.tokens == tokens && !report.has_failed() && !report.unsent {
+        if is_final && said.used.total == tokens && !report.has_failed() && !report.unsent {
             self.rates.learn(reservation.model, report, now);
             if let Some(calling) = reservation.calling() {
                 self.forecasts.learn(calling, reservation.forecast, &report.usage, at);
@@ -271,58 +280,60 @@ impl Settlements {
         };
         Charged {
             settlement,
-            cut: (said.tokens > tokens).then_some(said.tokens),
+            cut: Some(said.used.total).filter(|said| *said > tokens).or(dues.cut),
+            cost_fault: dues.fault,
+            charges: charges(&dues.due, before.as_ref()),
             debt_cut,
-            before,
+            before: before.map(|before| before.tokens),
             quality: said.quality,
         }
     }
 
     /// What the answer cost, and how well that is known.
     fn said(&self, reservation: &Reservation, report: &Report) -> Said {
-        let by_bytes = || report.bytes.map(|_| self.rates.estimate(reservation.model, report));
+        let model = reservation.model;
+        let by_bytes = || report.bytes.map(|_| self.rates.estimate(model, report));
         // Where nothing is known but what was expected.
-        let expected = || (reservation.forecast.guess.ceil() as u64).max(1);
+        let expected = || {
+            let total = (reservation.forecast.guess.ceil() as u64).max(1);
+            Used::split(total, self.rates.prompt(model, report))
+        };
         match report.usage.tokens() {
-            _ if report.unsent => Said { quality: Quality::Final, tokens: 0 },
+            _ if report.unsent => Said { quality: Quality::Final, used: Used::default() },
             _ if report.is_partial() && reservation.is_call && report.has_answer() => {
-                Said { quality: Quality::Estimate, tokens: by_bytes().unwrap_or_else(expected) }
+                Said { quality: Quality::Estimate, used: by_bytes().unwrap_or_else(expected) }
             }
             Some(tokens) if report.ended == Some(false) && reservation.is_call => {
-                Said { quality: Quality::Counted, tokens: by_bytes().map_or(tokens, |bytes| bytes.max(tokens)) }
+                let total = by_bytes().map_or(tokens, |bytes| bytes.total.max(tokens));
+                Said { quality: Quality::Counted, used: report.usage.used(total) }
             }
-            Some(tokens) => Said { quality: Quality::Final, tokens },
-            None => Said { quality: Quality::Final, tokens: 0 },
+            Some(tokens) => Said { quality: Quality::Final, used: report.usage.used(tokens) },
+            None => Said { quality: Quality::Final, used: Used::default() },
         }
     }
 }
 
 impl From<Settlement> for Charged {
     fn from(settlement: Settlement) -> Self {
-        Charged { settlement, cut: None, debt_cut: false, before: None, quality: Quality::Final }
+        Charged {
+            settlement,
+            cut: None,
+            cost_fault: None,
+            charges: SmallVec::new(),
+            debt_cut: false,
+            before: None,
+            quality: Quality::Final,
+        }
     }
 }
 
-// === impl Hold ===
-
-impl Hold {
-    /// What is due to its cell for an answer of so many tokens, or for a request that the gateway refused. Any other request counts as
-    /// the one that it is; a limit that is gone for long is not charged.
-    fn due(&self, limits: &Limits, route: u64, tokens: Option<u64>) -> Due {
-        // A request that was one stays as it is, whatever its limit allows now.
-        let (quota, used) = match (self.kind, tokens) {
-            (LimitKind::Requests, Some(_)) => (None, self.of.held),
-            (LimitKind::Tokens, Some(tokens)) => (limits.quota(self.of.cell, route), tokens),
-            (_, None) => (limits.quota(self.of.cell, route), 0),
-        };
-        Due { hold: self.of, quota, used, debt_windows: Bounds::DEBT_WINDOWS }
-    }
-
-    /// After so many windows a debt of it is over, where that is the bound of others. A limit that refuses nobody would gather debt for
-    /// ever, and shut its callers out for as long once it is enforced.
-    fn debt_windows(&self, others: u32) -> u32 {
-        if self.shadow { others.min(SHADOW_DEBT_WINDOWS) } else { others }
-    }
+/// By how much more each cell was charged than an `earlier` report said, or less.
+fn charges(due: &[Due], earlier: Option<&Earlier>) -> SmallVec<[i64; 2]> {
+    let said = |at: usize| earlier.and_then(|earlier| earlier.used.get(at)).copied().unwrap_or(0);
+    // One answer is charged far less than the largest number, whatever it says.
+    let number = |hits: u64| i64::try_from(hits).unwrap_or(i64::MAX);
+    let charge = |(at, due): (usize, &Due)| number(due.used) - number(said(at));
+    due.iter().enumerate().map(charge).collect()
 }
 
 // === impl Reservation ===

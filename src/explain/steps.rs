@@ -408,7 +408,8 @@ fn key(case: &Case<'_>, limit: &Limit) -> TraceFinding {
         counters => format!("  counted under {}", counters.join(", ")),
     };
     let route = if limit.per_route { ", for each route by itself" } else { "" };
-    format!("{under}{route}").into()
+    let cost = limit.cost.as_ref().map(|cost| format!("; an answer counts `{}`", cost.source())).unwrap_or_default();
+    format!("{under}{route}{cost}").into()
 }
 
 /// The limit, in the policy as it is now.

@@ -71,7 +71,7 @@ fn request(scope: &Scope<'_>) -> Value {
     Value::Object(request)
 }
 
-fn eval_error(program: &cel::Program, error: &ExecutionError) -> EvalError {
+pub(super) fn eval_error(program: &cel::Program, error: &ExecutionError) -> EvalError {
     match error {
         ExecutionError::NoSuchKey(name) if spells(program.expression(), name) => EvalError::Missing(name.to_string()),
         // It was computed, perhaps from a caller's header.

@@ -82,8 +82,43 @@ const FOREIGN_FUNCTIONS: &[(&str, &str)] = &[
     ("not", "write `!`"),
 ];
 
+/// What expressions of one kind see.
+struct Vocabulary {
+    roots: &'static [&'static str],
+    /// Roots of other systems, or other places, and what to write.
+    foreign: &'static [(&'static str, &'static str)],
+    /// What is said of a root that there is not.
+    sees: &'static str,
+    /// Refuses a chain of fields that leads to nothing.
+    member: fn(&[&str]) -> Result<(), CompileError>,
+}
+
+/// What conditions, values and counters see.
+const OF_REQUESTS: Vocabulary =
+    Vocabulary { roots: ROOTS, foreign: FOREIGN_ROOTS, sees: "expressions see `auth` and `request`", member };
+
+/// What costs see.
+const OF_ANSWERS: Vocabulary = Vocabulary {
+    roots: &[USAGE, MODEL],
+    foreign: FOREIGN_TO_COSTS,
+    sees: "costs see `usage` and `model`",
+    member: member_of_answer,
+};
+
 /// Root variables, with what is documented about them.
 pub(super) const ROOTS: &[&str] = &["auth", "request"];
+
+/// Root variables of costs.
+pub(super) const USAGE: &str = "usage";
+pub(super) const MODEL: &str = "model";
+/// The members of `usage`, in the order of [`super::Used`].
+pub(super) const NUMBERS: [&str; 5] = ["input", "output", "cached", "reasoning", "total"];
+/// Those of `model`.
+const OF_MODEL: [&str; 2] = ["namespace", "name"];
+
+/// What other expressions see and costs do not, and what to write.
+const FOREIGN_TO_COSTS: &[(&str, &str)] = &[("auth", OTHER_LIMITS), ("request", OTHER_LIMITS)];
+const OTHER_LIMITS: &str = "a cost sees the answer alone: `usage` and `model`; for some callers or requests write another limit, with its own `when` and cost";
 
 /// Roots of Authorino's and Kuadrant's documents that are not carried out, and what to write.
 const FOREIGN_ROOTS: &[(&str, &str)] = &[
@@ -95,6 +130,8 @@ const FOREIGN_ROOTS: &[(&str, &str)] = &[
     ("grpc", "look at `request.path`, which is `/<service>/<method>`"),
     ("response", "a limit is decided before there is a response"),
     ("descriptors", "a policy's expression sees the request itself: write `auth` and `request`"),
+    (USAGE, "what an answer used is known to costs alone: the annotation `tiergate.io/cost.<limit>`"),
+    (MODEL, "look at `request.path`, or at a header that names the model"),
 ];
 
 /// Members of Authorino's and Kuadrant's `request` that are not carried out, and what to write.
@@ -114,21 +151,51 @@ const FOREIGN_ATTRIBUTES: &[(&str, &str)] = &[
     ("context_extensions", "look at `request.host` or `request.path`"),
 ];
 
-/// Refuses `expression` if it names what is not there.
+/// Refuses what names what is not there.
 pub(super) fn check(program: &cel::Program) -> Result<(), CompileError> {
-    let expression = program.expression();
-    let references = program.references();
-    let functions = references.functions();
-    // The first by name: their order is chance.
-    if let Some(name) = functions.iter().filter(|name| !FUNCTIONS.contains(*name)).min() {
-        return Err(unknown_function(name));
+    OF_REQUESTS.check(program)
+}
+
+/// Likewise, of a cost.
+pub(super) fn check_cost(program: &cel::Program) -> Result<(), CompileError> {
+    OF_ANSWERS.check(program)
+}
+
+// === impl Vocabulary ===
+
+impl Vocabulary {
+    fn check(&self, program: &cel::Program) -> Result<(), CompileError> {
+        let expression = program.expression();
+        let references = program.references();
+        let functions = references.functions();
+        // The first by name: their order is chance.
+        if let Some(name) = functions.iter().filter(|name| !FUNCTIONS.contains(*name)).min() {
+            return Err(unknown_function(name));
+        }
+        let variables = references.variables();
+        let unknown = |name: &&&str| !self.roots.contains(*name) && !is_local(expression, name);
+        if let Some(name) = variables.iter().filter(unknown).min() {
+            return Err(self.unknown_root(name, expression));
+        }
+        members(expression, self.member)
     }
-    let variables = references.variables();
-    let unknown = |name: &&&str| !ROOTS.contains(*name) && !is_local(expression, name);
-    if let Some(name) = variables.iter().filter(unknown).min() {
-        return Err(unknown_root(name, expression));
+
+    fn unknown_root(&self, name: &str, expression: &IdedExpr) -> CompileError {
+        if let Some((_, remedy)) = self.foreign.iter().find(|(foreign, _)| *foreign == name) {
+            return CompileError::new(format!("names `{name}`, which is not supported")).remedy(*remedy);
+        }
+        let error = CompileError::new(format!("names `{name}`, which is not known here; {}", self.sees));
+        let lower = name.to_ascii_lowercase();
+        if let Some(constant) = ["true", "false", "null"].into_iter().find(|constant| *constant == lower) {
+            return meant(error, Some(constant));
+        }
+        // What stands alone is a text more likely than a root.
+        match hyphenated(expression, name) {
+            Some(path) => error.remedy(format!("write `{path}`: a `-` is a minus")),
+            None if is_selected(expression, name) => meant(error, did_you_mean(name, self.roots.iter().copied())),
+            None => error.remedy(format!("write a text in quotes: `\"{name}\"`")),
+        }
     }
-    members(expression)
 }
 
 fn unknown_function(name: &str) -> CompileError {
@@ -137,24 +204,6 @@ fn unknown_function(name: &str) -> CompileError {
     }
     let error = CompileError::new(format!("calls `{name}`, which is not a function"));
     meant(error, did_you_mean(name, FUNCTIONS.iter().copied()))
-}
-
-fn unknown_root(name: &str, expression: &IdedExpr) -> CompileError {
-    if let Some((_, remedy)) = FOREIGN_ROOTS.iter().find(|(foreign, _)| *foreign == name) {
-        return CompileError::new(format!("names `{name}`, which is not supported")).remedy(*remedy);
-    }
-    let error =
-        CompileError::new(format!("names `{name}`, which is not known here; expressions see `auth` and `request`"));
-    let lower = name.to_ascii_lowercase();
-    if let Some(constant) = ["true", "false", "null"].into_iter().find(|constant| *constant == lower) {
-        return meant(error, Some(constant));
-    }
-    // What stands alone is a text more likely than a root.
-    match hyphenated(expression, name) {
-        Some(path) => error.remedy(format!("write `{path}`: a `-` is a minus")),
-        None if is_selected(expression, name) => meant(error, did_you_mean(name, ROOTS.iter().copied())),
-        None => error.remedy(format!("write a text in quotes: `\"{name}\"`")),
-    }
 }
 
 fn meant(error: CompileError, meant: Option<&str>) -> CompileError {
@@ -202,7 +251,7 @@ fn is_selected(expression: &IdedExpr, name: &str) -> bool {
 
 // === members ===
 
-fn members(expression: &IdedExpr) -> Result<(), CompileError> {
+fn members(expression: &IdedExpr, member: fn(&[&str]) -> Result<(), CompileError>) -> Result<(), CompileError> {
     let mut open = vec![expression];
     while let Some(expression) = open.pop() {
         if let Some(path) = fields(expression).or_else(|| asked_for(expression)) {
@@ -237,6 +286,26 @@ fn member(path: &[&str]) -> Result<(), CompileError> {
         Some(meant) => error.remedy(format!("did you mean `request.{meant}`?")),
         None => error.remedy(format!("there are {}", known().collect::<Vec<_>>().join(", "))),
     })
+}
+
+/// Likewise, to what no answer has.
+fn member_of_answer(path: &[&str]) -> Result<(), CompileError> {
+    let (root, known, name, inside) = match path {
+        [root, name, inside @ ..] if *root == USAGE => (*root, &NUMBERS[..], *name, inside),
+        [root, name, inside @ ..] if *root == MODEL => (*root, &OF_MODEL[..], *name, inside),
+        _ => return Ok(()),
+    };
+    if !known.contains(&name) {
+        let error = CompileError::new(format!("asks for `{root}.{name}`, which no answer has"));
+        return Err(match did_you_mean(name, known.iter().copied()) {
+            Some(meant) => error.remedy(format!("did you mean `{root}.{meant}`?")),
+            None => error.remedy(format!("there are {}", known.join(", "))),
+        });
+    }
+    match inside.first() {
+        Some(inside) => Err(CompileError::new(format!("asks for `{inside}` in `{root}.{name}`, which has no members"))),
+        None => Ok(()),
+    }
 }
 
 /// A text has no members.

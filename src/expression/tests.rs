@@ -1,6 +1,7 @@
 mod cost;
 mod names;
 mod reference;
+mod token_cost;
 
 use std::borrow::Cow;
 use std::collections::HashMap;

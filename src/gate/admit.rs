@@ -8,7 +8,7 @@ use super::present::Presented;
 use super::{Deciding, EnforceLimits, Fallback, Grant, LimitEvidence, Reserving, Stage};
 use crate::clock::Micros;
 use crate::denial::{Code, Denial};
-use crate::expression::Scope;
+use crate::expression::{Scope, TokenCost, Used, undecided as no_value};
 use crate::limit::{self, Admission, Cost, Demand, Outcome, Quota, Undecided};
 use crate::policy::{self, Attached, Limit, Matched, RoutePlan};
 use crate::request::{HeaderLookup, Request, Unset};
@@ -74,8 +74,12 @@ impl Deciding<'_> {
         let mut demands = Demands::new();
         for matched in matched {
             self.evidence.counts(matched.limit, scope, route);
+            let want = match &matched.limit.cost {
+                None => expected.want,
+                Some(cost) => self.priced(cost, matched.limit, scope, expected)?,
+            };
             // One by one: `extend` sets up for many, and there are two.
-            for demand in self.demands(matched, route, expected) {
+            for demand in self.demands(matched, route, want) {
                 demands.push(demand);
                 self.evidence.limits.push(LimitEvidence::new(matched.limit));
             }
@@ -90,25 +94,46 @@ impl Deciding<'_> {
         let reserves = self.evidence.is_call && self.gate.settings.enforce_limits == EnforceLimits::Check;
         let Some(Matched { account, .. }) = counted.filter(|_| reserves) else { return Forecast::default() };
         let calling = Calling { model: self.evidence.model, account: *account };
-        let bytes = scope.request.headers.map(|headers| headers.get("content-length"));
-        let bytes = match bytes {
-            Some(HeaderLookup::One(length)) => length.parse().ok(),
-            _ => None,
-        };
-        self.evidence.forecast = self.gate.forecasts.forecast(calling, bytes);
+        self.evidence.forecast = self.gate.forecasts.forecast(calling, body_length(scope));
         self.evidence.forecast
     }
 
-    /// What a request asks of each of a limit's rates.
+    /// What the call is expected to cost by the `cost` of `limit`: what is not its prompt's is taken for the answer's.
+    ///
+    /// # Errors
+    ///
+    /// The cost has no value for what is expected.
+    #[cold]
+    pub(super) fn priced(
+        &mut self,
+        cost: &TokenCost,
+        limit: &Limit,
+        scope: &Scope<'_>,
+        expected: Forecast,
+    ) -> Result<u64, Denial> {
+        self.evidence.priced_by_model |= cost.looks_at_model();
+        if expected.want == 0 || limit.admission_under(self.gate.settings.reserving) == TokenAdmission::Positive {
+            return Ok(0);
+        }
+        let most = self.gate.settings.bounds.answer;
+        let prompt = self.gate.forecasts.prompt(self.model(), body_length(scope));
+        let used = Used::split(expected.want, prompt).at_most(most);
+        let model = self.evidence.permit.model.as_deref().unwrap_or_default();
+        let tokens = cost.tokens(&used, model);
+        let tokens = tokens.map_err(|error| no_value(&format!("cost of limit {}", limit.name), &error))?;
+        Ok(tokens.min(most))
+    }
+
+    /// What a request asks of each of a limit's rates, which the call is expected to cost so much.
     pub(super) fn demands<'p>(
         &self,
         Matched { limit, account }: Matched<'p>,
         route: &RoutePlan,
-        expected: Forecast,
+        want: u64,
     ) -> impl Iterator<Item = Demand> + use<'p> {
         let reserving = self.gate.settings.reserving;
         let cells = limit.cells(route.hash);
-        cells.map(move |(cell, quota)| Demand { account, cell, quota, cost: limit.cost(&quota, expected, reserving) })
+        cells.map(move |(cell, quota)| Demand { account, cell, quota, cost: limit.ask(&quota, want, reserving) })
     }
 
     /// Takes what the request costs, all of it or nothing.
@@ -145,13 +170,13 @@ impl Deciding<'_> {
         for (demand, limit) in shadow.iter().zip(&evidence.shadow_limits) {
             holds.push(Hold { shadow: true, ..limit.hold(demand) });
         }
-        let names = self.gate.settings.reserving.names;
+        let (names, priced_by_model) = (self.gate.settings.reserving.names, evidence.priced_by_model);
         let terms = Terms {
             is_call: evidence.is_call,
             decision: names.then_some(evidence.id),
             tier: evidence.tier.as_deref().unwrap_or_default(),
             model: evidence.model,
-            model_name: evidence.permit.model.as_deref().filter(|_| names).unwrap_or_default(),
+            model_name: evidence.permit.model.as_deref().filter(|_| names || priced_by_model).unwrap_or_default(),
             user: evidence.user.as_deref().filter(|_| names).unwrap_or_default(),
             route_name: evidence.route.as_deref().filter(|_| names).unwrap_or_default(),
             route: evidence.route_hash,
@@ -169,6 +194,14 @@ impl LimitEvidence {
     fn hold(&self, Demand { account, cell, .. }: &Demand) -> Hold {
         let (held, mark) = self.standing.map_or((0, Micros(0)), |standing| (standing.held(), standing.mark()));
         Hold { kind: self.kind, shadow: false, of: limit::Hold { account: *account, cell: *cell, held, mark } }
+    }
+}
+
+/// The bytes of the request's body, where the client says them.
+fn body_length(scope: &Scope<'_>) -> Option<u64> {
+    match scope.request.headers.map(|headers| headers.get("content-length")) {
+        Some(HeaderLookup::One(length)) => length.parse().ok(),
+        _ => None,
     }
 }
 
@@ -213,14 +246,19 @@ pub(super) fn exceeded(refusing: Option<(Option<Duration>, &LimitEvidence)>) -> 
 impl Limit {
     /// What a request costs one rate before its answer is known. It has to find what it is expected to cost, or a part of the limit,
     /// whichever is less, and holds what is there of it.
-    fn cost(&self, quota: &Quota, expected: Forecast, reserving: Reserving) -> Cost {
-        match (self.kind, self.admission.unwrap_or(reserving.admission)) {
+    fn ask(&self, quota: &Quota, want: u64, reserving: Reserving) -> Cost {
+        match (self.kind, self.admission_under(reserving)) {
             (LimitKind::Requests, _) => Cost::Take(1),
             (LimitKind::Tokens, TokenAdmission::Positive) => Cost::POSTPAID,
             (LimitKind::Tokens, TokenAdmission::Reserve) => {
                 let most = ((quota.limit() as f64 * reserving.fraction) as u64).max(1);
-                Cost::Hold { want: expected.want, need: expected.want.clamp(1, most) }
+                Cost::Hold { want, need: want.clamp(1, most) }
             }
         }
+    }
+
+    #[inline]
+    fn admission_under(&self, reserving: Reserving) -> TokenAdmission {
+        self.admission.unwrap_or(reserving.admission)
     }
 }

@@ -105,6 +105,8 @@ pub struct Evidence {
     pub model: ModelId,
     /// What the call is expected to cost the token limits that reserve it.
     pub forecast: Forecast,
+    /// Whether the cost of a limit that matched looks at the model.
+    pub priced_by_model: bool,
     /// Whether no limit matched the caller.
     pub unlimited: bool,
     /// Whether there was no room for the caller's account.
@@ -204,6 +206,7 @@ impl Evidence {
             is_call: false,
             model: ModelId::NONE,
             forecast: Forecast::default(),
+            priced_by_model: false,
             unlimited: false,
             accounts_full: false,
             stage_times: timed.then(|| Box::new(StageTimes { last: Instant::now(), taken: SmallVec::new() })),

@@ -80,8 +80,20 @@ impl Deciding<'_> {
                 known => known,
             };
             for matched in matched {
+                let want = match &matched.limit.cost {
+                    None => Ok(expected.want),
+                    Some(cost) => self.priced(cost, matched.limit, scope, expected),
+                };
+                let want = match want {
+                    Ok(want) => want,
+                    Err(denial) => {
+                        let by = Some(Arc::clone(&matched.limit.name));
+                        self.evidence.shadowed.push(Shadowed { denial, by });
+                        continue;
+                    }
+                };
                 self.evidence.counts(matched.limit, scope, route);
-                demands.extend(self.demands(matched, route, expected));
+                demands.extend(self.demands(matched, route, want));
                 let evidence = matched.limit.rates.iter().map(|_| LimitEvidence::new(matched.limit));
                 self.evidence.shadow_limits.extend(evidence);
             }

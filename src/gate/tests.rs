@@ -1,3 +1,4 @@
+mod cost;
 mod deployed;
 mod language;
 mod reserve;
@@ -120,8 +121,8 @@ async fn usage_is_charged_once_to_the_limits_that_admitted() {
             ("free", ModelId::of("llm/granite"), true)
         );
         let settle = || settlements.settle(&gate.limits, &reservation, &report, Nanos(0));
-        assert_eq!(settle().await, Settlement::Settled(60).into());
-        assert_eq!(settle().await, Settlement::Duplicate.into());
+        assert_eq!(settle().await.settlement, Settlement::Settled(60));
+        assert_eq!(settle().await.settlement, Settlement::Duplicate);
     }
     let decision = call.on(&gate, Nanos(0)).await;
     let denial = decision.outcome.unwrap_err();

@@ -138,7 +138,7 @@ impl Memory {
             charged.push(now_charged);
         }
         settlements.close(report, charged, now);
-        Settled::Applied { before: before.map(|before| before.tokens), debt_cut }
+        Settled::Applied { before: before.map(|before| before.said), debt_cut }
     }
 
     /// Makes what is charged to the cell of one hold what is due; and whether a debt was cut.

@@ -1,10 +1,12 @@
 //! What a limit allows.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Algorithm, CellId};
 use crate::clock::Micros;
+use crate::expression::TokenCost;
 
 /// What a limit allows: so many hits per window, which come back as its algorithm says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,9 +21,17 @@ pub struct Quota {
     pub(super) part: u64,
 }
 
-/// The quotas of rates, each by the cell that it has for all routes; and since when those are not in force that were.
+/// What one rate of a limit allows, and what an answer counts in it.
+#[derive(Clone, Debug)]
+pub struct Rate {
+    pub quota: Quota,
+    /// `None` where an answer counts its tokens, and a request itself.
+    pub cost: Option<Arc<TokenCost>>,
+}
+
+/// The rates, each by the cell that it has for all routes; and since when those are not in force that were.
 #[derive(Debug, Default)]
-pub struct Quotas(HashMap<CellId, (Quota, Option<Instant>)>);
+pub struct Quotas(HashMap<CellId, (Rate, Option<Instant>)>);
 
 /// How long a quota is known that is not in force any more: for answers that are out when their limit goes, or its policy is in
 /// error. As long as reservations are.
@@ -30,25 +40,33 @@ const KEPT: Duration = Duration::from_secs(24 * 3600);
 // === impl Quotas ===
 
 impl Quotas {
-    pub(super) fn get(&self, cell: CellId) -> Option<Quota> {
-        self.0.get(&cell).map(|(quota, _)| *quota)
+    pub(super) fn get(&self, cell: CellId) -> Option<&Rate> {
+        self.0.get(&cell).map(|(rate, _)| rate)
     }
 
     /// These, and those `before` them that are not among them, for a while from `now` on.
     pub(super) fn after(mut self, before: &Quotas, now: Instant) -> Self {
-        for (cell, (quota, gone)) in &before.0 {
+        for (cell, (rate, gone)) in &before.0 {
             let gone = gone.unwrap_or(now);
             if now.saturating_duration_since(gone) < KEPT {
-                self.0.entry(*cell).or_insert((*quota, Some(gone)));
+                self.0.entry(*cell).or_insert_with(|| (rate.clone(), Some(gone)));
             }
         }
         self
     }
 }
 
-impl FromIterator<(CellId, Quota)> for Quotas {
-    fn from_iter<T: IntoIterator<Item = (CellId, Quota)>>(quotas: T) -> Self {
-        Quotas(quotas.into_iter().map(|(cell, quota)| (cell, (quota, None))).collect())
+impl<R: Into<Rate>> FromIterator<(CellId, R)> for Quotas {
+    fn from_iter<T: IntoIterator<Item = (CellId, R)>>(rates: T) -> Self {
+        Quotas(rates.into_iter().map(|(cell, rate)| (cell, (rate.into(), None))).collect())
+    }
+}
+
+// === impl Rate ===
+
+impl From<Quota> for Rate {
+    fn from(quota: Quota) -> Self {
+        Rate { quota, cost: None }
     }
 }
 

@@ -64,12 +64,12 @@ pub struct Report<'a> {
 }
 
 /// What became of a report.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Settled {
     /// Every cell was charged what is due.
     Applied {
-        /// The tokens of an earlier report, which this one corrects.
-        before: Option<u64>,
+        /// What an earlier report said, which this one corrects.
+        before: Option<Earlier>,
         /// Whether a debt was cut.
         debt_cut: bool,
     },
@@ -80,6 +80,14 @@ pub enum Settled {
     },
     /// Nobody knows any more whether the reservation was settled.
     Late,
+}
+
+/// What a report said that a better one corrects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Earlier {
+    pub tokens: u64,
+    /// In hits, what was due to the cell of each hold, in their order.
+    pub used: SmallVec<[u64; 2]>,
 }
 
 /// What is known of the reservations of each instance.
@@ -102,7 +110,7 @@ struct OfInstance {
 #[derive(Clone, Debug)]
 pub(super) struct Interim {
     quality: Quality,
-    pub(super) tokens: u64,
+    pub(super) said: Earlier,
     /// One for each hold, in their order.
     pub(super) charged: SmallVec<[Charged; 2]>,
 }
@@ -158,7 +166,7 @@ impl Settlements {
         }
         match known.interim.get(&report.serial) {
             Some(interim) if interim.quality >= report.quality => {
-                let conflicting = interim.quality == report.quality && interim.tokens != report.tokens;
+                let conflicting = interim.quality == report.quality && interim.said.tokens != report.tokens;
                 Err(Settled::Duplicate { conflicting })
             }
             interim => Ok(interim.cloned()),
@@ -169,7 +177,8 @@ impl Settlements {
     pub(super) fn close(&mut self, report: &Report<'_>, charged: SmallVec<[Charged; 2]>, now: Micros) {
         let Some(known) = self.0.get_mut(&report.instance) else { return };
         if report.quality < Quality::Final {
-            let interim = Interim { quality: report.quality, tokens: report.tokens, charged };
+            let said = Earlier { tokens: report.tokens, used: report.due.iter().map(|due| due.used).collect() };
+            let interim = Interim { quality: report.quality, said, charged };
             known.interim.insert(report.serial, interim);
             if known.interim.len() > MAX_INTERIM
                 && let Some((oldest, _)) = known.interim.pop_first()

@@ -160,6 +160,8 @@ fn stricter(policy: &LimitPolicy, limits: &[LimitSpec], problems: &mut Vec<Probl
         let parts = (0..1_usize << own.len()).map(|chosen| chosen_of(&own, chosen));
         // What is in shadow refuses nobody.
         let refuses = |other: &LimitSpec| !policy.shadow.covers(&other.name) || policy.shadow.covers(&limit.name);
+        // Numbers of other units are not compared.
+        let refuses = |other: &LimitSpec| refuses(other) && unit(other) == unit(limit);
         let others = parts.filter_map(|part| by_counted.get(&part)).flatten().filter(|(_, other)| refuses(other));
         let others: Vec<_> = others.collect();
         for (i, rate) in limit.rates.iter().enumerate() {
@@ -204,6 +206,11 @@ fn chosen_of<'l>(parts: &[(bool, &'l str)], chosen: usize) -> LimitParts<'l> {
 fn counted(limit: &LimitSpec) -> LimitParts<'_> {
     let when = limit.when.iter().map(|predicate| (false, predicate.expression.source().trim()));
     when.chain(limit.counters.iter().map(|counter| (true, counter.source().trim()))).collect()
+}
+
+/// What an answer counts, as it is written.
+fn unit(limit: &LimitSpec) -> Option<&str> {
+    limit.cost.as_ref().map(|cost| cost.source())
 }
 
 /// What a rate is compared with another one as.

@@ -1,12 +1,25 @@
 //! Annotations of ours on policies: what their own language cannot say.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::few::few;
+use super::limit_policy::invalid;
 use super::{IGNORE_ANNOTATION, LimitSpec, Meta};
 use crate::document::Report;
-use crate::problem::{Finding, Severity};
+use crate::expression::TokenCost;
+use crate::problem::{Finding, Problem, Severity};
 use crate::spelling::did_you_mean;
 
 /// Which policies, or limits, only say what they would have refused: `"true"`, or the names of limits.
 pub(super) const SHADOW: &str = "tiergate.io/shadow";
+
+/// What a limit counts for an answer: the limit's name takes the place of what is in angle brackets.
+pub(super) const COST: &str = "tiergate.io/cost.<limit>";
+/// What ends the name of an annotation of which there are several.
+const ANY_LIMIT: &str = "<limit>";
+/// So many costs of limits that are not there are told: each is compared with every limit.
+const MOST_UNKNOWN: u32 = 10;
 
 /// What of a policy is in shadow: it is carried out, and what it says is recorded instead of answered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,12 +69,48 @@ pub(super) fn read_shadow(meta: &Meta, report: &Report, limits: Option<&[LimitSp
     Shadow::Nothing
 }
 
+/// Gives each of `limits` the cost that an annotation says.
+pub(super) fn read_costs(meta: &Meta, report: &Report, limits: &mut [LimitSpec]) {
+    let prefix = COST.trim_end_matches(ANY_LIMIT);
+    let costs: Vec<_> =
+        meta.annotations.iter().filter_map(|of @ (name, ..)| Some((name.strip_prefix(prefix)?, of))).collect();
+    if costs.is_empty() {
+        return;
+    }
+    let known: Vec<String> = limits.iter().map(|limit| limit.name.clone()).collect();
+    let mut by_name: HashMap<&str, &mut LimitSpec> = known.iter().map(String::as_str).zip(limits).collect();
+    let mut unknown = 0;
+    for (limit, (name, text, place)) in costs {
+        let field = format!("metadata.annotations.{name}");
+        let problem = |message| report.problem_at(Severity::Error, place, &field, message);
+        match (by_name.get_mut(limit), TokenCost::compile(text)) {
+            (Some(limit), Ok(cost)) => limit.cost = Some(Arc::new(cost)),
+            (Some(_), Err(error)) => report.add(invalid(problem, text, error)),
+            (None, _) if unknown < MOST_UNKNOWN => {
+                unknown += 1;
+                report.add(of_no_limit(problem(format!("there is no limit `{limit}`")), limit, &known));
+            }
+            (None, _) => {}
+        }
+    }
+}
+
+/// The problem of a cost of `limit`, which is none of `known`.
+fn of_no_limit(problem: Problem, limit: &str, known: &[String]) -> Problem {
+    let problem = problem.code(Finding::ReferenceUnknown);
+    let names = || known.iter().map(String::as_str);
+    match did_you_mean(limit, names()) {
+        Some(meant) => problem.remedy(format!("did you mean `{}`?", COST.replace(ANY_LIMIT, meant))),
+        None => problem.expected(format!("the name of a limit: {}", few(names()))),
+    }
+}
+
 /// Reports annotations that look like ours and are not among `known`, nor for every object, and those that are nearly one of
 /// `known`. They are errors: what they should have said is not said.
 pub(super) fn unknown(meta: &Meta, report: &Report, known: &[&str]) {
     for (name, _, place) in &meta.annotations {
-        let is_known = name == IGNORE_ANNOTATION || known.contains(&name.as_str());
-        let meant = did_you_mean(name, known.iter().copied().chain([IGNORE_ANNOTATION]));
+        let is_known = name == IGNORE_ANNOTATION || known.iter().any(|known| is_named(name, known));
+        let meant = meant(name, known);
         if is_known || !(name.starts_with("tiergate.io/") || meant.is_some()) {
             continue;
         }
@@ -74,6 +123,28 @@ pub(super) fn unknown(meta: &Meta, report: &Report, known: &[&str]) {
             (None, known) => problem.expected(known.join(" or ")),
         });
     }
+}
+
+/// Whether an annotation's name is `known`, or one of those that `known` stands for.
+fn is_named(name: &str, known: &str) -> bool {
+    match known.strip_suffix(ANY_LIMIT) {
+        Some(prefix) => name.starts_with(prefix),
+        None => name == known,
+    }
+}
+
+/// The annotation that `name` is nearly: of `known`, or of those for every object.
+fn meant(name: &str, known: &[&str]) -> Option<String> {
+    let all = || known.iter().copied().chain([IGNORE_ANNOTATION]);
+    if let Some(meant) = did_you_mean(name, all()) {
+        return Some(meant.to_owned());
+    }
+    // Without the limit's name, which may be as long as all the rest.
+    let slash = name.find('/')?;
+    let (before, limit) = name.get(slash..)?.split_once('.')?;
+    let prefix = format!("{}{before}.", name.get(..slash)?);
+    let prefixes = all().filter_map(|known| known.strip_suffix(ANY_LIMIT));
+    did_you_mean(&prefix, prefixes).map(|meant| format!("{meant}{limit}"))
 }
 
 // === impl Shadow ===

@@ -1,7 +1,7 @@
 //! The kinds of objects: those that are read, those that were probably meant to be, and those that are not read.
 
 use super::TIERS_ANNOTATION;
-use super::annotation::SHADOW;
+use super::annotation::{COST, SHADOW};
 use super::gateway::ORDER;
 use super::limit_policy::{ADMISSION, ALGORITHM, DEBT, SCOPE};
 use crate::spelling::did_you_mean;
@@ -92,7 +92,7 @@ impl Kind {
         match self.name {
             "AuthPolicy" => &[SHADOW],
             "RateLimitPolicy" => &[ALGORITHM, SCOPE, SHADOW],
-            "TokenRateLimitPolicy" => &[ALGORITHM, SCOPE, SHADOW, ADMISSION, DEBT],
+            "TokenRateLimitPolicy" => &[ALGORITHM, SCOPE, SHADOW, ADMISSION, DEBT, COST],
             "Gateway" => &[ORDER],
             "LLMInferenceService" => &[TIERS_ANNOTATION],
             _ => &[],

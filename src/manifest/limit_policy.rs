@@ -6,9 +6,9 @@ use super::annotation::{self, Shadow, read_choice};
 use super::target::{read_block, read_target};
 use super::{Meta, Strategy, Target};
 use crate::document::{Field, Fields, Report, Value, all};
-use crate::expression::{CompileError, Expression, View};
+use crate::expression::{CompileError, Expression, TokenCost, View};
 use crate::limit::{Algorithm, Quota};
-use crate::problem::{Finding, Place, Severity};
+use crate::problem::{Finding, Place, Problem, Severity};
 use crate::rules::{LimitKind, TokenAdmission};
 
 /// A policy of either kind. `limits` is `None` when it is in error.
@@ -43,6 +43,8 @@ pub struct LimitSpec {
     /// What has to hold for this one, beside what its policy asks for all.
     pub when: Vec<Predicate>,
     pub counters: Vec<Arc<Expression>>,
+    /// What an answer counts, of a token limit that says so; else its tokens.
+    pub cost: Option<Arc<TokenCost>>,
 }
 
 /// A condition, and where it stands.
@@ -115,6 +117,9 @@ impl LimitPolicy {
             // A bucket has no window whose end could forgive.
             let choices = if algorithm.has_windows() { &DEBTS[..] } else { &DEBTS[..1] };
             carries_debt = read_choice(&self.meta, report, DEBT, choices).unwrap_or(true);
+            if let Some(limits) = &mut self.limits {
+                annotation::read_costs(&self.meta, report, limits);
+            }
         }
         for rate in self.limits.iter_mut().flatten().flat_map(|limit| &mut limit.rates) {
             *rate = rate.by(algorithm);
@@ -184,7 +189,8 @@ fn read_limit(name: &str, field: &Field<'_>) -> Option<LimitSpec> {
     let when = fields.take("when").map_or(Some(Vec::new()), |field| read_when(&field));
     let counters = fields.take("counters").map_or(Some(Vec::new()), |field| read_counters(&field));
     fields.done(Severity::Error);
-    Some(LimitSpec { name: name.to_owned(), place: field.place(), rates: rates?, when: when?, counters: counters? })
+    let (name, place) = (name.to_owned(), field.place());
+    Some(LimitSpec { name, place, rates: rates?, when: when?, counters: counters?, cost: None })
 }
 
 fn read_rates(field: &Field<'_>) -> Option<Vec<Quota>> {
@@ -377,18 +383,20 @@ fn excerpt(text: &str) -> std::borrow::Cow<'_, str> {
     }
 }
 
+/// The problem of an expression that does not compile.
+pub(super) fn invalid(problem: impl FnOnce(String) -> Problem, text: &str, error: CompileError) -> Problem {
+    let problem = problem(format!("`{}` {error}", excerpt(text.trim()))).code(Finding::ExpressionInvalid);
+    match error.remedy {
+        Some(remedy) => problem.remedy(remedy),
+        None => problem,
+    }
+}
+
 /// Compiles the expression or selector in `field`, reporting why where it does not compile.
 pub(super) fn compile<T>(field: &Field<'_>, compiler: impl FnOnce(&str) -> Result<T, CompileError>) -> Option<T> {
     let text = field.text()?;
     match compiler(text) {
         Ok(expression) => Some(expression),
-        Err(error) => {
-            let mut problem =
-                field.error(format!("`{}` {error}", excerpt(text.trim()))).code(Finding::ExpressionInvalid);
-            if let Some(remedy) = error.remedy {
-                problem = problem.remedy(remedy);
-            }
-            field.refuse(problem)
-        }
+        Err(error) => field.refuse(invalid(|message| field.error(message), text, error)),
     }
 }

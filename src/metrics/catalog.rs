@@ -179,7 +179,7 @@ pub const FAMILIES: &[Description] = &[
         "tiergate_limit_tokens",
         "tokens",
         &[LIMIT, POLICY],
-        "Tokens charged to each token limit",
+        "Tokens charged to each token limit, in the unit of its cost",
         "nothing: it says which limit the use goes against",
     ),
     gauge(
@@ -215,10 +215,10 @@ pub const FAMILIES: &[Description] = &[
         "reports",
         &[(
             "what",
-            "`answer` (more than --max-answer-tokens), `debt` (more than --max-debt-windows), `number` (one that is none; the others count)",
+            "`answer` (more than --max-answer-tokens), `cost` (the cost of a limit has no value: what was held is charged, or the tokens where these are more), `debt` (more than --max-debt-windows), `number` (one that is none; the others count)",
         )],
         "What usage reports said and was not taken as it was said",
-        "above 0: a model or the gateway reports what cannot be",
+        "above 0: a model or the gateway reports what cannot be, or a cost is wrong",
     ),
     gauge(
         "tiergate_usage_reports_awaited",

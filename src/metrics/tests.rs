@@ -13,7 +13,7 @@ use crate::problem::Place;
 use crate::rules::LimitKind;
 use crate::test_util::{Call, compile_files, demo, gate, options, settings, token};
 use crate::tier::TierTable;
-use crate::usage::{Forecast, ModelId, Reservation, Sealer, Settlement, Terms, Usage};
+use crate::usage::{Charged, Forecast, ModelId, Reservation, Sealer, Settlement, Terms, Usage};
 
 /// The page without its numbers.
 fn series(metrics: &Metrics) -> Vec<String> {
@@ -52,6 +52,11 @@ fn of_tier(tier: &str) -> Reservation {
         forecast: Forecast::default(),
         holds: smallvec![],
     }
+}
+
+/// Five tokens, that each of up to two limits was charged.
+fn five() -> Charged {
+    Charged { charges: smallvec![5; 2], ..Settlement::Settled(5).into() }
 }
 
 /// The families that there are on this system.
@@ -199,7 +204,7 @@ async fn decisions_and_tokens_are_told_by_model_and_by_limit() {
     metrics.decided(&Call::chat("qwen3").on(&gate, Nanos(0)).await, Duration::ZERO);
     assert_eq!(reservations.len(), 2);
     for sealed in &reservations {
-        metrics.usage.reported(&Settlement::Settled(5).into(), &USAGE, gate.sealer.open(sealed).as_ref());
+        metrics.usage.reported(&five(), &USAGE, gate.sealer.open(sealed).as_ref());
     }
     let model = |model: &str, namespace: &str, outcome: &str, count: u32| {
         format!("{{model=\"{model}\",namespace=\"{namespace}\",outcome=\"{outcome}\"}} {count}")
@@ -221,7 +226,7 @@ async fn decisions_and_tokens_are_told_by_model_and_by_limit() {
     assert!(charged.len() == 1 && charged[0].contains("premium") && charged[0].ends_with(" 10"), "{charged:?}");
     // What is gone has no series, and what comes late for it is among the others.
     metrics.published(&Policy::default(), &[]);
-    metrics.usage.reported(&Settlement::Settled(5).into(), &USAGE, gate.sealer.open(&reservations[0]).as_ref());
+    metrics.usage.reported(&five(), &USAGE, gate.sealer.open(&reservations[0]).as_ref());
     assert_eq!(counted(&metrics, "tiergate_limit_tokens_total"), [r#"{limit="other",policy=""} 5"#]);
     assert_eq!(counted(&metrics, "tiergate_model_tokens_total{model=\"qwen3\""), <[String; 0]>::default());
     let other = counted(&metrics, "tiergate_model_tokens_total{model=\"other\",namespace=\"\",usage=\"total\"}");
@@ -261,7 +266,7 @@ fn the_tokens_of_a_limit_that_counts_for_each_route_are_told_by_its_name() {
     for cell in &cells {
         let of = crate::limit::Hold { account, cell: *cell, held: 0, mark: Micros(0) };
         let holds = smallvec![crate::usage::Hold { kind: LimitKind::Tokens, shadow: false, of }];
-        metrics.usage.reported(&Settlement::Settled(5).into(), &USAGE, Some(&Reservation { holds, ..of_tier("") }));
+        metrics.usage.reported(&five(), &USAGE, Some(&Reservation { holds, ..of_tier("") }));
     }
     let charged = counted(&metrics, "tiergate_limit_tokens_total");
     assert!(charged.len() == 1 && charged[0].ends_with(&format!("}} {}", 5 * cells.len())), "{charged:?}");

@@ -10,7 +10,7 @@ use siphasher::sip::SipHasher13;
 use smallvec::SmallVec;
 
 use crate::denial::Denial;
-use crate::expression::{Direct, EvalError, Expression, Path, Reference, Scope, Val, undecided};
+use crate::expression::{Direct, EvalError, Expression, Path, Reference, Scope, TokenCost, Val, undecided};
 use crate::hash::KeyedHasher;
 use crate::limit::{AccountKey, CellId, Quota};
 use crate::problem::{ObjectName, Place};
@@ -28,6 +28,8 @@ pub struct Limit {
     pub counters: Vec<Arc<Expression>>,
     /// Of token limits, where the policy says it.
     pub admission: Option<TokenAdmission>,
+    /// What an answer counts; without one, its tokens.
+    pub cost: Option<Arc<TokenCost>>,
     pub rates: Vec<(CellId, Quota)>,
     /// Whether each route has cells of its own: see [`Limit::cells`].
     pub per_route: bool,

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 
 use super::{ModelId, Report};
 use crate::clock::Nanos;
+use crate::expression::Used;
 
 /// Models that are remembered. Of more the one that was learned of longest ago is forgotten.
 const MODELS: usize = 1024;
@@ -68,29 +69,40 @@ impl Rates {
         }
     }
 
-    /// What an answer cost whose usage is not known, or that of its prompt alone; at least one token.
-    pub(super) fn estimate(&self, model: ModelId, report: &Report) -> u64 {
+    /// What an answer used whose usage is not known, or that of its prompt alone; at least one token.
+    pub(super) fn estimate(&self, model: ModelId, report: &Report) -> Used {
         let models = self.models.lock();
         let unknown = Model::default();
         let known = models.get(&model).unwrap_or(&unknown);
-        let (sent, answered) = (report.request_bytes.unwrap_or(0), report.bytes.unwrap_or(0));
-        let prompt = match report.usage.input {
-            Some(input @ 1..) => input as f64,
-            _ if known.prompt.bytes > 0.0 => known.prompt.of(sent, TEXT),
-            _ => known.prompt.of(sent, TEXT).min(UNKNOWN_PROMPT),
-        };
+        let (prompt, answered) = (known.prompt(report), report.bytes.unwrap_or(0));
         let answer = match report.streamed {
             true => known.streamed.of(answered, EVENTS),
             false => known.whole.of(answered, TEXT),
         };
         // A float that is too large becomes the largest number.
-        ((prompt + answer).ceil() as u64).max(1)
+        Used::split(((prompt + answer).ceil() as u64).max(1), prompt.ceil() as u64)
+    }
+
+    /// Likewise, of its prompt alone; 0 where nothing of that is known.
+    pub(super) fn prompt(&self, model: ModelId, report: &Report) -> u64 {
+        let models = self.models.lock();
+        models.get(&model).unwrap_or(&Model::default()).prompt(report).ceil() as u64
     }
 }
 
 // === impl Model ===
 
 impl Model {
+    /// What the prompt used, in tokens.
+    fn prompt(&self, report: &Report) -> f64 {
+        let sent = report.request_bytes.unwrap_or(0);
+        match report.usage.input {
+            Some(input @ 1..) => input as f64,
+            _ if self.prompt.bytes > 0.0 => self.prompt.of(sent, TEXT),
+            _ => self.prompt.of(sent, TEXT).min(UNKNOWN_PROMPT),
+        }
+    }
+
     fn answer_mut(&mut self, streamed: bool) -> &mut Rate {
         if streamed { &mut self.streamed } else { &mut self.whole }
     }

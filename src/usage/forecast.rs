@@ -117,6 +117,12 @@ impl Forecasts {
         Forecast { want: ((guess * margin).ceil() as u64).max(1), prior, guess }
     }
 
+    /// The tokens of the prompt of such a call of `model`, whoever calls.
+    #[must_use]
+    pub fn prompt(&self, model: ModelId, bytes: Option<u64>) -> u64 {
+        self.models.get(model.hash()).unwrap_or_default().prompt(bytes).ceil() as u64
+    }
+
     /// Learns what a call cost, for which `forecast` was told.
     pub fn learn(&self, calling: Calling, forecast: Forecast, usage: &Usage, now: Micros) {
         let Some(total) = usage.tokens() else { return };
@@ -153,12 +159,24 @@ impl Default for Model {
 impl Model {
     /// What a call of this model costs whose body has so many bytes.
     fn prior(&self, bytes: Option<u64>) -> f32 {
+        let answer = if self.is_known() { self.output / self.answers } else { UNKNOWN_ANSWER };
+        self.prompt(bytes) + answer
+    }
+
+    /// Of it, the prompt.
+    #[inline]
+    fn prompt(&self, bytes: Option<u64>) -> f32 {
         let prompt = bytes.map(|bytes| bytes as f32 / BYTES_A_TOKEN);
-        if self.answers < 1.0 {
-            return prompt.unwrap_or(0.0).min(UNKNOWN_PROMPT) + UNKNOWN_ANSWER;
+        if !self.is_known() {
+            return prompt.unwrap_or(0.0).min(UNKNOWN_PROMPT);
         }
-        let (input, output) = (self.input / self.answers, self.output / self.answers);
-        prompt.map_or(input, |prompt| prompt.min(LONG_PROMPT * input + SLACK)) + output
+        let input = self.input / self.answers;
+        prompt.map_or(input, |prompt| prompt.min(LONG_PROMPT * input + SLACK))
+    }
+
+    #[inline]
+    fn is_known(&self) -> bool {
+        self.answers >= 1.0
     }
 
     /// Learns from an answer of a caller whose last one was so many seconds before. A caller who calls often has one vote a second.

@@ -3,7 +3,7 @@
 //! Series of what a policy names are made when it is published, and dropped when it no longer names them. While reports are
 //! taken they are only looked up: no lock, and nothing that a report says makes one.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::ptr;
 use std::sync::Arc;
 
@@ -40,6 +40,8 @@ pub enum Correction {
     Answer,
     /// A debt of more than `--max-debt-windows`.
     Debt,
+    /// An answer for which the cost of a limit has no value.
+    Cost,
 }
 
 /// An entry of an access log that is no report.
@@ -198,11 +200,19 @@ impl UsageMetrics {
         self.corrections.get(&CorrectionLabel { what: correction.as_str() }).inc();
     }
 
-    /// The token limits that a reservation charges, each as `namespace/policy/limit`, as far as a policy still names them.
-    pub(super) fn limits_of(&self, reservation: &Reservation) -> BTreeSet<Arc<str>> {
+    /// What each token limit of a reservation was charged, by `namespace/policy/limit`, as far as a policy still names it.
+    pub(super) fn charges_of(&self, reservation: &Reservation, charged: &Charged) -> BTreeMap<Arc<str>, i64> {
         let series = self.series.load();
-        let tokens = reservation.holds.iter().filter(|hold| hold.kind == LimitKind::Tokens);
-        tokens.filter_map(|hold| series.cells.get(&hold.of.cell)).map(|(name, _)| Arc::clone(name)).collect()
+        let mut charges = BTreeMap::new();
+        for (hold, charge) in reservation.holds.iter().zip(&charged.charges) {
+            if hold.kind == LimitKind::Tokens
+                && let Some((name, _)) = series.cells.get(&hold.of.cell)
+            {
+                // A limit of several rates is charged the same in each.
+                charges.insert(Arc::clone(name), *charge);
+            }
+        }
+        charges
     }
 
     /// Counts an entry of an access log that is no report.
@@ -223,7 +233,7 @@ impl UsageMetrics {
 
 impl Correction {
     /// One of each.
-    pub const ALL: [Correction; 3] = [Correction::Number, Correction::Answer, Correction::Debt];
+    pub const ALL: [Correction; 4] = [Correction::Number, Correction::Answer, Correction::Debt, Correction::Cost];
 
     /// The metric label.
     #[must_use]
@@ -232,6 +242,7 @@ impl Correction {
             Correction::Number => "number",
             Correction::Answer => "answer",
             Correction::Debt => "debt",
+            Correction::Cost => "cost",
         }
     }
 }
@@ -308,16 +319,15 @@ impl Families {
 impl Series {
     /// Counts the tokens of a report that was charged.
     fn settled(&self, reservation: &Reservation, usage: &Usage, charged: &Charged) {
-        let Charged { settlement, before, .. } = *charged;
+        let Charged { settlement, before, ref charges, .. } = *charged;
         // What an estimate says of its parts is taken from the report that corrects it.
-        let (tokens, usage, estimated) = match settlement {
-            Settlement::Settled(tokens) => (tokens, *usage, None),
-            Settlement::Estimated(tokens) => (tokens, Usage::default(), Some(tokens)),
-            Settlement::NoUsage if before.is_some() => (0, Usage::default(), None),
+        let (usage, estimated) = match settlement {
+            Settlement::Settled(_) => (*usage, None),
+            Settlement::Estimated(tokens) => (Usage::default(), Some(tokens)),
+            Settlement::NoUsage if before.is_some() => (Usage::default(), None),
             _ => return,
         };
         let numbers = [usage.tokens(), usage.input, usage.output, usage.cached, usage.reasoning, estimated, before];
-        let charged = tokens.saturating_sub(before.unwrap_or(0));
         for tokens in [self.tier(&reservation.tier), self.model(reservation.model)] {
             for (counter, number) in tokens.iter().zip(numbers) {
                 number.map(|number| counter.inc_by(number));
@@ -325,11 +335,12 @@ impl Series {
         }
         // A limit of several rates is charged once in each.
         let mut counted: SmallVec<[&Counter; 4]> = SmallVec::new();
-        for hold in reservation.holds.iter().filter(|hold| hold.kind == LimitKind::Tokens) {
+        let charges = reservation.holds.iter().zip(charges);
+        for (hold, charge) in charges.filter(|(hold, _)| hold.kind == LimitKind::Tokens) {
             let limit = self.cells.get(&hold.of.cell).map_or(&self.other_limit, |(_, counter)| counter);
             if !counted.iter().any(|known| ptr::eq(known.inner(), limit.inner())) {
                 counted.push(limit);
-                limit.inc_by(charged);
+                limit.inc_by(u64::try_from(*charge).unwrap_or(0));
             }
         }
     }

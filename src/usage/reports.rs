@@ -82,7 +82,8 @@ impl Reports {
         self.metrics.reported(&charged, &report.usage, Some(&reservation));
         if let Some(ledger) = &self.ledger {
             let line = Line::settled(&reservation, report, &charged, self.limits.time(now));
-            line.into_iter().for_each(|line| ledger.write(line.of(channel, self.metrics.limits_of(&reservation))));
+            line.into_iter()
+                .for_each(|line| ledger.write(line.of(channel, self.metrics.charges_of(&reservation, &charged))));
         }
         self.tell_cuts(&charged, &reservation, channel);
         charged
@@ -116,6 +117,14 @@ impl Reports {
             self.warn(channel, |reports, channel| {
                 let line = "answers are said to cost more than --max-answer-tokens";
                 tracing::warn!(reports, channel, tier, tokens, most, "{line}")
+            });
+        }
+        if let Some(why) = &charged.cost_fault {
+            self.metrics.corrected(Correction::Cost);
+            self.warn(channel, |reports, channel| {
+                let line =
+                    "costs of limits have no value: what was held is charged, or the tokens where these are more";
+                tracing::warn!(reports, channel, tier, %why, "{line}")
             });
         }
         if charged.debt_cut {

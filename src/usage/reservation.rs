@@ -47,8 +47,9 @@ pub struct Reservation {
     pub tier: Arc<str>,
     /// The model that was asked for, for estimates and metrics.
     pub model: ModelId,
-    /// Its name, the caller's and the route's, where a usage log is kept; else empty.
+    /// Its name, where a usage log is kept or the cost of a limit looks at it; else empty.
     pub model_name: Arc<str>,
+    /// The caller's name, and the route's, where a usage log is kept; else empty.
     pub user: Arc<str>,
     pub route_name: Arc<str>,
     /// The hash of the route that it was asked on, where limits count for each; else 0.
@@ -206,9 +207,11 @@ impl Terms<'_> {
     fn encode(&self, minted: Micros, sealed: &mut SmallVec<[u8; 256]>) {
         let Forecast { prior, guess, .. } = self.forecast;
         let is_named = self.decision.is_some();
+        let has_model = !is_named && !self.model_name.is_empty();
         sealed.push(VERSION);
         sealed.extend_from_slice(&minted.0.to_be_bytes());
-        sealed.push(u8::from(self.is_call) | u8::from(is_named) << 1 | u8::from(self.route != 0) << 2);
+        let flags = u8::from(self.is_call) | u8::from(is_named) << 1 | u8::from(self.route != 0) << 2;
+        sealed.push(flags | u8::from(has_model) << 3);
         sealed.extend_from_slice(&self.model.0.to_be_bytes());
         if self.route != 0 {
             sealed.extend_from_slice(&self.route.to_be_bytes());
@@ -220,9 +223,8 @@ impl Terms<'_> {
         if let Some(decision) = self.decision {
             write_number(sealed, decision);
         }
-        for name in
-            [self.tier, self.model_name, self.user, self.route_name].into_iter().take(if is_named { 4 } else { 1 })
-        {
+        let names = if is_named { 4 } else { 1 + usize::from(has_model) };
+        for name in [self.tier, self.model_name, self.user, self.route_name].into_iter().take(names) {
             let name = name.get(..name.floor_char_boundary(MAX_NAME)).unwrap_or_default();
             sealed.push(u8::try_from(name.len()).unwrap_or(0));
             sealed.extend_from_slice(name.as_bytes());
@@ -252,15 +254,16 @@ impl Reservation {
         let mut rest = Plain(plain);
         let [VERSION] = rest.take()? else { return None };
         let minted = Micros(rest.number()?);
-        let [flags @ 0..=7] = rest.take()? else { return None };
+        let [flags @ 0..=15] = rest.take()? else { return None };
         let (is_call, is_named, is_routed) = (flags & 1 == 1, flags & 2 == 2, flags & 4 == 4);
+        let has_model = is_named || flags & 8 == 8;
         let model = ModelId(rest.number()?);
         let route = if is_routed { rest.number()? } else { 0 };
         let forecast = Forecast { want: 0, prior: rest.float()?, guess: rest.float()? };
         let decision = if is_named { Some(rest.short_number()?) } else { None };
         let tier = rest.name()?;
-        let mut named = || if is_named { rest.name() } else { Some(Arc::default()) };
-        let (model_name, user, route_name) = (named()?, named()?, named()?);
+        let mut named = |has_name| if has_name { rest.name() } else { Some(Arc::default()) };
+        let (model_name, user, route_name) = (named(has_model)?, named(is_named)?, named(is_named)?);
         let mut holds = SmallVec::new();
         let mut account = None;
         while !rest.0.is_empty() {
@@ -361,6 +364,12 @@ impl ModelId {
     #[must_use]
     pub fn of(name: &str) -> Self {
         ModelId(SipHasher13::new().hash(name.as_bytes()))
+    }
+
+    /// Whether a model was asked for.
+    #[must_use]
+    pub fn is_known(self) -> bool {
+        self != Self::NONE
     }
 
     /// The hash itself.

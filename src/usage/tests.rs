@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use proptest::prelude::*;
+use smallvec::smallvec;
 
 use super::*;
 use crate::clock::Micros;
@@ -127,7 +128,7 @@ async fn a_reservation_is_settled_once() {
     for (times, cell) in [(1, 1), (2, 1)] {
         let reservation = sealer.open(&seal(&sealer, &[cell, 2], Micros(0))).unwrap();
         let settle = || settlements.settle(&limits, &reservation, &usage, Nanos(0));
-        assert_eq!(settle().await, Settlement::Settled(30).into());
+        assert_eq!(settle().await.settlement, Settlement::Settled(30));
         assert_eq!(settle().await, Settlement::Duplicate.into());
         assert_eq!((used(&limits, 1), used(&limits, 2)), (30 * times, 30 * times));
     }
@@ -146,13 +147,13 @@ async fn a_report_is_charged_by_what_its_limits_allow_then() {
     settle(first).await;
     let wider = Quota::new(1000, MINUTE);
     limits.put_in_force([(CellId(2), wider)].into_iter().collect());
-    assert_eq!(settle(second).await, Settlement::Settled(30).into());
+    assert_eq!(settle(second).await.settlement, Settlement::Settled(30));
     let at = Demand { quota: wider, ..look(2) };
     let standing = limits.admit(&[at], Nanos(0)).await.standings[0];
     assert_eq!((used(&limits, 1), standing.limit(), standing.remaining()), (60, 1000, 940));
     limits.put_in_force(Quotas::default());
     limits.put_in_force(Quotas::default());
-    assert_eq!(settle(third).await, Settlement::Settled(30).into());
+    assert_eq!(settle(third).await.settlement, Settlement::Settled(30));
     assert_eq!(limits.admit(&[at], Nanos(0)).await.standings[0].remaining(), 910);
 }
 
@@ -187,13 +188,13 @@ async fn what_was_refused_or_is_no_call_costs_nothing() {
         (false, Report::default()),
     ] {
         let charged = settlements.settle(&limits, &reservation(reservation_of), &report, Nanos(0)).await;
-        assert_eq!(charged, Settlement::NoUsage.into(), "{report:?}");
+        assert_eq!(charged.settlement, Settlement::NoUsage, "{report:?}");
     }
     assert_eq!(used(&limits, 1), 0);
     let call = reservation(true);
     let usage = Usage { input: Some(3), output: Some(4), ..Usage::default() };
     let report = Report { usage, status: Some(503), ..Report::default() };
-    assert_eq!(settlements.settle(&limits, &call, &report, Nanos(0)).await, Settlement::Settled(7).into());
+    assert_eq!(settlements.settle(&limits, &call, &report, Nanos(0)).await.settlement, Settlement::Settled(7));
     assert_eq!(used(&limits, 1), 7);
 }
 
@@ -272,6 +273,8 @@ async fn one_answer_and_its_debt_are_bounded() {
     let full = Charged {
         settlement: Settlement::Settled(900),
         cut: None,
+        cost_fault: None,
+        charges: smallvec![900],
         debt_cut: false,
         before: None,
         quality: Quality::Final,
@@ -280,6 +283,8 @@ async fn one_answer_and_its_debt_are_bounded() {
     let cut = Charged {
         settlement: Settlement::Settled(5000),
         cut: Some(MAX_HITS),
+        cost_fault: None,
+        charges: smallvec![5000],
         debt_cut: true,
         before: None,
         quality: Quality::Final,
@@ -299,7 +304,7 @@ async fn a_report_is_taken_for_as_long_as_flags_say() {
         let reservation = sealer.open(&seal(&sealer, &[1], Micros(0))).unwrap();
         settlements.settle(&limits, &reservation, &tokens(1), Nanos::from(after)).await
     };
-    assert_eq!(settle(Bounds::SETTLE_WITHIN).await, Settlement::Settled(1).into());
+    assert_eq!(settle(Bounds::SETTLE_WITHIN).await.settlement, Settlement::Settled(1));
     assert_eq!(settle(Bounds::SETTLE_WITHIN + Duration::from_micros(1)).await, Settlement::Late.into());
 }
 

@@ -87,6 +87,47 @@ async fn each_settled_call_has_a_line_when_the_process_has_ended() {
     assert_eq!(lines, expected);
 }
 
+/// Each by its own cost: of an answer whose usage is known, and of one that is estimated.
+#[tokio::test]
+async fn limits_of_different_costs_are_charged_differently() {
+    let manifests = Folder::new();
+    let paid = "    paid: {rates: [{limit: 1000000, window: 1h}], counters: [{expression: auth.identity.userid}]}\n";
+    let cost = "tiergate.io/cost.paid: 'usage.input + (model.name == \"qwen3\" ? 3 : 1) * usage.output'";
+    for entry in std::fs::read_dir(root("examples/manifests")).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let name = "  name: gateway-token-rate-limits\n";
+        let text = text.replace(name, &format!("{name}  annotations: {{{cost}}}\n"));
+        let text = text.replace("    premium-user-tokens:\n", &format!("{paid}    premium-user-tokens:\n"));
+        manifests.file(path.file_name().unwrap().to_str().unwrap(), &text);
+    }
+    let folder = Folder::new();
+    let path = folder.0.join("usage.log");
+    let tiergate = Tiergate::start(&manifests.0, &["--usage-log", path.to_str().unwrap(), "--drain-delay", "0s"]);
+    let channel = channel(&tiergate).await;
+    call(&channel, &[("total", 60), ("input", 20), ("output", 40), ("status", 200)]).await;
+    call(&channel, &[("bytes", 400), ("request_bytes", 40), ("status", 200)]).await;
+    let of = |limit: &str| format!("limit=\"{limit}\"");
+    let [plain, paid] = [of("premium-user-tokens"), of("paid")];
+    let counted = [
+        tiergate.metric("tiergate_limit_tokens_total", &plain).await,
+        tiergate.metric("tiergate_limit_tokens_total", &paid).await,
+    ];
+    drop(channel);
+    stop(tiergate).await;
+    let lines = lines(&path);
+    let charged = |line: &Value, limit: &str| {
+        line["charged"][format!("openshift-ingress/gateway-token-rate-limits/{limit}")].as_u64()
+    };
+    assert_eq!(charged(&lines[0], "premium-user-tokens"), Some(60));
+    assert_eq!(charged(&lines[0], "paid"), Some(20 + 3 * 40));
+    let total = lines[1]["total"].as_u64().unwrap();
+    assert_eq!(charged(&lines[1], "premium-user-tokens"), Some(total));
+    let paid = charged(&lines[1], "paid").unwrap();
+    assert!(total < paid && paid <= 3 * total, "{paid} of {total}");
+    assert_eq!(counted, [60 + total, 140 + paid]);
+}
+
 /// As logrotate does it, with and without a signal; and by a second process on the same file.
 #[tokio::test]
 async fn a_usage_log_that_is_moved_away_is_begun_anew_and_rotated_by_its_size() {

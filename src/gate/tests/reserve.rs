@@ -9,53 +9,32 @@ use crate::usage::{Calling, Channel, Reports, UsageMetrics};
 const DAY: u64 = 24 * 3600;
 
 /// A gate where everybody has so many tokens in so many seconds, each caller for themselves; and where its reports go.
-struct World {
-    gate: Gate,
-    reports: Reports,
+pub(super) struct World {
+    pub(super) gate: Gate,
+    pub(super) reports: Reports,
 }
 
 /// An admitted call.
-struct Admitted {
-    reservation: String,
-    held: u64,
+pub(super) struct Admitted {
+    pub(super) reservation: String,
+    pub(super) held: u64,
 }
 
 // === impl World ===
 
 impl World {
-    fn new(limit: u64, seconds: u64, annotations: &str) -> Self {
-        World::with(&format!(
-            "
-apiVersion: kuadrant.io/v1
-kind: TokenRateLimitPolicy
-metadata: {{name: tokens, namespace: ns, annotations: {{{annotations}}}}}
-spec:
-  targetRef: {{group: gateway.networking.k8s.io, kind: Gateway, name: gw}}
-  limits:
-    all:
-      rates: [{{limit: {limit}, window: {seconds}s}}]
-      counters: [{{expression: 'request.headers[\"x-user\"]'}}]
-"
-        ))
+    pub(super) fn new(limit: u64, seconds: u64, annotations: &str) -> Self {
+        World::with(&each(limit, seconds, annotations))
     }
 
-    fn with(limits: &str) -> Self {
-        let everybody = "apiVersion: kuadrant.io/v1
-kind: AuthPolicy
-metadata: {name: open, namespace: ns}
-spec:
-  targetRef: {group: gateway.networking.k8s.io, kind: Gateway, name: gw}
-  rules: {authentication: {anybody: {anonymous: {}}}}
----";
-        let policy = compile_text(&format!("{ONE_ROUTE}{everybody}{limits}"));
-        let errors: Vec<_> = policy.problems.iter().filter(|problem| problem.is_error()).collect();
-        assert!(errors.is_empty(), "{errors:?}");
-        let gate = gate(policy, DecisionSettings { reserving: Reserving::default(), ..settings() });
+    pub(super) fn with(limits: &str) -> Self {
+        let settings = DecisionSettings { reserving: Reserving::default(), ..settings() };
+        let gate = gate(compiled(limits), settings);
         let reports = gate.reports(UsageMetrics::default());
         World { gate, reports }
     }
 
-    async fn decide(&self, user: &str, at: Nanos) -> Decision {
+    pub(super) async fn decide(&self, user: &str, at: Nanos) -> Decision {
         let mut call = Call::path("/v1/chat/completions");
         call.headers.insert("x-user".to_owned(), user.to_owned());
         call.headers.insert("content-length".to_owned(), "40".to_owned());
@@ -63,7 +42,7 @@ spec:
     }
 
     /// What is held of the last limit; `None` if it is refused for want of tokens.
-    async fn call(&self, user: &str) -> Option<Admitted> {
+    pub(super) async fn call(&self, user: &str) -> Option<Admitted> {
         let decision = self.decide(user, Nanos(0)).await;
         match decision.outcome {
             Ok(grant) => {
@@ -77,12 +56,12 @@ spec:
         }
     }
 
-    async fn settle(&self, admitted: &Admitted, report: &Report) -> Settlement {
+    pub(super) async fn settle(&self, admitted: &Admitted, report: &Report) -> Settlement {
         self.reports.take(&admitted.reservation, report, Channel::RateLimit, Nanos(0)).await.settlement
     }
 
     /// Where a limit stands for the caller.
-    async fn standing(&self, user: &str) -> Standing {
+    pub(super) async fn standing(&self, user: &str) -> Standing {
         *self.decide(user, Nanos(0)).await.evidence.most_restrictive(LimitKind::Tokens).unwrap()
     }
 
@@ -102,7 +81,39 @@ spec:
     }
 }
 
-fn total(tokens: u64) -> Report {
+/// A policy of one limit, for each caller for themselves.
+pub(super) fn each(limit: u64, seconds: u64, annotations: &str) -> String {
+    format!(
+        "
+apiVersion: kuadrant.io/v1
+kind: TokenRateLimitPolicy
+metadata: {{name: tokens, namespace: ns, annotations: {{{annotations}}}}}
+spec:
+  targetRef: {{group: gateway.networking.k8s.io, kind: Gateway, name: gw}}
+  limits:
+    all:
+      rates: [{{limit: {limit}, window: {seconds}s}}]
+      counters: [{{expression: 'request.headers[\"x-user\"]'}}]
+"
+    )
+}
+
+/// One route for everybody, under these limits.
+pub(super) fn compiled(limits: &str) -> Policy {
+    let everybody = "apiVersion: kuadrant.io/v1
+kind: AuthPolicy
+metadata: {name: open, namespace: ns}
+spec:
+  targetRef: {group: gateway.networking.k8s.io, kind: Gateway, name: gw}
+  rules: {authentication: {anybody: {anonymous: {}}}}
+---";
+    let policy = compile_text(&format!("{ONE_ROUTE}{everybody}{limits}"));
+    let errors: Vec<_> = policy.problems.iter().filter(|problem| problem.is_error()).collect();
+    assert!(errors.is_empty(), "{errors:?}");
+    policy
+}
+
+pub(super) fn total(tokens: u64) -> Report {
     Report { usage: Usage { input: Some(10), output: Some(tokens - 10), ..Usage::default() }, ..Report::default() }
 }
 

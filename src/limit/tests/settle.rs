@@ -69,6 +69,11 @@ impl World {
     }
 }
 
+/// What a report of so many tokens said of one cell.
+fn earlier(tokens: u64) -> Earlier {
+    Earlier { tokens, used: [tokens].into_iter().collect() }
+}
+
 const APPLIED: Settled = Settled::Applied { before: None, debt_cut: false };
 
 fn fixed(limit: u64) -> Quota {
@@ -303,7 +308,7 @@ fn what_an_estimate_added_is_given_back_first() {
     world.report(reserved, Quality::Estimate, 80, Duration::ZERO);
     assert_eq!(world.left(Duration::ZERO), 20);
     let settled = world.settle(reserved, 20, 12 * SECOND);
-    assert_eq!(settled, Settled::Applied { before: Some(80), debt_cut: false });
+    assert_eq!(settled, Settled::Applied { before: Some(earlier(80)), debt_cut: false });
     // The hold's 20 are paid after 12 s; of the other 60 nothing is.
     assert_eq!(world.left(12 * SECOND), 100);
 }
@@ -327,7 +332,7 @@ fn what_is_remembered_of_settlements_is_bounded_and_nothing_is_settled_twice() {
         assert_eq!(settle(serial, Quality::Estimate), APPLIED);
     }
     assert_eq!(settle(first, Quality::Final), Settled::Duplicate { conflicting: false });
-    assert_eq!(settle(first + 1, Quality::Final), Settled::Applied { before: Some(0), debt_cut: false });
+    assert_eq!(settle(first + 1, Quality::Final), Settled::Applied { before: Some(earlier(0)), debt_cut: false });
 }
 
 #[test]

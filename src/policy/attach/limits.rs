@@ -83,7 +83,8 @@ impl Says for Written<'_> {
     fn all(&self) -> String {
         let Written { policy, spec, .. } = self;
         let counters: Vec<&str> = spec.counters.iter().map(|counter| counter.source()).collect();
-        format!("{} {counters:?} {:?} {}", self.requests(), spec.rates, policy.per_route)
+        let cost = spec.cost.as_ref().map(|cost| cost.source());
+        format!("{} {counters:?} {:?} {} {cost:?}", self.requests(), spec.rates, policy.per_route)
     }
 }
 
@@ -161,6 +162,7 @@ impl LimitRules<'_> {
             when: when.map(|predicate| Arc::clone(&predicate.expression)).collect(),
             counters: spec.counters.iter().map(Arc::clone).collect(),
             admission: policy.admission,
+            cost: spec.cost.clone(),
             per_route: policy.per_route,
             rates: spec.rates.iter().map(rate).collect(),
         }

@@ -110,12 +110,10 @@ impl Line {
         })
     }
 
-    /// The same of a report that came over `channel`, for which each of `limits` was charged.
+    /// The same of a report that came over `channel`, for which each limit was `charged` so much.
     #[must_use]
-    pub fn of(mut self, channel: Channel, limits: impl IntoIterator<Item = Arc<str>>) -> Self {
-        self.channel = Cow::Borrowed(channel.as_str());
-        self.charged = limits.into_iter().map(|limit| (limit, self.total)).collect();
-        self
+    pub fn of(self, channel: Channel, charged: BTreeMap<Arc<str>, i64>) -> Self {
+        Line { channel: Cow::Borrowed(channel.as_str()), charged, ..self }
     }
 }
 

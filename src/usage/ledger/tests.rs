@@ -88,7 +88,10 @@ fn what_was_settled_has_a_line_and_nothing_else() {
     let report = Report { usage, status: Some(200), ..Report::default() };
     let of = |reservation: &Reservation, charged: Charged| {
         let line = Line::settled(reservation, &report, &charged, Micros(3_500_999));
-        line.map(|line| line.of(Channel::RateLimit, ["ns/p/l".into()]))
+        line.map(|line| {
+            let total = line.total;
+            line.of(Channel::RateLimit, BTreeMap::from([("ns/p/l".into(), total)]))
+        })
     };
     let expected = Line {
         time: Micros(3_500_999),
@@ -109,7 +112,7 @@ fn what_was_settled_has_a_line_and_nothing_else() {
         ..Line::default()
     };
     let settled = Charged::from(Settlement::Settled(60));
-    assert_eq!(of(&reservation, settled), Some(expected.clone()));
+    assert_eq!(of(&reservation, settled.clone()), Some(expected.clone()));
     let parts = |line: Line| Line { input: None, output: None, ..line };
     for (quality, expected_quality) in
         [(limit::Quality::Estimate, Quality::Estimate), (limit::Quality::Counted, Quality::Counted)]

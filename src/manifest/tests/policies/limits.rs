@@ -197,3 +197,54 @@ fn predicates_of_a_policy_are_kept_once() {
     assert_eq!(policy.predicates().count(), 100);
     assert_eq!(policy.limits.iter().flatten().map(|limit| policy.conditions(limit).count()).sum::<usize>(), 100_000);
 }
+
+/// A TokenRateLimitPolicy of the limits `free` and `paid`, with these annotations.
+fn priced(annotations: &str) -> String {
+    let limits = "limits: {free: {rates: [{limit: 1, window: 1m}]}, paid: {rates: [{limit: 1, window: 1m}]}}";
+    let metadata = format!("name: p, namespace: ns, annotations: {{{annotations}}}");
+    let text = object("TokenRateLimitPolicy", &format!("{TARGET}{limits}"));
+    text.replace("name: p, namespace: ns", &metadata)
+}
+
+#[test]
+fn each_limit_has_the_cost_that_is_written_for_it() {
+    let manifests = expect(&priced("tiergate.io/cost.paid: 3 * usage.output"), &[]);
+    let limits = manifests.limit_policies[0].limits.as_ref().unwrap();
+    let costs: Vec<_> =
+        limits.iter().map(|limit| (&*limit.name, limit.cost.as_ref().map(|cost| cost.source()))).collect();
+    assert_eq!(costs, [("free", None), ("paid", Some("3 * usage.output"))]);
+}
+
+/// A cost that says nothing would make a limit count something else than was meant.
+#[test]
+fn costs_that_cannot_be_used_are_errors_at_their_place() {
+    for (annotation, field, phrase) in [
+        ("tiergate.io/cost.free: ▸usage.inputs", "tiergate.io/cost.free", "did you mean `usage.input`?"),
+        ("tiergate.io/cost.free: ▸usage.output * 1.5", "tiergate.io/cost.free", "write `double(…)`"),
+        ("tiergate.io/cost.free: ▸''", "tiergate.io/cost.free", "is empty"),
+        ("tiergate.io/cost.free: ▸usage.output +", "tiergate.io/cost.free", "does not compile"),
+        (
+            "tiergate.io/cost.free: ▸\"auth.identity.tier == 'a' ? 1 : 2\"",
+            "tiergate.io/cost.free",
+            "write another limit",
+        ),
+        ("tiergate.io/cost.free: ▸-1", "tiergate.io/cost.free", "yields less than 0"),
+        ("tiergate.io/cost.pad: ▸usage.output", "tiergate.io/cost.pad", "there is no limit `pad`"),
+        ("tiergate.io/cost.pad: ▸usage.output", "tiergate.io/cost.pad", "did you mean `tiergate.io/cost.paid`?"),
+        ("tiergate.io/cost.everybody: ▸'1'", "tiergate.io/cost.everybody", "the name of a limit: free, paid"),
+        ("tiergate.io/cost.: ▸'1'", "tiergate.io/cost.", "there is no limit ``"),
+        ("tiergate.io/cost: ▸'1'", "tiergate.io/cost", "is not an annotation that is known here"),
+        ("tiergate.io/costs.free: ▸'1'", "tiergate.io/costs.free", "did you mean `tiergate.io/cost.free`?"),
+        ("tiergat.io/cost.free: ▸'1'", "tiergat.io/cost.free", "did you mean `tiergate.io/cost.free`?"),
+    ] {
+        // Numbers have to be texts, as in every annotation.
+        let marked = priced(&annotation.replace("▸-1", "▸'-1'"));
+        let field = format!("metadata.annotations.{field}");
+        let manifests = expect(&marked, &[(E, &field, phrase)]);
+        assert!(manifests.limit_policies[0].limits.is_none(), "{annotation}");
+    }
+    // Requests have no cost.
+    let requests = priced("tiergate.io/cost.free: ▸usage.output").replace("TokenRateLimitPolicy", "RateLimitPolicy");
+    let field = "metadata.annotations.tiergate.io/cost.free";
+    expect(&requests, &[(E, field, "is not an annotation that is known here")]);
+}

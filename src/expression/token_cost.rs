@@ -1,0 +1,161 @@
+//! What a limit counts for an answer, where it does not count its tokens: CEL over what the answer used, and over its model.
+//!
+//! A cost is evaluated twice: on the estimate, before there is an answer, and on what the answer used, perhaps hours later. So it
+//! sees what both know, and nothing of the request or its caller.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::general::eval_error;
+use super::types::Types;
+use super::{CompileError, ENVIRONMENT, EvalError, cost, names, parse, types};
+
+/// A compiled cost.
+#[derive(Debug)]
+pub struct TokenCost {
+    source: Arc<str>,
+    program: cel::Program,
+    of_model: bool,
+}
+
+/// What an answer used, in tokens: `usage.*`. What nobody knows is 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Used {
+    pub input: u64,
+    pub output: u64,
+    /// Of the input.
+    pub cached: u64,
+    /// Of the output.
+    pub reasoning: u64,
+    /// What a limit without a cost counts.
+    pub total: u64,
+}
+
+/// Answers of many kinds: what has a value for none of them has one for no answer.
+const SAMPLES: [Used; 3] = [Used::new(1000, 100), Used::new(100, 1000), Used::new(1, 1)];
+
+// === impl TokenCost ===
+
+impl TokenCost {
+    /// Compiles `source`, on a thread with a large stack as [`super::Expression::compile`].
+    ///
+    /// # Errors
+    ///
+    /// It is too long or too deep, could take too long, or is not CEL; it names something else than `usage`, `model` and the
+    /// functions that there are; it can be seen that it yields no number, or that it fails for every answer.
+    pub fn compile(source: &str) -> Result<Self, CompileError> {
+        let program = parse(source)?;
+        names::check_cost(&program)?;
+        cost::check(program.expression()).map_err(CompileError::new)?;
+        types::of(program.expression())?.check_number()?;
+        let of_model = program.references().has_variable(names::MODEL);
+        let cost = TokenCost { source: source.trim().into(), program, of_model };
+        cost.try_out()?;
+        Ok(cost)
+    }
+
+    /// Refuses what has no value for any sample. Of models nothing is known here.
+    fn try_out(&self) -> Result<(), CompileError> {
+        if self.of_model {
+            return Ok(());
+        }
+        let mut failed = None;
+        for sample in &SAMPLES {
+            match self.tokens(sample, "") {
+                Ok(_) => return Ok(()),
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        let why = failed.map(|error| error.to_string()).unwrap_or_default();
+        Err(CompileError::new(format!("has no value for any answer: {why}")))
+    }
+
+    #[must_use]
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// Whether it looks at `model`.
+    #[must_use]
+    pub fn looks_at_model(&self) -> bool {
+        self.of_model
+    }
+
+    /// What an answer of `model`, as `namespace/name`, counts that `used` so many tokens: a fraction counts whole, and what is more than
+    /// the largest number is that.
+    ///
+    /// # Errors
+    ///
+    /// It has no value, or one that is less than 0 or no number. The text holds nothing of the caller's.
+    pub fn tokens(&self, used: &Used, model: &str) -> Result<u64, EvalError> {
+        let mut context = cel::Context::with_env(Arc::clone(&ENVIRONMENT));
+        context.add_variable_from_value(names::USAGE, usage(used));
+        if self.of_model {
+            let (namespace, name) = model.split_once('/').unwrap_or(("", model));
+            let model = [("namespace", namespace), ("name", name)].map(|(key, text)| (key, cel::Value::from(text)));
+            context.add_variable_from_value(names::MODEL, HashMap::from(model));
+        }
+        let value = self.program.execute(&context).map_err(|error| eval_error(&self.program, &error))?;
+        whole(&value)
+    }
+}
+
+/// `usage`
+fn usage(used: &Used) -> HashMap<&'static str, cel::Value> {
+    let Used { input, output, cached, reasoning, total } = *used;
+    let numbers = [input, output, cached, reasoning, total];
+    let value = |(name, number)| (name, cel::Value::Int(i64::try_from(number).unwrap_or(i64::MAX)));
+    names::NUMBERS.iter().copied().zip(numbers).map(value).collect()
+}
+
+/// The value of a cost, as tokens.
+fn whole(value: &cel::Value) -> Result<u64, EvalError> {
+    let negative = || EvalError::Failed("yields less than 0".to_owned());
+    match value {
+        cel::Value::Int(value) => u64::try_from(*value).map_err(|_| negative()),
+        cel::Value::UInt(value) => Ok(*value),
+        cel::Value::Float(value) if *value < 0.0 => Err(negative()),
+        // A float that is too large becomes the largest number.
+        cel::Value::Float(value) if value.is_finite() => Ok(value.ceil() as u64),
+        _ => Err(EvalError::Failed("yields no number".to_owned())),
+    }
+}
+
+// === impl Used ===
+
+impl Used {
+    /// So many tokens of prompt and answer.
+    #[must_use]
+    pub const fn new(input: u64, output: u64) -> Self {
+        Used { input, output, cached: 0, reasoning: 0, total: input.saturating_add(output) }
+    }
+
+    /// So many in all, of which the prompt has as many as `input` says, if there are so many.
+    #[must_use]
+    pub fn split(total: u64, input: u64) -> Self {
+        let input = input.min(total);
+        Used::new(input, total - input)
+    }
+
+    /// The same, where none of them is more than `most`.
+    #[must_use]
+    pub fn at_most(self, most: u64) -> Self {
+        let Used { input, output, cached, reasoning, total } = self;
+        let [input, output, cached, reasoning, total] =
+            [input, output, cached, reasoning, total].map(|number| number.min(most));
+        Used { input, output, cached, reasoning, total }
+    }
+}
+
+// === impl Types ===
+
+impl Types {
+    /// Refuses what can be seen not to be a number, whichever way it is told.
+    fn check_number(self) -> Result<(), CompileError> {
+        match self.other_than(Types::NUMBERS) {
+            None => Ok(()),
+            Some(what) => Err(CompileError::new(format!("yields {what}, not a number"))
+                .remedy("count tokens, as in `usage.input + 3 * usage.output`")),
+        }
+    }
+}
