@@ -65,12 +65,12 @@ fn play_row(gate: &Gate, row: &Row, usage: &mut Usage, widths: &Widths) -> Resul
     outcome
 }
 
-/// How many usage reports tiergate has settled.
+/// How many answers tiergate has charged by a report: as it says, or by an estimate where it tells no usage.
 fn settled(tiergate: SocketAddr) -> Result<u64> {
     let metrics = Request::get("/metrics").send(tiergate)?.body;
-    let name = "tiergate_usage_reports_total{result=\"settled\"} ";
-    let value = metrics.lines().find_map(|line| line.strip_prefix(name));
-    Ok(value.map_or(Ok(0), |value| value.trim().parse())?)
+    let names = ["settled", "estimated"].map(|result| format!("tiergate_usage_reports_total{{result=\"{result}\"}} "));
+    let values = metrics.lines().filter_map(|line| names.iter().find_map(|name| line.strip_prefix(name.as_str())));
+    values.map(|value| Ok(value.trim().parse::<u64>()?)).sum()
 }
 
 // === impl Usage ===

@@ -11,6 +11,9 @@ const COMPLETIONS: &str = r#"{"prompt":"WORDS","max_tokens":50}"#;
 const MESSAGES: &str = r#"{"messages":[{"role":"user","content":"WORDS"}],"max_tokens":50,"stream":true}"#;
 const RESPONSES: &str = r#"{"input":"WORDS","max_output_tokens":50,"stream":true}"#;
 const GEMINI: &str = r#"{"contents":[{"parts":[{"text":"WORDS"}]}],"generationConfig":{"maxOutputTokens":50}}"#;
+/// The sample model keeps its usage to itself, so the call is charged by an estimate.
+const UNTOLD: &str =
+    r#"{"messages":[{"role":"user","content":"WORDS"}],"max_tokens":50,"stream":true,"sample":{"usage":"never"}}"#;
 const EMBEDDINGS: &str = r#"{"input":"WORDS"}"#;
 
 /// One line of the table.
@@ -70,6 +73,8 @@ pub fn rows(by: &Tokens) -> Vec<Row> {
         Row::chat("ivan (enterprise)", "llm/qwen3", "Gemini").bearer(&by.ivan).api("/v1beta/models/qwen3:generateContent", GEMINI).holds(sixty_in_gemini),
         Row::chat("ivan (enterprise)", "llm/qwen3", "Gemini, SSE").bearer(&by.ivan).api("/v1beta/models/qwen3:streamGenerateContent?alt=sse", GEMINI).holds(sixty_in_gemini),
         Row::chat("ivan (enterprise)", "llm/qwen3", "embeddings").bearer(&by.ivan).api("/v1/embeddings", EMBEDDINGS).holds(ten_in_openai),
+
+        Row::chat("heidi (premium)", "llm/qwen3", "a stream whose model tells no usage").bearer(&by.heidi).api("/v1/chat/completions", UNTOLD).holds(streams_no_usage),
 
         Row::chat("erin (free)", "-", "/llm//m").bearer(&by.erin).path("/llm//m").refused(400, "TG-PATH-NOT-CANONICAL"),
         Row::chat("erin (free)", "-", "/llm/a%2Fb/v1/…").bearer(&by.erin).path("/llm/a%2Fb/v1/chat/completions").refused(400, "TG-PATH-NOT-CANONICAL"),
@@ -178,6 +183,11 @@ fn usage_is_readable(response: &Response) -> Option<String> {
 fn streams_usage(response: &Response) -> Option<String> {
     let whole = response.body.contains("\"total_tokens\":60") && response.body.ends_with("data: [DONE]\n\n");
     (!whole).then(|| "not a stream that ends with its usage".to_owned())
+}
+
+fn streams_no_usage(response: &Response) -> Option<String> {
+    let untold = response.body.ends_with("data: [DONE]\n\n") && !response.body.contains("total_tokens");
+    (!untold).then(|| "not a whole stream without usage".to_owned())
 }
 
 fn says(response: &Response, usage: &[&str]) -> Option<String> {
