@@ -8,6 +8,7 @@ mod estimate;
 mod forecast;
 pub mod ledger;
 mod metrics;
+mod outstanding;
 mod reports;
 mod reservation;
 
@@ -294,6 +295,19 @@ impl Settlements {
             Some(tokens) => Said { quality: Quality::Final, tokens },
             None => Said { quality: Quality::Final, tokens: 0 },
         }
+    }
+}
+
+// === impl Charged ===
+
+impl Charged {
+    /// Whether the report was the first that its call was settled by.
+    fn is_first(&self) -> bool {
+        let is_settled = !matches!(
+            self.settlement,
+            Settlement::Duplicate | Settlement::Conflicting | Settlement::Late | Settlement::Unknown
+        );
+        is_settled && self.before.is_none()
     }
 }
 

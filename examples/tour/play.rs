@@ -68,9 +68,10 @@ fn play_row(gate: &Gate, row: &Row, usage: &mut Usage, widths: &Widths) -> Resul
 /// How many usage reports tiergate has settled.
 fn settled(tiergate: SocketAddr) -> Result<u64> {
     let metrics = Request::get("/metrics").send(tiergate)?.body;
-    let name = "tiergate_usage_reports_total{result=\"settled\"} ";
-    let value = metrics.lines().find_map(|line| line.strip_prefix(name));
-    Ok(value.map_or(Ok(0), |value| value.trim().parse())?)
+    let (name, result) = ("tiergate_usage_reports_total{", "result=\"settled\"} ");
+    let of_name = metrics.lines().filter(|line| line.starts_with(name));
+    // One for each channel.
+    of_name.filter_map(|line| line.split_once(result)).map(|(_, value)| Ok(value.trim().parse::<u64>()?)).sum()
 }
 
 // === impl Usage ===
