@@ -224,6 +224,7 @@ fn usage_log(args: &UsageLogArgs) -> Option<ledger::Options> {
         max_size: args.usage_log_max_size,
         max_age: args.usage_log_max_age,
         keep: args.usage_log_keep,
+        waits: ledger::Waits { grace: args.settle_grace, open: args.max_open_calls.get() },
     })
 }
 

@@ -9,6 +9,7 @@ mod estimate;
 mod forecast;
 pub mod ledger;
 mod metrics;
+mod outstanding;
 mod reports;
 mod reservation;
 
@@ -310,6 +311,19 @@ impl Settlements {
             Some(tokens) => Said { quality: Quality::Final, used: report.usage.used(tokens) },
             None => Said { quality: Quality::Final, used: Used::default() },
         }
+    }
+}
+
+// === impl Charged ===
+
+impl Charged {
+    /// Whether the report was the first that its call was settled by.
+    fn is_first(&self) -> bool {
+        let is_settled = !matches!(
+            self.settlement,
+            Settlement::Duplicate | Settlement::Conflicting | Settlement::Late | Settlement::Unknown
+        );
+        is_settled && self.before.is_none()
     }
 }
 

@@ -68,9 +68,11 @@ fn play_row(gate: &Gate, row: &Row, usage: &mut Usage, widths: &Widths) -> Resul
 /// How many answers tiergate has charged by a report: as it says, or by an estimate where it tells no usage.
 fn settled(tiergate: SocketAddr) -> Result<u64> {
     let metrics = Request::get("/metrics").send(tiergate)?.body;
-    let names = ["settled", "estimated"].map(|result| format!("tiergate_usage_reports_total{{result=\"{result}\"}} "));
-    let values = metrics.lines().filter_map(|line| names.iter().find_map(|name| line.strip_prefix(name.as_str())));
-    values.map(|value| Ok(value.trim().parse::<u64>()?)).sum()
+    let results = ["result=\"settled\"} ", "result=\"estimated\"} "];
+    // One for each channel.
+    let of_name = metrics.lines().filter(|line| line.starts_with("tiergate_usage_reports_total{"));
+    let values = of_name.filter_map(|line| results.iter().find_map(|result| line.split_once(result)));
+    values.map(|(_, value)| Ok(value.trim().parse::<u64>()?)).sum()
 }
 
 // === impl Usage ===

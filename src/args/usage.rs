@@ -1,18 +1,20 @@
 //! The flags of the usage log, and of `tiergate usage`.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::value::{appended, bytes, duration, manifests, moment, number_or_zero};
+use super::value::{appended, bytes, duration, duration_or_none, manifests, moment, number, number_or_zero};
 use crate::clock::Micros;
+use crate::usage::ledger::Waits;
 
 /// Where usage is written down, and how the file is kept.
 #[derive(Clone, Debug, Args)]
 pub struct UsageLogArgs {
-    /// Append a line of JSON to this file for each call whose tokens are settled, for `tiergate usage` and for bills; it is made where
-    /// it is not there. What cannot be written is told, and stops nothing
+    /// Append a line of JSON to this file for each call whose tokens are settled, or that nobody reports, for `tiergate usage` and for
+    /// bills; it is made where it is not there. What cannot be written is told, and stops nothing
     #[arg(long, env = "TIERGATE_USAGE_LOG", value_name = "FILE", value_parser = appended)]
     pub usage_log: Option<PathBuf>,
     /// Rotate the usage log before it is larger: it becomes FILE with the time in UTC behind it, and FILE is begun
@@ -25,6 +27,13 @@ pub struct UsageLogArgs {
     /// How many rotated files are kept; older ones are removed. 0 keeps all
     #[arg(long, env = "TIERGATE_USAGE_LOG_KEEP", value_name = "N", default_value = "0", value_parser = number_or_zero)]
     pub usage_log_keep: usize,
+    /// How long a line of the usage log that is not exact waits for a better report, so that both are one line; 0s for not at all
+    #[arg(long, env = "TIERGATE_SETTLE_GRACE", value_name = "DURATION", default_value = "5s", value_parser = duration_or_none)]
+    pub settle_grace: Duration,
+    /// How many calls without a report are remembered for the usage log, of about 300 bytes each; of more the oldest are forgotten, and
+    /// have no line unless a report comes
+    #[arg(long, env = "TIERGATE_MAX_OPEN_CALLS", value_name = "N", default_value_t = OPEN, value_parser = number::<NonZeroUsize>)]
+    pub max_open_calls: NonZeroUsize,
 }
 
 /// What is summed, and how it is printed.
@@ -56,6 +65,8 @@ pub struct Usage {
     pub format: UsageFormat,
 }
 
+const OPEN: NonZeroUsize = NonZeroUsize::MIN.saturating_add(Waits::OPEN - 1);
+
 /// What a row can be of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum By {
@@ -77,7 +88,8 @@ pub enum UsageFormat {
 
 /// What the numbers mean, and what scripts need to know.
 const HELP: &str = "\
-The numbers of a row: calls; how many of them are estimated, that is not exact; tokens of input and output; cached (of the input) and \
+The numbers of a row: calls; how many of them are estimated, that is reported and not exact; how many unsettled, that is not reported; \
+tokens of input and output; cached (of the input) and \
 reasoning (of the output); total, which is what the calls cost. Corrections are in the sums, so a number can be negative where a call is \
 outside of --since and --until and its correction is inside.
 

@@ -116,7 +116,7 @@ impl Deciding<'_> {
             return Ok(0);
         }
         let most = self.gate.settings.bounds.answer;
-        let prompt = self.gate.forecasts.prompt(self.model(), body_length(scope));
+        let prompt = self.gate.forecasts.prompt(self.evidence.model, body_length(scope));
         let used = Used::split(expected.want, prompt).at_most(most);
         let model = self.evidence.permit.model.as_deref().unwrap_or_default();
         let tokens = cost.tokens(&used, model);

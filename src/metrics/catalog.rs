@@ -14,6 +14,8 @@ const USAGE: (&str, &str) = (
     "usage",
     "`total`, `input`, `output`, `cached`, `reasoning`; `estimated`, of answers that said no usage; `corrected`, estimated ones that a later report took the place of",
 );
+const CHANNEL: (&str, &str) =
+    ("channel", "`access_log` (Envoy's access log), `rate_limit` (a call in the domain `tiergate.report`)");
 const LIMIT: (&str, &str) = ("limit", "its name in the policy; `other` for those beyond 1,000");
 const POLICY: (&str, &str) = ("policy", "`namespace/name`");
 const VERDICT: (&str, &str) = ("verdict", "`exceeds`, `fits`");
@@ -193,12 +195,21 @@ pub const FAMILIES: &[Description] = &[
     counter(
         "tiergate_usage_reports",
         "reports",
-        &[(
-            "result",
-            "`conflicting` (a second one that says another number), `duplicate`, `estimated` (charged by its bytes, or by what was counted so far), `late` (after --settle-within), `no_usage` (free), `refused` (unreadable), `settled`, `unknown` (of another process, or forged)",
-        )],
-        "Usage reports, by what became of them",
+        &[
+            CHANNEL,
+            (
+                "result",
+                "`conflicting` (a second one that says another number), `duplicate`, `estimated` (charged by its bytes, or by what was counted so far), `late` (after --settle-within), `no_usage` (free), `refused` (unreadable), `settled`, `unknown` (of another process, or forged)",
+            ),
+        ],
+        "Usage reports, by what they came over and what became of them",
         "far fewer `settled` than allowed requests: the gateway does not report, and token limits charge nothing; the share of `estimated`: answers carry no usage; `refused` above 0",
+    ),
+    histogram(
+        "tiergate_usage_settlement_delay_seconds",
+        &[],
+        "Time from the decision to the first report that settles its call; buckets from 0.1 s to 2 h",
+        "its rise without one of the time of answers: reports are late, and what was held too much comes back later",
     ),
     counter(
         "tiergate_access_log_passed",
@@ -224,7 +235,7 @@ pub const FAMILIES: &[Description] = &[
         "tiergate_usage_reports_awaited",
         "reservations",
         &[],
-        "Admitted requests of the last --max-call-time that no usage report has come for",
+        "Admitted requests of the last --max-call-time that no usage report has come for: the holds that are outstanding",
         "as many as were admitted: the gateway does not report",
     ),
     counter(
@@ -233,6 +244,13 @@ pub const FAMILIES: &[Description] = &[
         &[],
         "Admitted requests that no usage report has come for in --max-call-time; what they held stays charged",
         "above 0: reports are lost",
+    ),
+    counter(
+        "tiergate_channel_tokens",
+        "tokens",
+        &[CHANNEL, USAGE],
+        "Tokens reported, by what the report came over",
+        "the share that is estimated, `estimated` less `corrected`, of that and `total`: answers carry no usage, or a reader cannot read it",
     ),
     counter(
         "tiergate_usage_tokens",
@@ -254,6 +272,13 @@ pub const FAMILIES: &[Description] = &[
         &[("result", "`dropped` (no room to wait), `failed` (the file could not be written until the end), `written`")],
         "Lines of the usage log (--usage-log), by what became of them",
         "`dropped` or `failed` above 0: calls are missing in the log, though they were charged to their limits",
+    ),
+    counter(
+        "tiergate_usage_log_forgotten",
+        "calls",
+        &[],
+        "Calls that there was no room to remember while no report had come (--max-open-calls); those that nobody reports have no line",
+        "above 0: reports are lost, or more calls run at once than expected",
     ),
     gauge(
         "tiergate_usage_log_failing",

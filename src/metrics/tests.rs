@@ -13,7 +13,7 @@ use crate::problem::Place;
 use crate::rules::LimitKind;
 use crate::test_util::{Call, compile_files, demo, gate, options, settings, token};
 use crate::tier::TierTable;
-use crate::usage::{Charged, Forecast, ModelId, Reservation, Sealer, Settlement, Terms, Usage};
+use crate::usage::{Channel, Charged, Forecast, ModelId, Reservation, Sealer, Settlement, Terms, Usage};
 
 /// The page without its numbers.
 fn series(metrics: &Metrics) -> Vec<String> {
@@ -133,7 +133,9 @@ fn the_order_of_series_stays() {
 #[tokio::test]
 async fn a_tier_that_is_renamed_a_thousand_times_has_the_series_of_one() {
     let (metrics, gate) = (Metrics::new(), gate(compile_files(&demo(), &options()), settings()));
-    let settled = |tier: &str| metrics.usage.reported(&Settlement::Settled(5).into(), &USAGE, Some(&of_tier(tier)));
+    let settled = |tier: &str| {
+        metrics.usage.reported(Channel::RateLimit, &Settlement::Settled(5).into(), &USAGE, Some(&of_tier(tier)))
+    };
     let call = Call::chat("qwen3").bearer(&token("premium", "jland-78028f6d"));
     let mut decision = call.on(&gate, Nanos(0)).await;
     assert!(decision.outcome.is_ok() && decision.evidence.limits.len() == 2);
@@ -168,7 +170,7 @@ async fn a_service_that_answers_a_thousand_tiers_makes_series_of_those_that_limi
     for tier in (0..1_000).map(|number| format!("tier-{number}")).chain(["premium".to_owned()]) {
         decision.evidence.tier = Some(Arc::from(&*tier));
         metrics.decided(&decision, Duration::ZERO);
-        metrics.usage.reported(&Settlement::Settled(5).into(), &usage, Some(&of_tier(&tier)));
+        metrics.usage.reported(Channel::RateLimit, &Settlement::Settled(5).into(), &usage, Some(&of_tier(&tier)));
     }
     let limits =
         |tier: &str, kind: &str, count: u32| format!("{{kind=\"{kind}\",tier=\"{tier}\",verdict=\"fits\"}} {count}");
@@ -204,7 +206,7 @@ async fn decisions_and_tokens_are_told_by_model_and_by_limit() {
     metrics.decided(&Call::chat("qwen3").on(&gate, Nanos(0)).await, Duration::ZERO);
     assert_eq!(reservations.len(), 2);
     for sealed in &reservations {
-        metrics.usage.reported(&five(), &USAGE, gate.sealer.open(sealed).as_ref());
+        metrics.usage.reported(Channel::RateLimit, &five(), &USAGE, gate.sealer.open(sealed).as_ref());
     }
     let model = |model: &str, namespace: &str, outcome: &str, count: u32| {
         format!("{{model=\"{model}\",namespace=\"{namespace}\",outcome=\"{outcome}\"}} {count}")
@@ -226,7 +228,7 @@ async fn decisions_and_tokens_are_told_by_model_and_by_limit() {
     assert!(charged.len() == 1 && charged[0].contains("premium") && charged[0].ends_with(" 10"), "{charged:?}");
     // What is gone has no series, and what comes late for it is among the others.
     metrics.published(&Policy::default(), &[]);
-    metrics.usage.reported(&five(), &USAGE, gate.sealer.open(&reservations[0]).as_ref());
+    metrics.usage.reported(Channel::RateLimit, &five(), &USAGE, gate.sealer.open(&reservations[0]).as_ref());
     assert_eq!(counted(&metrics, "tiergate_limit_tokens_total"), [r#"{limit="other",policy=""} 5"#]);
     assert_eq!(counted(&metrics, "tiergate_model_tokens_total{model=\"qwen3\""), <[String; 0]>::default());
     let other = counted(&metrics, "tiergate_model_tokens_total{model=\"other\",namespace=\"\",usage=\"total\"}");
@@ -266,7 +268,7 @@ fn the_tokens_of_a_limit_that_counts_for_each_route_are_told_by_its_name() {
     for cell in &cells {
         let of = crate::limit::Hold { account, cell: *cell, held: 0, mark: Micros(0) };
         let holds = smallvec![crate::usage::Hold { kind: LimitKind::Tokens, shadow: false, of }];
-        metrics.usage.reported(&five(), &USAGE, Some(&Reservation { holds, ..of_tier("") }));
+        metrics.usage.reported(Channel::RateLimit, &five(), &USAGE, Some(&Reservation { holds, ..of_tier("") }));
     }
     let charged = counted(&metrics, "tiergate_limit_tokens_total");
     assert!(charged.len() == 1 && charged[0].ends_with(&format!("}} {}", 5 * cells.len())), "{charged:?}");
@@ -290,6 +292,7 @@ async fn nothing_that_ten_thousand_callers_send_makes_a_series() {
         let model = ModelId::of(&format!("llm/model-{number}"));
         let terms = Terms { tier: "gone", model, ..Terms::default() };
         metrics.usage.reported(
+            Channel::RateLimit,
             &Settlement::Settled(1).into(),
             &USAGE,
             sealer.open(&sealer.seal(&terms, Micros(0))).as_ref(),

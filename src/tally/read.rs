@@ -34,6 +34,8 @@ pub(super) struct Entry<'l> {
     pub(super) quality: Quality,
     #[serde(default)]
     pub(super) correction: bool,
+    #[serde(default)]
+    pub(super) corrects: Option<Quality>,
 }
 
 /// No line that tiergate writes is longer, in bytes.

@@ -28,8 +28,10 @@ pub(super) struct Tally {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub(super) struct Sums {
     pub(super) calls: i64,
-    /// Those of the calls that are not exact.
+    /// Those of the calls that are not exact, though they were reported.
     pub(super) estimated: i64,
+    /// Those that nobody has reported.
+    pub(super) unsettled: i64,
     pub(super) input: i128,
     pub(super) output: i128,
     pub(super) cached: i128,
@@ -127,16 +129,13 @@ fn time(seconds: u64, format: &str) -> Cow<'static, str> {
 impl Sums {
     fn add(&mut self, entry: &Entry<'_>) {
         let number = |number: Option<i64>| i128::from(number.unwrap_or(0));
-        let is_exact = entry.quality == Quality::Final;
-        // A correction is no call. One that is exact makes an estimated call an exact one.
-        let (calls, estimated) = match (entry.correction, is_exact) {
-            (false, true) => (1, 0),
-            (false, false) => (1, 1),
-            (true, true) => (0, -1),
-            (true, false) => (0, 0),
-        };
-        self.calls += calls;
-        self.estimated += estimated;
+        // A correction is no call: it makes what was a call of one quality one of another.
+        match (entry.correction, entry.corrects) {
+            (false, _) => self.calls += 1,
+            (true, Some(before)) => self.count(before, -1),
+            (true, None) => self.count(Quality::Estimate, -1),
+        }
+        self.count(entry.quality, 1);
         self.input += number(entry.input);
         self.output += number(entry.output);
         self.cached += number(entry.cached);
@@ -144,13 +143,23 @@ impl Sums {
         self.total += i128::from(entry.total);
     }
 
+    /// Counts so many more calls that are of this quality.
+    fn count(&mut self, quality: Quality, calls: i64) {
+        match quality {
+            Quality::Unsettled => self.unsettled += calls,
+            Quality::Estimate | Quality::Counted => self.estimated += calls,
+            Quality::Final => {}
+        }
+    }
+
     /// The names of the columns.
-    pub(super) const NAMES: [&str; 7] = ["calls", "estimated", "input", "output", "cached", "reasoning", "total"];
+    pub(super) const NAMES: [&str; 8] =
+        ["calls", "estimated", "unsettled", "input", "output", "cached", "reasoning", "total"];
 
     /// The numbers, in the order of [`Sums::NAMES`].
-    pub(super) fn numbers(&self) -> [i128; 7] {
-        let Sums { calls, estimated, input, output, cached, reasoning, total } = *self;
-        [calls.into(), estimated.into(), input, output, cached, reasoning, total]
+    pub(super) fn numbers(&self) -> [i128; 8] {
+        let Sums { calls, estimated, unsettled, input, output, cached, reasoning, total } = *self;
+        [calls.into(), estimated.into(), unsettled.into(), input, output, cached, reasoning, total]
     }
 }
 

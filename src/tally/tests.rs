@@ -57,15 +57,26 @@ fn corrections_are_in_the_sums_and_are_no_calls() {
     let estimate = Line { input: None, output: None, quality: Quality::Estimate, ..line("ann", 100) };
     let correction = Line { input: Some(20), output: Some(40), total: -40, correction: true, ..line("ann", 0) };
     let unsettled = Line { quality: Quality::Unsettled, ..line("bob", 9) };
-    let better = Line { quality: Quality::Counted, correction: true, ..line("bob", -1) };
-    let out = of(&text(&[estimate, line("bob", 8), correction, unsettled, better]), &[]);
+    let better = |quality| {
+        let corrects = Some(Quality::Unsettled);
+        Line { quality, input: None, output: None, correction: true, corrects, ..line("bob", -1) }
+    };
+    let counted = better(Quality::Counted);
+    let last = Line { corrects: None, ..better(Quality::Final) };
+    let unsettled = Line { input: None, output: None, ..unsettled };
+    let lines = [estimate, line("bob", 8), correction, unsettled.clone(), counted, unsettled.clone(), unsettled];
+    let out = of(&text(&lines), &[]);
     let expected = "\
-user   calls  estimated  input  output  cached  reasoning  total
-ann        1          0     20      40       0          0     60
-bob        2          1      8       8       0          0     16
-(all)      3          1     28      48       0          0     76
+user   calls  estimated  unsettled  input  output  cached  reasoning  total
+ann        1          0          0     20      40       0          0     60
+bob        4          1          2      4       4       0          0     34
+(all)      5          1          2     24      44       0          0     94
 ";
     assert_eq!(out, expected);
+    // A call that was unsettled, and is estimated, becomes exact; and one at once.
+    let all = [&lines[..], &[last, better(Quality::Final)]].concat();
+    let out = of(&text(&all), &["--format", "csv"]);
+    assert_eq!(out.lines().nth(2), Some("bob,4,0,1,4,4,0,0,32"));
 }
 
 #[test]
@@ -79,21 +90,21 @@ fn rows_are_of_what_is_asked_for() {
     ];
     let rows = |by: &str| {
         let out = of(&text(&lines), &["--by", by, "--format", "csv"]);
-        let short = |line: &str| line.replace("calls,estimated,input,output,cached,reasoning,", "");
+        let short = |line: &str| line.replace("calls,estimated,unsettled,input,output,cached,reasoning,", "");
         out.lines().map(short).collect::<Vec<_>>().join(" | ")
     };
     for (by, expected) in [
-        ("user", "user,total | ann,2,0,1,2,0,0,3 | bob,2,0,6,6,0,0,12"),
-        ("tier", "tier,total | ,1,0,4,4,0,0,8 | free,3,0,3,4,0,0,7"),
-        ("namespace,model", "namespace,model,total | llm,granite,1,0,1,1,0,0,2 | llm,qwen3,3,0,6,7,0,0,13"),
+        ("user", "user,total | ann,2,0,0,1,2,0,0,3 | bob,2,0,0,6,6,0,0,12"),
+        ("tier", "tier,total | ,1,0,0,4,4,0,0,8 | free,3,0,0,3,4,0,0,7"),
+        ("namespace,model", "namespace,model,total | llm,granite,1,0,0,1,1,0,0,2 | llm,qwen3,3,0,0,6,7,0,0,13"),
         (
             "month,user",
-            "month,user,total | 2027-01,ann,2,0,1,2,0,0,3 | 2027-01,bob,1,0,2,2,0,0,4 | 2027-02,bob,1,0,4,4,0,0,8",
+            "month,user,total | 2027-01,ann,2,0,0,1,2,0,0,3 | 2027-01,bob,1,0,0,2,2,0,0,4 | 2027-02,bob,1,0,0,4,4,0,0,8",
         ),
-        ("day", "day,total | 2027-01-15,2,0,1,2,0,0,3 | 2027-01-16,1,0,2,2,0,0,4 | 2027-02-04,1,0,4,4,0,0,8"),
+        ("day", "day,total | 2027-01-15,2,0,0,1,2,0,0,3 | 2027-01-16,1,0,0,2,2,0,0,4 | 2027-02-04,1,0,0,4,4,0,0,8"),
         (
             "hour,hour",
-            "hour,total | 2027-01-15T08:00Z,1,0,0,1,0,0,1 | 2027-01-15T09:00Z,1,0,1,1,0,0,2 | 2027-01-16T14:00Z,1,0,2,2,0,0,4 | 2027-02-04T08:00Z,1,0,4,4,0,0,8",
+            "hour,total | 2027-01-15T08:00Z,1,0,0,0,1,0,0,1 | 2027-01-15T09:00Z,1,0,0,1,1,0,0,2 | 2027-01-16T14:00Z,1,0,0,2,2,0,0,4 | 2027-02-04T08:00Z,1,0,0,4,4,0,0,8",
         ),
     ] {
         assert_eq!(rows(by), expected, "{by}");
@@ -226,7 +237,7 @@ fn files_that_cannot_be_read_are_told() {
     std::os::unix::fs::symlink("/nonexistent", folder.path("u.log.2")).unwrap();
     let (ended, out, err) = usage(&[log], &["--format", "csv"]);
     assert_eq!(ended, Ok(false));
-    assert!(out.contains("ann,1,0,0,1,0,0,1"), "{out}");
+    assert!(out.contains("ann,1,0,0,0,1,0,0,1"), "{out}");
     assert!(err.contains("u.log.1.gz: not read: it is compressed: `zcat FILE | tiergate usage -` reads it\n"), "{err}");
     assert!(err.contains("u.log.2: not read: No such file or directory"), "{err}");
     assert!(err.ends_with("not read: 2 files, 0 lines\n"), "{err}");
@@ -240,7 +251,7 @@ fn sums_are_right_beyond_what_a_line_can_hold() {
     let largest = text(&[line("ann", i64::MAX)]).repeat(4);
     let out = of(&largest, &["--format", "csv"]);
     let (half, all) = (4 * i128::from(i64::MAX / 2), 4 * i128::from(i64::MAX));
-    assert_eq!(out.lines().nth(1).unwrap(), format!("ann,4,0,{half},{},0,0,{all}", all - half));
+    assert_eq!(out.lines().nth(1).unwrap(), format!("ann,4,0,0,{half},{},0,0,{all}", all - half));
     let page = of(&largest, &["--format", "json"]);
     assert!(page.contains(&format!("\"total\": {all}")), "{page}");
     // The smallest is one more from 0.
@@ -266,7 +277,8 @@ fn no_name_is_a_formula_or_breaks_a_row() {
         (" a", "\" a\""),
     ] {
         let out = of(&text(&[line(name, 1)]), &["--format", "csv"]);
-        let expected = format!("user,calls,estimated,input,output,cached,reasoning,total\n{cell},1,0,0,1,0,0,1\n");
+        let expected =
+            format!("user,calls,estimated,unsettled,input,output,cached,reasoning,total\n{cell},1,0,0,0,1,0,0,1\n");
         assert_eq!(out, expected);
     }
 }

@@ -2,9 +2,10 @@
 //!
 //! A request never waits for it. Lines go through a bounded queue to a thread of their own, which writes those that have come
 //! together; what does not fit into the queue is counted, and told in the log. While the file cannot be written, it is tried
-//! again each second.
+//! again each second. A line that is not exact waits a little for a better report of its call, that both be one line.
 
 mod file;
+mod grace;
 mod line;
 mod metrics;
 mod name;
@@ -20,13 +21,16 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-pub use self::file::Options;
+pub use self::file::{Options, Waits};
 pub use self::line::{Line, Quality, rfc3339, timestamp};
 pub use self::metrics::LedgerMetrics;
 pub use self::name::suffix;
 
 use self::file::LogFile;
+use self::grace::Grace;
 use self::writer::{Asked, Message, Writer, now};
+use super::outstanding::Outstanding;
+use crate::clock::Nanos;
 use crate::throttle::Throttle;
 
 /// So many lines wait for the thread, of some 500 bytes each: seconds of the busiest gateway.
@@ -39,6 +43,8 @@ pub struct Ledger {
     thread: Thread,
     ended: Mutex<Receiver<()>>,
     metrics: LedgerMetrics,
+    waits: Waits,
+    grace: Grace,
     /// Lines that there was no room for.
     dropped: Mutex<Throttle>,
 }
@@ -74,6 +80,8 @@ impl Ledger {
         let (queue, lines) = mpsc::sync_channel(lines);
         let (end, ended) = mpsc::channel();
         let asked = Arc::<Asked>::default();
+        let waits = file.waits();
+        let grace = Grace::new(waits.grace);
         let writer = Writer {
             queue: lines,
             file,
@@ -84,7 +92,7 @@ impl Ledger {
             told: None,
         };
         let (ended, dropped) = (Mutex::new(ended), Mutex::default());
-        (Ledger { queue, asked, thread: thread::current(), ended, metrics, dropped }, writer)
+        (Ledger { queue, asked, thread: thread::current(), ended, metrics, waits, grace, dropped }, writer)
     }
 
     /// Has `line` written soon. Where there is no room for it, it is dropped and counted.
@@ -98,6 +106,23 @@ impl Ledger {
         }
     }
 
+    /// Has a line of the call with that serial number written: soon if it is exact, else when it has waited long enough for a line
+    /// that corrects it, as one with that.
+    pub fn settle(&self, serial: u64, line: Line, now: Nanos) {
+        self.grace.take(serial, line, now).into_iter().for_each(|line| self.write(line));
+    }
+
+    /// Has what has waited long enough written. To be called about once a second.
+    pub fn write_due(&self, now: Nanos) {
+        self.grace.due(now).into_iter().for_each(|line| self.write(line));
+    }
+
+    /// Room for the calls that have no report yet, of which no line can be written.
+    #[must_use]
+    pub(super) fn outstanding(&self) -> Outstanding {
+        Outstanding::new(self.waits.open, self.metrics.forgotten.clone())
+    }
+
     /// Has the file opened anew: what is at its path by then, or a new one.
     pub fn reopen(&self) {
         self.asked.to_reopen.store(true, Ordering::Release);
@@ -106,6 +131,7 @@ impl Ledger {
 
     /// Writes what waits, and ends: whether it did within `patience`. What is written after that is dropped.
     pub fn close(&self, patience: Duration) -> bool {
+        self.grace.end().into_iter().for_each(|line| self.write(line));
         self.asked.to_end.store(true, Ordering::Release);
         self.wake();
         let ended = self.ended.lock().recv_timeout(patience).is_ok();
@@ -125,6 +151,7 @@ impl Ledger {
 /// The thread writes what it can, and ends.
 impl Drop for Ledger {
     fn drop(&mut self) {
+        self.grace.end().into_iter().for_each(|line| self.write(line));
         self.asked.to_end.store(true, Ordering::Release);
         self.wake();
     }

@@ -1,20 +1,23 @@
-//! What is counted of usage reports: what became of them, and the tokens that they charge, by tier, model and limit.
+//! What is counted of usage reports: what became of them, how late they come, and the tokens that they charge, by channel, tier, model
+//! and limit.
 //!
 //! Series of what a policy names are made when it is published, and dropped when it no longer names them. While reports are
-//! taken they are only looked up: no lock, and nothing that a report says makes one.
+//! taken they are only looked up, and nothing that a report says makes one.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ptr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use hashbrown::HashMap;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
 use smallvec::SmallVec;
 
-use super::{Charged, ModelId, Reservation, Settlement, Usage};
+use super::{Channel, Charged, ModelId, Reservation, Settlement, Usage};
 use crate::family::{Family, Registry, register};
 use crate::limit::CellId;
 use crate::rules::LimitKind;
@@ -22,11 +25,13 @@ use crate::rules::LimitKind;
 /// Counts usage reports and their tokens. Clones share it.
 #[derive(Clone, Debug)]
 pub struct UsageMetrics {
-    reports: Family<ResultLabel, Counter>,
+    reports: Family<ReportLabels, Counter>,
     corrections: Family<CorrectionLabel, Counter>,
     awaited: Gauge,
     unsettled: Counter,
+    delay: Histogram,
     passed: Family<EntryLabel, Counter>,
+    channels: Channels,
     tokens: Families,
     series: Arc<ArcSwap<Series>>,
 }
@@ -67,6 +72,13 @@ pub(crate) struct Named {
     pub(crate) cells: HashMap<CellId, Arc<str>>,
 }
 
+/// The family by channel, and its series: one for each of [`Channel::ALL`], in that order.
+#[derive(Clone, Debug)]
+struct Channels {
+    family: Family<ChannelLabels, Counter>,
+    series: Vec<Tokens>,
+}
+
 /// The families that have series of what a policy names.
 #[derive(Clone, Debug, Default)]
 struct Families {
@@ -93,7 +105,8 @@ struct Series {
 type Tokens = [Counter; KINDS.len()];
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
-struct ResultLabel {
+struct ReportLabels {
+    channel: &'static str,
     result: &'static str,
 }
 
@@ -105,6 +118,12 @@ struct CorrectionLabel {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
 struct EntryLabel {
     entry: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
+struct ChannelLabels {
+    channel: &'static str,
+    usage: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
@@ -128,6 +147,8 @@ struct LimitLabels {
 
 /// The label `usage` of tokens.
 const KINDS: [&str; 7] = ["total", "input", "output", "cached", "reasoning", "estimated", "corrected"];
+/// The ends of the buckets of delays, in seconds: from a short answer to a stream of hours.
+const DELAYS: [f64; 14] = [0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 900.0, 1_800.0, 3_600.0, 7_200.0];
 /// The result of a report that nobody can read.
 const REFUSED: &str = "refused";
 /// The label of what is not named.
@@ -139,14 +160,34 @@ pub(crate) fn policy_and_limit(name: &str) -> (&str, &str) {
     slash.and_then(|at| Some((name.get(..at)?, name.get(at + 1..)?))).unwrap_or(("", name))
 }
 
+/// The tokens of a report, of each of [`KINDS`]; `None` if it was not charged.
+fn numbers(usage: &Usage, Charged { settlement, before, .. }: &Charged) -> Option<[Option<u64>; KINDS.len()]> {
+    // What an estimate says of its parts is taken from the report that corrects it.
+    let (usage, estimated) = match settlement {
+        Settlement::Settled(_) => (*usage, None),
+        Settlement::Estimated(tokens) => (Usage::default(), Some(*tokens)),
+        Settlement::NoUsage if before.is_some() => (Usage::default(), None),
+        _ => return None,
+    };
+    Some([usage.tokens(), usage.input, usage.output, usage.cached, usage.reasoning, estimated, *before])
+}
+
+fn count(tokens: &Tokens, numbers: [Option<u64>; KINDS.len()]) {
+    for (counter, number) in tokens.iter().zip(numbers) {
+        number.map(|number| counter.inc_by(number));
+    }
+}
+
 // === impl UsageMetrics ===
 
 impl Default for UsageMetrics {
     fn default() -> Self {
         let (reports, corrections, passed) = (Family::default(), Family::default(), Family::default());
         // Counters are there from the start, so that a rate over them has a beginning.
-        for result in Settlement::ALL.map(Settlement::as_str).into_iter().chain([REFUSED]) {
-            reports.get(&ResultLabel { result });
+        for channel in Channel::ALL.iter().map(|channel| channel.as_str()) {
+            for result in Settlement::ALL.map(Settlement::as_str).into_iter().chain([REFUSED]) {
+                reports.get(&ReportLabels { channel, result });
+            }
         }
         for correction in Correction::ALL {
             corrections.get(&CorrectionLabel { what: correction.as_str() });
@@ -154,10 +195,10 @@ impl Default for UsageMetrics {
         for entry in Passed::ALL {
             passed.get(&EntryLabel { entry: entry.as_str() });
         }
-        let tokens = Families::default();
+        let (tokens, channels) = (Families::default(), Channels::default());
         let series = Arc::new(ArcSwap::from_pointee(tokens.of(&Named::default())));
-        let (awaited, unsettled) = (Gauge::default(), Counter::default());
-        UsageMetrics { reports, corrections, passed, awaited, unsettled, tokens, series }
+        let (awaited, unsettled, delay) = (Gauge::default(), Counter::default(), Histogram::new(DELAYS));
+        UsageMetrics { reports, corrections, passed, awaited, unsettled, delay, channels, tokens, series }
     }
 }
 
@@ -168,7 +209,9 @@ impl UsageMetrics {
         register(registry, "tiergate_usage_corrections", self.corrections.clone());
         register(registry, "tiergate_usage_reports_awaited", self.awaited.clone());
         register(registry, "tiergate_usage_unsettled", self.unsettled.clone());
+        register(registry, "tiergate_usage_settlement_delay_seconds", self.delay.clone());
         register(registry, "tiergate_access_log_passed", self.passed.clone());
+        register(registry, "tiergate_channel_tokens", self.channels.family.clone());
         register(registry, "tiergate_usage_tokens", self.tokens.tiers.clone());
         register(registry, "tiergate_model_tokens", self.tokens.models.clone());
         register(registry, "tiergate_limit_tokens", self.tokens.limits.clone());
@@ -181,8 +224,13 @@ impl UsageMetrics {
     }
 
     /// Counts a report that nobody can read.
-    pub(super) fn refused(&self) {
-        self.reports.get(&ResultLabel { result: REFUSED }).inc();
+    pub(super) fn refused(&self, channel: Channel) {
+        self.reports.get(&ReportLabels { channel: channel.as_str(), result: REFUSED }).inc();
+    }
+
+    /// Notes how long after its Check a call was settled first.
+    pub(super) fn settled_after(&self, delay: Duration) {
+        self.delay.observe(delay.as_secs_f64());
     }
 
     /// So many reservations have no report yet.
@@ -215,16 +263,42 @@ impl UsageMetrics {
         charges
     }
 
+    /// What a reservation holds of token limits, each as `namespace/policy/limit`, as far as a policy still names them; of several rates
+    /// of one limit the most.
+    pub(super) fn holds_of(&self, reservation: &Reservation) -> BTreeMap<Arc<str>, u64> {
+        let series = self.series.load();
+        let mut holds = BTreeMap::new();
+        for hold in reservation.holds.iter().filter(|hold| hold.kind == LimitKind::Tokens) {
+            if let Some((name, _)) = series.cells.get(&hold.of.cell) {
+                let most = holds.entry(Arc::clone(name)).or_default();
+                *most = hold.of.held.max(*most);
+            }
+        }
+        holds
+    }
+
     /// Counts an entry of an access log that is no report.
     pub(super) fn passed(&self, entry: Passed) {
         self.passed.get(&EntryLabel { entry: entry.as_str() }).inc();
     }
 
     /// Counts a report; and its tokens, if they were charged to the `reservation` that it carried.
-    pub(crate) fn reported(&self, charged: &Charged, usage: &Usage, reservation: Option<&Reservation>) {
-        self.reports.get(&ResultLabel { result: charged.settlement.as_str() }).inc();
-        if let Some(reservation) = reservation {
-            self.series.load().settled(reservation, usage, charged);
+    pub(crate) fn reported(
+        &self,
+        channel: Channel,
+        charged: &Charged,
+        usage: &Usage,
+        reservation: Option<&Reservation>,
+    ) {
+        self.reports.get(&ReportLabels { channel: channel.as_str(), result: charged.settlement.as_str() }).inc();
+        if let Some(reservation) = reservation
+            && let Some(numbers) = numbers(usage, charged)
+        {
+            let series = self.series.load();
+            for tokens in self.channels.of(channel).into_iter().chain(series.of_call(reservation)) {
+                count(tokens, numbers);
+            }
+            series.charged(reservation, &charged.charges);
         }
     }
 }
@@ -261,6 +335,24 @@ impl Passed {
             Passed::Interim => "interim",
             Passed::Tcp => "tcp",
         }
+    }
+}
+
+// === impl Channels ===
+
+impl Default for Channels {
+    fn default() -> Self {
+        let family = Family::default();
+        let of = |channel: &Channel| KINDS.map(|usage| family.get(&ChannelLabels { channel: channel.as_str(), usage }));
+        let series = Channel::ALL.iter().map(of).collect();
+        Channels { family, series }
+    }
+}
+
+impl Channels {
+    fn of(&self, channel: Channel) -> Option<&Tokens> {
+        let at = Channel::ALL.iter().position(|known| *known == channel)?;
+        self.series.get(at)
     }
 }
 
@@ -317,22 +409,13 @@ impl Families {
 // === impl Series ===
 
 impl Series {
-    /// Counts the tokens of a report that was charged.
-    fn settled(&self, reservation: &Reservation, usage: &Usage, charged: &Charged) {
-        let Charged { settlement, before, ref charges, .. } = *charged;
-        // What an estimate says of its parts is taken from the report that corrects it.
-        let (usage, estimated) = match settlement {
-            Settlement::Settled(_) => (*usage, None),
-            Settlement::Estimated(tokens) => (Usage::default(), Some(tokens)),
-            Settlement::NoUsage if before.is_some() => (Usage::default(), None),
-            _ => return,
-        };
-        let numbers = [usage.tokens(), usage.input, usage.output, usage.cached, usage.reasoning, estimated, before];
-        for tokens in [self.tier(&reservation.tier), self.model(reservation.model)] {
-            for (counter, number) in tokens.iter().zip(numbers) {
-                number.map(|number| counter.inc_by(number));
-            }
-        }
+    /// By what a call's tokens are counted.
+    fn of_call(&self, reservation: &Reservation) -> [&Tokens; 2] {
+        [self.tier(&reservation.tier), self.model(reservation.model)]
+    }
+
+    /// Counts what was charged to limits.
+    fn charged(&self, reservation: &Reservation, charges: &[i64]) {
         // A limit of several rates is charged once in each.
         let mut counted: SmallVec<[&Counter; 4]> = SmallVec::new();
         let charges = reservation.holds.iter().zip(charges);

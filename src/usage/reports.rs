@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -46,9 +46,18 @@ impl Reports {
         Reports { sealer, limits, settlements, metrics, ledger: None, throttle, waited_for }
     }
 
-    /// Counts the reservations that no report has come for, and as unsettled those of calls that cannot run any more. To be called
-    /// about once a second.
+    /// Counts the reservations that no report has come for, and as unsettled those of calls that cannot run any more, and has the lines
+    /// written that were waited with. To be called about once a second.
     pub fn count_silent(&self, now: Nanos) {
+        let first = self.count_waited_for(now);
+        if let Some(ledger) = &self.ledger {
+            self.write_unsettled(ledger, first, now);
+            ledger.write_due(now);
+        }
+    }
+
+    /// Counts them; the first reservation whose report is waited for still.
+    fn count_waited_for(&self, now: Nanos) -> u64 {
         let mut waited_for = self.waited_for.lock();
         let (instance, made) = (self.sealer.instance(), self.sealer.made());
         waited_for.made.push_back((now, made));
@@ -60,11 +69,27 @@ impl Reports {
             waited_for.made.pop_front();
         }
         self.metrics.open(self.limits.silent(instance, waited_for.first, made));
+        waited_for.first
+    }
+
+    /// Has lines written of the calls before `first` that nobody has reported.
+    fn write_unsettled(&self, ledger: &Ledger, first: u64, now: Nanos) {
+        let Some(outstanding) = self.sealer.outstanding() else { return };
+        for sealed in outstanding.expire(first, now, self.settlements.bounds.settle_within) {
+            if let Some(reservation) = self.sealer.open(&sealed) {
+                ledger.write(self.unsettled(&reservation, now));
+            }
+        }
+    }
+
+    fn unsettled(&self, reservation: &Reservation, now: Nanos) -> Line {
+        Line::unsettled(reservation, &self.metrics.holds_of(reservation), self.limits.time(now))
     }
 
     /// Has `ledger` write down what is settled.
     #[must_use]
     pub fn written_by(self, ledger: Arc<Ledger>) -> Self {
+        self.sealer.remember_in(ledger.outstanding());
         Reports { ledger: Some(ledger), ..self }
     }
 
@@ -72,18 +97,25 @@ impl Reports {
     pub async fn take(&self, sealed: &str, report: &Report, channel: Channel, now: Nanos) -> Charged {
         let Some(reservation) = self.sealer.open(sealed) else {
             let unknown = Settlement::Unknown.into();
-            self.metrics.reported(&unknown, &report.usage, None);
+            self.metrics.reported(channel, &unknown, &report.usage, None);
             self.warn(channel, |reports, channel| {
                 tracing::warn!(reports, channel, "usage reports carry reservations that this process did not make")
             });
             return unknown;
         };
         let charged = self.settlements.settle(&self.limits, &reservation, report, now).await;
-        self.metrics.reported(&charged, &report.usage, Some(&reservation));
-        if let Some(ledger) = &self.ledger {
-            let line = Line::settled(&reservation, report, &charged, self.limits.time(now));
-            line.into_iter()
-                .for_each(|line| ledger.write(line.of(channel, self.metrics.charges_of(&reservation, &charged))));
+        self.metrics.reported(channel, &charged, &report.usage, Some(&reservation));
+        if charged.is_first() {
+            let delay = self.limits.time(now).0.saturating_sub(reservation.minted.0);
+            self.metrics.settled_after(Duration::from_micros(delay));
+        }
+        if let Some(ledger) = &self.ledger
+            && let Some(line) = Line::settled(&reservation, report, &charged, self.limits.time(now))
+        {
+            let line = line.of(channel, self.metrics.charges_of(&reservation, &charged));
+            let has_line = self.sealer.outstanding().is_some_and(|outstanding| outstanding.settled(reservation.serial));
+            let line = if has_line { line.correcting(&self.unsettled(&reservation, now)) } else { line };
+            ledger.settle(reservation.serial, line, now);
         }
         self.tell_cuts(&charged, &reservation, channel);
         charged
@@ -91,7 +123,7 @@ impl Reports {
 
     /// Notes a report that nobody can read, and why.
     pub fn refuse(&self, channel: Channel, why: &str) {
-        self.metrics.refused();
+        self.metrics.refused(channel);
         self.warn(channel, |reports, channel| tracing::warn!(reports, channel, why, "usage reports are refused"));
     }
 
@@ -187,10 +219,10 @@ mod tests {
         reports.pass_over(Channel::RateLimit, "`total` is none");
         let page = shown();
         for line in [
-            "tiergate_usage_reports_total{result=\"settled\"} 1",
-            "tiergate_usage_reports_total{result=\"duplicate\"} 1",
-            "tiergate_usage_reports_total{result=\"unknown\"} 1",
-            "tiergate_usage_reports_total{result=\"refused\"} 1",
+            "tiergate_usage_reports_total{channel=\"rate_limit\",result=\"settled\"} 1",
+            "tiergate_usage_reports_total{channel=\"rate_limit\",result=\"duplicate\"} 1",
+            "tiergate_usage_reports_total{channel=\"rate_limit\",result=\"unknown\"} 1",
+            "tiergate_usage_reports_total{channel=\"rate_limit\",result=\"refused\"} 1",
             "tiergate_usage_corrections_total{what=\"answer\"} 1",
             "tiergate_usage_corrections_total{what=\"number\"} 1",
             "tiergate_usage_tokens_total{tier=\"\",usage=\"total\"} 1000000000",

@@ -4,8 +4,8 @@
 //! The sealed form is AES-256-GCM over a fixed layout, in URL-safe Base64. It travels through Envoy's dynamic metadata
 //! and comes back in the usage report. An answer of Check is to stay below 1,024 bytes, so the form is short.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use base64::Engine;
@@ -14,6 +14,7 @@ use siphasher::sip::SipHasher13;
 use smallvec::SmallVec;
 
 use super::Forecast;
+use super::outstanding::Outstanding;
 use crate::clock::Micros;
 use crate::hash::{self, Secret};
 use crate::limit::{self, AccountKey, CellId, Instance};
@@ -95,6 +96,8 @@ pub struct Sealer {
     /// Of this instance.
     key: LessSafeKey,
     next: AtomicU64,
+    /// Where what is sealed is remembered, if somebody asked for that.
+    outstanding: OnceLock<Outstanding>,
 }
 
 // === impl Sealer ===
@@ -113,7 +116,7 @@ impl Sealer {
         let instance = Instance(u64::from_be_bytes(hash::random()));
         #[expect(clippy::expect_used, reason = "the key's length is that of the algorithm, and this is start-up")]
         let key = key(secret, instance).expect("a 32 byte key must fit AES-256");
-        Sealer { secret: secret.clone(), instance, key, next: AtomicU64::new(0) }
+        Sealer { secret: secret.clone(), instance, key, next: AtomicU64::new(0), outstanding: OnceLock::new() }
     }
 
     /// A sealer whose reservations nobody else can read.
@@ -139,7 +142,25 @@ impl Sealer {
         sealed.extend_from_slice(tag.as_ref());
         sealed.extend_from_slice(&self.instance.0.to_be_bytes());
         sealed.extend_from_slice(&serial.to_be_bytes()[2..]);
-        URL_SAFE_NO_PAD.encode(&sealed)
+        let sealed = URL_SAFE_NO_PAD.encode(&sealed);
+        // Without names there is no usage log.
+        if terms.is_call
+            && terms.decision.is_some()
+            && let Some(outstanding) = self.outstanding.get()
+        {
+            outstanding.remember(serial, &sealed);
+        }
+        sealed
+    }
+
+    /// Has the calls that are sealed from now on remembered in `outstanding`; the first that was given stays.
+    pub(super) fn remember_in(&self, outstanding: Outstanding) {
+        let _ = self.outstanding.set(outstanding);
+    }
+
+    /// The calls that are remembered, if any are.
+    pub(super) fn outstanding(&self) -> Option<&Outstanding> {
+        self.outstanding.get()
     }
 
     /// Who seals.

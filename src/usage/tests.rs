@@ -1,3 +1,5 @@
+mod lines;
+
 use std::sync::Arc;
 
 use proptest::prelude::*;

@@ -66,10 +66,10 @@ async fn each_settled_call_has_a_line_when_the_process_has_ended() {
         );
         assert_ne!(taken(line, "route"), "");
     }
-    let estimate = taken(&mut lines[1], "total").as_i64().unwrap();
+    let estimate = taken(&mut lines[2], "total").as_i64().unwrap();
     assert!(estimate > 0, "no answer is free");
     let limit = "openshift-ingress/gateway-token-rate-limits/premium-user-tokens";
-    assert_eq!(taken(&mut lines[1], "charged"), json!({limit: estimate}));
+    assert_eq!(taken(&mut lines[2], "charged"), json!({limit: estimate}));
     let common = |more: Value| {
         let mut line = json!({
             "tier": "premium", "namespace": "llm", "model": "qwen3", "channel": "rate_limit",
@@ -81,8 +81,9 @@ async fn each_settled_call_has_a_line_when_the_process_has_ended() {
         common(json!({
             "input": 20, "output": 40, "cached": 5, "total": 60, "charged": {limit: 60}, "quality": "final", "status": 200
         })),
-        common(json!({"quality": "estimate", "status": 200})),
         common(json!({"total": 0, "charged": {limit: 0}, "quality": "final", "status": 503})),
+        // It has waited for a better report until the end.
+        common(json!({"quality": "estimate", "status": 200})),
     ];
     assert_eq!(lines, expected);
 }
@@ -186,6 +187,39 @@ async fn a_full_disk_is_told_and_stops_nothing() {
     assert_eq!(lost.unwrap()["lines"], 2);
 }
 
+/// Calls that nobody reports, and a report of one after that.
+#[tokio::test]
+async fn a_call_that_nobody_reports_has_a_line_after_the_call_time() {
+    let folder = Folder::new();
+    let path = folder.0.join("usage.log");
+    let tiergate = writing(&path, &["--max-call-time", "1s"]);
+    let connection = channel(&tiergate).await;
+    let good = format!("Bearer {}", premium());
+    let mut calls = Vec::new();
+    for _ in 0..2 {
+        let response = check(&connection, check_request(http("/llm/qwen3/v1/chat/completions", Some(&good)))).await;
+        calls.push(text(own(&response), "reservation").to_owned());
+    }
+    written(&tiergate, 2).await;
+    let late = report(vec![descriptor(&calls[1], Some("total"), Some(60))]);
+    RateLimitServiceClient::new(connection.clone()).should_rate_limit(late).await.unwrap();
+    written(&tiergate, 3).await;
+    assert_eq!(tiergate.metric("tiergate_usage_unsettled_total", "").await, 2);
+    let lines = lines(&path);
+    let [first, second] = [0, 1].map(|at: usize| lines[at]["total"].as_i64().unwrap());
+    assert!(first > 60 && second > 60, "{lines:?}");
+    let part = |line: &Value| ["quality", "total", "corrects", "channel"].map(|name| line[name].clone());
+    let unsettled = |held: i64| [json!("unsettled"), json!(held), Value::Null, json!("")];
+    let correction = lines[2]["total"].as_i64().unwrap();
+    assert!([60 - first, 60 - second].contains(&correction), "{lines:?}");
+    let corrected = [json!("final"), json!(correction), json!("unsettled"), json!("rate_limit")];
+    assert_eq!(lines.iter().map(part).collect::<Vec<_>>(), [unsettled(first), unsettled(second), corrected]);
+    let sums = support::run(support::tiergate(&["usage", "--by", "tier", "--format", "csv"]).arg(&path)).1;
+    assert!(sums.contains(&format!("premium,2,0,1,0,0,0,0,{}\n", first + second + correction)), "{sums}");
+    drop(connection);
+    stop(tiergate).await;
+}
+
 #[test]
 fn a_usage_log_that_cannot_be_opened_ends_the_start() {
     let (manifests, jwks) = (root("examples/manifests"), KEYS.0.join("jwks.json"));
@@ -209,9 +243,9 @@ async fn a_usage_log_is_summed_while_it_is_written() {
     let usage =
         |words: &[&str]| support::run(support::tiergate(&["usage"]).args(words).env("TIERGATE_USAGE_LOG", &path));
     let expected = "\
-tier     calls  estimated  input  output  cached  reasoning  total
-premium     10          0     55    1000       0         70   1055
-(all)       10          0     55    1000       0         70   1055
+tier     calls  estimated  unsettled  input  output  cached  reasoning  total
+premium     10          0          0     55    1000       0         70   1055
+(all)       10          0          0     55    1000       0         70   1055
 ";
     assert_eq!(usage(&["--by", "tier"]), (Some(0), expected.to_owned()));
     let files = std::fs::read_dir(&folder.0).unwrap().count();
@@ -224,13 +258,13 @@ premium     10          0     55    1000       0         70   1055
     let (code, printed) = usage(&["--by", "tier", "--format", "csv"]);
     let told = format!("usage.log:{}: not read: it is cut off", cut.lines().count());
     assert_eq!(code, Some(1), "{printed}");
-    assert!(printed.contains("premium,10,0,55,1000,0,70,1055\n") && printed.contains(&told), "{printed}");
+    assert!(printed.contains("premium,10,0,0,55,1000,0,70,1055\n") && printed.contains(&told), "{printed}");
     // And the next process.
     let again = writing(&path, &[]);
     let connection = channel(&again).await;
     call(&connection, &[("total", 5)]).await;
     written(&again, 1).await;
-    assert!(usage(&["--by", "tier", "--format", "csv"]).1.contains("premium,11,0,55,1000,0,70,1060\n"));
+    assert!(usage(&["--by", "tier", "--format", "csv"]).1.contains("premium,11,0,0,55,1000,0,70,1060\n"));
 }
 
 #[test]
@@ -240,7 +274,8 @@ fn what_is_compressed_is_read_from_standard_input() {
     let path = folder.file("usage.log", &format!("{line}\n"));
     let file = std::fs::File::open(path).unwrap();
     let (code, printed) = support::run(tiergate(&["usage", "-", "--by", "user,day", "--format", "csv"]).stdin(file));
-    let expected = "user,day,calls,estimated,input,output,cached,reasoning,total\nann,2026-11-29,1,0,0,0,0,0,60\n";
+    let expected =
+        "user,day,calls,estimated,unsettled,input,output,cached,reasoning,total\nann,2026-11-29,1,0,0,0,0,0,0,60\n";
     assert_eq!((code, &*printed), (Some(0), expected));
 }
 

@@ -77,7 +77,13 @@ impl Served {
     }
 
     fn reports(&self, result: &str) -> u64 {
-        self.counted(&format!("tiergate_usage_reports_total{{result=\"{result}\"}}"))
+        let over = |channel: Channel| {
+            self.counted(&format!(
+                "tiergate_usage_reports_total{{channel=\"{}\",result=\"{result}\"}}",
+                channel.as_str()
+            ))
+        };
+        Channel::ALL.iter().map(|channel| over(*channel)).sum()
     }
 
     fn passed(&self, entry: &str) -> u64 {

@@ -168,9 +168,9 @@ async fn a_number_that_is_none_loses_itself_and_not_the_report() {
     }
     let page = service.metrics.page(PageFormat::OpenMetrics, 0, 0);
     for line in [
-        "tiergate_usage_reports_total{result=\"settled\"} 1",
-        "tiergate_usage_reports_total{result=\"estimated\"} 1",
-        "tiergate_usage_reports_total{result=\"refused\"} 3",
+        "tiergate_usage_reports_total{channel=\"rate_limit\",result=\"settled\"} 1",
+        "tiergate_usage_reports_total{channel=\"rate_limit\",result=\"estimated\"} 1",
+        "tiergate_usage_reports_total{channel=\"rate_limit\",result=\"refused\"} 3",
         "tiergate_usage_corrections_total{what=\"number\"} 2",
         "tiergate_usage_tokens_total{tier=\"\",usage=\"total\"} 60",
         "tiergate_usage_tokens_total{tier=\"\",usage=\"estimated\"} ",

@@ -22,6 +22,16 @@ pub struct Options {
     pub max_age: Duration,
     /// How many rotated files are kept; 0 for all.
     pub keep: usize,
+    pub waits: Waits,
+}
+
+/// How long, and how many, calls wait for their lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waits {
+    /// So long a line that is not exact waits for a better report.
+    pub grace: Duration,
+    /// So many calls without a report are remembered, to have a line when none comes.
+    pub open: usize,
 }
 
 /// The file, open or not.
@@ -76,6 +86,21 @@ pub(super) enum Doing {
 /// A first line is shorter.
 const FIRST_LINE: usize = 64 * 1024;
 
+// === impl Waits ===
+
+impl Waits {
+    /// The same report over another channel is there by then.
+    pub const GRACE: Duration = Duration::from_secs(5);
+    /// 60 MB of them.
+    pub const OPEN: usize = 200_000;
+}
+
+impl Default for Waits {
+    fn default() -> Self {
+        Waits { grace: Self::GRACE, open: Self::OPEN }
+    }
+}
+
 // === impl LogFile ===
 
 impl LogFile {
@@ -89,6 +114,10 @@ impl LogFile {
         let path = fs::canonicalize(&options.path).unwrap_or_else(|_| options.path.clone());
         let open = Some(Open::at(&path, now)?);
         Ok(LogFile { options: Options { path, ..options }, open })
+    }
+
+    pub(super) fn waits(&self) -> Waits {
+        self.options.waits
     }
 
     pub(super) fn path(&self) -> &Path {

@@ -56,6 +56,9 @@ pub struct Line {
     /// Whether it corrects an earlier line of this decision.
     #[serde(default, skip_serializing_if = "is_false")]
     pub correction: bool,
+    /// What it corrects, where that is a line of a call that nobody had reported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub corrects: Option<Quality>,
 }
 
 /// How well it is known what a call cost.
@@ -88,15 +91,7 @@ impl Line {
         };
         // What an estimate says of its parts is written with the number that corrects it.
         let usage = if quality == Quality::Final { report.usage } else { Usage::default() };
-        let (namespace, model) = reservation.model_name.split_once('/').unwrap_or(("", &reservation.model_name));
         Some(Line {
-            time,
-            decision: reservation.decision.map(|id| decision_id(id).into()).unwrap_or_default(),
-            user: Arc::clone(&reservation.user),
-            tier: Arc::clone(&reservation.tier),
-            namespace: namespace.into(),
-            model: model.into(),
-            route: Arc::clone(&reservation.route_name),
             input: usage.input.map(tokens),
             output: usage.output.map(tokens),
             cached: usage.cached.map(tokens),
@@ -106,14 +101,63 @@ impl Line {
             duration_ms: Some(time.0.saturating_sub(reservation.minted.0) / 1_000),
             status: report.status.and_then(|status| u16::try_from(status).ok()),
             correction: charged.before.is_some(),
-            ..Line::default()
+            ..Line::of_call(reservation, time)
         })
+    }
+
+    /// The line of a call that nobody has reported until `time`, of whose token limits each holds what it `holds`: that is what it cost.
+    #[must_use]
+    pub fn unsettled(reservation: &Reservation, holds: &BTreeMap<Arc<str>, u64>, time: Micros) -> Self {
+        Line {
+            total: tokens(holds.values().copied().max().unwrap_or(0)),
+            charged: holds.iter().map(|(limit, held)| (Arc::clone(limit), tokens(*held))).collect(),
+            ..Line::of_call(reservation, time)
+        }
+    }
+
+    /// Who called what, and nothing of what that cost.
+    fn of_call(reservation: &Reservation, time: Micros) -> Self {
+        let (namespace, model) = reservation.model_name.split_once('/').unwrap_or(("", &reservation.model_name));
+        Line {
+            time,
+            decision: reservation.decision.map(|id| decision_id(id).into()).unwrap_or_default(),
+            user: Arc::clone(&reservation.user),
+            tier: Arc::clone(&reservation.tier),
+            namespace: namespace.into(),
+            model: model.into(),
+            route: Arc::clone(&reservation.route_name),
+            ..Line::default()
+        }
     }
 
     /// The same of a report that came over `channel`, for which each limit was `charged` so much.
     #[must_use]
     pub fn of(self, channel: Channel, charged: BTreeMap<Arc<str>, i64>) -> Self {
         Line { channel: Cow::Borrowed(channel.as_str()), charged, ..self }
+    }
+
+    /// This line and an `earlier` one of its call as one, in place of both.
+    #[must_use]
+    pub fn with(mut self, earlier: &Line) -> Self {
+        self.total = self.total.saturating_add(earlier.total);
+        for (limit, charged) in &earlier.charged {
+            let sum = self.charged.entry(Arc::clone(limit)).or_default();
+            *sum = sum.saturating_add(*charged);
+        }
+        (self.correction, self.corrects) = (earlier.correction, earlier.corrects);
+        self
+    }
+
+    /// This line as the correction of an `earlier` one, which was written though there was no report.
+    #[must_use]
+    pub fn correcting(mut self, earlier: &Line) -> Self {
+        self.total = self.total.saturating_sub(earlier.total);
+        for (limit, charged) in &earlier.charged {
+            let difference = self.charged.entry(Arc::clone(limit)).or_default();
+            *difference = difference.saturating_sub(*charged);
+        }
+        (self.correction, self.corrects) = (true, Some(earlier.quality));
+        self
     }
 }
 

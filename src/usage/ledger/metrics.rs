@@ -16,6 +16,8 @@ pub struct LedgerMetrics {
     pub(super) dropped: Counter,
     /// They waited for a file that could not be written until the process ended.
     pub(super) failed: Counter,
+    /// Calls without a report that there was no room to remember.
+    pub(super) forgotten: Counter,
     /// Whether the file could not be written when that was last tried.
     pub(super) failing: Gauge,
 }
@@ -32,7 +34,8 @@ impl Default for LedgerMetrics {
         let lines = Family::default();
         let [written, dropped, failed] =
             ["written", "dropped", "failed"].map(|result| lines.get(&ResultLabel { result }));
-        LedgerMetrics { lines, written, dropped, failed, failing: Gauge::default() }
+        let (forgotten, failing) = (Counter::default(), Gauge::default());
+        LedgerMetrics { lines, written, dropped, failed, forgotten, failing }
     }
 }
 
@@ -40,6 +43,7 @@ impl LedgerMetrics {
     /// Puts the families onto the page.
     pub(crate) fn register(&self, registry: &mut Registry) {
         register(registry, "tiergate_usage_log_lines", self.lines.clone());
+        register(registry, "tiergate_usage_log_forgotten", self.forgotten.clone());
         register(registry, "tiergate_usage_log_failing", self.failing.clone());
     }
 }

@@ -17,7 +17,13 @@ use crate::usage::{Channel, Charged, Forecast, ModelId, Report, Reservation, Set
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn options(path: &Path) -> Options {
-    Options { path: path.to_owned(), max_size: 1 << 30, max_age: Duration::from_secs(3600), keep: 0 }
+    Options {
+        path: path.to_owned(),
+        max_size: 1 << 30,
+        max_age: Duration::from_secs(3600),
+        keep: 0,
+        waits: Waits::default(),
+    }
 }
 
 fn line(user: &str) -> Line {
@@ -49,13 +55,14 @@ fn full() -> Line {
         duration_ms: Some(u64::MAX),
         status: Some(200),
         correction: true,
+        corrects: Some(Quality::Unsettled),
     }
 }
 
 #[test]
 fn a_line_is_as_it_is_documented_and_reads_back() {
     let text = serde_json::to_string(&full()).unwrap();
-    let expected = r#"{"time":"2027-01-15T08:00:00.123Z","decision":"d1","user":"ann \"\n\u001b","tier":"free","namespace":"llm","model":"qwen3","route":"maas/models","input":20,"output":-40,"cached":1,"reasoning":2,"total":-9223372036854775808,"charged":{"maas/tokens/free":9223372036854775807},"quality":"counted","channel":"rate_limit","duration_ms":18446744073709551615,"status":200,"correction":true}"#;
+    let expected = r#"{"time":"2027-01-15T08:00:00.123Z","decision":"d1","user":"ann \"\n\u001b","tier":"free","namespace":"llm","model":"qwen3","route":"maas/models","input":20,"output":-40,"cached":1,"reasoning":2,"total":-9223372036854775808,"charged":{"maas/tokens/free":9223372036854775807},"quality":"counted","channel":"rate_limit","duration_ms":18446744073709551615,"status":200,"correction":true,"corrects":"unsettled"}"#;
     assert_eq!(text, expected);
     let read: Line = serde_json::from_str(&text).unwrap();
     assert_eq!(read, Line { time: Micros(1_800_000_000_123_000), ..full() });
@@ -121,10 +128,22 @@ fn what_was_settled_has_a_line_and_nothing_else() {
         assert_eq!(of(&reservation, Charged { quality, ..Settlement::Estimated(60).into() }), Some(line));
     }
     // The sum of an estimate and its correction is what the answer cost.
-    let corrected = Charged { before: Some(100), ..settled };
+    let corrected = Charged { before: Some(100), ..settled.clone() };
     let charged = BTreeMap::from([("ns/p/l".into(), -40)]);
     let correction = Line { total: -40, correction: true, charged, ..expected.clone() };
     assert_eq!(of(&reservation, corrected), Some(correction));
+    // So it is where nobody had reported.
+    let holds = BTreeMap::from([("ns/p/l".into(), 70), ("ns/p/gone".into(), 10)]);
+    let unsettled = Line::unsettled(&reservation, &holds, Micros(9));
+    let charged = BTreeMap::from([("ns/p/gone".into(), 10), ("ns/p/l".into(), 70)]);
+    let (time, quality, channel) = (Micros(9), Quality::Unsettled, "".into());
+    let expected_unsettled =
+        Line { time, total: 70, charged, quality, channel, duration_ms: None, status: None, ..parts(expected.clone()) };
+    assert_eq!(unsettled, expected_unsettled);
+    let correcting = of(&reservation, settled).unwrap().correcting(&unsettled);
+    let charged = BTreeMap::from([("ns/p/gone".into(), -10), ("ns/p/l".into(), -10)]);
+    let corrects = Some(Quality::Unsettled);
+    assert_eq!(correcting, Line { total: -10, charged, correction: true, corrects, ..expected.clone() });
     let free = Line { total: 0, charged: BTreeMap::from([("ns/p/l".into(), 0)]), ..expected };
     assert_eq!(of(&reservation, Settlement::NoUsage.into()), Some(free));
     let no_call = Reservation { is_call: false, ..reservation.clone() };

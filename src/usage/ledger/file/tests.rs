@@ -10,7 +10,7 @@ fn line(serial: u32) -> String {
 }
 
 fn options(path: &Path) -> Options {
-    Options { path: path.to_owned(), max_size: 100, max_age: AGE, keep: 0 }
+    Options { path: path.to_owned(), max_size: 100, max_age: AGE, keep: 0, waits: Waits::default() }
 }
 
 fn open(path: &Path) -> LogFile {

@@ -1,0 +1,151 @@
+//! Lines that wait a little: what is estimated may be known soon, and has one line then.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::line::{Line, Quality};
+use crate::clock::Nanos;
+
+/// So many lines wait, of some 500 bytes each. Of more the oldest is written at once.
+pub(super) const MOST: usize = 16_384;
+
+/// The lines that are not exact yet, each for as long as a better report is waited for.
+#[derive(Debug)]
+pub(super) struct Grace {
+    period: Duration,
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    /// By the serial number of the reservation.
+    lines: HashMap<u64, Line>,
+    /// When each has waited long enough, the oldest first; also of lines that were written before.
+    due: VecDeque<(Nanos, u64)>,
+    is_over: bool,
+}
+
+// === impl Grace ===
+
+impl Grace {
+    pub(super) fn new(period: Duration) -> Self {
+        Grace { period, waiting: Mutex::default() }
+    }
+
+    /// Takes a line of the call with that serial number, as one with the line of it that waits: what is to be written now.
+    pub(super) fn take(&self, serial: u64, line: Line, now: Nanos) -> Option<Line> {
+        let mut waiting = self.waiting.lock();
+        let earlier = waiting.lines.remove(&serial);
+        let is_waiting = earlier.is_some();
+        let line = match earlier {
+            Some(earlier) => line.with(&earlier),
+            None => line,
+        };
+        if line.quality == Quality::Final || self.period.is_zero() || waiting.is_over {
+            return Some(line);
+        }
+        waiting.lines.insert(serial, line);
+        if is_waiting {
+            return None;
+        }
+        waiting.due.push_back((now.saturating_add(self.period), serial));
+        if waiting.due.len() > MOST { waiting.oldest() } else { None }
+    }
+
+    /// Takes out what has waited long enough.
+    pub(super) fn due(&self, now: Nanos) -> Vec<Line> {
+        let mut waiting = self.waiting.lock();
+        let mut lines = Vec::new();
+        while waiting.due.front().is_some_and(|(due, _)| *due <= now) {
+            lines.extend(waiting.oldest());
+        }
+        lines
+    }
+
+    /// Takes out everything, the oldest first. From now on nothing waits.
+    pub(super) fn end(&self) -> Vec<Line> {
+        let mut waiting = self.waiting.lock();
+        waiting.is_over = true;
+        let mut lines = Vec::new();
+        while !waiting.due.is_empty() {
+            lines.extend(waiting.oldest());
+        }
+        lines
+    }
+}
+
+// === impl Waiting ===
+
+impl Waiting {
+    /// The line that waits for longest, if it was not written before.
+    fn oldest(&mut self) -> Option<Line> {
+        let (_, serial) = self.due.pop_front()?;
+        self.lines.remove(&serial)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PERIOD: Duration = Duration::from_secs(5);
+
+    fn line(quality: Quality, total: i64) -> Line {
+        Line { quality, total, charged: [("a/b/c".into(), total)].into(), ..Line::default() }
+    }
+
+    fn correction(quality: Quality, total: i64) -> Line {
+        Line { correction: true, ..line(quality, total) }
+    }
+
+    fn at(seconds: u64) -> Nanos {
+        Nanos::from(Duration::from_secs(seconds))
+    }
+
+    /// Sequence 2 of one call: bytes, and its usage a little later.
+    #[test]
+    fn an_estimate_and_what_corrects_it_within_the_grace_are_one_exact_line() {
+        let grace = Grace::new(PERIOD);
+        assert_eq!(grace.take(1, line(Quality::Estimate, 100), at(0)), None);
+        assert_eq!(grace.take(1, correction(Quality::Counted, -20), at(1)), None);
+        assert_eq!(grace.due(at(4)), []);
+        assert_eq!(grace.take(1, correction(Quality::Final, -20), at(4)), Some(line(Quality::Final, 60)));
+        assert_eq!((grace.due(at(9)), grace.end()), (vec![], vec![]));
+    }
+
+    /// Sequence 4: its usage after the grace.
+    #[test]
+    fn after_the_grace_an_estimate_has_a_line_and_its_correction_another() {
+        let grace = Grace::new(PERIOD);
+        assert_eq!(grace.take(1, line(Quality::Estimate, 100), at(0)), None);
+        assert_eq!(grace.due(at(5)), [line(Quality::Estimate, 100)]);
+        let last = correction(Quality::Final, -40);
+        assert_eq!(grace.take(1, last.clone(), at(6)), Some(last));
+    }
+
+    #[test]
+    fn what_is_exact_does_not_wait_and_without_a_grace_nothing_does() {
+        let exact = line(Quality::Final, 60);
+        assert_eq!(Grace::new(PERIOD).take(1, exact.clone(), at(0)), Some(exact));
+        let estimate = line(Quality::Estimate, 60);
+        assert_eq!(Grace::new(Duration::ZERO).take(1, estimate.clone(), at(0)), Some(estimate));
+    }
+
+    #[test]
+    fn no_more_lines_wait_than_may_and_all_of_them_are_written_at_the_end() {
+        let grace = Grace::new(PERIOD);
+        let number = |serial: u64| i64::try_from(serial).unwrap();
+        let take = |serial| grace.take(serial, line(Quality::Estimate, number(serial)), at(0));
+        let most = MOST as u64;
+        assert!((0..most).all(|serial| take(serial).is_none()));
+        assert_eq!(take(most), Some(line(Quality::Estimate, 0)), "the oldest makes room");
+        // What was corrected meanwhile has left a place in the order alone.
+        assert_eq!(grace.take(1, correction(Quality::Final, 1), at(1)), Some(line(Quality::Final, 2)));
+        assert_eq!(take(most + 1), None);
+        let rest: Vec<i64> = grace.end().iter().map(|line| line.total).collect();
+        assert_eq!(rest, (2..=number(most) + 1).collect::<Vec<_>>());
+        assert_eq!(take(most + 2).unwrap().total, number(most) + 2, "nothing waits after that");
+    }
+}
