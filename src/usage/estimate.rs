@@ -123,3 +123,24 @@ impl Rate {
         bytes as f64 * (self.tokens + PRIOR * usual) / (self.bytes + PRIOR)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::usage::Usage;
+
+    /// Sequence 34: ten thousand names of models.
+    #[test]
+    fn what_is_remembered_does_not_grow() {
+        let rates = Rates::default();
+        let usage = Usage { input: Some(1), output: Some(1), ..Usage::default() };
+        let report = Report { usage, bytes: Some(400), ..Report::default() };
+        for n in 0..10_000 {
+            rates.learn(ModelId::of(&format!("a/{n}")), &report, Nanos(n));
+        }
+        let models = rates.models.lock();
+        assert_eq!(models.len(), MODELS);
+        let [gone, known] = [9_999 - MODELS, 9_999].map(|n| models.contains_key(&ModelId::of(&format!("a/{n}"))));
+        assert_eq!((gone, known), (false, true), "the oldest goes");
+    }
+}

@@ -301,6 +301,36 @@ mod tests {
         assert!(of(usual) < 260, "{}", of(usual));
     }
 
+    /// Sequence 33: a thousand short answers, and then two hundred long ones.
+    #[test]
+    fn who_lulls_the_forecast_gains_half_of_it_once_and_moves_others_little() {
+        let forecasts = Forecasts::new(0.0);
+        let [usual, fat] = [calling("a/m", 1), calling("a/m", 2)];
+        let now = answers(&forecasts, usual, &usage(100, 100), 600);
+        let of = |calling| forecasts.forecast(calling, Some(400)).want;
+        let before = of(usual);
+        // A hundred calls a second, all of one caller: one vote a second.
+        let send = |tokens: u64, count: u64, begin: Micros| {
+            for call in 0..count {
+                let now = Micros(begin.0 + call * SECOND / 100);
+                let forecast = forecasts.forecast(fat, Some(400));
+                forecasts.learn(fat, forecast, &usage(tokens / 2, tokens / 2), now);
+                // Others go on, each second.
+                if call % 100 == 0 {
+                    let forecast = forecasts.forecast(usual, Some(400));
+                    forecasts.learn(usual, forecast, &usage(100, 100), now);
+                }
+            }
+            Micros(begin.0 + count * SECOND / 100)
+        };
+        let now = send(2, 1_000, now);
+        let lulled = of(fat);
+        assert!(lulled * 2 >= before * 9 / 10 && lulled < before, "{lulled} of {before}: the floor is a half");
+        send(1_600, 200, now);
+        assert!(of(fat) > 1_000, "{}", of(fat));
+        assert!(of(usual).abs_diff(before) * 10 < before, "{} and {before} before", of(usual));
+    }
+
     #[test]
     fn an_image_is_no_text() {
         let forecasts = Forecasts::new(0.0);
@@ -309,6 +339,7 @@ mod tests {
         assert!(want < 800, "{want}, not a quarter of its bytes");
     }
 
+    /// Sequence 34: ten thousand models, each of a caller of its own.
     #[test]
     fn what_is_remembered_does_not_grow() {
         let forecasts = Forecasts::default();

@@ -112,6 +112,7 @@ fn all_who_have_the_secret_can_read_a_reservation_and_only_its_maker_settles_it(
     assert_eq!(Sealer::random().read(&one), None);
 }
 
+/// Sequence 10: a foreign key, another layout, 10 kB of text; one changed byte is [`a_reservation_cannot_be_changed`].
 #[test]
 fn nobody_else_can_make_a_reservation() {
     let (ours, theirs) = (Sealer::random(), Sealer::random());
@@ -298,7 +299,7 @@ async fn one_answer_and_its_debt_are_bounded() {
     assert_eq!((admitted(600), admitted(601)), (false, true));
 }
 
-/// After that nobody needs to remember what was settled.
+/// Sequence 8. After that nobody needs to remember what was settled.
 #[tokio::test]
 async fn a_report_is_taken_for_as_long_as_flags_say() {
     let (limits, settlements, sealer) = (limits(), Settlements::default(), Sealer::random());

@@ -116,12 +116,12 @@ fn header(response: &CheckResponse, name: &str) -> u64 {
     found.unwrap_or_else(|| panic!("no {name}: {headers:?}")).value.parse().unwrap()
 }
 
-/// An hour forth, back, and an hour behind the truth. `refill`: how long one of the premium tier's 20 takes to come back.
+/// Sequence 26: a day forth, back, and a day behind the truth. `refill`: how long one of the premium tier's 20 takes to come back.
 async fn limits_go_on(manifests: &Path, refill: Duration) {
     let world = World::start(manifests).await;
     // Valid under each of the clocks to come.
-    world.clock.set(-2 * HOUR);
-    let (used_up, remembered) = (world.clock.token(FREE, "24h"), world.clock.token(PREMIUM, "24h"));
+    world.clock.set(-25 * HOUR);
+    let (used_up, remembered) = (world.clock.token(FREE, "72h"), world.clock.token(PREMIUM, "72h"));
     world.set(0).await;
     let started = Instant::now();
     for _ in 0..5 {
@@ -132,7 +132,7 @@ async fn limits_go_on(manifests: &Path, refill: Duration) {
     let mut wait = header(&refused, "retry-after");
     assert_eq!(world.outcome(&remembered).await.0, 200);
     let mut taken = 1;
-    for offset in [HOUR, 0, -HOUR, 0] {
+    for offset in [24 * HOUR, 0, -24 * HOUR, 0] {
         world.set(offset).await;
         let refused = world.ask(Some(&used_up)).await;
         assert_eq!(outcome(&refused), (429, "TG-LIMIT-REQUESTS"), "no reset at {offset}");

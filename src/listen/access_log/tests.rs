@@ -151,6 +151,30 @@ async fn each_entry_of_a_log_is_taken_once_whoever_sends_it() {
     assert_eq!(["number", "answer"].map(corrected), [1, 1]);
 }
 
+/// Sequence 12: entries of a request that goes on have its reservation and its usage so far.
+#[tokio::test]
+async fn entries_before_the_end_of_a_request_settle_nothing() {
+    let served = Served::start(MAX_AGE).await;
+    let log = served.log().await;
+    let end = served.entry(60.0);
+    let so_far = |kind: AccessLogType, tokens: f64| {
+        let mut entry = end.clone();
+        let common = entry.common_properties.as_mut().unwrap();
+        common.access_log_type = kind.into();
+        let usage = common.metadata.as_mut().unwrap().filter_metadata.get_mut("tiergate.usage").unwrap();
+        usage.fields.insert("total".to_owned(), Value { kind: Some(Kind::NumberValue(tokens)) });
+        entry
+    };
+    let (start, periodic) = (AccessLogType::DownstreamStart, AccessLogType::DownstreamPeriodic);
+    log.send(vec![so_far(start, 1.0), so_far(periodic, 20.0), so_far(periodic, 40.0), end.clone()]);
+    log.send(vec![so_far(periodic, 70.0)]);
+    assert!(log.end().await.is_ok());
+    assert_eq!((served.passed("interim"), served.reports("settled"), served.reports("conflicting")), (4, 1, 0));
+    let total = "tiergate_channel_tokens_total{channel=\"access_log\",usage=\"total\"}";
+    assert_eq!(served.counted(total), 60);
+}
+
+/// Sequence 1.
 #[tokio::test]
 async fn a_report_over_both_channels_is_charged_once() {
     let served = Served::start(MAX_AGE).await;

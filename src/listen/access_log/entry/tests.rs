@@ -93,6 +93,7 @@ fn an_entry_says_what_an_answer_cost_and_what_became_of_it() {
     }
 }
 
+/// Sequence 11.
 #[test]
 fn what_is_no_number_of_tokens_is_no_usage() {
     for (kind, expected) in [
@@ -119,6 +120,7 @@ fn what_is_no_number_of_tokens_is_no_usage() {
     }
 }
 
+/// Sequence 12, by one entry.
 #[test]
 fn only_the_end_of_a_request_that_has_a_reservation_is_a_report() {
     let of = |kind: AccessLogType| with(answered(&[]), |common| common.access_log_type = kind.into());
