@@ -32,7 +32,7 @@ pub(crate) fn assert_linear(what: &str, number: usize, time: impl Fn(usize) -> D
     let mut looks = Vec::new();
     for _ in 0..3 {
         let (some, many) = (time(number), time(10 * number));
-        if many < some * 30 {
+        if many < some * 50 {
             return;
         }
         looks.push((some, many));

@@ -41,6 +41,9 @@ use crate::rules::LimitKind;
 /// The largest number that one report may carry: Envoy's own cap on `hits_addend` of a descriptor.
 pub const MAX_HITS: u64 = 1_000_000_000;
 
+/// What a stream's first event may tell of the output, where nothing but its last one tells it again.
+const FIRST_OUTPUT: u64 = 8;
+
 /// What one report may cost its caller, whatever it says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
@@ -216,6 +219,12 @@ impl Report {
         total.unwrap_or(0) == 0 && (output.is_none() || (input, output) == (Some(0), Some(0)))
     }
 
+    /// Whether an answer that broke off had told its output as it went. Messages tell it in their first event, of a few tokens, and then
+    /// at their end alone.
+    fn has_running_total(&self) -> bool {
+        self.usage.output.is_some_and(|output| output > FIRST_OUTPUT)
+    }
+
     /// Whether an answer without usage has cost something all the same. A gateway that says no status answered; a client that left before
     /// the first byte had called a model, and so had one who was given up for taking too long.
     fn has_answer(&self) -> bool {
@@ -305,7 +314,8 @@ impl Settlements {
                 Said { quality: Quality::Estimate, used: by_bytes().unwrap_or_else(expected) }
             }
             Some(tokens) if report.ended == Some(false) && reservation.is_call => {
-                let total = by_bytes().map_or(tokens, |bytes| bytes.total.max(tokens));
+                let least = if report.has_running_total() { None } else { by_bytes() };
+                let total = least.map_or(tokens, |bytes| bytes.total.max(tokens));
                 Said { quality: Quality::Counted, used: report.usage.used(total) }
             }
             Some(tokens) => Said { quality: Quality::Final, used: report.usage.used(tokens) },

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde_json::json;
 
 use crate::asked::Asked;
+use crate::manner::Told;
 
 /// A file with a line for each answer, or none.
 #[derive(Clone, Default)]
@@ -20,6 +21,8 @@ pub struct Entry {
     dialect: &'static str,
     stream: bool,
     status: u16,
+    /// Whether the whole answer tells what it cost.
+    told: bool,
     /// Tokens of the prompt, those among them from a cache, and of the answer's those of reasoning, which come first.
     input: u64,
     cached: u64,
@@ -49,6 +52,7 @@ impl Account {
             dialect: asked.api.name(),
             stream: asked.stream,
             status,
+            told: asked.manner.usage != Told::Never,
             input: tokens(asked.input),
             cached: tokens(asked.cached()),
             reasoning: tokens(asked.manner.reasoning),
@@ -77,6 +81,7 @@ impl Drop for Entry {
             "dialect": self.dialect,
             "stream": self.stream,
             "status": self.status,
+            "told": self.told,
             "input": self.input,
             "output": self.output,
             "cached": self.cached,

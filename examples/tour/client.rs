@@ -13,6 +13,8 @@ pub struct Request {
     pub path: String,
     pub headers: Vec<(&'static str, String)>,
     pub body: String,
+    /// The client leaves after so many events of a stream.
+    pub leaves_after: Option<usize>,
 }
 
 pub struct Response {
@@ -25,7 +27,7 @@ pub struct Response {
 
 impl Request {
     pub fn get(path: &str) -> Self {
-        Self { method: "GET", path: path.to_owned(), headers: Vec::new(), body: String::new() }
+        Self { method: "GET", path: path.to_owned(), headers: Vec::new(), body: String::new(), leaves_after: None }
     }
 
     pub fn send(&self, address: SocketAddr) -> io::Result<Response> {
@@ -34,7 +36,10 @@ impl Request {
         stream.set_write_timeout(Some(TIMEOUT))?;
         stream.write_all(self.text(address).as_bytes())?;
         let mut answer = Vec::new();
-        stream.read_to_end(&mut answer)?;
+        match self.leaves_after {
+            None => _ = stream.read_to_end(&mut answer)?,
+            Some(events) => read_events(&mut stream, events, &mut answer)?,
+        }
         Response::parse(&answer).ok_or_else(|| io::Error::other("the answer is not HTTP"))
     }
 
@@ -47,6 +52,18 @@ impl Request {
             "{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-length: {length}\r\n{headers}\r\n{body}"
         )
     }
+}
+
+/// Reads until so many events are there.
+fn read_events(stream: &mut TcpStream, events: usize, answer: &mut Vec<u8>) -> io::Result<()> {
+    let mut some = [0; 4096];
+    while answer.windows(6).filter(|window| window == b"data: ").count() < events {
+        match stream.read(&mut some)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            read => answer.extend_from_slice(some.get(..read).unwrap_or_default()),
+        }
+    }
+    Ok(())
 }
 
 // === impl Response ===
@@ -63,7 +80,7 @@ impl Response {
             .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
             .collect();
         let chunked = headers.iter().any(|(name, value)| name == "transfer-encoding" && value == "chunked");
-        let body = if chunked { join_chunks(body)? } else { body.to_vec() };
+        let body = if chunked { join_chunks(body) } else { body.to_vec() };
         Some(Self { status, headers, body: String::from_utf8_lossy(&body).into_owned() })
     }
 
@@ -92,17 +109,20 @@ impl Response {
     }
 }
 
-fn join_chunks(mut rest: &[u8]) -> Option<Vec<u8>> {
+/// What came of the chunks: all of them, unless the client left before.
+fn join_chunks(mut rest: &[u8]) -> Vec<u8> {
     let mut body = Vec::new();
-    loop {
-        let end = rest.windows(2).position(|window| window == b"\r\n")?;
-        let size = std::str::from_utf8(rest.get(..end)?).ok()?;
-        let size = usize::from_str_radix(size.split(';').next()?.trim(), 16).ok()?;
-        if size == 0 {
-            return Some(body);
-        }
-        let start = end + 2;
-        body.extend_from_slice(rest.get(start..start + size)?);
-        rest = rest.get(start + size + 2..)?;
+    while let Some((chunk, others)) = next_chunk(rest) {
+        body.extend_from_slice(chunk);
+        rest = others;
     }
+    body
+}
+
+fn next_chunk(rest: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = rest.windows(2).position(|window| window == b"\r\n")?;
+    let size = std::str::from_utf8(rest.get(..end)?).ok()?;
+    let size = usize::from_str_radix(size.split(';').next()?.trim(), 16).ok().filter(|size| *size > 0)?;
+    let start = end + 2;
+    Some((rest.get(start..start + size)?, rest.get(start + size + 2..)?))
 }

@@ -4,6 +4,7 @@
 //! it should be; `make run KUBE=1` plays the same rows on a real API server. Everything it starts ends with it.
 
 mod accounts;
+mod books;
 mod client;
 mod play;
 mod processes;
@@ -141,7 +142,7 @@ fn tour(args: &Args, processes: &Processes, scratch: &Path) -> Result<bool> {
 }
 
 fn print_curl_lines(gate: &Gate, tokens: &Tokens) {
-    let Gate { envoy, tiergate, kubeconfig } = gate;
+    let Gate { envoy, tiergate, kubeconfig, .. } = gate;
     let (premium, free) = (&tokens.curl_premium, &tokens.curl_free);
     println!(
         r#"

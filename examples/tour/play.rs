@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::Result;
+use crate::books;
 use crate::client::{Request, Response};
 use crate::processes::Processes;
 use crate::rows::Row;
@@ -36,7 +37,8 @@ pub fn play(gate: &Gate, rows: &[Row], processes: &Processes) -> Result<bool> {
         processes.check()?;
     }
     failed += u32::from(!as_it_should_be(&usage.all_reported()));
-    println!("\n{} rows, {failed} not as they should be; {} usage reports settled", rows.len(), usage.admitted);
+    println!("\n{} rows, {failed} not as they should be; {} answers charged", rows.len(), usage.admitted);
+    failed += u32::from(!as_it_should_be(&books::compare(gate, usage.admitted)));
     Ok(failed == 0)
 }
 
@@ -48,21 +50,39 @@ fn as_it_should_be(outcome: &Result<()>) -> bool {
 }
 
 fn play_row(gate: &Gate, row: &Row, usage: &mut Usage, widths: &Widths) -> Result<()> {
+    if row.at_once {
+        return play_at_once(gate, row, usage, widths);
+    }
     let (mut outcome, mut last) = (Ok(()), None);
     for _ in 0..row.times {
         if row.after_usage {
             outcome = outcome.and_then(|()| usage.all_reported());
         }
-        let sent = row.request.send(gate.envoy);
-        let response = sent.map_err(|error| format!("{}, {}: no answer: {error}", row.who, row.sent))?;
+        let response = row.send(gate)?;
         usage.admitted += u64::from(response.status == 200);
         outcome = outcome.and_then(|()| row.judge(&response));
         last = Some(response);
     }
     if let Some(response) = &last {
-        row.print(response, widths);
+        row.print(response, row.times, widths);
     }
     outcome
+}
+
+fn play_at_once(gate: &Gate, row: &Row, usage: &mut Usage, widths: &Widths) -> Result<()> {
+    let answers: Result<Vec<Response>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..row.times).map(|_| scope.spawn(|| row.send(gate))).collect();
+        threads.into_iter().map(|thread| thread.join().map_err(|_| "a thread panicked")?).collect()
+    });
+    let (passed, others): (Vec<_>, Vec<_>) = answers?.into_iter().partition(|response| response.status == 200);
+    usage.admitted += passed.len() as u64;
+    if let Some(response) = others.last() {
+        row.print(response, row.times - 1, widths);
+    }
+    match passed.len() {
+        1 => others.iter().try_for_each(|response| row.judge(response)),
+        number => Err(format!("{number} passed, expected 1").into()),
+    }
 }
 
 /// How many answers tiergate has charged by a report: as it says, or by an estimate where it tells no usage.
@@ -98,6 +118,11 @@ impl Usage {
 // === impl Row ===
 
 impl Row {
+    fn send(&self, gate: &Gate) -> Result<Response> {
+        let sent = self.request.send(gate.envoy);
+        Ok(sent.map_err(|error| format!("{}, {}: no answer: {error}", self.who, self.sent))?)
+    }
+
     fn judge(&self, response: &Response) -> Result<()> {
         if response.status != self.status {
             let body = response.body.trim();
@@ -110,8 +135,8 @@ impl Row {
         fault.map_or(Ok(()), |fault| Err(fault.into()))
     }
 
-    fn print(&self, response: &Response, widths: &Widths) {
-        let status = match self.times {
+    fn print(&self, response: &Response, times: u32, widths: &Widths) {
+        let status = match times {
             1 => response.status.to_string(),
             times => format!("{} x{times}", response.status),
         };

@@ -11,10 +11,12 @@ const COMPLETIONS: &str = r#"{"prompt":"WORDS","max_tokens":50}"#;
 const MESSAGES: &str = r#"{"messages":[{"role":"user","content":"WORDS"}],"max_tokens":50,"stream":true}"#;
 const RESPONSES: &str = r#"{"input":"WORDS","max_output_tokens":50,"stream":true}"#;
 const GEMINI: &str = r#"{"contents":[{"parts":[{"text":"WORDS"}]}],"generationConfig":{"maxOutputTokens":50}}"#;
+const EMBEDDINGS: &str = r#"{"input":"WORDS"}"#;
 /// The sample model keeps its usage to itself, so the call is charged by an estimate.
 const UNTOLD: &str =
     r#"{"messages":[{"role":"user","content":"WORDS"}],"max_tokens":50,"stream":true,"sample":{"usage":"never"}}"#;
-const EMBEDDINGS: &str = r#"{"input":"WORDS"}"#;
+/// Fifty words, each an event after a moment, so that there is time to leave.
+const SLOW: &str = r#"{"messages":[{"role":"user","content":"WORDS"}],"max_tokens":50,"stream":true,"sample":{"pause_ms":20,"text":"WORDS WORDS WORDS WORDS WORDS"}}"#;
 
 /// One line of the table.
 pub struct Row {
@@ -24,6 +26,8 @@ pub struct Row {
     pub request: Request,
     /// How often the request is sent, without a pause.
     pub times: u32,
+    /// Whether all are sent at once. Then one of them passes, and the others get what the row says.
+    pub at_once: bool,
     pub status: u16,
     /// The code in the body of a refusal.
     pub code: Option<&'static str>,
@@ -52,6 +56,8 @@ pub fn rows(by: &Tokens) -> Vec<Row> {
 
         Row::chat("erin (free)", "llm/qwen3", "a valid token").bearer(&by.erin).refused(403, "TG-ACCESS-DENIED").holds(names_the_missing_grant).quoted(),
         Row::chat("grace (premium)", "llm/draft", "a model without annotation").bearer(&by.grace).refused(403, "TG-ACCESS-DENIED").quoted(),
+        Row::chat("lena (free)", "llm/granite", "60 tokens of 100 in 1m, 64 at once: one passes").bearer(&by.lena).sixty_tokens(false).at_once(64).refused(429, "TG-LIMIT-TOKENS").holds(says_when_to_retry),
+
         Row::chat("frank (free)", "llm/granite", "a model for all tiers").bearer(&by.frank),
         Row::chat("grace (premium)", "llm/granite", "a model for all tiers").bearer(&by.grace),
         Row::chat("ivan (enterprise)", "llm/granite", "a model for all tiers").bearer(&by.ivan),
@@ -75,6 +81,7 @@ pub fn rows(by: &Tokens) -> Vec<Row> {
         Row::chat("ivan (enterprise)", "llm/qwen3", "embeddings").bearer(&by.ivan).api("/v1/embeddings", EMBEDDINGS).holds(ten_in_openai),
 
         Row::chat("heidi (premium)", "llm/qwen3", "a stream whose model tells no usage").bearer(&by.heidi).api("/v1/chat/completions", UNTOLD).holds(streams_no_usage),
+        Row::chat("heidi (premium)", "llm/qwen3", "a stream that is left after ten events").bearer(&by.heidi).api("/v1/chat/completions", SLOW).leaves_after(10).holds(is_cut),
 
         Row::chat("erin (free)", "-", "/llm//m").bearer(&by.erin).path("/llm//m").refused(400, "TG-PATH-NOT-CANONICAL"),
         Row::chat("erin (free)", "-", "/llm/a%2Fb/v1/…").bearer(&by.erin).path("/llm/a%2Fb/v1/chat/completions").refused(400, "TG-PATH-NOT-CANONICAL"),
@@ -97,9 +104,22 @@ impl Row {
             path: format!("/{model}/v1/chat/completions"),
             headers: vec![("content-type", "application/json".to_owned())],
             body: body("hello", 1, false),
+            leaves_after: None,
         };
         let (status, code, holds) = (200, None, Vec::new());
-        Self { who, model, sent, request, times: 1, status, code, holds, after_usage: false, quotes: false }
+        Self {
+            who,
+            model,
+            sent,
+            request,
+            times: 1,
+            at_once: false,
+            status,
+            code,
+            holds,
+            after_usage: false,
+            quotes: false,
+        }
     }
 
     fn bearer(self, token: &str) -> Self {
@@ -131,6 +151,16 @@ impl Row {
 
     fn times(mut self, times: u32) -> Self {
         self.times = times;
+        self
+    }
+
+    fn at_once(mut self, times: u32) -> Self {
+        (self.times, self.at_once) = (times, true);
+        self
+    }
+
+    fn leaves_after(mut self, events: usize) -> Self {
+        self.request.leaves_after = Some(events);
         self
     }
 
@@ -188,6 +218,10 @@ fn streams_usage(response: &Response) -> Option<String> {
 fn streams_no_usage(response: &Response) -> Option<String> {
     let untold = response.body.ends_with("data: [DONE]\n\n") && !response.body.contains("total_tokens");
     (!untold).then(|| "not a whole stream without usage".to_owned())
+}
+
+fn is_cut(response: &Response) -> Option<String> {
+    response.body.contains("[DONE]").then(|| "the stream was over before it was left".to_owned())
 }
 
 fn says(response: &Response, usage: &[&str]) -> Option<String> {

@@ -15,6 +15,11 @@ use crate::{Args, Result};
 pub struct Gate {
     pub envoy: SocketAddr,
     pub tiergate: SocketAddr,
+    /// Who sums usage logs.
+    pub binary: PathBuf,
+    /// What tiergate charged, and what the model says that it sent.
+    pub usage_log: PathBuf,
+    pub account: PathBuf,
     /// Of who may do everything on the cluster, if there is one.
     pub kubeconfig: Option<PathBuf>,
 }
@@ -59,7 +64,8 @@ pub fn start(args: &Args, processes: &Processes, scratch: &Path) -> Result<(Gate
     println!("starting the model on {}, tiergate on {} and {}, Envoy on {}", at.model, at.grpc, at.http, at.envoy);
 
     let mut model = Command::new(&files.model);
-    model.args(["--listen", &at.model.to_string()]);
+    let (usage_log, account) = (scratch.join("usage.log"), scratch.join("account"));
+    model.args(["--listen", &at.model.to_string()]).arg("--account").arg(&account);
     processes.start("model", &model, &files.logs.join("model.log"))?;
 
     let mut tiergate = Command::new(&files.tiergate);
@@ -68,6 +74,8 @@ pub fn start(args: &Args, processes: &Processes, scratch: &Path) -> Result<(Gate
     // It has no page here that the tour does not tell.
     tiergate.args(["--listen-admin", "off"]);
     tiergate.args(["--grant-from-annotation", "--verbose-refusals"]);
+    // Each call has its line at once: nobody corrects an estimate here.
+    tiergate.args(["--settle-grace", "0s"]).arg("--usage-log").arg(&usage_log);
     // Ctrl-C ends all of it; nothing is left that could notice.
     tiergate.args(["--drain-delay", "0s"]);
     processes.start("tiergate", &tiergate, &files.logs.join("tiergate.log"))?;
@@ -82,7 +90,8 @@ pub fn start(args: &Args, processes: &Processes, scratch: &Path) -> Result<(Gate
     processes.await_ready("the model", || answers_ok(at.model, "/v1/models"))?;
     processes.await_ready("tiergate", || answers_ok(at.http, "/readyz"))?;
     processes.await_ready("Envoy", || answers_ok(at.admin, "/ready"))?;
-    Ok((Gate { envoy: at.envoy, tiergate: at.http, kubeconfig: source.kubeconfig() }, tokens))
+    let (binary, kubeconfig) = (files.tiergate, source.kubeconfig());
+    Ok((Gate { envoy: at.envoy, tiergate: at.http, binary, usage_log, account, kubeconfig }, tokens))
 }
 
 fn start_cluster(files: &Files, scratch: &Path, processes: &Processes) -> Result<Cluster> {

@@ -97,7 +97,7 @@ impl Deciding<'_> {
         let attributes = AccessAttributes::of(name, rule, &scope, operator)?;
         let groups = attributes.groups()?;
         let query = attributes.query(&groups);
-        self.evidence.permit.model = Some([&*query.namespace, "/", &*query.name].concat());
+        self.evidence.permit.model = Some([query.namespace, "/", query.name].concat());
         match self.access(&query, caller.reviewed).await? {
             AccessDecision::Granted(grantor) => {
                 self.evidence.permit.grantor = Some(grantor);

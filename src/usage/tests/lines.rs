@@ -212,6 +212,10 @@ async fn a_report_after_settle_within_changes_nothing() {
     assert_eq!(world.lines(), [(Unsettled, 80, 80, false)]);
 }
 
+fn parts(input: u64, output: u64) -> Usage {
+    Usage { input: Some(input), output: Some(output), ..Usage::default() }
+}
+
 /// Sequence 13: the model fails, with and without usage; a stream breaks off.
 #[tokio::test]
 async fn a_failure_is_free_unless_it_says_what_it_used_and_what_broke_off_never_is() {
@@ -223,6 +227,9 @@ async fn a_failure_is_free_unless_it_says_what_it_used_and_what_broke_off_never_
         (Report { bytes: Some(2_000), ..broken }, 20, Estimate),
         (Report { bytes: Some(2_000), usage: super::tokens(30).usage, ..broken }, 30, Counted),
         (Report { bytes: Some(4_000), usage: super::tokens(30).usage, ..broken }, 40, Counted),
+        // A running total is better than bytes; the first event's output is none.
+        (Report { bytes: Some(4_000), usage: parts(10, 9), ..broken }, 19, Counted),
+        (Report { bytes: Some(4_000), usage: parts(10, 8), ..broken }, 50, Counted),
         // Before the first byte there is nothing to tell by but what was expected.
         (broken, 1, Estimate),
     ] {
