@@ -164,7 +164,7 @@ pub(crate) async fn chat(connection: &mut Connection, path: &str, token: &str) -
 
 #[test]
 fn the_shipped_configurations_are_valid() {
-    for file in ["envoy/tiergate.yaml", "envoy/access-log.yaml", "envoy/classic.yaml", "envoy/lua.yaml"] {
+    for file in ["envoy/tiergate.yaml", "envoy/report-by-call.yaml", "envoy/classic.yaml", "envoy/lua.yaml"] {
         let mut command = Command::new(envoy());
         command.args(["--mode", "validate", "--log-level", "warning", "-c"]).arg(root(file));
         let output = command.output().unwrap();
