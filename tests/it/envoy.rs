@@ -280,6 +280,7 @@ async fn limits_are_told_on_200_and_on_429_and_nothing_is_appended() {
         assert_eq!(answer.header("x-ratelimit-remaining-requests"), Some(left.to_string().as_str()));
         assert_eq!(answer.header("x-ratelimit-remaining"), answer.header("x-ratelimit-remaining-requests"));
         assert_eq!(answer.header("x-ratelimit-limit-tokens"), Some("100"));
+        crate::classic::settled(&tiergate, 5 - left).await;
     }
     let refused = chat(&mut connection, "/llm/granite/v1/chat/completions", &token).await;
     assert_eq!(refused.status, 429);
