@@ -12,8 +12,11 @@ run: ## Play the tour through a real Envoy and stay until Ctrl-C; ONCE=1 exits a
 test: ## Format, lints, tests and documentation; the last line counts them
 	./scripts/test.sh
 
-bench: ## Measure, and print the goals: ratios of one run
+bench: ## Measure, and print what each reader of usage costs Envoy, and the goals: ratios of one run
+	./scripts/envoy.sh
+	cargo build --locked --release --bins --examples
 	cargo bench --locked
+	cargo test --locked --release --test it -- --ignored --nocapture what_each_reader
 	./scripts/goals.py
 
 soak: ## Run the load tests with their full numbers, one after another, and print their figures

@@ -38,7 +38,7 @@ use crate::usage::{Bounds, Forecasts};
 ///
 /// One call of Envoy's ext_authz authenticates the caller's Kubernetes token, finds the subscription tier, checks access
 /// to the model named in the path, takes the request limits and admits against the token limits. The usage of the
-/// answer comes back as a rate-limit report.
+/// answer comes back in Envoy's access log, or as a rate-limit report.
 #[derive(Debug, Parser)]
 #[command(version, about, long_about)]
 pub struct Cli {
@@ -48,7 +48,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Answer a gateway's ext_authz and rate-limit calls
+    /// Answer a gateway's ext_authz and rate-limit calls, and take its access log
     Serve(Box<Serve>),
     /// Check manifests, and print every problem with its place and remedy
     Check(Check),

@@ -175,10 +175,13 @@ impl<'a> EnvoyFile<'a> {
         self.clusters.get(name).map(Vec::as_slice).unwrap_or_default()
     }
 
-    /// Leaves what leads to tiergate: by the name of the cluster, or if no filter's has it, every ext_authz filter that speaks gRPC.
+    /// Leaves what leads to tiergate: by the name of the cluster, or if no filter's and no log's has it, every ext_authz filter that
+    /// speaks gRPC.
     fn keep_ours(&mut self) {
-        let mut clusters = self.authz.iter().map(|authz| &authz.cluster);
-        if clusters.any(|name| is_named(name)) || self.rate_limits.iter().any(|limit| is_named(&limit.cluster)) {
+        let authz = self.authz.iter().map(|authz| &authz.cluster);
+        let mut asked = authz.chain(self.rate_limits.iter().map(|limit| &limit.cluster));
+        let is_logged = || self.managers.iter().any(|manager| access_log::leads_to(manager, is_named));
+        if asked.any(|name| is_named(name)) || is_logged() {
             self.authz.retain(|authz| is_named(&authz.cluster));
         }
         let asked: BTreeSet<&String> = self.authz.iter().map(|authz| &authz.cluster).collect();

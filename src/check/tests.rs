@@ -298,7 +298,7 @@ fn filters_of_other_services_are_not_judged() {
 
 #[test]
 fn an_access_log_tells_what_some_filter_reads() {
-    let text = std::fs::read_to_string(root("envoy/access-log.yaml")).unwrap();
+    let text = std::fs::read_to_string(root("envoy/tiergate.yaml")).unwrap();
     let of =
         |text: &str, token_limits| on_large_stack(|| envoy::problems("e.yaml", text, Beside { token_limits })).unwrap();
     let unread = text.replace("metadata_namespace: tiergate.usage", "metadata_namespace: others");

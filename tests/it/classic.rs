@@ -61,7 +61,7 @@ fn told(answer: &Answer) -> (u16, Vec<(String, String)>, Value) {
 /// A change to one of the files is a change to both.
 #[test]
 fn the_configuration_is_the_other_one_and_a_call_more() {
-    let (one_call, two_calls) = (shipped("envoy/tiergate.yaml"), shipped("envoy/classic.yaml"));
+    let (one_call, two_calls) = (shipped("envoy/report-by-call.yaml"), shipped("envoy/classic.yaml"));
     let mut lines: Vec<&str> = two_calls.lines().collect();
     let own: Vec<&str> = one_call
         .lines()
@@ -76,26 +76,19 @@ fn the_configuration_is_the_other_one_and_a_call_more() {
         .filter(|code| !code.is_empty())
         .collect();
     let expected = ["expression: response.code_details != \"ext_authz_denied\"", "failure_mode_deny: true"];
-    assert_eq!(own, expected, "of tiergate.yaml alone");
+    assert_eq!(own, expected, "of report-by-call.yaml alone");
 }
 
-/// What `envoy/tiergate.yaml` alone has beside its readers: what keeps its filters apart, and totals of several names.
+/// What `envoy/tiergate.yaml` alone has beside its readers: what keeps its filters apart.
 const NATIVE: &str = r#"early_header_mutation_extensions:
 - name: envoy.http.early_header_mutation.header_mutation
 "@type": type.googleapis.com/envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation
 mutations: [{remove: x-tiergate-usage}]
 expression: response.code_details.startsWith("rbac_access_denied")
-request_headers_to_remove: [accept-encoding, x-tiergate-usage]
-hits_addend: {format: "%DYNAMIC_METADATA(tiergate.usage:total_of_bedrock)%"}
-hits_addend: {format: "%DYNAMIC_METADATA(tiergate.usage:total_of_gemini)%"}
-hits_addend: {format: "%DYNAMIC_METADATA(tiergate.usage:total_of_response)%"}"#;
-/// And `envoy/lua.yaml`: what its reader counts besides.
+request_headers_to_remove: [accept-encoding, x-tiergate-usage]"#;
+/// And `envoy/lua.yaml`.
 const LUA: &str = r#"expression: response.code_details == "lua_response"
-request_headers_to_remove: [accept-encoding]
-hits_addend: {format: "%DYNAMIC_METADATA(tiergate.usage:chunks)%"}
-actions: [*reservation, {generic_key: {descriptor_key: tiergate.usage, descriptor_value: chunks}}]
-hits_addend: {format: "%DYNAMIC_METADATA(tiergate.usage:ended)%"}
-actions: [*reservation, {generic_key: {descriptor_key: tiergate.usage, descriptor_value: ended}}]"#;
+request_headers_to_remove: [accept-encoding]"#;
 
 /// A change to one of these files is a change to both, but for who reads the bodies.
 #[test]

@@ -25,6 +25,11 @@ pub(super) fn logs<'a>(manager: &ConfigValue<'a>, file: &EnvoyFile<'a>) -> Vec<L
     logs.filter(|log| file.is_ours(&log.cluster)).collect()
 }
 
+/// Whether a connection manager has an access log that leads to a cluster of such a name.
+pub(super) fn leads_to(manager: &ConfigValue<'_>, is_named: fn(&str) -> bool) -> bool {
+    manager.list("access_log").into_iter().filter_map(Log::of).any(|log| is_named(&log.cluster))
+}
+
 // === impl Log ===
 
 impl<'a> Log<'a> {
@@ -47,7 +52,7 @@ impl<'a> Log<'a> {
         }
         if beside.token_limits && !file.facts.reads_usage() {
             let message = "tells no tokens, since no filter of this file reads them from answers";
-            let remedy = "add the filters of envoy/access-log.yaml that read `usage` from answers";
+            let remedy = "add the filters of envoy/tiergate.yaml that read `usage` from answers";
             self.entry.warn(Finding::EnvoyReportMissing, message, remedy);
         }
     }

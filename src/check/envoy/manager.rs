@@ -42,7 +42,7 @@ pub(super) fn check(manager: &ConfigValue<'_>, file: &EnvoyFile<'_>, beside: Bes
     let is_reported = chain.roles(file).contains(&FilterRole::Report) || !access_log::logs(manager, file).is_empty();
     if beside.token_limits && !is_reported {
         let message = "reports no usage, so that token limits never fill";
-        let remedy = "add the ratelimit filter of envoy/tiergate.yaml, with `domain: tiergate.report`, or the access log of envoy/access-log.yaml";
+        let remedy = "add the access log of envoy/tiergate.yaml, or the ratelimit filter of envoy/report-by-call.yaml, with `domain: tiergate.report`";
         manager.warn(Finding::EnvoyReportMissing, message, remedy);
     }
 }

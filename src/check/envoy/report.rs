@@ -40,7 +40,11 @@ pub(super) fn check<'a>(file: &EnvoyFile<'a>, filters: &[&Filter<'a>], beside: B
     let lists: Vec<ConfigValue<'a>> = own.chain(overrides.iter().filter_map(|own| own.get("rate_limits"))).collect();
     if beside.token_limits && !file.facts.has_limited_routes && !lists.iter().any(carries_tokens) {
         let at = lists.first().unwrap_or(&first.item);
-        at.warn(Finding::EnvoyReportMissing, "reports no tokens", "take the `rate_limits` of envoy/tiergate.yaml");
+        at.warn(
+            Finding::EnvoyReportMissing,
+            "reports no tokens",
+            "take the `rate_limits` of envoy/report-by-call.yaml",
+        );
     }
     for report in &reports {
         domain(&report.item);
@@ -139,7 +143,7 @@ fn without_reservation(limit: &ConfigValue<'_>, actions: &[Action<'_>]) {
     };
     let remedy = match meant {
         Some(_) => format!("did you mean `{RESERVATION}`?"),
-        None => "add the metadata action of envoy/tiergate.yaml to each descriptor".to_owned(),
+        None => "add the metadata action of envoy/report-by-call.yaml to each descriptor".to_owned(),
     };
     let at = meant.and_then(|action| action.item.get("descriptor_key")).unwrap_or_else(|| limit.clone());
     at.warn(UNREAD, message, &remedy);
@@ -159,7 +163,7 @@ fn usage(limit: &ConfigValue<'_>, action: &Action<'_>, file: &EnvoyFile<'_>) {
     }
     let Some(hits) = limit.get("hits_addend") else {
         let message = "carries no number, which counts as 1";
-        limit.warn(UNREAD, message, "add `hits_addend`, as in envoy/tiergate.yaml");
+        limit.warn(UNREAD, message, "add `hits_addend`, as in envoy/report-by-call.yaml");
         return;
     };
     if let Some(at) = hits.turned_on("is_negative_hits") {
@@ -173,7 +177,7 @@ fn usage(limit: &ConfigValue<'_>, action: &Action<'_>, file: &EnvoyFile<'_>) {
         Some(format) => metadata(&format, file),
         None if TOKENS.contains(&name) => {
             let message = format!("is the same for every answer, whatever its `{name}` is");
-            hits.warn(UNREAD, message, "set `format`, as in envoy/tiergate.yaml");
+            hits.warn(UNREAD, message, "set `format`, as in envoy/report-by-call.yaml");
         }
         None => {}
     }

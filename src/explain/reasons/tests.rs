@@ -17,7 +17,7 @@ const DOCUMENTS: [&str; 9] = [
     "docs/routes.md",
 ];
 const ENVOY: [&str; 5] =
-    ["envoy/README.md", "envoy/access-log.yaml", "envoy/classic.yaml", "envoy/lua.yaml", "envoy/tiergate.yaml"];
+    ["envoy/README.md", "envoy/classic.yaml", "envoy/lua.yaml", "envoy/report-by-call.yaml", "envoy/tiergate.yaml"];
 /// The heading of what our Envoy configurations answer by themselves.
 const BY_ENVOY: &str = "Said by Envoy";
 

@@ -4,11 +4,11 @@ use std::path::Path;
 
 use crate::envoy::shipped;
 
-/// Reports by a call, with Envoy's own readers.
-pub(super) const BY_CALL: &str = "envoy/tiergate.yaml";
-/// The same by an access log.
-pub(super) const BY_LOG: &str = "envoy/access-log.yaml";
-/// By a call, with Lua for a reader.
+/// Reports by an access log, with Envoy's own readers.
+pub(super) const BY_LOG: &str = "envoy/tiergate.yaml";
+/// The same by a call.
+pub(super) const BY_CALL: &str = "envoy/report-by-call.yaml";
+/// By an access log, with Lua for a reader.
 pub(super) const LUA: &str = "envoy/lua.yaml";
 
 /// Where access logs are listed, and what stands behind them.
@@ -17,6 +17,13 @@ const AFTER_LOGS: &str = "                use_remote_address:";
 /// The filter that reports by a call, and how the one behind it begins.
 const CALL: &str = "                  # Next, so that whatever Check reserved is reported";
 const NEXT: &str = "\n                  # ";
+/// The last line of the filter before it.
+const CHECK: &str = "                      charge_cluster_response_stats: false # a 429 of the gateway is not an error of the model's cluster\n";
+/// One of the numbers that it reports, and what it has to report besides where Lua reads.
+const STATUS: &str = r#"                        - apply_on_stream_done: true
+                          hits_addend: {format: "%RESPONSE_CODE%"}
+"#;
+const LUA_NUMBERS: [&str; 2] = ["chunks", "ended"];
 
 /// What reports come over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +60,21 @@ pub(super) fn without_log(config: &str) -> String {
 pub(super) fn with_log(config: &str) -> String {
     let log = part(&shipped(BY_LOG), LOGS, AFTER_LOGS);
     replaced(config, AFTER_LOGS, &(log + AFTER_LOGS))
+}
+
+/// [`LUA`] with the filter of [`BY_CALL`] in place of its access log, as `envoy/README.md` says.
+pub(super) fn lua_by_call() -> String {
+    let number = |name: &str| {
+        format!(
+            r#"                        - apply_on_stream_done: true
+                          hits_addend: {{format: "%DYNAMIC_METADATA(tiergate.usage:{name})%"}}
+                          actions: [*reservation, {{generic_key: {{descriptor_key: tiergate.usage, descriptor_value: {name}}}}}]
+"#
+        )
+    };
+    let call = part(&shipped(BY_CALL), CALL, NEXT) + "\n";
+    let call = replaced(&call, STATUS, &(LUA_NUMBERS.map(number).concat() + STATUS));
+    replaced(&without_log(&shipped(LUA)), CHECK, &(CHECK.to_owned() + &call))
 }
 
 /// With Envoy 1.40's own reader in place of those of [`BY_LOG`].

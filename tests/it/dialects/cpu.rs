@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::configs::{BY_CALL, BY_LOG, LUA, with_ai_protocol_manager, with_log, without_call};
+use super::configs::{BY_CALL, BY_LOG, LUA, lua_by_call, with_ai_protocol_manager};
 use super::{DIALECTS, Dialect, World};
 use crate::envoy::shipped;
 use crate::support::Connection;
@@ -98,8 +98,8 @@ async fn what_each_reader_and_channel_costs() {
         Setup::start("native, call", &shipped(BY_CALL)).await,
         Setup::start("native, log", &shipped(BY_LOG)).await,
         Setup::start("ai_protocol_manager, log", &with_ai_protocol_manager()).await,
-        Setup::start("Lua, call", &shipped(LUA)).await,
-        Setup::start("Lua, log", &with_log(&without_call(&shipped(LUA)))).await,
+        Setup::start("Lua, call", &lua_by_call()).await,
+        Setup::start("Lua, log", &shipped(LUA)).await,
     ];
     for _ in 0..ROUNDS {
         for setup in &mut setups {

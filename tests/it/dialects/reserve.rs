@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::configs::{self, BY_CALL};
+use super::configs::{self, BY_LOG};
 use super::{DIALECTS, Dialect, World};
 use crate::envoy::{envoy, gateway_on, shipped};
 use crate::support::{Answer, Connection, Folder, PATIENCE, POSITIVE, Tiergate, generous_manifests, root, token};
@@ -119,7 +119,7 @@ impl Small {
         let small = format!("free-user-tokens:\n      rates: [{{limit: {limit}, window: {}s}}]", window.as_secs());
         manifests.file("limits.yaml", &limits.replace(rates, &small));
         let tiergate = Tiergate::start(&manifests.0, flags);
-        let config = configs::telling(&shipped(BY_CALL), &folder.0.join("told"), TOLD);
+        let config = configs::telling(&shipped(BY_LOG), &folder.0.join("told"), TOLD);
         let gateway = gateway_on(&envoy(), &config, &[tiergate.grpc.port()], &[]).await;
         let token = token("maas-default-gateway-tier-free", "alice-12345678", &root("examples/manifests"));
         let world = World { _manifests: manifests, tiergate, gateway, bearer: format!("Bearer {}", premium()) };

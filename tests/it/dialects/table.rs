@@ -61,9 +61,7 @@ impl Reader {
     }
 
     fn lua(channel: Channel) -> Self {
-        let by_call = shipped(LUA);
-        let config =
-            if channel == Channel::Call { by_call } else { configs::without_call(&configs::with_log(&by_call)) };
+        let config = if channel == Channel::Call { configs::lua_by_call() } else { shipped(LUA) };
         let dialects = DIALECTS.iter().chain(&LUA_DIALECTS).collect();
         let manners = MANNERS.into_iter().chain(LUA_MANNERS).collect();
         Reader { kind: Kind::Lua, channel, config, dialects, manners }

@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use serde_json::{Value, json};
 
+use super::configs::{BY_LOG, LUA};
 use crate::envoy::{gateway_before, shipped};
 use crate::support::{Connection, PATIENCE, Tiergate, generous_manifests};
 use crate::wire::premium;
@@ -54,31 +55,43 @@ const TOLD: [(&str, &str, Option<u64>); 21] = [
     (SSE, "data: {\"usage\":{\"total_tokens\":60}}\n\ndata: {\"usageMetadata\":{\"totalTokenCount\":0}}\n\n", Some(60)),
 ];
 
-/// What Envoy's own readers charge, which README.md beside the configuration names where it is by bytes, and what Lua does.
-const APART: [(&str, &str, Option<u64>, Option<u64>); 16] = [
-    (SSE, "data: {\"usage\":{\"total_tokens\":60}}\n\ndata: {\"usage\":{\"total_tokens\":0}}\n\n", None, Some(60)),
-    (SSE, "data: {\"usage\":{\"total_tokens\":60}}\n", None, Some(60)),
-    (SSE, "data: {\"usage\":{\"total_tokens\":60}}\r\r", None, Some(60)),
-    ("text/plain", r#"{"usage":{"total_tokens":60}}"#, None, None),
-    ("", "data: {\"usage\":{\"total_tokens\":60}}\n\n", None, None),
-    (JSON, r#"[{"usageMetadata":{"totalTokenCount":60}}]"#, None, Some(60)),
-    ("application/x-ndjson", "{\"usage\":{\"total_tokens\":60}}\n{}\n", None, Some(60)),
-    ("application/x-ndjson", "{\"no\n{\"done\":true,\"prompt_eval_count\":10,\"eval_count\":50}\n", None, Some(60)),
-    (JSON, r#"{"done":true,"prompt_eval_count":10,"eval_count":50}"#, None, Some(60)),
+/// What is charged for what Envoy's own readers read, by a call and by a log, and for what Lua does. README.md beside the configuration
+/// names what is charged by its bytes.
+const APART: [(&str, &str, [Option<u64>; 3]); 16] = [
+    (
+        SSE,
+        "data: {\"usage\":{\"total_tokens\":60}}\n\ndata: {\"usage\":{\"total_tokens\":0}}\n\n",
+        [None, None, Some(60)],
+    ),
+    (SSE, "data: {\"usage\":{\"total_tokens\":60}}\n", [None, None, Some(60)]),
+    (SSE, "data: {\"usage\":{\"total_tokens\":60}}\r\r", [None, None, Some(60)]),
+    ("text/plain", r#"{"usage":{"total_tokens":60}}"#, [None, None, None]),
+    ("", "data: {\"usage\":{\"total_tokens\":60}}\n\n", [None, None, None]),
+    (JSON, r#"[{"usageMetadata":{"totalTokenCount":60}}]"#, [None, None, Some(60)]),
+    ("application/x-ndjson", "{\"usage\":{\"total_tokens\":60}}\n{}\n", [None, None, Some(60)]),
+    (
+        "application/x-ndjson",
+        "{\"no\n{\"done\":true,\"prompt_eval_count\":10,\"eval_count\":50}\n",
+        [None, None, Some(60)],
+    ),
+    (JSON, r#"{"done":true,"prompt_eval_count":10,"eval_count":50}"#, [None, None, Some(60)]),
     // Of Messages, what was cached stands beside the input.
     (
         JSON,
         r#"{"usage":{"input_tokens":1,"cache_read_input_tokens":6,"cache_creation_input_tokens":3,"output_tokens":50}}"#,
-        Some(51),
-        Some(60),
+        [Some(51), Some(51), Some(60)],
     ),
     // Some models tell it both ways; and text is no number of its own.
-    (JSON, r#"{"usage":{"prompt_tokens":10,"cache_read_input_tokens":6,"completion_tokens":50}}"#, Some(60), Some(60)),
-    (JSON, r#"{"a":"\"usage\":{\"total_tokens\":1}","usage":{"total_tokens":59.5}}"#, Some(59), Some(60)),
-    (JSON, r#"{"usage":{"total_tokens":-60}}"#, None, None),
-    (JSON, r#"{"usage":{"total_tokens":2000000000}}"#, None, Some(1_000_000_000)),
-    (JSON, r#"{"usage":{"total_tokens":9223372036854775808}}"#, None, Some(1_000_000_000)),
-    (JSON, r#"<p>{"usage":{"total_tokens":60}}"#, None, None),
+    (
+        JSON,
+        r#"{"usage":{"prompt_tokens":10,"cache_read_input_tokens":6,"completion_tokens":50}}"#,
+        [Some(60), Some(60), Some(60)],
+    ),
+    (JSON, r#"{"a":"\"usage\":{\"total_tokens\":1}","usage":{"total_tokens":59.5}}"#, [Some(59), Some(60), Some(60)]),
+    (JSON, r#"{"usage":{"total_tokens":-60}}"#, [None, None, None]),
+    (JSON, r#"{"usage":{"total_tokens":2000000000}}"#, [None, Some(1_000_000_000), Some(1_000_000_000)]),
+    (JSON, r#"{"usage":{"total_tokens":9223372036854775808}}"#, [None, None, Some(1_000_000_000)]),
+    (JSON, r#"<p>{"usage":{"total_tokens":60}}"#, [None, None, None]),
 ];
 
 /// Answers what the request says that it should.
@@ -110,8 +123,12 @@ async fn usage_in_other_words_is_counted_where_envoy_can_read_it() {
         let gateway = gateway_before(&shipped(file), &[tiergate.grpc.port()], model().await).await;
         let mut connection = Connection::open(gateway.address).await;
         let mut others = Vec::new();
-        let is_lua = file.contains("lua");
-        let apart = APART.map(|(kind, text, native, lua)| (kind, text, if is_lua { lua } else { native }));
+        let column = match file {
+            LUA => 2,
+            BY_LOG => 1,
+            _ => 0,
+        };
+        let apart = APART.map(|(kind, text, charged)| (kind, text, charged[column]));
         for (at, (kind, text, expected)) in TOLD.into_iter().chain(apart).enumerate() {
             let (reports, tokens) = ("tiergate_usage_reports_total", "tiergate_usage_tokens_total");
             let (settled, total) = (tiergate.metric(reports, "\"settled\"").await, "usage=\"total\"");
