@@ -155,7 +155,8 @@ impl Usage {
     fn used(&self, total: u64) -> Used {
         let input = self.input.unwrap_or_else(|| self.output.map_or(0, |output| total.saturating_sub(output)));
         let output = self.output.unwrap_or(0).max(total.saturating_sub(input));
-        Used { input, output, cached: self.cached.unwrap_or(0), reasoning: self.reasoning.unwrap_or(0), total }
+        let (cached, reasoning) = (self.cached.unwrap_or(0).min(input), self.reasoning.unwrap_or(0).min(output));
+        Used { input, output, cached, reasoning, total }
     }
 }
 
@@ -306,7 +307,7 @@ impl Settlements {
         // Where nothing is known but what was expected.
         let expected = || {
             let total = (reservation.forecast.guess.ceil() as u64).max(1);
-            Used::split(total, self.rates.prompt(model, report))
+            Used::estimated(total, self.rates.prompt(model, report))
         };
         match report.usage.tokens() {
             _ if report.unsent => Said { quality: Quality::Final, used: Used::default() },

@@ -137,6 +137,12 @@ impl Used {
         Used::new(input, total - input)
     }
 
+    /// The same of what nobody has told: the model may have written something, so that no cost of the answer alone makes it free.
+    #[must_use]
+    pub fn estimated(total: u64, input: u64) -> Self {
+        Used::split(total, input.min(total.saturating_sub(1)))
+    }
+
     /// The same, where none of them is more than `most`.
     #[must_use]
     pub fn at_most(self, most: u64) -> Self {

@@ -80,7 +80,7 @@ impl Rates {
             false => known.whole.of(answered, TEXT),
         };
         // A float that is too large becomes the largest number.
-        Used::split(((prompt + answer).ceil() as u64).max(1), prompt.ceil() as u64)
+        Used::estimated(((prompt + answer).ceil() as u64).max(1), prompt.ceil() as u64)
     }
 
     /// Likewise, of its prompt alone; 0 where nothing of that is known.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 
+use super::ledger::Line;
 use crate::clock::Nanos;
 
 /// So many callers do not wait for one another. Serial numbers are consecutive, so each has as many calls as any other.
@@ -33,8 +34,15 @@ struct Shard {
     open: BTreeMap<u64, Box<str>>,
     /// Of `open`.
     bytes: usize,
-    /// What has a line without a report, and since when.
-    unsettled: BTreeMap<u64, Nanos>,
+    /// What has a line without a report.
+    unsettled: BTreeMap<u64, Written>,
+}
+
+/// A line that was written without a report: since when, and what it said. What it would say later may be another policy's word.
+#[derive(Debug)]
+struct Written {
+    at: Nanos,
+    charges: Box<Line>,
 }
 
 // === impl Outstanding ===
@@ -58,19 +66,24 @@ impl Outstanding {
         }
     }
 
-    /// A report of the call has come: whether the call has a line already.
-    pub(super) fn settled(&self, serial: u64) -> bool {
-        let Some(shard) = self.shard(serial) else { return false };
-        let mut shard = shard.lock();
+    /// A report of the call has come: what the call's line says, if it has one already.
+    pub(super) fn settled(&self, serial: u64) -> Option<Box<Line>> {
+        let mut shard = self.shard(serial)?.lock();
         if let Some(sealed) = shard.open.remove(&serial) {
             shard.bytes = shard.bytes.saturating_sub(sealed.len());
         }
-        shard.unsettled.remove(&serial).is_some()
+        shard.unsettled.remove(&serial).map(|written| written.charges)
     }
 
-    /// Takes out the calls before `end`: each is to have a line now, which a report within `correctable` corrects.
-    pub(super) fn expire(&self, end: u64, now: Nanos, correctable: Duration) -> Vec<Box<str>> {
-        let mut expired = Vec::new();
+    /// Takes out the calls before `end`: each is to have its `line` now, which a report within `correctable` corrects.
+    pub(super) fn expire(
+        &self,
+        end: u64,
+        now: Nanos,
+        correctable: Duration,
+        line: impl Fn(&str) -> Option<Line>,
+    ) -> Vec<Line> {
+        let mut lines = Vec::new();
         for shard in &self.shards {
             let mut shard = shard.lock();
             shard.forget(now, correctable);
@@ -78,15 +91,16 @@ impl Outstanding {
             for (serial, sealed) in mem::replace(&mut shard.open, later) {
                 shard.bytes = shard.bytes.saturating_sub(sealed.len());
                 // A line that nobody knows of could not be corrected: so there is none.
-                if shard.unsettled.len() < self.most {
-                    shard.unsettled.insert(serial, now);
-                    expired.push(sealed);
-                } else {
-                    self.forgotten.inc();
+                match line(&sealed).filter(|_| shard.unsettled.len() < self.most) {
+                    Some(line) => {
+                        shard.unsettled.insert(serial, Written { at: now, charges: Box::new(line.charges()) });
+                        lines.push(line);
+                    }
+                    None => _ = self.forgotten.inc(),
                 }
             }
         }
-        expired
+        lines
     }
 
     fn shard(&self, serial: u64) -> Option<&Mutex<Shard>> {
@@ -100,7 +114,7 @@ impl Shard {
     /// Forgets what no report corrects any more.
     fn forget(&mut self, now: Nanos, correctable: Duration) {
         while let Some(oldest) = self.unsettled.first_entry()
-            && oldest.get().saturating_add(correctable) < now
+            && oldest.get().at.saturating_add(correctable) < now
         {
             oldest.remove();
         }
@@ -119,8 +133,9 @@ mod tests {
 
     /// The calls that are there, as they were remembered.
     fn expired(outstanding: &Outstanding, end: u64, hours: u32) -> Vec<String> {
+        let line = |call: &str| Some(Line { decision: call.into(), ..Line::default() });
         let mut calls: Vec<String> =
-            outstanding.expire(end, at(hours), HOUR).into_iter().map(|call| call.to_string()).collect();
+            outstanding.expire(end, at(hours), HOUR, line).into_iter().map(|line| line.decision.to_string()).collect();
         calls.sort_unstable();
         calls
     }
@@ -131,13 +146,13 @@ mod tests {
         for serial in 0..4 {
             outstanding.remember(serial, &format!("call {serial}"));
         }
-        assert!(!outstanding.settled(1), "it has no line yet");
+        assert!(outstanding.settled(1).is_none(), "it has no line yet");
         assert_eq!(expired(&outstanding, 3, 0), ["call 0", "call 2"]);
         assert_eq!(expired(&outstanding, 3, 0), [""; 0]);
-        assert_eq!([0, 0, 1, 3].map(|serial| outstanding.settled(serial)), [true, false, false, false]);
+        assert_eq!([0, 0, 1, 3].map(|serial| outstanding.settled(serial).is_some()), [true, false, false, false]);
         // Nothing corrects it any more.
         assert_eq!(expired(&outstanding, 4, 2), [""; 0]);
-        assert!(!outstanding.settled(2));
+        assert!(outstanding.settled(2).is_none());
         assert!(outstanding.shards.iter().all(|shard| shard.lock().bytes == 0 && shard.lock().unsettled.is_empty()));
     }
 
@@ -150,7 +165,7 @@ mod tests {
             outstanding.remember(serial, &format!("{serial:02}"));
         }
         assert_eq!(forgotten.get(), shards);
-        assert!(!outstanding.settled(0));
+        assert!(outstanding.settled(0).is_none());
         let rest: Vec<String> = (shards..3 * shards).map(|serial| serial.to_string()).collect();
         assert_eq!(expired(&outstanding, u64::MAX, 0), rest);
         // Long ones leave room for fewer.
@@ -167,6 +182,6 @@ mod tests {
         assert_eq!(expired(&outstanding, 1, 0), ["first"]);
         outstanding.remember(16, "second");
         assert_eq!((expired(&outstanding, 17, 1), forgotten.get()), (vec![], 1));
-        assert_eq!([0, 16].map(|serial| outstanding.settled(serial)), [true, false]);
+        assert_eq!([0, 16].map(|serial| outstanding.settled(serial).is_some()), [true, false]);
     }
 }

@@ -7,7 +7,10 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::ledger::{Ledger, Line};
-use super::{Channel, Charged, Correction, Passed, Report, Reservation, Sealer, Settlement, Settlements, UsageMetrics};
+use super::{
+    Bounds, Channel, Charged, Correction, Hold, Passed, Report, Reservation, Sealer, Settlement, Settlements,
+    UsageMetrics,
+};
 use crate::clock::Nanos;
 use crate::limit::Limits;
 use crate::throttle::Throttle;
@@ -75,15 +78,21 @@ impl Reports {
     /// Has lines written of the calls before `first` that nobody has reported.
     fn write_unsettled(&self, ledger: &Ledger, first: u64, now: Nanos) {
         let Some(outstanding) = self.sealer.outstanding() else { return };
-        for sealed in outstanding.expire(first, now, self.settlements.bounds.settle_within) {
-            if let Some(reservation) = self.sealer.open(&sealed) {
-                ledger.write(self.unsettled(&reservation, now));
-            }
+        let Bounds { call_time, settle_within, .. } = self.settlements.bounds;
+        let line = |sealed: &str| self.sealer.open(sealed).map(|reservation| self.unsettled(&reservation, now));
+        for line in outstanding.expire(first, now, settle_within.saturating_sub(call_time), line) {
+            ledger.write(line);
         }
     }
 
     fn unsettled(&self, reservation: &Reservation, now: Nanos) -> Line {
-        Line::unsettled(reservation, &self.metrics.holds_of(reservation), self.limits.time(now))
+        let holds = self.metrics.holds_of(reservation);
+        let line = Line::unsettled(reservation, &holds, self.limits.time(now));
+        // What limits with a cost hold is in their units.
+        let has_cost =
+            |hold: &Hold| self.limits.rate(hold.of.cell, reservation.route).is_some_and(|rate| rate.cost.is_some());
+        let guess = reservation.forecast.guess.ceil() as i64;
+        if guess > 0 && reservation.holds.iter().any(has_cost) { Line { total: guess, ..line } } else { line }
     }
 
     /// Has `ledger` write down what is settled.
@@ -113,8 +122,11 @@ impl Reports {
             && let Some(line) = Line::settled(&reservation, report, &charged, self.limits.time(now))
         {
             let line = line.of(channel, self.metrics.charges_of(&reservation, &charged));
-            let has_line = self.sealer.outstanding().is_some_and(|outstanding| outstanding.settled(reservation.serial));
-            let line = if has_line { line.correcting(&self.unsettled(&reservation, now)) } else { line };
+            let earlier = self.sealer.outstanding().and_then(|outstanding| outstanding.settled(reservation.serial));
+            let line = match earlier {
+                Some(earlier) => line.correcting(&earlier),
+                None => line,
+            };
             ledger.settle(reservation.serial, line, now);
         }
         self.tell_cuts(&charged, &reservation, channel);

@@ -115,6 +115,12 @@ impl Line {
         }
     }
 
+    /// What of this line a later one corrects.
+    #[must_use]
+    pub fn charges(&self) -> Self {
+        Line { total: self.total, charged: self.charged.clone(), quality: self.quality, ..Line::default() }
+    }
+
     /// Who called what, and nothing of what that cost.
     fn of_call(reservation: &Reservation, time: Micros) -> Self {
         let (namespace, model) = reservation.model_name.split_once('/').unwrap_or(("", &reservation.model_name));
