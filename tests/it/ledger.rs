@@ -284,7 +284,7 @@ fn what_is_compressed_is_read_from_standard_input() {
 fn the_documented_sums_are_those_of_the_documented_lines() {
     let page = std::fs::read_to_string(root("docs/usage.md")).unwrap();
     let blocks: Vec<String> = page.split("\n\n").filter(|block| block.starts_with("    ")).map(unindented).collect();
-    let [lines, command, sums] = blocks.as_slice() else { panic!("{blocks:?}") };
+    let [lines, command, sums, ..] = blocks.as_slice() else { panic!("{blocks:?}") };
     let folder = Folder::new();
     folder.file("usage.log", lines);
     let words: Vec<&str> = command.split_whitespace().skip(1).collect();

@@ -102,10 +102,12 @@ async fn an_answer_costs_by_the_same_expression_however_it_is_known() {
         // Neither usage nor bytes: what was expected (two digits of 1,010 travel), of which the prompt's bytes are known or not.
         (Report { request_bytes: Some(40), ..Report::default() }, 10 + 3 * 998),
         (Report::default(), 3 * 1008),
-        // Broken off: what was counted, or what its bytes tell where that is more.
+        // Broken off: the running total, or what its bytes tell where there is none and that is more.
         (Report { ended: Some(false), ..of(usage(10, 40)) }, 10 + 3 * 40),
-        (Report { ended: Some(false), usage: usage(10, 40), ..answer(200, 400) }, 10 + 3 * 100),
-        (Report { request_bytes: Some(40), ..answer(0, 0) }, 10),
+        (Report { ended: Some(false), usage: usage(10, 40), ..answer(200, 400) }, 10 + 3 * 40),
+        (Report { ended: Some(false), usage: usage(10, 8), ..answer(200, 400) }, 10 + 3 * 100),
+        // Left before the first byte: the model may have written one token.
+        (Report { request_bytes: Some(40), ..answer(0, 0) }, 9 + 3),
         // A model that failed, or was not asked, costs nothing.
         (answer(503, 90), 0),
         (Report { unsent: true, ..answer(413, 90) }, 0),
