@@ -87,6 +87,7 @@ impl Relay {
     async fn cut(&mut self, time: Duration) {
         self.carrying.abort();
         assert!((&mut self.carrying).await.unwrap_err().is_cancelled());
+        // The length of the cut is what is tried.
         tokio::time::sleep(time).await;
         self.carrying = Self::listen(self.port, self.to).await;
     }
@@ -115,6 +116,7 @@ async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let started = Instant::now();
     while !is_so().await {
         assert!(started.elapsed() < PATIENCE, "{what}");
+        // Metrics and files of other processes tell nobody when they change.
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
