@@ -170,6 +170,20 @@ impl Cluster {
         let begun = ours.filter(|entry| entry["verb"] != "watch" || entry["stage"] == "ResponseStarted");
         begun.map(|entry| (text(&entry["verb"]), text(&entry["objectRef"]["resource"]))).collect()
     }
+
+    /// Waits until such a user has made such a call.
+    pub(crate) async fn until_called(&self, of: impl Fn(&str) -> bool, verb: &str, resource: &str) {
+        let (started, call) = (Instant::now(), (verb.to_owned(), resource.to_owned()));
+        loop {
+            let calls = self.calls(&of);
+            if calls.contains(&call) {
+                return;
+            }
+            assert!(started.elapsed() < PATIENCE, "{verb} {resource}: {calls:?}");
+            // The API server writes its log when it likes, and reading is how that is seen.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
 }
 
 fn start_api_server(control_plane: &ControlPlane) -> Server {

@@ -264,7 +264,9 @@ async fn many_cold_tokens_at_once_are_let_in_or_told_to_come_again() {
             slowest(&second)
         );
         assert_eq!(again, count, "{:?}", second.iter().find(|(status, ..)| *status != 200));
-        assert_eq!(tokens, if local { 0 } else { count });
+        // Whose review came to nothing in time is asked about once more.
+        let asked = if local { 0..=0 } else { count..=2 * count - good };
+        assert!(asked.contains(&tokens), "{tokens} TokenReviews, {good} let in at first");
         assert!(!local || good == count);
     }
 }
