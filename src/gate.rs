@@ -74,6 +74,7 @@
 //!     peer: None,
 //!     sni: None,
 //!     model: OperatorModel::Unset,
+//!     body: None,
 //! };
 //! assert!(gate.check(&request, Nanos(0)).await.outcome.is_ok());
 //! request.method = "POST";
@@ -127,7 +128,7 @@ use crate::hash::{KeyedHasher, Secret};
 use crate::identity::Identities;
 use crate::limit::Limits;
 use crate::policy::{self, Attached, AuthPlan, Policies, Policy};
-use crate::request::{Request, Unset};
+use crate::request::{Body, Request, Unset};
 use crate::tier::TierServices;
 use crate::usage::{Forecasts, Reports, Sealer, Settlements, UsageMetrics};
 
@@ -163,6 +164,8 @@ struct Deciding<'a> {
     /// What was found so far: it is all that a decision tells of itself.
     evidence: Evidence,
     until: Option<Instant>,
+    /// Of the request, where it is sent along: it is read only where tokens are held for it.
+    body: Option<Body<'a>>,
 }
 
 /// How long a request waits for all that is not known. Gateways give up after 200 to 250 ms, and then the reason is lost.
@@ -221,6 +224,7 @@ impl Gate {
     pub async fn check(&self, request: &Request<'_>, now: Nanos) -> Decision {
         let policy = self.policies.current();
         let mut deciding = Deciding::new(self, &policy, now);
+        deciding.body = request.body;
         let outcome = deciding.decide(request).await;
         deciding.answer(outcome)
     }
@@ -245,7 +249,8 @@ impl Gate {
 impl<'a> Deciding<'a> {
     fn new(gate: &'a Gate, policy: &'a Policy, now: Nanos) -> Self {
         let id = gate.decisions.fetch_add(1, Ordering::Relaxed);
-        let mut deciding = Deciding { gate, policy, now, evidence: Evidence::new(id, policy.generation), until: None };
+        let evidence = Evidence::new(id, policy.generation);
+        let mut deciding = Deciding { gate, policy, now, evidence, until: None, body: None };
         deciding.evidence.keys = gate.tells_keys.then(Box::default);
         deciding
     }

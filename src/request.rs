@@ -1,6 +1,7 @@
 //! One request as the gate sees it: borrowed from the wire, knowing nothing of it.
 
 mod attributes;
+mod body;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -8,6 +9,7 @@ use std::collections::HashMap;
 use smallvec::{SmallVec, smallvec};
 
 pub use self::attributes::{Attributes, Unset};
+pub use self::body::Body;
 
 use crate::denial::{Code, Denial};
 
@@ -40,6 +42,8 @@ pub struct Request<'a> {
     pub sni: Option<&'a str>,
     /// `namespace/name` of the model, when the operator set it on the route instead of leaving it to the path.
     pub model: OperatorModel<'a>,
+    /// Where the gateway sends all of it.
+    pub body: Option<Body<'a>>,
 }
 
 /// What the operator says about the model of a route, in `context_extensions.model` or in the route's metadata

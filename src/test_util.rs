@@ -21,7 +21,7 @@ use crate::limit::{Limits, Memory};
 use crate::lint::compile;
 use crate::manifest::Manifests;
 use crate::policy::{Options, Policies, Policy, derived_uid};
-use crate::request::{Headers, OperatorModel, Request};
+use crate::request::{Body, Headers, OperatorModel, Request};
 use crate::rules::TokenAdmission;
 use crate::usage::Bounds;
 
@@ -166,6 +166,8 @@ pub(crate) struct Call {
     pub(crate) headers: HashMap<String, String>,
     pub(crate) model: Option<String>,
     pub(crate) gateway: Option<String>,
+    /// Where the gateway sends it along.
+    pub(crate) body: Option<String>,
 }
 
 impl Call {
@@ -175,7 +177,7 @@ impl Call {
     }
 
     pub(crate) fn path(path: &str) -> Self {
-        Call { path: path.to_owned(), headers: HashMap::new(), model: None, gateway: None }
+        Call { path: path.to_owned(), headers: HashMap::new(), model: None, gateway: None, body: None }
     }
 
     pub(crate) fn bearer(mut self, token: &str) -> Self {
@@ -198,6 +200,7 @@ impl Call {
             peer: None,
             sni: None,
             model: self.model.as_deref().map_or(OperatorModel::Unset, OperatorModel::Named),
+            body: self.body.as_deref().map(|body| Body::whole(body.as_bytes())),
         };
         gate.check(&request, now).await
     }

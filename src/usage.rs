@@ -2,6 +2,7 @@
 //!
 //! [`Reports`] takes what a gateway reports, whichever [`Channel`] it comes over.
 
+mod bound;
 mod call;
 mod channel;
 mod due;
@@ -19,6 +20,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use self::bound::most_tokens;
 pub use self::call::{COUNTED, is_call, is_counted};
 pub use self::channel::Channel;
 pub use self::forecast::{Calling, Forecast, Forecasts};

@@ -163,6 +163,7 @@ fn assert_nobody_passes(policy: Policy) {
                 peer: None,
                 sni: None,
                 model: OperatorModel::Unset,
+                body: None,
             };
             let decision = run(gate.check(&request, Nanos(0)));
             assert!(decision.outcome.is_err(), "{path} of {gateway:?} passes without a token");

@@ -38,6 +38,7 @@ pub fn path(data: &[u8]) -> &'static str {
             peer: None,
             sni: None,
             model: OperatorModel::Unset,
+            body: None,
         };
         let decision = run(GATE.check(&request, Nanos(0)));
         match (decision.outcome, verdict.is_ok()) {

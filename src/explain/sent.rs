@@ -70,6 +70,8 @@ impl Sent {
             peer: None,
             sni: None,
             model: self.model.as_deref().map_or(OperatorModel::Unset, OperatorModel::Named),
+            // No shipped gateway sends it.
+            body: None,
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::denial::{Code, Denial};
 use crate::expression::{Scope, TokenCost, Used, undecided as no_value};
 use crate::limit::{self, Admission, Cost, Demand, Outcome, Quota, Undecided};
 use crate::policy::{self, Attached, Limit, Matched, RoutePlan};
-use crate::request::{HeaderLookup, Request, Unset};
+use crate::request::{Body, HeaderLookup, Request, Unset};
 use crate::rules::{LimitKind, TokenAdmission};
 use crate::usage::{self, Calling, Forecast, Hold, ModelId, Terms};
 
@@ -94,7 +94,11 @@ impl Deciding<'_> {
         let reserves = self.evidence.is_call && self.gate.settings.enforce_limits == EnforceLimits::Check;
         let Some(Matched { account, .. }) = counted.filter(|_| reserves) else { return Forecast::default() };
         let calling = Calling { model: self.evidence.model, account: *account };
-        self.evidence.forecast = self.gate.forecasts.forecast(calling, body_length(scope));
+        let forecast = self.gate.forecasts.forecast(calling, body_length(scope));
+        self.evidence.forecast = match self.body {
+            None => forecast,
+            Some(body) => bounded(forecast, scope, body),
+        };
         self.evidence.forecast
     }
 
@@ -195,6 +199,12 @@ impl LimitEvidence {
         let (held, mark) = self.standing.map_or((0, Micros(0)), |standing| (standing.held(), standing.mark()));
         Hold { kind: self.kind, shadow: false, of: limit::Hold { account: *account, cell: *cell, held, mark } }
     }
+}
+
+/// A forecast of a call that can cost no more than its body says. No shipped gateway sends bodies along.
+#[cold]
+fn bounded(forecast: Forecast, scope: &Scope<'_>, body: Body<'_>) -> Forecast {
+    usage::most_tokens(scope.request.path, body).map_or(forecast, |most| forecast.at_most(most))
 }
 
 /// The bytes of the request's body, where the client says them.

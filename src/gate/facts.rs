@@ -201,6 +201,7 @@ impl Facts {
             sni: None,
             // Access was checked by whoever says who calls.
             model: OperatorModel::Unset,
+            body: None,
         })
     }
 

@@ -20,7 +20,7 @@ use crate::clock::Clock;
 use crate::denial::{Code, Denial};
 use crate::gate::Gate;
 use crate::metrics::Metrics;
-use crate::request::{Headers, OperatorModel, Request};
+use crate::request::{Body, HeaderLookup, Headers, OperatorModel, Request};
 use crate::respond::{self, Style};
 
 /// The ext_authz service.
@@ -95,13 +95,15 @@ pub fn to_request(check: &CheckRequest) -> Option<Request<'_>> {
         // The operator's word cannot be read: that is no reason to go by the path.
         Some(_) => Err(()),
     };
+    let headers = headers(http);
+    let body = body(http, &headers);
     Some(Request {
         method: &http.method,
         host: &http.host,
         scheme: &http.scheme,
         path,
         query,
-        headers: headers(http),
+        headers,
         gateway: extension("gateway"),
         listener: extension("listener"),
         port: port(attributes),
@@ -113,6 +115,7 @@ pub fn to_request(check: &CheckRequest) -> Option<Request<'_>> {
             (Some(one), Ok(Some(other))) if one != other => OperatorModel::Conflict,
             (Some(model), Ok(_)) | (None, Ok(Some(model))) => OperatorModel::Named(model),
         },
+        body,
     })
 }
 
@@ -149,11 +152,88 @@ fn headers<'a>(http: &'a HttpRequest) -> Headers<'a> {
     }
 }
 
+/// The body, where Envoy sends it (`with_request_body`: as text, or with `pack_as_bytes` as bytes) and all of it is there.
+fn body<'a>(http: &'a HttpRequest, headers: &Headers<'_>) -> Option<Body<'a>> {
+    let bytes = match (http.body.as_bytes(), http.raw_body.as_slice()) {
+        ([], []) => return None,
+        (bytes, []) | ([], bytes) => bytes,
+        _ => return None,
+    };
+    // Envoy sets the first with every body that it sends. A client's own stands beside it as a second one.
+    let is_cut = headers.get("x-envoy-auth-partial-body") != HeaderLookup::One("false");
+    let is_of_length = match headers.get("content-length") {
+        HeaderLookup::Absent => true,
+        HeaderLookup::One(length) => length.parse() == Ok(bytes.len()),
+        HeaderLookup::Several | HeaderLookup::Opaque => false,
+    };
+    (!is_cut && is_of_length).then_some(Body::whole(bytes))
+}
+
 #[cfg(test)]
 mod tests {
+    use envoy_types::pb::envoy::config::core::v3::HeaderMap;
+
     use super::*;
     use crate::metrics::PageFormat;
     use crate::test_util::{compile_files, demo, gate, options, settings};
+
+    const BODY: &str = r#"{"max_tokens": 20}"#;
+
+    /// A request with these headers, in either form, and a body as text, as bytes or as both.
+    fn with_body(headers: &[(&str, &str)], raw: bool, text: &str, bytes: &str) -> HttpRequest {
+        let mut http = HttpRequest { body: text.to_owned(), raw_body: bytes.into(), ..HttpRequest::default() };
+        if raw {
+            let header = |(name, value): &(&str, &str)| HeaderValue {
+                key: (*name).to_owned(),
+                raw_value: value.as_bytes().to_vec(),
+                ..HeaderValue::default()
+            };
+            http.header_map = Some(HeaderMap { headers: headers.iter().map(header).collect() });
+        } else {
+            http.headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        }
+        http
+    }
+
+    #[test]
+    fn a_body_is_taken_where_all_of_it_is_there() {
+        let whole = ("x-envoy-auth-partial-body", "false");
+        for raw in [false, true] {
+            for (sent, length) in [(&[whole][..], "absent"), (&[whole, ("content-length", "18")], "told")] {
+                for (text, bytes) in [(BODY, ""), ("", BODY)] {
+                    let http = with_body(sent, raw, text, bytes);
+                    let taken = body(&http, &headers(&http));
+                    assert_eq!(taken, Some(Body::whole(BODY.as_bytes())), "{length} {raw} {text}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_body_of_which_a_part_may_be_missing_is_not_taken() {
+        let [whole, cut] = ["false", "true"].map(|value| ("x-envoy-auth-partial-body", value));
+        for (sent, raw, text, bytes) in [
+            (&[cut, ("content-length", "18")][..], false, BODY, ""),
+            (&[("content-length", "18")], false, BODY, ""),
+            // The first is the client's.
+            (&[whole, cut], true, BODY, ""),
+            (&[whole, ("content-length", "19")], false, BODY, ""),
+            (&[whole, ("content-length", "17")], true, "", BODY),
+            (&[whole, ("content-length", "18,18")], false, BODY, ""),
+            (&[whole, ("content-length", "18"), ("content-length", "18")], true, BODY, ""),
+            (&[whole, ("content-length", "")], false, BODY, ""),
+            (&[whole], false, BODY, BODY),
+            (&[whole, ("content-length", "0")], false, "", ""),
+        ] {
+            let http = with_body(sent, raw, text, bytes);
+            assert_eq!(body(&http, &headers(&http)), None, "{sent:?} {text:?} {bytes:?}");
+        }
+    }
+
+    #[test]
+    fn a_body_is_not_shown() {
+        assert_eq!(format!("{:?}", Body::whole(b"a secret")), "Body(8 bytes)");
+    }
 
     #[tokio::test]
     async fn a_panic_in_one_request_is_its_own_answer() {

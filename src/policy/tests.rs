@@ -210,6 +210,7 @@ fn request<'r>(host: &'r str, path: &'r str) -> Request<'r> {
         peer: None,
         sni: None,
         model: OperatorModel::Unset,
+        body: None,
     }
 }
 

@@ -16,6 +16,7 @@ fn request(headers: Headers<'_>) -> Request<'_> {
         peer: None,
         sni: None,
         model: OperatorModel::Unset,
+        body: None,
     }
 }
 

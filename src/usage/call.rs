@@ -30,7 +30,7 @@ pub fn is_counted(path: &str) -> bool {
 }
 
 /// One slash at the end makes no other path. An encoded letter does: whoever wrote it is not known to mean the same.
-fn ends_with_any(path: &str, ends: &[&str]) -> bool {
+pub(super) fn ends_with_any(path: &str, ends: &[&str]) -> bool {
     let path = path.strip_suffix('/').unwrap_or(path);
     ends.iter().any(|end| path.ends_with(end))
 }

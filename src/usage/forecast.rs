@@ -1,8 +1,8 @@
 //! What a call will cost, as far as can be told before its answer: what this model's answers use, times how far this caller's
 //! forecasts were off, with a margin.
 //!
-//! It is held of token limits at admission, and corrected by the settlement. A bound that a client names (`max_tokens`) is none: nearly
-//! all answers stay far below it.
+//! It is held of token limits at admission, and corrected by the settlement. A bound that a client names (`max_tokens`) is no forecast:
+//! nearly all answers stay far below it. Where the gateway sends bodies along, no more is held than that ([`super::most_tokens`]).
 
 use parking_lot::Mutex;
 
@@ -136,6 +136,17 @@ impl Forecasts {
 impl Default for Forecasts {
     fn default() -> Self {
         Forecasts::new(Self::MARGIN)
+    }
+}
+
+// === impl Forecast ===
+
+impl Forecast {
+    /// The same of a call that can cost no more than `most`. What is learned by it stays as it was: a short answer that was asked for
+    /// says nothing of others.
+    #[must_use]
+    pub fn at_most(self, most: u64) -> Self {
+        Forecast { want: self.want.min(most).max(1), ..self }
     }
 }
 
@@ -274,6 +285,14 @@ mod tests {
         }
         // With a margin of 0.3, of an error that nothing is known of.
         assert_eq!(Forecasts::default().forecast(calling("a/m", 1), None).want, 1_300);
+    }
+
+    #[test]
+    fn a_bound_makes_what_is_held_smaller_and_nothing_else() {
+        let forecast = Forecasts::default().forecast(calling("a/m", 1), None);
+        for (most, want) in [(0, 1), (1, 1), (20, 20), (1_300, 1_300), (u64::MAX, 1_300)] {
+            assert_eq!(forecast.at_most(most), Forecast { want, ..forecast });
+        }
     }
 
     #[test]

@@ -137,6 +137,7 @@ fn select(
         peer: None,
         sni: None,
         model: OperatorModel::Unset,
+        body: None,
     };
     match policy.route(None, &request) {
         Ok(plan) => Ok(Some(format!("{} {}", plan.name, plan.rule))),

@@ -305,6 +305,7 @@ impl Probes {
                     peer: None,
                     sni: None,
                     model: OperatorModel::Unset,
+                    body: None,
                 };
                 let decision = runtime.block_on(gate.check(&request, Nanos(0)));
                 let got = match &decision.outcome {

@@ -274,6 +274,7 @@ spec:
             peer: None,
             sni: None,
             model: crate::request::OperatorModel::Unset,
+            body: None,
         };
         let checked = gate.check(&request, Nanos(0)).await;
         assert_eq!(&*checked.outcome.as_ref().unwrap().handover.as_ref().unwrap().listener, listener);

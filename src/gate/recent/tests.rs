@@ -17,6 +17,7 @@ fn request<'a>(path: &'a str, host: &'a str) -> Request<'a> {
         peer: None,
         sni: None,
         model: OperatorModel::Unset,
+        body: None,
     }
 }
 

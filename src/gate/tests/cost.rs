@@ -61,6 +61,20 @@ async fn a_cost_of_three_times_the_output_is_held_and_settled_in_its_unit() {
     assert_eq!(used_now(&world).await, 180 + admitted.held);
 }
 
+/// What a body bounds is prompt and answer: the cost is that of both.
+#[tokio::test]
+async fn what_is_held_of_a_bounded_call_is_its_cost() {
+    const BODY: &str = r#"{"max_tokens": 20, "messages": "aaaaaaa"}"#;
+    for (cost, held) in [("usage.total", 31), ("usage.input", 11), ("3 * usage.output", 60)] {
+        let world = world(cost);
+        let mut call = Call { body: Some(BODY.to_owned()), ..Call::path("/v1/chat/completions") };
+        let headers = [("x-user", "ada"), ("content-length", "41")];
+        call.headers.extend(headers.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        let decision = call.on(&world.gate, Nanos(0)).await;
+        assert_eq!(decision.evidence.limits[0].standing.unwrap().held(), held, "{cost}");
+    }
+}
+
 #[tokio::test]
 async fn what_is_held_is_the_cost_of_what_is_expected() {
     for (cost, held) in [

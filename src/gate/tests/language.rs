@@ -249,6 +249,7 @@ async fn without_audiences_a_token_has_to_be_for_the_host_that_is_spelled_out() 
             peer: None,
             sni: None,
             model: OperatorModel::Unset,
+            body: None,
         };
         gate.check(&request, Nanos(0)).await.outcome.err().map(|denial| denial.code)
     };

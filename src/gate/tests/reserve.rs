@@ -296,3 +296,54 @@ async fn a_length_that_is_none_is_not_believed() {
         assert_eq!(decision.evidence.limits[0].standing.unwrap().held(), 1_300, "{length:?}");
     }
 }
+
+/// A chat of `ada` that sends this body, whose length is told.
+fn asking(body: &str) -> Call {
+    let mut call = Call { body: Some(body.to_owned()), ..Call::path("/v1/chat/completions") };
+    let length = body.len().to_string();
+    call.headers.extend([("x-user", "ada"), ("content-length", &*length)].map(|(a, b)| (a.to_owned(), b.to_owned())));
+    call
+}
+
+/// Sequence 30: `n: 8, max_tokens: 100`, where the gateway sends the body along.
+#[tokio::test]
+async fn a_call_holds_no_more_than_its_prompt_and_the_longest_answer_of_each_choice() {
+    let world = World::new(1_000_000, DAY, "");
+    let held = async |body: &str| {
+        let decision = asking(body).on(&world.gate, Nanos(0)).await;
+        decision.evidence.limits[0].standing.unwrap().held()
+    };
+    for (body, most) in [
+        (r#"{"n": 8, "max_tokens": 100, "messages": []}"#, 11 + 800),
+        (r#"{"max_tokens": 20}"#, 5 + 20),
+        (r#"{"max_tokens": 1}"#, 5 + 1),
+    ] {
+        assert_eq!(held(body).await, most, "{body}");
+    }
+    // A bound makes nothing greater, and what leaves a doubt is none.
+    for body in [r#"{"max_tokens": 100000}"#, r#"{"max_tokens": 20, "max_tokens": 100000}"#, r#"{"max_tokens": "20"}"#]
+    {
+        let prompt = body.len() as f64 / 4.0;
+        assert_eq!(held(body).await, ((1_000.0 + prompt) * 1.3).ceil() as u64, "{body}");
+    }
+}
+
+#[tokio::test]
+async fn a_limit_in_shadow_holds_no_more_either() {
+    let world = World::new(1_000_000, DAY, "tiergate.io/shadow: \"true\"");
+    let decision = asking(r#"{"max_tokens": 20}"#).on(&world.gate, Nanos(0)).await;
+    let held: Vec<u64> = decision.evidence.shadow_limits.iter().map(|limit| limit.standing.unwrap().held()).collect();
+    assert_eq!((decision.evidence.limits.len(), held), (0, vec![25]));
+}
+
+/// A caller who asks for little teaches what was learned without the bound.
+#[tokio::test]
+async fn what_is_learned_does_not_know_the_bound() {
+    let forecast = async |body: &str| {
+        let world = World::new(1_000_000, DAY, "");
+        asking(body).on(&world.gate, Nanos(0)).await.evidence.forecast
+    };
+    let (bound, free) = (forecast(r#"{"max_tokens": 20}"#).await, forecast(r#"{"max_tokons": 20}"#).await);
+    assert_eq!((bound.want, free.want), (25, 1_306));
+    assert_eq!((bound.prior, bound.guess), (free.prior, free.guess));
+}

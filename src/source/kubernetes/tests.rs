@@ -423,6 +423,7 @@ fn the_older_of_two_routes_gets_the_request() {
             peer: None,
             sni: None,
             model: OperatorModel::Unset,
+            body: None,
         };
         let found = policy.route(None, &request).unwrap();
         assert_eq!(&*found.name, winner);

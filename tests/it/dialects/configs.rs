@@ -93,6 +93,12 @@ pub(super) fn with_ai_protocol_manager() -> String {
     replaced(&config, &readers, manager)
 }
 
+/// With bodies in Check, as `settings` say. No shipped configuration has them.
+pub(super) fn sending_bodies(config: &str, settings: &str) -> String {
+    const FAILURE: &str = "                      failure_mode_allow: false\n";
+    replaced(config, FAILURE, &format!("{FAILURE}                      with_request_body: {{{settings}}}\n"))
+}
+
 /// With a log of its own of every request: a line of JSON with the fields of `format`, which Envoy writes when it is asked to open its
 /// logs anew.
 pub(super) fn telling(config: &str, file: &Path, format: &str) -> String {

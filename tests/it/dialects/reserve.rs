@@ -112,6 +112,11 @@ impl Load {
 
 impl Small {
     async fn start(limit: u64, window: Duration, flags: &[&str]) -> Self {
+        Small::behind(&shipped(BY_LOG), limit, window, flags).await
+    }
+
+    /// Behind an Envoy with another configuration.
+    async fn behind(config: &str, limit: u64, window: Duration, flags: &[&str]) -> Self {
         let (manifests, folder) = (generous_manifests(), Folder::new());
         let limits = std::fs::read_to_string(manifests.0.join("limits.yaml")).unwrap();
         let rates = "free-user-tokens:\n      rates: [{limit: 1000000000, window: 1m}]";
@@ -119,7 +124,7 @@ impl Small {
         let small = format!("free-user-tokens:\n      rates: [{{limit: {limit}, window: {}s}}]", window.as_secs());
         manifests.file("limits.yaml", &limits.replace(rates, &small));
         let tiergate = Tiergate::start(&manifests.0, flags);
-        let config = configs::telling(&shipped(BY_LOG), &folder.0.join("told"), TOLD);
+        let config = configs::telling(config, &folder.0.join("told"), TOLD);
         let gateway = gateway_on(&envoy(), &config, &[tiergate.grpc.port()], &[]).await;
         let token = token("maas-default-gateway-tier-free", "alice-12345678", &root("examples/manifests"));
         let world = World { _manifests: manifests, tiergate, gateway, bearer: format!("Bearer {}", premium()) };
@@ -268,4 +273,50 @@ async fn what_is_left_goes_down_before_an_answer_is_over() {
     let sent: u64 = small.world.gateway.account().iter().map(super::sent).sum();
     println!("{used} are charged when they are left, of {sent} that were sent");
     assert!((STREAMS as u64..LIMIT - last).contains(&used), "{used}");
+}
+
+/// Sequence 30, of a model of which nothing is known. What Envoy tells of headers has two forms, and so has the body.
+#[tokio::test]
+async fn where_envoy_sends_whole_bodies_a_call_holds_no_more_than_it_asks_for() {
+    const LIMIT: u64 = 100_000;
+    const RAW: &str = "encode_raw_headers: true";
+    let config = shipped(BY_LOG);
+    assert!(config.contains(RAW), "the shipped configuration tells headers as they are");
+    for (headers, settings, is_whole) in [
+        (RAW, "max_request_bytes: 65536", true),
+        ("encode_raw_headers: false", "max_request_bytes: 65536, pack_as_bytes: true", true),
+        (RAW, "max_request_bytes: 64, allow_partial_message: true", false),
+    ] {
+        let config = configs::sending_bodies(&config.replace(RAW, headers), settings);
+        let small = Small::behind(&config, LIMIT, DAY, &[]).await;
+        let (mut running, mut before) = (Vec::new(), LIMIT);
+        for (choices, most) in [(1, 20), (8, 100), (1, 100_000)] {
+            let manner = json!({"hang_after": 1});
+            let body =
+                streamed().sample(PROMPT as usize, most, &manner).replacen('{', &format!("{{\"n\":{choices},"), 1);
+            let connection = small.begin("", &body).await;
+            let left = left_by(&connection).await;
+            running.push(connection);
+            let (prompt, bytes) = ((body.len() as u64).div_ceil(4), body.len() as f64);
+            let estimate = ((1_000.0 + bytes / 4.0) * 1.3).ceil() as u64;
+            let bound = if is_whole { prompt + choices * most as u64 } else { u64::MAX };
+            assert_eq!(before - left, estimate.min(bound), "{headers}, {settings}: {body}");
+            before = left;
+        }
+    }
+}
+
+/// What the finding `envoy-body-buffered` says of long prompts.
+#[tokio::test]
+async fn where_envoy_sends_bodies_a_long_one_is_refused() {
+    for (settings, status, code) in [
+        ("max_request_bytes: 65536", 413, "request_payload_too_large"),
+        ("max_request_bytes: 1048576", 503, "TG-UNAVAILABLE-CHECK"),
+    ] {
+        let config = configs::sending_bodies(&shipped(BY_LOG), settings);
+        let small = Small::behind(&config, 100_000_000, DAY, &[]).await;
+        let body = streamed().body(60_000, 20);
+        let answer = small.begin("", &body).await.answer().await;
+        assert_eq!((answer.status, &answer.json()["error"]["code"]), (status, &json!(code)), "{}", answer.body);
+    }
 }
