@@ -6,6 +6,10 @@
 //! The bucket is a queue of work that is served at a steady rate, and `full` is its end. A hold has been paid for once the queue has
 //! passed the place at which it ended, its *mark*; only what has not been paid for is given back. Else who parks many cheap
 //! answers, and ends them when the bucket is full again, would have their holds a second time.
+//!
+//! Two bounds tell what has not been paid for, and the better one counts: what was given back since may all have stood before the
+//! hold; and the queue can have spent no more on it than the time since it was made. Where answers end in another order than they
+//! began, and soon, the second gives back what the first would keep.
 
 use std::time::Duration;
 
@@ -116,11 +120,15 @@ impl Bucket {
         if minted < self.since || hits == 0 {
             return 0;
         }
-        // Whatever was given back may have stood before the hold.
+        // Whatever was given back may have stood before the hold. Nor is more of it paid for than time has passed.
         let place = mark.0.saturating_sub(self.refunded).min(self.full.0);
-        let unpaid = u128::from(place.saturating_sub(now.0)) * u128::from(quota.refill());
-        let back = quota.price(hits).min(unpaid);
-        let left = self.spent(now).saturating_sub(back);
+        let behind = u128::from(place.saturating_sub(now.0)) * u128::from(quota.refill());
+        let passed = u128::from(now.0.saturating_sub(minted.0)) * u128::from(quota.refill());
+        let price = quota.price(hits);
+        let back = price.min(behind.max(price.saturating_sub(passed)));
+        let spent = self.spent(now);
+        let back = back.min(spent);
+        let left = spent - back;
         (self.full, self.fraction) = (now, 0);
         self.add(left, quota);
         let begun = u64::try_from(back.div_ceil(u128::from(quota.refill()))).unwrap_or(u64::MAX);

@@ -142,6 +142,26 @@ fn a_hold_that_moved_up_is_paid_for_sooner() {
     assert_eq!(world.left(30 * SECOND), 40);
 }
 
+/// Answers of one burst end in any order: a hold that ends last has not been paid for by what those behind it gave back.
+#[test]
+fn what_a_burst_does_not_use_comes_back_in_whatever_order_its_answers_end() {
+    for order in [|call: usize| call, |call| 63 - call, |call| call * 37 % 64] {
+        let mut world = World::bucket(100_000);
+        let burst: Vec<_> = (0..64).map(|_| world.hold(1_300, Duration::ZERO).unwrap()).collect();
+        for end in 0..64 {
+            world.settle(burst[order(end)], 60, Duration::ZERO);
+        }
+        assert_eq!(world.left(Duration::ZERO), 100_000 - 64 * 60);
+    }
+    // Later ones keep no more than what may have been paid for: as much as comes back in the time since.
+    let mut world = World::bucket(100_000);
+    let burst: Vec<_> = (0..64).map(|_| world.hold(1_300, Duration::ZERO).unwrap()).collect();
+    let late = Duration::from_millis(300);
+    burst.into_iter().rev().for_each(|call| _ = world.settle(call, 60, late));
+    let left = world.left(late);
+    assert!((100_000 - 64 * (60 + 500)..=100_000 - 64 * 60 + 500).contains(&left), "{left}");
+}
+
 /// 18.
 #[test]
 fn a_cell_that_is_made_anew_owes_nothing_to_the_holds_of_before() {
