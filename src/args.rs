@@ -123,7 +123,7 @@ pub struct Serve {
     /// cost (audio, images, …): its answer is charged by its bytes, or it is refused with 400
     #[arg(long, env = "TIERGATE_UNCOUNTED", value_enum, default_value = "allow")]
     pub uncounted: Fallback,
-    /// The most tokens that one answer costs its caller, whatever its usage report says
+    /// The most tokens that one answer counts for its caller, whatever its usage report says; the cost of a limit prices no more
     #[arg(long, env = "TIERGATE_MAX_ANSWER_TOKENS", value_name = "N", default_value_t = ANSWER, value_parser = number::<NonZeroU64>)]
     pub max_answer_tokens: NonZeroU64,
     /// After how many windows of its limit a debt of tokens is over, however large it was [default: it is paid by time alone]

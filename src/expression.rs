@@ -45,7 +45,11 @@ pub use self::inspect::{Use, UseKind, Uses};
 pub use self::query::asks_for_query;
 pub use self::reference::Reference;
 pub use self::selector::Selector;
-pub use self::token_cost::{TokenCost, Used};
+pub use self::token_cost::{CostError, TokenCost, Used};
+
+#[cfg(test)]
+pub(crate) use self::token_cost::EVALUATED;
+
 pub use self::view::View;
 
 use crate::denial::{Code, Denial};

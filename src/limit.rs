@@ -205,6 +205,14 @@ impl Limits {
         }
     }
 
+    /// What becomes of `report`, whatever is due by it, if it is known already that nothing is charged for it. Nothing changes by asking.
+    #[must_use]
+    pub fn refuses(&self, report: &Report<'_>, now: Nanos) -> Option<Settled> {
+        match &self.store {
+            Store::Memory(memory) => memory.refuses(report, self.time(now)),
+        }
+    }
+
     /// How many of an instance's reservations from `first` on, and before `end`, no report has come for.
     #[must_use]
     pub fn silent(&self, instance: Instance, first: u64, end: u64) -> u64 {

@@ -37,11 +37,15 @@ use smallvec::SmallVec;
 
 use crate::clock::Nanos;
 use crate::expression::Used;
-use crate::limit::{self, Due, Earlier, Limits, Quality, Settled};
+use crate::limit::{self, Due, Earlier, Limits, Quality, Quota, Settled};
 use crate::rules::LimitKind;
 
 /// The largest number that one report may carry: Envoy's own cap on `hits_addend` of a descriptor.
 pub const MAX_HITS: u64 = 1_000_000_000;
+
+/// The most that one answer counts by the cost of a limit, in the limit's unit: as much as the largest limit allows. It leaves room for
+/// half a million units a token at [`Bounds::ANSWER`]. What a cell cannot count of it is not charged: see [`limit::Cell::room`].
+pub const MAX_COST: u64 = Quota::MAX_LIMIT;
 
 /// What a stream's first event may tell of the output, where nothing but its last one tells it again.
 const FIRST_OUTPUT: u64 = 8;
@@ -49,7 +53,7 @@ const FIRST_OUTPUT: u64 = 8;
 /// What one report may cost its caller, whatever it says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// The most tokens that one answer costs.
+    /// The most tokens that one answer counts; a cost of a limit prices no more.
     pub answer: u64,
     /// After so many windows a debt is over.
     pub debt_windows: u32,
@@ -111,9 +115,9 @@ pub enum Settlement {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Charged {
     pub settlement: Settlement,
-    /// What the answer would have cost without [`Bounds::answer`]: in tokens, or by the cost of a limit.
+    /// The tokens that the answer is said to have used, where these are more than [`Bounds::answer`].
     pub cut: Option<u64>,
-    /// Why the cost of a limit has no value, so that it was charged what was held, or the tokens where these are more.
+    /// Why the cost of a limit has no value of at most [`MAX_COST`], and what was charged in its place.
     pub cost_fault: Option<Box<str>>,
     /// By how much more than an earlier report said, or less, the limit of each hold was charged, in the unit of its cost; in the order of
     /// the reservation's holds. Empty where nothing was.
@@ -264,16 +268,26 @@ impl Settlements {
         // Who leaves early, or comes while the model is away, keeps what the request took: else asking would be free.
         let is_refused = report.unsent && report.status.is_some_and(|status| (400..500).contains(&status));
         let used = (!is_refused).then_some(used);
-        let dues = Answer { limits, reservation, used, bounds: self.bounds }.dues();
-        let settled = limit::Report {
+        let answer = Answer { limits, reservation, used, bounds: self.bounds };
+        let mut dues = answer.dues();
+        let told = limit::Report {
             instance: reservation.instance,
             serial: reservation.serial,
             minted: reservation.minted,
             quality: said.quality,
             tokens,
-            due: &dues.due,
+            due: &[],
         };
-        let (before, debt_cut) = match limits.settle(&settled, now).await {
+        // A cost is not evaluated for a report that comes again.
+        let refused = if dues.have_prices() { limits.refuses(&told, now) } else { None };
+        let settled = match refused {
+            Some(refused) => refused,
+            None => {
+                dues.price(&answer);
+                limits.settle(&limit::Report { due: &dues.due, ..told }, now).await
+            }
+        };
+        let (before, debt_cut) = match settled {
             Settled::Applied { before, debt_cut } => (before, debt_cut),
             Settled::Duplicate { conflicting: true } => return Settlement::Conflicting.into(),
             Settled::Duplicate { conflicting: false } => return Settlement::Duplicate.into(),
@@ -293,7 +307,7 @@ impl Settlements {
         };
         Charged {
             settlement,
-            cut: Some(said.used.total).filter(|said| *said > tokens).or(dues.cut),
+            cut: Some(said.used.total).filter(|said| *said > tokens),
             cost_fault: dues.fault,
             charges: charges(&dues.due, before.as_ref()),
             debt_cut,

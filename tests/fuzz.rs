@@ -69,7 +69,7 @@ fn manifests_of_any_text_open_nothing() {
 
 #[test]
 fn an_expression_of_any_text_compiles_or_not_and_evaluates_in_time() {
-    Target::new("cel", targets::cel).drive(&["not text", "does not compile", "general", "direct"]);
+    Target::new("cel", targets::cel).drive(&["not text", "does not compile", "general", "direct", "cost"]);
 }
 
 #[test]

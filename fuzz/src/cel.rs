@@ -1,4 +1,4 @@
-//! Expressions. The input is the source, and after lines `%%%%` the path and `auth.identity` as JSON.
+//! Expressions, and costs of limits. The input is the source, and after lines `%%%%` the path and `auth.identity` as JSON.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tiergate::expression::{EvalError, Expression, Object, Scope, Val};
+use tiergate::expression::{EvalError, Expression, Object, Scope, TokenCost, Used, Val};
 use tiergate::request::{Attributes, Headers, Unset};
 use tiergate::source::on_large_stack;
 
@@ -28,13 +28,14 @@ pub fn cel(data: &[u8]) -> &'static str {
     if text.len() > source.len() + 100 {
         return "too long";
     }
+    let is_cost = check_cost(source);
     let compiled = on_large_stack(|| (Expression::compile(source), Expression::compile_predicate(source).is_ok()));
     let (compiled, is_predicate) = compiled.expect("compiling does not panic");
     let expression = match compiled {
         Ok(expression) => expression,
         Err(error) => {
             assert!(!error.message.is_empty() && !is_predicate);
-            return "does not compile";
+            return if is_cost { "cost" } else { "does not compile" };
         }
     };
     let tier = json!({"tier": "free"});
@@ -77,4 +78,31 @@ pub fn cel(data: &[u8]) -> &'static str {
     }
     assert_eq!(value, expression.eval_general(&scope).map(|value| value.to_json()));
     "direct"
+}
+
+/// Whether it is a cost. Then that is a number or an error soon, whatever an answer used, and no error repeats the name of a model,
+/// which a caller may choose.
+fn check_cost(source: &str) -> bool {
+    let cost = match on_large_stack(|| TokenCost::compile(source)).expect("compiling does not panic") {
+        Ok(cost) => cost,
+        Err(error) => {
+            assert!(!error.message.is_empty());
+            return false;
+        }
+    };
+    let secret = format!("{SECRET}of-a-model");
+    let model = format!("llm/{secret}");
+    let (all, prompt) = (u64::MAX, Used::new(u64::MAX, 0));
+    let huge = Used { input: all, output: all, cached: all, reasoning: all, total: all };
+    for used in [Used::default(), Used::new(1000, 60), Used::new(2_000_000, 2_000_000), prompt, huge] {
+        let started = Instant::now();
+        let told = cost.tokens(&used, &model);
+        let took = started.elapsed();
+        assert!(took < BOUND, "evaluating took {took:?}");
+        if let Err(error) = told {
+            let why = error.to_string();
+            assert!(!why.is_empty() && !why.contains(&*secret), "{why}");
+        }
+    }
+    true
 }

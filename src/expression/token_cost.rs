@@ -6,6 +6,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use cel::ExecutionError;
+
 use super::general::eval_error;
 use super::types::Types;
 use super::{CompileError, ENVIRONMENT, EvalError, cost, names, parse, types};
@@ -31,7 +33,18 @@ pub struct Used {
     pub total: u64,
 }
 
-/// Answers of many kinds: what has a value for none of them has one for no answer.
+/// Why an answer has no cost. No text holds anything of the caller's.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CostError {
+    /// It cannot be told: it asks for what is not there, or divides by zero.
+    #[error(transparent)]
+    Unknown(EvalError),
+    /// It is told, and is no number that an answer can cost: less than 0, not finite, or larger than numbers are.
+    #[error(transparent)]
+    Beyond(EvalError),
+}
+
+/// Answers of many kinds: what has a value for none of them has one for no answer, and what none of them can cost is a slip.
 const SAMPLES: [Used; 3] = [Used::new(1000, 100), Used::new(100, 1000), Used::new(1, 1)];
 
 // === impl TokenCost ===
@@ -42,7 +55,8 @@ impl TokenCost {
     /// # Errors
     ///
     /// It is too long or too deep, could take too long, or is not CEL; it names something else than `usage`, `model` and the
-    /// functions that there are; it can be seen that it yields no number, or that it fails for every answer.
+    /// functions that there are; it can be seen that it yields no number, that it fails for every answer, or that it is less than 0
+    /// or beyond all numbers for a usual one.
     pub fn compile(source: &str) -> Result<Self, CompileError> {
         let program = parse(source)?;
         names::check_cost(&program)?;
@@ -54,20 +68,23 @@ impl TokenCost {
         Ok(cost)
     }
 
-    /// Refuses what has no value for any sample. Of models nothing is known here.
+    /// Refuses what has no value for any sample, or one that no answer can cost. Of models nothing is known here.
     fn try_out(&self) -> Result<(), CompileError> {
         if self.of_model {
             return Ok(());
         }
-        let mut failed = None;
+        let (mut failed, mut fits) = (None, false);
         for sample in &SAMPLES {
             match self.tokens(sample, "") {
-                Ok(_) => return Ok(()),
-                Err(error) => failed = failed.or(Some(error)),
+                Ok(_) => fits = true,
+                Err(CostError::Beyond(error)) => return Err(beyond(sample, &error)),
+                Err(CostError::Unknown(error)) => failed = failed.or(Some(error)),
             }
         }
-        let why = failed.map(|error| error.to_string()).unwrap_or_default();
-        Err(CompileError::new(format!("has no value for any answer: {why}")))
+        match failed.filter(|_| !fits) {
+            Some(why) => Err(CompileError::new(format!("has no value for any answer: {why}"))),
+            None => Ok(()),
+        }
     }
 
     #[must_use]
@@ -86,8 +103,10 @@ impl TokenCost {
     ///
     /// # Errors
     ///
-    /// It has no value, or one that is less than 0 or no number. The text holds nothing of the caller's.
-    pub fn tokens(&self, used: &Used, model: &str) -> Result<u64, EvalError> {
+    /// It has no value, or none that an answer can cost.
+    pub fn tokens(&self, used: &Used, model: &str) -> Result<u64, CostError> {
+        #[cfg(test)]
+        EVALUATED.with(|times| times.set(times.get() + 1));
         let mut context = cel::Context::with_env(Arc::clone(&ENVIRONMENT));
         context.add_variable_from_value(names::USAGE, usage(used));
         if self.of_model {
@@ -95,9 +114,35 @@ impl TokenCost {
             let model = [("namespace", namespace), ("name", name)].map(|(key, text)| (key, cel::Value::from(text)));
             context.add_variable_from_value(names::MODEL, HashMap::from(model));
         }
-        let value = self.program.execute(&context).map_err(|error| eval_error(&self.program, &error))?;
-        whole(&value)
+        match self.program.execute(&context) {
+            Ok(value) => whole(&value),
+            Err(error) if overflows(&error) => Err(CostError::Beyond(eval_error(&self.program, &error))),
+            Err(error) => Err(CostError::Unknown(eval_error(&self.program, &error))),
+        }
     }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// How often this thread has evaluated a cost.
+    pub(crate) static EVALUATED: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
+/// Whether there is a value, which is larger than whole numbers are, or less than 0 where these have no sign.
+fn overflows(error: &ExecutionError) -> bool {
+    match error {
+        ExecutionError::Overflow(..) => true,
+        // So `int` and `uint` say it of a fraction.
+        ExecutionError::FunctionError { message, .. } => message.ends_with("integer overflow"),
+        _ => false,
+    }
+}
+
+/// Why a cost is refused that no answer like `sample` can have.
+fn beyond(sample: &Used, error: &EvalError) -> CompileError {
+    let Used { input, output, .. } = sample;
+    CompileError::new(format!("has no value for an answer of {output} tokens to a prompt of {input}: {error}"))
+        .remedy("say what such an answer counts, as in `usage.output > 100 ? usage.output - 100 : 0`")
 }
 
 /// `usage`
@@ -109,15 +154,29 @@ fn usage(used: &Used) -> HashMap<&'static str, cel::Value> {
 }
 
 /// The value of a cost, as tokens.
-fn whole(value: &cel::Value) -> Result<u64, EvalError> {
-    let negative = || EvalError::Failed("yields less than 0".to_owned());
+fn whole(value: &cel::Value) -> Result<u64, CostError> {
+    let failed = |what: &str| EvalError::Failed(what.to_owned());
+    let negative = || CostError::Beyond(failed("yields less than 0"));
     match value {
         cel::Value::Int(value) => u64::try_from(*value).map_err(|_| negative()),
         cel::Value::UInt(value) => Ok(*value),
         cel::Value::Float(value) if *value < 0.0 => Err(negative()),
         // A float that is too large becomes the largest number.
         cel::Value::Float(value) if value.is_finite() => Ok(value.ceil() as u64),
-        _ => Err(EvalError::Failed("yields no number".to_owned())),
+        cel::Value::Float(_) => Err(CostError::Beyond(failed("yields a number that is not finite"))),
+        _ => Err(CostError::Unknown(failed("yields no number"))),
+    }
+}
+
+// === impl CostError ===
+
+impl CostError {
+    /// The same, of any expression.
+    #[must_use]
+    pub fn eval(&self) -> &EvalError {
+        match self {
+            CostError::Unknown(error) | CostError::Beyond(error) => error,
+        }
     }
 }
 

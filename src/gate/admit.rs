@@ -119,13 +119,12 @@ impl Deciding<'_> {
         if expected.want == 0 || limit.admission_under(self.gate.settings.reserving) == TokenAdmission::Positive {
             return Ok(0);
         }
-        let most = self.gate.settings.bounds.answer;
         let prompt = self.gate.forecasts.prompt(self.evidence.model, body_length(scope));
-        let used = Used::split(expected.want, prompt).at_most(most);
+        let used = Used::split(expected.want, prompt).at_most(self.gate.settings.bounds.answer);
         let model = self.evidence.permit.model.as_deref().unwrap_or_default();
         let tokens = cost.tokens(&used, model);
-        let tokens = tokens.map_err(|error| no_value(&format!("cost of limit {}", limit.name), &error))?;
-        Ok(tokens.min(most))
+        let tokens = tokens.map_err(|error| no_value(&format!("cost of limit {}", limit.name), error.eval()))?;
+        Ok(tokens.min(usage::MAX_COST))
     }
 
     /// What a request asks of each of a limit's rates, which the call is expected to cost so much.

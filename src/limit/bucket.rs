@@ -34,6 +34,10 @@ pub struct Bucket {
     since: Micros,
 }
 
+/// No bucket is full later than that, as far as answers fill it: a hundred thousand years from now, and far enough from the last moment
+/// that there is for what is told of it.
+const LATEST: Micros = Micros(u64::MAX / 2);
+
 // === impl Bucket ===
 
 impl Default for Bucket {
@@ -134,6 +138,13 @@ impl Bucket {
         let begun = u64::try_from(back.div_ceil(u128::from(quota.refill()))).unwrap_or(u64::MAX);
         self.refunded = self.refunded.saturating_add(begun);
         u64::try_from(back.div_ceil(u128::from(quota.window))).unwrap_or(hits)
+    }
+
+    /// How many hits can be charged so that the moments are exact. More could not be given back: nobody would know how far they reach.
+    #[must_use]
+    pub fn room(&self, quota: &Quota) -> u64 {
+        let left = u128::from(LATEST.0.saturating_sub(self.full.0)) * u128::from(quota.refill());
+        u64::try_from(left / u128::from(quota.window)).unwrap_or(u64::MAX)
     }
 
     /// Adds `hits`, into debt if need be.

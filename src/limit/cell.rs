@@ -91,6 +91,15 @@ impl Cell {
         }
     }
 
+    /// How many hits can be charged so that they can be given back exactly; after [`Cell::advance`].
+    #[must_use]
+    pub fn room(&self, quota: &Quota) -> u64 {
+        match self {
+            Cell::Bucket(bucket) => bucket.room(quota),
+            Cell::Window(window) => window.room(),
+        }
+    }
+
     /// Adds `hits`, into debt if need be.
     #[inline]
     pub fn charge(&mut self, quota: &Quota, hits: u64, now: Micros) {

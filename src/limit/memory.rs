@@ -141,6 +141,12 @@ impl Memory {
         Settled::Applied { before: before.map(|before| before.said), debt_cut }
     }
 
+    /// See [`super::Limits::refuses`].
+    #[must_use]
+    pub fn refuses(&self, report: &Report<'_>, now: Micros) -> Option<Settled> {
+        self.settled.lock().open(report, REMEMBERED, now).err()
+    }
+
     /// Makes what is charged to the cell of one hold what is due; and whether a debt was cut.
     fn correct(&self, due: &Due, known: Charged, minted: Micros, now: Micros) -> (Charged, bool) {
         let (hold, used) = (&due.hold, due.used);

@@ -296,8 +296,9 @@ impl Charged {
         }
     }
 
-    /// So many more; they have a place of their own, until a better report takes them back.
+    /// So many more, as far as can be counted; they have a place of their own, until a better report takes them back.
     fn more(self, cell: &mut Cell, quota: &Quota, more: u64, now: Micros) -> Self {
+        let more = more.min(cell.room(quota));
         cell.charge(quota, more, now);
         // Of two the first: what is given back is given back by the place that is sooner paid for.
         let at = if self.extra == 0 { Charge { mark: cell.mark(), minted: now } } else { self.at };

@@ -98,6 +98,12 @@ impl Window {
         back
     }
 
+    /// How many hits can be charged so that the counter is exact.
+    #[must_use]
+    pub fn room(&self) -> u64 {
+        u64::MAX - self.used
+    }
+
     /// Adds `hits`, into debt if need be. The first hit starts the window.
     #[inline]
     pub fn charge(&mut self, quota: &Quota, hits: u64, now: Micros) {

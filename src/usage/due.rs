@@ -1,9 +1,11 @@
 //! What an answer comes to in each limit that let its call through.
 
+use std::sync::Arc;
+
 use smallvec::SmallVec;
 
-use super::{Bounds, Hold, Reservation};
-use crate::expression::{EvalError, TokenCost, Used};
+use super::{Bounds, Hold, MAX_COST, ModelId, Reservation};
+use crate::expression::{CostError, EvalError, TokenCost, Used};
 use crate::limit::{Due, Limits};
 use crate::rules::LimitKind;
 
@@ -23,18 +25,26 @@ pub(super) struct Answer<'a> {
 /// What is due for an answer.
 #[derive(Debug, Default)]
 pub(super) struct Dues {
-    /// One for each hold, in their order.
+    /// One for each hold, in their order; in tokens until [`Dues::price`].
     pub(super) due: SmallVec<[Due; 2]>,
-    /// What a cost came to that is more than an answer may.
-    pub(super) cut: Option<u64>,
-    /// Why a cost has no value.
+    /// Those of limits with a cost.
+    priced: Vec<Priced>,
+    /// Why a cost has no value, and what is charged in its place.
     pub(super) fault: Option<Box<str>>,
+}
+
+/// What is due for an answer that has a price.
+#[derive(Debug)]
+struct Priced {
+    /// Its place among all that are due.
+    at: usize,
+    cost: Arc<TokenCost>,
 }
 
 // === impl Answer ===
 
 impl Answer<'_> {
-    /// What is due to the cell of each hold.
+    /// What is due to the cell of each hold, costs aside.
     pub(super) fn dues(&self) -> Dues {
         let mut dues = Dues::default();
         for hold in &self.reservation.holds {
@@ -51,10 +61,12 @@ impl Answer<'_> {
         let quota = rate.as_ref().map(|rate| rate.quota);
         let (quota, used) = match (hold.kind, self.used) {
             (LimitKind::Requests, Some(_)) => (None, hold.of.held),
-            (LimitKind::Tokens, Some(used)) => match rate.and_then(|rate| rate.cost) {
-                Some(cost) => (quota, self.priced(&cost, &used, hold, dues)),
-                None => (quota, used.total),
-            },
+            (LimitKind::Tokens, Some(used)) => {
+                if let Some(cost) = rate.and_then(|rate| rate.cost) {
+                    dues.priced.push(Priced { at: dues.due.len(), cost });
+                }
+                (quota, used.total)
+            }
             (_, None) => (quota, 0),
         };
         let debt_windows = match hold.shadow {
@@ -64,32 +76,68 @@ impl Answer<'_> {
         Due { hold: hold.of, quota, used, debt_windows }
     }
 
-    /// What the answer costs by `cost`. What used nothing costs nothing; one that has no value costs what is held for it, or its tokens
-    /// where these are more, so that a slip in a cost makes no answer free.
-    fn priced(&self, cost: &TokenCost, used: &Used, hold: &Hold, dues: &mut Dues) -> u64 {
-        if used.total == 0 {
-            return 0;
+    /// What the answer costs by `cost`, bounded by nothing.
+    fn evaluated(&self, cost: &TokenCost, used: &Used) -> Result<u64, CostError> {
+        let Reservation { model, model_name, .. } = self.reservation;
+        // The cost is newer than the call, so that nobody knew that its name would be asked for; or the name was cut.
+        if cost.looks_at_model() && model.is_known() && ModelId::of(model_name) != *model {
+            let why = "looks at the model, whose name this call does not tell in full";
+            return Err(CostError::Unknown(EvalError::Failed(why.to_owned())));
         }
-        match self.evaluated(cost, used) {
-            Ok(tokens) => {
-                if tokens > self.bounds.answer {
-                    dues.cut = dues.cut.max(Some(tokens));
+        cost.tokens(used, model_name)
+    }
+
+    /// What is charged where nobody can tell the cost: what was held, which is in the unit of the limit, and in proportion more where
+    /// the answer used more tokens than were expected. So a slip makes no answer free, and no long one cheap. Where nothing was held
+    /// there is no number in that unit, and its tokens are charged.
+    fn unknown(&self, used: &Used, held: u64) -> u64 {
+        if held == 0 {
+            return used.total;
+        }
+        let expected = (self.reservation.forecast.guess.ceil() as u64).max(1);
+        let in_proportion = (u128::from(held) * u128::from(used.total)).div_ceil(u128::from(expected));
+        u64::try_from(in_proportion).unwrap_or(MAX_COST).clamp(held, MAX_COST.max(held))
+    }
+}
+
+// === impl Dues ===
+
+impl Dues {
+    /// Whether a limit has a cost.
+    pub(super) fn have_prices(&self) -> bool {
+        !self.priced.is_empty()
+    }
+
+    /// Makes what is due to limits with a cost what the `answer` costs by it: the same for all rates of one limit.
+    pub(super) fn price(&mut self, answer: &Answer<'_>) {
+        let Some(used) = answer.used else { return };
+        // The rates of one limit are beside each other, and share its cost.
+        for rates in std::mem::take(&mut self.priced).chunk_by(|one, next| Arc::ptr_eq(&one.cost, &next.cost)) {
+            let Some(Priced { cost, .. }) = rates.first() else { continue };
+            let holds = rates.iter().filter_map(|rate| self.due.get(rate.at)).map(|due| due.hold.held);
+            let held = holds.max().unwrap_or(0);
+            let price = self.priced(cost, answer, &used, held);
+            for rate in rates {
+                if let Some(due) = self.due.get_mut(rate.at) {
+                    due.used = price;
                 }
-                tokens.min(self.bounds.answer)
-            }
-            Err(error) => {
-                dues.fault.get_or_insert_with(|| format!("`{}` {error}", cost.source()).into());
-                used.total.max(hold.of.held)
             }
         }
     }
 
-    fn evaluated(&self, cost: &TokenCost, used: &Used) -> Result<u64, EvalError> {
-        let Reservation { model, model_name, .. } = self.reservation;
-        // The cost is newer than the call: nobody knew that its name would be asked for.
-        if cost.looks_at_model() && model_name.is_empty() && model.is_known() {
-            return Err(EvalError::Failed("looks at the model, whose name this call does not tell".to_owned()));
+    /// What the answer costs by `cost`, of whose limit so much was `held`. What used nothing costs nothing.
+    fn priced(&mut self, cost: &TokenCost, answer: &Answer<'_>, used: &Used, held: u64) -> u64 {
+        if used.total == 0 {
+            return 0;
         }
-        cost.tokens(used, model_name)
+        let (charged, why) = match answer.evaluated(cost, used) {
+            Ok(price @ 0..=MAX_COST) => return price,
+            Ok(price) => (MAX_COST, format!("yields {price}")),
+            // It is charged no less than what is merely large.
+            Err(CostError::Beyond(error)) => (MAX_COST, error.to_string()),
+            Err(CostError::Unknown(error)) => (answer.unknown(used, held), error.to_string()),
+        };
+        self.fault.get_or_insert_with(|| format!("`{}` {why}: charged {charged}", cost.source()).into());
+        charged
     }
 }

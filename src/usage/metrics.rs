@@ -45,7 +45,7 @@ pub enum Correction {
     Answer,
     /// A debt of more than `--max-debt-windows`.
     Debt,
-    /// An answer for which the cost of a limit has no value.
+    /// An answer for which the cost of a limit has no value, or none that an answer can cost.
     Cost,
 }
 

@@ -159,15 +159,14 @@ impl Reports {
             self.metrics.corrected(Correction::Answer);
             let most = self.settlements.bounds.answer;
             self.warn(channel, |reports, channel| {
-                let line = "answers are said to cost more than --max-answer-tokens";
+                let line = "answers are said to use more tokens than --max-answer-tokens";
                 tracing::warn!(reports, channel, tier, tokens, most, "{line}")
             });
         }
         if let Some(why) = &charged.cost_fault {
             self.metrics.corrected(Correction::Cost);
             self.warn(channel, |reports, channel| {
-                let line =
-                    "costs of limits have no value: what was held is charged, or the tokens where these are more";
+                let line = "costs of limits have no value that an answer can cost, and something else is charged";
                 tracing::warn!(reports, channel, tier, %why, "{line}")
             });
         }

@@ -7,8 +7,9 @@ use smallvec::smallvec;
 
 use super::*;
 use crate::clock::Micros;
+use crate::expression::TokenCost;
 use crate::hash::Secret;
-use crate::limit::{AccountKey, CellId, Cost, Demand, Memory, Quota, Quotas, Store, Verdict};
+use crate::limit::{AccountKey, CellId, Cost, Demand, Memory, Quota, Quotas, Rate, Store, Verdict};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -158,6 +159,30 @@ async fn a_report_is_charged_by_what_its_limits_allow_then() {
     limits.put_in_force(Quotas::default());
     assert_eq!(settle(third).await.settlement, Settlement::Settled(30));
     assert_eq!(limits.admit(&[at], Nanos(0)).await.standings[0].remaining(), 910);
+}
+
+/// A name that was cut is another's, perhaps: a cost that looks at it has no value, and the same as one that is not told.
+#[tokio::test]
+async fn a_cost_sees_the_name_of_a_model_in_full_or_not_at_all() {
+    let limits = Limits::in_memory(Memory::default());
+    let (settlements, sealer) = (Settlements::default(), Sealer::random());
+    let rate = |cost| {
+        let cost = Some(Arc::new(TokenCost::compile(cost).unwrap()));
+        Rate { quota: Quota::new(100, MINUTE), cost }
+    };
+    let costs = ["size(model.name) * usage.total", "2 * usage.total"];
+    limits.put_in_force([1, 2].map(|cell| (CellId(cell), rate(costs[cell as usize - 1]))).into_iter().collect());
+    let holds = [hold(1), hold(2)];
+    for decision in [None, Some(7)] {
+        for (length, of_name, is_fault) in [(255, 255 - 4, false), (256, 1, true), (300, 1, true)] {
+            let model_name = &*format!("llm/{}", "x".repeat(length - 4));
+            let model = ModelId::of(model_name);
+            let terms = Terms { is_call: true, decision, model, model_name, holds: &holds, ..Terms::default() };
+            let reservation = sealer.open(&sealer.seal(&terms, Micros(0))).unwrap();
+            let told = settlements.settle(&limits, &reservation, &tokens(30), Nanos(0)).await;
+            assert_eq!((&told.charges[..], told.cost_fault.is_some()), (&[30 * of_name, 60][..], is_fault), "{length}");
+        }
+    }
 }
 
 /// The limit is known by its own cell, and each route has another.

@@ -91,6 +91,16 @@ async fn each_settled_call_has_a_line_when_the_process_has_ended() {
 /// Each by its own cost: of an answer whose usage is known, and of one that is estimated.
 #[tokio::test]
 async fn limits_of_different_costs_are_charged_differently() {
+    charges_by_cost(&[]).await;
+}
+
+/// Likewise where a second call takes from the limits, and Check holds nothing.
+#[tokio::test]
+async fn limits_of_different_costs_are_charged_differently_behind_two_calls() {
+    charges_by_cost(&["--enforce-limits", "rls"]).await;
+}
+
+async fn charges_by_cost(flags: &[&str]) {
     let manifests = Folder::new();
     let paid = "    paid: {rates: [{limit: 1000000, window: 1h}], counters: [{expression: auth.identity.userid}]}\n";
     let cost = "tiergate.io/cost.paid: 'usage.input + (model.name == \"qwen3\" ? 3 : 1) * usage.output'";
@@ -104,7 +114,8 @@ async fn limits_of_different_costs_are_charged_differently() {
     }
     let folder = Folder::new();
     let path = folder.0.join("usage.log");
-    let tiergate = Tiergate::start(&manifests.0, &["--usage-log", path.to_str().unwrap(), "--drain-delay", "0s"]);
+    let logging = ["--usage-log", path.to_str().unwrap(), "--drain-delay", "0s"];
+    let tiergate = Tiergate::start(&manifests.0, &[&logging, flags].concat());
     let channel = channel(&tiergate).await;
     call(&channel, &[("total", 60), ("input", 20), ("output", 40), ("status", 200)]).await;
     call(&channel, &[("bytes", 400), ("request_bytes", 40), ("status", 200)]).await;

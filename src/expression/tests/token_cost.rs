@@ -7,7 +7,7 @@ fn fault(source: &str) -> CompileError {
     }
 }
 
-fn tokens(source: &str, used: Used) -> Result<u64, EvalError> {
+fn tokens(source: &str, used: Used) -> Result<u64, CostError> {
     TokenCost::compile(source).unwrap().tokens(&used, "llm/qwen3")
 }
 
@@ -42,15 +42,25 @@ fn a_cost_is_whole_tokens_and_a_fraction_counts_whole() {
 
 #[test]
 fn what_is_no_number_of_tokens_is_no_value() {
-    let failed = |text: &str| Err(EvalError::Failed(text.to_owned()));
+    let failed = |text: &str| Err(CostError::Unknown(EvalError::Failed(text.to_owned())));
+    let beyond = |text: &str| Err(CostError::Beyond(EvalError::Failed(text.to_owned())));
     for (source, used, expected) in [
-        ("usage.output - usage.input", Used::new(5, 4), failed("yields less than 0")),
-        ("double(usage.output) - 4.5", Used::new(5, 4), failed("yields less than 0")),
+        ("usage.output == 4 ? usage.output - usage.input : 1", Used::new(5, 4), beyond("yields less than 0")),
+        ("usage.output == 4 ? double(usage.output) - 4.5 : 1.0", Used::new(5, 4), beyond("yields less than 0")),
         ("100 / usage.output", Used::new(5, 0), failed("division by zero")),
-        ("double(usage.input) / double(usage.output)", Used::new(5, 0), failed("yields no number")),
-        ("double(usage.input) / double(usage.output)", Used::new(0, 0), failed("yields no number")),
-        ("usage.total * 922337203685477580", Used::new(50, 50), failed("arithmetic overflow")),
-        ("{\"llm\": 1}[model.name]", Used::new(5, 5), Err(EvalError::Missing("a computed key".to_owned()))),
+        ("double(usage.input) / double(usage.output)", Used::new(5, 0), beyond("yields a number that is not finite")),
+        ("double(usage.input) / double(usage.output)", Used::new(0, 0), beyond("yields a number that is not finite")),
+        ("100.0 - double(usage.input) / double(usage.output)", Used::new(5, 0), beyond("yields less than 0")),
+        ("usage.output == 50 ? usage.total * 922337203685477580 : 1", Used::new(50, 50), beyond("arithmetic overflow")),
+        ("usage.output == 4 ? uint(usage.output) - 100u : 1u", Used::new(5, 4), beyond("arithmetic overflow")),
+        ("usage.output == 50 ? int(double(usage.total) * 1e17) : 1", Used::new(50, 50), beyond("`int` failed")),
+        ("uint(100.0 / double(usage.output))", Used::new(5, 0), beyond("`uint` failed")),
+        ("usage.total > 5 ? int(model.name) : 1", Used::new(5, 4), failed("`int` failed")),
+        (
+            "{\"llm\": 1}[model.name]",
+            Used::new(5, 5),
+            Err(CostError::Unknown(EvalError::Missing("a computed key".to_owned()))),
+        ),
     ] {
         let compiled = TokenCost::compile(source);
         // The samples know no model, and have an answer that fits.
@@ -107,8 +117,11 @@ fn costs_that_say_what_cannot_be_do_not_compile() {
         ("usage.input > 3 ? 1 : 'a'", "yields a text", None),
         ("[1].map(n, n)", "yields a list or mapping", None),
         ("usage.input / 0", "has no value for any answer: division by zero", None),
-        ("-1 - usage.input", "has no value for any answer: yields less than 0", None),
-        ("1.0 / 0.0", "has no value for any answer: yields no number", None),
+        ("-1 - usage.input", "for an answer of 100 tokens to a prompt of 1000: yields less than 0", None),
+        ("1.0 / 0.0", "tokens to a prompt of 1000: yields a number that is not finite", None),
+        ("usage.output - 10", "of 1 tokens to a prompt of 1: yields less than 0", Some("? usage.output - 100 : 0`")),
+        ("usage.input - usage.output", "of 1000 tokens to a prompt of 100: yields less than 0", None),
+        ("usage.total * 9223372036854775807", "arithmetic overflow", Some("say what such an answer counts")),
         ("model.name.matches(string(usage.output)) ? 1 : 2", "a regular expression that is computed", None),
     ] {
         let error = fault(source);
@@ -198,7 +211,7 @@ proptest! {
             // A text may be no number, and a number too large.
             let expected = [
                 "less than 0",
-                "no number",
+                "not finite",
                 "division by zero",
                 "overflow",
                 "`double` failed",

@@ -2,7 +2,9 @@ use super::*;
 use crate::clock::Nanos;
 use crate::denial::Code;
 use crate::gate::{Decision, DecisionSettings};
+use crate::rules::LimitKind;
 use crate::test_util::{Call, compile_files, compile_text, demo, gate, options, settings, token};
+use crate::usage::{Channel, Report, Settlement, Usage, UsageMetrics};
 
 fn classic() -> DecisionSettings {
     DecisionSettings { enforce_limits: EnforceLimits::Rls, ..settings() }
@@ -193,6 +195,26 @@ async fn a_limit_without_its_fact_is_an_error_and_not_a_limit_that_does_not_matc
     let all = limited("size(request.headers) > 3", "request.path");
     let denial = all.take(&handed_over(&Call::path("/x"), &Call::path("/x").on(&all, Nanos(0)).await), Nanos(0)).await;
     assert_eq!(denial.outcome.unwrap_err().code, Code::RequestInvalid);
+}
+
+/// Nothing is held by a cost here; answers are charged by it, and the second call sees what they left.
+#[tokio::test]
+async fn an_answer_is_charged_by_the_cost_of_its_limit() {
+    let cost = "(model.name == \"granite\" ? 3 : 1) * usage.output";
+    let kind = "kind: TokenRateLimitPolicy\nmetadata:\n";
+    let priced = format!("{kind}  annotations: {{tiergate.io/cost.free-user-tokens: '{cost}'}}\n");
+    let files: Vec<_> = demo().into_iter().map(|(name, text)| (name, text.replace(kind, &priced))).collect();
+    assert_ne!(files, demo(), "there is one to annotate");
+    let gate = gate(compile_files(&files, &options()), classic());
+    let reports = gate.reports(UsageMetrics::default());
+    let left = |decision: &Decision| decision.evidence.most_restrictive(LimitKind::Tokens).unwrap().remaining();
+    let checked = alice().on(&gate, Nanos(0)).await;
+    assert_eq!(left(&gate.take(&handed_over(&alice(), &checked), Nanos(0)).await), 100);
+    let usage = Usage { input: Some(10), output: Some(20), ..Usage::default() };
+    let report = Report { usage, ..Report::default() };
+    let told = reports.take(&checked.outcome.unwrap().reservation, &report, Channel::RateLimit, Nanos(0)).await;
+    assert_eq!((told.settlement, told.cost_fault), (Settlement::Settled(30), None));
+    assert_eq!(left(&taken_by_facts(&gate).await), 100 - 3 * 20);
 }
 
 /// As in Check: a rule for POST is not about `post`, which to many a model is POST all the same.

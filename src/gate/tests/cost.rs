@@ -2,9 +2,11 @@
 
 use super::reserve::{World, compiled, each, total};
 use super::*;
+use crate::expression::EVALUATED;
 use crate::gate::Reserving;
+use crate::limit::Quota;
 use crate::rules::{LimitKind, TokenAdmission};
-use crate::usage::{Bounds, Channel, Charged, UsageMetrics};
+use crate::usage::{Bounds, Channel, Charged, MAX_COST, UsageMetrics};
 
 /// So many that nothing is refused.
 const LIMIT: u64 = 100_000;
@@ -89,8 +91,8 @@ async fn what_is_held_is_the_cost_of_what_is_expected() {
         assert_eq!(world(cost).call("ada").await.unwrap().held, held, "{cost}");
     }
     // More than an answer may cost is not asked for.
-    let huge = World::new(10_000_000, 60, &annotations("usage.total * 1000000"));
-    assert_eq!(huge.call("ada").await.unwrap().held, Bounds::ANSWER);
+    let huge = World::new(Quota::MAX_LIMIT, 60, &annotations("usage.total * 1000000000"));
+    assert_eq!(huge.call("ada").await.unwrap().held, MAX_COST);
 }
 
 /// Whatever the model, the gateway or the client does, by the same expression.
@@ -136,40 +138,113 @@ async fn an_answer_costs_by_the_same_expression_however_it_is_known() {
     assert_eq!(each_call(total(70)).await, 160);
 }
 
-/// A slip in a cost makes no answer free.
+/// A slip in a cost makes no answer free, and is charged in the unit of its limit.
 #[tokio::test]
-async fn a_cost_without_a_value_is_charged_what_is_held_or_the_tokens_if_these_are_more() {
-    // A long answer is expected, and a short one comes.
-    for (cost, held, fault) in [
-        ("usage.output > 999 ? usage.output : -1", WANT - 10, "yields less than 0"),
-        ("usage.output > 999 ? 5 : -1", 5, "yields less than 0"),
-        ("usage.output > 999 ? 5.0 : 0.0 / 0.0", 5, "yields no number"),
-        ("usage.output > 999 ? 5 : 1 / (usage.output - 60)", 5, "division by zero"),
-        ("usage.output > 999 ? 5 : usage.output * 9223372036854775807", 5, "arithmetic overflow"),
+async fn an_answer_whose_cost_nobody_can_tell_is_charged_what_is_held_or_in_proportion_more() {
+    // What is expected, as two digits of it travel.
+    const GUESS: u64 = 1_008;
+    for (cost, held, tokens, expected, fault) in [
+        // A long answer is expected, and a short one comes.
+        ("usage.output > 999 ? 3 * usage.output : 1 / (usage.output - 60)", 3 * (WANT - 10), 70, 3 * (WANT - 10), ""),
+        // Fewer units than tokens.
+        ("usage.output > 999 ? 5 : 1 / (usage.output - 60)", 5, 70, 5, ""),
+        ("usage.output > 999 ? 5 : usage.output % (usage.output - 60)", 5, 70, 5, ""),
+        ("usage.output > 9999 ? 1 / (usage.input - 10) : 5", 5, 20_000, (5 * 20_000_u64).div_ceil(GUESS), ""),
+        ("usage.output > 999 ? 5 : int([\"a\"][0])", 5, 70, 5, "`int` failed"),
+        ("usage.output > 999 ? 5 : [1, 2][usage.output]", 5, 70, 5, "element 60 is not there"),
+        // Nothing is held, so there is no number in the unit.
+        ("usage.output > 999 ? 0 : 1 / (usage.output - 60)", 0, 70, 70, ""),
     ] {
         let world = world(cost);
         let admitted = world.call("ada").await.unwrap();
         assert_eq!(admitted.held, held, "{cost}");
+        let told = charged(&world, &admitted.reservation, &total(tokens)).await;
+        assert_eq!(told.charges[..], [expected as i64], "{cost}");
+        let fault = if fault.is_empty() { "division by zero" } else { fault };
+        assert_eq!(told.cost_fault.as_deref(), Some(&*format!("`{cost}` {fault}: charged {expected}")));
+        assert_eq!(told.settlement, Settlement::Settled(tokens), "what it used is known all the same");
+        assert_eq!(used_now(&world).await, expected, "{cost}");
+    }
+    // Likewise where nothing is reserved.
+    let positive = format!("{}, tiergate.io/token-admission: positive", annotations("1 / (usage.output - 60)"));
+    let (now, told) = used(&World::new(LIMIT, 60, &positive), &total(70)).await;
+    assert_eq!((now, told.cost_fault.is_some()), (70, true));
+    assert_eq!(used(&world("1 / (usage.output - 60)"), &answer(503, 90)).await.0, 0, "of no tokens");
+}
+
+/// What is beyond all numbers is charged no less than what is merely large.
+#[tokio::test]
+async fn a_cost_that_no_answer_can_have_is_charged_as_the_most_that_one_can() {
+    for (cost, fault) in [
+        ("usage.output != 60 ? 5 : -1", "yields less than 0"),
+        ("usage.output != 60 ? 5.0 : -0.5", "yields less than 0"),
+        ("usage.output != 60 ? 5.0 : 0.0 / 0.0", "yields a number that is not finite"),
+        ("usage.output != 60 ? 5.0 : 1.0 / 0.0", "yields a number that is not finite"),
+        ("usage.output != 60 ? 5.0 : -1.0 / 0.0", "yields less than 0"),
+        ("usage.output != 60 ? 5 : usage.output * 9223372036854775807", "arithmetic overflow"),
+        ("usage.output != 60 ? 5 : int(double(usage.output) * 1e300)", "`int` failed"),
+        ("usage.output != 60 ? 5 : 1000000000001", "yields 1000000000001"),
+        ("usage.output != 60 ? 5.0 : 1e300", "yields 18446744073709551615"),
+    ] {
+        let world = world(cost);
+        let admitted = world.call("ada").await.unwrap();
+        assert_eq!(admitted.held, 5, "{cost}");
         let told = charged(&world, &admitted.reservation, &total(70)).await;
-        assert_eq!(told.charges[..], [held.max(70) as i64], "{cost}");
-        assert_eq!(told.cost_fault.as_deref(), Some(&*format!("`{cost}` {fault}")));
-        assert_eq!(told.settlement, Settlement::Settled(70), "what it used is known all the same");
-        assert_eq!(used_now(&world).await, held.max(70), "{cost}");
+        assert_eq!((&told.charges[..], told.cut), (&[MAX_COST as i64][..], None), "{cost}");
+        assert_eq!(told.cost_fault.as_deref(), Some(&*format!("`{cost}` {fault}: charged {MAX_COST}")));
+        assert!(world.call("ada").await.is_none(), "{cost}");
     }
 }
 
+/// The tokens are bounded before they have a price, and the price by itself.
 #[tokio::test]
-async fn a_cost_beyond_what_an_answer_may_is_cut() {
-    let world = World::new(10_000_000, 60, &annotations("usage.total * 1000000"));
+async fn what_an_answer_may_use_bounds_its_tokens_and_not_their_price() {
+    let large = |cost: &str| World::new(Quota::MAX_LIMIT, 60, &annotations(cost));
+    let world = large("usage.input * 1000000 + usage.output");
     let admitted = world.call("ada").await.unwrap();
+    assert_eq!(admitted.held, 10_000_000 + WANT - 10);
     let told = charged(&world, &admitted.reservation, &total(70)).await;
-    assert_eq!((&told.charges[..], told.cut), (&[Bounds::ANSWER as i64][..], Some(70_000_000)));
-    assert_eq!((told.settlement, told.cost_fault), (Settlement::Settled(70), None));
-    // A number that no answer has is cut before its cost is told.
-    let admitted = world.call("ada").await.unwrap();
+    assert_eq!((&told.charges[..], told.cut, told.cost_fault), (&[10_000_060][..], None, None));
+    // A number that no answer has is cut before its price is told.
     let usage = Usage { input: Some(u64::MAX), output: Some(1), ..Usage::default() };
-    let told = charged(&world, &admitted.reservation, &Report { usage, ..Report::default() }).await;
-    assert_eq!((&told.charges[..], told.cut), (&[Bounds::ANSWER as i64][..], Some(u64::MAX)));
+    let report = Report { usage, ..Report::default() };
+    for (cost, expected) in [("usage.input * 1000", Bounds::ANSWER * 1000), ("usage.input * 500000", MAX_COST)] {
+        let world = large(cost);
+        let admitted = world.call("ada").await.unwrap();
+        let told = charged(&world, &admitted.reservation, &report).await;
+        assert_eq!((&told.charges[..], told.cut), (&[expected as i64][..], Some(u64::MAX)), "{cost}");
+        assert_eq!((told.settlement, told.cost_fault), (Settlement::Settled(Bounds::ANSWER), None), "{cost}");
+    }
+}
+
+/// A report that is charged has each cost evaluated once, whatever rates its limit has; any other report none.
+#[tokio::test]
+async fn a_cost_is_evaluated_once_for_each_answer_and_all_rates_of_its_limit_are_charged_the_same() {
+    let rates = "rates: [{limit: 2000, window: 3h}, {limit: 100000, window: 1h}, {limit: 200000, window: 2h}]";
+    for (cost, held, expected) in [
+        ("3 * usage.output", 3 * (WANT - 10), 180),
+        ("usage.output > 999 ? 3 * usage.output : 1 / (usage.output - 60)", 3 * (WANT - 10), 3 * (WANT - 10)),
+        ("usage.output == 60 ? -1 : 3 * usage.output", 3 * (WANT - 10), MAX_COST),
+    ] {
+        let limits = each(LIMIT, 60, &annotations(cost)).replace("rates: [{limit: 100000, window: 60s}]", rates);
+        let world = World::with(&limits);
+        let decision = world.decide("ada", Nanos(0)).await;
+        let holds: Vec<u64> = decision.evidence.limits.iter().map(|limit| limit.standing.unwrap().held()).collect();
+        assert_eq!(holds, [2000, held, held], "each rate holds what is there");
+        let reservation = decision.outcome.unwrap().reservation;
+        for (report, settlement, evaluated) in [
+            (total(70), Settlement::Settled(70), 1),
+            (total(70), Settlement::Duplicate, 0),
+            (total(80), Settlement::Conflicting, 0),
+            (answer(200, 90), Settlement::Duplicate, 0),
+        ] {
+            let before = EVALUATED.get();
+            let told = charged(&world, &reservation, &report).await;
+            assert_eq!((told.settlement, EVALUATED.get() - before), (settlement, evaluated), "{cost}");
+            let charges: &[i64] = if evaluated == 1 { &[expected as i64; 3] } else { &[] };
+            assert_eq!(told.charges[..], *charges, "{cost}");
+        }
+    }
 }
 
 /// What cannot be told before the answer lets nobody through; in shadow it stops nobody.
@@ -323,5 +398,9 @@ async fn a_cost_that_came_later_knows_no_model() {
     let told = reports.take(&sealed, &total(70), Channel::RateLimit, Nanos(0)).await;
     let at = reservation.holds.iter().position(|hold| hold.kind == LimitKind::Tokens).unwrap();
     assert_eq!(told.charges[at], 70);
-    assert!(told.cost_fault.unwrap().ends_with("looks at the model, whose name this call does not tell"));
+    assert!(
+        told.cost_fault
+            .unwrap()
+            .ends_with("looks at the model, whose name this call does not tell in full: charged 70")
+    );
 }

@@ -247,6 +247,25 @@ fn a_correction_of_a_debt_that_was_cut_gives_back_what_was_charged() {
 }
 
 /// 24.
+/// However large an estimate was, a correction of it gives back that one alone.
+#[test]
+fn a_correction_of_a_charge_beyond_all_time_leaves_what_others_use() {
+    let year = 365 * 24 * 3600 * SECOND;
+    for quota in [Quota::new(100, year), Quota::new(100, year).by(Algorithm::FixedWindow).carrying_debt()] {
+        for huge in [Quota::MAX_LIMIT, u64::MAX] {
+            let mut world = World::new(quota);
+            let [other, reserved] = [world.hold(40, Duration::ZERO).unwrap(), world.hold(10, Duration::ZERO).unwrap()];
+            world.settle(other, 40, Duration::ZERO);
+            world.report(reserved, Quality::Estimate, huge, Duration::ZERO);
+            // A hundred thousand years.
+            let standing = world.standing(SECOND);
+            assert!(standing.reset() > 100_000 * year && standing.remaining() == 0, "{standing:?}");
+            world.settle(reserved, 10, SECOND);
+            assert_eq!(world.left(SECOND), 50, "{quota:?}, {huge}");
+        }
+    }
+}
+
 #[test]
 fn nothing_is_held_of_a_limit_of_zero_and_there_is_no_time_after_which() {
     for quota in [Quota::new(0, MINUTE), fixed(0)] {
