@@ -39,7 +39,10 @@ pub enum CostError {
     /// It cannot be told: it asks for what is not there, or divides by zero.
     #[error(transparent)]
     Unknown(EvalError),
-    /// It is told, and is no number that an answer can cost: less than 0, not finite, or larger than numbers are.
+    /// It is told, and no answer can cost that: it is less than 0, or not a number.
+    #[error(transparent)]
+    Impossible(EvalError),
+    /// It is told, and is larger than numbers are.
     #[error(transparent)]
     Beyond(EvalError),
 }
@@ -77,7 +80,7 @@ impl TokenCost {
         for sample in &SAMPLES {
             match self.tokens(sample, "") {
                 Ok(_) => fits = true,
-                Err(CostError::Beyond(error)) => return Err(beyond(sample, &error)),
+                Err(CostError::Beyond(error) | CostError::Impossible(error)) => return Err(impossible(sample, &error)),
                 Err(CostError::Unknown(error)) => failed = failed.or(Some(error)),
             }
         }
@@ -139,7 +142,7 @@ fn overflows(error: &ExecutionError) -> bool {
 }
 
 /// Why a cost is refused that no answer like `sample` can have.
-fn beyond(sample: &Used, error: &EvalError) -> CompileError {
+fn impossible(sample: &Used, error: &EvalError) -> CompileError {
     let Used { input, output, .. } = sample;
     CompileError::new(format!("has no value for an answer of {output} tokens to a prompt of {input}: {error}"))
         .remedy("say what such an answer counts, as in `usage.output > 100 ? usage.output - 100 : 0`")
@@ -156,13 +159,14 @@ fn usage(used: &Used) -> HashMap<&'static str, cel::Value> {
 /// The value of a cost, as tokens.
 fn whole(value: &cel::Value) -> Result<u64, CostError> {
     let failed = |what: &str| EvalError::Failed(what.to_owned());
-    let negative = || CostError::Beyond(failed("yields less than 0"));
+    let negative = || CostError::Impossible(failed("yields less than 0"));
     match value {
         cel::Value::Int(value) => u64::try_from(*value).map_err(|_| negative()),
         cel::Value::UInt(value) => Ok(*value),
         cel::Value::Float(value) if *value < 0.0 => Err(negative()),
         // A float that is too large becomes the largest number.
         cel::Value::Float(value) if value.is_finite() => Ok(value.ceil() as u64),
+        cel::Value::Float(value) if value.is_nan() => Err(CostError::Impossible(failed("yields what is not a number"))),
         cel::Value::Float(_) => Err(CostError::Beyond(failed("yields a number that is not finite"))),
         _ => Err(CostError::Unknown(failed("yields no number"))),
     }
@@ -175,7 +179,7 @@ impl CostError {
     #[must_use]
     pub fn eval(&self) -> &EvalError {
         match self {
-            CostError::Unknown(error) | CostError::Beyond(error) => error,
+            CostError::Unknown(error) | CostError::Impossible(error) | CostError::Beyond(error) => error,
         }
     }
 }

@@ -135,7 +135,9 @@ impl Dues {
             Ok(price) => (MAX_COST, format!("yields {price}")),
             // It is charged no less than what is merely large.
             Err(CostError::Beyond(error)) => (MAX_COST, error.to_string()),
-            Err(CostError::Unknown(error)) => (answer.unknown(used, held), error.to_string()),
+            Err(CostError::Unknown(error) | CostError::Impossible(error)) => {
+                (answer.unknown(used, held), error.to_string())
+            }
         };
         self.fault.get_or_insert_with(|| format!("`{}` {why}: charged {charged}", cost.source()).into());
         charged

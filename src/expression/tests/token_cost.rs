@@ -44,13 +44,14 @@ fn a_cost_is_whole_tokens_and_a_fraction_counts_whole() {
 fn what_is_no_number_of_tokens_is_no_value() {
     let failed = |text: &str| Err(CostError::Unknown(EvalError::Failed(text.to_owned())));
     let beyond = |text: &str| Err(CostError::Beyond(EvalError::Failed(text.to_owned())));
+    let impossible = |text: &str| Err(CostError::Impossible(EvalError::Failed(text.to_owned())));
     for (source, used, expected) in [
-        ("usage.output == 4 ? usage.output - usage.input : 1", Used::new(5, 4), beyond("yields less than 0")),
-        ("usage.output == 4 ? double(usage.output) - 4.5 : 1.0", Used::new(5, 4), beyond("yields less than 0")),
+        ("usage.output == 4 ? usage.output - usage.input : 1", Used::new(5, 4), impossible("yields less than 0")),
+        ("usage.output == 4 ? double(usage.output) - 4.5 : 1.0", Used::new(5, 4), impossible("yields less than 0")),
         ("100 / usage.output", Used::new(5, 0), failed("division by zero")),
         ("double(usage.input) / double(usage.output)", Used::new(5, 0), beyond("yields a number that is not finite")),
-        ("double(usage.input) / double(usage.output)", Used::new(0, 0), beyond("yields a number that is not finite")),
-        ("100.0 - double(usage.input) / double(usage.output)", Used::new(5, 0), beyond("yields less than 0")),
+        ("double(usage.input) / double(usage.output)", Used::new(0, 0), impossible("yields what is not a number")),
+        ("100.0 - double(usage.input) / double(usage.output)", Used::new(5, 0), impossible("yields less than 0")),
         ("usage.output == 50 ? usage.total * 922337203685477580 : 1", Used::new(50, 50), beyond("arithmetic overflow")),
         ("usage.output == 4 ? uint(usage.output) - 100u : 1u", Used::new(5, 4), beyond("arithmetic overflow")),
         ("usage.output == 50 ? int(double(usage.total) * 1e17) : 1", Used::new(50, 50), beyond("`int` failed")),
@@ -212,6 +213,7 @@ proptest! {
             let expected = [
                 "less than 0",
                 "not finite",
+                "not a number",
                 "division by zero",
                 "overflow",
                 "`double` failed",
