@@ -106,8 +106,8 @@ impl Ledger {
         }
     }
 
-    /// Has a line of the call with that serial number written: soon if it is exact, else when it has waited long enough for a line
-    /// that corrects it, as one with that.
+    /// Has a line of the call with that serial number written: soon if it is exact and no correction, else when it has waited long
+    /// enough for a line that corrects it, or that it corrects, as one with that.
     pub fn settle(&self, serial: u64, line: Line, now: Nanos) {
         self.grace.take(serial, line, now).into_iter().for_each(|line| self.write(line));
     }

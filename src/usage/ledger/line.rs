@@ -142,16 +142,23 @@ impl Line {
         Line { channel: Cow::Borrowed(channel.as_str()), charged, ..self }
     }
 
-    /// This line and an `earlier` one of its call as one, in place of both.
+    /// Whether it needs no other line of its call: not a better one, and none that it corrects.
+    pub(super) fn is_exact(&self) -> bool {
+        self.quality == Quality::Final && (!self.correction || self.corrects.is_some())
+    }
+
+    /// This line and an `other` one of its call as one, in place of both, whichever of them came first.
     #[must_use]
-    pub fn with(mut self, earlier: &Line) -> Self {
-        self.total = self.total.saturating_add(earlier.total);
-        for (limit, charged) in &earlier.charged {
-            let sum = self.charged.entry(Arc::clone(limit)).or_default();
-            *sum = sum.saturating_add(*charged);
+    pub fn with(self, other: Line) -> Self {
+        let (mut line, less) = if self.quality < other.quality { (other, self) } else { (self, other) };
+        line.total = line.total.saturating_add(less.total);
+        for (limit, charged) in less.charged {
+            let sum = line.charged.entry(limit).or_default();
+            *sum = sum.saturating_add(charged);
         }
-        (self.correction, self.corrects) = (earlier.correction, earlier.corrects);
-        self
+        line.corrects = line.corrects.or(less.corrects);
+        line.correction = line.corrects.is_some() || (line.correction && less.correction);
+        line
     }
 
     /// This line as the correction of an `earlier` one, which was written though there was no report.
