@@ -60,6 +60,7 @@ fn a_reservation_comes_back_as_it_was() {
     let forecast = Forecast { want: 0, prior: 1.5, guess: 2.5 };
     let terms = Terms {
         is_call: true,
+        is_priced: true,
         decision: Some(77),
         tier: "premium",
         model,
@@ -76,6 +77,7 @@ fn a_reservation_comes_back_as_it_was() {
         instance: reservation.instance,
         serial: 0,
         is_call: true,
+        is_priced: true,
         decision: Some(77),
         tier: Arc::from("premium"),
         model,

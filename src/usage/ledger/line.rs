@@ -105,11 +105,16 @@ impl Line {
         })
     }
 
-    /// The line of a call that nobody has reported until `time`, of whose token limits each holds what it `holds`: that is what it cost.
+    /// The line of a call that nobody has reported until `time`, of whose token limits each holds what it `holds`: that is what it cost. Where
+    /// a limit has a cost, what is held is in another unit, and what was expected is what the call cost in tokens.
     #[must_use]
     pub fn unsettled(reservation: &Reservation, holds: &BTreeMap<Arc<str>, u64>, time: Micros) -> Self {
+        let total = match reservation.is_priced {
+            true => reservation.forecast.guess.ceil() as u64,
+            false => holds.values().copied().max().unwrap_or(0),
+        };
         Line {
-            total: tokens(holds.values().copied().max().unwrap_or(0)),
+            total: tokens(total),
             charged: holds.iter().map(|(limit, held)| (Arc::clone(limit), tokens(*held))).collect(),
             ..Line::of_call(reservation, time)
         }
