@@ -147,18 +147,19 @@ impl App {
     ///
     /// A port is in use, or the operating system gives no thread.
     pub async fn run(self, shutdown: Shutdown) -> Result<bool, StartError> {
-        let (refusals, ledger) = (Arc::clone(&self.refusals), self.ledger.clone());
-        let ended = self.serve(shutdown).await;
+        let (refusals, clock, rate_limit) = (Arc::clone(&self.refusals), self.clock, Arc::new(self.rate_limit()));
+        let usage = Arc::clone(&rate_limit.usage);
+        let ended = self.serve(rate_limit, shutdown).await;
         refusals.close();
         // Nobody is answered any more who could wait for it.
-        ledger.inspect(|ledger| _ = ledger.close(PATIENCE));
+        let _ = usage.end(clock.now(), PATIENCE);
         ended
     }
 
-    async fn serve(self, mut shutdown: Shutdown) -> Result<bool, StartError> {
+    async fn serve(self, rate_limit: Arc<RateLimit>, mut shutdown: Shutdown) -> Result<bool, StartError> {
         let health = Health::new().await;
-        let (services, pages) = (self.services(&health), self.pages(&health));
-        let usage = Arc::clone(&services.rate_limit.usage);
+        let usage = Arc::clone(&rate_limit.usage);
+        let (services, pages) = (self.services(rate_limit, &health), self.pages(&health));
         let App { gate, metrics, refusals, clock, listen, drain, following, hangup, ledger, .. } = self;
         tokio::spawn(following.start()?.at_each(hangup, ledger));
         let Sockets { grpc, http, admin } = Sockets::bind(&listen)?;
@@ -189,18 +190,23 @@ impl App {
         Ok(true)
     }
 
-    fn services(&self, health: &Health) -> Services {
+    fn rate_limit(&self) -> RateLimit {
+        let App { gate, metrics, refusals, clock, style, ledger, .. } = self;
+        let (gate, metrics, refusals) = (Arc::clone(gate), Arc::clone(metrics), Arc::clone(refusals));
+        let rate_limit = RateLimit::new(gate, metrics, refusals, *clock, *style);
+        match ledger {
+            Some(ledger) => rate_limit.written_by(Arc::clone(ledger)),
+            None => rate_limit,
+        }
+    }
+
+    fn services(&self, rate_limit: Arc<RateLimit>, health: &Health) -> Services {
         let App { gate, metrics, refusals, clock, style, .. } = self;
         let (gate, metrics, refusals) = (Arc::clone(gate), Arc::clone(metrics), Arc::clone(refusals));
         let (clock, style) = (*clock, *style);
-        let rate_limit = RateLimit::new(Arc::clone(&gate), Arc::clone(&metrics), Arc::clone(&refusals), clock, style);
-        let rate_limit = match &self.ledger {
-            Some(ledger) => rate_limit.written_by(Arc::clone(ledger)),
-            None => rate_limit,
-        };
         Services {
             ext_authz: Arc::new(ExtAuthz { gate, metrics, refusals, clock, style }),
-            rate_limit: Arc::new(rate_limit),
+            rate_limit,
             health: health.reporter.clone(),
         }
     }

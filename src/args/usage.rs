@@ -27,7 +27,8 @@ pub struct UsageLogArgs {
     /// How many rotated files are kept; older ones are removed. 0 keeps all
     #[arg(long, env = "TIERGATE_USAGE_LOG_KEEP", value_name = "N", default_value = "0", value_parser = number_or_zero)]
     pub usage_log_keep: usize,
-    /// How long a line of the usage log that is not exact waits for a better report, so that both are one line; 0s for not at all
+    /// How long a line of the usage log that is not exact waits for a better report, so that both are one line,
+    /// and a correction for the line that it corrects; 0s for not at all
     #[arg(long, env = "TIERGATE_SETTLE_GRACE", value_name = "DURATION", default_value = "5s", value_parser = duration_or_none)]
     pub settle_grace: Duration,
     /// How many calls without a report are remembered for the usage log, of about 300 bytes each; of more the oldest are forgotten, and

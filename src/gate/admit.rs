@@ -115,6 +115,7 @@ impl Deciding<'_> {
         scope: &Scope<'_>,
         expected: Forecast,
     ) -> Result<u64, Denial> {
+        self.evidence.is_priced = true;
         self.evidence.priced_by_model |= cost.looks_at_model();
         if expected.want == 0 || limit.admission_under(self.gate.settings.reserving) == TokenAdmission::Positive {
             return Ok(0);
@@ -176,6 +177,7 @@ impl Deciding<'_> {
         let (names, priced_by_model) = (self.gate.settings.reserving.names, evidence.priced_by_model);
         let terms = Terms {
             is_call: evidence.is_call,
+            is_priced: evidence.is_priced,
             decision: names.then_some(evidence.id),
             tier: evidence.tier.as_deref().unwrap_or_default(),
             model: evidence.model,

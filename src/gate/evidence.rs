@@ -105,6 +105,8 @@ pub struct Evidence {
     pub model: ModelId,
     /// What the call is expected to cost the token limits that reserve it.
     pub forecast: Forecast,
+    /// Whether a limit that matched has a cost.
+    pub is_priced: bool,
     /// Whether the cost of a limit that matched looks at the model.
     pub priced_by_model: bool,
     /// Whether no limit matched the caller.
@@ -206,6 +208,7 @@ impl Evidence {
             is_call: false,
             model: ModelId::NONE,
             forecast: Forecast::default(),
+            is_priced: false,
             priced_by_model: false,
             unlimited: false,
             accounts_full: false,

@@ -181,7 +181,7 @@ pub const FAMILIES: &[Description] = &[
         "tiergate_limit_tokens",
         "tokens",
         &[LIMIT, POLICY],
-        "Tokens charged to each token limit, in the unit of its cost",
+        "Tokens charged to each token limit, in the unit of its cost, as reports come: a correction adds what it charges more and takes nothing back, and calls that nobody reported are left out; the usage log (--usage-log) has exact sums",
         "nothing: it says which limit the use goes against",
     ),
     gauge(
@@ -242,15 +242,15 @@ pub const FAMILIES: &[Description] = &[
         "tiergate_usage_unsettled",
         "reservations",
         &[],
-        "Admitted requests that no usage report has come for in --max-call-time; what they held stays charged",
+        "Admitted requests that no usage report has come for in --max-call-time, calls of a model and others; what they held stays charged",
         "above 0: reports are lost",
     ),
     counter(
         "tiergate_channel_tokens",
         "tokens",
         &[CHANNEL, USAGE],
-        "Tokens reported, by what the report came over",
-        "the share that is estimated, `estimated` less `corrected`, of that and `total`: answers carry no usage, or a reader cannot read it",
+        "Tokens reported, by what the report came over; what was estimated over one channel is `corrected` under the channel of the better report",
+        "the share that is estimated, `estimated` less `corrected`, each summed over all channels, of that and `total`: answers carry no usage, or a reader cannot read it",
     ),
     counter(
         "tiergate_usage_tokens",

@@ -43,6 +43,7 @@ fn of_tier(tier: &str) -> Reservation {
         route: 0,
         serial: 0,
         is_call: true,
+        is_priced: false,
         decision: None,
         tier: Arc::from(tier),
         model: ModelId::NONE,

@@ -35,6 +35,8 @@ use crate::throttle::Throttle;
 
 /// So many lines wait for the thread, of some 500 bytes each: seconds of the busiest gateway.
 const QUEUE: usize = 65_536;
+/// How long the end of the process waits for room at a time: what the thread needs to write a batch.
+const ROOM: Duration = Duration::from_millis(1);
 
 /// Writes the usage log.
 pub struct Ledger {
@@ -95,9 +97,21 @@ impl Ledger {
         (Ledger { queue, asked, thread: thread::current(), ended, metrics, waits, grace, dropped }, writer)
     }
 
+    /// Has `line` written soon, if there is room for it: whether there is.
+    pub(super) fn offer(&self, line: Line) -> bool {
+        self.queue.try_send(Message::Line(Box::new(line))).is_ok()
+    }
+
+    /// Waits a moment for the thread to make room.
+    pub(super) fn make_room(&self) {
+        self.thread.unpark();
+        // A sender of a full queue can wait for room, but not for so long at most.
+        thread::sleep(ROOM);
+    }
+
     /// Has `line` written soon. Where there is no room for it, it is dropped and counted.
     pub fn write(&self, line: Line) {
-        if self.queue.try_send(Message::Line(Box::new(line))).is_ok() {
+        if self.offer(line) {
             return;
         }
         self.metrics.dropped.inc();
@@ -106,8 +120,8 @@ impl Ledger {
         }
     }
 
-    /// Has a line of the call with that serial number written: soon if it is exact, else when it has waited long enough for a line
-    /// that corrects it, as one with that.
+    /// Has a line of the call with that serial number written: soon if it is exact and no correction, else when it has waited long
+    /// enough for a line that corrects it, or that it corrects, as one with that.
     pub fn settle(&self, serial: u64, line: Line, now: Nanos) {
         self.grace.take(serial, line, now).into_iter().for_each(|line| self.write(line));
     }

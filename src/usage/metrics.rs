@@ -17,7 +17,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use smallvec::SmallVec;
 
-use super::{Channel, Charged, ModelId, Reservation, Settlement, Usage};
+use super::{Channel, Charged, Hold, ModelId, Reservation, Settlement, Usage};
 use crate::family::{Family, Registry, register};
 use crate::limit::CellId;
 use crate::rules::LimitKind;
@@ -100,6 +100,10 @@ struct Series {
     cells: HashMap<CellId, (Arc<str>, Counter)>,
     other_limit: Counter,
 }
+
+/// The name of the token limit of each hold of a reservation, as `namespace/policy/limit`, in their order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Names(SmallVec<[Option<Arc<str>>; 2]>);
 
 /// One for each of [`KINDS`].
 type Tokens = [Counter; KINDS.len()];
@@ -248,33 +252,11 @@ impl UsageMetrics {
         self.corrections.get(&CorrectionLabel { what: correction.as_str() }).inc();
     }
 
-    /// What each token limit of a reservation was charged, by `namespace/policy/limit`, as far as a policy still names it.
-    pub(super) fn charges_of(&self, reservation: &Reservation, charged: &Charged) -> BTreeMap<Arc<str>, i64> {
+    /// The names of a reservation's token limits, as far as a policy still names them.
+    pub(super) fn names_of(&self, reservation: &Reservation) -> Names {
         let series = self.series.load();
-        let mut charges = BTreeMap::new();
-        for (hold, charge) in reservation.holds.iter().zip(&charged.charges) {
-            if hold.kind == LimitKind::Tokens
-                && let Some((name, _)) = series.cells.get(&hold.of.cell)
-            {
-                // A limit of several rates is charged the same in each.
-                charges.insert(Arc::clone(name), *charge);
-            }
-        }
-        charges
-    }
-
-    /// What a reservation holds of token limits, each as `namespace/policy/limit`, as far as a policy still names them; of several rates
-    /// of one limit the most.
-    pub(super) fn holds_of(&self, reservation: &Reservation) -> BTreeMap<Arc<str>, u64> {
-        let series = self.series.load();
-        let mut holds = BTreeMap::new();
-        for hold in reservation.holds.iter().filter(|hold| hold.kind == LimitKind::Tokens) {
-            if let Some((name, _)) = series.cells.get(&hold.of.cell) {
-                let most = holds.entry(Arc::clone(name)).or_default();
-                *most = hold.of.held.max(*most);
-            }
-        }
-        holds
+        let name = |hold: &Hold| series.cells.get(&hold.of.cell).map(|(name, _)| Arc::clone(name));
+        Names(reservation.holds.iter().map(|hold| name(hold).filter(|_| hold.kind == LimitKind::Tokens)).collect())
     }
 
     /// Counts an entry of an access log that is no report.
@@ -300,6 +282,35 @@ impl UsageMetrics {
             }
             series.charged(reservation, &charged.charges);
         }
+    }
+}
+
+// === impl Names ===
+
+impl Names {
+    /// The same, and where one is not known that of `others`, which are of the same reservation.
+    pub(super) fn or(self, others: Names) -> Self {
+        let mut others = others.0.into_iter();
+        Names(self.0.into_iter().map(|name| name.or(others.next().flatten())).collect())
+    }
+
+    /// By the limit, what each hold was charged.
+    pub(super) fn charges(&self, charged: &Charged) -> BTreeMap<Arc<str>, i64> {
+        let named = self.0.iter().zip(&charged.charges);
+        // A limit of several rates is charged the same in each.
+        named.filter_map(|(name, charge)| Some((Arc::clone(name.as_ref()?), *charge))).collect()
+    }
+
+    /// By the limit, what is held of it; of several rates the most.
+    pub(super) fn holds(&self, reservation: &Reservation) -> BTreeMap<Arc<str>, u64> {
+        let mut holds = BTreeMap::new();
+        for (name, hold) in self.0.iter().zip(&reservation.holds) {
+            if let Some(name) = name {
+                let most = holds.entry(Arc::clone(name)).or_default();
+                *most = hold.of.held.max(*most);
+            }
+        }
+        holds
     }
 }
 

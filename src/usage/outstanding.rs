@@ -4,19 +4,22 @@
 //! is counted.
 
 use std::collections::BTreeMap;
-use std::mem;
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 
 use super::ledger::Line;
+use super::metrics::Names;
 use crate::clock::Nanos;
 
 /// So many callers do not wait for one another. Serial numbers are consecutive, so each has as many calls as any other.
 const SHARDS: usize = 16;
 /// What a sealed reservation has mostly, in bytes. Where all are longer there is room for fewer.
 const USUAL: usize = 300;
+/// So many calls are taken out under one lock: a Check that comes to the same shard waits for no more of them.
+const BATCH: usize = 32;
 
 /// Calls without a report, each as its sealed reservation; and those that have a line already, since no report came in time.
 #[derive(Debug)]
@@ -28,21 +31,45 @@ pub(super) struct Outstanding {
     forgotten: Counter,
 }
 
+/// Which calls are to have a line without a report, and when.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Expiry {
+    /// The first serial number of those that are waited for still.
+    pub(super) end: u64,
+    pub(super) now: Nanos,
+    /// So long after `now` a report may still correct the line.
+    pub(super) correctable: Duration,
+}
+
+/// The line of a call without a report, and the names in it.
+#[derive(Debug)]
+pub(super) struct Unsettled {
+    pub(super) line: Line,
+    /// The limits that are charged; a later policy may not know them.
+    pub(super) names: Names,
+}
+
 /// By their serial numbers, which rise with time.
 #[derive(Debug, Default)]
 struct Shard {
-    open: BTreeMap<u64, Box<str>>,
+    open: BTreeMap<u64, Arc<str>>,
     /// Of `open`.
     bytes: usize,
     /// What has a line without a report.
     unsettled: BTreeMap<u64, Written>,
 }
 
-/// A line that was written without a report: since when, and what it said. What it would say later may be another policy's word.
+/// A line that was written without a report: since when, and what of it a report corrects.
 #[derive(Debug)]
 struct Written {
     at: Nanos,
-    charges: Box<Line>,
+    said: Box<Unsettled>,
+}
+
+/// A call that is to have a line, which is made already; `None` where none can be.
+struct Prepared {
+    serial: u64,
+    unsettled: Option<(Line, Written)>,
 }
 
 // === impl Outstanding ===
@@ -56,51 +83,78 @@ impl Outstanding {
     /// Remembers a call until [`Outstanding::settled`] or [`Outstanding::expire`] takes it out.
     pub(super) fn remember(&self, serial: u64, sealed: &str) {
         let Some(shard) = self.shard(serial) else { return };
+        let sealed: Arc<str> = sealed.into();
         let mut shard = shard.lock();
         shard.bytes += sealed.len();
-        shard.open.insert(serial, sealed.into());
+        shard.open.insert(serial, sealed);
         while shard.open.len() > self.most || shard.bytes > self.most.saturating_mul(USUAL) {
-            let Some((_, oldest)) = shard.open.pop_first() else { break };
-            shard.bytes = shard.bytes.saturating_sub(oldest.len());
+            let Some(oldest) = shard.open.first_key_value().map(|(serial, _)| *serial) else { break };
+            shard.close(oldest);
             self.forgotten.inc();
         }
     }
 
-    /// A report of the call has come: what the call's line says, if it has one already.
-    pub(super) fn settled(&self, serial: u64) -> Option<Box<Line>> {
+    /// A first report of the call has come: what the call's line says, if it has one already.
+    pub(super) fn settled(&self, serial: u64) -> Option<Box<Unsettled>> {
         let mut shard = self.shard(serial)?.lock();
-        if let Some(sealed) = shard.open.remove(&serial) {
-            shard.bytes = shard.bytes.saturating_sub(sealed.len());
-        }
-        shard.unsettled.remove(&serial).map(|written| written.charges)
+        shard.close(serial);
+        shard.unsettled.remove(&serial).map(|written| written.said)
     }
 
-    /// Takes out the calls before `end`: each is to have its `line` now, which a report within `correctable` corrects.
+    /// Has lines written of the calls that expire: `line` makes that of a sealed reservation, and `write` says whether there was room for
+    /// it. Whether all of them have one; else the others are there still.
+    ///
+    /// `line` is called without a lock, and a report may come meanwhile. `write` is called under the lock that the report of its call
+    /// takes, so that no correction is written before it: it must not wait.
     pub(super) fn expire(
         &self,
-        end: u64,
-        now: Nanos,
-        correctable: Duration,
-        line: impl Fn(&str) -> Option<Line>,
-    ) -> Vec<Line> {
-        let mut lines = Vec::new();
+        expiry: Expiry,
+        line: impl Fn(&str) -> Option<Unsettled>,
+        write: impl Fn(Line) -> bool,
+    ) -> bool {
+        let prepared = |(serial, sealed): (u64, Arc<str>)| {
+            let unsettled = line(&sealed).map(|unsettled| unsettled.written(expiry.now));
+            Prepared { serial, unsettled }
+        };
         for shard in &self.shards {
-            let mut shard = shard.lock();
-            shard.forget(now, correctable);
-            let later = shard.open.split_off(&end);
-            for (serial, sealed) in mem::replace(&mut shard.open, later) {
-                shard.bytes = shard.bytes.saturating_sub(sealed.len());
-                // A line that nobody knows of could not be corrected: so there is none.
-                match line(&sealed).filter(|_| shard.unsettled.len() < self.most) {
-                    Some(line) => {
-                        shard.unsettled.insert(serial, Written { at: now, charges: Box::new(line.charges()) });
-                        lines.push(line);
-                    }
-                    None => _ = self.forgotten.inc(),
+            while shard.lock().forget(expiry) {}
+            loop {
+                let expired = shard.lock().before(expiry.end);
+                if expired.is_empty() {
+                    break;
+                }
+                let prepared: Vec<Prepared> = expired.into_iter().map(prepared).collect();
+                if !self.take_out(&mut shard.lock(), prepared, &write) {
+                    return false;
                 }
             }
         }
-        lines
+        true
+    }
+
+    /// Has the lines written of those that no report has come for in the meantime: whether there was room.
+    fn take_out(&self, shard: &mut Shard, prepared: Vec<Prepared>, write: impl Fn(Line) -> bool) -> bool {
+        for Prepared { serial, unsettled } in prepared {
+            if !shard.open.contains_key(&serial) {
+                continue;
+            }
+            // A line that nobody knows of could not be corrected: so there is none.
+            if let Some((line, written)) = unsettled.filter(|_| shard.unsettled.len() < self.most) {
+                if !write(line) {
+                    return false;
+                }
+                shard.unsettled.insert(serial, written);
+            } else {
+                self.forgotten.inc();
+            }
+            shard.close(serial);
+        }
+        true
+    }
+
+    /// How many calls have neither a report nor a line.
+    pub(super) fn open(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().open.len()).sum()
     }
 
     fn shard(&self, serial: u64) -> Option<&Mutex<Shard>> {
@@ -108,21 +162,48 @@ impl Outstanding {
     }
 }
 
+// === impl Unsettled ===
+
+impl Unsettled {
+    /// The line itself, and what is kept of it, written at that time.
+    fn written(self, at: Nanos) -> (Line, Written) {
+        let Unsettled { line, names } = self;
+        let said = Box::new(Unsettled { line: line.charges(), names });
+        (line, Written { at, said })
+    }
+}
+
 // === impl Shard ===
 
 impl Shard {
-    /// Forgets what no report corrects any more.
-    fn forget(&mut self, now: Nanos, correctable: Duration) {
-        while let Some(oldest) = self.unsettled.first_entry()
-            && oldest.get().at.saturating_add(correctable) < now
-        {
-            oldest.remove();
+    /// The first calls before `end`, as many as are taken at a time.
+    fn before(&self, end: u64) -> Vec<(u64, Arc<str>)> {
+        self.open.range(..end).take(BATCH).map(|(serial, sealed)| (*serial, Arc::clone(sealed))).collect()
+    }
+
+    /// The call is not waited for any more.
+    fn close(&mut self, serial: u64) {
+        if let Some(sealed) = self.open.remove(&serial) {
+            self.bytes = self.bytes.saturating_sub(sealed.len());
         }
+    }
+
+    /// Forgets what no report corrects any more, as much as is taken at a time: whether there can be more.
+    fn forget(&mut self, Expiry { now, correctable, .. }: Expiry) -> bool {
+        for _ in 0..BATCH {
+            match self.unsettled.first_entry() {
+                Some(oldest) if oldest.get().at.saturating_add(correctable) < now => _ = oldest.remove(),
+                _ => return false,
+            }
+        }
+        true
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::cell::{Cell, RefCell};
+
     use super::*;
 
     const HOUR: Duration = Duration::from_secs(3600);
@@ -131,13 +212,29 @@ mod tests {
         Nanos::from(HOUR * hours)
     }
 
+    fn before(end: u64, hours: u32) -> Expiry {
+        Expiry { end, now: at(hours), correctable: HOUR }
+    }
+
+    fn unsettled(call: &str) -> Option<Unsettled> {
+        Some(Unsettled { line: Line { decision: call.into(), ..Line::default() }, names: Names::default() })
+    }
+
     /// The calls that are there, as they were remembered.
     fn expired(outstanding: &Outstanding, end: u64, hours: u32) -> Vec<String> {
-        let line = |call: &str| Some(Line { decision: call.into(), ..Line::default() });
-        let mut calls: Vec<String> =
-            outstanding.expire(end, at(hours), HOUR, line).into_iter().map(|line| line.decision.to_string()).collect();
+        let calls = RefCell::new(Vec::new());
+        assert!(outstanding.expire(before(end, hours), unsettled, |line| {
+            calls.borrow_mut().push(line.decision.to_string());
+            true
+        }));
+        let mut calls = calls.into_inner();
         calls.sort_unstable();
         calls
+    }
+
+    fn is_empty(outstanding: &Outstanding) -> bool {
+        let is_empty = |shard: &Shard| shard.open.is_empty() && shard.bytes == 0 && shard.unsettled.is_empty();
+        outstanding.shards.iter().all(|shard| is_empty(&shard.lock()))
     }
 
     #[test]
@@ -153,7 +250,7 @@ mod tests {
         // Nothing corrects it any more.
         assert_eq!(expired(&outstanding, 4, 2), [""; 0]);
         assert!(outstanding.settled(2).is_none());
-        assert!(outstanding.shards.iter().all(|shard| shard.lock().bytes == 0 && shard.lock().unsettled.is_empty()));
+        assert!(is_empty(&outstanding));
     }
 
     #[test]
@@ -183,5 +280,54 @@ mod tests {
         outstanding.remember(16, "second");
         assert_eq!((expired(&outstanding, 17, 1), forgotten.get()), (vec![], 1));
         assert_eq!([0, 16].map(|serial| outstanding.settled(serial).is_some()), [true, false]);
+    }
+
+    #[test]
+    fn a_report_that_comes_while_lines_are_made_is_all_that_its_call_has() {
+        let outstanding = Outstanding::new(1_000, Counter::default());
+        for serial in [0, 16, 32] {
+            outstanding.remember(serial, &serial.to_string());
+        }
+        let lines = RefCell::new(Vec::new());
+        // Under a lock this would wait for ever.
+        let reported = |call: &str| {
+            if call == "0" {
+                assert!(outstanding.settled(16).is_none(), "it has no line to correct");
+            }
+            unsettled(call)
+        };
+        assert!(outstanding.expire(before(100, 0), reported, |line| {
+            lines.borrow_mut().push(line.decision.to_string());
+            true
+        }));
+        assert_eq!(lines.into_inner(), ["0", "32"]);
+        assert_eq!([0, 16, 32].map(|serial| outstanding.settled(serial).is_some()), [true, false, true]);
+        assert!(is_empty(&outstanding));
+    }
+
+    #[test]
+    fn a_line_that_there_is_no_room_for_is_written_later_and_corrected_by_nobody_before() {
+        let (calls, room) = (3 * BATCH as u64, Cell::new(BATCH as u64 + 1));
+        let outstanding = Outstanding::new(10_000, Counter::default());
+        for call in 0..calls {
+            outstanding.remember(call * SHARDS as u64, "call");
+        }
+        let write = |_| {
+            let has_room = room.get() > 0;
+            room.set(room.get().saturating_sub(1));
+            has_room
+        };
+        assert!(!outstanding.expire(before(u64::MAX, 0), unsettled, write));
+        assert_eq!(outstanding.open() as u64, calls - BATCH as u64 - 1);
+        let last = (calls - 1) * SHARDS as u64;
+        assert!(outstanding.settled(last).is_none(), "it has no line to correct");
+        room.set(calls);
+        assert!(outstanding.expire(before(u64::MAX, 0), unsettled, write));
+        assert_eq!((outstanding.open(), room.get()), (0, 2 + BATCH as u64));
+        assert_eq!(
+            (0..calls).filter(|call| outstanding.settled(call * SHARDS as u64).is_some()).count() as u64,
+            calls - 1
+        );
+        assert!(is_empty(&outstanding));
     }
 }

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::ledger::{Ledger, Line};
+use super::outstanding::{Expiry, Outstanding, Unsettled};
 use super::{
-    Bounds, Channel, Charged, Correction, Hold, Passed, Report, Reservation, Sealer, Settlement, Settlements,
-    UsageMetrics,
+    Bounds, Channel, Charged, Correction, Passed, Report, Reservation, Sealer, Settlement, Settlements, UsageMetrics,
 };
 use crate::clock::Nanos;
 use crate::limit::Limits;
@@ -54,7 +54,8 @@ impl Reports {
     pub fn count_silent(&self, now: Nanos) {
         let first = self.count_waited_for(now);
         if let Some(ledger) = &self.ledger {
-            self.write_unsettled(ledger, first, now);
+            // What there is no room for is tried again.
+            let _ = self.write_unsettled(first, now, |line| ledger.offer(line));
             ledger.write_due(now);
         }
     }
@@ -75,24 +76,37 @@ impl Reports {
         waited_for.first
     }
 
-    /// Has lines written of the calls before `first` that nobody has reported.
-    fn write_unsettled(&self, ledger: &Ledger, first: u64, now: Nanos) {
-        let Some(outstanding) = self.sealer.outstanding() else { return };
+    /// Has lines written of the calls before `first` that nobody has reported, each as far as there is room: whether there was for all.
+    pub(super) fn write_unsettled(&self, first: u64, now: Nanos, write: impl Fn(Line) -> bool) -> bool {
+        let Some(outstanding) = self.sealer.outstanding() else { return true };
         let Bounds { call_time, settle_within, .. } = self.settlements.bounds;
+        let expiry = Expiry { end: first, now, correctable: settle_within.saturating_sub(call_time) };
         let line = |sealed: &str| self.sealer.open(sealed).map(|reservation| self.unsettled(&reservation, now));
-        for line in outstanding.expire(first, now, settle_within.saturating_sub(call_time), line) {
-            ledger.write(line);
-        }
+        outstanding.expire(expiry, line, write)
     }
 
-    fn unsettled(&self, reservation: &Reservation, now: Nanos) -> Line {
-        let holds = self.metrics.holds_of(reservation);
-        let line = Line::unsettled(reservation, &holds, self.limits.time(now));
-        // What limits with a cost hold is in their units.
-        let has_cost =
-            |hold: &Hold| self.limits.rate(hold.of.cell, reservation.route).is_some_and(|rate| rate.cost.is_some());
-        let guess = reservation.forecast.guess.ceil() as i64;
-        if guess > 0 && reservation.holds.iter().any(has_cost) { Line { total: guess, ..line } } else { line }
+    fn unsettled(&self, reservation: &Reservation, now: Nanos) -> Unsettled {
+        let names = self.metrics.names_of(reservation);
+        let line = Line::unsettled(reservation, &names.holds(reservation), self.limits.time(now));
+        Unsettled { line, names }
+    }
+
+    /// Has a line written of each call that nobody has reported, whose report no other process can take; and ends the usage log: whether
+    /// that was done within `patience`. What is reserved after that has no line.
+    pub fn end(&self, now: Nanos, patience: Duration) -> bool {
+        let Some(ledger) = &self.ledger else { return true };
+        let until = Instant::now() + patience;
+        // What waits is to be written too, and a file that takes nothing is not waited for.
+        let half = until - patience / 2;
+        let write = |line| Instant::now() < half && ledger.offer(line);
+        while !self.write_unsettled(u64::MAX, now, write) && Instant::now() < half {
+            ledger.make_room();
+        }
+        let calls = self.sealer.outstanding().map_or(0, Outstanding::open);
+        if calls > 0 {
+            tracing::error!(calls, "--usage-log: the process ends, and calls that nobody reported have no line");
+        }
+        ledger.close(until.saturating_duration_since(Instant::now()))
     }
 
     /// Has `ledger` write down what is settled.
@@ -121,16 +135,24 @@ impl Reports {
         if let Some(ledger) = &self.ledger
             && let Some(line) = Line::settled(&reservation, report, &charged, self.limits.time(now))
         {
-            let line = line.of(channel, self.metrics.charges_of(&reservation, &charged));
-            let earlier = self.sealer.outstanding().and_then(|outstanding| outstanding.settled(reservation.serial));
-            let line = match earlier {
-                Some(earlier) => line.correcting(&earlier),
-                None => line,
-            };
-            ledger.settle(reservation.serial, line, now);
+            ledger.settle(reservation.serial, self.charging(line, &reservation, &charged, channel), now);
         }
         self.tell_cuts(&charged, &reservation, channel);
         charged
+    }
+
+    /// `line` with what each limit was `charged`; the difference, where the call has a line already that nobody had reported.
+    fn charging(&self, line: Line, reservation: &Reservation, charged: &Charged, channel: Channel) -> Line {
+        let names = self.metrics.names_of(reservation);
+        // A correction may overtake the line that it corrects, and leaves that to it.
+        let outstanding = self.sealer.outstanding().filter(|_| !line.correction);
+        match outstanding.and_then(|outstanding| outstanding.settled(reservation.serial)) {
+            Some(earlier) => {
+                let Unsettled { line: said, names: before } = *earlier;
+                line.of(channel, before.or(names).charges(charged)).correcting(&said)
+            }
+            None => line.of(channel, names.charges(charged)),
+        }
     }
 
     /// Notes a report that nobody can read, and why.

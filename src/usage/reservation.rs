@@ -42,6 +42,8 @@ pub struct Reservation {
     pub serial: u64,
     /// Whether a model writes for the request, so that an answer without usage has cost something.
     pub is_call: bool,
+    /// Whether a limit of it has a cost of its own: then not all holds are in tokens.
+    pub is_priced: bool,
     /// The decision that it comes from, where a usage log is kept; else no names are known either.
     pub decision: Option<u64>,
     /// The tier that was enforced, for metrics; empty if there was none.
@@ -63,6 +65,7 @@ pub struct Reservation {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Terms<'a> {
     pub is_call: bool,
+    pub is_priced: bool,
     pub decision: Option<u64>,
     pub tier: &'a str,
     pub model: ModelId,
@@ -232,7 +235,7 @@ impl Terms<'_> {
         sealed.push(VERSION);
         sealed.extend_from_slice(&minted.0.to_be_bytes());
         let flags = u8::from(self.is_call) | u8::from(is_named) << 1 | u8::from(self.route != 0) << 2;
-        sealed.push(flags | u8::from(has_model) << 3);
+        sealed.push(flags | u8::from(has_model) << 3 | u8::from(self.is_priced) << 4);
         sealed.extend_from_slice(&self.model.0.to_be_bytes());
         if self.route != 0 {
             sealed.extend_from_slice(&self.route.to_be_bytes());
@@ -275,9 +278,9 @@ impl Reservation {
         let mut rest = Plain(plain);
         let [VERSION] = rest.take()? else { return None };
         let minted = Micros(rest.number()?);
-        let [flags @ 0..=15] = rest.take()? else { return None };
+        let [flags @ 0..=31] = rest.take()? else { return None };
         let (is_call, is_named, is_routed) = (flags & 1 == 1, flags & 2 == 2, flags & 4 == 4);
-        let has_model = is_named || flags & 8 == 8;
+        let (has_model, is_priced) = (is_named || flags & 8 == 8, flags & 16 == 16);
         let model = ModelId(rest.number()?);
         let route = if is_routed { rest.number()? } else { 0 };
         let forecast = Forecast { want: 0, prior: rest.float()?, guess: rest.float()? };
@@ -297,6 +300,7 @@ impl Reservation {
             instance,
             serial,
             is_call,
+            is_priced,
             decision,
             tier,
             model,

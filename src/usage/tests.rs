@@ -61,6 +61,7 @@ fn a_reservation_comes_back_as_it_was() {
     let forecast = Forecast { want: 0, prior: 1.5, guess: 2.5 };
     let terms = Terms {
         is_call: true,
+        is_priced: true,
         decision: Some(77),
         tier: "premium",
         model,
@@ -77,6 +78,7 @@ fn a_reservation_comes_back_as_it_was() {
         instance: reservation.instance,
         serial: 0,
         is_call: true,
+        is_priced: true,
         decision: Some(77),
         tier: Arc::from("premium"),
         model,

@@ -9,13 +9,18 @@ use tonic::transport::Channel;
 use crate::support::{self, Folder, KEYS, PATIENCE, Tiergate, root, tiergate};
 use crate::wire::{channel, check, check_request, demo, descriptor, http, own, premium, report, text};
 
-/// One call that is let through, and reported as these numbers.
-async fn call(channel: &Channel, numbers: &[(&str, u64)]) {
+/// One call that is let through: its reservation.
+async fn reserve(channel: &Channel) -> String {
     let good = format!("Bearer {}", premium());
     let response = check(channel, check_request(http("/llm/qwen3/v1/chat/completions", Some(&good)))).await;
-    let reservation = text(own(&response), "reservation");
-    let numbers = numbers.iter().map(|(name, number)| descriptor(reservation, Some(name), Some(*number)));
-    let descriptors = std::iter::once(descriptor(reservation, None, Some(0))).chain(numbers).collect();
+    text(own(&response), "reservation").to_owned()
+}
+
+/// One call that is let through, and reported as these numbers.
+async fn call(channel: &Channel, numbers: &[(&str, u64)]) {
+    let reservation = reserve(channel).await;
+    let numbers = numbers.iter().map(|(name, number)| descriptor(&reservation, Some(name), Some(*number)));
+    let descriptors = std::iter::once(descriptor(&reservation, None, Some(0))).chain(numbers).collect();
     RateLimitServiceClient::new(channel.clone()).should_rate_limit(report(descriptors)).await.unwrap();
 }
 
@@ -88,7 +93,7 @@ async fn each_settled_call_has_a_line_when_the_process_has_ended() {
     assert_eq!(lines, expected);
 }
 
-/// Each by its own cost: of an answer whose usage is known, and of one that is estimated.
+/// Each by its own cost: of an answer whose usage is known, of one that is estimated, and of one that nobody reports.
 #[tokio::test]
 async fn limits_of_different_costs_are_charged_differently() {
     charges_by_cost(&[]).await;
@@ -125,9 +130,11 @@ async fn charges_by_cost(flags: &[&str]) {
         tiergate.metric("tiergate_limit_tokens_total", &plain).await,
         tiergate.metric("tiergate_limit_tokens_total", &paid).await,
     ];
+    reserve(&channel).await;
     drop(channel);
     stop(tiergate).await;
-    let lines = lines(&path);
+    let mut lines = lines(&path);
+    let unsettled = lines.remove(1);
     let charged = |line: &Value, limit: &str| {
         line["charged"][format!("openshift-ingress/gateway-token-rate-limits/{limit}")].as_u64()
     };
@@ -138,6 +145,10 @@ async fn charges_by_cost(flags: &[&str]) {
     let paid = charged(&lines[1], "paid").unwrap();
     assert!(total < paid && paid <= 3 * total, "{paid} of {total}");
     assert_eq!(counted, [60 + total, 140 + paid]);
+    assert_eq!(unsettled["quality"], "unsettled");
+    let [plain, paid] = ["premium-user-tokens", "paid"].map(|limit| charged(&unsettled, limit).unwrap());
+    let total = unsettled["total"].as_u64().unwrap();
+    assert!(0 < total && total <= plain && plain < paid, "in tokens, without the margin: {unsettled}");
 }
 
 /// As logrotate does it, with and without a signal; and by a second process on the same file.
@@ -205,12 +216,7 @@ async fn a_call_that_nobody_reports_has_a_line_after_the_call_time() {
     let path = folder.0.join("usage.log");
     let tiergate = writing(&path, &["--max-call-time", "1s"]);
     let connection = channel(&tiergate).await;
-    let good = format!("Bearer {}", premium());
-    let mut calls = Vec::new();
-    for _ in 0..2 {
-        let response = check(&connection, check_request(http("/llm/qwen3/v1/chat/completions", Some(&good)))).await;
-        calls.push(text(own(&response), "reservation").to_owned());
-    }
+    let calls = [reserve(&connection).await, reserve(&connection).await];
     written(&tiergate, 2).await;
     let late = report(vec![descriptor(&calls[1], Some("total"), Some(60))]);
     RateLimitServiceClient::new(connection.clone()).should_rate_limit(late).await.unwrap();
@@ -229,6 +235,37 @@ async fn a_call_that_nobody_reports_has_a_line_after_the_call_time() {
     assert!(sums.contains(&format!("premium,2,0,1,0,0,0,0,{}\n", first + second + correction)), "{sums}");
     drop(connection);
     stop(tiergate).await;
+}
+
+/// Its report comes to another process, of the same secret.
+#[tokio::test]
+async fn a_call_that_is_open_when_the_process_ends_has_a_line_that_no_other_process_corrects() {
+    let folder = Folder::new();
+    let [path, other] = ["usage.log", "other.log"].map(|name| folder.0.join(name));
+    let key = folder.file("key", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n");
+    let flags = ["--key-file", key.to_str().unwrap()];
+    let tiergate = writing(&path, &flags);
+    let connection = channel(&tiergate).await;
+    call(&connection, &[("total", 60)]).await;
+    let reservation = reserve(&connection).await;
+    drop(connection);
+    stop(tiergate).await;
+    let lines = lines(&path);
+    let part = |line: &Value| ["quality", "corrects", "channel"].map(|name| line[name].clone());
+    let expected = [[json!("final"), Value::Null, json!("rate_limit")], [json!("unsettled"), Value::Null, json!("")]];
+    assert_eq!(lines.iter().map(part).collect::<Vec<_>>(), expected);
+    let total = lines[1]["total"].as_i64().unwrap();
+    assert!(total > 0, "{lines:?}");
+    let limit = "openshift-ingress/gateway-token-rate-limits/premium-user-tokens";
+    assert_eq!(lines[1]["charged"], json!({limit: total}));
+    let tiergate = writing(&other, &flags);
+    let connection = channel(&tiergate).await;
+    let late = report(vec![descriptor(&reservation, Some("total"), Some(60))]);
+    RateLimitServiceClient::new(connection.clone()).should_rate_limit(late).await.unwrap();
+    assert_eq!(tiergate.metric("tiergate_usage_reports_total", "unknown").await, 1);
+    drop(connection);
+    stop(tiergate).await;
+    assert_eq!(std::fs::read_to_string(&other).unwrap(), "");
 }
 
 #[test]

@@ -1,17 +1,18 @@
 //! Lines that wait a little: what is estimated may be known soon, and has one line then.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::line::{Line, Quality};
+use super::line::Line;
 use crate::clock::Nanos;
 
 /// So many lines wait, of some 500 bytes each. Of more the oldest is written at once.
 pub(super) const MOST: usize = 16_384;
 
-/// The lines that are not exact yet, each for as long as a better report is waited for.
+/// The lines that are not exact yet, each for as long as a better report is waited for. A correction waits too, if what it corrects does not:
+/// that may have a line, or be about to come from another thread, which took its report first.
 #[derive(Debug)]
 pub(super) struct Grace {
     period: Duration,
@@ -21,10 +22,16 @@ pub(super) struct Grace {
 #[derive(Debug, Default)]
 struct Waiting {
     /// By the serial number of the reservation.
-    lines: HashMap<u64, Line>,
-    /// When each has waited long enough, the oldest first; also of lines that were written before.
-    due: VecDeque<(Nanos, u64)>,
+    lines: HashMap<u64, Waits>,
+    /// When each has waited long enough, the oldest first: as many as there are lines.
+    due: BTreeSet<(Nanos, u64)>,
     is_over: bool,
+}
+
+#[derive(Debug)]
+struct Waits {
+    until: Nanos,
+    line: Line,
 }
 
 // === impl Grace ===
@@ -37,28 +44,22 @@ impl Grace {
     /// Takes a line of the call with that serial number, as one with the line of it that waits: what is to be written now.
     pub(super) fn take(&self, serial: u64, line: Line, now: Nanos) -> Option<Line> {
         let mut waiting = self.waiting.lock();
-        let earlier = waiting.lines.remove(&serial);
-        let is_waiting = earlier.is_some();
-        let line = match earlier {
-            Some(earlier) => line.with(&earlier),
-            None => line,
+        let waits = match waiting.remove(serial) {
+            Some(earlier) => Waits { line: line.with(earlier.line), ..earlier },
+            None => Waits { until: now.saturating_add(self.period), line },
         };
-        if line.quality == Quality::Final || self.period.is_zero() || waiting.is_over {
-            return Some(line);
+        if waits.line.is_exact() || self.period.is_zero() || waiting.is_over {
+            return Some(waits.line);
         }
-        waiting.lines.insert(serial, line);
-        if is_waiting {
-            return None;
-        }
-        waiting.due.push_back((now.saturating_add(self.period), serial));
-        if waiting.due.len() > MOST { waiting.oldest() } else { None }
+        waiting.insert(serial, waits);
+        if waiting.lines.len() > MOST { waiting.oldest() } else { None }
     }
 
     /// Takes out what has waited long enough.
     pub(super) fn due(&self, now: Nanos) -> Vec<Line> {
         let mut waiting = self.waiting.lock();
         let mut lines = Vec::new();
-        while waiting.due.front().is_some_and(|(due, _)| *due <= now) {
+        while waiting.due.first().is_some_and(|(due, _)| *due <= now) {
             lines.extend(waiting.oldest());
         }
         lines
@@ -79,16 +80,28 @@ impl Grace {
 // === impl Waiting ===
 
 impl Waiting {
-    /// The line that waits for longest, if it was not written before.
+    fn insert(&mut self, serial: u64, waits: Waits) {
+        self.due.insert((waits.until, serial));
+        self.lines.insert(serial, waits);
+    }
+
+    fn remove(&mut self, serial: u64) -> Option<Waits> {
+        let waits = self.lines.remove(&serial)?;
+        self.due.remove(&(waits.until, serial));
+        Some(waits)
+    }
+
+    /// Takes out the line that waits for longest.
     fn oldest(&mut self) -> Option<Line> {
-        let (_, serial) = self.due.pop_front()?;
-        self.lines.remove(&serial)
+        let (_, serial) = self.due.pop_first()?;
+        self.lines.remove(&serial).map(|waits| waits.line)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::usage::ledger::Quality;
 
     const PERIOD: Duration = Duration::from_secs(5);
 
@@ -122,7 +135,27 @@ mod tests {
         assert_eq!(grace.take(1, line(Quality::Estimate, 100), at(0)), None);
         assert_eq!(grace.due(at(5)), [line(Quality::Estimate, 100)]);
         let last = correction(Quality::Final, -40);
-        assert_eq!(grace.take(1, last.clone(), at(6)), Some(last));
+        assert_eq!((grace.take(1, last.clone(), at(6)), grace.due(at(10))), (None, vec![]));
+        assert_eq!(grace.due(at(11)), [last]);
+    }
+
+    /// Two threads, of which the second to take a report is the first that comes here.
+    #[test]
+    fn a_correction_that_comes_before_what_it_corrects_is_one_line_with_it() {
+        let grace = Grace::new(PERIOD);
+        let exact = line(Quality::Final, 60);
+        assert_eq!(grace.take(1, correction(Quality::Final, -40), at(0)), None);
+        assert_eq!(grace.take(1, line(Quality::Estimate, 100), at(0)), Some(exact.clone()));
+        // Of three too.
+        assert_eq!(grace.take(2, correction(Quality::Final, -20), at(0)), None);
+        assert_eq!(grace.take(2, correction(Quality::Counted, -20), at(0)), None);
+        assert_eq!(grace.take(2, line(Quality::Estimate, 100), at(0)), Some(exact));
+        // And where a line is corrected that was written without a report.
+        let corrects = |line| Line { correction: true, corrects: Some(Quality::Unsettled), ..line };
+        assert_eq!(grace.take(3, correction(Quality::Final, -40), at(0)), None);
+        let last = grace.take(3, corrects(line(Quality::Estimate, 30)), at(0));
+        assert_eq!(last, Some(corrects(line(Quality::Final, -10))));
+        assert_eq!(grace.end(), []);
     }
 
     #[test]
@@ -141,9 +174,11 @@ mod tests {
         let most = MOST as u64;
         assert!((0..most).all(|serial| take(serial).is_none()));
         assert_eq!(take(most), Some(line(Quality::Estimate, 0)), "the oldest makes room");
-        // What was corrected meanwhile has left a place in the order alone.
+        // What was corrected meanwhile has left its place.
         assert_eq!(grace.take(1, correction(Quality::Final, 1), at(1)), Some(line(Quality::Final, 2)));
         assert_eq!(take(most + 1), None);
+        let places = |waiting: &Waiting| (waiting.lines.len(), waiting.due.len());
+        assert_eq!(places(&grace.waiting.lock()), (MOST, MOST));
         let rest: Vec<i64> = grace.end().iter().map(|line| line.total).collect();
         assert_eq!(rest, (2..=number(most) + 1).collect::<Vec<_>>());
         assert_eq!(take(most + 2).unwrap().total, number(most) + 2, "nothing waits after that");

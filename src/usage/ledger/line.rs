@@ -105,11 +105,16 @@ impl Line {
         })
     }
 
-    /// The line of a call that nobody has reported until `time`, of whose token limits each holds what it `holds`: that is what it cost.
+    /// The line of a call that nobody has reported until `time`, of whose token limits each holds what it `holds`: that is what it cost. Where
+    /// a limit has a cost, what is held is in another unit, and what was expected is what the call cost in tokens.
     #[must_use]
     pub fn unsettled(reservation: &Reservation, holds: &BTreeMap<Arc<str>, u64>, time: Micros) -> Self {
+        let total = match reservation.is_priced {
+            true => reservation.forecast.guess.ceil() as u64,
+            false => holds.values().copied().max().unwrap_or(0),
+        };
         Line {
-            total: tokens(holds.values().copied().max().unwrap_or(0)),
+            total: tokens(total),
             charged: holds.iter().map(|(limit, held)| (Arc::clone(limit), tokens(*held))).collect(),
             ..Line::of_call(reservation, time)
         }
@@ -142,16 +147,23 @@ impl Line {
         Line { channel: Cow::Borrowed(channel.as_str()), charged, ..self }
     }
 
-    /// This line and an `earlier` one of its call as one, in place of both.
+    /// Whether it needs no other line of its call: not a better one, and none that it corrects.
+    pub(super) fn is_exact(&self) -> bool {
+        self.quality == Quality::Final && (!self.correction || self.corrects.is_some())
+    }
+
+    /// This line and an `other` one of its call as one, in place of both, whichever of them came first.
     #[must_use]
-    pub fn with(mut self, earlier: &Line) -> Self {
-        self.total = self.total.saturating_add(earlier.total);
-        for (limit, charged) in &earlier.charged {
-            let sum = self.charged.entry(Arc::clone(limit)).or_default();
-            *sum = sum.saturating_add(*charged);
+    pub fn with(self, other: Line) -> Self {
+        let (mut line, less) = if self.quality < other.quality { (other, self) } else { (self, other) };
+        line.total = line.total.saturating_add(less.total);
+        for (limit, charged) in less.charged {
+            let sum = line.charged.entry(limit).or_default();
+            *sum = sum.saturating_add(charged);
         }
-        (self.correction, self.corrects) = (earlier.correction, earlier.corrects);
-        self
+        line.corrects = line.corrects.or(less.corrects);
+        line.correction = line.corrects.is_some() || (line.correction && less.correction);
+        line
     }
 
     /// This line as the correction of an `earlier` one, which was written though there was no report.

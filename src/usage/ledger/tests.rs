@@ -81,6 +81,7 @@ fn what_was_settled_has_a_line_and_nothing_else() {
         instance: Instance(0),
         serial: 0,
         is_call: true,
+        is_priced: false,
         decision: Some(0),
         tier: "free".into(),
         model: ModelId::of("llm/granite"),

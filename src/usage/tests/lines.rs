@@ -1,6 +1,10 @@
 //! Sequences of reports of one call: what is charged, what is counted, and the lines of the usage log.
 
-use std::fs;
+use std::collections::HashMap;
+use std::sync::Barrier;
+use std::{fs, thread};
+
+use futures_util::FutureExt;
 
 use super::*;
 use crate::family::Registry;
@@ -73,15 +77,21 @@ impl World {
         100 - standing.remaining()
     }
 
-    /// All lines of the log, which ends with that: quality, total, what the limit was charged, what is corrected.
-    fn lines(&self) -> Vec<(ledger::Quality, i64, i64, bool)> {
+    /// All lines of the log, which ends with that.
+    fn log(&self) -> Vec<Line> {
         assert!(self.ledger.close(PATIENCE));
+        self.written()
+    }
+
+    /// Those that are in the file.
+    fn written(&self) -> Vec<Line> {
         let text = fs::read_to_string(self.folder.path("u.log")).unwrap();
-        let line = |line: &str| {
-            let Line { quality, total, charged, correction, .. } = serde_json::from_str(line).unwrap();
-            (quality, total, charged.get(LIMIT).copied().unwrap_or_default(), correction)
-        };
-        text.lines().map(line).collect()
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// Of them: quality, total, what the limit was charged, whether it is a correction.
+    fn lines(&self) -> Vec<(ledger::Quality, i64, i64, bool)> {
+        self.log().iter().map(part).collect()
     }
 
     /// Whether the page has these lines.
@@ -92,6 +102,14 @@ impl World {
         registry.encode(&mut page).unwrap();
         lines.iter().for_each(|line| assert!(page.lines().any(|shown| shown == *line), "{line}\n{page}"));
     }
+}
+
+fn part(line: &Line) -> (ledger::Quality, i64, i64, bool) {
+    (line.quality, line.total, charged(line), line.correction)
+}
+
+fn charged(line: &Line) -> i64 {
+    line.charged.get(LIMIT).copied().unwrap_or_default()
 }
 
 fn bytes(bytes: u64) -> Report {
@@ -198,6 +216,41 @@ async fn a_report_after_the_call_time_corrects_what_was_held_once() {
     }
 }
 
+/// Sequence 7, and a policy that was published after the line without a report: of another amount, or without the limit. That is charged
+/// by what it was for another day, under the name that it had.
+#[tokio::test]
+async fn a_report_after_the_call_time_corrects_what_its_line_said_whatever_policy_is_in_force() {
+    // Of a day, so that time pays for little.
+    let day = |limit| Quota::new(limit, Duration::from_secs(86_400));
+    let quotas = |limit: Option<u64>| limit.map(|limit| (CellId(1), day(limit))).into_iter().collect::<Quotas>();
+    let late = Bounds::CALL_TIME + SECOND;
+    for (after, is_named) in [(Some(200), true), (Some(200), false), (None, false), (None, true)] {
+        let world = World::new(Waits::default());
+        world.limits.put_in_force(quotas(Some(100)));
+        let held = Demand { quota: day(100), cost: Cost::Hold { want: 80, need: 1 }, ..look(1) };
+        let standing = world.limits.admit(&[held], Nanos(0)).await.standings[0];
+        let of = limit::Hold { held: standing.held(), mark: standing.mark(), ..hold(1).of };
+        let terms = Terms { is_call: true, decision: Some(7), holds: &[Hold { of, ..hold(1) }], ..Terms::default() };
+        let sealed = world.sealer.seal(&terms, Micros(0));
+        world.tick(Duration::ZERO);
+        world.tick(Bounds::CALL_TIME);
+        world.limits.put_in_force(quotas(after));
+        if !is_named {
+            world.metrics.published(&Named::default());
+        }
+        let now = Demand { quota: day(after.unwrap_or(100)), ..look(1) };
+        let left = async || world.limits.admit(&[now], Nanos::from(late)).await.standings[0].remaining();
+        let before = left().await;
+        assert_eq!(world.take(&sealed, super::tokens(95), late).await, Settlement::Settled(95));
+        let more = (before - left().await) as i64;
+        let log = world.log();
+        let part = |line: &Line| (line.quality, line.total, charged(line), line.corrects);
+        let expected = [(Unsettled, 80, standing.held() as i64, None), (Final, 15, more, Some(Unsettled))];
+        assert_eq!(log.iter().map(part).collect::<Vec<_>>(), expected, "{after:?} {is_named}");
+        assert_eq!(log.iter().map(charged).sum::<i64>(), 95, "{after:?} {is_named}");
+    }
+}
+
 /// Sequence 8: a report later than anybody remembers.
 #[tokio::test]
 async fn a_report_after_settle_within_changes_nothing() {
@@ -272,4 +325,93 @@ async fn calls_that_there_is_no_room_to_remember_have_no_line_and_are_counted() 
     world.take(&first, super::tokens(60), Bounds::CALL_TIME).await;
     let lines = world.lines();
     assert_eq!((lines.len(), lines[16]), (17, (Final, 60, 60, false)));
+}
+
+#[tokio::test]
+async fn calls_that_are_open_when_the_process_ends_have_a_line_and_the_others_one_too() {
+    let world = World::new(Waits::default());
+    let [reported, estimated] = [world.call(&[1], 10).await, world.call(&[1], 10).await];
+    world.call(&[1], 30).await;
+    world.take(&reported, super::tokens(20), Duration::ZERO).await;
+    world.take(&estimated, bytes(80), Duration::ZERO).await;
+    assert!(world.reports.end(Nanos::from(SECOND), PATIENCE));
+    let mut lines: Vec<_> = world.written().iter().map(part).collect();
+    lines.sort_unstable_by_key(|(quality, ..)| *quality);
+    assert_eq!(lines, [(Unsettled, 30, 30, false), (Estimate, 20, 20, false), (Final, 20, 20, false)]);
+    world.shows(&["tiergate_usage_log_forgotten_total 0"]);
+}
+
+/// More lines than wait for the thread.
+#[test]
+fn the_end_waits_for_room_while_the_file_takes_lines() {
+    let world = World::new(Waits::default());
+    let calls = 70_000;
+    for decision in 0..calls {
+        let holds = [Hold { of: limit::Hold { held: 3, ..hold(1).of }, ..hold(1) }];
+        let terms = Terms { is_call: true, decision: Some(decision), holds: &holds, ..Terms::default() };
+        let _ = world.sealer.seal(&terms, Micros(0));
+    }
+    assert!(world.reports.end(Nanos(0), PATIENCE * 2));
+    let lines = world.written();
+    assert_eq!((lines.len() as u64, part(&lines[0])), (calls, (Unsettled, 3, 3, false)));
+    world.shows(&["tiergate_usage_log_lines_total{result=\"dropped\"} 0"]);
+}
+
+/// A limit with a cost holds in a unit of its own: the line's total is what was expected in tokens, whatever policy is in force by then.
+#[test]
+fn the_total_of_an_unsettled_call_is_in_tokens() {
+    let world = World::new(Waits::default());
+    let holds = [Hold { of: limit::Hold { held: 300, ..hold(1).of }, ..hold(1) }];
+    let forecast = Forecast { want: 130, prior: 100.0, guess: 100.0 };
+    for is_priced in [false, true] {
+        let terms = Terms { is_call: true, is_priced, decision: Some(7), forecast, holds: &holds, ..Terms::default() };
+        let _ = world.sealer.seal(&terms, Micros(0));
+    }
+    world.tick(Duration::ZERO);
+    world.tick(Bounds::CALL_TIME);
+    assert_eq!(world.lines(), [(Unsettled, 300, 300, false), (Unsettled, 100, 300, false)]);
+}
+
+/// Two channels at the same moment, and the end of the call time in the middle of them.
+#[test]
+fn reports_of_one_call_at_one_moment_sum_to_what_it_cost_with_the_line_before_its_correction() {
+    const CALLS: u64 = 2_000;
+    let world = World::new(Waits::default());
+    let seal = |decision| {
+        let holds = [Hold { of: limit::Hold { held: 7, ..hold(1).of }, ..hold(1) }];
+        let terms = Terms { is_call: true, decision: Some(decision), holds: &holds, ..Terms::default() };
+        world.sealer.seal(&terms, Micros(0))
+    };
+    let sealed: Vec<String> = (0..CALLS).map(seal).collect();
+    let start = Barrier::new(3);
+    let report = |channel, report: Report| {
+        for sealed in &sealed {
+            start.wait();
+            let charged = world.reports.take(sealed, &report, channel, Nanos(0)).now_or_never().unwrap();
+            assert!(!matches!(charged.settlement, Settlement::Unknown | Settlement::Late));
+        }
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| report(Channel::AccessLog, bytes(80)));
+        scope.spawn(|| report(Channel::RateLimit, super::tokens(60)));
+        for serial in 0..CALLS {
+            start.wait();
+            // Of every other call, as at the end of its time.
+            if serial % 2 == 0 {
+                world.reports.write_unsettled(serial + 1, Nanos(0), |line| world.ledger.offer(line));
+            }
+        }
+    });
+    let mut calls = HashMap::<Arc<str>, Vec<Line>>::new();
+    world.log().into_iter().for_each(|line| calls.entry(Arc::clone(&line.decision)).or_default().push(line));
+    assert_eq!(calls.len() as u64, CALLS);
+    for lines in calls.values() {
+        let sum = |part: fn(&Line) -> i64| lines.iter().map(part).sum::<i64>();
+        assert_eq!([sum(|line| line.total), sum(charged)], [60, 60], "{lines:?}");
+        let part = |line: &Line| (line.quality, line.correction, line.corrects);
+        match &*lines.iter().map(part).collect::<Vec<_>>() {
+            [(Final, false, None)] | [(Unsettled, false, None), (Final, true, Some(Unsettled))] => {}
+            other => panic!("{other:?}"),
+        }
+    }
 }
