@@ -13,6 +13,53 @@ pub enum Cell {
     Window(Window),
 }
 
+/// What every algorithm does, so that a request decides once which one it is.
+trait Counter {
+    fn advance(&mut self, quota: &Quota, now: Micros);
+    fn fits(&self, quota: &Quota, need: u64, now: Micros) -> Verdict;
+    fn charge(&mut self, quota: &Quota, hits: u64, now: Micros);
+    fn used(&self, now: Micros) -> u64;
+    /// Until nothing is used, in microseconds.
+    fn left(&self, quota: &Quota, now: Micros) -> u64;
+    fn mark(&self) -> Micros;
+
+    #[inline(always)]
+    fn peek(&self, quota: &Quota, cost: Cost, now: Micros) -> Verdict {
+        match cost {
+            Cost::Take(hits) if hits > quota.limit => Verdict::Exceeds(None),
+            Cost::Take(hits) => self.fits(quota, hits, now),
+            Cost::Hold { need, .. } => self.fits(quota, need, now),
+        }
+    }
+
+    #[inline(always)]
+    fn take(&mut self, quota: &Quota, cost: Cost, now: Micros) -> u64 {
+        let hits = match cost {
+            Cost::Take(hits) => hits,
+            // No more than is there, and what is needed at least.
+            Cost::Hold { want, .. } => want.min(quota.limit.saturating_sub(self.used(now))),
+        };
+        if hits > 0 {
+            self.charge(quota, hits, now);
+        }
+        hits
+    }
+
+    #[inline]
+    fn admit(&mut self, Demand { quota, cost, .. }: &Demand, now: Micros) -> Standing {
+        self.advance(quota, now);
+        let verdict = self.peek(quota, *cost, now);
+        let held = if verdict == Verdict::Fits { self.take(quota, *cost, now) } else { 0 };
+        Standing { held, ..self.standing(quota, verdict, now) }
+    }
+
+    #[inline(always)]
+    fn standing(&self, quota: &Quota, verdict: Verdict, now: Micros) -> Standing {
+        let (used, reset, mark) = (self.used(now), self.left(quota, now), self.mark());
+        Standing { verdict, limit: quota.limit, window: quota.window, used, reset, held: 0, mark }
+    }
+}
+
 // === impl Cell ===
 
 impl Cell {
@@ -72,25 +119,6 @@ impl Cell {
         cell
     }
 
-    /// Whether `cost` fits at `now`, after [`Cell::advance`].
-    #[must_use]
-    #[inline]
-    pub fn peek(&self, quota: &Quota, cost: Cost, now: Micros) -> Verdict {
-        match cost {
-            Cost::Take(hits) if hits > quota.limit => Verdict::Exceeds(None),
-            Cost::Take(hits) => self.fits(quota, hits, now),
-            Cost::Hold { need, .. } => self.fits(quota, need, now),
-        }
-    }
-
-    #[inline]
-    fn fits(&self, quota: &Quota, need: u64, now: Micros) -> Verdict {
-        match self {
-            Cell::Bucket(bucket) => bucket.fits(quota, need, now),
-            Cell::Window(window) => window.fits(quota, need, now),
-        }
-    }
-
     /// How many hits can be charged so that they can be given back exactly; after [`Cell::advance`].
     #[must_use]
     pub fn room(&self, quota: &Quota) -> u64 {
@@ -136,29 +164,6 @@ impl Cell {
         }
     }
 
-    /// Takes or holds what a demand asks, if it fits: a hold no more than is there, and what it needs at least.
-    #[inline]
-    pub(super) fn admit(&mut self, demand: &Demand, now: Micros) -> (Verdict, u64) {
-        self.advance(&demand.quota, now);
-        match self.peek(&demand.quota, demand.cost, now) {
-            Verdict::Fits => (Verdict::Fits, self.take(&demand.quota, demand.cost, now)),
-            exceeds => (exceeds, 0),
-        }
-    }
-
-    /// Takes or holds what fits; how much that is.
-    #[inline]
-    pub fn take(&mut self, quota: &Quota, cost: Cost, now: Micros) -> u64 {
-        let hits = match cost {
-            Cost::Take(hits) => hits,
-            Cost::Hold { want, .. } => want.min(quota.limit.saturating_sub(self.used(now))),
-        };
-        if hits > 0 {
-            self.charge(quota, hits, now);
-        }
-        hits
-    }
-
     /// Whole hits that are used, a begun one included; after [`Cell::advance`].
     #[must_use]
     #[inline]
@@ -169,16 +174,45 @@ impl Cell {
         }
     }
 
+    /// Whether `cost` fits at `now`, after [`Cell::advance`].
+    #[must_use]
+    #[inline]
+    pub fn peek(&self, quota: &Quota, cost: Cost, now: Micros) -> Verdict {
+        match self {
+            Cell::Bucket(bucket) => bucket.peek(quota, cost, now),
+            Cell::Window(window) => window.peek(quota, cost, now),
+        }
+    }
+
+    /// Takes or holds what fits, after [`Cell::advance`]; how much that is.
+    #[inline]
+    pub fn take(&mut self, quota: &Quota, cost: Cost, now: Micros) -> u64 {
+        match self {
+            Cell::Bucket(bucket) => bucket.take(quota, cost, now),
+            Cell::Window(window) => window.take(quota, cost, now),
+        }
+    }
+
+    /// Takes or holds what a demand asks, if it fits; where the cell stands then.
+    #[inline]
+    pub(super) fn admit(&mut self, demand: &Demand, now: Micros) -> Standing {
+        if self.algorithm() != demand.quota.algorithm {
+            *self = self.converted(&demand.quota, now);
+        }
+        match self {
+            Cell::Bucket(bucket) => bucket.admit(demand, now),
+            Cell::Window(window) => window.admit(demand, now),
+        }
+    }
+
     /// Where the cell stands at `now`, after it said `verdict` to a demand.
     #[must_use]
     #[inline]
     pub fn standing(&self, quota: &Quota, verdict: Verdict, now: Micros) -> Standing {
-        let reset = match self {
-            Cell::Bucket(bucket) => bucket.left(now),
-            Cell::Window(window) => window.left(quota, now),
-        };
-        let (used, mark) = (self.used(now), self.mark());
-        Standing { verdict, limit: quota.limit, window: quota.window, used, reset, held: 0, mark }
+        match self {
+            Cell::Bucket(bucket) => bucket.standing(quota, verdict, now),
+            Cell::Window(window) => window.standing(quota, verdict, now),
+        }
     }
 
     /// Whether forgetting the cell at `now` changes nothing.
@@ -188,5 +222,71 @@ impl Cell {
             Cell::Bucket(bucket) => bucket.is_idle(now),
             Cell::Window(window) => window.is_idle(now),
         }
+    }
+}
+
+// === impl Counter ===
+
+impl Counter for Bucket {
+    #[inline]
+    fn advance(&mut self, quota: &Quota, now: Micros) {
+        self.advance(quota, now);
+    }
+
+    #[inline]
+    fn fits(&self, quota: &Quota, need: u64, now: Micros) -> Verdict {
+        self.fits(quota, need, now)
+    }
+
+    #[inline]
+    fn charge(&mut self, quota: &Quota, hits: u64, _: Micros) {
+        self.charge(quota, hits);
+    }
+
+    #[inline]
+    fn used(&self, now: Micros) -> u64 {
+        self.used(now)
+    }
+
+    #[inline]
+    fn left(&self, _: &Quota, now: Micros) -> u64 {
+        self.left(now)
+    }
+
+    #[inline]
+    fn mark(&self) -> Micros {
+        self.mark()
+    }
+}
+
+impl Counter for Window {
+    #[inline]
+    fn advance(&mut self, quota: &Quota, now: Micros) {
+        self.advance(quota, now);
+    }
+
+    #[inline]
+    fn fits(&self, quota: &Quota, need: u64, now: Micros) -> Verdict {
+        self.fits(quota, need, now)
+    }
+
+    #[inline]
+    fn charge(&mut self, quota: &Quota, hits: u64, now: Micros) {
+        self.charge(quota, hits, now);
+    }
+
+    #[inline]
+    fn used(&self, _: Micros) -> u64 {
+        self.used()
+    }
+
+    #[inline]
+    fn left(&self, quota: &Quota, now: Micros) -> u64 {
+        self.left(quota, now)
+    }
+
+    #[inline]
+    fn mark(&self) -> Micros {
+        self.mark()
     }
 }

@@ -299,10 +299,10 @@ impl Shard {
             {
                 // A copy after all, of a few words: reading back what was just written would stall.
                 let mut cell = *known;
-                let (verdict, held) = cell.admit(demand, now);
+                let standing = cell.admit(demand, now);
                 *known = cell;
-                admission.outcome = Outcome::of(verdict == Verdict::Fits);
-                admission.standings.push(Standing { held, ..cell.standing(&demand.quota, verdict, now) });
+                admission.outcome = Outcome::of(standing.verdict == Verdict::Fits);
+                admission.standings.push(standing);
                 return;
             }
             account.admit(demands, now, admission);
@@ -387,14 +387,12 @@ impl Account {
         if first.cell == second.cell {
             return false;
         }
-        let (held_one, held_two) = (after_one.admit(first, now), after_two.admit(second, now));
-        let both_fit = held_one.0 == Verdict::Fits && held_two.0 == Verdict::Fits;
+        let (first, second) = (after_one.admit(first, now), after_two.admit(second, now));
+        let both_fit = first.verdict == Verdict::Fits && second.verdict == Verdict::Fits;
         if both_fit {
             admission.outcome = Outcome::Admitted;
-            for (demand, cell, after, held) in
-                [(first, one, after_one, held_one.1), (second, two, after_two, held_two.1)]
-            {
-                admission.standings.push(Standing { held, ..after.standing(&demand.quota, Verdict::Fits, now) });
+            for (cell, after, standing) in [(one, after_one, first), (two, after_two, second)] {
+                admission.standings.push(standing);
                 if let Some(cell) = cell {
                     *cell = after;
                 }
