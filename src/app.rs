@@ -151,7 +151,7 @@ impl App {
         let usage = Arc::clone(&rate_limit.usage);
         let ended = self.serve(rate_limit, shutdown).await;
         refusals.close();
-        // Nobody is answered any more who could wait for it.
+        // Nobody is answered any more who could wait for it, but after a second signal or --drain-timeout.
         let _ = usage.end(clock.now(), PATIENCE);
         ended
     }

@@ -307,8 +307,8 @@ impl Policy {
             Attached::Broken(_) | Attached::None => None,
         });
         let rates = |limit: &Limit| {
-            let cost = limit.cost.clone();
-            limit.rates.clone().into_iter().map(move |(cell, quota)| (cell, Rate { quota, cost: cost.clone() }))
+            let of = |quota| Rate { name: Arc::clone(&limit.name), quota, cost: limit.cost.clone() };
+            limit.rates.iter().map(move |(cell, quota)| (*cell, of(*quota))).collect::<Vec<_>>()
         };
         sets.flat_map(|set| set.all()).flat_map(rates).collect()
     }

@@ -21,9 +21,11 @@ pub struct Quota {
     pub(super) part: u64,
 }
 
-/// What one rate of a limit allows, and what an answer counts in it.
+/// What one rate of a limit allows, what an answer counts in it, and how the limit is called.
 #[derive(Clone, Debug)]
 pub struct Rate {
+    /// `namespace/policy/limit`; empty where nobody calls it by one.
+    pub name: Arc<str>,
     pub quota: Quota,
     /// `None` where an answer counts its tokens, and a request itself.
     pub cost: Option<Arc<TokenCost>>,
@@ -66,7 +68,7 @@ impl<R: Into<Rate>> FromIterator<(CellId, R)> for Quotas {
 
 impl From<Quota> for Rate {
     fn from(quota: Quota) -> Self {
-        Rate { quota, cost: None }
+        Rate { name: Arc::default(), quota, cost: None }
     }
 }
 

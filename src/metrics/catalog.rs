@@ -181,7 +181,7 @@ pub const FAMILIES: &[Description] = &[
         "tiergate_limit_tokens",
         "tokens",
         &[LIMIT, POLICY],
-        "Tokens charged to each token limit, in the unit of its cost, as reports come: a correction adds what it charges more and takes nothing back, and calls that nobody reported are left out; the usage log (--usage-log) has exact sums",
+        "Tokens charged to each token limit, in the unit of its cost, as reports come. A correction upwards is added, one downwards is not subtracted. Calls that nobody reported are not counted. The usage log (--usage-log) has exact sums",
         "nothing: it says which limit the use goes against",
     ),
     gauge(
@@ -249,8 +249,8 @@ pub const FAMILIES: &[Description] = &[
         "tiergate_channel_tokens",
         "tokens",
         &[CHANNEL, USAGE],
-        "Tokens reported, by what the report came over; what was estimated over one channel is `corrected` under the channel of the better report",
-        "the share that is estimated, `estimated` less `corrected`, each summed over all channels, of that and `total`: answers carry no usage, or a reader cannot read it",
+        "Tokens reported, by what the report came over. If an estimate comes over one channel and a better report over the other, `corrected` counts under the other",
+        "(E - C) / (E - C + T) is high, where E, C and T are `estimated`, `corrected` and `total`, each summed over all channels: answers carry no usage, or a reader cannot read it",
     ),
     counter(
         "tiergate_usage_tokens",

@@ -9,13 +9,14 @@ mod grace;
 mod line;
 mod metrics;
 mod name;
+mod names;
 mod writer;
 
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,7 @@ pub use self::file::{Options, Waits};
 pub use self::line::{Line, Quality, rfc3339, timestamp};
 pub use self::metrics::LedgerMetrics;
 pub use self::name::suffix;
+pub use self::names::LimitNames;
 
 use self::file::LogFile;
 use self::grace::Grace;
@@ -69,9 +71,14 @@ impl Ledger {
     ///
     /// The file cannot be opened, or the operating system gives no thread.
     pub fn open(options: Options, metrics: LedgerMetrics) -> Result<Self, LedgerError> {
+        Ledger::with_room(options, metrics, QUEUE)
+    }
+
+    /// Likewise, where so many lines wait for the thread.
+    pub(super) fn with_room(options: Options, metrics: LedgerMetrics, lines: usize) -> Result<Self, LedgerError> {
         let path = options.path.clone();
         let file = LogFile::open(options, now()).map_err(|error| LedgerError::Open { path, error })?;
-        let (mut ledger, writer) = Ledger::around(file, metrics, QUEUE);
+        let (mut ledger, writer) = Ledger::around(file, metrics, lines);
         let thread = thread::Builder::new().name("usage-log".to_owned()).spawn(move || writer.run());
         ledger.thread = thread.map_err(LedgerError::Thread)?.thread().clone();
         Ok(ledger)
@@ -102,6 +109,21 @@ impl Ledger {
         self.queue.try_send(Message::Line(Box::new(line))).is_ok()
     }
 
+    /// Has what waits for a better report written, and waits for room until then. From now on nothing waits for one.
+    pub(super) fn end_waiting(&self, until: Instant) {
+        for line in self.grace.end() {
+            let mut message = Message::Line(Box::new(line));
+            while let Err(TrySendError::Full(back)) = self.queue.try_send(message) {
+                if Instant::now() >= until {
+                    self.tell_dropped();
+                    break;
+                }
+                self.make_room();
+                message = back;
+            }
+        }
+    }
+
     /// Waits a moment for the thread to make room.
     pub(super) fn make_room(&self) {
         self.thread.unpark();
@@ -111,9 +133,12 @@ impl Ledger {
 
     /// Has `line` written soon. Where there is no room for it, it is dropped and counted.
     pub fn write(&self, line: Line) {
-        if self.offer(line) {
-            return;
+        if !self.offer(line) {
+            self.tell_dropped();
         }
+    }
+
+    fn tell_dropped(&self) {
         self.metrics.dropped.inc();
         if let Some(lines) = self.dropped.lock().count(Instant::now()) {
             tracing::error!(lines, "--usage-log: lines are dropped, for there is no room to wait for the file");

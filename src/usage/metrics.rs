@@ -4,7 +4,7 @@
 //! Series of what a policy names are made when it is published, and dropped when it no longer names them. While reports are
 //! taken they are only looked up, and nothing that a report says makes one.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::ptr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use smallvec::SmallVec;
 
-use super::{Channel, Charged, Hold, ModelId, Reservation, Settlement, Usage};
+use super::{Channel, Charged, ModelId, Reservation, Settlement, Usage};
 use crate::family::{Family, Registry, register};
 use crate::limit::CellId;
 use crate::rules::LimitKind;
@@ -96,14 +96,10 @@ struct Series {
     models: HashMap<ModelId, Tokens>,
     no_model: Tokens,
     other_model: Tokens,
-    /// That of the limit which each cell is of, and its name.
-    cells: HashMap<CellId, (Arc<str>, Counter)>,
+    /// That of the limit which each cell is of.
+    cells: HashMap<CellId, Counter>,
     other_limit: Counter,
 }
-
-/// The name of the token limit of each hold of a reservation, as `namespace/policy/limit`, in their order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Names(SmallVec<[Option<Arc<str>>; 2]>);
 
 /// One for each of [`KINDS`].
 type Tokens = [Counter; KINDS.len()];
@@ -252,13 +248,6 @@ impl UsageMetrics {
         self.corrections.get(&CorrectionLabel { what: correction.as_str() }).inc();
     }
 
-    /// The names of a reservation's token limits, as far as a policy still names them.
-    pub(super) fn names_of(&self, reservation: &Reservation) -> Names {
-        let series = self.series.load();
-        let name = |hold: &Hold| series.cells.get(&hold.of.cell).map(|(name, _)| Arc::clone(name));
-        Names(reservation.holds.iter().map(|hold| name(hold).filter(|_| hold.kind == LimitKind::Tokens)).collect())
-    }
-
     /// Counts an entry of an access log that is no report.
     pub(super) fn passed(&self, entry: Passed) {
         self.passed.get(&EntryLabel { entry: entry.as_str() }).inc();
@@ -282,35 +271,6 @@ impl UsageMetrics {
             }
             series.charged(reservation, &charged.charges);
         }
-    }
-}
-
-// === impl Names ===
-
-impl Names {
-    /// The same, and where one is not known that of `others`, which are of the same reservation.
-    pub(super) fn or(self, others: Names) -> Self {
-        let mut others = others.0.into_iter();
-        Names(self.0.into_iter().map(|name| name.or(others.next().flatten())).collect())
-    }
-
-    /// By the limit, what each hold was charged.
-    pub(super) fn charges(&self, charged: &Charged) -> BTreeMap<Arc<str>, i64> {
-        let named = self.0.iter().zip(&charged.charges);
-        // A limit of several rates is charged the same in each.
-        named.filter_map(|(name, charge)| Some((Arc::clone(name.as_ref()?), *charge))).collect()
-    }
-
-    /// By the limit, what is held of it; of several rates the most.
-    pub(super) fn holds(&self, reservation: &Reservation) -> BTreeMap<Arc<str>, u64> {
-        let mut holds = BTreeMap::new();
-        for (name, hold) in self.0.iter().zip(&reservation.holds) {
-            if let Some(name) = name {
-                let most = holds.entry(Arc::clone(name)).or_default();
-                *most = hold.of.held.max(*most);
-            }
-        }
-        holds
     }
 }
 
@@ -377,7 +337,7 @@ impl Families {
             (ModelId::of(name), self.model(namespace, model))
         };
         let limits: HashMap<&str, Counter> = named.limits.iter().map(|name| (&**name, self.limit(name))).collect();
-        let counter = |name: &Arc<str>| limits.get(&**name).cloned().map(|counter| (Arc::clone(name), counter));
+        let counter = |name: &Arc<str>| limits.get(&**name).cloned();
         let cell = |(cell, name): (&CellId, &Arc<str>)| Some((*cell, counter(name)?));
         Series {
             tiers: named.tiers.iter().map(|tier| (Arc::clone(tier), self.tier(tier))).collect(),
@@ -431,7 +391,7 @@ impl Series {
         let mut counted: SmallVec<[&Counter; 4]> = SmallVec::new();
         let charges = reservation.holds.iter().zip(charges);
         for (hold, charge) in charges.filter(|(hold, _)| hold.kind == LimitKind::Tokens) {
-            let limit = self.cells.get(&hold.of.cell).map_or(&self.other_limit, |(_, counter)| counter);
+            let limit = self.cells.get(&hold.of.cell).unwrap_or(&self.other_limit);
             if !counted.iter().any(|known| ptr::eq(known.inner(), limit.inner())) {
                 counted.push(limit);
                 limit.inc_by(u64::try_from(*charge).unwrap_or(0));

@@ -11,7 +11,6 @@ use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 
 use super::ledger::Line;
-use super::metrics::Names;
 use crate::clock::Nanos;
 
 /// So many callers do not wait for one another. Serial numbers are consecutive, so each has as many calls as any other.
@@ -37,16 +36,8 @@ pub(super) struct Expiry {
     /// The first serial number of those that are waited for still.
     pub(super) end: u64,
     pub(super) now: Nanos,
-    /// So long after `now` a report may still correct the line.
-    pub(super) correctable: Duration,
-}
-
-/// The line of a call without a report, and the names in it.
-#[derive(Debug)]
-pub(super) struct Unsettled {
-    pub(super) line: Line,
-    /// The limits that are charged; a later policy may not know them.
-    pub(super) names: Names,
+    /// So long after `now` a report may still correct the line; `None` if nobody will: then nothing is kept of it.
+    pub(super) correctable: Option<Duration>,
 }
 
 /// By their serial numbers, which rise with time.
@@ -55,21 +46,14 @@ struct Shard {
     open: BTreeMap<u64, Arc<str>>,
     /// Of `open`.
     bytes: usize,
-    /// What has a line without a report.
-    unsettled: BTreeMap<u64, Written>,
-}
-
-/// A line that was written without a report: since when, and what of it a report corrects.
-#[derive(Debug)]
-struct Written {
-    at: Nanos,
-    said: Box<Unsettled>,
+    /// What has a line without a report, and since when.
+    unsettled: BTreeMap<u64, Nanos>,
 }
 
 /// A call that is to have a line, which is made already; `None` where none can be.
 struct Prepared {
     serial: u64,
-    unsettled: Option<(Line, Written)>,
+    line: Option<Line>,
 }
 
 // === impl Outstanding ===
@@ -94,11 +78,12 @@ impl Outstanding {
         }
     }
 
-    /// A first report of the call has come: what the call's line says, if it has one already.
-    pub(super) fn settled(&self, serial: u64) -> Option<Box<Unsettled>> {
-        let mut shard = self.shard(serial)?.lock();
+    /// A first report of the call has come: whether the call has a line already.
+    pub(super) fn settled(&self, serial: u64) -> bool {
+        let Some(shard) = self.shard(serial) else { return false };
+        let mut shard = shard.lock();
         shard.close(serial);
-        shard.unsettled.remove(&serial).map(|written| written.said)
+        shard.unsettled.remove(&serial).is_some()
     }
 
     /// Has lines written of the calls that expire: `line` makes that of a sealed reservation, and `write` says whether there was room for
@@ -109,13 +94,10 @@ impl Outstanding {
     pub(super) fn expire(
         &self,
         expiry: Expiry,
-        line: impl Fn(&str) -> Option<Unsettled>,
+        line: impl Fn(&str) -> Option<Line>,
         write: impl Fn(Line) -> bool,
     ) -> bool {
-        let prepared = |(serial, sealed): (u64, Arc<str>)| {
-            let unsettled = line(&sealed).map(|unsettled| unsettled.written(expiry.now));
-            Prepared { serial, unsettled }
-        };
+        let prepared = |(serial, sealed): (u64, Arc<str>)| Prepared { serial, line: line(&sealed) };
         for shard in &self.shards {
             while shard.lock().forget(expiry) {}
             loop {
@@ -124,7 +106,7 @@ impl Outstanding {
                     break;
                 }
                 let prepared: Vec<Prepared> = expired.into_iter().map(prepared).collect();
-                if !self.take_out(&mut shard.lock(), prepared, &write) {
+                if !self.take_out(&mut shard.lock(), prepared, expiry, &write) {
                     return false;
                 }
             }
@@ -133,17 +115,26 @@ impl Outstanding {
     }
 
     /// Has the lines written of those that no report has come for in the meantime: whether there was room.
-    fn take_out(&self, shard: &mut Shard, prepared: Vec<Prepared>, write: impl Fn(Line) -> bool) -> bool {
-        for Prepared { serial, unsettled } in prepared {
+    fn take_out(
+        &self,
+        shard: &mut Shard,
+        prepared: Vec<Prepared>,
+        expiry: Expiry,
+        write: impl Fn(Line) -> bool,
+    ) -> bool {
+        for Prepared { serial, line } in prepared {
             if !shard.open.contains_key(&serial) {
                 continue;
             }
-            // A line that nobody knows of could not be corrected: so there is none.
-            if let Some((line, written)) = unsettled.filter(|_| shard.unsettled.len() < self.most) {
+            // A line that a report would have to correct, and could not, is none.
+            let has_room = expiry.correctable.is_none() || shard.unsettled.len() < self.most;
+            if let Some(line) = line.filter(|_| has_room) {
                 if !write(line) {
                     return false;
                 }
-                shard.unsettled.insert(serial, written);
+                if expiry.correctable.is_some() {
+                    shard.unsettled.insert(serial, expiry.now);
+                }
             } else {
                 self.forgotten.inc();
             }
@@ -159,17 +150,6 @@ impl Outstanding {
 
     fn shard(&self, serial: u64) -> Option<&Mutex<Shard>> {
         self.shards.get(serial as usize % SHARDS)
-    }
-}
-
-// === impl Unsettled ===
-
-impl Unsettled {
-    /// The line itself, and what is kept of it, written at that time.
-    fn written(self, at: Nanos) -> (Line, Written) {
-        let Unsettled { line, names } = self;
-        let said = Box::new(Unsettled { line: line.charges(), names });
-        (line, Written { at, said })
     }
 }
 
@@ -190,9 +170,10 @@ impl Shard {
 
     /// Forgets what no report corrects any more, as much as is taken at a time: whether there can be more.
     fn forget(&mut self, Expiry { now, correctable, .. }: Expiry) -> bool {
+        let is_over = |at: &Nanos| correctable.is_none_or(|correctable| at.saturating_add(correctable) < now);
         for _ in 0..BATCH {
             match self.unsettled.first_entry() {
-                Some(oldest) if oldest.get().at.saturating_add(correctable) < now => _ = oldest.remove(),
+                Some(oldest) if is_over(oldest.get()) => _ = oldest.remove(),
                 _ => return false,
             }
         }
@@ -213,11 +194,11 @@ mod tests {
     }
 
     fn before(end: u64, hours: u32) -> Expiry {
-        Expiry { end, now: at(hours), correctable: HOUR }
+        Expiry { end, now: at(hours), correctable: Some(HOUR) }
     }
 
-    fn unsettled(call: &str) -> Option<Unsettled> {
-        Some(Unsettled { line: Line { decision: call.into(), ..Line::default() }, names: Names::default() })
+    fn unsettled(call: &str) -> Option<Line> {
+        Some(Line { decision: call.into(), ..Line::default() })
     }
 
     /// The calls that are there, as they were remembered.
@@ -243,13 +224,13 @@ mod tests {
         for serial in 0..4 {
             outstanding.remember(serial, &format!("call {serial}"));
         }
-        assert!(outstanding.settled(1).is_none(), "it has no line yet");
+        assert!(!outstanding.settled(1), "it has no line yet");
         assert_eq!(expired(&outstanding, 3, 0), ["call 0", "call 2"]);
         assert_eq!(expired(&outstanding, 3, 0), [""; 0]);
-        assert_eq!([0, 0, 1, 3].map(|serial| outstanding.settled(serial).is_some()), [true, false, false, false]);
+        assert_eq!([0, 0, 1, 3].map(|serial| outstanding.settled(serial)), [true, false, false, false]);
         // Nothing corrects it any more.
         assert_eq!(expired(&outstanding, 4, 2), [""; 0]);
-        assert!(outstanding.settled(2).is_none());
+        assert!(!outstanding.settled(2));
         assert!(is_empty(&outstanding));
     }
 
@@ -262,7 +243,7 @@ mod tests {
             outstanding.remember(serial, &format!("{serial:02}"));
         }
         assert_eq!(forgotten.get(), shards);
-        assert!(outstanding.settled(0).is_none());
+        assert!(!outstanding.settled(0));
         let rest: Vec<String> = (shards..3 * shards).map(|serial| serial.to_string()).collect();
         assert_eq!(expired(&outstanding, u64::MAX, 0), rest);
         // Long ones leave room for fewer.
@@ -279,7 +260,24 @@ mod tests {
         assert_eq!(expired(&outstanding, 1, 0), ["first"]);
         outstanding.remember(16, "second");
         assert_eq!((expired(&outstanding, 17, 1), forgotten.get()), (vec![], 1));
-        assert_eq!([0, 16].map(|serial| outstanding.settled(serial).is_some()), [true, false]);
+        assert_eq!([0, 16].map(|serial| outstanding.settled(serial)), [true, false]);
+    }
+
+    /// At the end of the process nobody corrects a line, so none needs room for that.
+    #[test]
+    fn what_nobody_corrects_needs_no_room_and_is_not_kept() {
+        let forgotten = Counter::default();
+        let outstanding = Outstanding::new(SHARDS, forgotten.clone());
+        outstanding.remember(0, "first");
+        assert_eq!(expired(&outstanding, 1, 0), ["first"]);
+        outstanding.remember(16, "second");
+        let last = Expiry { correctable: None, ..before(u64::MAX, 0) };
+        let lines = Cell::new(0);
+        assert!(outstanding.expire(last, unsettled, |_| {
+            lines.set(lines.get() + 1);
+            true
+        }));
+        assert_eq!((lines.get(), forgotten.get(), is_empty(&outstanding)), (1, 0, true));
     }
 
     #[test]
@@ -292,7 +290,7 @@ mod tests {
         // Under a lock this would wait for ever.
         let reported = |call: &str| {
             if call == "0" {
-                assert!(outstanding.settled(16).is_none(), "it has no line to correct");
+                assert!(!outstanding.settled(16), "it has no line to correct");
             }
             unsettled(call)
         };
@@ -301,7 +299,7 @@ mod tests {
             true
         }));
         assert_eq!(lines.into_inner(), ["0", "32"]);
-        assert_eq!([0, 16, 32].map(|serial| outstanding.settled(serial).is_some()), [true, false, true]);
+        assert_eq!([0, 16, 32].map(|serial| outstanding.settled(serial)), [true, false, true]);
         assert!(is_empty(&outstanding));
     }
 
@@ -320,14 +318,11 @@ mod tests {
         assert!(!outstanding.expire(before(u64::MAX, 0), unsettled, write));
         assert_eq!(outstanding.open() as u64, calls - BATCH as u64 - 1);
         let last = (calls - 1) * SHARDS as u64;
-        assert!(outstanding.settled(last).is_none(), "it has no line to correct");
+        assert!(!outstanding.settled(last), "it has no line to correct");
         room.set(calls);
         assert!(outstanding.expire(before(u64::MAX, 0), unsettled, write));
         assert_eq!((outstanding.open(), room.get()), (0, 2 + BATCH as u64));
-        assert_eq!(
-            (0..calls).filter(|call| outstanding.settled(call * SHARDS as u64).is_some()).count() as u64,
-            calls - 1
-        );
+        assert_eq!((0..calls).filter(|call| outstanding.settled(call * SHARDS as u64)).count() as u64, calls - 1);
         assert!(is_empty(&outstanding));
     }
 }

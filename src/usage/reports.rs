@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::ledger::{Ledger, Line};
-use super::outstanding::{Expiry, Outstanding, Unsettled};
+use super::ledger::{Ledger, LimitNames, Line};
+use super::outstanding::{Expiry, Outstanding};
 use super::{
     Bounds, Channel, Charged, Correction, Passed, Report, Reservation, Sealer, Settlement, Settlements, UsageMetrics,
 };
@@ -54,9 +54,11 @@ impl Reports {
     pub fn count_silent(&self, now: Nanos) {
         let first = self.count_waited_for(now);
         if let Some(ledger) = &self.ledger {
-            // What there is no room for is tried again.
-            let _ = self.write_unsettled(first, now, |line| ledger.offer(line));
+            // What waited must not be dropped for want of room; of the others what there is no room for is tried again.
             ledger.write_due(now);
+            let Bounds { call_time, settle_within, .. } = self.settlements.bounds;
+            let correctable = Some(settle_within.saturating_sub(call_time));
+            let _ = self.write_unsettled(Expiry { end: first, now, correctable }, |line| ledger.offer(line));
         }
     }
 
@@ -76,19 +78,17 @@ impl Reports {
         waited_for.first
     }
 
-    /// Has lines written of the calls before `first` that nobody has reported, each as far as there is room: whether there was for all.
-    pub(super) fn write_unsettled(&self, first: u64, now: Nanos, write: impl Fn(Line) -> bool) -> bool {
+    /// Has lines written of the calls that expire and nobody has reported, each as far as there is room: whether there was for all.
+    pub(super) fn write_unsettled(&self, expiry: Expiry, write: impl Fn(Line) -> bool) -> bool {
         let Some(outstanding) = self.sealer.outstanding() else { return true };
-        let Bounds { call_time, settle_within, .. } = self.settlements.bounds;
-        let expiry = Expiry { end: first, now, correctable: settle_within.saturating_sub(call_time) };
-        let line = |sealed: &str| self.sealer.open(sealed).map(|reservation| self.unsettled(&reservation, now));
+        let line = |sealed: &str| self.sealer.open(sealed).map(|reservation| self.unsettled(&reservation, expiry.now));
         outstanding.expire(expiry, line, write)
     }
 
-    fn unsettled(&self, reservation: &Reservation, now: Nanos) -> Unsettled {
-        let names = self.metrics.names_of(reservation);
-        let line = Line::unsettled(reservation, &names.holds(reservation), self.limits.time(now));
-        Unsettled { line, names }
+    /// The line of a call that nobody has reported: the same whenever it is made, but for its time.
+    fn unsettled(&self, reservation: &Reservation, now: Nanos) -> Line {
+        let names = LimitNames::of(reservation, &self.limits);
+        Line::unsettled(reservation, &names.holds(reservation), self.limits.time(now))
     }
 
     /// Has a line written of each call that nobody has reported, whose report no other process can take; and ends the usage log: whether
@@ -96,10 +96,12 @@ impl Reports {
     pub fn end(&self, now: Nanos, patience: Duration) -> bool {
         let Some(ledger) = &self.ledger else { return true };
         let until = Instant::now() + patience;
-        // What waits is to be written too, and a file that takes nothing is not waited for.
+        // All that is offered is to be written too, and a file that takes nothing is not waited for.
         let half = until - patience / 2;
+        ledger.end_waiting(half);
+        let expiry = Expiry { end: u64::MAX, now, correctable: None };
         let write = |line| Instant::now() < half && ledger.offer(line);
-        while !self.write_unsettled(u64::MAX, now, write) && Instant::now() < half {
+        while !self.write_unsettled(expiry, write) && Instant::now() < half {
             ledger.make_room();
         }
         let calls = self.sealer.outstanding().map_or(0, Outstanding::open);
@@ -143,16 +145,11 @@ impl Reports {
 
     /// `line` with what each limit was `charged`; the difference, where the call has a line already that nobody had reported.
     fn charging(&self, line: Line, reservation: &Reservation, charged: &Charged, channel: Channel) -> Line {
-        let names = self.metrics.names_of(reservation);
         // A correction may overtake the line that it corrects, and leaves that to it.
         let outstanding = self.sealer.outstanding().filter(|_| !line.correction);
-        match outstanding.and_then(|outstanding| outstanding.settled(reservation.serial)) {
-            Some(earlier) => {
-                let Unsettled { line: said, names: before } = *earlier;
-                line.of(channel, before.or(names).charges(charged)).correcting(&said)
-            }
-            None => line.of(channel, names.charges(charged)),
-        }
+        let has_line = outstanding.is_some_and(|outstanding| outstanding.settled(reservation.serial));
+        let line = line.of(channel, LimitNames::of(reservation, &self.limits).charges(charged));
+        if has_line { line.correcting(&self.unsettled(reservation, Nanos(0))) } else { line }
     }
 
     /// Notes a report that nobody can read, and why.

@@ -170,7 +170,7 @@ async fn a_cost_sees_the_name_of_a_model_in_full_or_not_at_all() {
     let (settlements, sealer) = (Settlements::default(), Sealer::random());
     let rate = |cost| {
         let cost = Some(Arc::new(TokenCost::compile(cost).unwrap()));
-        Rate { quota: Quota::new(100, MINUTE), cost }
+        Rate { cost, ..Rate::from(Quota::new(100, MINUTE)) }
     };
     let costs = ["size(model.name) * usage.total", "2 * usage.total"];
     limits.put_in_force([1, 2].map(|cell| (CellId(cell), rate(costs[cell as usize - 1]))).into_iter().collect());

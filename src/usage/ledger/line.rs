@@ -106,24 +106,18 @@ impl Line {
     }
 
     /// The line of a call that nobody has reported until `time`, of whose token limits each holds what it `holds`: that is what it cost. Where
-    /// a limit has a cost, what is held is in another unit, and what was expected is what the call cost in tokens.
+    /// a limit has a cost, what is held is in another unit, and what was expected is what the call cost in tokens, if it holds anything.
     #[must_use]
     pub fn unsettled(reservation: &Reservation, holds: &BTreeMap<Arc<str>, u64>, time: Micros) -> Self {
-        let total = match reservation.is_priced {
-            true => reservation.forecast.guess.ceil() as u64,
-            false => holds.values().copied().max().unwrap_or(0),
+        let total = match holds.values().copied().max().unwrap_or(0) {
+            1.. if reservation.is_priced => reservation.forecast.guess.ceil() as u64,
+            held => held,
         };
         Line {
             total: tokens(total),
             charged: holds.iter().map(|(limit, held)| (Arc::clone(limit), tokens(*held))).collect(),
             ..Line::of_call(reservation, time)
         }
-    }
-
-    /// What of this line a later one corrects.
-    #[must_use]
-    pub fn charges(&self) -> Self {
-        Line { total: self.total, charged: self.charged.clone(), quality: self.quality, ..Line::default() }
     }
 
     /// Who called what, and nothing of what that cost.

@@ -10,6 +10,7 @@ use super::*;
 use crate::family::Registry;
 use crate::test_util::Scratch;
 use crate::usage::ledger::{self, Ledger, Line, Options, Waits};
+use crate::usage::outstanding::Expiry;
 use crate::usage::{Channel, LedgerMetrics, UsageMetrics};
 
 const LIMIT: &str = "maas/tokens/free";
@@ -31,14 +32,18 @@ struct World {
 
 impl World {
     fn new(waits: Waits) -> Self {
+        World::with_room(waits, 1_000)
+    }
+
+    /// Of whose lines so many wait for the file.
+    fn with_room(waits: Waits, lines: usize) -> Self {
         let (folder, ledger_metrics, metrics) = (Scratch::new(), LedgerMetrics::default(), UsageMetrics::default());
         let path = folder.path("u.log");
         let options = Options { path, max_size: 1 << 30, max_age: Duration::from_secs(3600), keep: 0, waits };
-        let ledger = Arc::new(Ledger::open(options, ledger_metrics.clone()).unwrap());
+        let ledger = Arc::new(Ledger::with_room(options, ledger_metrics.clone(), lines).unwrap());
         let (sealer, limits) = (Arc::new(Sealer::random()), Arc::new(limits()));
-        let names: Arc<str> = LIMIT.into();
-        let cells = [(CellId(1), Arc::clone(&names))].into_iter().collect();
-        metrics.published(&Named { limits: [names].into(), cells, ..Named::default() });
+        let (first, other) = (named(Quota::new(100, MINUTE)), Rate::from(Quota::new(100, MINUTE)));
+        limits.put_in_force([(CellId(1), first), (CellId(2), other)].into_iter().collect());
         let reports = Reports::new(Arc::clone(&sealer), Arc::clone(&limits), Settlements::default(), metrics.clone());
         let reports = reports.written_by(Arc::clone(&ledger));
         World { sealer, limits, reports, ledger, metrics, ledger_metrics, folder }
@@ -102,6 +107,11 @@ impl World {
         registry.encode(&mut page).unwrap();
         lines.iter().for_each(|line| assert!(page.lines().any(|shown| shown == *line), "{line}\n{page}"));
     }
+}
+
+/// A rate of [`LIMIT`].
+fn named(quota: Quota) -> Rate {
+    Rate { name: LIMIT.into(), ..Rate::from(quota) }
 }
 
 fn part(line: &Line) -> (ledger::Quality, i64, i64, bool) {
@@ -222,9 +232,9 @@ async fn a_report_after_the_call_time_corrects_what_was_held_once() {
 async fn a_report_after_the_call_time_corrects_what_its_line_said_whatever_policy_is_in_force() {
     // Of a day, so that time pays for little.
     let day = |limit| Quota::new(limit, Duration::from_secs(86_400));
-    let quotas = |limit: Option<u64>| limit.map(|limit| (CellId(1), day(limit))).into_iter().collect::<Quotas>();
+    let quotas = |limit: Option<u64>| limit.map(|limit| (CellId(1), named(day(limit)))).into_iter().collect::<Quotas>();
     let late = Bounds::CALL_TIME + SECOND;
-    for (after, is_named) in [(Some(200), true), (Some(200), false), (None, false), (None, true)] {
+    for after in [Some(200), None] {
         let world = World::new(Waits::default());
         world.limits.put_in_force(quotas(Some(100)));
         let held = Demand { quota: day(100), cost: Cost::Hold { want: 80, need: 1 }, ..look(1) };
@@ -235,9 +245,6 @@ async fn a_report_after_the_call_time_corrects_what_its_line_said_whatever_polic
         world.tick(Duration::ZERO);
         world.tick(Bounds::CALL_TIME);
         world.limits.put_in_force(quotas(after));
-        if !is_named {
-            world.metrics.published(&Named::default());
-        }
         let now = Demand { quota: day(after.unwrap_or(100)), ..look(1) };
         let left = async || world.limits.admit(&[now], Nanos::from(late)).await.standings[0].remaining();
         let before = left().await;
@@ -246,8 +253,31 @@ async fn a_report_after_the_call_time_corrects_what_its_line_said_whatever_polic
         let log = world.log();
         let part = |line: &Line| (line.quality, line.total, charged(line), line.corrects);
         let expected = [(Unsettled, 80, standing.held() as i64, None), (Final, 15, more, Some(Unsettled))];
-        assert_eq!(log.iter().map(part).collect::<Vec<_>>(), expected, "{after:?} {is_named}");
-        assert_eq!(log.iter().map(charged).sum::<i64>(), 95, "{after:?} {is_named}");
+        assert_eq!(log.iter().map(part).collect::<Vec<_>>(), expected, "{after:?}");
+        assert_eq!(log.iter().map(charged).sum::<i64>(), 95, "{after:?}");
+    }
+}
+
+/// Likewise where an estimate has a line, before and after that of a call without a report.
+#[tokio::test]
+async fn a_correction_of_an_estimate_names_a_limit_that_is_gone() {
+    for is_unsettled in [false, true] {
+        let world = World::new(Waits::default());
+        let sealed = world.call(&[1], 80).await;
+        world.tick(Duration::ZERO);
+        let mut now = Duration::ZERO;
+        if is_unsettled {
+            now = Bounds::CALL_TIME;
+            world.tick(now);
+        }
+        world.take(&sealed, bytes(360), now).await;
+        world.tick(now + SECOND * 6);
+        world.limits.put_in_force(Quotas::default());
+        world.take(&sealed, super::tokens(95), now + SECOND * 7).await;
+        let log = world.log();
+        assert_eq!(log.len(), if is_unsettled { 3 } else { 2 });
+        let sums = [log.iter().map(|line| line.total).sum::<i64>(), log.iter().map(charged).sum()];
+        assert_eq!(sums, [95, 95], "{log:?}");
     }
 }
 
@@ -341,19 +371,22 @@ async fn calls_that_are_open_when_the_process_ends_have_a_line_and_the_others_on
     world.shows(&["tiergate_usage_log_forgotten_total 0"]);
 }
 
-/// More lines than wait for the thread.
-#[test]
-fn the_end_waits_for_room_while_the_file_takes_lines() {
-    let world = World::new(Waits::default());
-    let calls = 70_000;
-    for decision in 0..calls {
+/// More lines than there is room for, of both kinds.
+#[tokio::test]
+async fn the_end_waits_for_room_while_the_file_takes_lines() {
+    let world = World::with_room(Waits::default(), 8);
+    for call in 0..200 {
         let holds = [Hold { of: limit::Hold { held: 3, ..hold(1).of }, ..hold(1) }];
-        let terms = Terms { is_call: true, decision: Some(decision), holds: &holds, ..Terms::default() };
-        let _ = world.sealer.seal(&terms, Micros(0));
+        let terms = Terms { is_call: true, decision: Some(call), holds: &holds, ..Terms::default() };
+        let sealed = world.sealer.seal(&terms, Micros(0));
+        if call % 2 == 0 {
+            world.take(&sealed, bytes(80), Duration::ZERO).await;
+        }
     }
     assert!(world.reports.end(Nanos(0), PATIENCE * 2));
     let lines = world.written();
-    assert_eq!((lines.len() as u64, part(&lines[0])), (calls, (Unsettled, 3, 3, false)));
+    let of = |quality| lines.iter().filter(|line| line.quality == quality).count();
+    assert_eq!((of(Estimate), of(Unsettled)), (100, 100));
     world.shows(&["tiergate_usage_log_lines_total{result=\"dropped\"} 0"]);
 }
 
@@ -398,7 +431,8 @@ fn reports_of_one_call_at_one_moment_sum_to_what_it_cost_with_the_line_before_it
             start.wait();
             // Of every other call, as at the end of its time.
             if serial % 2 == 0 {
-                world.reports.write_unsettled(serial + 1, Nanos(0), |line| world.ledger.offer(line));
+                let expiry = Expiry { end: serial + 1, now: Nanos(0), correctable: Some(SECOND) };
+                world.reports.write_unsettled(expiry, |line| world.ledger.offer(line));
             }
         }
     });
