@@ -2,11 +2,12 @@
 
 use super::reserve::{World, compiled, each, total};
 use super::*;
+use crate::clock::Micros;
 use crate::expression::EVALUATED;
 use crate::gate::Reserving;
-use crate::limit::Quota;
+use crate::limit::{AccountKey, Quota};
 use crate::rules::{LimitKind, TokenAdmission};
-use crate::usage::{Bounds, Channel, Charged, MAX_COST, UsageMetrics};
+use crate::usage::{Bounds, Calling, Channel, Charged, MAX_COST, UsageMetrics};
 
 /// So many that nothing is refused.
 const LIMIT: u64 = 100_000;
@@ -75,6 +76,24 @@ async fn what_is_held_of_a_bounded_call_is_its_cost() {
         let decision = call.on(&world.gate, Nanos(0)).await;
         assert_eq!(decision.evidence.limits[0].standing.unwrap().held(), held, "{cost}");
     }
+}
+
+/// The body says its length by itself: the prompts of others are none of it.
+#[tokio::test]
+async fn a_bounded_call_whose_length_no_header_tells_holds_the_cost_of_its_answer() {
+    const BODY: &str = r#"{"max_tokens": 20, "messages": "aaaaaaa"}"#;
+    let world = world("3 * usage.output");
+    let calling = Calling { model: ModelId::NONE, account: AccountKey(1) };
+    let usage = Usage { input: Some(1_000), output: Some(1_000), ..Usage::default() };
+    for second in 1..9 {
+        let forecast = world.gate.forecasts.forecast(calling, None);
+        world.gate.forecasts.learn(calling, forecast, &usage, Micros(second * 1_000_000));
+    }
+    let mut call = Call { body: Some(BODY.to_owned()), ..Call::path("/v1/chat/completions") };
+    call.headers.insert("x-user".to_owned(), "ada".to_owned());
+    let decision = call.on(&world.gate, Nanos(0)).await;
+    assert_eq!(decision.evidence.forecast.want, 11 + 20);
+    assert_eq!(decision.evidence.limits[0].standing.unwrap().held(), 60);
 }
 
 #[tokio::test]
