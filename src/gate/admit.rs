@@ -162,7 +162,12 @@ impl Deciding<'_> {
             }
             Outcome::Undecided(why) => return Err(undecided(why)),
         }
-        let at = at.max(self.admit_in_shadow(&candidate).await);
+        // INVARIANT: no hold of a limit that refuses seems made later than it was, which would give back what time has paid for, nor
+        // earlier, which may give nothing back. Another account may be ahead; what a limit in shadow gets back may be a little wrong.
+        let at = match self.admit_in_shadow(&candidate).await {
+            Some(shadow_at) if candidate.demands.is_empty() => shadow_at,
+            _ => at,
+        };
         let Candidate { grant, demands, shadow } = candidate;
         let reservation = self.reserve(&demands, &shadow, at);
         self.evidence.lap(Stage::Admission);
