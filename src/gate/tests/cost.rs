@@ -175,6 +175,9 @@ async fn an_answer_whose_cost_nobody_can_tell_is_charged_what_is_held_or_in_prop
         ("usage.output != 60 ? 5.0 : -0.5", 5, 70, 5, "yields less than 0"),
         ("usage.output != 60 ? 5.0 : -1.0 / 0.0", 5, 70, 5, "yields less than 0"),
         ("usage.output != 60 ? 5.0 : 0.0 / 0.0", 5, 70, 5, "yields what is not a number"),
+        ("usage.output != 60 ? 5u : uint(usage.output) - 61u", 5, 70, 5, "arithmetic overflow"),
+        ("usage.output != 60 ? 5u : uint(usage.output - 61)", 5, 70, 5, "`uint` failed"),
+        ("usage.output != 60 ? 5u : uint(0.0 / 0.0)", 5, 70, 5, "`uint` failed"),
         // Nothing is held, so there is no number in the unit.
         ("usage.output > 999 ? 0 : 1 / (usage.output - 60)", 0, 70, 70, ""),
     ] {
@@ -193,6 +196,18 @@ async fn an_answer_whose_cost_nobody_can_tell_is_charged_what_is_held_or_in_prop
     let (now, told) = used(&World::new(LIMIT, 60, &positive), &total(70)).await;
     assert_eq!((now, told.cost_fault.is_some()), (70, true));
     assert_eq!(used(&world("1 / (usage.output - 60)"), &answer(503, 90)).await.0, 0, "of no tokens");
+}
+
+/// Of a limit without a cost, whose hold was cut to what there was: then it is known how many tokens were held.
+#[tokio::test]
+async fn a_cost_that_came_later_and_fails_is_charged_no_less_than_tokens() {
+    let window = "tiergate.io/algorithm: fixed-window";
+    let world = World::new(100, 60, window);
+    let admitted = world.call("ada").await.unwrap();
+    assert_eq!(admitted.held, 100);
+    world.gate.publish(compiled(&each(100, 60, &annotations("1 / (usage.output - 490)"))));
+    let told = charged(&world, &admitted.reservation, &total(500)).await;
+    assert_eq!((&told.charges[..], told.cost_fault.is_some()), (&[500][..], true));
 }
 
 /// What is beyond all numbers is charged no less than what is merely large.
