@@ -39,7 +39,7 @@ pub enum CostError {
     /// It cannot be told: it asks for what is not there, or divides by zero.
     #[error(transparent)]
     Unknown(EvalError),
-    /// It is told, and no answer can cost that: it is less than 0, or not a number.
+    /// It is told, and no answer can cost that: it is less than 0, or not a number; or too large where nobody can tell these apart.
     #[error(transparent)]
     Impossible(EvalError),
     /// It is told, and is larger than numbers are.
@@ -47,8 +47,9 @@ pub enum CostError {
     Beyond(EvalError),
 }
 
-/// Answers of many kinds: what has a value for none of them has one for no answer, and what none of them can cost is a slip.
-const SAMPLES: [Used; 3] = [Used::new(1000, 100), Used::new(100, 1000), Used::new(1, 1)];
+/// Answers of many kinds: what has a value for none of them has one for no answer, and what none of them can cost is a slip. The last is
+/// that of an embedding.
+const SAMPLES: [Used; 4] = [Used::new(1000, 100), Used::new(100, 1000), Used::new(1, 1), Used::new(1, 0)];
 
 // === impl TokenCost ===
 
@@ -119,8 +120,7 @@ impl TokenCost {
         }
         match self.program.execute(&context) {
             Ok(value) => whole(&value),
-            Err(error) if overflows(&error) => Err(CostError::Beyond(eval_error(&self.program, &error))),
-            Err(error) => Err(CostError::Unknown(eval_error(&self.program, &error))),
+            Err(error) => Err(kind(&error)(eval_error(&self.program, &error))),
         }
     }
 }
@@ -131,13 +131,23 @@ thread_local! {
     pub(crate) static EVALUATED: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }
 
-/// Whether there is a value, which is larger than whole numbers are, or less than 0 where these have no sign.
-fn overflows(error: &ExecutionError) -> bool {
+/// What is known of the value where there is this error.
+fn kind(error: &ExecutionError) -> fn(EvalError) -> CostError {
     match error {
-        ExecutionError::Overflow(..) => true,
-        // So `int` and `uint` say it of a fraction.
-        ExecutionError::FunctionError { message, .. } => message.ends_with("integer overflow"),
-        _ => false,
+        // Numbers without a sign end at 0.
+        ExecutionError::Overflow("sub", cel::Value::UInt(_), _) => CostError::Impossible,
+        ExecutionError::Overflow("add" | "sub", cel::Value::Int(left), _) if *left < 0 => CostError::Impossible,
+        ExecutionError::Overflow("mul", cel::Value::Int(left), cel::Value::Int(right))
+            if (*left < 0) != (*right < 0) =>
+        {
+            CostError::Impossible
+        }
+        ExecutionError::Overflow(..) => CostError::Beyond,
+        // So `int` says it of what is too large, and `uint` of what is below 0 or not a number, too.
+        ExecutionError::FunctionError { function, message } if message.ends_with("integer overflow") => {
+            if function == "uint" { CostError::Impossible } else { CostError::Beyond }
+        }
+        _ => CostError::Unknown,
     }
 }
 

@@ -8,7 +8,7 @@ use super::present::Presented;
 use super::{Deciding, EnforceLimits, Fallback, Grant, LimitEvidence, Reserving, Stage};
 use crate::clock::Micros;
 use crate::denial::{Code, Denial};
-use crate::expression::{Scope, TokenCost, Used, undecided as no_value};
+use crate::expression::{Scope, TokenCost, undecided as no_value};
 use crate::limit::{self, Admission, Cost, Demand, Outcome, Quota, Undecided};
 use crate::policy::{self, Attached, Limit, Matched, RoutePlan};
 use crate::request::{Body, HeaderLookup, Request, Unset};
@@ -94,7 +94,7 @@ impl Deciding<'_> {
         let reserves = self.evidence.is_call && self.gate.settings.enforce_limits == EnforceLimits::Check;
         let Some(Matched { account, .. }) = counted.filter(|_| reserves) else { return Forecast::default() };
         let calling = Calling { model: self.evidence.model, account: *account };
-        let forecast = self.gate.forecasts.forecast(calling, body_length(scope));
+        let forecast = self.gate.forecasts.forecast(calling, self.body_length(scope));
         self.evidence.forecast = match self.body {
             None => forecast,
             Some(body) => bounded(forecast, scope, body),
@@ -102,7 +102,7 @@ impl Deciding<'_> {
         self.evidence.forecast
     }
 
-    /// What the call is expected to cost by the `cost` of `limit`: what is not its prompt's is taken for the answer's.
+    /// What the call is expected to cost by the `cost` of `limit`.
     ///
     /// # Errors
     ///
@@ -120,12 +120,17 @@ impl Deciding<'_> {
         if expected.want == 0 || limit.admission_under(self.gate.settings.reserving) == TokenAdmission::Positive {
             return Ok(0);
         }
-        let prompt = self.gate.forecasts.prompt(self.evidence.model, body_length(scope));
-        let used = Used::split(expected.want, prompt).at_most(self.gate.settings.bounds.answer);
+        let used = self.gate.forecasts.split(self.evidence.model, self.body_length(scope), expected);
+        let used = used.at_most(self.gate.settings.bounds.answer);
         let model = self.evidence.permit.model.as_deref().unwrap_or_default();
         let tokens = cost.tokens(&used, model);
         let tokens = tokens.map_err(|error| no_value(&format!("cost of limit {}", limit.name), error.eval()))?;
         Ok(tokens.min(usage::MAX_COST))
+    }
+
+    /// The bytes of the request's body, where it is there or the client says them.
+    fn body_length(&self, scope: &Scope<'_>) -> Option<u64> {
+        self.body.map_or_else(|| told_length(scope), |body| u64::try_from(body.bytes().len()).ok())
     }
 
     /// What a request asks of each of a limit's rates, which the call is expected to cost so much.
@@ -157,7 +162,12 @@ impl Deciding<'_> {
             }
             Outcome::Undecided(why) => return Err(undecided(why)),
         }
-        let at = at.max(self.admit_in_shadow(&candidate).await);
+        // INVARIANT: no hold of a limit that refuses seems made later than it was, which would give back what time has paid for, nor
+        // earlier, which may give nothing back. Another account may be ahead; what a limit in shadow gets back may be a little wrong.
+        let at = match self.admit_in_shadow(&candidate).await {
+            Some(shadow_at) if candidate.demands.is_empty() => shadow_at,
+            _ => at,
+        };
         let Candidate { grant, demands, shadow } = candidate;
         let reservation = self.reserve(&demands, &shadow, at);
         self.evidence.lap(Stage::Admission);
@@ -209,7 +219,7 @@ fn bounded(forecast: Forecast, scope: &Scope<'_>, body: Body<'_>) -> Forecast {
 }
 
 /// The bytes of the request's body, where the client says them.
-fn body_length(scope: &Scope<'_>) -> Option<u64> {
+fn told_length(scope: &Scope<'_>) -> Option<u64> {
     match scope.request.headers.map(|headers| headers.get("content-length")) {
         Some(HeaderLookup::One(length)) => length.parse().ok(),
         _ => None,

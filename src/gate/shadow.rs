@@ -101,14 +101,15 @@ impl Deciding<'_> {
         demands
     }
 
-    /// Takes what an admitted request would take from the limits in shadow, all of it or nothing; when that was.
-    pub(super) async fn admit_in_shadow(&mut self, candidate: &Candidate) -> Micros {
+    /// Takes what an admitted request would take from the limits in shadow, all of it or nothing; when that was, if it
+    /// takes anything.
+    pub(super) async fn admit_in_shadow(&mut self, candidate: &Candidate) -> Option<Micros> {
         if candidate.shadow.is_empty() {
-            return Micros::default();
+            return None;
         }
         let admission = self.gate.limits.admit(&candidate.shadow, self.now).await;
-        for (limit, standing) in self.evidence.shadow_limits.iter_mut().zip(admission.standings) {
-            limit.standing = Some(standing);
+        for (limit, standing) in self.evidence.shadow_limits.iter_mut().zip(&admission.standings) {
+            limit.standing = Some(*standing);
         }
         // Where it could not be told nothing can be said, and nothing is refused.
         if admission.outcome == Outcome::Exceeded {
@@ -117,7 +118,7 @@ impl Deciding<'_> {
             let denial = exceeded(refusing);
             self.evidence.shadowed.push(Shadowed { denial, by });
         }
-        admission.at
+        admission.admitted().then_some(admission.at)
     }
 }
 

@@ -1,8 +1,11 @@
 //! The most that a call can cost, as its body says: its prompt, and the longest answer that it asks for, once for each choice.
 //!
-//! It is read only where a gateway sends the body along, which no shipped configuration does. A bound makes a hold smaller, and never
-//! wrongly so: a body about which there is any doubt has none. That is one which a model server may read in another way than is read
-//! here, or of which a part stands elsewhere.
+//! It is read only where a gateway sends the body along, which no shipped configuration does. A bound makes a hold smaller. A body about
+//! which there is a doubt has none: one which a model server may read in another way than is read here, or of which a part stands
+//! elsewhere.
+//!
+//! The answers are bounded. The prompt is told by its bytes, and may cost more: of rare letters each is a token, or several. What a call
+//! used beyond its hold is charged when it ends, as for any other.
 
 use std::num::NonZeroU64;
 
@@ -13,8 +16,9 @@ use crate::request::Body;
 
 /// Bytes of JSON a token of a prompt.
 const BYTES_A_TOKEN: u64 = 4;
-/// No API has so many names in one object. It bounds the work that a body makes.
+/// No API has so many names in one object, nor such long ones, in bytes. It bounds the work that a body makes.
 const MAX_NAMES: usize = 256;
+const MAX_NAME: usize = 64;
 
 /// An API of model servers.
 struct Dialect {
@@ -31,10 +35,16 @@ type Field = (&'static str, Meaning);
 enum Meaning {
     /// The tokens of the longest answer.
     Longest,
+    /// Likewise, for servers that know this name: it raises what another says, and bounds nothing alone.
+    Raises,
     /// How many answers are written.
     Choices,
     /// One prompt or many, each of which is answered.
     Prompts,
+    /// A part of the prompt, which may name what the body does not hold.
+    Part,
+    /// Likewise, where an object with an `id` and without a `type` is one that the server keeps.
+    Items,
     /// That a part of the prompt is none of the body.
     Elsewhere,
     /// An object that has such fields.
@@ -45,35 +55,42 @@ const DIALECTS: [Dialect; 6] = [
     Dialect { paths: &["/v1/chat/completions"], fields: &CHAT },
     Dialect { paths: &["/v1/completions"], fields: &COMPLETIONS },
     Dialect { paths: &["/v1/responses"], fields: &RESPONSES },
-    Dialect { paths: &["/v1/messages"], fields: &[("max_tokens", Meaning::Longest)] },
+    Dialect { paths: &["/v1/messages"], fields: &MESSAGES },
     Dialect { paths: &[":generateContent", ":streamGenerateContent"], fields: &GEMINI },
     Dialect { paths: &["/api/chat", "/api/generate"], fields: &OLLAMA },
 ];
 
-/// OpenAI's chat. `best_of` is vLLM's.
-const CHAT: [Field; 4] = [
+/// OpenAI's chat. `best_of` is vLLM's. OpenAI's newer models take `max_completion_tokens` alone.
+const CHAT: [Field; 5] = [
+    ("messages", Meaning::Items),
     ("max_completion_tokens", Meaning::Longest),
     ("max_tokens", Meaning::Longest),
     ("n", Meaning::Choices),
     ("best_of", Meaning::Choices),
 ];
-/// OpenAI's completions; vLLM takes prompts of another form beside them.
+/// OpenAI's completions, which know no `max_completion_tokens`; vLLM takes prompts of another form beside them.
 const COMPLETIONS: [Field; 6] = [
     ("max_tokens", Meaning::Longest),
-    ("max_completion_tokens", Meaning::Longest),
+    ("max_completion_tokens", Meaning::Raises),
     ("n", Meaning::Choices),
     ("best_of", Meaning::Choices),
     ("prompt", Meaning::Prompts),
     ("prompt_embeds", Meaning::Elsewhere),
 ];
 /// OpenAI's Responses, which may go on from what was said before.
-const RESPONSES: [Field; 4] = [
+const RESPONSES: [Field; 5] = [
+    ("input", Meaning::Items),
     ("max_output_tokens", Meaning::Longest),
     ("previous_response_id", Meaning::Elsewhere),
     ("conversation", Meaning::Elsewhere),
     ("prompt", Meaning::Elsewhere),
 ];
-const GEMINI: [Field; 2] = [("generationConfig", Meaning::Object(&GENERATION)), ("cachedContent", Meaning::Elsewhere)];
+const MESSAGES: [Field; 2] = [("max_tokens", Meaning::Longest), ("messages", Meaning::Part)];
+const GEMINI: [Field; 3] = [
+    ("generationConfig", Meaning::Object(&GENERATION)),
+    ("contents", Meaning::Part),
+    ("cachedContent", Meaning::Elsewhere),
+];
 const GENERATION: [Field; 2] = [("maxOutputTokens", Meaning::Longest), ("candidateCount", Meaning::Choices)];
 const OLLAMA: [Field; 1] = [("options", Meaning::Object(&[("num_predict", Meaning::Longest)]))];
 
@@ -96,12 +113,27 @@ const KNOWN: [&str; 14] = [
     "options",
 ];
 
+/// Names in a part of a prompt of what is kept elsewhere, in the letters of [`letters`].
+const KEPT: [&str; 2] = ["fileid", "uuid"];
+/// Names of addresses, which may hold what they name (`data:…`).
+const ADDRESSES: [&str; 6] = ["url", "fileuri", "fileurl", "imageurl", "audiourl", "videourl"];
+
 /// What a body asks for.
 #[derive(Default)]
 struct Asked {
     longest: Option<NonZeroU64>,
+    raised: Option<NonZeroU64>,
     choices: Option<NonZeroU64>,
-    prompts: Option<u64>,
+    prompts: Option<Prompts>,
+}
+
+/// What there is of prompts.
+#[derive(Clone, Copy, Default)]
+struct Prompts {
+    /// How many are answered.
+    answered: u64,
+    /// Those of their tokens that stand there as numbers.
+    tokens: u64,
 }
 
 /// Reads an object that may have these fields.
@@ -113,16 +145,43 @@ struct Object<'a> {
 /// Reads the name of a field: which of these it is, if any.
 struct Name(&'static [Field]);
 
-/// Reads how many prompts there are.
-struct Prompts;
+/// Reads a prompt, or a list of them.
+struct PromptOrList;
 
 /// What one element of a list of prompts is.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 enum Element {
     Text,
     /// Of one prompt, which all the list is.
     Token,
-    Tokens,
+    /// So many, of one prompt.
+    Tokens(u64),
+}
+
+/// Looks through a part of a prompt for what it names and does not hold.
+#[derive(Clone, Copy)]
+struct Part {
+    /// Whether an object with an `id` and without a `type` is one that the server keeps.
+    has_items: bool,
+    text: Text,
+}
+
+/// What a text in a part of a prompt is.
+#[derive(Clone, Copy)]
+enum Text {
+    Any,
+    Address,
+    Type,
+}
+
+/// What a name in a part of a prompt is.
+#[derive(Clone, Copy)]
+enum PartName {
+    Any,
+    Kept,
+    Address,
+    Id,
+    Type,
 }
 
 /// The most tokens that a call of this path can cost, which sends that body; `None` where it names no bound, or leaves a doubt.
@@ -130,7 +189,8 @@ enum Element {
 pub fn most_tokens(path: &str, body: Body<'_>) -> Option<u64> {
     let dialect = DIALECTS.iter().find(|dialect| ends_with_any(path, dialect.paths))?;
     let asked = Asked::read(dialect.fields, body.bytes()).ok()?;
-    let prompt = u64::try_from(body.bytes().len()).ok()?.div_ceil(BYTES_A_TOKEN);
+    let by_bytes = u64::try_from(body.bytes().len()).ok()?.div_ceil(BYTES_A_TOKEN);
+    let prompt = by_bytes.max(asked.prompts.unwrap_or_default().tokens);
     Some(prompt.saturating_add(asked.output()?))
 }
 
@@ -147,8 +207,10 @@ impl Asked {
 
     /// The tokens of all answers together.
     fn output(&self) -> Option<u64> {
-        let choices = self.choices.map_or(1, NonZeroU64::get).saturating_mul(self.prompts.unwrap_or(1));
-        Some(self.longest?.get().saturating_mul(choices))
+        let prompts = self.prompts.map_or(1, |prompts| prompts.answered);
+        let choices = self.choices.map_or(1, NonZeroU64::get).saturating_mul(prompts);
+        let longest = self.longest?;
+        Some(longest.max(self.raised.unwrap_or(longest)).get().saturating_mul(choices))
     }
 
     /// Takes the value of a field. Only null is as if it were not there; what is no whole number above 0, servers read each in its own
@@ -156,17 +218,28 @@ impl Asked {
     fn take<'de, A: MapAccess<'de>>(&mut self, meaning: Meaning, map: &mut A) -> Result<(), A::Error> {
         match meaning {
             Meaning::Longest => self.longest = self.longest.max(map.next_value()?),
+            Meaning::Raises => self.raised = map.next_value()?,
             Meaning::Choices => self.choices = self.choices.max(map.next_value()?),
-            Meaning::Prompts => self.prompts = Some(map.next_value_seed(Prompts)?),
-            Meaning::Elsewhere => {
-                if map.next_value::<Option<IgnoredAny>>()?.is_some() {
-                    return Err(A::Error::custom("a part of the prompt stands elsewhere"));
-                }
-            }
+            Meaning::Prompts => self.prompts = Some(map.next_value_seed(PromptOrList)?),
+            Meaning::Part => map.next_value_seed(Part { has_items: false, text: Text::Any })?,
+            Meaning::Items => map.next_value_seed(Part { has_items: true, text: Text::Any })?,
+            Meaning::Elsewhere => only_null(map)?,
             Meaning::Object(fields) => map.next_value_seed(Object { fields, asked: self })?,
         }
         Ok(())
     }
+}
+
+/// Takes a value that names what stands elsewhere, if it is not null.
+fn only_null<'de, A: MapAccess<'de>>(map: &mut A) -> Result<(), A::Error> {
+    match map.next_value::<Option<IgnoredAny>>()? {
+        None => Ok(()),
+        Some(_) => Err(elsewhere()),
+    }
+}
+
+fn elsewhere<E: Error>() -> E {
+    E::custom("a part of the prompt stands elsewhere")
 }
 
 // === impl Object ===
@@ -230,6 +303,9 @@ impl Visitor<'_> for Name {
     }
 
     fn visit_str<E: Error>(self, name: &str) -> Result<Option<usize>, E> {
+        if name.len() > MAX_NAME {
+            return Err(E::custom("a long name"));
+        }
         let found = self.0.iter().position(|(known, _)| *known == name);
         let mut known = self.0.iter().map(|(known, _)| *known).chain(KNOWN);
         if found.is_none() && known.any(|known| letters(known).eq(letters(name))) {
@@ -251,41 +327,56 @@ fn letters(name: &str) -> impl Iterator<Item = char> {
 
 // === impl Prompts ===
 
-impl<'de> DeserializeSeed<'de> for Prompts {
-    type Value = u64;
+impl Prompts {
+    const ONE: Prompts = Prompts { answered: 1, tokens: 0 };
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<u64, D::Error> {
+    fn and(self, element: Element) -> Self {
+        let Prompts { answered, tokens } = self;
+        match element {
+            Element::Text => Prompts { answered: answered + 1, tokens },
+            Element::Token => Prompts { answered: 1, tokens: tokens + 1 },
+            Element::Tokens(more) => Prompts { answered: answered + 1, tokens: tokens + more },
+        }
+    }
+}
+
+// === impl PromptOrList ===
+
+impl<'de> DeserializeSeed<'de> for PromptOrList {
+    type Value = Prompts;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Prompts, D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for Prompts {
-    type Value = u64;
+impl<'de> Visitor<'de> for PromptOrList {
+    type Value = Prompts;
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("a prompt or a list of prompts")
     }
 
-    fn visit_unit<E: Error>(self) -> Result<u64, E> {
-        Ok(1)
+    fn visit_unit<E: Error>(self) -> Result<Prompts, E> {
+        Ok(Prompts::ONE)
     }
 
-    fn visit_str<E: Error>(self, _text: &str) -> Result<u64, E> {
-        Ok(1)
+    fn visit_str<E: Error>(self, _text: &str) -> Result<Prompts, E> {
+        Ok(Prompts::ONE)
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<u64, A::Error> {
-        let (mut first, mut prompts) = (None, 0);
-        while let Some(element) = list.next_element()? {
-            if *first.get_or_insert(element) != element {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Prompts, A::Error> {
+        let (mut first, mut prompts) = (None, Prompts::default());
+        while let Some(element) = list.next_element::<Element>()? {
+            let kind = std::mem::discriminant(&element);
+            if *first.get_or_insert(kind) != kind {
                 return Err(A::Error::custom("a list of several things"));
             }
-            prompts += 1;
+            prompts = prompts.and(element);
         }
         match first {
             None => Err(A::Error::custom("no prompt")),
-            Some(Element::Token) => Ok(1),
-            Some(Element::Text | Element::Tokens) => Ok(prompts),
+            Some(_) => Ok(prompts),
         }
     }
 }
@@ -311,13 +402,133 @@ impl<'de> serde::Deserialize<'de> for Element {
                 Ok(Element::Token)
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut tokens: A) -> Result<Element, A::Error> {
-                while tokens.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(Element::Tokens)
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Element, A::Error> {
+                let mut tokens = 0;
+                while list.next_element::<u64>()?.is_some() {
+                    tokens += 1;
+                }
+                Ok(Element::Tokens(tokens))
             }
         }
 
         deserializer.deserialize_any(Kind)
+    }
+}
+
+// === impl Part ===
+
+impl Part {
+    /// What stands in it.
+    fn of(self, text: Text) -> Self {
+        Part { text, ..self }
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Part {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Part {
+    type Value = ();
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a part of a prompt")
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_bool<E: Error>(self, _value: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E: Error>(self, _number: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E: Error>(self, _number: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E: Error>(self, _number: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
+        match self.text {
+            Text::Address if !text.starts_with("data:") => Err(elsewhere()),
+            Text::Type if text == "item_reference" => Err(elsewhere()),
+            Text::Any | Text::Address | Text::Type => Ok(()),
+        }
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        while list.next_element_seed(self)?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let (mut has_id, mut has_type) = (false, false);
+        while let Some(name) = map.next_key()? {
+            let text = match name {
+                PartName::Kept => {
+                    only_null(&mut map)?;
+                    continue;
+                }
+                PartName::Any | PartName::Id => Text::Any,
+                PartName::Address => Text::Address,
+                PartName::Type => Text::Type,
+            };
+            has_id |= matches!(name, PartName::Id);
+            has_type |= matches!(name, PartName::Type);
+            map.next_value_seed(self.of(text))?;
+        }
+        // OpenAI's API lets the type of a reference away.
+        match self.has_items && has_id && !has_type {
+            true => Err(elsewhere()),
+            false => Ok(()),
+        }
+    }
+}
+
+// === impl PartName ===
+
+impl PartName {
+    fn of(name: &str) -> Self {
+        let is = |known: &&str| known.chars().eq(letters(name));
+        match name {
+            "id" => PartName::Id,
+            "type" => PartName::Type,
+            _ if name.len() > MAX_NAME => PartName::Any,
+            _ if KEPT.iter().any(is) => PartName::Kept,
+            _ if ADDRESSES.iter().any(is) => PartName::Address,
+            _ => PartName::Any,
+        }
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for PartName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Name;
+
+        impl Visitor<'_> for Name {
+            type Value = PartName;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a name")
+            }
+
+            fn visit_str<E: Error>(self, name: &str) -> Result<PartName, E> {
+                Ok(PartName::of(name))
+            }
+        }
+
+        deserializer.deserialize_str(Name)
     }
 }
 

@@ -88,13 +88,15 @@ impl Answer<'_> {
     }
 
     /// What is charged where nobody can tell the cost: what was held, which is in the unit of the limit, and in proportion more where
-    /// the answer used more tokens than were expected. So a slip makes no answer free, and no long one cheap. Where nothing was held
-    /// there is no number in that unit, and its tokens are charged.
+    /// the answer used more tokens than were expected of it. So a slip makes no answer free, and few long ones cheap. A hold may have been
+    /// of less than was expected, as its body bounds it or as little was left: how many tokens that were is not known, except where no
+    /// limit had a cost then. Where nothing was held there is no number in that unit, and its tokens are charged.
     fn unknown(&self, used: &Used, held: u64) -> u64 {
         if held == 0 {
             return used.total;
         }
-        let expected = (self.reservation.forecast.guess.ceil() as u64).max(1);
+        let guess = (self.reservation.forecast.guess.ceil() as u64).max(1);
+        let expected = if self.reservation.is_priced { guess } else { guess.min(held) };
         let in_proportion = (u128::from(held) * u128::from(used.total)).div_ceil(u128::from(expected));
         u64::try_from(in_proportion).unwrap_or(MAX_COST).clamp(held, MAX_COST.max(held))
     }

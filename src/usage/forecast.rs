@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use super::{ModelId, Usage};
 use crate::clock::Micros;
+use crate::expression::Used;
 use crate::limit::AccountKey;
 
 /// Models that are remembered: configured ones are fewer.
@@ -117,10 +118,17 @@ impl Forecasts {
         Forecast { want: ((guess * margin).ceil() as u64).max(1), prior, guess }
     }
 
-    /// The tokens of the prompt of such a call of `model`, whoever calls.
+    /// What prompt and answer have of `forecast`, which was told of a call of `model` whose body has so many bytes. The prompt is as
+    /// long as the model's, and the rest is the answer's. Less than the model's calls cost is less of both.
     #[must_use]
-    pub fn prompt(&self, model: ModelId, bytes: Option<u64>) -> u64 {
-        self.models.get(model.hash()).unwrap_or_default().prompt(bytes).ceil() as u64
+    pub fn split(&self, model: ModelId, bytes: Option<u64>, forecast: Forecast) -> Used {
+        let Forecast { want, prior, guess } = forecast;
+        let prompt = self.models.get(model.hash()).unwrap_or_default().prompt(bytes);
+        let whole = prompt.ceil() as u64;
+        // What is bounded is the prompt of that body, and the rest is the bound of its answers.
+        let is_bounded = (want as f32) < guess;
+        let in_proportion = (f64::from(prompt) * want as f64 / f64::from(prior)) as u64;
+        Used::split(want, if is_bounded { whole } else { whole.min(in_proportion) })
     }
 
     /// Learns what a call cost, for which `forecast` was told.
@@ -348,6 +356,33 @@ mod tests {
         send(1_600, 200, now);
         assert!(of(fat) > 1_000, "{}", of(fat));
         assert!(of(usual).abs_diff(before) * 10 < before, "{} and {before} before", of(usual));
+    }
+
+    /// Whoever calls for less than others gets answers all the same: no cost of the answer alone is 0.
+    #[test]
+    fn a_forecast_below_the_models_is_one_of_a_shorter_prompt_and_a_shorter_answer() {
+        let forecasts = Forecasts::new(0.0);
+        let [usual, thrifty] = [calling("a/m", 1), calling("a/m", 2)];
+        let now = answers(&forecasts, usual, &usage(100, 10), 300);
+        let split = |calling: Calling| {
+            let forecast = forecasts.forecast(calling, Some(400));
+            forecasts.split(calling.model, Some(400), forecast)
+        };
+        let used = split(usual);
+        assert!((99..=100).contains(&used.input) && (10..=11).contains(&used.output), "{used:?}");
+        for _ in 0..300 {
+            forecasts.learn(thrifty, forecasts.forecast(thrifty, Some(400)), &usage(40, 4), now);
+        }
+        let used = split(thrifty);
+        assert!((45..60).contains(&used.input) && (4..=7).contains(&used.output), "{used:?}");
+        // A bound says what the prompt is.
+        let bounded = forecasts.forecast(usual, Some(400)).at_most(105);
+        assert_eq!(forecasts.split(usual.model, Some(400), bounded), Used::new(100, 5));
+        // A model that answers nothing: what it uses is its prompt.
+        let embedding = calling("a/e", 1);
+        answers(&forecasts, embedding, &usage(100, 0), 300);
+        let forecast = forecasts.forecast(embedding, Some(400));
+        assert_eq!(forecasts.split(embedding.model, Some(400), forecast), Used::new(100, 0));
     }
 
     #[test]

@@ -80,7 +80,7 @@ impl<'a> AuthzFilter<'a> {
         api_version(&self.item);
         self.headers();
         if let Some(body) = self.item.get("with_request_body") {
-            let message = "holds bodies back until they are there, of which tiergate reads the longest answer alone: long prompts wait, or are answered 413";
+            let message = "holds bodies back until they are there, and tiergate reads of them only how much the call can cost: long prompts wait, or are answered 413";
             body.warn(Finding::EnvoyBodyBuffered, message, "remove `with_request_body`");
         }
         if let Some(at) = self.item.turned_on("clear_route_cache") {

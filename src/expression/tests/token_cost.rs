@@ -49,13 +49,44 @@ fn what_is_no_number_of_tokens_is_no_value() {
         ("usage.output == 4 ? usage.output - usage.input : 1", Used::new(5, 4), impossible("yields less than 0")),
         ("usage.output == 4 ? double(usage.output) - 4.5 : 1.0", Used::new(5, 4), impossible("yields less than 0")),
         ("100 / usage.output", Used::new(5, 0), failed("division by zero")),
-        ("double(usage.input) / double(usage.output)", Used::new(5, 0), beyond("yields a number that is not finite")),
-        ("double(usage.input) / double(usage.output)", Used::new(0, 0), impossible("yields what is not a number")),
-        ("100.0 - double(usage.input) / double(usage.output)", Used::new(5, 0), impossible("yields less than 0")),
+        (
+            "usage.output == 4 ? double(usage.input) / 0.0 : 1.0",
+            Used::new(5, 4),
+            beyond("yields a number that is not finite"),
+        ),
+        (
+            "usage.output == 4 ? double(usage.input) / 0.0 : 1.0",
+            Used::new(0, 4),
+            impossible("yields what is not a number"),
+        ),
+        (
+            "usage.output == 4 ? 1.0 - double(usage.input) / 0.0 : 1.0",
+            Used::new(5, 4),
+            impossible("yields less than 0"),
+        ),
         ("usage.output == 50 ? usage.total * 922337203685477580 : 1", Used::new(50, 50), beyond("arithmetic overflow")),
-        ("usage.output == 4 ? uint(usage.output) - 100u : 1u", Used::new(5, 4), beyond("arithmetic overflow")),
+        ("usage.output == 4 ? uint(usage.output) - 100u : 1u", Used::new(5, 4), impossible("arithmetic overflow")),
+        (
+            "usage.output == 4 ? uint(usage.output) * 18446744073709551615u : 1u",
+            Used::new(5, 4),
+            beyond("arithmetic overflow"),
+        ),
+        (
+            "usage.output == 4 ? usage.input * -9223372036854775807 : 1",
+            Used::new(5, 4),
+            impossible("arithmetic overflow"),
+        ),
+        (
+            "usage.output == 4 ? -9223372036854775807 - usage.input : 1",
+            Used::new(5, 4),
+            impossible("arithmetic overflow"),
+        ),
+        ("usage.output == 4 ? 9223372036854775807 + usage.input : 1", Used::new(5, 4), beyond("arithmetic overflow")),
+        ("usage.output == 4 ? uint(usage.output - 5) : 1u", Used::new(5, 4), impossible("`uint` failed")),
+        ("usage.output == 4 ? uint(0.0 / 0.0) : 1u", Used::new(5, 4), impossible("`uint` failed")),
         ("usage.output == 50 ? int(double(usage.total) * 1e17) : 1", Used::new(50, 50), beyond("`int` failed")),
-        ("uint(100.0 / double(usage.output))", Used::new(5, 0), beyond("`uint` failed")),
+        ("usage.output == 4 ? uint(100.0 / 0.0) : 1u", Used::new(5, 4), impossible("`uint` failed")),
+        ("uint(model.name)", Used::new(5, 4), failed("`uint` failed")),
         ("usage.total > 5 ? int(model.name) : 1", Used::new(5, 4), failed("`int` failed")),
         (
             "{\"llm\": 1}[model.name]",
@@ -123,6 +154,13 @@ fn costs_that_say_what_cannot_be_do_not_compile() {
         ("usage.output - 10", "of 1 tokens to a prompt of 1: yields less than 0", Some("? usage.output - 100 : 0`")),
         ("usage.input - usage.output", "of 1000 tokens to a prompt of 100: yields less than 0", None),
         ("usage.total * 9223372036854775807", "arithmetic overflow", Some("say what such an answer counts")),
+        ("uint(usage.output) - 1u", "of 0 tokens to a prompt of 1: arithmetic overflow", Some("usage.output > 100")),
+        ("uint(usage.output - 1)", "of 0 tokens to a prompt of 1: `uint` failed", None),
+        (
+            "double(usage.input) / double(usage.output)",
+            "of 0 tokens to a prompt of 1: yields a number that is not",
+            None,
+        ),
         ("model.name.matches(string(usage.output)) ? 1 : 2", "a regular expression that is computed", None),
     ] {
         let error = fault(source);

@@ -2,11 +2,12 @@
 
 use super::reserve::{World, compiled, each, total};
 use super::*;
+use crate::clock::Micros;
 use crate::expression::EVALUATED;
 use crate::gate::Reserving;
-use crate::limit::Quota;
+use crate::limit::{AccountKey, Quota};
 use crate::rules::{LimitKind, TokenAdmission};
-use crate::usage::{Bounds, Channel, Charged, MAX_COST, UsageMetrics};
+use crate::usage::{Bounds, Calling, Channel, Charged, MAX_COST, UsageMetrics};
 
 /// So many that nothing is refused.
 const LIMIT: u64 = 100_000;
@@ -75,6 +76,24 @@ async fn what_is_held_of_a_bounded_call_is_its_cost() {
         let decision = call.on(&world.gate, Nanos(0)).await;
         assert_eq!(decision.evidence.limits[0].standing.unwrap().held(), held, "{cost}");
     }
+}
+
+/// The body says its length by itself: the prompts of others are none of it.
+#[tokio::test]
+async fn a_bounded_call_whose_length_no_header_tells_holds_the_cost_of_its_answer() {
+    const BODY: &str = r#"{"max_tokens": 20, "messages": "aaaaaaa"}"#;
+    let world = world("3 * usage.output");
+    let calling = Calling { model: ModelId::NONE, account: AccountKey(1) };
+    let usage = Usage { input: Some(1_000), output: Some(1_000), ..Usage::default() };
+    for second in 1..9 {
+        let forecast = world.gate.forecasts.forecast(calling, None);
+        world.gate.forecasts.learn(calling, forecast, &usage, Micros(second * 1_000_000));
+    }
+    let mut call = Call { body: Some(BODY.to_owned()), ..Call::path("/v1/chat/completions") };
+    call.headers.insert("x-user".to_owned(), "ada".to_owned());
+    let decision = call.on(&world.gate, Nanos(0)).await;
+    assert_eq!(decision.evidence.forecast.want, 11 + 20);
+    assert_eq!(decision.evidence.limits[0].standing.unwrap().held(), 60);
 }
 
 #[tokio::test]
@@ -156,6 +175,9 @@ async fn an_answer_whose_cost_nobody_can_tell_is_charged_what_is_held_or_in_prop
         ("usage.output != 60 ? 5.0 : -0.5", 5, 70, 5, "yields less than 0"),
         ("usage.output != 60 ? 5.0 : -1.0 / 0.0", 5, 70, 5, "yields less than 0"),
         ("usage.output != 60 ? 5.0 : 0.0 / 0.0", 5, 70, 5, "yields what is not a number"),
+        ("usage.output != 60 ? 5u : uint(usage.output) - 61u", 5, 70, 5, "arithmetic overflow"),
+        ("usage.output != 60 ? 5u : uint(usage.output - 61)", 5, 70, 5, "`uint` failed"),
+        ("usage.output != 60 ? 5u : uint(0.0 / 0.0)", 5, 70, 5, "`uint` failed"),
         // Nothing is held, so there is no number in the unit.
         ("usage.output > 999 ? 0 : 1 / (usage.output - 60)", 0, 70, 70, ""),
     ] {
@@ -174,6 +196,18 @@ async fn an_answer_whose_cost_nobody_can_tell_is_charged_what_is_held_or_in_prop
     let (now, told) = used(&World::new(LIMIT, 60, &positive), &total(70)).await;
     assert_eq!((now, told.cost_fault.is_some()), (70, true));
     assert_eq!(used(&world("1 / (usage.output - 60)"), &answer(503, 90)).await.0, 0, "of no tokens");
+}
+
+/// Of a limit without a cost, whose hold was cut to what there was: then it is known how many tokens were held.
+#[tokio::test]
+async fn a_cost_that_came_later_and_fails_is_charged_no_less_than_tokens() {
+    let window = "tiergate.io/algorithm: fixed-window";
+    let world = World::new(100, 60, window);
+    let admitted = world.call("ada").await.unwrap();
+    assert_eq!(admitted.held, 100);
+    world.gate.publish(compiled(&each(100, 60, &annotations("1 / (usage.output - 490)"))));
+    let told = charged(&world, &admitted.reservation, &total(500)).await;
+    assert_eq!((&told.charges[..], told.cost_fault.is_some()), (&[500][..], true));
 }
 
 /// What is beyond all numbers is charged no less than what is merely large.

@@ -5,13 +5,16 @@ use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
 
 use serde_json::json;
 
+use super::reserve::{World, total};
 use super::*;
 use crate::clock::Clock;
 use crate::identity::{ClusterReview, IdentityMode, Remember};
+use crate::limit::{CellId, Cost, Demand, Quota};
 use crate::problem::{Finding, Problem};
 use crate::respond::{Style, check_response};
 use crate::test_util::scripted::{Answer, Scripted};
 use crate::test_util::{AUDIENCE, ES256, ISSUER, claims};
+use crate::usage::Channel;
 
 /// The outcome, and what would have been said by whom.
 async fn told(call: &Call, gate: &Gate) -> (Option<Code>, Vec<(Code, Option<String>)>) {
@@ -364,4 +367,45 @@ fn a_slip_in_the_annotation_opens_nothing() {
     let misspelt = compile_text(&world("tiergate.io/shadwo: 'true'", ""));
     let told = misspelt.problems.iter().find(|problem| problem.code == Finding::AnnotationUnknown).unwrap();
     assert_eq!((told.is_error(), told.remedy.as_deref()), (true, Some("did you mean `tiergate.io/shadow`?")));
+}
+
+/// The accounts of limits in shadow may be ahead of the caller's, when others have asked them since.
+#[tokio::test]
+async fn a_limit_in_shadow_makes_no_hold_of_another_younger_than_it_is() {
+    let world = World::with(
+        "
+apiVersion: kuadrant.io/v1
+kind: TokenRateLimitPolicy
+metadata: {name: tokens, namespace: ns, annotations: {tiergate.io/shadow: trial}}
+spec:
+  targetRef: {group: gateway.networking.k8s.io, kind: Gateway, name: gw}
+  limits:
+    all:
+      rates: [{limit: 6000, window: 60s}]
+      counters: [{expression: 'request.headers[\"x-user\"]'}]
+    trial:
+      rates: [{limit: 1000000, window: 60s}]
+",
+    );
+    let later = Nanos::from(Duration::from_secs(10));
+    world.decide("bob", later).await.outcome.unwrap();
+    for number in 0..32 {
+        let user = format!("ada-{number}");
+        let first = world.decide(&user, Nanos(0)).await.outcome.unwrap().reservation;
+        let second = world.decide(&user, Nanos(0)).await;
+        assert_eq!(second.evidence.limits[0].standing.unwrap().held(), 1_313);
+        let hold = world.gate.sealer.open(&first).unwrap().holds[0].of;
+        let quota = Quota::new(1, Duration::from_secs(60));
+        let look = Demand { account: hold.account, cell: CellId(0), quota, cost: Cost::Take(1) };
+        // Others may share the caller's clock with the limit in shadow.
+        if world.gate.limits.admit(&[look], Nanos(0)).await.at != world.gate.limits.time(Nanos(0)) {
+            continue;
+        }
+        world.reports.take(&first, &total(10), Channel::RateLimit, later).await;
+        let standing = world.decide(&user, later).await.evidence.limits[0].standing.unwrap();
+        // Of both holds time has paid 1,000, which the first gives back no more.
+        assert_eq!(6_000 - standing.remaining() - standing.held(), 1_313);
+        return;
+    }
+    panic!("32 callers share a clock with one limit");
 }

@@ -21,6 +21,8 @@ fn each_api_has_its_names() {
         (CHAT_PATH, r#"{"n": 8, "max_tokens": 100}"#, 800),
         (COMPLETIONS_PATH, r#"{"prompt": "a", "max_tokens": 20}"#, 20),
         (COMPLETIONS_PATH, r#"{"prompt": "a", "max_tokens": 20, "best_of": 3, "n": 2}"#, 60),
+        (COMPLETIONS_PATH, r#"{"prompt": "a", "max_tokens": 20, "max_completion_tokens": 30}"#, 30),
+        (COMPLETIONS_PATH, r#"{"prompt": "a", "max_tokens": 30, "max_completion_tokens": 20}"#, 30),
         (RESPONSES_PATH, r#"{"input": "a", "max_output_tokens": 20}"#, 20),
         (MESSAGES_PATH, r#"{"messages": [], "max_tokens": 20, "thinking": {"budget_tokens": 7}}"#, 20),
         (GEMINI_PATH, r#"{"contents": [], "generationConfig": {"maxOutputTokens": 20}}"#, 20),
@@ -53,6 +55,15 @@ fn of_several_names_the_greatest_counts_and_null_is_none() {
         assert_eq!(output(CHAT_PATH, body), expected, "{body}");
     }
     assert_eq!(output(GEMINI_PATH, r#"{"generationConfig": null}"#), None);
+}
+
+/// A server of completions that does not know the name answers as long as it likes.
+#[test]
+fn a_name_that_completions_do_not_have_bounds_nothing_alone() {
+    for value in ["20", "null", "\"20\""] {
+        assert_eq!(output(COMPLETIONS_PATH, &format!(r#"{{"max_completion_tokens": {value}}}"#)), None, "{value}");
+    }
+    assert_eq!(output(CHAT_PATH, r#"{"max_completion_tokens": 20}"#), Some(20));
 }
 
 /// A server that is lax takes `"8"` for 8, and -1 for no bound.
@@ -156,11 +167,75 @@ fn completions_of_many_prompts_are_as_many_answers() {
         (r#"["a", 1]"#, None),
         (r#"["a", ["b"]]"#, None),
         ("[1.5]", None),
+        (r#"[["a"], [1]]"#, None),
+        ("[[1], [[1]]]", None),
         (r#"{"a": 1}"#, None),
         ("1", None),
     ] {
         let body = format!(r#"{{"prompt": {prompt}, "max_tokens": 20}}"#);
         assert_eq!(output(COMPLETIONS_PATH, &body), expected, "{body}");
+    }
+}
+
+/// A token of a small number is less than four bytes.
+#[test]
+fn the_tokens_of_a_prompt_that_stand_there_as_numbers_are_counted() {
+    let tokens = |count: usize| vec!["1"; count].join(",");
+    for (prompt, most) in
+        [(format!("[{}]", tokens(1_000)), 1_000 + 20), (format!("[[{}],[{}]]", tokens(400), tokens(600)), 1_000 + 40)]
+    {
+        let body = format!(r#"{{"prompt": {prompt}, "max_tokens": 20}}"#);
+        assert_eq!(most_tokens(COMPLETIONS_PATH, Body::whole(body.as_bytes())), Some(most));
+    }
+    // Those of large numbers are fewer than the bytes tell.
+    assert_eq!(output(COMPLETIONS_PATH, r#"{"prompt": [100000, 100001], "max_tokens": 20}"#), Some(20));
+}
+
+#[test]
+fn what_a_prompt_names_and_does_not_hold_leaves_no_bound() {
+    const INLINE: &str = "data:image/png;base64,AAAA";
+    let chat = |part: &str| {
+        let body = format!(r#"{{"max_tokens": 20, "messages": [{{"role": "user", "content": [{part}]}}]}}"#);
+        output(CHAT_PATH, &body)
+    };
+    let responses = |item: &str| output(RESPONSES_PATH, &format!(r#"{{"max_output_tokens": 20, "input": [{item}]}}"#));
+    let messages = |part: &str| {
+        let body = format!(r#"{{"max_tokens": 20, "messages": [{{"role": "user", "content": [{part}]}}]}}"#);
+        output(MESSAGES_PATH, &body)
+    };
+    let gemini = |part: &str| {
+        let config = r#""generationConfig": {"maxOutputTokens": 20}"#;
+        output(GEMINI_PATH, &format!(r#"{{{config}, "contents": [{{"parts": [{part}]}}]}}"#))
+    };
+    for held in [
+        chat(&format!(r#"{{"type": "image_url", "image_url": {{"url": "{INLINE}", "detail": "low"}}}}"#)),
+        chat(r#"{"type": "file", "file": {"file_id": null, "file_data": "AAAA", "size": 1.5, "is": [true, -1]}}"#),
+        chat(r#"{"type": "text", "text": "item_reference https://a.example/b file_id"}"#),
+        responses(&format!(r#"{{"role": "user", "content": [{{"type": "input_image", "image_url": "{INLINE}"}}]}}"#)),
+        responses(r#"{"type": "message", "id": "msg_1", "role": "assistant", "content": []}"#),
+        messages(r#"{"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}"#),
+        messages(r#"{"type": "tool_use", "id": "toolu_1", "name": "a", "input": {"id": 1}}"#),
+        gemini(r#"{"inlineData": {"mimeType": "image/png", "data": "AAAA"}}, {"functionCall": {"id": "a"}}"#),
+    ] {
+        assert_eq!(held, Some(20));
+    }
+    for not_held in [
+        chat(r#"{"type": "image_url", "image_url": {"url": "https://a.example/b.png"}}"#),
+        chat(r#"{"type": "image_url", "image_url": null, "uuid": "a"}"#),
+        chat(r#"{"type": "file", "file": {"file_id": "file-1"}}"#),
+        chat(r#"{"type": "file", "file": {"FILE_ID": "file-1"}}"#),
+        chat(r#"{"type": "text", "text": "a"}], "audio": {"id": "audio_1"}, "a": ["#),
+        responses(r#"{"type": "item_reference", "id": "msg_1"}"#),
+        responses(r#"{"type": "item\u005freference", "id": "msg_1"}"#),
+        responses(r#"{"id": "msg_1"}"#),
+        responses(r#"{"role": "user", "content": [{"type": "input_image", "image_url": "https://a.example/b.png"}]}"#),
+        responses(r#"{"role": "user", "content": [{"type": "input_file", "file_id": "file-1"}]}"#),
+        messages(r#"{"type": "image", "source": {"type": "url", "url": "https://a.example/b.png"}}"#),
+        messages(r#"{"type": "document", "source": {"type": "file", "file_id": "file_1"}}"#),
+        gemini(r#"{"fileData": {"mimeType": "image/png", "fileUri": "gs://a/b.png"}}"#),
+        gemini(r#"{"file_data": {"file_uri": "gs://a/b.png"}}"#),
+    ] {
+        assert_eq!(not_held, None);
     }
 }
 
@@ -194,4 +269,9 @@ fn what_is_large_or_deep_is_read_in_one_pass() {
         output(CHAT_PATH, &format!(r#"{{"max_tokens": 20, {}}}"#, names.join(", ")))
     };
     assert_eq!((names(MAX_NAMES - 1), names(MAX_NAMES)), (Some(20), None));
+    let name = |length: usize| output(CHAT_PATH, &format!(r#"{{"max_tokens": 20, "{}": 1}}"#, "_".repeat(length)));
+    assert_eq!((name(MAX_NAME), name(MAX_NAME + 1), name(250_000)), (Some(20), None, None));
+    // A prompt is looked through, and is not so deep.
+    let deep = format!(r#"{{"max_tokens": 20, "messages": {}1{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
+    assert_eq!(output(CHAT_PATH, &deep), None);
 }
