@@ -57,6 +57,8 @@ fn check(c: &mut Criterion) {
     group.bench_function("decided, answered and counted", |b| {
         b.iter(|| now(authz.decide(black_box(&request))).status.is_some());
     });
+    // A refusal is another row.
+    assert!(now(gate.check(&http, clock.now())).outcome.is_ok(), "the limits are never reached");
     for (name, scale) in [("warm decision, ten models", SMALL), ("warm decision, a thousand models", LARGE)] {
         let gate = gate_at(&request, scale);
         group.bench_function(name, |b| b.iter(|| now(gate.check(black_box(&http), clock.now())).outcome.is_ok()));

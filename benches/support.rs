@@ -18,7 +18,7 @@ use serde_json::json;
 use tiergate::clock::{Clock, Nanos};
 use tiergate::gate::{DecisionSettings, EnforceLimits, Fallback, Gate, Reserving, TierUnknown};
 use tiergate::identity::{Authority, Identities, Identity, Remember, ServiceAccountRef};
-use tiergate::limit::{Limits, Memory};
+use tiergate::limit::{Limits, Memory, Quota};
 use tiergate::lint::compile;
 use tiergate::listen::ext_authz::{ExtAuthz, to_request};
 use tiergate::manifest::Manifests;
@@ -121,7 +121,7 @@ fn policies(more: usize, scale: Option<Scale>) -> (Policies, String) {
             Some(at) => {
                 let (before, after) = line.split_at(at + "limit: ".len());
                 let rest = after.trim_start_matches(|c: char| c.is_ascii_digit());
-                format!("{before}1000000000{rest}\n")
+                format!("{before}{}{rest}\n", Quota::MAX_LIMIT)
             }
             // The two policies have their limits under this line.
             None if line == "  limits:" => {
