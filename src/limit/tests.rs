@@ -1,3 +1,4 @@
+mod promises;
 mod settle;
 mod window;
 

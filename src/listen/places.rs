@@ -234,6 +234,7 @@ mod tests {
         let places = places(2, 2, Duration::ZERO);
         let [first, second] = [1, 2].map(|at| places.take(peer(at)).unwrap().0);
         second.seat.used();
+        // Which was of use longer ago is told by the clock alone.
         std::thread::sleep(Duration::from_millis(2));
         first.seat.used();
         assert!(places.take(peer(3)).unwrap().1);
