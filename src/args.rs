@@ -374,7 +374,7 @@ impl From<PolicyArgs> for Options {
             tier_mapping: args.tier_mapping,
             instance: args.instance,
             grant_from_annotation: args.grant_from_annotation,
-            gateway: None,
+            ..Options::default()
         }
     }
 }

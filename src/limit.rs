@@ -25,10 +25,13 @@
 
 mod algorithm;
 mod bucket;
+mod calendar;
 mod cell;
 mod memory;
 mod quota;
+mod running;
 mod settled;
+mod sliding;
 mod window;
 
 use std::sync::Arc;
@@ -39,10 +42,13 @@ use smallvec::SmallVec;
 
 pub use self::algorithm::{Algorithm, Compared};
 pub use self::bucket::Bucket;
+pub use self::calendar::{Calendar, Unit, UnknownZone};
 pub use self::cell::Cell;
 pub use self::memory::Memory;
-pub use self::quota::{Quota, Quotas, Rate};
+pub use self::quota::{Quota, Quotas, Rate, Span};
+pub use self::running::Running;
 pub use self::settled::{Charge, Due, Earlier, Hold, Instance, Quality, Report, Settled};
+pub use self::sliding::Sliding;
 pub use self::window::Window;
 
 use crate::clock::{Micros, Nanos};
@@ -138,6 +144,9 @@ pub enum Undecided {
     /// Whoever keeps the accounts gave no answer.
     NoAnswer,
 }
+
+/// How long a call is taken to run where nothing is known of others.
+const UNKNOWN_CALL_TIME: Duration = Duration::from_secs(10);
 
 /// How much of what everybody may have, and has had.
 #[derive(Debug)]
@@ -295,6 +304,19 @@ impl Standing {
     pub fn new(quota: &Quota, verdict: Verdict, used: u64, reset: Duration) -> Self {
         let (limit, window, reset) = (quota.limit, quota.window, Micros::from(reset).0);
         Standing { verdict, limit, window, used, reset, held: 0, mark: Micros(0) }
+    }
+
+    /// The same of calls that run, with a guess of when one of them is over: they usually take so long, where that is known. At least a
+    /// second, and no longer than what is sure.
+    #[must_use]
+    pub fn guessing(self, usual: Option<Duration>) -> Self {
+        let each = usual.unwrap_or(UNKNOWN_CALL_TIME) / u32::try_from(self.used.max(1)).unwrap_or(u32::MAX);
+        match self.verdict {
+            Verdict::Exceeds(Some(sure)) => {
+                Standing { verdict: Verdict::Exceeds(Some(sure.min(each.max(Duration::from_secs(1))))), ..self }
+            }
+            _ => self,
+        }
     }
 
     /// What the limit allows in one window.

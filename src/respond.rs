@@ -23,7 +23,7 @@ use crate::cache::AnswerSource;
 use crate::denial::{Class, Code, Denial};
 use crate::expression::{Properties, Val};
 use crate::gate::{Decision, Evidence, Grant};
-use crate::limit::Standing;
+use crate::limit::{Span, Standing};
 use crate::process::{decision_id, process_tag};
 use crate::request::{Headers, is_believed_header};
 use crate::rules::LimitKind;
@@ -158,7 +158,7 @@ fn denied_headers(denial: &Denial, evidence: &Evidence, is_own_body: bool) -> Ve
         headers.push(overwrite("retry-after", whole_seconds(wait).to_string()));
     }
     if status == 429 {
-        headers.extend(limit_headers(evidence, refusing(evidence)));
+        headers.extend(limit_headers(evidence, refusing(evidence).map(|(_, standing)| standing)));
     }
     headers
 }
@@ -194,9 +194,9 @@ fn body(denial: &Denial, kind: &str, evidence: &Evidence, style: Style) -> Strin
     if let Some(tier) = &evidence.tier {
         add("tier", json!(&**tier));
     }
-    if let Some(standing) = refusing(evidence).filter(|_| denial.code.class() == Class::Limited) {
+    if let Some((span, standing)) = refusing(evidence).filter(|_| denial.code.class() == Class::Limited) {
         add("limit", json!(standing.limit()));
-        add("window_seconds", json!(standing.window().as_secs_f64()));
+        add_span(&mut add, span);
     }
     if let Some(wait) = denial.retry_after {
         add("retry_after_seconds", json!(whole_seconds(wait)));
@@ -207,9 +207,22 @@ fn body(denial: &Denial, kind: &str, evidence: &Evidence, style: Style) -> Strin
     json!({ "error": error }).to_string()
 }
 
-/// The standing of the limit that refuses.
-fn refusing(evidence: &Evidence) -> Option<&Standing> {
-    evidence.refusing()?.1.standing.as_ref()
+/// What the number of a limit is for, in its own terms.
+fn add_span(add: &mut impl FnMut(&str, serde_json::Value), span: Span) {
+    match span {
+        Span::Lasting(window) => add("window_seconds", json!(window.as_secs_f64())),
+        Span::Calendar(calendar) => {
+            add("window", json!(calendar.unit().name()));
+            add("time_zone", json!(calendar.zone()));
+        }
+        Span::Running => {}
+    }
+}
+
+/// The standing of the limit that refuses, and what its number is for.
+fn refusing(evidence: &Evidence) -> Option<(Span, &Standing)> {
+    let (_, limit) = evidence.refusing()?;
+    Some((limit.span, limit.standing.as_ref()?))
 }
 
 /// Request and token limits are never compared with each other: each has its own three headers, and `classic` names

@@ -117,7 +117,11 @@ impl Settings {
     pub fn resolve(args: &Serve) -> Result<Self, SettingsError> {
         Ok(Settings {
             source: SourceSettings::resolve(args)?,
-            options: Options { gateway: args.gateway.clone(), ..args.policy.clone().into() },
+            options: Options {
+                gateway: args.gateway.clone(),
+                call_time: args.max_call_time,
+                ..args.policy.clone().into()
+            },
             gate: args.into(),
             style: Style { verbose_refusals: args.verbose_refusals, shadow: args.shadow, compat: args.compat },
             listen: args.into(),

@@ -389,10 +389,18 @@ fn one_limit(case: &Case<'_>, found: Option<&CurrentRoute<'_>>, of: &LimitEviden
         (LimitKind::Tokens, held @ 1..) if admitted => format!("left while this one holds {held}"),
         _ => "left".to_owned(),
     };
-    let (number, window) = (standing.limit(), span(standing.window()));
+    let (number, span_of) = (standing.limit(), limit_span(of.span));
     let (remaining, reset) = (standing.remaining(), span(standing.reset()));
-    let state = format!("{number} {what} per {window}, {remaining} {left}, full in {reset}: {verdict}");
+    let state = format!("{number} {what} {span_of}, {remaining} {left}, full in {reset}: {verdict}");
     TraceFinding::new(format!("{kind} {}: {state}", of.name), place)
+}
+
+/// What the number of a limit is for.
+fn limit_span(of: limit::Span) -> String {
+    match of {
+        limit::Span::Lasting(window) => format!("per {}", span(window)),
+        of => of.to_string(),
+    }
 }
 
 /// What a limit counts under.

@@ -9,7 +9,7 @@ use super::{Deciding, EnforceLimits, Fallback, Grant, LimitEvidence, Reserving, 
 use crate::clock::Micros;
 use crate::denial::{Code, Denial};
 use crate::expression::{Scope, TokenCost, undecided as no_value};
-use crate::limit::{self, Admission, Cost, Demand, Outcome, Quota, Undecided};
+use crate::limit::{self, Admission, Cost, Demand, Outcome, Quota, Span, Undecided};
 use crate::policy::{self, Attached, Limit, Matched, RoutePlan};
 use crate::request::{Body, HeaderLookup, Request, Unset};
 use crate::rules::{LimitKind, TokenAdmission};
@@ -80,8 +80,8 @@ impl Deciding<'_> {
             };
             // One by one: `extend` sets up for many, and there are two.
             for demand in self.demands(matched, route, want) {
+                self.evidence.limits.push(LimitEvidence::new(matched.limit, &demand.quota));
                 demands.push(demand);
-                self.evidence.limits.push(LimitEvidence::new(matched.limit));
             }
         }
         Ok(demands)
@@ -154,7 +154,10 @@ impl Deciding<'_> {
         }
         match outcome {
             Outcome::Admitted => {}
-            Outcome::Exceeded => return Err(exceeded(self.evidence.refusing())),
+            Outcome::Exceeded => {
+                self.guess_when_calls_end();
+                return Err(exceeded(self.evidence.refusing()));
+            }
             Outcome::Undecided(Undecided::Full) if self.gate.settings.without_room == Fallback::Allow => {
                 // Its usage report is taken, and charged to nothing.
                 let reservation = self.reserve(&[], &[], at);
@@ -172,6 +175,16 @@ impl Deciding<'_> {
         let reservation = self.reserve(&demands, &shadow, at);
         self.evidence.lap(Stage::Admission);
         Ok(Grant { reservation, ..grant })
+    }
+
+    /// Says of limits of calls that run when one of those may be over: as often as calls of this model end, where they are alike. Who runs
+    /// them is not known.
+    #[cold]
+    fn guess_when_calls_end(&mut self) {
+        let usual = self.gate.forecasts.call_time(self.evidence.model);
+        for limit in self.evidence.limits.iter_mut().filter(|limit| limit.span == Span::Running) {
+            limit.standing = limit.standing.map(|standing| standing.guessing(usual));
+        }
     }
 
     /// What the usage report gives back, so that what `demands`, and those in `shadow`, took at that time becomes what the answer cost.
@@ -248,14 +261,19 @@ pub(super) fn exceeded(refusing: Option<(Option<Duration>, &LimitEvidence)>) -> 
     let Some((retry_after, limit)) = refusing else {
         return Denial::new(Code::UnavailableInternal, "the limits gave no reason");
     };
-    let (number, window) = limit.standing.map_or((0, Duration::ZERO), |standing| (standing.limit(), standing.window()));
+    let (number, span) = (limit.standing.map_or(0, |standing| standing.limit()), limit.span);
     let (code, what) = match limit.kind {
         LimitKind::Requests => (Code::LimitRequests, "requests"),
         LimitKind::Tokens => (Code::LimitTokens, "tokens"),
     };
     let message = match limit.standing.map_or(0, |standing| standing.remaining()) {
-        0 => format!("you have used your {number} {what} per {window:?}"),
-        left => format!("you have {left} of your {number} {what} per {window:?} left, fewer than this call may cost"),
+        _ if span == Span::Running => {
+            let when = retry_after
+                .map_or(String::new(), |wait| format!("; one may be over in about {}s", wait.as_secs().max(1)));
+            format!("you have {number} {what} running, which is as many as you may have {span}{when}")
+        }
+        0 => format!("you have used your {number} {what} {span}"),
+        left => format!("you have {left} of your {number} {what} {span} left, fewer than this call may cost"),
     };
     let mut denial = Denial::new(code, message).detail(format!("limit {}", limit.name));
     denial.retry_after = retry_after;

@@ -14,7 +14,7 @@ use crate::denial::Denial;
 use crate::expression::{Properties, Scope};
 use crate::gate::{Caller, Permit, Presented};
 use crate::identity::Identity;
-use crate::limit::{Standing, Verdict};
+use crate::limit::{Quota, Span, Standing, Verdict};
 use crate::policy::{AuthPlan, Limit, RoutePlan};
 use crate::problem::ObjectName;
 use crate::rules::LimitKind;
@@ -122,6 +122,8 @@ pub struct Evidence {
 pub struct LimitEvidence {
     pub name: Arc<str>,
     pub kind: LimitKind,
+    /// What its number is for.
+    pub span: Span,
     /// Where it stands, once it was asked.
     pub standing: Option<Standing>,
 }
@@ -170,8 +172,8 @@ impl Stage {
 
 impl LimitEvidence {
     /// Before the limit was asked.
-    pub(super) fn new(limit: &Limit) -> Self {
-        LimitEvidence { name: Arc::clone(&limit.name), kind: limit.kind, standing: None }
+    pub(super) fn new(limit: &Limit, quota: &Quota) -> Self {
+        LimitEvidence { name: Arc::clone(&limit.name), kind: limit.kind, span: quota.span(), standing: None }
     }
 }
 

@@ -187,6 +187,12 @@ impl Memory {
         is_cut
     }
 
+    /// A copy of one cell, as it is.
+    #[cfg(test)]
+    pub(crate) fn cell(&self, account: AccountKey, cell: CellId) -> Option<Cell> {
+        self.shard_of(account)?.lock().accounts.get(&account)?.cell(cell)
+    }
+
     fn shard_of(&self, account: AccountKey) -> Option<&Mutex<Shard>> {
         self.shards.get(account.shard())
     }

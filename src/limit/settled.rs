@@ -98,7 +98,7 @@ pub(super) struct Settlements(HashMap<Instance, OfInstance>);
 #[derive(Debug, Default)]
 struct OfInstance {
     pages: BTreeMap<u64, Page>,
-    /// Pages before this one were dropped, for their age or want of room.
+    /// Pages before this one were dropped for want of room.
     first: u64,
     /// Those that a better report may still correct. Of more than [`MAX_INTERIM`] the oldest stays as it is.
     interim: BTreeMap<u64, Interim>,
@@ -158,7 +158,12 @@ impl Settlements {
         now: Micros,
     ) -> Result<Option<Interim>, Settled> {
         let known = self.0.entry(report.instance).or_default();
-        known.forget(Micros(now.0.saturating_sub(remembered.0)));
+        let oldest = Micros(now.0.saturating_sub(remembered.0));
+        known.forget(oldest);
+        // Whether it was settled may be forgotten.
+        if report.minted < oldest {
+            return Err(Settled::Late);
+        }
         if known.is_final(report.serial)? {
             let said = known.said.get(&(report.serial % MAX_SAID));
             let differs = said.is_some_and(|(serial, tokens)| *serial == report.serial && *tokens != report.tokens);
@@ -206,10 +211,10 @@ impl Settlements {
 // === impl OfInstance ===
 
 impl OfInstance {
-    /// Drops what was settled before `oldest`. Serial numbers rise with time, so the first page is the oldest.
+    /// Drops what was settled before `oldest`, and so made before it. Serial numbers rise with time, so the first page is the oldest. Its
+    /// last numbers may be made yet.
     fn forget(&mut self, oldest: Micros) {
         while let Some(page) = self.pages.first_entry().filter(|page| page.get().newest < oldest) {
-            self.first = self.first.max(page.key() + 1);
             page.remove();
         }
     }

@@ -1,3 +1,5 @@
+mod calendar;
+mod kinds;
 mod promises;
 mod settle;
 mod window;

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::Hasher;
 use std::sync::Arc;
+use std::time::Duration;
 
 use siphasher::sip::SipHasher13;
 
@@ -18,6 +19,7 @@ use crate::manifest::{Gateway, HttpRoute, Listener, Manifests, ModelGrant, Targe
 use crate::problem::{InForce, ObjectName, Problem};
 use crate::rules::{AuthRules, LimitKind, PolicyRule, Subject};
 use crate::tier::{TierTable, service_account_group};
+use crate::usage::Bounds;
 
 /// What the process's flags say about compiling.
 #[derive(Clone, Debug)]
@@ -30,6 +32,8 @@ pub struct Options {
     pub grant_from_annotation: bool,
     /// `namespace/name` of the Gateway that requests are for where Envoy names none: it has to be there.
     pub gateway: Option<String>,
+    /// The longest that a call may take: so long it counts at most as one that runs.
+    pub call_time: Duration,
 }
 
 impl Default for Options {
@@ -39,6 +43,7 @@ impl Default for Options {
             instance: None,
             grant_from_annotation: false,
             gateway: None,
+            call_time: Bounds::CALL_TIME,
         }
     }
 }
@@ -71,6 +76,7 @@ pub fn instances<'m>(manifests: &'m Manifests, options: &'m Options) -> Vec<&'m 
 #[must_use]
 pub fn compile(mut manifests: Manifests, options: &Options) -> Compiled {
     manifests.say_what_is_in_force();
+    manifests.lease_calls(options.call_time);
     let mut problems = std::mem::take(&mut manifests.problems);
     manifests.routes.sort_by(|a, b| a.meta.seniority().cmp(&b.meta.seniority()));
     leave_foreign_mappings(&mut problems, &manifests, options);

@@ -4,6 +4,8 @@
 //! It is held of token limits at admission, and corrected by the settlement. A bound that a client names (`max_tokens`) is no forecast:
 //! nearly all answers stay far below it. Where the gateway sends bodies along, no more is held than that ([`super::most_tokens`]).
 
+use std::time::Duration;
+
 use parking_lot::Mutex;
 
 use super::{ModelId, Usage};
@@ -33,12 +35,16 @@ const MET: f32 = 4.0;
 const SHARE: (f32, f32) = (0.5, 8.0);
 /// What one answer weighs in the error.
 const ERROR_WEIGHT: f32 = 0.02;
+/// What one call weighs in the time that calls run.
+const TIME_WEIGHT: f32 = 0.1;
 
 /// What is known of the answers of models and callers. It is soft: what is lost of it is learned again.
 #[derive(Debug)]
 pub struct Forecasts {
     models: Table<Model>,
     callers: Table<Caller>,
+    /// How long calls of models run.
+    times: Table<CallTime>,
     margin: f32,
 }
 
@@ -79,6 +85,10 @@ struct Caller {
     last: Micros,
 }
 
+/// The decayed mean of how long calls run, in seconds; 0 where it is not known.
+#[derive(Clone, Copy, Debug, Default)]
+struct CallTime(f32);
+
 /// Values by key, in sets of [`WAYS`]: of a full set the one that was not used for longest goes.
 #[derive(Debug)]
 struct Table<V> {
@@ -103,7 +113,8 @@ impl Forecasts {
 
     #[must_use]
     pub fn new(margin: f32) -> Self {
-        Forecasts { models: Table::new(MODELS), callers: Table::new(CALLERS), margin }
+        let (models, callers, times) = (Table::new(MODELS), Table::new(CALLERS), Table::new(MODELS));
+        Forecasts { models, callers, times, margin }
     }
 
     /// What a call will cost whose body has so many bytes, where that is known.
@@ -129,6 +140,21 @@ impl Forecasts {
         let is_bounded = (want as f32) < guess;
         let in_proportion = (f64::from(prompt) * want as f64 / f64::from(prior)) as u64;
         Used::split(want, if is_bounded { whole } else { whole.min(in_proportion) })
+    }
+
+    /// How long calls of `model` run, where that is known.
+    #[must_use]
+    pub fn call_time(&self, model: ModelId) -> Option<Duration> {
+        let CallTime(seconds) = self.times.get(model.hash())?;
+        Duration::try_from_secs_f32(seconds).ok().filter(|time| !time.is_zero())
+    }
+
+    /// Learns how long a call of `model` ran.
+    pub fn ran(&self, model: ModelId, time: Duration, now: Micros) {
+        let seconds = time.as_secs_f32();
+        self.times.change(model.hash(), now, |CallTime(mean)| {
+            *mean = if *mean == 0.0 { seconds } else { *mean + TIME_WEIGHT * (seconds - *mean) };
+        });
     }
 
     /// Learns what a call cost, for which `forecast` was told.
