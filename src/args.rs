@@ -170,6 +170,10 @@ pub struct Serve {
     /// Tell callers what is meant for operators: which RoleBinding is missing, which limit refused
     #[arg(long, env = "TIERGATE_VERBOSE_REFUSALS")]
     pub verbose_refusals: bool,
+    /// A 429 whose wait is longer tells clients not to try again: `x-should-retry: false`, and `insufficient_quota` as OpenAI's API
+    /// says it of a budget that is used up. So does that of a limit of 0
+    #[arg(long, env = "TIERGATE_RETRY_HINT", value_name = "DURATION", default_value = "60s", value_parser = duration_or_none)]
+    pub retry_hint: Duration,
     /// How long an identity is remembered; never past its token's expiry
     #[arg(long, env = "TIERGATE_IDENTITY_TTL", value_name = "DURATION", default_value = "10m", value_parser = duration)]
     pub identity_ttl: Duration,

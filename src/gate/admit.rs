@@ -9,7 +9,7 @@ use super::{Deciding, EnforceLimits, Fallback, Grant, LimitEvidence, Reserving, 
 use crate::clock::Micros;
 use crate::denial::{Code, Denial};
 use crate::expression::{Scope, TokenCost, undecided as no_value};
-use crate::limit::{self, Admission, Cost, Demand, Outcome, Quota, Undecided};
+use crate::limit::{self, Admission, Cost, Demand, Outcome, Quota, Standing, Undecided};
 use crate::policy::{self, Attached, Limit, Matched, RoutePlan};
 use crate::request::{Body, HeaderLookup, Request, Unset};
 use crate::rules::{LimitKind, TokenAdmission};
@@ -245,21 +245,25 @@ fn undecided(why: Undecided) -> Denial {
 
 /// The refusal by the limit that takes longest to let this request through.
 pub(super) fn exceeded(refusing: Option<(Option<Duration>, &LimitEvidence)>) -> Denial {
-    let Some((retry_after, limit)) = refusing else {
+    let Some((retry_after, LimitEvidence { name, kind, standing: Some(standing) })) = refusing else {
         return Denial::new(Code::UnavailableInternal, "the limits gave no reason");
     };
-    let (number, window) = limit.standing.map_or((0, Duration::ZERO), |standing| (standing.limit(), standing.window()));
-    let (code, what) = match limit.kind {
+    let (code, what) = match kind {
         LimitKind::Requests => (Code::LimitRequests, "requests"),
         LimitKind::Tokens => (Code::LimitTokens, "tokens"),
     };
-    let message = match limit.standing.map_or(0, |standing| standing.remaining()) {
-        0 => format!("you have used your {number} {what} per {window:?}"),
-        left => format!("you have {left} of your {number} {what} per {window:?} left, fewer than this call may cost"),
-    };
-    let mut denial = Denial::new(code, message).detail(format!("limit {}", limit.name));
+    let mut denial = Denial::new(code, used_up(standing, what)).detail(format!("limit {name}"));
     denial.retry_after = retry_after;
     denial
+}
+
+/// What the caller is told of the limit that refuses, which counts `what`.
+fn used_up(standing: &Standing, what: &str) -> String {
+    let (number, window) = (standing.limit(), standing.window());
+    match standing.remaining() {
+        0 => format!("you have used your {number} {what} per {window:?}"),
+        left => format!("you have {left} of your {number} {what} per {window:?} left, fewer than this call may cost"),
+    }
 }
 
 // === impl Limit ===

@@ -10,7 +10,7 @@ use crate::reload::copy;
 use crate::support::{self, Folder, KEYS, Tiergate, await_page, await_ready, get, root, tiergate};
 
 /// A variable of `serve`, a bad value, and what is said to be right.
-const BAD: [(&str, &str, &str); 50] = [
+const BAD: [(&str, &str, &str); 51] = [
     ("TIERGATE_MANIFESTS", "/nonexistent", "has to be a folder"),
     ("TIERGATE_KUBERNETES", "yes", "[possible values: true, false]"),
     ("TIERGATE_KUBECONFIG", "/nonexistent", "has to be a file"),
@@ -54,6 +54,7 @@ const BAD: [(&str, &str, &str); 50] = [
     ("TIERGATE_COMPAT", "kuadrant", "[possible values: kuadrant-wasm]"),
     ("TIERGATE_TIER_UNKNOWN", "allow", "[possible values: refuse, next]"),
     ("TIERGATE_VERBOSE_REFUSALS", "0", "[possible values: true, false]"),
+    ("TIERGATE_RETRY_HINT", "60", "has to be a duration"),
     ("TIERGATE_IDENTITY_TTL", "0s", "has to be a duration"),
     ("TIERGATE_MAX_IDENTITIES", "1e6", "has to be a whole number, 1 at least"),
     ("TIERGATE_WORKERS", "0", "has to be a whole number, 1 at least"),
