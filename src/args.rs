@@ -149,7 +149,8 @@ pub struct Serve {
     #[command(flatten)]
     pub usage_log: UsageLogArgs,
     /// Make the keys of reservations and of callers' accounts from the secret in this file: 32 random bytes in Base64, as
-    /// `openssl rand -base64 32` writes them. It is read once [default: a secret made at random, which no other process has]
+    /// `openssl rand -base64 32` writes them. A second line is another secret, whose reservations are read as well, while the one takes
+    /// the place of the other [default: a secret made at random, which no other process has]
     #[arg(long, env = "TIERGATE_KEY_FILE", value_name = "FILE", value_parser = file)]
     pub key_file: Option<PathBuf>,
     /// Which call takes from the limits: where it is ShouldRateLimit (rls), Check takes nothing, and a gateway that does not
@@ -200,7 +201,7 @@ const SERVE_EXIT: &str = "\
 Exit code: 0 after SIGTERM or SIGINT; 1 if a second signal ended it at once; 2 for wrong usage; 64 if it cannot start: a port is in \
 use, or what a flag names cannot be used.
 
-SIGHUP has all files read again that flags name, but for --key-file; each is read again by itself when it changes.";
+SIGHUP has all files read again that flags name; each is read again by itself when it changes.";
 
 /// Whose word it is who calls, and what they may do: that of keys, or of an API server.
 #[derive(Clone, Debug, Args)]
