@@ -149,7 +149,8 @@ pub struct Serve {
     #[command(flatten)]
     pub usage_log: UsageLogArgs,
     /// Make the keys of reservations and of callers' accounts from the secret in this file: 32 random bytes in Base64, as
-    /// `openssl rand -base64 32` writes them. It is read once [default: a secret made at random, which no other process has]
+    /// `openssl rand -base64 32` writes them. A second line is another secret, whose reservations are read as well, while the one takes
+    /// the place of the other [default: a secret made at random, which no other process has]
     #[arg(long, env = "TIERGATE_KEY_FILE", value_name = "FILE", value_parser = file)]
     pub key_file: Option<PathBuf>,
     /// Which call takes from the limits: where it is ShouldRateLimit (rls), Check takes nothing, and a gateway that does not
@@ -170,6 +171,10 @@ pub struct Serve {
     /// Tell callers what is meant for operators: which RoleBinding is missing, which limit refused
     #[arg(long, env = "TIERGATE_VERBOSE_REFUSALS")]
     pub verbose_refusals: bool,
+    /// A 429 whose wait is longer tells clients not to try again: `x-should-retry: false`, and `insufficient_quota` as OpenAI's API
+    /// says it of a budget that is used up. So does that of a limit of 0
+    #[arg(long, env = "TIERGATE_RETRY_HINT", value_name = "DURATION", default_value = "60s", value_parser = duration_or_none)]
+    pub retry_hint: Duration,
     /// How long an identity is remembered; never past its token's expiry
     #[arg(long, env = "TIERGATE_IDENTITY_TTL", value_name = "DURATION", default_value = "10m", value_parser = duration)]
     pub identity_ttl: Duration,
@@ -196,7 +201,7 @@ const SERVE_EXIT: &str = "\
 Exit code: 0 after SIGTERM or SIGINT; 1 if a second signal ended it at once; 2 for wrong usage; 64 if it cannot start: a port is in \
 use, or what a flag names cannot be used.
 
-SIGHUP has all files read again that flags name, but for --key-file; each is read again by itself when it changes.";
+SIGHUP has all files read again that flags name; each is read again by itself when it changes.";
 
 /// Whose word it is who calls, and what they may do: that of keys, or of an API server.
 #[derive(Clone, Debug, Args)]

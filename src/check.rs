@@ -2,13 +2,15 @@
 
 pub mod envoy;
 mod print;
+mod sharing;
 
 use std::fs;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
 use self::envoy::Beside;
-use self::print::ObjectCounts;
+use self::print::Summary;
+use self::sharing::Sharing;
 use crate::args::Check;
 use crate::policy::{Attached, GatewayPlan, Options, Policy};
 use crate::problem::Finding;
@@ -49,14 +51,15 @@ pub fn run(args: Check, out: &mut impl Write) -> Result<bool, CheckError> {
         false => Folder::of(args.manifests, options).load()?.unwrap_or_default(),
     };
     let beside = Beside { token_limits: limits_tokens(&policy) };
+    let limits = Sharing::of(&policy);
     let mut problems = policy.problems;
     for path in args.envoy {
         let text = fs::read_to_string(&path).map_err(|error| CheckError::Envoy { path: path.clone(), error })?;
         problems.extend(on_large_stack(|| envoy::problems(&path.display().to_string(), &text, beside))?);
     }
-    let objects = ObjectCounts { read: policy.objects, ignored: &policy.ignored };
+    let summary = Summary { read: policy.objects, ignored: &policy.ignored, limits: &limits };
     // A closed pipe, as of `| head`, is no reason to fail: the exit code says what was found.
-    drop(print::problems(args.format, &problems, objects, out));
+    drop(print::problems(args.format, &problems, summary, out));
     Ok(!problems.iter().any(|problem| args.deny_warnings || problem.is_error()))
 }
 

@@ -199,7 +199,8 @@ impl Gate {
         }
     }
 
-    /// The same gate, whose reservations and accounts are those of all gates with this secret.
+    /// The same gate, whose reservations and accounts are those of all gates with this secret. What it seals with may change later
+    /// ([`Sealer::adopt`]); what it calls accounts does not.
     #[must_use]
     pub fn with_secret(self, secret: &Secret) -> Self {
         let keys = KeyedHasher::derived(secret, ACCOUNTS);

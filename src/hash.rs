@@ -6,7 +6,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 use siphasher::sip128::{Hasher128, SipHasher13};
 
-pub use self::secret::{Secret, SecretError, is_open_to_others};
+pub use self::secret::{Secret, SecretError, Secrets, is_open_to_others};
 
 /// Hashes under keys of its own. SipHash-1-3 rather than 2-4: tokens are long, and half the rounds still leave no
 /// known way to a collision for who does not know the key.

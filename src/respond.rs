@@ -38,13 +38,15 @@ const IDENTITY_HEADERS: &[&str] =
 const UNDECIDED_RETRY: Duration = Duration::from_secs(1);
 
 /// What the answer's looks depend on.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Style {
     /// Tell callers what is meant for operators.
     pub verbose_refusals: bool,
     /// Change nothing of requests and answers: see `--shadow`.
     pub shadow: bool,
     pub compat: Option<Compat>,
+    /// A limit of which nothing comes back for longer than this is told as used up: who waits for it waits in vain.
+    pub retry_hint: Duration,
 }
 
 /// Who asks, where it is not Envoy's own filter.
@@ -53,6 +55,27 @@ pub enum Compat {
     /// Kuadrant's WebAssembly plugin, which fails on an OK answer that removes headers or adds any to the response: headers of identity
     /// are emptied instead, and only 429 has `x-ratelimit-…`.
     KuadrantWasm,
+}
+
+/// What OpenAI's API calls a budget that is used up: `type` and `code` of its error. Clients give up on it.
+const INSUFFICIENT_QUOTA: &str = "insufficient_quota";
+
+// === impl Style ===
+
+impl Style {
+    /// How long it is worth to wait for a limit, by default. Some clients sleep through any `Retry-After`, however long.
+    pub const RETRY_HINT: Duration = Duration::from_secs(60);
+
+    /// Whether waiting is in vain, or nearly so.
+    fn is_used_up(&self, denial: &Denial) -> bool {
+        denial.code.class() == Class::Limited && denial.retry_after.is_none_or(|wait| wait > self.retry_hint)
+    }
+}
+
+impl Default for Style {
+    fn default() -> Self {
+        Style { verbose_refusals: false, shadow: false, compat: None, retry_hint: Style::RETRY_HINT }
+    }
 }
 
 /// HTTP status, gRPC code and the `type` of the error body, for each kind of refusal.
@@ -124,10 +147,13 @@ fn ok(grant: &Grant, evidence: &Evidence, sent: Option<&Headers<'_>>, style: Sty
 }
 
 fn denied(denial: &Denial, evidence: &Evidence, style: Style) -> DeniedHttpResponse {
-    let (status, _, kind) = status(denial.code);
+    let (status, ..) = status(denial.code);
     let own = denial.deny_with.as_deref();
     let own_body = own.and_then(|own| own.body.as_ref());
     let mut headers = denied_headers(denial, evidence, own_body.is_some());
+    if style.is_used_up(denial) {
+        headers.push(overwrite("x-should-retry", "false".to_owned()));
+    }
     if let Some(own) = own {
         // The policy's own stand in place of ours, not beside them.
         let is_own = |name: &str| own.headers.iter().any(|(set, _)| set.eq_ignore_ascii_case(name));
@@ -137,7 +163,7 @@ fn denied(denial: &Denial, evidence: &Evidence, style: Style) -> DeniedHttpRespo
     DeniedHttpResponse {
         status: Some(HttpStatus { code: i32::from(own.and_then(|own| own.status).unwrap_or(status)) }),
         headers,
-        body: own_body.cloned().unwrap_or_else(|| body(denial, kind, evidence, style)),
+        body: own_body.cloned().unwrap_or_else(|| body(denial, evidence, style)),
     }
 }
 
@@ -175,11 +201,14 @@ fn challenge(denial: &Denial) -> String {
 }
 
 /// The error object that OpenAI's clients read.
-fn body(denial: &Denial, kind: &str, evidence: &Evidence, style: Style) -> String {
+fn body(denial: &Denial, evidence: &Evidence, style: Style) -> String {
+    let (.., kind) = status(denial.code);
+    let used_up = style.is_used_up(denial);
+    let (kind, code) = if used_up { (INSUFFICIENT_QUOTA, INSUFFICIENT_QUOTA) } else { (kind, denial.code.as_str()) };
     let mut error = json!({
         "message": denial.message,
         "type": kind,
-        "code": denial.code.as_str(),
+        "code": code,
         "decision_id": decision_id(evidence.id),
         "time": crate::identity::timestamp(),
     });
@@ -188,6 +217,9 @@ fn body(denial: &Denial, kind: &str, evidence: &Evidence, style: Style) -> Strin
             object.insert(name.to_owned(), value);
         }
     };
+    if used_up {
+        add("reason", json!(denial.code.as_str()));
+    }
     if let Some(model) = &evidence.permit.model {
         add("model", json!(model));
     }

@@ -123,7 +123,7 @@ impl Settings {
                 ..args.policy.clone().into()
             },
             gate: args.into(),
-            style: Style { verbose_refusals: args.verbose_refusals, shadow: args.shadow, compat: args.compat },
+            style: args.into(),
             listen: args.into(),
             drain: DrainSettings { delay: args.drain_delay, timeout: args.drain_timeout },
             ledger: usage_log(&args.usage_log),
@@ -151,6 +151,15 @@ fn tell_trust(address: SocketAddr) {
         let remedy =
             "let only the gateway reach it: on loopback, by a NetworkPolicy as in deploy/base, or by a mesh's mTLS";
         tracing::warn!(listen.grpc = %address, remedy, "{WHO}");
+    }
+}
+
+// === impl Style ===
+
+impl From<&Serve> for Style {
+    fn from(args: &Serve) -> Self {
+        let Serve { verbose_refusals, shadow, compat, retry_hint, .. } = *args;
+        Style { verbose_refusals, shadow, compat, retry_hint }
     }
 }
 

@@ -88,9 +88,9 @@ impl Response {
         self.headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
     }
 
-    /// `error.code` of a refusal.
+    /// tiergate's code of a refusal: where a budget is used up, `error.code` is OpenAI's.
     pub fn code(&self) -> Option<String> {
-        self.text_at("/error/code")
+        self.text_at("/error/reason").or_else(|| self.text_at("/error/code"))
     }
 
     /// `error.detail` of a refusal, which tiergate adds under `--verbose-refusals`.

@@ -23,7 +23,7 @@ static AUTHZ: LazyLock<ExtAuthz> = LazyLock::new(|| ExtAuthz {
     metrics: Arc::default(),
     refusals: Arc::default(),
     clock: Clock::start(),
-    style: Style { verbose_refusals: true, shadow: false, compat: None },
+    style: Style { verbose_refusals: true, ..Style::default() },
 });
 
 /// Every answer is whole, and holds no token; what is let through is a remembered caller on a model granted to it.

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::gate::keys;
+use super::gate::{keys, secrets};
 use crate::apiserver::{KubernetesError, connection};
 use crate::gate::Gate;
 use crate::settings::{AuthoritySettings, GateSettings, KeysFile};
@@ -15,6 +15,7 @@ pub(super) struct NamedFiles {
     jwks: Option<(NamedFile, KeysFile)>,
     kubeconfig: Option<NamedFile>,
     log: Option<(NamedFile, LogFilter)>,
+    secrets: Option<NamedFile>,
 }
 
 // === impl NamedFiles ===
@@ -29,7 +30,8 @@ impl NamedFiles {
         let kubeconfig = connection::file(settings.server.kubeconfig.as_deref());
         let kubeconfig = kubeconfig.and_then(|path| NamedFile::new(&path, connection::files));
         let log = log.file().and_then(alone).map(|file| (file, log.clone()));
-        NamedFiles { jwks, kubeconfig, log }
+        let secrets = settings.key_file.as_deref().and_then(alone);
+        NamedFiles { jwks, kubeconfig, log, secrets }
     }
 
     /// The files, with what takes over each of them.
@@ -43,8 +45,23 @@ impl NamedFiles {
         });
         let log = self.log.map(|(file, filter)| file.taken_by(move || filter.reload()));
         let kubeconfig = self.kubeconfig.and_then(|file| kubeconfig(file, settings, gate, source));
-        [jwks, kubeconfig, log].into_iter().flatten().collect()
+        let secrets = self.secrets.map(|file| adopted_by(file, gate));
+        [jwks, kubeconfig, log, secrets].into_iter().flatten().collect()
     }
+}
+
+/// The file of the secrets that `gate` seals and opens with. What accounts are called stays as it is: under other names all of them
+/// would begin anew.
+fn adopted_by(file: NamedFile, gate: &Gate) -> NamedFile {
+    let (path, sealer) = (file.path.clone(), Arc::clone(&gate.sealer));
+    file.taken_by(move || {
+        let opens_what_was_sealed = sealer.adopt(&secrets(&path).map_err(|error| error.to_string())?);
+        if !opens_what_was_sealed {
+            let remedy = "keep the old secret as the second line for as long as --settle-within";
+            tracing::warn!(remedy, "--key-file: the secret before is gone; reports of what it sealed are not taken");
+        }
+        Ok(())
+    })
 }
 
 /// The file of the way to the API server, if anybody goes there.

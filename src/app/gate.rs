@@ -8,7 +8,7 @@ use crate::access::AccessReviews;
 use crate::apiserver::{ApiMetrics, ApiServer, KubernetesError};
 use crate::clock::Clock;
 use crate::gate::Gate;
-use crate::hash::{Secret, is_open_to_others};
+use crate::hash::{Secrets, is_open_to_others};
 use crate::identity::{Authority, ClusterReview, Identities};
 use crate::limit::{Limits, Memory};
 use crate::policy::{Policies, Policy};
@@ -37,7 +37,12 @@ pub fn gate(settings: &GateSettings, policy: Policy, clock: Clock, metrics: &Api
     let reviews = settings.access.zip(server);
     gate.access = reviews.map(|(mode, server)| AccessReviews::new(server, mode, settings.decisions.stale_for));
     match &settings.key_file {
-        Some(path) => Ok(gate.with_secret(&secret(path)?)),
+        Some(path) => {
+            let secrets = secrets(path)?;
+            let gate = gate.with_secret(&secrets.first);
+            gate.sealer.adopt(&secrets);
+            Ok(gate)
+        }
         None => {
             let remedy = "--key-file gives one that lasts";
             tracing::info!(
@@ -49,15 +54,19 @@ pub fn gate(settings: &GateSettings, policy: Policy, clock: Clock, metrics: &Api
     }
 }
 
-/// The secret of `--key-file`. Who can read it can make reservations; a mounted Secret is open to others by default, though, and
-/// nobody else may be there to read it: so it is said, and not refused.
-fn secret(path: &Path) -> Result<Secret, StartError> {
-    let secret = Secret::read(path).map_err(|error| StartError::KeyFile { path: path.to_owned(), error })?;
+/// The secrets that stand in `--key-file` now. Who can read it can make reservations; a mounted Secret is open to others by default,
+/// though, and nobody else may be there to read it: so it is said, and not refused.
+///
+/// # Errors
+///
+/// It cannot be read, or holds no secrets.
+pub(super) fn secrets(path: &Path) -> Result<Secrets, StartError> {
+    let secrets = Secrets::read(path).map_err(|error| StartError::KeyFile { path: path.to_owned(), error })?;
     if is_open_to_others(path) {
         let remedy = "chmod o-r, or defaultMode: 0440 of a mounted Secret";
         tracing::warn!(file = %path.display(), remedy, "--key-file: every user of this machine can read the secret");
     }
-    Ok(secret)
+    Ok(secrets)
 }
 
 /// The keys that stand in `file` now.

@@ -5,46 +5,53 @@ use std::io::{self, Write};
 
 use serde_json::json;
 
+use super::sharing::{self, Sharing};
 use crate::args::Format;
 use crate::printable::printable_line;
 use crate::problem::{Finding, Origin, Problem, Severity};
 
-/// How many objects there were.
+/// What there was beside problems.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct ObjectCounts<'o> {
+pub(super) struct Summary<'o> {
+    /// How many objects were read.
     pub(super) read: usize,
     /// Those that were not read, by their kinds.
     pub(super) ignored: &'o BTreeMap<String, usize>,
+    pub(super) limits: &'o [Sharing],
 }
 
 pub(super) fn problems(
     format: Format,
     problems: &[Problem],
-    objects: ObjectCounts<'_>,
+    summary: Summary<'_>,
     out: &mut impl Write,
 ) -> io::Result<()> {
     match format {
-        Format::Text => text(problems, objects, out),
+        Format::Text => text(problems, summary, out),
         Format::Json => {
-            writeln!(out, "{:#}", json!({ "problems": problems, "objects": objects.read, "not_read": objects.ignored }))
+            let Summary { read, ignored, limits } = summary;
+            let limits: Vec<_> = limits.iter().map(Sharing::json).collect();
+            let found = json!({ "problems": problems, "objects": read, "not_read": ignored, "limits": limits });
+            writeln!(out, "{found:#}")
         }
         Format::Github => problems.iter().try_for_each(|problem| writeln!(out, "{}", workflow_command(problem))),
     }
 }
 
-fn text(problems: &[Problem], objects: ObjectCounts<'_>, out: &mut impl Write) -> io::Result<()> {
+fn text(problems: &[Problem], summary: Summary<'_>, out: &mut impl Write) -> io::Result<()> {
     for problem in problems {
         writeln!(out, "{problem}")?;
     }
+    sharing::text(summary.limits, out)?;
     let errors = problems.iter().filter(|problem| problem.is_error()).count();
     let warnings = problems.len() - errors;
     let plural = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
-    if !objects.ignored.is_empty() {
+    if !summary.ignored.is_empty() {
         let kinds: Vec<String> =
-            objects.ignored.iter().map(|(kind, number)| format!("{number} {}", printable_line(kind))).collect();
+            summary.ignored.iter().map(|(kind, number)| format!("{number} {}", printable_line(kind))).collect();
         writeln!(out, "not read: {}", kinds.join(", "))?;
     }
-    writeln!(out, "{}: {}, {}", plural(objects.read, "object"), plural(errors, "error"), plural(warnings, "warning"))
+    writeln!(out, "{}: {}, {}", plural(summary.read, "object"), plural(errors, "error"), plural(warnings, "warning"))
 }
 
 /// A workflow command of GitHub Actions, which shows the problem at its line of a pull request.

@@ -215,7 +215,7 @@ fn every_finding_is_explained_in_the_order_of_the_list() {
 fn printed(format: Format, problems: &[Problem]) -> String {
     let mut out = Vec::new();
     let ignored = std::collections::BTreeMap::from([("Service".to_owned(), 2)]);
-    print::problems(format, problems, ObjectCounts { read: 3, ignored: &ignored }, &mut out).unwrap();
+    print::problems(format, problems, Summary { read: 3, ignored: &ignored, limits: &[] }, &mut out).unwrap();
     String::from_utf8(out).unwrap()
 }
 
@@ -231,7 +231,7 @@ fn formats_carry_code_place_sentence_and_remedy() {
 #[test]
 fn the_kind_of_an_object_that_is_not_read_does_not_talk_to_the_terminal() {
     let (mut out, kinds) = (Vec::new(), std::collections::BTreeMap::from([("\u{1b}]0;x\u{7}\nok".to_owned(), 1)]));
-    print::problems(Format::Text, &[], ObjectCounts { read: 0, ignored: &kinds }, &mut out).unwrap();
+    print::problems(Format::Text, &[], Summary { read: 0, ignored: &kinds, limits: &[] }, &mut out).unwrap();
     let expected = "not read: 1 \\u{1b}]0;x\\u{7}\\nok\n0 objects: 0 errors, 0 warnings\n";
     assert_eq!(String::from_utf8(out).unwrap(), expected);
 }
@@ -359,4 +359,59 @@ fn an_envoy_configuration_is_read_in_time_that_grows_with_its_listeners() {
     };
     let (few, many) = (took(50), took(500));
     assert!(many < 30 * few, "50 listeners in {few:?}, 500 in {many:?}");
+}
+
+/// Of every limit that applies somewhere, once, with what it counts for.
+#[test]
+fn each_limit_in_force_says_who_shares_its_counter() {
+    let policy = |kind: &str, name: &str, annotations: &str, limits: &str| {
+        format!(
+            "---\napiVersion: kuadrant.io/v1\nkind: {kind}\nmetadata: {{name: {name}, namespace: ns, annotations: {{{annotations}}}}}\nspec:\n  \
+             targetRef: {{group: gateway.networking.k8s.io, kind: Gateway, name: gw}}\n  limits: {{{limits}}}\n"
+        )
+    };
+    let limit = |name: &str, counters: &str| {
+        let counters = counters.split(';').filter(|counter| !counter.is_empty());
+        let counters: Vec<_> = counters.map(|counter| format!("{{expression: '{counter}'}}")).collect();
+        format!("{name}: {{rates: [{{limit: 5, window: 1m}}], counters: [{}]}}", counters.join(", "))
+    };
+    let text = [
+        "{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: gw, namespace: ns}, spec: {listeners: [{name: http, port: 80, protocol: HTTP}]}}\n---\n\
+         {apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: a, namespace: ns}, spec: {parentRefs: [{name: gw}], rules: [{}]}}\n---\n\
+         {apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: b, namespace: ns}, spec: {parentRefs: [{name: gw}], hostnames: [b.example.com], rules: [{}]}}\n"
+            .to_owned(),
+        policy("RateLimitPolicy", "all", "", &[limit("ceiling", ""), limit("user", "auth.identity.userid")].join(", ")),
+        policy(
+            "TokenRateLimitPolicy",
+            "all",
+            "tiergate.io/counter-scope: route, tiergate.io/shadow: trial",
+            &[limit("team", "auth.identity.team;request.method;request.path"), limit("trial", "auth.identity.team")].join(", "),
+        ),
+    ]
+    .concat();
+    let policy = crate::test_util::compile_text(&text);
+    let errors: Vec<_> = policy.problems.iter().filter(|problem| problem.is_error()).collect();
+    assert!(errors.is_empty(), "{errors:?}");
+    let limits = Sharing::of(&policy);
+    let mut out = Vec::new();
+    sharing::text(&limits, &mut out).unwrap();
+    let expected = "counters of the limits in force:
+  ns/all/ceiling (requests): one counter for everybody
+  ns/all/team (tokens): one for each value of auth.identity.team, request.method and request.path, on each route by itself
+  ns/all/trial (tokens, in shadow): one for each auth.identity.team, on each route by itself
+  ns/all/user (requests): one for each auth.identity.userid
+";
+    assert_eq!(String::from_utf8(out).unwrap(), expected);
+    let json: Vec<_> = limits.iter().map(Sharing::json).collect();
+    assert_eq!(
+        json[1],
+        serde_json::json!({
+            "limit": "ns/all/team",
+            "counts": "tokens",
+            "counters": ["auth.identity.team", "request.method", "request.path"],
+            "per_route": true,
+            "shadow": false,
+            "shared": "one for each value of auth.identity.team, request.method and request.path, on each route by itself",
+        })
+    );
 }

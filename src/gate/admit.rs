@@ -9,7 +9,7 @@ use super::{Deciding, EnforceLimits, Fallback, Grant, LimitEvidence, Reserving, 
 use crate::clock::Micros;
 use crate::denial::{Code, Denial};
 use crate::expression::{Scope, TokenCost, undecided as no_value};
-use crate::limit::{self, Admission, Cost, Demand, Outcome, Quota, Span, Undecided};
+use crate::limit::{self, Admission, Cost, Demand, Outcome, Quota, Span, Standing, Undecided, Verdict};
 use crate::policy::{self, Attached, Limit, Matched, RoutePlan};
 use crate::request::{Body, HeaderLookup, Request, Unset};
 use crate::rules::{LimitKind, TokenAdmission};
@@ -258,26 +258,35 @@ fn undecided(why: Undecided) -> Denial {
 
 /// The refusal by the limit that takes longest to let this request through.
 pub(super) fn exceeded(refusing: Option<(Option<Duration>, &LimitEvidence)>) -> Denial {
-    let Some((retry_after, limit)) = refusing else {
+    let Some((retry_after, LimitEvidence { name, kind, span, standing: Some(standing) })) = refusing else {
         return Denial::new(Code::UnavailableInternal, "the limits gave no reason");
     };
-    let (number, span) = (limit.standing.map_or(0, |standing| standing.limit()), limit.span);
-    let (code, what) = match limit.kind {
+    let (code, what) = match kind {
         LimitKind::Requests => (Code::LimitRequests, "requests"),
         LimitKind::Tokens => (Code::LimitTokens, "tokens"),
     };
-    let message = match limit.standing.map_or(0, |standing| standing.remaining()) {
-        _ if span == Span::Running => {
-            let when = retry_after
-                .map_or(String::new(), |wait| format!("; one may be over in about {}s", wait.as_secs().max(1)));
-            format!("you have {number} {what} running, which is as many as you may have {span}{when}")
-        }
-        0 => format!("you have used your {number} {what} {span}"),
-        left => format!("you have {left} of your {number} {what} {span} left, fewer than this call may cost"),
-    };
-    let mut denial = Denial::new(code, message).detail(format!("limit {}", limit.name));
+    let mut denial = Denial::new(code, used_up(standing, what, *span)).detail(format!("limit {name}"));
     denial.retry_after = retry_after;
     denial
+}
+
+/// What the caller is told of the limit that refuses, which counts `what`.
+fn used_up(standing: &Standing, what: &str, span: Span) -> String {
+    let number = standing.limit();
+    match (span, standing.remaining()) {
+        (Span::Running, _) => {
+            let running = format!("as many of your {what} run as may run {span}: {number}");
+            match standing.verdict {
+                // Nobody knows how long they run.
+                Verdict::Exceeds(Some(wait)) => {
+                    format!("{running}; one may be over in about {} s", wait.as_secs_f64().ceil())
+                }
+                _ => running,
+            }
+        }
+        (_, 0) => format!("you have used your {number} {what} {span}"),
+        (_, left) => format!("you have {left} of your {number} {what} {span} left, fewer than this call may cost"),
+    }
 }
 
 // === impl Limit ===

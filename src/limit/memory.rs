@@ -274,9 +274,11 @@ impl Locked<'_> {
         self.0.iter_mut().find(|(index, _)| *index == wanted).map(|(_, shard)| &mut **shard)
     }
 
+    /// The same time for all of them, so that none of their cells is ahead of its shard.
     fn not_before_latest(&mut self, now: Micros) -> Micros {
-        let latest = self.0.iter_mut().map(|(_, shard)| shard.not_before_latest(now)).max();
-        latest.unwrap_or(now)
+        let latest = self.0.iter().map(|(_, shard)| shard.latest).fold(now, Micros::max);
+        self.0.iter_mut().for_each(|(_, shard)| shard.latest = latest);
+        latest
     }
 
     fn has_room(&mut self, demand: &Demand, now: Micros) -> bool {

@@ -5,6 +5,7 @@ mod settle;
 mod window;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -292,6 +293,62 @@ fn several_accounts_in_opposite_orders_do_not_deadlock() {
         }
     });
     assert_eq!(admit(&memory, a, Micros(0)).standings[0].remaining(), 1_000_000 - 40_001);
+}
+
+/// What is in several shards has the time of the one that is ahead, and each of them goes on from there.
+#[test]
+fn an_account_that_met_one_that_is_ahead_is_not_refused_for_it() {
+    let memory = Memory::default();
+    let (team, user) = (take(1 << 64, 1, Quota::new(100, MINUTE)), take(2 << 64, 2, Quota::new(2, MINUTE)));
+    assert!(admit(&memory, team, Micros(10)).admitted());
+    let met = memory.admit(&[team, user], Micros(5));
+    assert_eq!((met.admitted(), met.at), (true, Micros(10)));
+    let again = admit(&memory, user, Micros(6));
+    assert_eq!((again.admitted(), again.at, again.standings[0].remaining()), (true, Micros(10), 0));
+}
+
+/// A team's limit of 1,000, shared by 100 users with 15 each: never more than 1,000 at any moment, exactly 1,000 in the end, and never one
+/// of two limits without the other.
+#[test]
+fn a_team_of_a_hundred_users_has_its_limit_and_each_user_theirs() {
+    let day = Duration::from_secs(24 * 3600);
+    let holding = Cost::Hold { want: 1, need: 1 };
+    let user = |number: u64| Demand {
+        cost: if number.is_multiple_of(2) { Cost::Take(1) } else { holding },
+        ..take(u128::from(number + 2) << 64, 2, Quota::new(15, day))
+    };
+    let team = |user: &Demand| Demand { cost: user.cost, ..take(1 << 64, 1, Quota::new(1_000, day)) };
+    let (memory, taken) = (Memory::default(), std::array::from_fn::<_, 100, _>(|_| AtomicU64::new(0)));
+    let all = || taken.iter().map(|of_user| of_user.load(Ordering::SeqCst)).sum::<u64>();
+    let ask = |number: usize| {
+        let user = user(number as u64);
+        // In either order: whoever comes first is the same to both.
+        let demands = if number.is_multiple_of(3) { [team(&user), user] } else { [user, team(&user)] };
+        let admission = memory.admit(&demands, Micros(0));
+        let held: Vec<u64> = admission.standings.iter().map(Standing::held).collect();
+        assert_eq!(held, [u64::from(admission.admitted()); 2]);
+        if admission.admitted() {
+            taken[number].fetch_add(1, Ordering::SeqCst);
+        }
+        assert!(all() <= 1_000);
+    };
+    let start = std::sync::Barrier::new(16);
+    std::thread::scope(|scope| {
+        for thread in 0..16 {
+            let (start, ask) = (&start, &ask);
+            scope.spawn(move || {
+                start.wait();
+                (0..100).for_each(|turn| ask((thread * 31 + turn * 7) % 100));
+            });
+        }
+    });
+    (0..100).for_each(ask);
+    assert_eq!(all(), 1_000);
+    let left = |demand| admit(&memory, Demand { cost: Cost::POSTPAID, ..demand }, Micros(0)).standings[0].remaining();
+    for (number, taken) in taken.iter().enumerate() {
+        assert_eq!(left(user(number as u64)), 15 - taken.load(Ordering::SeqCst), "user {number}");
+    }
+    assert_eq!(left(team(&user(0))), 0);
 }
 
 /// How many of 64 threads' 6,400 tries are admitted, all at the same time.

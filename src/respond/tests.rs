@@ -82,7 +82,7 @@ const ANSWERS: &[AnswerRow] = &[
 ];
 
 const VERBOSE: Style = Style { verbose_refusals: true, ..TERSE };
-const TERSE: Style = Style { verbose_refusals: false, shadow: false, compat: None };
+const TERSE: Style = Style { verbose_refusals: false, shadow: false, compat: None, retry_hint: Style::RETRY_HINT };
 
 /// One row for each code.
 fn answers() -> impl Iterator<Item = (Code, &'static str, i32, GrpcCode, &'static str)> {
@@ -186,6 +186,12 @@ fn metadata_of(response: &CheckResponse) -> Json {
 
 // === refusals ===
 
+/// A refusal; one of a limit is over in a second.
+fn soon(code: Code) -> Denial {
+    let retry_after = (code.class() == Class::Limited).then(|| seconds(1.0));
+    Denial { retry_after, ..Denial::new(code, "why not") }
+}
+
 #[test]
 fn every_code_has_its_answer() {
     let listed: Vec<Code> = answers().map(|(code, ..)| code).collect();
@@ -193,7 +199,7 @@ fn every_code_has_its_answer() {
     all.sort_by_key(|code| listed.iter().position(|other| other == code));
     assert_eq!(listed, all, "a code is missing here, or stands twice");
     for (code, name, status, grpc, kind) in answers() {
-        let answer = refuse(Denial::new(code, "why not"), evidence(), TERSE);
+        let answer = refuse(soon(code), evidence(), TERSE);
         assert_eq!(code.as_str(), name);
         assert_eq!(answer.status, status, "{name}");
         let rpc = answer.response.status.clone().unwrap();
@@ -202,12 +208,15 @@ fn every_code_has_its_answer() {
         assert_eq!(answer.headers["x-ext-auth-reason"], *name);
         let mut error = answer.error;
         assert!(error.remove("time").unwrap().as_str().unwrap().ends_with('Z'), "{name}");
-        let expected = json!({
+        let mut expected = json!({
             "message": "why not",
             "type": kind,
             "code": name,
             "decision_id": decision_id(7),
         });
+        if status == 429 {
+            expected["retry_after_seconds"] = json!(1);
+        }
         assert_eq!(Json::Object(error), expected);
     }
 }
@@ -225,12 +234,12 @@ fn each_status_has_its_headers_and_no_others() {
                     "Bearer realm=\"tiergate\", error=\"invalid_token\", error_description=\"why not\"".to_owned();
                 expected.insert("www-authenticate".to_owned(), challenge);
             }
-            (_, 503) => {
+            (_, 429 | 503) => {
                 expected.insert("retry-after".to_owned(), "1".to_owned());
             }
             _ => {}
         }
-        let answer = refuse(Denial::new(code, "why not"), evidence(), TERSE);
+        let answer = refuse(soon(code), evidence(), TERSE);
         assert_eq!(answer.headers, expected, "{name}");
     }
 }

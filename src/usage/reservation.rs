@@ -7,6 +7,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use arc_swap::ArcSwap;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -16,7 +17,7 @@ use smallvec::SmallVec;
 use super::Forecast;
 use super::outstanding::Outstanding;
 use crate::clock::Micros;
-use crate::hash::{self, Secret};
+use crate::hash::{self, Secret, Secrets};
 use crate::limit::{self, AccountKey, CellId, Instance};
 use crate::rules::LimitKind;
 
@@ -94,13 +95,26 @@ pub struct Hold {
 
 /// Seals and opens reservations.
 pub struct Sealer {
-    secret: Secret,
     instance: Instance,
-    /// Of this instance.
-    key: LessSafeKey,
+    keys: ArcSwap<Keys>,
     next: AtomicU64,
     /// Where what is sealed is remembered, if somebody asked for that.
     outstanding: OnceLock<Outstanding>,
+}
+
+/// Of the secrets that are in use.
+struct Keys {
+    /// What seals.
+    first: Key,
+    /// What opens as well, while one secret takes the place of another.
+    second: Option<Key>,
+}
+
+/// The keys of one secret.
+struct Key {
+    secret: Secret,
+    /// Of this instance.
+    own: LessSafeKey,
 }
 
 // === impl Sealer ===
@@ -117,9 +131,19 @@ impl Sealer {
     #[must_use]
     pub fn new(secret: &Secret) -> Self {
         let instance = Instance(u64::from_be_bytes(hash::random()));
-        #[expect(clippy::expect_used, reason = "the key's length is that of the algorithm, and this is start-up")]
-        let key = key(secret, instance).expect("a 32 byte key must fit AES-256");
-        Sealer { secret: secret.clone(), instance, key, next: AtomicU64::new(0), outstanding: OnceLock::new() }
+        let keys = Keys { first: Key::of(secret, instance), second: None };
+        let keys = ArcSwap::from_pointee(keys);
+        Sealer { instance, keys, next: AtomicU64::new(0), outstanding: OnceLock::new() }
+    }
+
+    /// Seals with the first of `secrets` from now on, and opens what both have sealed. Whether what was sealed until now can be opened
+    /// still.
+    pub fn adopt(&self, secrets: &Secrets) -> bool {
+        let of = |secret: &Secret| Key::of(secret, self.instance);
+        // A key that comes back seals on with higher numbers: each instance has one counter for all its keys.
+        let keys = Keys { first: of(&secrets.first), second: secrets.second.as_ref().map(of) };
+        let before = self.keys.swap(Arc::new(keys));
+        secrets.has(&before.first.secret)
     }
 
     /// A sealer whose reservations nobody else can read.
@@ -139,7 +163,7 @@ impl Sealer {
         let serial = self.next.fetch_add(1, Ordering::Relaxed);
         let mut sealed: SmallVec<[u8; 256]> = SmallVec::new();
         terms.encode(minted, &mut sealed);
-        let tag = self.key.seal_in_place_separate_tag(nonce(serial), Aad::empty(), &mut sealed);
+        let tag = self.keys.load().first.own.seal_in_place_separate_tag(nonce(serial), Aad::empty(), &mut sealed);
         // Sealing fails only for texts of many gigabytes. An empty reservation settles nothing, which is safe.
         let Ok(tag) = tag else { return String::new() };
         sealed.extend_from_slice(tag.as_ref());
@@ -185,7 +209,7 @@ impl Sealer {
         self.read(sealed).filter(|reservation| reservation.instance == self.instance)
     }
 
-    /// Opens what any instance made that has this secret; anything else is `None`.
+    /// Opens what any instance made that has one of the secrets; anything else is `None`.
     #[must_use]
     pub fn read(&self, sealed: &str) -> Option<Reservation> {
         if sealed.len() > MAX_SEALED {
@@ -195,15 +219,23 @@ impl Sealer {
         let name: [u8; NAME] = bytes.split_off(bytes.len().checked_sub(NAME)?).try_into().ok()?;
         let name = name.iter().fold(0, |name, byte| name << 8 | u128::from(*byte));
         let (instance, serial) = (Instance((name >> 48) as u64), name as u64 & (u64::MAX >> 16));
-        let other;
-        let key = if instance == self.instance {
-            &self.key
-        } else {
-            other = key(&self.secret, instance)?;
-            &other
+        let open = |key: &Key, mut bytes: Vec<u8>| {
+            let other;
+            let key = if instance == self.instance {
+                &key.own
+            } else {
+                other = key_of(&key.secret, instance)?;
+                &other
+            };
+            let plain = key.open_in_place(nonce(serial), Aad::empty(), &mut bytes).ok()?;
+            Reservation::decode(instance, serial, plain)
         };
-        let plain = key.open_in_place(nonce(serial), Aad::empty(), &mut bytes).ok()?;
-        Reservation::decode(instance, serial, plain)
+        let keys = self.keys.load();
+        match &keys.second {
+            None => open(&keys.first, bytes),
+            // Opening spoils what the other key is to be tried on.
+            Some(second) => open(&keys.first, bytes.clone()).or_else(|| open(second, bytes)),
+        }
     }
 }
 
@@ -213,8 +245,21 @@ impl std::fmt::Debug for Sealer {
     }
 }
 
+// === impl Key ===
+
+impl Key {
+    /// # Panics
+    ///
+    /// Never: every key of AES-256 has the length of these.
+    fn of(secret: &Secret, instance: Instance) -> Self {
+        #[expect(clippy::expect_used, reason = "the key's length is that of the algorithm")]
+        let own = key_of(secret, instance).expect("a 32 byte key must fit AES-256");
+        Key { secret: secret.clone(), own }
+    }
+}
+
 /// The key of one instance.
-fn key(secret: &Secret, instance: Instance) -> Option<LessSafeKey> {
+fn key_of(secret: &Secret, instance: Instance) -> Option<LessSafeKey> {
     let key: [u8; 32] = secret.key("reservations", &instance.0.to_be_bytes());
     UnboundKey::new(&AES_256_GCM, &key).ok().map(LessSafeKey::new)
 }

@@ -8,7 +8,7 @@ use smallvec::smallvec;
 use super::*;
 use crate::clock::Micros;
 use crate::expression::TokenCost;
-use crate::hash::Secret;
+use crate::hash::{Secret, Secrets};
 use crate::limit::{AccountKey, CellId, Cost, Demand, Memory, Quota, Quotas, Rate, Store, Verdict};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -113,6 +113,43 @@ fn all_who_have_the_secret_can_read_a_reservation_and_only_its_maker_settles_it(
     assert_ne!(one_read.instance, other_read.instance);
     assert_eq!((ours.open(&one), ours.open(&other)), (Some(one_read), None));
     assert_eq!(Sealer::random().read(&one), None);
+}
+
+/// Sequence 51: an old key that is second opens; one that is gone does not.
+#[test]
+fn a_secret_is_changed_without_a_reservation_that_is_lost() {
+    let [old, new] = [(); 2].map(|()| Secret::random());
+    let both = |first: &Secret, second: &Secret| Secrets { first: first.clone(), second: Some(second.clone()) };
+    let (ours, theirs) = (Sealer::new(&old), Sealer::new(&old));
+    let opens = |sealed: &str| (ours.open(sealed).is_some(), ours.read(sealed).is_some());
+    let [first, foreign] = [&ours, &theirs].map(|sealer| seal(sealer, &[1], Micros(0)));
+    // The new one is made known everywhere before anybody seals with it.
+    assert!(ours.adopt(&both(&old, &new)));
+    assert!(theirs.adopt(&both(&new, &old)));
+    let by_new = seal(&theirs, &[1], Micros(0));
+    assert_eq!([&first, &foreign, &by_new].map(|sealed| opens(sealed)), [(true, true), (false, true), (false, true)]);
+    assert!(ours.adopt(&both(&new, &old)));
+    let second = seal(&ours, &[1], Micros(0));
+    assert_eq!(theirs.read(&second).map(|reservation| reservation.serial), Some(1), "one counter for all keys");
+    assert_eq!([&first, &second, &foreign].map(|sealed| opens(sealed)), [(true, true), (true, true), (false, true)]);
+    assert!(ours.adopt(&new.clone().into()), "what was sealed last can be opened still");
+    assert_eq!([&first, &second, &foreign].map(|sealed| opens(sealed)), [(false, false), (true, true), (false, false)]);
+    assert!(!ours.adopt(&Secret::random().into()), "without the old one what it sealed is lost");
+    assert_eq!(opens(&second), (false, false));
+}
+
+/// Sequence 52: nothing is settled in another one's name, and no nonce is used twice with one key.
+#[test]
+fn of_two_replicas_that_restart_a_thousand_times_no_identity_is_made_twice() {
+    let secret = Secret::random();
+    let mut seen = std::collections::HashSet::new();
+    for _ in 0..2 * 1_000 {
+        let sealer = Sealer::new(&secret);
+        for _ in 0..2 {
+            let reservation = sealer.open(&seal(&sealer, &[1], Micros(0))).unwrap();
+            assert!(seen.insert((reservation.instance, reservation.serial)));
+        }
+    }
 }
 
 /// Sequence 10: a foreign key, another layout, 10 kB of text; one changed byte is [`a_reservation_cannot_be_changed`].

@@ -166,7 +166,7 @@ async fn a_request_limit_refuses_with_headers_and_body() {
     assert_eq!(refused.header("x-ext-auth-reason"), Some("TG-LIMIT-REQUESTS"));
     assert!(refused.header("retry-after").is_some_and(|wait| wait.parse::<u64>().is_ok_and(|wait| wait > 0)));
     let error = &refused.json()["error"];
-    assert_eq!((error["code"].as_str(), error["tier"].as_str()), (Some("TG-LIMIT-REQUESTS"), Some("free")));
+    assert_eq!((error["reason"].as_str(), error["tier"].as_str()), (Some("TG-LIMIT-REQUESTS"), Some("free")));
     assert_eq!((error["model"].as_str(), error["limit"].as_u64()), (Some("llm/granite"), Some(5)));
     let line = tiergate.await_log("you have used your 5 requests");
     assert_eq!((line["tier"].as_str(), line["user.name"].is_string()), (Some("free"), true));

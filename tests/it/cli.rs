@@ -110,7 +110,12 @@ fn the_examples_and_the_shipped_envoy_configurations_are_clean() {
     for file in ["envoy/tiergate.yaml", "envoy/report-by-call.yaml", "envoy/lua.yaml"] {
         let envoy = root(file);
         let flags = ["--grant-from-annotation", "--deny-warnings", "--envoy", envoy.to_str().unwrap()];
-        assert_eq!(check(&examples, &flags), (Some(0), "28 objects: 0 errors, 0 warnings\n".to_owned()), "{file}");
+        let (code, printed) = check(&examples, &flags);
+        let (limits, summary) = printed.split_at(printed.len() - "28 objects: 0 errors, 0 warnings\n".len());
+        assert_eq!((code, summary), (Some(0), "28 objects: 0 errors, 0 warnings\n"), "{file}");
+        let lines: Vec<&str> = limits.lines().collect();
+        assert!(lines[0] == "counters of the limits in force:" && lines.len() == 7, "{limits}");
+        assert!(lines[1..].iter().all(|line| line.ends_with("): one for each auth.identity.userid")), "{limits}");
     }
 }
 

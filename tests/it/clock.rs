@@ -106,7 +106,7 @@ impl World {
 }
 
 /// A header of the answer, as a number.
-fn header(response: &CheckResponse, name: &str) -> u64 {
+pub(crate) fn header(response: &CheckResponse, name: &str) -> u64 {
     let headers = match response.http_response.as_ref().unwrap() {
         HttpResponse::DeniedResponse(denied) => &denied.headers,
         HttpResponse::OkResponse(ok) => &ok.response_headers_to_add,

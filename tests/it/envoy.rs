@@ -295,6 +295,38 @@ async fn limits_are_told_on_200_and_on_429_and_nothing_is_appended() {
     assert!(error["detail"].is_null(), "operators' detail is not for callers");
 }
 
+/// A limit that is used up for long is final for OpenAI's clients, in both setups; one that comes back soon is not.
+#[tokio::test]
+async fn a_limit_that_is_used_up_for_long_tells_clients_not_to_try_again() {
+    let manifests = root("examples/manifests");
+    let token = token("maas-default-gateway-tier-free", "alice-12345678", &manifests);
+    for (file, flags) in [("envoy/tiergate.yaml", &[][..]), ("envoy/classic.yaml", &["--enforce-limits", "rls"])] {
+        for (hint, is_final) in [("1s", true), ("24s", false)] {
+            let tiergate = Tiergate::start(&manifests, &[flags, &["--retry-hint", hint]].concat());
+            let gateway = gateway_by(&shipped(file), &[tiergate.grpc.port()]).await;
+            let mut connection = Connection::open(gateway.address).await;
+            for call in 1..=5 {
+                let answer = chat(&mut connection, "/llm/granite/v1/chat/completions", &token).await;
+                assert_eq!(answer.status, 200, "{}", answer.body);
+                // It leaves its tokens: the limit of requests is what refuses.
+                crate::classic::settled(&tiergate, call).await;
+            }
+            let refused = chat(&mut connection, "/llm/granite/v1/chat/completions", &token).await;
+            let reason = refused.header("x-ext-auth-reason");
+            assert_eq!((refused.status, reason), (429, Some("TG-LIMIT-REQUESTS")), "{file} {hint}");
+            assert!(refused.header("retry-after").is_some());
+            assert_eq!(refused.header("x-should-retry"), is_final.then_some("false"), "{file} {hint}");
+            let error = &refused.json()["error"];
+            let (kind, code) = match is_final {
+                true => ("insufficient_quota", "insufficient_quota"),
+                false => ("rate_limit_error", "TG-LIMIT-REQUESTS"),
+            };
+            assert_eq!((error["type"].as_str(), error["code"].as_str()), (Some(kind), Some(code)), "{file} {hint}");
+            assert_eq!(error["reason"].as_str(), is_final.then_some("TG-LIMIT-REQUESTS"), "{file} {hint}");
+        }
+    }
+}
+
 /// A stream without usage is a stream that nobody counts, whatever its body is called.
 #[tokio::test]
 async fn a_stream_under_another_content_type_is_counted_or_refused() {

@@ -6,7 +6,8 @@ use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_service_client::R
 use serde_json::{Value, json};
 use tonic::transport::Channel;
 
-use crate::support::{self, Folder, KEYS, PATIENCE, Tiergate, root, tiergate};
+use crate::clock::header;
+use crate::support::{self, Folder, KEYS, PATIENCE, Tiergate, get, root, tiergate};
 use crate::wire::{channel, check, check_request, demo, descriptor, http, own, premium, report, text};
 
 /// One call that is let through: its reservation.
@@ -268,6 +269,46 @@ async fn a_call_that_is_open_when_the_process_ends_has_a_line_that_no_other_proc
     drop(connection);
     stop(tiergate).await;
     assert_eq!(std::fs::read_to_string(&other).unwrap(), "");
+}
+
+/// Sequence 51, by a process: what was sealed before is settled while the old secret stands second, and no account begins anew.
+#[tokio::test]
+async fn a_secret_is_changed_while_calls_are_out_and_limits_count_on() {
+    let folder = Folder::new();
+    let [old, new] = ["AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE="];
+    let key = folder.file("key", &format!("{old}\n"));
+    let tiergate = demo(&["--key-file", key.to_str().unwrap()]);
+    let change = |text: &str, told: &str| {
+        std::fs::write(&key, text).unwrap();
+        tiergate.await_log(told);
+    };
+    let connection = channel(&tiergate).await;
+    let settle = async |reservation: &str| {
+        let report = report(vec![descriptor(reservation, Some("total"), Some(60))]);
+        RateLimitServiceClient::new(connection.clone()).should_rate_limit(report).await.unwrap();
+        let reports = async |result: &str| tiergate.metric("tiergate_usage_reports_total", result).await;
+        (reports("settled").await, reports("unknown").await)
+    };
+    let [first, second] = [reserve(&connection).await, reserve(&connection).await];
+    change(&format!("{new}\n{old}\n"), "read again, and in use");
+    let third = reserve(&connection).await;
+    assert_eq!(settle(&first).await, (1, 0));
+    for (bad, why) in
+        [(format!("{new}\n{new}"), "both lines are the same"), (format!("{new}\nQUFB"), "line 2: it is 3 bytes")]
+    {
+        change(&bad, why);
+        let problems = get(tiergate.http, "/problems").await.body;
+        assert!(problems.contains("setting-unreadable") && !problems.contains("QUFB"), "{problems}");
+    }
+    assert_eq!(settle(&third).await, (2, 0), "the last good ones stay in use");
+    change(new, "read again, and in use");
+    assert_eq!(settle(&second).await, (2, 1));
+    change(old, "the secret before is gone");
+    let good = format!("Bearer {}", premium());
+    let checked = check(&connection, check_request(http("/llm/qwen3/v1/chat/completions", Some(&good)))).await;
+    assert_eq!(header(&checked, "x-ratelimit-remaining-requests"), 16, "three of 20 were taken before, and this one");
+    drop(connection);
+    stop(tiergate).await;
 }
 
 #[test]

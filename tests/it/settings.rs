@@ -10,7 +10,7 @@ use crate::reload::copy;
 use crate::support::{self, Folder, KEYS, Tiergate, await_page, await_ready, get, root, tiergate};
 
 /// A variable of `serve`, a bad value, and what is said to be right.
-const BAD: [(&str, &str, &str); 50] = [
+const BAD: [(&str, &str, &str); 51] = [
     ("TIERGATE_MANIFESTS", "/nonexistent", "has to be a folder"),
     ("TIERGATE_KUBERNETES", "yes", "[possible values: true, false]"),
     ("TIERGATE_KUBECONFIG", "/nonexistent", "has to be a file"),
@@ -54,6 +54,7 @@ const BAD: [(&str, &str, &str); 50] = [
     ("TIERGATE_COMPAT", "kuadrant", "[possible values: kuadrant-wasm]"),
     ("TIERGATE_TIER_UNKNOWN", "allow", "[possible values: refuse, next]"),
     ("TIERGATE_VERBOSE_REFUSALS", "0", "[possible values: true, false]"),
+    ("TIERGATE_RETRY_HINT", "60", "has to be a duration"),
     ("TIERGATE_IDENTITY_TTL", "0s", "has to be a duration"),
     ("TIERGATE_MAX_IDENTITIES", "1e6", "has to be a whole number, 1 at least"),
     ("TIERGATE_WORKERS", "0", "has to be a whole number, 1 at least"),
@@ -188,7 +189,7 @@ fn a_secret_is_32_bytes_which_others_should_not_read() {
     let serve = ["serve", "--manifests", manifests.to_str().unwrap(), "--jwks", jwks.to_str().unwrap()];
     let (code, log) = run(&[&serve[..], &["--key-file", short.to_str().unwrap()]].concat(), &[]);
     assert_eq!(code, Some(64), "{log}");
-    assert!(log.contains("has to hold 32 random bytes in Base64") && log.contains("it is 5 bytes"), "{log}");
+    assert!(log.contains("32 random bytes in Base64") && log.contains("line 1: it is 5 bytes"), "{log}");
     assert!(!log.contains("c2hvcnQ"), "{log}");
     let secret = folder.file("secret", "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE=\n");
     let told = |flags: &[&str], what: &str| {

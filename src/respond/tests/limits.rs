@@ -96,6 +96,44 @@ fn limit_of_zero_never_says_when_to_retry() {
     assert_eq!(answer.error.get("retry_after_seconds"), None);
 }
 
+/// Both are what OpenAI's clients go by: the header is obeyed, and the body is that of a budget that is used up.
+#[test]
+fn who_would_wait_in_vain_is_told_not_to() {
+    let hint = Style { retry_hint: seconds(90.0), ..TERSE };
+    let rows = [
+        (TERSE, Some(seconds(60.0)), false),
+        (TERSE, Some(seconds(60.001)), true),
+        (TERSE, None, true),
+        (hint, Some(seconds(90.0)), false),
+        (hint, Some(seconds(91.0)), true),
+        (Style { retry_hint: Duration::ZERO, ..TERSE }, Some(seconds(0.1)), true),
+    ];
+    for (style, retry_after, gives_up) in rows {
+        let tokens = limit(LimitKind::Tokens, 100, 0, seconds(3600.0), Verdict::Exceeds(retry_after));
+        let denial = Denial { retry_after, ..Denial::new(Code::LimitTokens, "no").detail("limit ns/policy/limit") };
+        let answer = refuse(denial, with_limits([tokens]), style);
+        let (header, (kind, code, reason)) = match gives_up {
+            true => (Some("false"), ("insufficient_quota", "insufficient_quota", json!("TG-LIMIT-TOKENS"))),
+            false => (None, ("rate_limit_error", "TG-LIMIT-TOKENS", Json::Null)),
+        };
+        assert_eq!(answer.status, 429);
+        assert_eq!(answer.headers.get("x-should-retry").map(String::as_str), header, "{style:?} {retry_after:?}");
+        assert_eq!(answer.headers["x-ext-auth-reason"], "TG-LIMIT-TOKENS");
+        assert_eq!((&answer.error["type"], &answer.error["code"]), (&json!(kind), &json!(code)));
+        assert_eq!(answer.error.get("reason").unwrap_or(&Json::Null), &reason);
+        assert_eq!(metadata_of(&answer.response)["tiergate"]["code"], "TG-LIMIT-TOKENS");
+    }
+}
+
+#[test]
+fn a_refusal_that_no_limit_made_says_nothing_of_trying_again() {
+    for code in Code::ALL.iter().filter(|code| code.class() != Class::Limited) {
+        let answer = refuse(Denial::new(*code, "no"), evidence(), Style { retry_hint: Duration::ZERO, ..TERSE });
+        assert_eq!(answer.headers.get("x-should-retry"), None, "{code:?}");
+        assert_eq!(answer.error["code"], code.as_str());
+    }
+}
+
 #[test]
 fn admitted_request_is_told_the_most_restrictive_request_limit() {
     let fits = |kind, number, remaining, reset| limit(kind, number, remaining, seconds(reset), Verdict::Fits);

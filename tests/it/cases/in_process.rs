@@ -50,7 +50,7 @@ impl InProcess {
         let policy = Source::new(&folder.0, args.policy.clone().into()).load().unwrap().unwrap();
         let (clock, metrics) = (Clock::start(), Arc::new(Metrics::new()));
         let gate = Arc::new(tiergate::app::gate(&GateSettings::from(&*args), policy, clock, &metrics.api).unwrap());
-        let style = Style { verbose_refusals: args.verbose_refusals, shadow: args.shadow, compat: args.compat };
+        let style = Style::from(&*args);
         InProcess {
             rate_limit: RateLimit::new(Arc::clone(&gate), Arc::clone(&metrics), Arc::default(), clock, style),
             ext_authz: ExtAuthz { gate, metrics, refusals: Arc::default(), clock, style },

@@ -160,6 +160,9 @@ impl Got {
 
     /// The reason of a refusal: the body's, where it is ours.
     pub(super) fn code(&self) -> Option<&str> {
-        self.body["error"]["code"].as_str().or_else(|| self.header(REASON))
+        let error = &self.body["error"];
+        // Of a limit that is used up for long, `code` is what OpenAI's clients look for.
+        let named = error["reason"].as_str().or_else(|| error["code"].as_str());
+        named.or_else(|| self.header(REASON))
     }
 }
