@@ -206,6 +206,16 @@ impl Limits {
         }
     }
 
+    /// Where the cells of `demands` stand, and what each would say to its demand if it were the only one. Nothing is taken, and no account
+    /// is made. `None` where nobody can tell.
+    ///
+    /// Memory looks at what one account has under one lock, and at one account after another.
+    pub async fn look(&self, demands: &[Demand], now: Nanos) -> Option<Vec<Standing>> {
+        match &self.store {
+            Store::Memory(memory) => memory.look(demands, self.time(now)),
+        }
+    }
+
     /// Makes what is charged for a reservation what is due, if `report` is better than what was known of it, once: what was held too
     /// much is given back as far as it was not paid for by time yet, what was held too little is charged, into debt if need be.
     pub async fn settle(&self, report: &Report<'_>, now: Nanos) -> Settled {
@@ -329,6 +339,12 @@ impl Standing {
     #[must_use]
     pub fn window(&self) -> Duration {
         Duration::from_micros(self.window)
+    }
+
+    /// Hits that are used, or held, a begun one included: more than the limit where there is debt.
+    #[must_use]
+    pub fn used(&self) -> u64 {
+        self.used
     }
 
     /// Whole hits that are left.

@@ -3,6 +3,7 @@
 //! Source: `envoy/service/auth/v3/external_auth.proto`; the header names are OpenAI's and Envoy's.
 
 mod rate_limit;
+mod shown;
 
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ pub use self::rate_limit::rate_limit_response;
 use crate::cache::AnswerSource;
 use crate::denial::{Class, Code, Denial};
 use crate::expression::{Properties, Val};
-use crate::gate::{Decision, Evidence, Grant};
+use crate::gate::{Decision, Evidence, Grant, Shown};
 use crate::limit::{Span, Standing};
 use crate::process::{decision_id, process_tag};
 use crate::request::{Headers, is_believed_header};
@@ -36,6 +37,10 @@ const IDENTITY_HEADERS: &[&str] =
     &["authorization", "x-maas-username", "x-maas-group", "x-maas-key-id", "x-maas-subscription"];
 /// How long to wait before asking again when nothing could be decided.
 const UNDECIDED_RETRY: Duration = Duration::from_secs(1);
+
+/// The gRPC code of an answer with status 200 that stands in place of the model's: any but OK, by which the gateway would send the
+/// request on.
+const ANSWERED: GrpcCode = GrpcCode::PermissionDenied;
 
 /// What the answer's looks depend on.
 #[derive(Clone, Copy, Debug)]
@@ -104,6 +109,11 @@ pub fn status_of(denial: &Denial) -> u16 {
 pub fn check_response(decision: &Decision, sent: Option<&Headers<'_>>, style: Style) -> CheckResponse {
     let evidence = &decision.evidence;
     match &decision.outcome {
+        Ok(Grant { shown: Some(shown), .. }) => CheckResponse {
+            status: Some(Status { code: ANSWERED as i32, ..Status::default() }),
+            dynamic_metadata: Some(metadata(decision)),
+            http_response: Some(HttpResponse::DeniedResponse(answered(shown, evidence, style))),
+        },
         Ok(grant) => CheckResponse {
             status: Some(Status { code: GrpcCode::Ok as i32, ..Status::default() }),
             dynamic_metadata: Some(metadata(decision)),
@@ -143,6 +153,16 @@ fn ok(grant: &Grant, evidence: &Evidence, sent: Option<&Headers<'_>>, style: Sty
         headers_to_remove: remove,
         response_headers_to_add: limit_headers(evidence, evidence.most_restrictive(LimitKind::Requests)),
         ..OkHttpResponse::default()
+    }
+}
+
+/// The answer to who asks for their limits, in the model's place.
+fn answered(shown: &Shown, evidence: &Evidence, style: Style) -> DeniedHttpResponse {
+    let headers = [("content-type", "application/json"), ("cache-control", "no-store")];
+    DeniedHttpResponse {
+        status: Some(HttpStatus { code: 200 }),
+        headers: headers.map(|(name, value)| overwrite(name, value.to_owned())).into(),
+        body: shown::body(shown, evidence, style),
     }
 }
 
@@ -349,7 +369,7 @@ impl Own {
     }
 
     fn granted(&mut self, grant: &Grant) {
-        self.add("decision", text("allowed"));
+        self.add("decision", text(if grant.shown.is_some() { "shown" } else { "allowed" }));
         if !grant.reservation.is_empty() {
             self.add("reservation", text(grant.reservation.as_str()));
         }

@@ -226,6 +226,7 @@ fn decisions(args: &Serve) -> gate::DecisionSettings {
         },
         enforce_limits: args.enforce_limits,
         shadow: args.shadow,
+        limits_path: args.limits_path.clone(),
         tier_unknown: args.tier_unknown,
         stale_for: args.authority.stale_for,
     }

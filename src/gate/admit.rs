@@ -248,7 +248,7 @@ fn uncounted() -> Denial {
 }
 
 /// The answer where nobody can tell whether the limits let the request through.
-fn undecided(why: Undecided) -> Denial {
+pub(super) fn undecided(why: Undecided) -> Denial {
     match why {
         Undecided::Full => Denial::new(Code::UnavailableAccounts, "there is no room to count another caller")
             .detail("see --max-accounts"),

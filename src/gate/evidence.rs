@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
-use super::Shadowed;
 use super::access::AccessEvidence;
+use super::{Shadowed, Shown};
 use crate::access::AccessSource;
 use crate::cache::AnswerSource;
 use crate::denial::Denial;
@@ -41,6 +41,8 @@ pub struct Grant {
     pub reservation: String,
     /// Where a second call takes from the limits: what it has to be told.
     pub handover: Option<Box<Handover>>,
+    /// What the caller asked to be shown: it is the answer, in place of the model's.
+    pub shown: Option<Box<Shown>>,
 }
 
 /// What limits look at, for a call that has no request.
@@ -293,6 +295,6 @@ impl Evidence {
 impl Grant {
     pub(super) fn new(presented: Presented) -> Self {
         let Presented { filters, headers } = presented;
-        Grant { filters, headers, reservation: String::new(), handover: None }
+        Grant { filters, headers, reservation: String::new(), handover: None, shown: None }
     }
 }

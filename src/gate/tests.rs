@@ -3,6 +3,7 @@ mod deployed;
 mod language;
 mod reserve;
 mod shadow;
+mod shown;
 mod stale;
 mod tiers;
 

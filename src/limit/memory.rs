@@ -121,6 +121,24 @@ impl Memory {
         }
     }
 
+    /// See [`super::Limits::look`].
+    #[must_use]
+    pub fn look(&self, demands: &[Demand], now: Micros) -> Option<Vec<Standing>> {
+        let mut by_account: Vec<(usize, &Demand)> = demands.iter().enumerate().collect();
+        by_account.sort_by_key(|(_, demand)| demand.account);
+        let mut standings = Vec::with_capacity(demands.len());
+        for of_one in by_account.chunk_by(|(_, one), (_, other)| one.account == other.account) {
+            let Some((_, first)) = of_one.first() else { continue };
+            let mut shard = self.shard_of(first.account)?.lock();
+            let now = shard.not_before_latest(now);
+            let account = shard.accounts.get(&first.account);
+            let cell = |demand: &Demand| account.and_then(|account| account.cell(demand.cell));
+            standings.extend(of_one.iter().map(|(at, demand)| (*at, demand.standing(cell(demand), now))));
+        }
+        standings.sort_unstable_by_key(|(at, _)| *at);
+        Some(standings.into_iter().map(|(_, standing)| standing).collect())
+    }
+
     /// See [`super::Limits::settle`].
     pub fn settle(&self, report: &Report<'_>, now: Micros) -> Settled {
         let mut settlements = self.settled.lock();
@@ -454,6 +472,13 @@ impl Demand {
             (None, cost) if !cost.takes() => Some(Cell::fresh(&self.quota)),
             (None, _) => None,
         }
+    }
+
+    /// Where its cell stands, and what that would say to it.
+    fn standing(&self, cell: Option<Cell>, now: Micros) -> Standing {
+        let mut cell = cell.unwrap_or_else(|| Cell::fresh(&self.quota));
+        cell.advance(&self.quota, now);
+        cell.standing(&self.quota, cell.peek(&self.quota, self.cost, now), now)
     }
 
     fn shard(&self) -> usize {
