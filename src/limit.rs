@@ -40,9 +40,9 @@ use smallvec::SmallVec;
 pub use self::algorithm::{Algorithm, Compared};
 pub use self::bucket::Bucket;
 pub use self::cell::Cell;
-pub use self::memory::Memory;
+pub use self::memory::{Accounts, Copied, Memory};
 pub use self::quota::{Quota, Quotas, Rate};
-pub use self::settled::{Charge, Due, Earlier, Hold, Instance, Quality, Report, Settled};
+pub use self::settled::{Charge, Due, Earlier, Hold, Instance, Quality, Report, Row, RowKey, Settled};
 pub use self::window::Window;
 
 use crate::clock::{Micros, Nanos};

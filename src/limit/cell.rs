@@ -2,6 +2,7 @@
 
 use super::{Algorithm, Bucket, Charge, Cost, Demand, Quota, Standing, Verdict, Window};
 use crate::clock::Micros;
+use crate::record::Reading;
 
 /// What one limit has counted in one account: a counter, by each algorithm in its own way. (In the words of GCRA a *cell* is what is
 /// counted, a unit of traffic; here that is a hit.)
@@ -222,6 +223,23 @@ impl Cell {
             Cell::Bucket(bucket) => bucket.is_idle(now),
             Cell::Window(window) => window.is_idle(now),
         }
+    }
+
+    /// Appends its record: the code of its algorithm, and its state by that.
+    pub(super) fn write(&self, record: &mut Vec<u8>) {
+        record.push(self.algorithm().code());
+        match self {
+            Cell::Bucket(bucket) => bucket.write(record),
+            Cell::Window(window) => window.write(record),
+        }
+    }
+
+    /// What [`Cell::write`] wrote. `None` for what no cell is.
+    pub(super) fn read(record: &mut Reading<'_>) -> Option<Self> {
+        Some(match Algorithm::of_code(record.byte()?)? {
+            Algorithm::TokenBucket => Cell::Bucket(Bucket::read(record)?),
+            Algorithm::FixedWindow => Cell::Window(Window::read(record)?),
+        })
     }
 }
 

@@ -1,3 +1,4 @@
+mod copy;
 mod promises;
 mod settle;
 mod window;

@@ -60,7 +60,8 @@ impl Answer<'_> {
         let rate = self.limits.rate(hold.of.cell, self.reservation.route);
         let quota = rate.as_ref().map(|rate| rate.quota);
         let (quota, used) = match (hold.kind, self.used) {
-            (LimitKind::Requests, Some(_)) => (None, hold.of.held),
+            // What it took is there, unless the process before lost it.
+            (LimitKind::Requests, Some(_)) => (quota, hold.of.held),
             (LimitKind::Tokens, Some(used)) => {
                 if let Some(cost) = rate.and_then(|rate| rate.cost) {
                     dues.priced.push(Priced { at: dues.due.len(), cost });
