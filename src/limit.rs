@@ -44,10 +44,10 @@ pub use self::algorithm::{Algorithm, Compared};
 pub use self::bucket::Bucket;
 pub use self::calendar::{Calendar, Unit, UnknownZone};
 pub use self::cell::Cell;
-pub use self::memory::Memory;
+pub use self::memory::{Accounts, Copied, Memory};
 pub use self::quota::{Quota, Quotas, Rate, Span};
 pub use self::running::Running;
-pub use self::settled::{Charge, Due, Earlier, Hold, Instance, Quality, Report, Settled};
+pub use self::settled::{Charge, Due, Earlier, Hold, Instance, Quality, Report, Row, RowKey, Settled};
 pub use self::sliding::Sliding;
 pub use self::window::Window;
 

@@ -2,6 +2,7 @@
 
 use super::{Algorithm, Bucket, Charge, Cost, Demand, Quota, Running, Sliding, Standing, Verdict, Window};
 use crate::clock::Micros;
+use crate::record::Reading;
 
 /// What one limit has counted in one account: a counter, by each algorithm in its own way. (In the words of GCRA a *cell* is what is
 /// counted, a unit of traffic; here that is a hit.)
@@ -219,6 +220,28 @@ impl Cell {
     #[must_use]
     pub fn is_idle(&self, now: Micros) -> bool {
         each!(self, counter => Counter::is_idle(counter, now))
+    }
+
+    /// Appends its record: the code of its algorithm, and its state by that.
+    pub(super) fn write(&self, record: &mut Vec<u8>) {
+        record.push(self.algorithm().code());
+        match self {
+            Cell::Bucket(bucket) => bucket.write(record),
+            Cell::Window(window) | Cell::Calendar(window) => window.write(record),
+            Cell::Sliding(sliding) => sliding.write(record),
+            Cell::Running(running) => running.write(record),
+        }
+    }
+
+    /// What [`Cell::write`] wrote. `None` for what no cell is.
+    pub(super) fn read(record: &mut Reading<'_>) -> Option<Self> {
+        Some(match Algorithm::of_code(record.byte()?)? {
+            Algorithm::TokenBucket => Cell::Bucket(Bucket::read(record)?),
+            Algorithm::FixedWindow => Cell::Window(Window::read(record)?),
+            Algorithm::SlidingWindow => Cell::Sliding(Sliding::read(record)?),
+            Algorithm::Calendar => Cell::Calendar(Window::read(record)?),
+            Algorithm::Concurrency => Cell::Running(Running::read(record)?),
+        })
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::cell::Counter;
 use super::{Charge, Quota, Verdict};
 use crate::clock::Micros;
+use crate::record::{Reading, write_number};
 
 /// The state of one counter: how many places are taken until each slot of time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,6 +34,26 @@ const TURN: u64 = SLOTS << 27;
 impl Running {
     /// The most calls that can be counted to run at once.
     pub const MAX_LIMIT: u64 = u16::MAX as u64;
+
+    /// Appends its record.
+    pub(super) fn write(&self, record: &mut Vec<u8>) {
+        write_number(record, self.length.into());
+        write_number(record, self.slot.into());
+        for places in self.until {
+            write_number(record, places.into());
+        }
+    }
+
+    /// What [`Running::write`] wrote. `None` for what none is.
+    pub(super) fn read(record: &mut Reading<'_>) -> Option<Self> {
+        let length = u32::try_from(record.number()?).ok()?;
+        let slot = u32::try_from(record.number()?).ok().filter(|slot| u64::from(*slot) < TURN)?;
+        let mut running = Running { length, slot, ..Running::default() };
+        for places in &mut running.until {
+            *places = u16::try_from(record.number()?).ok()?;
+        }
+        Some(running)
+    }
 
     /// How long a slot is, in milliseconds, so that a lease of `quota` has [`LEASE`] of them.
     fn length(quota: &Quota) -> u32 {
@@ -67,7 +88,7 @@ impl Running {
     }
 
     /// When the slot begins that is so many after that of now, in microseconds from `now`.
-    fn from_now(&self, slots: u64, now: Micros) -> u64 {
+    fn until_slot(&self, slots: u64, now: Micros) -> u64 {
         let length = self.microseconds();
         (slots * length).saturating_sub(now.0 % length)
     }
@@ -93,7 +114,7 @@ impl Counter for Running {
             // If none of them is reported: nobody knows how long calls run.
             (_, false) => {
                 let first = self.taken().next().unwrap_or(1);
-                Verdict::Exceeds(Some(Duration::from_micros(self.from_now(first, now))))
+                Verdict::Exceeds(Some(Duration::from_micros(self.until_slot(first, now))))
             }
         }
     }
@@ -109,7 +130,7 @@ impl Counter for Running {
     }
 
     fn left(&self, _: &Quota, now: Micros) -> u64 {
-        self.taken().next_back().map_or(0, |slots| self.from_now(slots, now))
+        self.taken().next_back().map_or(0, |slots| self.until_slot(slots, now))
     }
 
     /// The slot in which a place is taken.

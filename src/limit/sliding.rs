@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::cell::Counter;
 use super::{Charge, Quota, Verdict};
 use crate::clock::Micros;
+use crate::record::{Reading, write_number};
 
 /// The state of one counter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,6 +34,23 @@ const NUMBERS: u32 = 52;
 // === impl Sliding ===
 
 impl Sliding {
+    /// Appends its record.
+    pub(super) fn write(&self, record: &mut Vec<u8>) {
+        let Sliding { used, before, number, limit, window, changes } = self;
+        for number in [*number, *used, *before, *limit, *window, u64::from(*changes)] {
+            write_number(record, number);
+        }
+    }
+
+    /// What [`Sliding::write`] wrote. `None` for what none is.
+    pub(super) fn read(record: &mut Reading<'_>) -> Option<Self> {
+        let (number, used, before) = (record.number()?, record.number()?, record.number()?);
+        let (limit, window) = (record.number()?, record.number()?);
+        let changes = u16::try_from(record.number()?).ok()?;
+        let is_one = limit <= Quota::MAX_LIMIT && number < 1 << NUMBERS;
+        is_one.then_some(Sliding { used, before, number, limit, window, changes })
+    }
+
     /// Goes on to the window that has this number; so many windows have ended since.
     fn roll(&mut self, number: u64, carries_debt: bool) {
         let ended = number.saturating_sub(self.number);
@@ -122,8 +140,8 @@ impl Sliding {
 impl Counter for Sliding {
     #[inline]
     fn advance(&mut self, quota: &Quota, now: Micros) {
-        if self.window > 0 {
-            self.roll(now.0 / self.window, quota.carries_debt);
+        if let Some(number) = now.0.checked_div(self.window) {
+            self.roll(number, quota.carries_debt);
         }
         if (self.limit, self.window) != (quota.limit, quota.window) {
             *self = self.adopting(quota, now);

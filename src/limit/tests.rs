@@ -1,4 +1,5 @@
 mod calendar;
+mod copy;
 mod kinds;
 mod promises;
 mod settle;

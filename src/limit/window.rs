@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::{Quota, Verdict};
 use crate::clock::Micros;
+use crate::record::{Reading, write_number};
 
 /// The state of one window. A fresh one has not started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -154,6 +155,22 @@ impl Window {
     #[must_use]
     pub fn until_new(&self, quota: &Quota, now: Micros) -> Duration {
         Duration::from_micros(self.left(quota, now))
+    }
+
+    /// Appends its record.
+    pub(super) fn write(&self, record: &mut Vec<u8>) {
+        for number in [self.end.0, self.used, self.limit, self.window, u64::from(self.changes)] {
+            write_number(record, number);
+        }
+    }
+
+    /// What [`Window::write`] wrote. `None` for what no window is.
+    pub(super) fn read(record: &mut Reading<'_>) -> Option<Self> {
+        let (end, used) = (Micros(record.number()?), record.number()?);
+        let (limit, window) = (record.number()?, record.number()?);
+        let changes = u16::try_from(record.number()?).ok()?;
+        let is_one = limit <= Quota::MAX_LIMIT;
+        is_one.then_some(Window { used, end, limit, window, changes })
     }
 
     /// Whether nothing will count at `now`.

@@ -62,7 +62,8 @@ impl Answer<'_> {
         let (quota, used) = match (hold.kind, self.used) {
             // A call that is over does not run.
             (LimitKind::Requests, _) if counts_calls(quota.as_ref()) => (quota, 0),
-            (LimitKind::Requests, Some(_)) => (None, hold.of.held),
+            // What it took is there, unless the process before lost it.
+            (LimitKind::Requests, Some(_)) => (quota, hold.of.held),
             (LimitKind::Tokens, Some(used)) => {
                 if let Some(cost) = rate.and_then(|rate| rate.cost) {
                     dues.priced.push(Priced { at: dues.due.len(), cost });

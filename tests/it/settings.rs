@@ -10,7 +10,7 @@ use crate::reload::copy;
 use crate::support::{self, Folder, KEYS, Tiergate, await_page, await_ready, get, root, tiergate};
 
 /// A variable of `serve`, a bad value, and what is said to be right.
-const BAD: [(&str, &str, &str); 51] = [
+const BAD: [(&str, &str, &str); 52] = [
     ("TIERGATE_MANIFESTS", "/nonexistent", "has to be a folder"),
     ("TIERGATE_KUBERNETES", "yes", "[possible values: true, false]"),
     ("TIERGATE_KUBECONFIG", "/nonexistent", "has to be a file"),

@@ -49,8 +49,8 @@ fn every_hour_of_a_year_is_in_the_window_that_python_says() {
     }
 }
 
-/// 27. The nights by hand: in Berlin the 29th of March has 23 hours, and the 25th of October 25; in Santiago the 6th of September has no
-/// midnight, and its first instant is one o'clock.
+/// Sequence 27. The nights by hand: in Berlin the 29th of March has 23 hours, and the 25th of October 25; in Santiago the 6th of
+/// September has no midnight, and its first instant is one o'clock.
 #[test]
 fn a_day_begins_at_the_first_instant_that_it_has() {
     let berlin = calendar(Unit::Day, "Europe/Berlin");

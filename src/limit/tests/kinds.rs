@@ -236,7 +236,7 @@ fn fewer_may_run_at_once_without_cutting_any() {
     world.quota = running(4, MINUTE);
     for (ended, call) in calls.into_iter().enumerate() {
         assert_eq!(world.left(SECOND), (ended as u64).saturating_sub(4), "{ended} have ended");
-        assert_eq!(world.ask(Cost::Take(5), SECOND).is_some(), false);
+        assert!(world.ask(Cost::Take(5), SECOND).is_none());
         world.settle(call, 0, SECOND);
     }
     assert_eq!(world.left(SECOND), 4);
