@@ -51,7 +51,7 @@ pub use self::settled::{Charge, Due, Earlier, Hold, Instance, Quality, Report, R
 pub use self::sliding::Sliding;
 pub use self::window::Window;
 
-use crate::clock::{Micros, Nanos};
+use crate::clock::{Micros, Nanos, Pace};
 
 /// Names one account: a hash of the counter values, keyed so that nobody can choose collisions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -154,8 +154,8 @@ pub struct Limits {
     /// Where accounts are kept.
     pub store: Store,
     quotas: ArcSwap<Quotas>,
-    /// What the store's clock said when the process's started.
-    began: Micros,
+    /// How the store's time goes.
+    pace: ArcSwap<Pace>,
 }
 
 /// Where accounts are kept.
@@ -181,20 +181,31 @@ impl Limits {
     /// Limits whose accounts are kept in `memory`, before any quota is in force.
     #[must_use]
     pub fn in_memory(memory: Memory) -> Self {
-        Limits { store: Store::Memory(memory), quotas: ArcSwap::default(), began: Micros(0) }
+        Limits { store: Store::Memory(memory), quotas: ArcSwap::default(), pace: ArcSwap::from_pointee(Pace::since(Micros(0))) }
     }
 
     /// The same limits in a process whose clock started at `began`; without this, in 1970.
     #[must_use]
     pub fn since(self, began: Micros) -> Self {
-        Limits { began, ..self }
+        Limits { pace: ArcSwap::from_pointee(Pace::since(began)), ..self }
     }
 
-    /// What the store's clock says at `now`. Memory has none of its own: it goes by the process's, which nobody sets.
+    /// What the store's clock says at `now`. Memory has none of its own: it goes by the process's, after the wall clock.
     #[must_use]
     #[inline]
     pub fn time(&self, now: Nanos) -> Micros {
-        self.began.later(now)
+        self.pace.load().time(now)
+    }
+
+    /// How time goes now.
+    #[must_use]
+    pub fn pace(&self) -> Pace {
+        **self.pace.load()
+    }
+
+    /// Has time go so from now on.
+    pub fn go_by(&self, pace: Pace) {
+        self.pace.store(Arc::new(pace));
     }
 
     /// Checks all `demands`, and takes all of them or none. Where it could not be told, nothing was taken.

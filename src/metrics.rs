@@ -71,6 +71,8 @@ pub struct Metrics {
     tier_gone: Counter,
     unlimited: Counter,
     accounts_full: Counter,
+    /// Steps of the wall clock.
+    pub clock_steps: Counter,
     /// Of what the policy names.
     named: Families,
     series: ArcSwap<Series>,
@@ -158,6 +160,7 @@ impl Metrics {
             tier_gone: Counter::default(),
             unlimited: Counter::default(),
             accounts_full: Counter::default(),
+            clock_steps: Counter::default(),
             series: ArcSwap::from_pointee(named.of(&Policy::default(), None)),
             named,
             shadow: Gauge::default(),
@@ -184,6 +187,7 @@ impl Metrics {
         register(r, "tiergate_requests_without_limit", self.unlimited.clone());
         register(r, "tiergate_requests_of_gone_tier", self.tier_gone.clone());
         register(r, "tiergate_requests_without_room", self.accounts_full.clone());
+        register(r, "tiergate_clock_steps", self.clock_steps.clone());
         register(r, "tiergate_shadow", self.shadow.clone());
         self.snapshot.register(r);
         register(r, "tiergate_limit_accounts", self.accounts.clone());

@@ -385,6 +385,13 @@ pub const FAMILIES: &[Description] = &[
         "Lines of the log that were dropped, since whoever reads it is too slow",
         "above 0",
     ),
+    counter(
+        "tiergate_clock_steps",
+        "steps",
+        &[],
+        "Steps of the wall clock by a second or more: forward, once the time of limits has followed, or back",
+        "above 0",
+    ),
     gauge(
         "tiergate_build_info",
         "1",
