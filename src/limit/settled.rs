@@ -206,9 +206,12 @@ impl Settlements {
 // === impl OfInstance ===
 
 impl OfInstance {
-    /// Drops what was settled before `oldest`. Serial numbers rise with time, so the first page is the oldest.
+    /// Drops what was settled before `oldest`. Serial numbers rise with time, so the first page is the oldest. The last page stays: after
+    /// a lull what is reserved next has its numbers there.
     fn forget(&mut self, oldest: Micros) {
-        while let Some(page) = self.pages.first_entry().filter(|page| page.get().newest < oldest) {
+        while self.pages.len() > 1
+            && let Some(page) = self.pages.first_entry().filter(|page| page.get().newest < oldest)
+        {
             self.first = self.first.max(page.key() + 1);
             page.remove();
         }

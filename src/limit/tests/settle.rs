@@ -382,9 +382,23 @@ fn settlements_are_forgotten_after_a_day() {
         world.settle(Reserved { serial, minted: Micros(0), hold }, 1, Duration::from_secs(3600) * hours)
     };
     assert_eq!(settle(0, 0), APPLIED);
+    assert_eq!(settle(1, PAGE), APPLIED);
     assert_eq!(settle(24, 0), Settled::Duplicate { conflicting: false });
     assert_eq!(settle(25, 0), Settled::Late);
-    assert_eq!(settle(25, PAGE), APPLIED);
+    assert_eq!(settle(25, PAGE + 1), APPLIED);
+}
+
+/// A weekend without a call: the next ones have numbers of the page that was begun before.
+#[test]
+fn after_a_lull_of_days_calls_are_settled_once() {
+    let mut world = World::bucket(100);
+    for day in [0, 3, 6] {
+        let now = Duration::from_secs(24 * 3600) * day;
+        let reserved = world.hold(10, now).unwrap();
+        assert_eq!(world.settle(reserved, 30, now), APPLIED, "day {day}");
+        assert_eq!(world.settle(reserved, 30, now), Settled::Duplicate { conflicting: false });
+        assert_eq!(world.left(now), 70);
+    }
 }
 
 #[test]
