@@ -43,6 +43,7 @@ mod settings;
 mod shadow;
 mod slips;
 mod support;
+mod team;
 #[path = "../../src/test_util/tier_service.rs"]
 #[allow(dead_code, reason = "the unit tests use what these do not")]
 mod tier_service;
