@@ -16,7 +16,7 @@ use std::task::{Context, Poll, Waker};
 use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
 use serde_json::json;
 use tiergate::clock::{Clock, Nanos};
-use tiergate::gate::{DecisionSettings, EnforceLimits, Fallback, Gate, Reserving, TierUnknown};
+use tiergate::gate::{DecisionSettings, EnforceLimits, Fallback, Gate, LimitsPath, Reserving, TierUnknown};
 use tiergate::identity::{Authority, Identities, Identity, Remember, ServiceAccountRef};
 use tiergate::limit::{Limits, Memory, Quota};
 use tiergate::lint::compile;
@@ -181,6 +181,7 @@ fn gate_of(request: &CheckRequest, (policies, name): (Policies, String)) -> Arc<
             reserving: Reserving::default(),
             enforce_limits: EnforceLimits::Check,
             shadow: false,
+            limits_path: LimitsPath::default(),
             tier_unknown: TierUnknown::Next,
             stale_for: std::time::Duration::ZERO,
         },

@@ -20,13 +20,13 @@ pub use self::value::log_directives;
 pub use self::variable::{UnknownVariable, unknown_variables};
 
 use self::value::{
-    address, address_or_off, directives, duration, duration_or_none, file, folder, instance, manifests, margin,
-    namespaced, number, part, up_to_a_day, url,
+    address, address_or_off, directives, duration, duration_or_none, file, folder, instance, limits_path, manifests,
+    margin, namespaced, number, part, up_to_a_day, url,
 };
 use self::variable::name_variable;
 use crate::access::AccessMode;
 use crate::apiserver::Budget;
-use crate::gate::{EnforceLimits, Fallback, Reserving, TierUnknown};
+use crate::gate::{EnforceLimits, Fallback, LimitsPath, Reserving, TierUnknown};
 use crate::identity::IdentityMode;
 use crate::limit::Memory;
 use crate::policy::Options;
@@ -157,6 +157,10 @@ pub struct Serve {
     /// make the second call, as envoy/classic.yaml does, enforces no limit
     #[arg(long, env = "TIERGATE_ENFORCE_LIMITS", value_enum, default_value = "check")]
     pub enforce_limits: EnforceLimits,
+    /// Where a GET tells callers their limits and what is left of them: at this path, and at /NAMESPACE/MODEL with this path
+    /// behind it; `off` for nowhere
+    #[arg(long, env = "TIERGATE_LIMITS_PATH", value_name = "PATH", default_value = "/v1/limits", value_parser = limits_path)]
+    pub limits_path: LimitsPath,
     /// Answer so that something else than Envoy's ext_authz filter can take it
     #[arg(long, env = "TIERGATE_COMPAT", value_enum, value_name = "WHAT")]
     pub compat: Option<Compat>,
@@ -379,7 +383,7 @@ impl From<PolicyArgs> for Options {
             tier_mapping: args.tier_mapping,
             instance: args.instance,
             grant_from_annotation: args.grant_from_annotation,
-            gateway: None,
+            ..Options::default()
         }
     }
 }

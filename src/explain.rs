@@ -47,6 +47,8 @@ pub struct Case<'a> {
     pub believed: Option<&'a str>,
     /// Whether the request is the first of all: nothing was taken from any limit before.
     pub first: bool,
+    /// Whether it asked for the caller's limits, and was shown them.
+    pub shown: bool,
 }
 
 /// The explanation of one decision.
@@ -139,7 +141,8 @@ impl<'a> Case<'a> {
         let of_process = evidence.shadowed.iter().find(|shadowed| shadowed.by.is_none());
         let shadowed = of_process.map(|shadowed| &shadowed.denial);
         let let_through = denial.is_none();
-        Case { request_line, evidence, denial: denial.or(shadowed), let_through, policy, believed: None, first: false }
+        let denial = denial.or(shadowed);
+        Case { request_line, evidence, denial, let_through, policy, believed: None, first: false, shown: false }
     }
 
     /// Where the request stopped.
@@ -191,7 +194,8 @@ impl<'a> Case<'a> {
             .flat_map(|gateway| gateway.listeners.iter().map(move |listener| (gateway, listener)));
         let all = listeners.filter_map(|(gateway, listener)| {
             let of_rule = |plan: &&RoutePlan| *plan.name == *route && *plan.rule == *rule;
-            Some((gateway, listener, listener.routes.plans().chain(listener.routes.shut_plans()).find(of_rule)?))
+            let mut plans = listener.routes.plans().chain(listener.routes.shut_plans()).chain(listener.own.as_deref());
+            Some((gateway, listener, plans.find(of_rule)?))
         });
         let all: Vec<_> = all.collect();
         let by_policy = |plan: &RoutePlan| match (&plan.auth, &self.evidence.policy) {
@@ -227,6 +231,11 @@ impl<'a> Case<'a> {
 impl<'p> CurrentRoute<'p> {
     fn auth(&self) -> Option<&'p AuthPlan> {
         self.plan.auth.active().map(|auth| &**auth)
+    }
+
+    /// Whether it is no route, but the Gateway itself.
+    fn is_gateway(&self) -> bool {
+        self.at.iter().any(|(_, listener)| listener.own.as_deref().is_some_and(|own| std::ptr::eq(own, self.plan)))
     }
 
     /// What is in error of what applies to the route.

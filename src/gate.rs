@@ -9,7 +9,7 @@
 //! # use std::time::Duration;
 //! use tiergate::clock::Nanos;
 //! use tiergate::denial::Code;
-//! # use tiergate::gate::{DecisionSettings, EnforceLimits, Fallback, TierUnknown};
+//! # use tiergate::gate::{DecisionSettings, EnforceLimits, Fallback, LimitsPath, TierUnknown};
 //! use tiergate::gate::Gate;
 //! use tiergate::identity::{Authority, Identities, Remember};
 //! use tiergate::limit::{Limits, Memory};
@@ -51,6 +51,7 @@
 //! #     bounds: tiergate::usage::Bounds::default(),
 //! #     reserving: tiergate::gate::Reserving::default(),
 //! #     shadow: false,
+//! #     limits_path: LimitsPath::default(),
 //! #     tier_unknown: TierUnknown::Next,
 //! #     stale_for: Duration::ZERO,
 //! # };
@@ -97,6 +98,7 @@ mod present;
 mod recent;
 mod settings;
 mod shadow;
+mod shown;
 
 #[cfg(test)]
 mod tests;
@@ -115,6 +117,7 @@ pub use self::permit::{Permit, Refused};
 pub use self::recent::{Recent, Record, RequestLine, start};
 pub use self::settings::{DecisionSettings, Fallback, Reserving, TierUnknown};
 pub use self::shadow::Shadowed;
+pub use self::shown::{LimitsPath, Shown, ShownRate};
 
 use self::admit::{Candidate, exceeded};
 use self::caller::{Caller, applies};
@@ -127,7 +130,7 @@ use crate::denial::{Code, Denial};
 use crate::hash::{KeyedHasher, Secret};
 use crate::identity::Identities;
 use crate::limit::Limits;
-use crate::policy::{self, Attached, AuthPlan, Policies, Policy};
+use crate::policy::{self, Attached, AuthPlan, Policies, Policy, RoutePlan};
 use crate::request::{Body, Request, Unset};
 use crate::tier::TierServices;
 use crate::usage::{Forecasts, Reports, Sealer, Settlements, UsageMetrics};
@@ -166,6 +169,8 @@ struct Deciding<'a> {
     until: Option<Instant>,
     /// Of the request, where it is sent along: it is read only where tokens are held for it.
     body: Option<Body<'a>>,
+    /// Whether no model is asked for, so that nothing says whether the caller may call it.
+    names_no_model: bool,
 }
 
 /// How long a request waits for all that is not known. Gateways give up after 200 to 250 ms, and then the reason is lost.
@@ -251,7 +256,7 @@ impl<'a> Deciding<'a> {
     fn new(gate: &'a Gate, policy: &'a Policy, now: Nanos) -> Self {
         let id = gate.decisions.fetch_add(1, Ordering::Relaxed);
         let evidence = Evidence::new(id, policy.generation);
-        let mut deciding = Deciding { gate, policy, now, evidence, until: None, body: None };
+        let mut deciding = Deciding { gate, policy, now, evidence, until: None, body: None, names_no_model: false };
         deciding.evidence.keys = gate.tells_keys.then(Box::default);
         deciding
     }
@@ -263,14 +268,12 @@ impl<'a> Deciding<'a> {
         self.evidence.outdated = policy.outdated.is_some();
         policy.recent(self.now, settings.stale_for)?;
         request.check_headers()?;
+        if let Some(prefix) = settings.limits_path.asked_for(request) {
+            return Box::pin(self.show(prefix, request)).await;
+        }
         let route = policy.route(settings.gateway.as_deref(), request)?;
         self.evidence.route(route);
-        let presented = match &route.auth {
-            Attached::Active(auth) => self.admit_by(auth, request).await?,
-            Attached::Broken(name) => return Err(policy::broken(name)),
-            Attached::None if settings.without_policy == Fallback::Allow => Presented::default(),
-            Attached::None => return Err(Denial::new(Code::RouteNoPolicy, "this route has no policy")),
-        };
+        let presented = self.admit_by(route, request).await?;
         let candidate = self.candidate(route, request, presented)?;
         self.evidence.lap(Stage::Limits);
         match settings.enforce_limits {
@@ -279,9 +282,15 @@ impl<'a> Deciding<'a> {
         }
     }
 
-    /// What the AuthPolicy presents the caller as. In shadow it refuses nobody; one on trial beside it only says what it would have
-    /// said of those who are let through.
-    async fn admit_by(&mut self, auth: &AuthPlan, request: &Request<'_>) -> Result<Presented, Denial> {
+    /// What the AuthPolicy of the route presents the caller as. In shadow it refuses nobody; one on trial beside it only says what it
+    /// would have said of those who are let through.
+    async fn admit_by(&mut self, route: &RoutePlan, request: &Request<'_>) -> Result<Presented, Denial> {
+        let auth = match &route.auth {
+            Attached::Active(auth) => auth,
+            Attached::Broken(name) => return Err(policy::broken(name)),
+            Attached::None if self.gate.settings.without_policy == Fallback::Allow => return Ok(Presented::default()),
+            Attached::None => return Err(Denial::new(Code::RouteNoPolicy, "this route has no policy")),
+        };
         let presented = match self.authorise(auth, request).await {
             Ok(presented) => presented,
             Err(denial) if auth.shadow => {

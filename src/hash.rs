@@ -16,7 +16,7 @@ pub struct KeyedHasher {
     list: [u8; 16],
 }
 
-/// A map's hasher for keys that are hashes already: it takes the low half of a `u128`. Hashing again would only cost.
+/// A map's hasher for keys that are hashes already: it takes the low half of a `u128`, or a `u64`. Hashing again would only cost.
 #[derive(Debug, Default)]
 pub struct Prehashed(u64);
 
@@ -88,7 +88,7 @@ impl Hasher for Prehashed {
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        // Only `u128` keys are hashed here; this keeps any other key correct, if slow.
+        // Only such keys are hashed here; this keeps any other key correct, if slow.
         for byte in bytes {
             self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
         }
@@ -96,6 +96,10 @@ impl Hasher for Prehashed {
 
     fn write_u128(&mut self, value: u128) {
         self.0 = value as u64;
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        self.0 = value;
     }
 }
 

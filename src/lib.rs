@@ -3,7 +3,7 @@
 //! The modules stand in layers: each uses only what is drawn above it, and none beside it (a test holds this).
 //!
 //! ```text
-//! backoff clock family hash printable process spelling throttle  the ground: time, hashes, texts for people, metric families
+//! backoff clock family hash printable process record spelling throttle  the ground: time, hashes, texts for people, metric families
 //! denial  what may be answered: codes, classes, refusals
 //! request  one request as the gate sees it, its attributes, the path rule
 //! expression  CEL and selectors: parse, check, evaluate
@@ -38,6 +38,7 @@ pub mod family;
 pub mod hash;
 pub mod printable;
 pub mod process;
+pub mod record;
 pub mod spelling;
 pub mod throttle;
 

@@ -25,10 +25,13 @@
 
 mod algorithm;
 mod bucket;
+mod calendar;
 mod cell;
 mod memory;
 mod quota;
+mod running;
 mod settled;
+mod sliding;
 mod window;
 
 use std::sync::Arc;
@@ -39,10 +42,13 @@ use smallvec::SmallVec;
 
 pub use self::algorithm::{Algorithm, Compared};
 pub use self::bucket::Bucket;
+pub use self::calendar::{Calendar, Unit, UnknownZone};
 pub use self::cell::Cell;
-pub use self::memory::Memory;
-pub use self::quota::{Quota, Quotas, Rate};
-pub use self::settled::{Charge, Due, Earlier, Hold, Instance, Quality, Report, Settled};
+pub use self::memory::{Accounts, Copied, Memory};
+pub use self::quota::{Quota, Quotas, Rate, Span};
+pub use self::running::Running;
+pub use self::settled::{Charge, Due, Earlier, Hold, Instance, Quality, Report, Row, RowKey, Settled};
+pub use self::sliding::Sliding;
 pub use self::window::Window;
 
 use crate::clock::{Micros, Nanos};
@@ -139,6 +145,9 @@ pub enum Undecided {
     NoAnswer,
 }
 
+/// How long a call is taken to run where nothing is known of others.
+const UNKNOWN_CALL_TIME: Duration = Duration::from_secs(10);
+
 /// How much of what everybody may have, and has had.
 #[derive(Debug)]
 pub struct Limits {
@@ -194,6 +203,16 @@ impl Limits {
     pub async fn admit(&self, demands: &[Demand], now: Nanos) -> Admission {
         match &self.store {
             Store::Memory(memory) => memory.admit(demands, self.time(now)),
+        }
+    }
+
+    /// Where the cells of `demands` stand, and what each would say to its demand if it were the only one. Nothing is taken, and no account
+    /// is made. `None` where nobody can tell.
+    ///
+    /// Memory looks at what one account has under one lock, and at one account after another.
+    pub async fn look(&self, demands: &[Demand], now: Nanos) -> Option<Vec<Standing>> {
+        match &self.store {
+            Store::Memory(memory) => memory.look(demands, self.time(now)),
         }
     }
 
@@ -297,6 +316,19 @@ impl Standing {
         Standing { verdict, limit, window, used, reset, held: 0, mark: Micros(0) }
     }
 
+    /// The same of calls that run, with a guess of when one of them is over: they usually take so long, where that is known. At least a
+    /// second, and no longer than what is sure.
+    #[must_use]
+    pub fn guessing(self, usual: Option<Duration>) -> Self {
+        let each = usual.unwrap_or(UNKNOWN_CALL_TIME) / u32::try_from(self.used.max(1)).unwrap_or(u32::MAX);
+        match self.verdict {
+            Verdict::Exceeds(Some(sure)) => {
+                Standing { verdict: Verdict::Exceeds(Some(sure.min(each.max(Duration::from_secs(1))))), ..self }
+            }
+            _ => self,
+        }
+    }
+
     /// What the limit allows in one window.
     #[must_use]
     pub fn limit(&self) -> u64 {
@@ -307,6 +339,12 @@ impl Standing {
     #[must_use]
     pub fn window(&self) -> Duration {
         Duration::from_micros(self.window)
+    }
+
+    /// Hits that are used, or held, a begun one included: more than the limit where there is debt.
+    #[must_use]
+    pub fn used(&self) -> u64 {
+        self.used
     }
 
     /// Whole hits that are left.

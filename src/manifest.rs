@@ -12,6 +12,7 @@ mod few;
 mod gateway;
 mod in_force;
 mod kind;
+mod kinds;
 mod last_good;
 mod limit_policy;
 mod meta;

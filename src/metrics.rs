@@ -35,7 +35,7 @@ use crate::apiserver::ApiMetrics;
 use crate::cache::AnswerSource;
 use crate::denial::{Class, Code};
 use crate::family::{Family, Registry, register};
-use crate::gate::{Decision, Stage};
+use crate::gate::{Decision, Grant, Stage};
 use crate::policy::Policy;
 use crate::problem::Problem;
 use crate::usage::{LedgerMetrics, UsageMetrics};
@@ -53,6 +53,7 @@ pub struct Metrics {
     pub ledger: LedgerMetrics,
     registry: Registry,
     allowed: Counter,
+    shown: Counter,
     /// One for each [`Code`], in the order of [`Code::ALL`].
     refused: Vec<Counter>,
     duration: Timing,
@@ -144,6 +145,7 @@ impl Metrics {
             usage: UsageMetrics::default(),
             ledger: LedgerMetrics::default(),
             allowed: decisions.get(&DecisionLabels { outcome: "allowed", reason: "" }),
+            shown: decisions.get(&DecisionLabels { outcome: "shown", reason: "" }),
             refused: Code::ALL.iter().map(|code| decisions.get(&reason(code))).collect(),
             duration,
             stages: Stage::ALL.iter().map(|stage| stages.get(&StageLabel { stage: stage.as_str() })).collect(),
@@ -244,6 +246,11 @@ impl Metrics {
     /// Counts what became of a request.
     fn ended(&self, decision: &Decision) {
         let outcome = match &decision.outcome {
+            // No call of a model, and nothing was asked of the limits.
+            Ok(Grant { shown: Some(_), .. }) => {
+                self.shown.inc();
+                return;
+            }
             Ok(_) => {
                 self.allowed.inc();
                 DecisionOutcome::Allowed

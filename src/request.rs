@@ -57,6 +57,7 @@ pub enum OperatorModel<'a> {
 }
 
 /// Header names are lower case on HTTP/2 and in Envoy; lookups ignore case all the same. Its `Debug` form has names alone.
+#[derive(Clone)]
 pub enum Headers<'a> {
     /// `AttributeContext.HttpRequest.headers`: one value a name, duplicates joined by Envoy with a comma.
     Map(&'a HashMap<String, String>),
@@ -107,6 +108,15 @@ impl<'a> Request<'a> {
             headers: Some(&self.headers),
             unset,
         }
+    }
+
+    /// The call of the same caller, at the same place, that would be posted to `path`.
+    #[must_use]
+    pub fn as_call<'c>(&self, path: &'c str) -> Request<'c>
+    where
+        'a: 'c,
+    {
+        Request { method: "POST", path, query: None, headers: self.headers.clone(), body: None, ..*self }
     }
 
     /// Refuses a method with lower-case letters. Methods are case-sensitive (RFC 9110, section 9.1), so `post` is none that

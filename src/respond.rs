@@ -3,6 +3,7 @@
 //! Source: `envoy/service/auth/v3/external_auth.proto`; the header names are OpenAI's and Envoy's.
 
 mod rate_limit;
+mod shown;
 
 use std::time::Duration;
 
@@ -22,8 +23,8 @@ pub use self::rate_limit::rate_limit_response;
 use crate::cache::AnswerSource;
 use crate::denial::{Class, Code, Denial};
 use crate::expression::{Properties, Val};
-use crate::gate::{Decision, Evidence, Grant};
-use crate::limit::Standing;
+use crate::gate::{Decision, Evidence, Grant, Shown};
+use crate::limit::{Span, Standing};
 use crate::process::{decision_id, process_tag};
 use crate::request::{Headers, is_believed_header};
 use crate::rules::LimitKind;
@@ -36,6 +37,10 @@ const IDENTITY_HEADERS: &[&str] =
     &["authorization", "x-maas-username", "x-maas-group", "x-maas-key-id", "x-maas-subscription"];
 /// How long to wait before asking again when nothing could be decided.
 const UNDECIDED_RETRY: Duration = Duration::from_secs(1);
+
+/// The gRPC code of an answer with status 200 that stands in place of the model's: any but OK, by which the gateway would send the
+/// request on.
+const ANSWERED: GrpcCode = GrpcCode::PermissionDenied;
 
 /// What the answer's looks depend on.
 #[derive(Clone, Copy, Debug)]
@@ -104,6 +109,11 @@ pub fn status_of(denial: &Denial) -> u16 {
 pub fn check_response(decision: &Decision, sent: Option<&Headers<'_>>, style: Style) -> CheckResponse {
     let evidence = &decision.evidence;
     match &decision.outcome {
+        Ok(Grant { shown: Some(shown), .. }) => CheckResponse {
+            status: Some(Status { code: ANSWERED as i32, ..Status::default() }),
+            dynamic_metadata: Some(metadata(decision)),
+            http_response: Some(HttpResponse::DeniedResponse(answered(shown, evidence, style))),
+        },
         Ok(grant) => CheckResponse {
             status: Some(Status { code: GrpcCode::Ok as i32, ..Status::default() }),
             dynamic_metadata: Some(metadata(decision)),
@@ -146,6 +156,16 @@ fn ok(grant: &Grant, evidence: &Evidence, sent: Option<&Headers<'_>>, style: Sty
     }
 }
 
+/// The answer to who asks for their limits, in the model's place.
+fn answered(shown: &Shown, evidence: &Evidence, style: Style) -> DeniedHttpResponse {
+    let headers = [("content-type", "application/json"), ("cache-control", "no-store")];
+    DeniedHttpResponse {
+        status: Some(HttpStatus { code: 200 }),
+        headers: headers.map(|(name, value)| overwrite(name, value.to_owned())).into(),
+        body: shown::body(shown, evidence, style),
+    }
+}
+
 fn denied(denial: &Denial, evidence: &Evidence, style: Style) -> DeniedHttpResponse {
     let (status, ..) = status(denial.code);
     let own = denial.deny_with.as_deref();
@@ -184,7 +204,7 @@ fn denied_headers(denial: &Denial, evidence: &Evidence, is_own_body: bool) -> Ve
         headers.push(overwrite("retry-after", whole_seconds(wait).to_string()));
     }
     if status == 429 {
-        headers.extend(limit_headers(evidence, refusing(evidence)));
+        headers.extend(limit_headers(evidence, refusing(evidence).map(|(_, standing)| standing)));
     }
     headers
 }
@@ -226,9 +246,9 @@ fn body(denial: &Denial, evidence: &Evidence, style: Style) -> String {
     if let Some(tier) = &evidence.tier {
         add("tier", json!(&**tier));
     }
-    if let Some(standing) = refusing(evidence).filter(|_| denial.code.class() == Class::Limited) {
+    if let Some((span, standing)) = refusing(evidence).filter(|_| denial.code.class() == Class::Limited) {
         add("limit", json!(standing.limit()));
-        add("window_seconds", json!(standing.window().as_secs_f64()));
+        add_span(&mut add, span);
     }
     if let Some(wait) = denial.retry_after {
         add("retry_after_seconds", json!(whole_seconds(wait)));
@@ -239,9 +259,22 @@ fn body(denial: &Denial, evidence: &Evidence, style: Style) -> String {
     json!({ "error": error }).to_string()
 }
 
-/// The standing of the limit that refuses.
-fn refusing(evidence: &Evidence) -> Option<&Standing> {
-    evidence.refusing()?.1.standing.as_ref()
+/// What the number of a limit is for, in its own terms.
+fn add_span(add: &mut impl FnMut(&str, serde_json::Value), span: Span) {
+    match span {
+        Span::Lasting(window) => add("window_seconds", json!(window.as_secs_f64())),
+        Span::Calendar(calendar) => {
+            add("window", json!(calendar.unit().name()));
+            add("time_zone", json!(calendar.zone()));
+        }
+        Span::Running => {}
+    }
+}
+
+/// The standing of the limit that refuses, and what its number is for.
+fn refusing(evidence: &Evidence) -> Option<(Span, &Standing)> {
+    let (_, limit) = evidence.refusing()?;
+    Some((limit.span, limit.standing.as_ref()?))
 }
 
 /// Request and token limits are never compared with each other: each has its own three headers, and `classic` names
@@ -336,7 +369,7 @@ impl Own {
     }
 
     fn granted(&mut self, grant: &Grant) {
-        self.add("decision", text("allowed"));
+        self.add("decision", text(if grant.shown.is_some() { "shown" } else { "allowed" }));
         if !grant.reservation.is_empty() {
             self.add("reservation", text(grant.reservation.as_str()));
         }

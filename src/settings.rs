@@ -117,7 +117,11 @@ impl Settings {
     pub fn resolve(args: &Serve) -> Result<Self, SettingsError> {
         Ok(Settings {
             source: SourceSettings::resolve(args)?,
-            options: Options { gateway: args.gateway.clone(), ..args.policy.clone().into() },
+            options: Options {
+                gateway: args.gateway.clone(),
+                call_time: args.max_call_time,
+                ..args.policy.clone().into()
+            },
             gate: args.into(),
             style: args.into(),
             listen: args.into(),
@@ -222,6 +226,7 @@ fn decisions(args: &Serve) -> gate::DecisionSettings {
         },
         enforce_limits: args.enforce_limits,
         shadow: args.shadow,
+        limits_path: args.limits_path.clone(),
         tier_unknown: args.tier_unknown,
         stale_for: args.authority.stale_for,
     }

@@ -15,7 +15,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 pub(crate) use self::scratch::Scratch;
 
 use crate::clock::Nanos;
-use crate::gate::{Decision, DecisionSettings, EnforceLimits, Fallback, Gate, Reserving, TierUnknown};
+use crate::gate::{Decision, DecisionSettings, EnforceLimits, Fallback, Gate, LimitsPath, Reserving, TierUnknown};
 use crate::identity::{Authority, Claims, Identities, KubernetesClaims, ObjectClaims, Remember, unix_seconds};
 use crate::limit::{Limits, Memory};
 use crate::lint::compile;
@@ -143,6 +143,7 @@ pub(crate) fn settings() -> DecisionSettings {
         without_policy: Fallback::Refuse,
         without_limit: Fallback::Allow,
         shadow: false,
+        limits_path: LimitsPath::default(),
         without_room: Fallback::Refuse,
         uncounted: Fallback::Allow,
         bounds: Bounds::default(),
@@ -162,6 +163,7 @@ pub(crate) fn gate(policy: Policy, settings: DecisionSettings) -> Gate {
 
 /// A request, built fluently.
 pub(crate) struct Call {
+    pub(crate) method: &'static str,
     pub(crate) path: String,
     pub(crate) headers: HashMap<String, String>,
     pub(crate) model: Option<String>,
@@ -177,7 +179,11 @@ impl Call {
     }
 
     pub(crate) fn path(path: &str) -> Self {
-        Call { path: path.to_owned(), headers: HashMap::new(), model: None, gateway: None, body: None }
+        Call { method: "POST", path: path.to_owned(), headers: HashMap::new(), model: None, gateway: None, body: None }
+    }
+
+    pub(crate) fn get(path: &str) -> Self {
+        Call { method: "GET", ..Self::path(path) }
     }
 
     pub(crate) fn bearer(mut self, token: &str) -> Self {
@@ -188,7 +194,7 @@ impl Call {
     pub(crate) async fn on(&self, gate: &Gate, now: Nanos) -> Decision {
         let (path, query) = Request::split_path(&self.path);
         let request = Request {
-            method: "POST",
+            method: self.method,
             host: "127.0.0.1:10000",
             scheme: "http",
             path,

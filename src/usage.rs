@@ -293,6 +293,10 @@ impl Settlements {
             Settled::Duplicate { conflicting: false } => return Settlement::Duplicate.into(),
             Settled::Late => return Settlement::Late.into(),
         };
+        if before.is_none() && !report.unsent {
+            let time = Duration::from_micros(at.0.saturating_sub(reservation.minted.0));
+            self.forecasts.ran(reservation.model, time, at);
+        }
         let is_final = said.quality == Quality::Final;
         if is_final && said.used.total == tokens && !report.has_failed() && !report.unsent {
             self.rates.learn(reservation.model, report, now);

@@ -59,7 +59,7 @@ fn play_row(gate: &Gate, row: &Row, usage: &mut Usage, widths: &Widths) -> Resul
             outcome = outcome.and_then(|()| usage.all_reported());
         }
         let response = row.send(gate)?;
-        usage.admitted += u64::from(response.status == 200);
+        usage.admitted += u64::from(response.status == 200 && !row.is_shown);
         outcome = outcome.and_then(|()| row.judge(&response));
         last = Some(response);
     }

@@ -33,6 +33,8 @@ pub struct Row {
     pub code: Option<&'static str>,
     /// What else must hold of the answer.
     pub holds: Vec<Condition>,
+    /// Whether tiergate itself answers: then no usage is reported.
+    pub is_shown: bool,
     /// Whether all usage so far must have been reported first.
     pub after_usage: bool,
     /// Whether the text of the answer is worth a line.
@@ -66,6 +68,8 @@ pub fn rows(by: &Tokens) -> Vec<Row> {
 
         Row::chat("alice (free)", "llm/granite", "five requests of five in 2m").bearer(&by.alice).times(5).after_usage(),
         Row::chat("alice (free)", "llm/granite", "the sixth").bearer(&by.alice).refused(429, "TG-LIMIT-REQUESTS").holds(says_when_to_retry),
+        Row::chat("alice (free)", "-", "GET /v1/limits").bearer(&by.alice).shown().holds(all_requests_are_used),
+        Row::chat("nobody", "-", "GET /v1/limits, no token").shown().refused(401, "TG-TOKEN-MISSING").holds(challenges),
         Row::chat("bob (free)", "llm/granite", "the first of another user").bearer(&by.bob),
 
         Row::chat("ivan (enterprise)", "lab/atlas", "two of the lab's three in 2m").bearer(&by.ivan).times(2),
@@ -121,6 +125,7 @@ impl Row {
             status,
             code,
             holds,
+            is_shown: false,
             after_usage: false,
             quotes: false,
         }
@@ -151,6 +156,14 @@ impl Row {
         self.request.path = format!("/{}{path}", self.model);
         self.request.body = body.replace("WORDS", TEN_WORDS);
         self
+    }
+
+    /// Asks for the caller's limits.
+    fn shown(mut self) -> Self {
+        self.request.method = "GET";
+        self.request.body.clear();
+        self.is_shown = true;
+        self.path("/v1/limits")
     }
 
     fn times(mut self, times: u32) -> Self {
@@ -202,6 +215,10 @@ fn says_when_to_retry(response: &Response) -> Option<String> {
         Some(Ok(1..)) => None,
         _ => Some("no Retry-After in seconds".to_owned()),
     }
+}
+
+fn all_requests_are_used(response: &Response) -> Option<String> {
+    says(response, &["\"tier\":\"free\"", "\"limit\":5,\"window_seconds\":120,\"used\":5,\"left\":0"])
 }
 
 fn names_the_missing_grant(response: &Response) -> Option<String> {

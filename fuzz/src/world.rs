@@ -4,7 +4,7 @@ use std::sync::{Arc, LazyLock};
 
 use serde_json::json;
 use tiergate::clock::Nanos;
-use tiergate::gate::{DecisionSettings, EnforceLimits, Fallback, Gate, Reserving, TierUnknown};
+use tiergate::gate::{DecisionSettings, EnforceLimits, Fallback, Gate, LimitsPath, Reserving, TierUnknown};
 use tiergate::identity::{Authority, Identities, Identity, Remember, ServiceAccountRef};
 use tiergate::limit::{Limits, Memory};
 use tiergate::lint::compile;
@@ -127,6 +127,7 @@ pub(super) fn gate_by(policies: Arc<Policies>, enforce_limits: EnforceLimits) ->
         reserving: Reserving::default(),
         enforce_limits,
         shadow: false,
+        limits_path: LimitsPath::default(),
         tier_unknown: TierUnknown::Next,
         stale_for: std::time::Duration::ZERO,
     };

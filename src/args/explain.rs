@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 
-use super::value::{file, manifests, namespaced, url};
+use super::value::{file, limits_path, manifests, namespaced, url};
 use super::{DEFAULT_ISSUER, PolicyArgs};
-use crate::gate::{Fallback, TierUnknown};
+use crate::gate::{Fallback, LimitsPath, TierUnknown};
 
 #[derive(Clone, Debug, Args)]
 #[command(
@@ -87,6 +87,9 @@ pub struct Explain {
     /// What happens to a caller whom no limit matches
     #[arg(long, env = "TIERGATE_WITHOUT_LIMIT", value_enum, default_value = "allow")]
     pub without_limit: Fallback,
+    /// Where a GET tells callers their limits; `off` for nowhere
+    #[arg(long, env = "TIERGATE_LIMITS_PATH", value_name = "PATH", default_value = "/v1/limits", value_parser = limits_path)]
+    pub limits_path: LimitsPath,
     /// What happens to a caller whose tier is no longer configured, or whose groups belong to no tier
     #[arg(long, env = "TIERGATE_TIER_UNKNOWN", value_enum, default_value = "next")]
     pub tier_unknown: TierUnknown,

@@ -14,6 +14,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use super::Admin;
 use crate::clock::Micros;
+use crate::gate::LimitsPath;
 use crate::manifest::parse_duration;
 use crate::request::{is_dns1123_label, is_dns1123_subdomain};
 
@@ -77,6 +78,10 @@ pub(super) fn address_or_off(text: &str) -> Result<Admin, String> {
     }
     let address = address(text).map_err(|_| "has to be an address such as 127.0.0.1:8081, or off".to_owned());
     address.map(|address| Admin(Some(address)))
+}
+
+pub(super) fn limits_path(text: &str) -> Result<LimitsPath, String> {
+    LimitsPath::new(text).ok_or_else(|| "has to be a path such as /v1/limits, or off".to_owned())
 }
 
 /// At least 1.

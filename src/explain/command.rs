@@ -43,7 +43,8 @@ fn request(args: &Explain, out: &mut impl Write) -> Result<bool, ExplainError> {
     let policy = gate.policies.current();
     let line = RequestLine::of(&request);
     let case = Case::new(Some(&line), &decision.evidence, decision.outcome.as_ref().err(), &policy);
-    let mut trace = Trace::of(&Case { believed: believed.as_deref(), first: true, ..case });
+    let shown = decision.outcome.as_ref().is_ok_and(|grant| grant.shown.is_some());
+    let mut trace = Trace::of(&Case { believed: believed.as_deref(), first: true, shown, ..case });
     trace.notes.extend(sent.unknown.iter().map(|unknown| masked(unknown).into_owned()));
     trace.notes.extend(errors_of(&policy, manifests));
     let printed = match args.format {
@@ -85,6 +86,7 @@ fn gate(args: &Explain, policies: Arc<Policies>) -> Result<Gate, ExplainError> {
         tier_unknown: args.tier_unknown,
         stale_for: Duration::ZERO,
         shadow: false,
+        limits_path: args.limits_path.clone(),
         // Whichever call takes from the limits: here is one that does both.
         enforce_limits: EnforceLimits::Check,
     };

@@ -109,7 +109,10 @@ fn route(case: &Case<'_>, found: Option<&CurrentRoute<'_>>) -> Vec<TraceFinding>
     let (Some(route), rule) = (&case.evidence.route, &case.evidence.rule) else { return Vec::new() };
     let Some(name) = object("HTTPRoute", route) else { return Vec::new() };
     let rule = rule.as_deref().filter(|rule| !rule.is_empty()).map(|rule| format!(", {rule}")).unwrap_or_default();
-    let mut findings = vec![case.finding(format!("{name}{rule}"), &name)];
+    let mut findings = match found.is_some_and(CurrentRoute::is_gateway) {
+        true => vec!["no HTTPRoute has the path: the policies of the Gateway itself apply".into()],
+        false => vec![case.finding(format!("{name}{rule}"), &name)],
+    };
     match found {
         Some(found) => findings.extend(found.at.iter().map(|(gateway, listener)| {
             let names: Vec<&str> = listener.names.iter().map(|name| &**name).collect();
@@ -299,6 +302,9 @@ fn access(case: &Case<'_>, auth: Option<&AuthPlan>) -> Vec<TraceFinding> {
     findings.extend(patterns.map(|rule| {
         TraceFinding::new(format!("authorization `{}` does not stand in the way", rule.name), Some(rule.place.clone()))
     }));
+    if case.shown && case.evidence.permit.model.is_none() {
+        return vec!["not asked where no model is named".into()];
+    }
     if findings.is_empty() {
         findings.push("the policy checks no access".into());
     }
@@ -389,10 +395,18 @@ fn one_limit(case: &Case<'_>, found: Option<&CurrentRoute<'_>>, of: &LimitEviden
         (LimitKind::Tokens, held @ 1..) if admitted => format!("left while this one holds {held}"),
         _ => "left".to_owned(),
     };
-    let (number, window) = (standing.limit(), span(standing.window()));
+    let (number, span_of) = (standing.limit(), limit_span(of.span));
     let (remaining, reset) = (standing.remaining(), span(standing.reset()));
-    let state = format!("{number} {what} per {window}, {remaining} {left}, full in {reset}: {verdict}");
+    let state = format!("{number} {what} {span_of}, {remaining} {left}, full in {reset}: {verdict}");
     TraceFinding::new(format!("{kind} {}: {state}", of.name), place)
+}
+
+/// What the number of a limit is for.
+fn limit_span(of: limit::Span) -> String {
+    match of {
+        limit::Span::Lasting(window) => format!("per {}", span(window)),
+        of => of.to_string(),
+    }
 }
 
 /// What a limit counts under.
@@ -456,12 +470,14 @@ pub(super) fn span(duration: Duration) -> String {
 
 // === answer ===
 
+const SHOWN: &str = "tiergate answers: what the caller's limits are, and what is left of them; nothing is taken";
+
 fn answer(case: &Case<'_>) -> TraceStep {
     let Some(denial) = case.denial else {
         return TraceStep {
             name: "answer",
             result: TraceResult::Passed,
-            findings: vec!["allowed: the model answers".into()],
+            findings: vec![if case.shown { SHOWN } else { "allowed: the model answers" }.into()],
         };
     };
     if case.let_through {

@@ -9,7 +9,7 @@ use super::{Deciding, EnforceLimits, Fallback, Grant, LimitEvidence, Reserving, 
 use crate::clock::Micros;
 use crate::denial::{Code, Denial};
 use crate::expression::{Scope, TokenCost, undecided as no_value};
-use crate::limit::{self, Admission, Cost, Demand, Outcome, Quota, Standing, Undecided};
+use crate::limit::{self, Admission, Cost, Demand, Outcome, Quota, Span, Standing, Undecided, Verdict};
 use crate::policy::{self, Attached, Limit, Matched, RoutePlan};
 use crate::request::{Body, HeaderLookup, Request, Unset};
 use crate::rules::{LimitKind, TokenAdmission};
@@ -80,8 +80,8 @@ impl Deciding<'_> {
             };
             // One by one: `extend` sets up for many, and there are two.
             for demand in self.demands(matched, route, want) {
+                self.evidence.limits.push(LimitEvidence::new(matched.limit, &demand.quota));
                 demands.push(demand);
-                self.evidence.limits.push(LimitEvidence::new(matched.limit));
             }
         }
         Ok(demands)
@@ -154,7 +154,10 @@ impl Deciding<'_> {
         }
         match outcome {
             Outcome::Admitted => {}
-            Outcome::Exceeded => return Err(exceeded(self.evidence.refusing())),
+            Outcome::Exceeded => {
+                self.guess_when_calls_end();
+                return Err(exceeded(self.evidence.refusing()));
+            }
             Outcome::Undecided(Undecided::Full) if self.gate.settings.without_room == Fallback::Allow => {
                 // Its usage report is taken, and charged to nothing.
                 let reservation = self.reserve(&[], &[], at);
@@ -172,6 +175,16 @@ impl Deciding<'_> {
         let reservation = self.reserve(&demands, &shadow, at);
         self.evidence.lap(Stage::Admission);
         Ok(Grant { reservation, ..grant })
+    }
+
+    /// Says of limits of calls that run when one of those may be over: as often as calls of this model end, where they are alike. Who runs
+    /// them is not known.
+    #[cold]
+    fn guess_when_calls_end(&mut self) {
+        let usual = self.gate.forecasts.call_time(self.evidence.model);
+        for limit in self.evidence.limits.iter_mut().filter(|limit| limit.span == Span::Running) {
+            limit.standing = limit.standing.map(|standing| standing.guessing(usual));
+        }
     }
 
     /// What the usage report gives back, so that what `demands`, and those in `shadow`, took at that time becomes what the answer cost.
@@ -235,7 +248,7 @@ fn uncounted() -> Denial {
 }
 
 /// The answer where nobody can tell whether the limits let the request through.
-fn undecided(why: Undecided) -> Denial {
+pub(super) fn undecided(why: Undecided) -> Denial {
     match why {
         Undecided::Full => Denial::new(Code::UnavailableAccounts, "there is no room to count another caller")
             .detail("see --max-accounts"),
@@ -245,24 +258,34 @@ fn undecided(why: Undecided) -> Denial {
 
 /// The refusal by the limit that takes longest to let this request through.
 pub(super) fn exceeded(refusing: Option<(Option<Duration>, &LimitEvidence)>) -> Denial {
-    let Some((retry_after, LimitEvidence { name, kind, standing: Some(standing) })) = refusing else {
+    let Some((retry_after, LimitEvidence { name, kind, span, standing: Some(standing) })) = refusing else {
         return Denial::new(Code::UnavailableInternal, "the limits gave no reason");
     };
     let (code, what) = match kind {
         LimitKind::Requests => (Code::LimitRequests, "requests"),
         LimitKind::Tokens => (Code::LimitTokens, "tokens"),
     };
-    let mut denial = Denial::new(code, used_up(standing, what)).detail(format!("limit {name}"));
+    let mut denial = Denial::new(code, used_up(standing, what, *span)).detail(format!("limit {name}"));
     denial.retry_after = retry_after;
     denial
 }
 
 /// What the caller is told of the limit that refuses, which counts `what`.
-fn used_up(standing: &Standing, what: &str) -> String {
-    let (number, window) = (standing.limit(), standing.window());
-    match standing.remaining() {
-        0 => format!("you have used your {number} {what} per {window:?}"),
-        left => format!("you have {left} of your {number} {what} per {window:?} left, fewer than this call may cost"),
+fn used_up(standing: &Standing, what: &str, span: Span) -> String {
+    let number = standing.limit();
+    match (span, standing.remaining()) {
+        (Span::Running, _) => {
+            let running = format!("as many of your {what} run as may run {span}: {number}");
+            match standing.verdict {
+                // Nobody knows how long they run.
+                Verdict::Exceeds(Some(wait)) => {
+                    format!("{running}; one may be over in about {} s", wait.as_secs_f64().ceil())
+                }
+                _ => running,
+            }
+        }
+        (_, 0) => format!("you have used your {number} {what} {span}"),
+        (_, left) => format!("you have {left} of your {number} {what} {span} left, fewer than this call may cost"),
     }
 }
 

@@ -6,15 +6,15 @@ use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
-use super::Shadowed;
 use super::access::AccessEvidence;
+use super::{Shadowed, Shown};
 use crate::access::AccessSource;
 use crate::cache::AnswerSource;
 use crate::denial::Denial;
 use crate::expression::{Properties, Scope};
 use crate::gate::{Caller, Permit, Presented};
 use crate::identity::Identity;
-use crate::limit::{Standing, Verdict};
+use crate::limit::{Quota, Span, Standing, Verdict};
 use crate::policy::{AuthPlan, Limit, RoutePlan};
 use crate::problem::ObjectName;
 use crate::rules::LimitKind;
@@ -41,6 +41,8 @@ pub struct Grant {
     pub reservation: String,
     /// Where a second call takes from the limits: what it has to be told.
     pub handover: Option<Box<Handover>>,
+    /// What the caller asked to be shown: it is the answer, in place of the model's.
+    pub shown: Option<Box<Shown>>,
 }
 
 /// What limits look at, for a call that has no request.
@@ -122,6 +124,8 @@ pub struct Evidence {
 pub struct LimitEvidence {
     pub name: Arc<str>,
     pub kind: LimitKind,
+    /// What its number is for.
+    pub span: Span,
     /// Where it stands, once it was asked.
     pub standing: Option<Standing>,
 }
@@ -170,8 +174,8 @@ impl Stage {
 
 impl LimitEvidence {
     /// Before the limit was asked.
-    pub(super) fn new(limit: &Limit) -> Self {
-        LimitEvidence { name: Arc::clone(&limit.name), kind: limit.kind, standing: None }
+    pub(super) fn new(limit: &Limit, quota: &Quota) -> Self {
+        LimitEvidence { name: Arc::clone(&limit.name), kind: limit.kind, span: quota.span(), standing: None }
     }
 }
 
@@ -291,6 +295,6 @@ impl Evidence {
 impl Grant {
     pub(super) fn new(presented: Presented) -> Self {
         let Presented { filters, headers } = presented;
-        Grant { filters, headers, reservation: String::new(), handover: None }
+        Grant { filters, headers, reservation: String::new(), handover: None, shown: None }
     }
 }

@@ -67,6 +67,9 @@ impl Deciding<'_> {
         caller: &Caller<'_>,
         operator: OperatorModel<'_>,
     ) -> Result<(), Denial> {
+        if self.names_no_model {
+            return Ok(());
+        }
         let scope = caller.scope();
         for rule in &rules.authorization {
             if !holds(rules, &rule.name, &rule.when, &scope)? {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::EnforceLimits;
+use super::{EnforceLimits, LimitsPath};
 use crate::rules::TokenAdmission;
 use crate::usage::{Bounds, Forecasts};
 
@@ -39,6 +39,8 @@ pub struct DecisionSettings {
     pub reserving: Reserving,
     /// Whether every request is let through, and what would have been said is only recorded.
     pub shadow: bool,
+    /// Where callers are told their limits.
+    pub limits_path: LimitsPath,
     pub tier_unknown: TierUnknown,
     /// How long decisions rest on what was known while changes may not be seen.
     pub stale_for: Duration,

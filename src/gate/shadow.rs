@@ -94,7 +94,7 @@ impl Deciding<'_> {
                 };
                 self.evidence.counts(matched.limit, scope, route);
                 demands.extend(self.demands(matched, route, want));
-                let evidence = matched.limit.rates.iter().map(|_| LimitEvidence::new(matched.limit));
+                let evidence = matched.limit.rates.iter().map(|(_, quota)| LimitEvidence::new(matched.limit, quota));
                 self.evidence.shadow_limits.extend(evidence);
             }
         }

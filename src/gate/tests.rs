@@ -4,6 +4,7 @@ mod language;
 mod recipes;
 mod reserve;
 mod shadow;
+mod shown;
 mod stale;
 mod tiers;
 

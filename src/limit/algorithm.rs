@@ -72,6 +72,24 @@ algorithms! {
         text: "all at once, a window after the first hit, as Limitador counts",
         has_windows: true
     }
+    SlidingWindow {
+        name: "sliding-window",
+        code: 2,
+        text: "evenly, while the window before slides out of sight",
+        has_windows: true
+    }
+    Calendar {
+        name: "calendar",
+        code: 3,
+        text: "all at once, when the day, week, month or year ends in a time zone",
+        has_windows: true
+    }
+    Concurrency {
+        name: "concurrency",
+        code: 4,
+        text: "one by one, when calls end: it bounds those that run at once",
+        has_windows: false
+    }
 }
 
 /// How one limit is compared with another: see [`Quota::refuses_before`].
@@ -102,10 +120,16 @@ impl Quota {
         let [(few, short), (many, long)] =
             [self, rate].map(|quota| (u128::from(quota.limit()), quota.window().as_micros().max(1)));
         match self.algorithm() {
+            algorithm if algorithm != rate.algorithm() => false,
             // A bucket that is no larger and regains no faster is empty first. Limits are below 2^40, windows below 2^64.
             Algorithm::TokenBucket => few <= many && few * long <= many * short,
             // Equal windows start and end together.
             Algorithm::FixedWindow if short == long && compared.same => few <= many,
+            // Both slide alike, and what counts more hits counts them in every window.
+            Algorithm::SlidingWindow => short == long && few <= many,
+            Algorithm::Calendar => self.calendar.is_some() && self.calendar == rate.calendar && few <= many,
+            // What counts more of them has no fewer running.
+            Algorithm::Concurrency => short == long && few <= many,
             // Else one of `rate` sees the end of one of this, and all that follow; but an answer may cost more than was left.
             Algorithm::FixedWindow => !compared.charged_afterwards && few * (long.div_ceil(short) + 1) <= many,
         }

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use super::{Charge, Quota, Verdict};
 use crate::clock::Micros;
+use crate::record::{Reading, write_number};
 
 /// The state of one bucket. A fresh one is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,6 +190,25 @@ impl Bucket {
     #[must_use]
     pub fn is_idle(&self, now: Micros) -> bool {
         self.until_full(now).is_zero()
+    }
+
+    /// Appends its record.
+    pub(super) fn write(&self, record: &mut Vec<u8>) {
+        // The bucket was full before it is full again.
+        let until = self.full.0.wrapping_sub(self.since.0);
+        for number in [self.since.0, until, self.fraction, self.refill, self.window, self.refunded] {
+            write_number(record, number);
+        }
+    }
+
+    /// What [`Bucket::write`] wrote. `None` for what no bucket is.
+    pub(super) fn read(record: &mut Reading<'_>) -> Option<Self> {
+        let since = Micros(record.number()?);
+        let full = Micros(since.0.wrapping_add(record.number()?));
+        let (fraction, refill) = (record.number()?, record.number()?);
+        let (window, refunded) = (record.number()?, record.number()?);
+        let is_one = full >= since && fraction < refill && refill <= Quota::MAX_LIMIT && window > 0;
+        is_one.then_some(Bucket { full, fraction, refill, window, refunded, since })
     }
 
     /// What is used and has not come back, in hits × microseconds of the window.

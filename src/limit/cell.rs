@@ -1,7 +1,8 @@
 //! The state of one limit in one account, by whichever algorithm.
 
-use super::{Algorithm, Bucket, Charge, Cost, Demand, Quota, Standing, Verdict, Window};
+use super::{Algorithm, Bucket, Charge, Cost, Demand, Quota, Running, Sliding, Standing, Verdict, Window};
 use crate::clock::Micros;
+use crate::record::Reading;
 
 /// What one limit has counted in one account: a counter, by each algorithm in its own way. (In the words of GCRA a *cell* is what is
 /// counted, a unit of traffic; here that is a hit.)
@@ -11,17 +12,49 @@ pub enum Cell {
     Bucket(Bucket),
     /// By [`Algorithm::FixedWindow`].
     Window(Window),
+    /// By [`Algorithm::SlidingWindow`].
+    Sliding(Sliding),
+    /// By [`Algorithm::Calendar`].
+    Calendar(Window),
+    /// By [`Algorithm::Concurrency`].
+    Running(Running),
 }
 
-/// What every algorithm does, so that a request decides once which one it is.
-trait Counter {
+/// Does the same with the counter of a cell, whichever it is.
+macro_rules! each {
+    ($cell:expr, $counter:ident => $done:expr) => {
+        match $cell {
+            Cell::Bucket($counter) => $done,
+            Cell::Window($counter) | Cell::Calendar($counter) => $done,
+            Cell::Sliding($counter) => $done,
+            Cell::Running($counter) => $done,
+        }
+    };
+}
+
+/// What every algorithm does, so that a request decides once which one it is. All but [`Counter::advance`] and [`Counter::is_idle`] are
+/// asked after that, at the same moment.
+pub(super) trait Counter {
+    /// Lets time pass until `now`, and adopts `quota`.
     fn advance(&mut self, quota: &Quota, now: Micros);
+    /// What a hold of `need` would meet.
     fn fits(&self, quota: &Quota, need: u64, now: Micros) -> Verdict;
+    /// Adds `hits`, into debt if need be.
     fn charge(&mut self, quota: &Quota, hits: u64, now: Micros);
+    /// Whole hits that are used, a begun one included.
     fn used(&self, now: Micros) -> u64;
     /// Until nothing is used, in microseconds.
     fn left(&self, quota: &Quota, now: Micros) -> u64;
+    /// The place of what was charged last.
     fn mark(&self) -> Micros;
+    /// How many hits can be charged so that they can be given back exactly.
+    fn room(&self, quota: &Quota) -> u64;
+    /// Gives back what of `hits` has not been paid for since they were charged; how many that are.
+    fn give_back(&mut self, quota: &Quota, hits: u64, charge: Charge, now: Micros) -> u64;
+    /// Ends a debt after so many windows; whether it was longer.
+    fn bound_debt(&mut self, quota: &Quota, windows: u32, now: Micros) -> bool;
+    /// Whether forgetting it at `now` changes nothing.
+    fn is_idle(&self, now: Micros) -> bool;
 
     #[inline(always)]
     fn peek(&self, quota: &Quota, cost: Cost, now: Micros) -> Verdict {
@@ -69,6 +102,9 @@ impl Cell {
         match quota.algorithm {
             Algorithm::TokenBucket => Cell::Bucket(Bucket::fresh(quota)),
             Algorithm::FixedWindow => Cell::Window(Window::default()),
+            Algorithm::SlidingWindow => Cell::Sliding(Sliding::default()),
+            Algorithm::Calendar => Cell::Calendar(Window::default()),
+            Algorithm::Concurrency => Cell::Running(Running::default()),
         }
     }
 
@@ -84,10 +120,7 @@ impl Cell {
     /// Likewise, of a cell of that algorithm.
     #[inline]
     fn pass(&mut self, quota: &Quota, now: Micros) {
-        match self {
-            Cell::Bucket(bucket) => bucket.advance(quota, now),
-            Cell::Window(window) => window.advance(quota, now),
-        }
+        each!(self, counter => Counter::advance(counter, quota, now));
     }
 
     /// What the cell counts by.
@@ -97,100 +130,74 @@ impl Cell {
         match self {
             Cell::Bucket(_) => Algorithm::TokenBucket,
             Cell::Window(_) => Algorithm::FixedWindow,
+            Cell::Sliding(_) => Algorithm::SlidingWindow,
+            Cell::Calendar(_) => Algorithm::Calendar,
+            Cell::Running(_) => Algorithm::Concurrency,
         }
     }
 
     /// The same use, counted by the algorithm of `quota`.
     #[cold]
     fn converted(self, quota: &Quota, now: Micros) -> Self {
-        let used = match self {
-            Cell::Bucket(mut bucket) => {
-                bucket.advance(quota, now);
-                bucket.used(now)
-            }
-            Cell::Window(mut window) => {
-                window.advance(quota, now);
-                window.used()
-            }
-        };
+        let mut before = self;
+        before.pass(quota, now);
         let mut cell = Cell::fresh(quota);
         cell.pass(quota, now);
-        cell.charge(quota, used, now);
+        match before.used(now) {
+            0 => {}
+            used => cell.charge(quota, used, now),
+        }
         cell
     }
 
     /// How many hits can be charged so that they can be given back exactly; after [`Cell::advance`].
     #[must_use]
     pub fn room(&self, quota: &Quota) -> u64 {
-        match self {
-            Cell::Bucket(bucket) => bucket.room(quota),
-            Cell::Window(window) => window.room(),
-        }
+        each!(self, counter => Counter::room(counter, quota))
     }
 
     /// Adds `hits`, into debt if need be.
     #[inline]
     pub fn charge(&mut self, quota: &Quota, hits: u64, now: Micros) {
-        match self {
-            Cell::Bucket(bucket) => bucket.charge(quota, hits),
-            Cell::Window(window) => window.charge(quota, hits, now),
-        }
+        each!(self, counter => Counter::charge(counter, quota, hits, now));
     }
 
     /// The place of what was charged last.
     #[must_use]
     #[inline]
     pub fn mark(&self) -> Micros {
-        match self {
-            Cell::Bucket(bucket) => bucket.mark(),
-            Cell::Window(window) => window.mark(),
-        }
+        each!(self, counter => Counter::mark(counter))
     }
 
     /// Gives back what of `hits`, charged at `minted` with that `mark`, has not been paid for at `now`; after [`Cell::advance`].
     /// How many hits that are, a begun one included.
     pub fn give_back(&mut self, quota: &Quota, hits: u64, charge: Charge, now: Micros) -> u64 {
-        match self {
-            Cell::Bucket(bucket) => bucket.give_back(quota, hits, charge, now),
-            Cell::Window(window) => window.give_back(hits, charge.mark),
-        }
+        each!(self, counter => Counter::give_back(counter, quota, hits, charge, now))
     }
 
     /// Ends a debt after so many windows; whether it was longer.
     pub fn bound_debt(&mut self, quota: &Quota, windows: u32, now: Micros) -> bool {
-        match self {
-            Cell::Bucket(bucket) => bucket.bound_debt(quota, windows, now),
-            Cell::Window(window) => window.bound_debt(quota, windows),
-        }
+        each!(self, counter => Counter::bound_debt(counter, quota, windows, now))
     }
 
     /// Whole hits that are used, a begun one included; after [`Cell::advance`].
     #[must_use]
     #[inline]
     pub fn used(&self, now: Micros) -> u64 {
-        match self {
-            Cell::Bucket(bucket) => bucket.used(now),
-            Cell::Window(window) => window.used(),
-        }
+        each!(self, counter => Counter::used(counter, now))
     }
 
     /// Whether `cost` fits at `now`, after [`Cell::advance`].
     #[must_use]
     #[inline]
     pub fn peek(&self, quota: &Quota, cost: Cost, now: Micros) -> Verdict {
-        match self {
-            Cell::Bucket(bucket) => bucket.peek(quota, cost, now),
-            Cell::Window(window) => window.peek(quota, cost, now),
-        }
+        each!(self, counter => counter.peek(quota, cost, now))
     }
 
     /// Takes or holds what fits, after [`Cell::advance`]; how much that is.
     #[inline]
     pub fn take(&mut self, quota: &Quota, cost: Cost, now: Micros) -> u64 {
-        match self {
-            Cell::Bucket(bucket) => bucket.take(quota, cost, now),
-            Cell::Window(window) => window.take(quota, cost, now),
-        }
+        each!(self, counter => counter.take(quota, cost, now))
     }
 
     /// Takes or holds what a demand asks, if it fits; where the cell stands then.
@@ -199,29 +206,42 @@ impl Cell {
         if self.algorithm() != demand.quota.algorithm {
             *self = self.converted(&demand.quota, now);
         }
-        match self {
-            Cell::Bucket(bucket) => bucket.admit(demand, now),
-            Cell::Window(window) => window.admit(demand, now),
-        }
+        each!(self, counter => counter.admit(demand, now))
     }
 
     /// Where the cell stands at `now`, after it said `verdict` to a demand.
     #[must_use]
     #[inline]
     pub fn standing(&self, quota: &Quota, verdict: Verdict, now: Micros) -> Standing {
-        match self {
-            Cell::Bucket(bucket) => bucket.standing(quota, verdict, now),
-            Cell::Window(window) => window.standing(quota, verdict, now),
-        }
+        each!(self, counter => counter.standing(quota, verdict, now))
     }
 
     /// Whether forgetting the cell at `now` changes nothing.
     #[must_use]
     pub fn is_idle(&self, now: Micros) -> bool {
+        each!(self, counter => Counter::is_idle(counter, now))
+    }
+
+    /// Appends its record: the code of its algorithm, and its state by that.
+    pub(super) fn write(&self, record: &mut Vec<u8>) {
+        record.push(self.algorithm().code());
         match self {
-            Cell::Bucket(bucket) => bucket.is_idle(now),
-            Cell::Window(window) => window.is_idle(now),
+            Cell::Bucket(bucket) => bucket.write(record),
+            Cell::Window(window) | Cell::Calendar(window) => window.write(record),
+            Cell::Sliding(sliding) => sliding.write(record),
+            Cell::Running(running) => running.write(record),
         }
+    }
+
+    /// What [`Cell::write`] wrote. `None` for what no cell is.
+    pub(super) fn read(record: &mut Reading<'_>) -> Option<Self> {
+        Some(match Algorithm::of_code(record.byte()?)? {
+            Algorithm::TokenBucket => Cell::Bucket(Bucket::read(record)?),
+            Algorithm::FixedWindow => Cell::Window(Window::read(record)?),
+            Algorithm::SlidingWindow => Cell::Sliding(Sliding::read(record)?),
+            Algorithm::Calendar => Cell::Calendar(Window::read(record)?),
+            Algorithm::Concurrency => Cell::Running(Running::read(record)?),
+        })
     }
 }
 
@@ -257,6 +277,22 @@ impl Counter for Bucket {
     fn mark(&self) -> Micros {
         self.mark()
     }
+
+    fn room(&self, quota: &Quota) -> u64 {
+        self.room(quota)
+    }
+
+    fn give_back(&mut self, quota: &Quota, hits: u64, charge: Charge, now: Micros) -> u64 {
+        self.give_back(quota, hits, charge, now)
+    }
+
+    fn bound_debt(&mut self, quota: &Quota, windows: u32, now: Micros) -> bool {
+        self.bound_debt(quota, windows, now)
+    }
+
+    fn is_idle(&self, now: Micros) -> bool {
+        self.is_idle(now)
+    }
 }
 
 impl Counter for Window {
@@ -288,5 +324,21 @@ impl Counter for Window {
     #[inline]
     fn mark(&self) -> Micros {
         self.mark()
+    }
+
+    fn room(&self, _: &Quota) -> u64 {
+        self.room()
+    }
+
+    fn give_back(&mut self, _: &Quota, hits: u64, charge: Charge, _: Micros) -> u64 {
+        self.give_back(hits, charge.mark)
+    }
+
+    fn bound_debt(&mut self, quota: &Quota, windows: u32, _: Micros) -> bool {
+        self.bound_debt(quota, windows)
+    }
+
+    fn is_idle(&self, now: Micros) -> bool {
+        self.is_idle(now)
     }
 }

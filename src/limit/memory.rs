@@ -1,16 +1,20 @@
 //! Accounts in this process's memory, in shards of one lock each.
 
-use std::hash::BuildHasherDefault;
+mod account;
+mod copy;
 
 use hashbrown::HashMap;
 use parking_lot::{Mutex, MutexGuard};
 use smallvec::SmallVec;
 
-use crate::hash::Prehashed;
+pub use self::account::Accounts;
+pub use self::copy::Copied;
 
+use self::account::{Account, Key};
 use super::settled::{Charged, Due, Report, Settled, Settlements};
-use super::{AccountKey, Admission, Cell, CellId, Demand, Instance, Outcome, Standing, Undecided, Verdict};
+use super::{AccountKey, Admission, Cell, Demand, Instance, Outcome, Standing, Undecided, Verdict};
 use crate::clock::Micros;
+use crate::hash::Unhashed;
 
 /// More than there are threads to contend, so that two callers seldom meet.
 const SHARDS: usize = 256;
@@ -31,7 +35,9 @@ pub struct Memory {
 struct Shard {
     /// How many accounts are kept at most.
     room: usize,
-    accounts: HashMap<AccountKey, Account, BuildHasherDefault<Prehashed>>,
+    accounts: HashMap<Key, Account, Unhashed>,
+    /// Those that changed since the last copy, where copies are made.
+    changes: Changes,
     /// At this size idle accounts are looked for and forgotten; then it is twice what is left.
     sweep_at: usize,
     /// The latest time that a request came with. Those who wait for the lock do not get it in the order of their clock readings,
@@ -41,11 +47,12 @@ struct Shard {
     swept: Micros,
 }
 
-/// The cells of one counter key. They are few; a slice of their own keeps the map's empty slots small, and there are as many
-/// of those as accounts.
+/// Accounts that a copy has to be made of, each once.
 #[derive(Debug, Default)]
-struct Account {
-    cells: Box<[(CellId, Cell)]>,
+struct Changes {
+    keys: Vec<Key>,
+    /// Whether anybody makes copies.
+    are_kept: bool,
 }
 
 // === impl Memory ===
@@ -121,6 +128,24 @@ impl Memory {
         }
     }
 
+    /// See [`super::Limits::look`].
+    #[must_use]
+    pub fn look(&self, demands: &[Demand], now: Micros) -> Option<Vec<Standing>> {
+        let mut by_account: Vec<(usize, &Demand)> = demands.iter().enumerate().collect();
+        by_account.sort_by_key(|(_, demand)| demand.account);
+        let mut standings = Vec::with_capacity(demands.len());
+        for of_one in by_account.chunk_by(|(_, one), (_, other)| one.account == other.account) {
+            let Some((_, first)) = of_one.first() else { continue };
+            let mut shard = self.shard_of(first.account)?.lock();
+            let now = shard.not_before_latest(now);
+            let account = shard.accounts.get(&Key::from(first.account));
+            let cell = |demand: &Demand| account.and_then(|account| account.cell(demand.cell));
+            standings.extend(of_one.iter().map(|(at, demand)| (*at, demand.standing(cell(demand), now))));
+        }
+        standings.sort_unstable_by_key(|(at, _)| *at);
+        Some(standings.into_iter().map(|(_, standing)| standing).collect())
+    }
+
     /// See [`super::Limits::settle`].
     pub fn settle(&self, report: &Report<'_>, now: Micros) -> Settled {
         let mut settlements = self.settled.lock();
@@ -132,7 +157,7 @@ impl Memory {
         let mut charged = SmallVec::new();
         for (at, due) in report.due.iter().enumerate() {
             let known = before.as_ref().and_then(|before| before.charged.get(at).copied());
-            let known = known.unwrap_or_else(|| Charged::held(&due.hold));
+            let known = known.unwrap_or_else(|| settlements.held(report, &due.hold));
             let (now_charged, is_cut) = self.correct(due, known, report.minted, now);
             debt_cut |= is_cut;
             charged.push(now_charged);
@@ -151,19 +176,22 @@ impl Memory {
     fn correct(&self, due: &Due, known: Charged, minted: Micros, now: Micros) -> (Charged, bool) {
         let (hold, used) = (&due.hold, due.used);
         let (Some(quota), Some(shard)) = (&due.quota, self.shard_of(hold.account)) else { return (known, false) };
+        if used == known.hits {
+            return (known, false);
+        }
         let mut shard = shard.lock();
         let now = shard.not_before_latest(now);
         // What is not there any more has nothing to give back.
-        let is_there = || shard.accounts.get(&hold.account)?.cell(hold.cell);
-        if used == known.hits || (used < known.hits && is_there().is_none()) {
+        let is_there = || shard.accounts.get(&Key::from(hold.account))?.cell(hold.cell);
+        if used < known.hits && is_there().is_none() {
             return (known, false);
         }
         let account = shard.account(hold.account, now);
         let mut cell = account.cell(hold.cell).unwrap_or_else(|| Cell::fresh(quota));
         cell.advance(quota, now);
-        let corrected = known.corrected(&mut cell, due, minted, now);
+        let (corrected, is_cut) = known.corrected(&mut cell, due, minted, now);
         account.put(hold.cell, cell);
-        corrected
+        (corrected.corrected_at(now), is_cut)
     }
 
     /// How many of an instance's reservations from `first` on, and before `end`, no report has come for.
@@ -185,6 +213,12 @@ impl Memory {
         let is_cut = charged.bound_debt(quota, debt_windows, now);
         account.put(*cell, charged);
         is_cut
+    }
+
+    /// A copy of one cell, as it is.
+    #[cfg(test)]
+    pub(crate) fn cell(&self, account: AccountKey, cell: super::CellId) -> Option<Cell> {
+        self.shard_of(account)?.lock().accounts.get(&Key::from(account))?.cell(cell)
     }
 
     fn shard_of(&self, account: AccountKey) -> Option<&Mutex<Shard>> {
@@ -270,7 +304,8 @@ impl Locked<'_> {
 
     /// The same time for all of them, so that none of their cells is ahead of its shard.
     fn not_before_latest(&mut self, now: Micros) -> Micros {
-        let latest = self.0.iter().map(|(_, shard)| shard.latest).fold(now, Micros::max);
+        let latest = self.0.iter_mut().map(|(_, shard)| shard.not_before_latest(now)).max().unwrap_or(now);
+        // What is charged now is charged at that time in each of them: what is in a copy is told by it.
         self.0.iter_mut().for_each(|(_, shard)| shard.latest = latest);
         latest
     }
@@ -280,7 +315,7 @@ impl Locked<'_> {
     }
 
     fn find(&mut self, demand: &Demand) -> Option<&Account> {
-        self.shard(demand)?.accounts.get(&demand.account)
+        self.shard(demand)?.accounts.get(&Key::from(demand.account))
     }
 }
 
@@ -294,7 +329,7 @@ impl Shard {
 
     /// Demands on one account.
     fn admit(&mut self, key: AccountKey, demands: &[Demand], now: Micros, admission: &mut Admission) {
-        if let Some(account) = self.accounts.get_mut(&key) {
+        if let Some(account) = self.accounts.get_mut(&Key::from(key)) {
             // What is asked most: in place, without a copy to check on.
             if let [demand] = demands
                 && let Some(known) = account.cell_mut(demand.cell)
@@ -303,11 +338,15 @@ impl Shard {
                 let mut cell = *known;
                 let standing = cell.admit(demand, now);
                 *known = cell;
+                account.note(key, &mut self.changes);
                 admission.outcome = Outcome::of(standing.verdict == Verdict::Fits);
                 admission.standings.push(standing);
                 return;
             }
             account.admit(demands, now, admission);
+            if admission.admitted() {
+                account.note(key, &mut self.changes);
+            }
             return;
         }
         self.admit_new(key, demands, now, admission);
@@ -329,7 +368,7 @@ impl Shard {
 
     /// Whether the account is there, or may be.
     fn has_room(&mut self, key: AccountKey, now: Micros) -> bool {
-        if self.accounts.len() < self.room || self.accounts.contains_key(&key) {
+        if self.accounts.len() < self.room || self.accounts.contains_key(&Key::from(key)) {
             return true;
         }
         if now.0.saturating_sub(self.swept.0) < SWEEP_EVERY {
@@ -346,94 +385,24 @@ impl Shard {
         self.sweep_at = (self.accounts.len() * 2).max(64);
     }
 
+    /// An account that is about to be changed, be it a new one.
     fn account(&mut self, key: AccountKey, now: Micros) -> &mut Account {
-        if self.accounts.len() >= self.sweep_at && !self.accounts.contains_key(&key) {
+        if self.accounts.len() >= self.sweep_at && !self.accounts.contains_key(&Key::from(key)) {
             self.sweep(now);
         }
-        self.accounts.entry(key).or_default()
+        let account = self.accounts.entry(Key::from(key)).or_insert_with(|| Account::new(self.changes.are_kept));
+        account.note(key, &mut self.changes);
+        account
     }
 }
 
-// === impl Account ===
+// === impl Changes ===
 
-impl Account {
-    /// Checks all demands, and takes all of them or none.
-    // Apart from the way of a single demand, which needs less of the stack.
+impl Changes {
+    // Once for each account and copy: whoever takes hits of one that is noted does not come here.
     #[inline(never)]
-    fn admit(&mut self, demands: &[Demand], now: Micros, admission: &mut Admission) {
-        if let [first, second] = demands
-            && self.admit_two(first, second, now, admission)
-        {
-            return;
-        }
-        let checks = check(demands, now, |demand| self.cell(demand.cell), admission);
-        if admission.admitted() {
-            self.put_taken(demands, &checks);
-        }
-    }
-
-    /// What is asked most of several, without a list of what was checked: two demands on two cells, that both fit. If they are anything
-    /// else, nothing was done.
-    #[inline]
-    fn admit_two(&mut self, first: &Demand, second: &Demand, now: Micros, admission: &mut Admission) -> bool {
-        let (mut one, mut two) = (None, None);
-        for (id, cell) in &mut self.cells {
-            if *id == first.cell {
-                one = Some(cell);
-            } else if *id == second.cell {
-                two = Some(cell);
-            }
-        }
-        let looked = (first.look(one.as_deref()), second.look(two.as_deref()));
-        let (Some(mut after_one), Some(mut after_two)) = looked else { return false };
-        if first.cell == second.cell {
-            return false;
-        }
-        let (first, second) = (after_one.admit(first, now), after_two.admit(second, now));
-        let both_fit = first.verdict == Verdict::Fits && second.verdict == Verdict::Fits;
-        if both_fit {
-            admission.outcome = Outcome::Admitted;
-            for (cell, after, standing) in [(one, after_one, first), (two, after_two, second)] {
-                admission.standings.push(standing);
-                if let Some(cell) = cell {
-                    *cell = after;
-                }
-            }
-        }
-        both_fit
-    }
-
-    fn cell(&self, wanted: CellId) -> Option<Cell> {
-        self.cells.iter().find(|(id, _)| *id == wanted).map(|(_, cell)| *cell)
-    }
-
-    fn cell_mut(&mut self, wanted: CellId) -> Option<&mut Cell> {
-        self.cells.iter_mut().find(|(id, _)| *id == wanted).map(|(_, cell)| cell)
-    }
-
-    fn put(&mut self, id: CellId, cell: Cell) {
-        match self.cell_mut(id) {
-            Some(known) => *known = cell,
-            None => {
-                let mut cells = std::mem::take(&mut self.cells).into_vec();
-                cells.reserve_exact(1);
-                cells.push((id, cell));
-                self.cells = cells.into_boxed_slice();
-            }
-        }
-    }
-
-    /// Writes what an admission took.
-    fn put_taken(&mut self, demands: &[Demand], checks: &[Checked]) {
-        for (demand, Checked { cell, .. }) in demands.iter().zip(checks) {
-            if demand.cost.takes() {
-                self.put(demand.cell, *cell);
-            }
-        }
-    }
-
-    fn is_idle(&self, now: Micros) -> bool {
-        self.cells.iter().all(|(_, cell)| cell.is_idle(now))
+    fn add(&mut self, key: Key) {
+        self.keys.push(key);
     }
 }
 
@@ -450,6 +419,13 @@ impl Demand {
         }
     }
 
+    /// Where its cell stands, and what that would say to it.
+    fn standing(&self, cell: Option<Cell>, now: Micros) -> Standing {
+        let mut cell = cell.unwrap_or_else(|| Cell::fresh(&self.quota));
+        cell.advance(&self.quota, now);
+        cell.standing(&self.quota, cell.peek(&self.quota, self.cost, now), now)
+    }
+
     fn shard(&self) -> usize {
         self.account.shard()
     }
@@ -462,8 +438,14 @@ impl Demand {
 // === impl AccountKey ===
 
 impl AccountKey {
-    fn shard(self) -> usize {
+    pub(super) fn shard(self) -> usize {
         // The map takes its bits from the low half.
         (self.0 >> 64) as usize % SHARDS
     }
+}
+
+/// What an account takes in its shard's map, without its cells; in bytes.
+#[cfg(test)]
+pub(super) fn entry_size() -> usize {
+    size_of::<(Key, Account)>()
 }

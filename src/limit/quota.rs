@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::calendar::Calendar;
 use super::{Algorithm, CellId};
 use crate::clock::Micros;
 use crate::expression::TokenCost;
@@ -16,9 +17,22 @@ pub struct Quota {
     pub(super) window: u64,
     pub(super) algorithm: Algorithm,
     pub(super) carries_debt: bool,
+    /// Where windows are those of the calendar. None is longer than `window` then.
+    pub(super) calendar: Option<Calendar>,
     /// Microseconds until one hit is back, rounded down; and what was rounded off, in parts of the limit.
     pub(super) interval: u64,
     pub(super) part: u64,
+}
+
+/// The time that a limit is for: what is said of it after its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Span {
+    /// A window of this length.
+    Lasting(Duration),
+    /// One of the calendar.
+    Calendar(Calendar),
+    /// As long as calls run.
+    Running,
 }
 
 /// What one rate of a limit allows, what an answer counts in it, and how the limit is called.
@@ -64,6 +78,19 @@ impl<R: Into<Rate>> FromIterator<(CellId, R)> for Quotas {
     }
 }
 
+// === impl Span ===
+
+/// The end of a sentence: `5 requests per 2m`, `per month in Europe/Berlin`, `at once`.
+impl std::fmt::Display for Span {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Span::Lasting(window) => write!(f, "per {window:?}"),
+            Span::Calendar(calendar) => write!(f, "per {calendar}"),
+            Span::Running => f.write_str("at once"),
+        }
+    }
+}
+
 // === impl Rate ===
 
 impl From<Quota> for Rate {
@@ -88,15 +115,30 @@ impl Quota {
             window,
             algorithm: Algorithm::default(),
             carries_debt: false,
+            calendar: None,
             interval: window / refill,
             part: window % refill,
         }
     }
 
-    /// The same, counted by `algorithm`.
+    /// So many in each window of the calendar.
+    #[must_use]
+    pub fn in_calendar(limit: u64, calendar: Calendar) -> Self {
+        let quota = Quota::new(limit, Duration::from_micros(calendar.unit().longest()));
+        Quota { algorithm: Algorithm::Calendar, calendar: Some(calendar), ..quota }
+    }
+
+    /// The same, counted by `algorithm`: not by the calendar, for which a unit is needed.
     #[must_use]
     pub fn by(self, algorithm: Algorithm) -> Self {
         Quota { algorithm, ..self }
+    }
+
+    /// The same, over another window.
+    #[must_use]
+    pub fn over(self, window: Duration) -> Self {
+        let Quota { algorithm, carries_debt, .. } = self;
+        Quota { algorithm, carries_debt, ..Quota::new(self.limit, window) }
     }
 
     /// The same; what answers cost beyond the limit of a fixed window is carried into those that follow.
@@ -127,6 +169,43 @@ impl Quota {
     #[must_use]
     pub fn algorithm(&self) -> Algorithm {
         self.algorithm
+    }
+
+    /// Until when what is used is used, and what comes then: for people and programs.
+    #[must_use]
+    pub fn span(&self) -> Span {
+        match (self.algorithm, self.calendar) {
+            (Algorithm::Concurrency, _) => Span::Running,
+            (_, Some(calendar)) => Span::Calendar(calendar),
+            (_, None) => Span::Lasting(self.window()),
+        }
+    }
+
+    /// When the window ends that begins with a first hit at `now`, or has it.
+    pub(super) fn end_of(&self, now: Micros) -> Micros {
+        self.calendar.map_or(Micros(now.0.saturating_add(self.window)), |calendar| calendar.end(now))
+    }
+
+    /// How many windows have ended at `now`, the first of them at `end`.
+    pub(super) fn ended(&self, end: Micros, now: Micros) -> u64 {
+        match (self.calendar, now.0.checked_sub(end.0)) {
+            (_, None) => 0,
+            (None, Some(since)) => 1 + since / self.window,
+            (Some(calendar), Some(_)) => {
+                u64::try_from(calendar.number(now) - calendar.number(end)).unwrap_or(0).saturating_add(1)
+            }
+        }
+    }
+
+    /// When the window ends that comes so many after that which ends at `end`.
+    pub(super) fn end_after(&self, end: Micros, windows: u64) -> Micros {
+        match (self.calendar, windows) {
+            (_, 0) => end,
+            (None, _) => Micros(end.0.saturating_add(windows.saturating_mul(self.window))),
+            (Some(calendar), _) => {
+                calendar.start(calendar.number(end).saturating_add(i64::try_from(windows).unwrap_or(i64::MAX)))
+            }
+        }
     }
 
     /// Hits that come back in one window. Of a limit of nothing one does, so that what was used ends some day.

@@ -3,15 +3,23 @@
 //! Of several reports of one answer the best quality wins, once, whatever order they come in. Who keeps the cells keeps this too, and
 //! changes both at once: else a report that comes twice, or fails half-way, is charged twice or never.
 
+mod copy;
+mod row;
+
 use std::collections::{BTreeMap, HashMap};
 
 use smallvec::SmallVec;
+
+pub use self::row::{Row, RowKey};
+
+use self::copy::Changes;
+use self::row::Ended;
 
 use super::{AccountKey, Cell, CellId, Quota};
 use crate::clock::Micros;
 
 /// One run of a process that makes reservations: random, so that no two are alike.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Instance(pub u64);
 
 /// How well it is known what an answer cost; later ones are better.
@@ -92,24 +100,33 @@ pub struct Earlier {
 
 /// What is known of the reservations of each instance.
 #[derive(Debug, Default)]
-pub(super) struct Settlements(HashMap<Instance, OfInstance>);
+pub(super) struct Settlements {
+    instances: HashMap<Instance, OfInstance>,
+    /// Whether copies are made of them.
+    pub(super) are_copied: bool,
+}
 
 /// Serial numbers are consecutive, so a bit is enough for each that is final: a day of a thousand answers a second is 11 MB.
 #[derive(Debug, Default)]
 struct OfInstance {
     pages: BTreeMap<u64, Page>,
-    /// Pages before this one were dropped, for their age or want of room.
+    /// Pages before this one were dropped for want of room.
     first: u64,
     /// Those that a better report may still correct. Of more than [`MAX_INTERIM`] the oldest stays as it is.
     interim: BTreeMap<u64, Interim>,
     /// What the last final reports said, by their serial numbers.
     said: HashMap<u64, (u64, u64)>,
+    /// If the instance is an earlier one, whose reservations were taken over.
+    ended: Option<Ended>,
+    changes: Changes,
 }
 
 /// What was charged on a report that is not final.
 #[derive(Clone, Debug)]
 pub(super) struct Interim {
     quality: Quality,
+    /// When the reservation was made.
+    minted: Micros,
     pub(super) said: Earlier,
     /// One for each hold, in their order.
     pub(super) charged: SmallVec<[Charged; 2]>,
@@ -123,6 +140,11 @@ pub(super) struct Charged {
     /// What of them came on top of the hold, by an earlier report; its place is its own.
     pub(super) extra: u64,
     pub(super) at: Charge,
+    /// The shard of the cell.
+    pub(super) shard: usize,
+    /// When it was corrected last, and the least that was charged before and after: a copy of the cell from before that has no more.
+    pub(super) corrected: Micros,
+    pub(super) least: u64,
 }
 
 /// When something was charged, and its place in the cell.
@@ -138,9 +160,13 @@ struct Page {
     /// When the last of them was settled.
     newest: Micros,
     bits: Box<[u64]>,
+    /// Since the last copy.
+    is_changed: bool,
 }
 
 pub(super) const PAGE: u64 = 1 << 16;
+/// Of 64 bits, in a page.
+const WORDS: usize = (PAGE / 64) as usize;
 /// 32 MB of them: a day of 3,000 answers a second. Where there are more, reservations are late sooner.
 pub(super) const MAX_PAGES: usize = 4096;
 pub(super) const MAX_INTERIM: usize = 1 << 16;
@@ -157,8 +183,14 @@ impl Settlements {
         remembered: Micros,
         now: Micros,
     ) -> Result<Option<Interim>, Settled> {
-        let known = self.0.entry(report.instance).or_default();
-        known.forget(Micros(now.0.saturating_sub(remembered.0)));
+        let are_copied = self.are_copied;
+        let known = self.instances.entry(report.instance).or_insert_with(|| OfInstance::new(are_copied));
+        let oldest = Micros(now.0.saturating_sub(remembered.0));
+        known.forget(oldest);
+        // Whether it was settled may be forgotten.
+        if report.minted < oldest {
+            return Err(Settled::Late);
+        }
         if known.is_final(report.serial)? {
             let said = known.said.get(&(report.serial % MAX_SAID));
             let differs = said.is_some_and(|(serial, tokens)| *serial == report.serial && *tokens != report.tokens);
@@ -175,27 +207,40 @@ impl Settlements {
 
     /// Remembers what was charged on `report`.
     pub(super) fn close(&mut self, report: &Report<'_>, charged: SmallVec<[Charged; 2]>, now: Micros) {
-        let Some(known) = self.0.get_mut(&report.instance) else { return };
+        let Some(known) = self.instances.get_mut(&report.instance) else { return };
         if report.quality < Quality::Final {
             let said = Earlier { tokens: report.tokens, used: report.due.iter().map(|due| due.used).collect() };
-            let interim = Interim { quality: report.quality, said, charged };
+            let interim = Interim { quality: report.quality, minted: report.minted, said, charged };
             known.interim.insert(report.serial, interim);
+            known.changes.interim(report.serial);
             if known.interim.len() > MAX_INTERIM
                 && let Some((oldest, _)) = known.interim.pop_first()
             {
+                known.changes.interim(oldest);
                 known.set_final(oldest, now);
             }
             return;
         }
-        known.interim.remove(&report.serial);
+        if known.interim.remove(&report.serial).is_some() {
+            known.changes.interim(report.serial);
+        }
         known.said.insert(report.serial % MAX_SAID, (report.serial, report.tokens));
         known.set_final(report.serial, now);
+    }
+
+    /// What the cell of a hold has of it. Of a reservation that an earlier instance made after the last copy of the cell it has nothing.
+    pub(super) fn held(&self, report: &Report<'_>, hold: &Hold) -> Charged {
+        let ended = self.instances.get(&report.instance).and_then(|known| known.ended.as_ref());
+        match ended.is_some_and(|ended| ended.has_lost(hold.account.shard(), report.minted)) {
+            true => Charged::held(&Hold { held: 0, ..*hold }),
+            false => Charged::held(hold),
+        }
     }
 
     /// How many of an instance's reservations from `first` on, and before `end`, no report has come for.
     pub(super) fn silent(&self, instance: Instance, first: u64, end: u64) -> u64 {
         let all = end.saturating_sub(first);
-        let Some(known) = self.0.get(&instance) else { return all };
+        let Some(known) = self.instances.get(&instance) else { return all };
         let (low, high) = (first / PAGE, end / PAGE);
         let settled: u64 = known.pages.range(low..=high).map(|(number, page)| page.count(*number, first, end)).sum();
         let interim = known.interim.range(first..end.max(first)).count() as u64;
@@ -206,13 +251,15 @@ impl Settlements {
 // === impl OfInstance ===
 
 impl OfInstance {
-    /// Drops what was settled before `oldest`. Serial numbers rise with time, so the first page is the oldest. The last page stays: after
-    /// a lull what is reserved next has its numbers there.
+    fn new(are_copied: bool) -> Self {
+        OfInstance { changes: Changes::new(are_copied), ..OfInstance::default() }
+    }
+
+    /// Drops what was settled before `oldest`, and so made before it. Serial numbers rise with time, so the first page is the oldest. Its
+    /// last numbers may be made yet.
     fn forget(&mut self, oldest: Micros) {
-        while self.pages.len() > 1
-            && let Some(page) = self.pages.first_entry().filter(|page| page.get().newest < oldest)
-        {
-            self.first = self.first.max(page.key() + 1);
+        while let Some(page) = self.pages.first_entry().filter(|page| page.get().newest < oldest) {
+            self.changes.page_dropped(*page.key());
             page.remove();
         }
     }
@@ -229,12 +276,13 @@ impl OfInstance {
         if serial / PAGE < self.first {
             return;
         }
-        let fresh = || Page { newest: now, bits: vec![0; (PAGE / 64) as usize].into() };
+        let fresh = || Page { newest: now, bits: vec![0; WORDS].into(), is_changed: true };
         self.pages.entry(serial / PAGE).or_insert_with(fresh).set(serial, now);
         if self.pages.len() > MAX_PAGES
             && let Some((oldest, _)) = self.pages.pop_first()
         {
             self.first = self.first.max(oldest + 1);
+            self.changes.page_dropped(oldest);
         }
     }
 }
@@ -249,6 +297,7 @@ impl Page {
 
     fn set(&mut self, serial: u64, now: Micros) {
         self.newest = self.newest.max(now);
+        self.is_changed = true;
         if let Some(word) = self.bits.get_mut((serial % PAGE / 64) as usize) {
             *word |= 1 << (serial % 64);
         }
@@ -273,7 +322,12 @@ impl Page {
 impl Charged {
     /// What an admission has charged.
     pub(super) fn held(hold: &Hold) -> Self {
-        Charged { hits: hold.held, ..Charged::default() }
+        Charged { hits: hold.held, least: hold.held, shard: hold.account.shard(), ..Charged::default() }
+    }
+
+    /// The same, after it was corrected at `now`.
+    pub(super) fn corrected_at(self, now: Micros) -> Self {
+        Charged { corrected: now, least: self.least.min(self.hits), ..self }
     }
 
     /// What is charged once `cell`, which has come to `now`, has been charged what is `due` for a hold of `minted`; and whether a debt
@@ -305,12 +359,12 @@ impl Charged {
         cell.charge(quota, more, now);
         // Of two the first: what is given back is given back by the place that is sooner paid for.
         let at = if self.extra == 0 { Charge { mark: cell.mark(), minted: now } } else { self.at };
-        Charged { hits: self.hits.saturating_add(more), extra: self.extra.saturating_add(more), at }
+        Charged { hits: self.hits.saturating_add(more), extra: self.extra.saturating_add(more), at, ..self }
     }
 
     /// What is left of it when a debt was cut by so many hits, after which the cell ends at `mark`.
     fn cut(self, hits: u64, mark: Micros) -> Self {
         let (hits, extra) = (self.hits.saturating_sub(hits), self.extra.saturating_sub(hits));
-        Charged { hits, extra, at: Charge { mark: self.at.mark.min(mark), ..self.at } }
+        Charged { hits, extra, at: Charge { mark: self.at.mark.min(mark), ..self.at }, ..self }
     }
 }

@@ -1,3 +1,6 @@
+mod calendar;
+mod copy;
+mod kinds;
 mod promises;
 mod settle;
 mod window;

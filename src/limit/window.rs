@@ -1,4 +1,5 @@
-//! A fixed window that the first hit starts, after which the counter starts anew: what Limitador counts by.
+//! A window after which the counter starts anew: one that the first hit starts, which is what Limitador counts by, or one of the
+//! calendar.
 //!
 //! It admits its limit once in every window; across the edge of two windows, up to twice the limit in a short time. What answers cost
 //! beyond the limit is carried into the windows that follow, or forgiven at the end of its own, as the limit says.
@@ -7,6 +8,7 @@ use std::time::Duration;
 
 use super::{Quota, Verdict};
 use crate::clock::Micros;
+use crate::record::{Reading, write_number};
 
 /// The state of one window. A fresh one has not started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,7 +39,7 @@ impl Window {
         if (self.limit, self.window) != (quota.limit, quota.window) {
             let debt = self.used.saturating_sub(self.limit);
             let used = self.used.min(self.limit).min(quota.limit).saturating_add(debt);
-            let end = Micros(self.end.0.min(now.0.saturating_add(quota.window)));
+            let end = self.end.min(quota.end_of(now));
             let changes = self.changes.wrapping_add(1);
             *self = Window { used, end, limit: quota.limit, window: quota.window, changes };
         }
@@ -51,12 +53,19 @@ impl Window {
             return;
         }
         // Of a limit of nothing one hit comes back in a window, so that what was used ends some day.
-        let passed = self.passed(now);
+        let passed = match quota.calendar {
+            Some(_) => quota.ended(self.end, now),
+            // By the windows that it was counted in, which may be others.
+            None => self.passed(now),
+        };
         self.used = self.used.saturating_sub(self.limit.max(1).saturating_mul(passed));
-        self.end = Micros(self.end.0.saturating_add(passed.saturating_mul(self.window)));
+        self.end = match quota.calendar {
+            Some(_) => quota.end_after(self.end, passed),
+            None => Micros(self.end.0.saturating_add(passed.saturating_mul(self.window))),
+        };
     }
 
-    /// How many windows have ended at `now`.
+    /// How many windows have ended at `now`, each as long as those of its limit can be.
     fn passed(&self, now: Micros) -> u64 {
         now.0.checked_sub(self.end.0).map_or(0, |since| 1 + since / self.window.max(1))
     }
@@ -81,7 +90,7 @@ impl Window {
         };
         // An empty window takes whatever is needed.
         let windows = beyond.div_ceil(quota.limit.max(1)).min(self.used.div_ceil(quota.limit.max(1))).max(1);
-        self.end.0.saturating_sub(now.0).saturating_add((windows - 1).saturating_mul(quota.window))
+        quota.end_after(self.end, windows - 1).0.saturating_sub(now.0)
     }
 
     /// The window of a hold: what it gives back, it gives back to this one alone, and not where its limit has been changed since.
@@ -108,7 +117,7 @@ impl Window {
     #[inline]
     pub fn charge(&mut self, quota: &Quota, hits: u64, now: Micros) {
         if self.used == 0 {
-            self.end = Micros(now.0.saturating_add(quota.window));
+            self.end = quota.end_of(now);
         }
         self.used = self.used.saturating_add(hits);
     }
@@ -139,13 +148,29 @@ impl Window {
             used if quota.carries_debt && used > quota.limit => used.div_ceil(quota.limit.max(1)) - 1,
             _ => 0,
         };
-        self.end.0.saturating_sub(now.0).saturating_add(windows.saturating_mul(quota.window))
+        quota.end_after(self.end, windows).0.saturating_sub(now.0)
     }
 
     /// Until the counter starts anew.
     #[must_use]
     pub fn until_new(&self, quota: &Quota, now: Micros) -> Duration {
         Duration::from_micros(self.left(quota, now))
+    }
+
+    /// Appends its record.
+    pub(super) fn write(&self, record: &mut Vec<u8>) {
+        for number in [self.end.0, self.used, self.limit, self.window, u64::from(self.changes)] {
+            write_number(record, number);
+        }
+    }
+
+    /// What [`Window::write`] wrote. `None` for what no window is.
+    pub(super) fn read(record: &mut Reading<'_>) -> Option<Self> {
+        let (end, used) = (Micros(record.number()?), record.number()?);
+        let (limit, window) = (record.number()?, record.number()?);
+        let changes = u16::try_from(record.number()?).ok()?;
+        let is_one = limit <= Quota::MAX_LIMIT;
+        is_one.then_some(Window { used, end, limit, window, changes })
     }
 
     /// Whether nothing will count at `now`.

@@ -66,7 +66,7 @@ fn fault(policy: &LimitPolicy, limit: &LimitSpec) -> Option<Problem> {
 fn shown(kind: LimitKind, rate: &Quota) -> String {
     let what = if kind == LimitKind::Tokens { "token" } else { "request" };
     let plural = if rate.limit() == 1 { "" } else { "s" };
-    format!("{} {what}{plural} per {:?}", rate.limit(), rate.window())
+    format!("{} {what}{plural} {}", rate.limit(), rate.span())
 }
 
 /// Tokens are charged after the answer: at the end of a fixed window all debt is forgiven.
@@ -77,7 +77,7 @@ fn fixed_window(policy: &LimitPolicy) -> Option<Problem> {
     }
     let place = policy.meta.annotation(DEBT_ANNOTATION).map_or(&policy.meta.place, |(.., place)| place);
     let message =
-        "counts tokens in fixed windows: what an answer costs beyond its window's limit is forgiven at the end of it";
+        "counts tokens in windows: what an answer costs beyond its window's limit is forgiven at the end of it";
     let field = format!("metadata.annotations.{DEBT_ANNOTATION}");
     let problem = policy.meta.warning(Finding::TokensFixedWindow, place, &field, message.to_owned());
     Some(problem.remedy("remove the annotation: without it the debt is carried into the windows that follow"))

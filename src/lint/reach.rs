@@ -1,7 +1,6 @@
 //! Limits that no request can ever match, or that never refuse one.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::time::Duration;
 
 use serde_json::{Map, Value};
 
@@ -228,6 +227,5 @@ pub(super) fn always_stricter(quota: &Quota, rate: &Quota, compared: RateCompari
 }
 
 fn shown(quota: &Quota) -> String {
-    let window: Duration = quota.window();
-    format!("{} per {window:?}", quota.limit())
+    format!("{} {}", quota.limit(), quota.span())
 }

@@ -19,7 +19,7 @@ fn quotas(algorithm: Algorithm) -> impl Strategy<Value = Quota> {
 }
 
 fn algorithms() -> impl Strategy<Value = Algorithm> {
-    prop_oneof![Just(Algorithm::TokenBucket), Just(Algorithm::FixedWindow)]
+    prop::sample::select(Algorithm::ALL)
 }
 
 proptest! {

@@ -8,7 +8,7 @@ use super::limit_policy::invalid;
 use super::{IGNORE_ANNOTATION, LimitSpec, Meta};
 use crate::document::Report;
 use crate::expression::TokenCost;
-use crate::problem::{Finding, Problem, Severity};
+use crate::problem::{Finding, Place, Problem, Severity};
 use crate::spelling::did_you_mean;
 
 /// Which policies, or limits, only say what they would have refused: `"true"`, or the names of limits.
@@ -18,8 +18,8 @@ pub(super) const SHADOW: &str = "tiergate.io/shadow";
 pub(super) const COST: &str = "tiergate.io/cost.<limit>";
 /// What ends the name of an annotation of which there are several.
 const ANY_LIMIT: &str = "<limit>";
-/// So many costs of limits that are not there are told: each is compared with every limit.
-const MOST_UNKNOWN: u32 = 10;
+/// So many annotations of limits that are not there are told: each is compared with every limit.
+const MOST_UNKNOWN: usize = 10;
 
 /// What of a policy is in shadow: it is carried out, and what it says is recorded instead of answered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,17 +31,29 @@ pub enum Shadow {
     Limits(Vec<String>),
 }
 
+/// An annotation: its name, its value, and where it stands.
+pub(super) type Annotation = (String, String, Place);
+
 /// The value of an annotation that has to be one of `choices`.
 pub(super) fn read_choice<T: Copy>(meta: &Meta, report: &Report, name: &str, choices: &[(&str, T)]) -> Option<T> {
-    let (_, text, place) = meta.annotation(name)?;
+    read_choice_of(report, meta.annotation(name)?, choices)
+}
+
+/// Likewise, of one that is there.
+pub(super) fn read_choice_of<T: Copy>(report: &Report, written: &Annotation, choices: &[(&str, T)]) -> Option<T> {
+    let (_, text, _) = written;
     let chosen = choices.iter().find(|(choice, _)| choice == text);
     if chosen.is_none() {
         let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
-        let field = format!("metadata.annotations.{name}");
-        let problem = report.problem_at(Severity::Error, place, &field, format!("`{text}` is not a choice"));
+        let problem = problem_of(report, written, format!("`{text}` is not a choice"));
         report.add(problem.expected(names.join(" or ")));
     }
     chosen.map(|(_, value)| *value)
+}
+
+/// A problem of an annotation.
+pub(super) fn problem_of(report: &Report, (name, _, place): &Annotation, message: String) -> Problem {
+    report.problem_at(Severity::Error, place, &format!("metadata.annotations.{name}"), message)
 }
 
 /// What of a policy is in shadow. What cannot be read is not: a slip must not open the gate.
@@ -71,36 +83,42 @@ pub(super) fn read_shadow(meta: &Meta, report: &Report, limits: Option<&[LimitSp
 
 /// Gives each of `limits` the cost that an annotation says.
 pub(super) fn read_costs(meta: &Meta, report: &Report, limits: &mut [LimitSpec]) {
-    let prefix = COST.trim_end_matches(ANY_LIMIT);
-    let costs: Vec<_> =
-        meta.annotations.iter().filter_map(|of @ (name, ..)| Some((name.strip_prefix(prefix)?, of))).collect();
-    if costs.is_empty() {
-        return;
-    }
-    let known: Vec<String> = limits.iter().map(|limit| limit.name.clone()).collect();
-    let mut by_name: HashMap<&str, &mut LimitSpec> = known.iter().map(String::as_str).zip(limits).collect();
-    let mut unknown = 0;
-    for (limit, (name, text, place)) in costs {
-        let field = format!("metadata.annotations.{name}");
-        let problem = |message| report.problem_at(Severity::Error, place, &field, message);
-        match (by_name.get_mut(limit), TokenCost::compile(text)) {
-            (Some(limit), Ok(cost)) => limit.cost = Some(Arc::new(cost)),
-            (Some(_), Err(error)) => report.add(invalid(problem, text, error)),
-            (None, _) if unknown < MOST_UNKNOWN => {
-                unknown += 1;
-                report.add(of_no_limit(problem(format!("there is no limit `{limit}`")), limit, &known));
-            }
-            (None, _) => {}
+    let costs = by_limit(meta, report, COST, limits);
+    for (limit, written) in limits.iter_mut().zip(costs) {
+        let Some(written @ (_, text, _)) = written else { continue };
+        match TokenCost::compile(text) {
+            Ok(cost) => limit.cost = Some(Arc::new(cost)),
+            Err(error) => report.add(invalid(|message| problem_of(report, written, message), text, error)),
         }
     }
 }
 
-/// The problem of a cost of `limit`, which is none of `known`.
-fn of_no_limit(problem: Problem, limit: &str, known: &[String]) -> Problem {
+/// The `annotation` of each of `limits`, one for each; those of no limit are reported.
+pub(super) fn by_limit<'m>(
+    meta: &'m Meta,
+    report: &Report,
+    annotation: &str,
+    limits: &[LimitSpec],
+) -> Vec<Option<&'m Annotation>> {
+    let prefix = annotation.trim_end_matches(ANY_LIMIT);
+    let mut all: HashMap<&str, &Annotation> =
+        meta.annotations.iter().filter_map(|written| Some((written.0.strip_prefix(prefix)?, written))).collect();
+    let found = limits.iter().map(|limit| all.remove(limit.name.as_str())).collect();
+    // In the order of the manifest.
+    let unknown = meta.annotations.iter().filter_map(|written| all.get_key_value(written.0.strip_prefix(prefix)?));
+    for (limit, written) in unknown.take(MOST_UNKNOWN) {
+        let problem = problem_of(report, written, format!("there is no limit `{limit}`"));
+        report.add(of_no_limit(problem, annotation, limit, limits));
+    }
+    found
+}
+
+/// The problem of an `annotation` of `limit`, which is none of `known`.
+fn of_no_limit(problem: Problem, annotation: &str, limit: &str, known: &[LimitSpec]) -> Problem {
     let problem = problem.code(Finding::ReferenceUnknown);
-    let names = || known.iter().map(String::as_str);
+    let names = || known.iter().map(|limit| limit.name.as_str());
     match did_you_mean(limit, names()) {
-        Some(meant) => problem.remedy(format!("did you mean `{}`?", COST.replace(ANY_LIMIT, meant))),
+        Some(meant) => problem.remedy(format!("did you mean `{}`?", annotation.replace(ANY_LIMIT, meant))),
         None => problem.expected(format!("the name of a limit: {}", few(names()))),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{AuthPolicy, LimitPolicy, Manifests, Model, ModelGrant, Shadow, Target};
 use crate::problem::{Finding, InForce, ObjectName, Problem};
@@ -9,6 +10,11 @@ use crate::problem::{Finding, InForce, ObjectName, Problem};
 // === impl Manifests ===
 
 impl Manifests {
+    /// Has each call count as one that runs for so long at most.
+    pub fn lease_calls(&mut self, call_time: Duration) {
+        self.limit_policies.iter_mut().for_each(|policy| policy.lease(call_time));
+    }
+
     /// Says of each error what is in force meanwhile.
     pub fn say_what_is_in_force(&mut self) {
         let mut problems = std::mem::take(&mut self.problems);

@@ -3,6 +3,7 @@
 use super::TIERS_ANNOTATION;
 use super::annotation::{COST, SHADOW};
 use super::gateway::ORDER;
+use super::kinds::{ALGORITHM_OF, WINDOW_OF, ZONE_OF};
 use super::limit_policy::{ADMISSION, ALGORITHM, DEBT, SCOPE};
 use crate::spelling::did_you_mean;
 
@@ -91,8 +92,10 @@ impl Kind {
     pub(super) fn annotations(&self) -> &'static [&'static str] {
         match self.name {
             "AuthPolicy" => &[SHADOW],
-            "RateLimitPolicy" => &[ALGORITHM, SCOPE, SHADOW],
-            "TokenRateLimitPolicy" => &[ALGORITHM, SCOPE, SHADOW, ADMISSION, DEBT, COST],
+            "RateLimitPolicy" => &[ALGORITHM, ALGORITHM_OF, WINDOW_OF, ZONE_OF, SCOPE, SHADOW],
+            "TokenRateLimitPolicy" => {
+                &[ALGORITHM, ALGORITHM_OF, WINDOW_OF, ZONE_OF, SCOPE, SHADOW, ADMISSION, DEBT, COST]
+            }
             "Gateway" => &[ORDER],
             "LLMInferenceService" => &[TIERS_ANNOTATION],
             _ => &[],

@@ -1,8 +1,10 @@
 //! RateLimitPolicy and TokenRateLimitPolicy.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::annotation::{self, Shadow, read_choice};
+use super::kinds::read_kinds;
 use super::target::{read_block, read_target};
 use super::{Meta, Strategy, Target};
 use crate::document::{Field, Fields, Report, Value, all};
@@ -107,24 +109,22 @@ impl LimitPolicy {
     }
 
     fn read_annotations(&mut self, report: &Report) {
-        let algorithms: Vec<_> = Algorithm::ALL.iter().map(|algorithm| (algorithm.name(), *algorithm)).collect();
-        let algorithm = read_choice(&self.meta, report, ALGORITHM, &algorithms).unwrap_or_default();
         self.per_route = read_choice(&self.meta, report, SCOPE, &SCOPES).unwrap_or_default();
         self.shadow = annotation::read_shadow(&self.meta, report, self.limits.as_deref());
-        let mut carries_debt = false;
+        let limits = self.limits.as_deref_mut().unwrap_or_default();
+        read_kinds(&self.meta, report, self.kind, limits);
         if self.kind == LimitKind::Tokens {
             self.admission = read_choice(&self.meta, report, ADMISSION, &ADMISSIONS);
-            // A bucket has no window whose end could forgive.
-            let choices = if algorithm.has_windows() { &DEBTS[..] } else { &DEBTS[..1] };
-            carries_debt = read_choice(&self.meta, report, DEBT, choices).unwrap_or(true);
-            if let Some(limits) = &mut self.limits {
-                annotation::read_costs(&self.meta, report, limits);
-            }
+            read_debt(&self.meta, report, limits);
+            annotation::read_costs(&self.meta, report, limits);
         }
+    }
+
+    /// The longest that a call may take, for its limits of calls that run at once.
+    pub(super) fn lease(&mut self, call_time: Duration) {
         for rate in self.limits.iter_mut().flatten().flat_map(|limit| &mut limit.rates) {
-            *rate = rate.by(algorithm);
-            if carries_debt {
-                *rate = rate.carrying_debt();
+            if rate.algorithm() == Algorithm::Concurrency {
+                *rate = rate.over(call_time);
             }
         }
     }
@@ -154,6 +154,19 @@ const DEBTS: [(&str, bool); 2] = [("carry", true), ("forgive", false)];
 /// What a policy on a Gateway counts for: the Gateway, or each of its routes as Kuadrant does.
 pub(super) const SCOPE: &str = "tiergate.io/counter-scope";
 const SCOPES: [(&str, bool); 2] = [("gateway", false), ("route", true)];
+
+/// Says of limits of tokens whether they carry debt. Those of the same window and algorithm do alike.
+fn read_debt(meta: &Meta, report: &Report, limits: &mut [LimitSpec]) {
+    let mut rates = limits.iter().flat_map(|limit| &limit.rates);
+    // A bucket has no window whose end could forgive. Where limits are in error, nobody knows what theirs are.
+    let has_windows = limits.is_empty() || rates.any(|rate| rate.algorithm().has_windows());
+    let choices = if has_windows { &DEBTS[..] } else { &DEBTS[..1] };
+    if read_choice(meta, report, DEBT, choices).unwrap_or(true) {
+        for rate in limits.iter_mut().flat_map(|limit| &mut limit.rates) {
+            *rate = rate.carrying_debt();
+        }
+    }
+}
 
 /// What the limits of a policy of kind `kind` count.
 fn kind_of(kind: &str) -> LimitKind {
@@ -261,7 +274,7 @@ fn read_limit_value(field: &Field<'_>) -> Option<u64> {
 const WINDOW: &str =
     "a Gateway API duration: up to four of hours, minutes, seconds and milliseconds, such as 2m or 1h30m";
 
-fn read_window(field: &Field<'_>) -> Option<std::time::Duration> {
+fn read_window(field: &Field<'_>) -> Option<Duration> {
     if let Value::Int(seconds) = field.node.value {
         let problem = field.error("is an integer").code(Finding::TypeWrong).expected(WINDOW);
         let meant = u64::try_from(seconds).ok().and_then(|seconds| window_of(seconds, "s"));
@@ -325,7 +338,7 @@ fn window_of(number: u64, unit: &str) -> Option<String> {
 }
 
 /// GEP-2257: `^([0-9]{1,5}(h|m|s|ms)){1,4}$`.
-pub fn parse_duration(text: &str) -> Option<std::time::Duration> {
+pub fn parse_duration(text: &str) -> Option<Duration> {
     let mut rest = text;
     let mut millis = 0_u64;
     for _ in 0..4 {
@@ -340,7 +353,7 @@ pub fn parse_duration(text: &str) -> Option<std::time::Duration> {
         millis += number.parse::<u64>().ok()? * unit;
         rest = after;
         if rest.is_empty() {
-            return Some(std::time::Duration::from_millis(millis));
+            return Some(Duration::from_millis(millis));
         }
     }
     None

@@ -3,6 +3,10 @@
 use crate::family::{Description, MetricKind};
 
 const OUTCOME: (&str, &str) = ("outcome", "`allowed`, `refused`, `undecided` (it could not be told: 503)");
+const ANSWERED: (&str, &str) = (
+    "outcome",
+    "`allowed`, `shown` (the caller asked for their [limits](limits.md#what-is-left-get-v1limits), and tiergate answered), `refused`, `undecided` (it could not be told: 503)",
+);
 const TIER: (&str, &str) = (
     "tier",
     "a tier of the mapping, or that limits name where the mapping is not tiergate's; empty for any other and for none",
@@ -57,7 +61,10 @@ pub const FAMILIES: &[Description] = &[
     counter(
         "tiergate_decisions",
         "requests",
-        &[OUTCOME, ("reason", "the [code](reasons.md) of the refusal, such as `TG-LIMIT-TOKENS`; empty if allowed")],
+        &[
+            ANSWERED,
+            ("reason", "the [code](reasons.md) of the refusal, such as `TG-LIMIT-TOKENS`; empty if allowed or shown"),
+        ],
         "Decided requests, by outcome and reason code",
         "a rate of `undecided` above 0: callers get 503, and the code says what is away; a jump of `TG-ACCESS-DENIED` or of `TG-TOKEN-…` after a change",
     ),

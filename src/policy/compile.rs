@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::Hasher;
 use std::sync::Arc;
+use std::time::Duration;
 
 use siphasher::sip::SipHasher13;
 
@@ -18,6 +19,7 @@ use crate::manifest::{Gateway, HttpRoute, Listener, Manifests, ModelGrant, Targe
 use crate::problem::{InForce, ObjectName, Problem};
 use crate::rules::{AuthRules, LimitKind, PolicyRule, Subject};
 use crate::tier::{TierTable, service_account_group};
+use crate::usage::Bounds;
 
 /// What the process's flags say about compiling.
 #[derive(Clone, Debug)]
@@ -30,6 +32,8 @@ pub struct Options {
     pub grant_from_annotation: bool,
     /// `namespace/name` of the Gateway that requests are for where Envoy names none: it has to be there.
     pub gateway: Option<String>,
+    /// The longest that a call may take: so long it counts at most as one that runs.
+    pub call_time: Duration,
 }
 
 impl Default for Options {
@@ -39,6 +43,7 @@ impl Default for Options {
             instance: None,
             grant_from_annotation: false,
             gateway: None,
+            call_time: Bounds::CALL_TIME,
         }
     }
 }
@@ -71,6 +76,7 @@ pub fn instances<'m>(manifests: &'m Manifests, options: &'m Options) -> Vec<&'m 
 #[must_use]
 pub fn compile(mut manifests: Manifests, options: &Options) -> Compiled {
     manifests.say_what_is_in_force();
+    manifests.lease_calls(options.call_time);
     let mut problems = std::mem::take(&mut manifests.problems);
     manifests.routes.sort_by(|a, b| a.meta.seniority().cmp(&b.meta.seniority()));
     leave_foreign_mappings(&mut problems, &manifests, options);
@@ -234,36 +240,46 @@ impl<'m> AppliedPolicies<'m> {
         if spot.route.fault.any || !spot.serving.certain {
             return spot.plan(Attached::Broken(route.clone()));
         }
-        let levels = spot.levels();
-        let row = self.auth.at(&levels);
+        let site = Site { levels: spot.levels(), object: route, served: &spot.serving.served };
+        self.plan_at(&site, tiers, spot.plan(Attached::None))
+    }
+
+    /// What a Gateway, and one of its listeners, say where no route is.
+    fn own_plan(&mut self, gateway: &Gateway, section: Option<&str>, host: &Host, tiers: &Tiers) -> RoutePlan {
+        let object = &gateway.meta.object;
+        let (whole, none) = (Target::gateway(object, None), Target::gateway(object, Some("")));
+        let levels = [whole, Target::gateway(object, Some(section.unwrap_or_default())), none.clone(), none];
+        let served = [Served { host: host.clone(), wider: None }];
+        let (name, rule) = (object.path().into(), Arc::default());
+        let plan = RoutePlan { name, rule, hash: 0, auth: Attached::None, limits: Vec::new(), overridden: Vec::new() };
+        self.plan_at(&Site { levels, object, served: &served }, tiers, plan)
+    }
+
+    /// `plan` with the policies that apply at `site`.
+    fn plan_at(&mut self, site: &Site<'_>, tiers: &Tiers, plan: RoutePlan) -> RoutePlan {
+        let row = self.auth.at(&site.levels);
         let auth = match &row.attached {
             Attached::None => Attached::None,
             Attached::Broken(policy) => Attached::Broken(policy.clone()),
-            Attached::Active(rules) => self.auth_plan(rules, route, &spot.serving.served, tiers),
+            Attached::Active(rules) => self.auth_plan(rules, site, tiers),
         };
         self.auth.note_plan(&row, &auth);
-        let (requests, tokens) = (self.requests.at(&levels), self.tokens.at(&levels));
+        let (requests, tokens) = (self.requests.at(&site.levels), self.tokens.at(&site.levels));
         let limits = [&requests, &tokens].map(|row| row.attached.clone());
         let limits = limits.into_iter().filter(|of_kind| !matches!(of_kind, Attached::None)).collect();
         let mut overridden = vec![Arc::clone(&row.overridden)];
         overridden.extend([requests, tokens].map(|row| Arc::clone(&row.overridden)));
         overridden.retain(|overridden| !overridden.is_empty());
-        RoutePlan { limits, overridden, ..spot.plan(auth) }
+        RoutePlan { auth, limits, overridden, ..plan }
     }
 
-    fn auth_plan(
-        &mut self,
-        rules: &Arc<Ruled>,
-        route: &ObjectName,
-        served: &[Served],
-        tiers: &Tiers,
-    ) -> Attached<AuthPlan> {
-        let fault = self.hostless.find(&rules.rules, rules.shadow, route, served);
+    fn auth_plan(&mut self, rules: &Arc<Ruled>, site: &Site<'_>, tiers: &Tiers) -> Attached<AuthPlan> {
+        let fault = self.hostless.find(&rules.rules, rules.shadow, site.object, site.served);
         if let Some(origin) = fault.as_ref().filter(|_| !rules.shadow) {
             return Attached::Broken(origin.clone());
         }
         let trial = rules.trial.as_ref();
-        let trial = trial.map(|trial| (trial, self.hostless.find(&trial.rules, true, route, served)));
+        let trial = trial.map(|trial| (trial, self.hostless.find(&trial.rules, true, site.object, site.served)));
         let faults = [fault.is_some(), matches!(trial, Some((_, Some(_))))];
         Attached::Active(Arc::clone(self.plans.entry((Arc::as_ptr(rules), faults)).or_insert_with(|| {
             let trial = trial.map(|(trial, fault)| plan_of(trial, fault, tiers, None));
@@ -321,6 +337,14 @@ struct Spot<'s> {
     serving: &'s Serving,
 }
 
+/// Where policies apply: at a rule of a route, or at a Gateway itself.
+struct Site<'s> {
+    levels: Levels,
+    /// The route, or the Gateway.
+    object: &'s ObjectName,
+    served: &'s [Served],
+}
+
 /// Listeners of one host name that nothing tells apart, and how each route is attached to them.
 struct ListenerGroup<'m> {
     listeners: Vec<&'m Listener>,
@@ -342,6 +366,7 @@ impl<'m> Given<'m> {
             let mut unmade = properties::unmade(policy, self.manifests);
             unmade.retain(|problem| problem.object.as_ref().is_none_or(|object| !unusable.contains(object)));
             if unmade.is_empty() {
+                self.fill_in_own(policy, &unusable);
                 return applied;
             }
             unusable.extend(unmade.iter().filter_map(|problem| problem.object.clone()));
@@ -400,6 +425,25 @@ impl<'m> Given<'m> {
             ports: listeners.iter().filter_map(|listener| listener.port).flat_map(|port| gateway.ports(port)).collect(),
             host: hostname.map_or(Host::Every, Host::Named),
             routes,
+            own: None,
+        }
+    }
+
+    /// Fills in what the Gateways of `policy` say where no route is. Those are policies apart from those of routes: nobody is to
+    /// take one for in force because of it.
+    fn fill_in_own(&self, policy: &mut Policy, unusable: &HashSet<ObjectName>) {
+        let mut applied = AppliedPolicies::new(self.manifests, unusable);
+        for (gateway, plan) in self.manifests.gateways.iter().zip(&mut policy.gateways) {
+            let instance = self.options.instance.as_deref().unwrap_or(gateway.meta.name());
+            applied.plans.clear();
+            let tiers = tiers(&self.mapping, vec![instance]);
+            let apart = applied.tell_listeners_apart(gateway);
+            for listener in &mut plan.listeners {
+                let section = listener.names.first().filter(|_| apart).map(|name| &**name);
+                let own = applied.own_plan(gateway, section, &listener.host, &tiers);
+                let is_any = !matches!(own.auth, Attached::None) || !own.limits.is_empty();
+                listener.own = is_any.then(|| Arc::new(own));
+            }
         }
     }
 }

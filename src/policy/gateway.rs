@@ -31,6 +31,9 @@ pub struct ListenerPlan {
     pub ports: Vec<u16>,
     pub host: Host,
     pub routes: RouteTable,
+    /// What applies here to who asks about limits where no route is: the policies of the Gateway and of the listener; `None` where
+    /// there are none.
+    pub own: Option<Arc<RoutePlan>>,
 }
 
 /// What applies to one rule of an HTTPRoute, on one listener.
@@ -160,6 +163,19 @@ impl GatewayPlan {
             return Err(Denial::new(Code::UnavailableGateway, NOT_KNOWN).detail(why));
         }
         Ok(None)
+    }
+
+    /// What applies to `request`, which no route is for, if that is the same on all listeners that it may have come to.
+    #[must_use]
+    pub fn own(&self, request: &Request<'_>) -> Option<&RoutePlan> {
+        let host = host_name(request.host);
+        let may_be = |listener: &&ListenerPlan| match request.listener {
+            Some(name) => listener.names.iter().any(|own| **own == *name),
+            None => listener.host.fits(&host).is_some(),
+        };
+        let mut plans = self.listeners.iter().filter(may_be).map(|listener| listener.own.as_deref());
+        let first = plans.next()??;
+        plans.all(|plan| plan.is_some_and(|plan| plan.has_policies_of(first))).then_some(first)
     }
 
     /// Names of the headers that matches look at, in lower case.

@@ -160,6 +160,30 @@ impl LimitSet {
         keys: &KeyedHasher,
         matched: &mut SmallVec<[Matched<'p>; 2]>,
     ) -> Result<(), Denial> {
+        for limit in self.candidates(scope) {
+            if limit.applies(scope)? {
+                matched.push(Matched { limit, account: limit.account(scope, keys)? });
+            }
+        }
+        Ok(())
+    }
+
+    /// Likewise, one by one: each with its account, or why it cannot be told whether it applies, or in which account it counts.
+    pub fn every_matching<'p>(
+        &'p self,
+        scope: &Scope<'_>,
+        keys: &KeyedHasher,
+    ) -> impl Iterator<Item = (&'p Limit, Result<AccountKey, Denial>)> {
+        self.candidates(scope).filter_map(|limit| match limit.applies(scope) {
+            Ok(true) => Some((limit, limit.account(scope, keys))),
+            Ok(false) => None,
+            Err(denial) => Some((limit, Err(denial))),
+        })
+    }
+
+    /// The limits that may apply, in the order of the policy.
+    #[inline]
+    fn candidates(&self, scope: &Scope<'_>) -> impl Iterator<Item = &Limit> + use<'_> {
         let mut candidates: SmallVec<[usize; 8]> = SmallVec::from_slice(&self.rest);
         for (path, by_text) in &self.index {
             match path.eval(scope) {
@@ -175,12 +199,7 @@ impl LimitSet {
             }
         }
         candidates.sort_unstable();
-        for limit in candidates.into_iter().filter_map(|at| self.limits.get(at)) {
-            if limit.applies(scope)? {
-                matched.push(Matched { limit, account: limit.account(scope, keys)? });
-            }
-        }
-        Ok(())
+        candidates.into_iter().filter_map(|at| self.limits.get(at))
     }
 }
 

@@ -104,7 +104,7 @@ fn seconds(seconds: f64) -> Duration {
 fn limit(kind: LimitKind, limit: u64, remaining: u64, reset: Duration, verdict: Verdict) -> LimitEvidence {
     let quota = Quota::new(limit, Duration::from_secs(60));
     let standing = Some(Standing::new(&quota, verdict, limit - remaining, reset));
-    LimitEvidence { name: "ns/policy/limit".into(), kind, standing }
+    LimitEvidence { name: "ns/policy/limit".into(), kind, span: quota.span(), standing }
 }
 
 fn with_limits(limits: impl IntoIterator<Item = LimitEvidence>) -> Evidence {

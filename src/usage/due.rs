@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 
 use super::{Bounds, Hold, MAX_COST, ModelId, Reservation};
 use crate::expression::{CostError, EvalError, TokenCost, Used};
-use crate::limit::{Due, Limits};
+use crate::limit::{Algorithm, Due, Limits, Quota};
 use crate::rules::LimitKind;
 
 /// A limit that refuses nobody would gather debt for ever, and shut its callers out for as long once it is enforced.
@@ -60,7 +60,10 @@ impl Answer<'_> {
         let rate = self.limits.rate(hold.of.cell, self.reservation.route);
         let quota = rate.as_ref().map(|rate| rate.quota);
         let (quota, used) = match (hold.kind, self.used) {
-            (LimitKind::Requests, Some(_)) => (None, hold.of.held),
+            // A call that is over does not run.
+            (LimitKind::Requests, _) if counts_calls(quota.as_ref()) => (quota, 0),
+            // What it took is there, unless the process before lost it.
+            (LimitKind::Requests, Some(_)) => (quota, hold.of.held),
             (LimitKind::Tokens, Some(used)) => {
                 if let Some(cost) = rate.and_then(|rate| rate.cost) {
                     dues.priced.push(Priced { at: dues.due.len(), cost });
@@ -100,6 +103,11 @@ impl Answer<'_> {
         let in_proportion = (u128::from(held) * u128::from(used.total)).div_ceil(u128::from(expected));
         u64::try_from(in_proportion).unwrap_or(MAX_COST).clamp(held, MAX_COST.max(held))
     }
+}
+
+/// Whether it is of calls that run at once.
+fn counts_calls(quota: Option<&Quota>) -> bool {
+    quota.is_some_and(|quota| quota.algorithm() == Algorithm::Concurrency)
 }
 
 // === impl Dues ===

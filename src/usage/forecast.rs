@@ -4,12 +4,16 @@
 //! It is held of token limits at admission, and corrected by the settlement. A bound that a client names (`max_tokens`) is no forecast:
 //! nearly all answers stay far below it. Where the gateway sends bodies along, no more is held than that ([`super::most_tokens`]).
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
 use parking_lot::Mutex;
 
 use super::{ModelId, Usage};
 use crate::clock::Micros;
 use crate::expression::Used;
 use crate::limit::AccountKey;
+use crate::record::{Reading, write_number};
 
 /// Models that are remembered: configured ones are fewer.
 const MODELS: usize = 1024;
@@ -33,13 +37,19 @@ const MET: f32 = 4.0;
 const SHARE: (f32, f32) = (0.5, 8.0);
 /// What one answer weighs in the error.
 const ERROR_WEIGHT: f32 = 0.02;
+/// What one call weighs in the time that calls run.
+const TIME_WEIGHT: f32 = 0.1;
 
 /// What is known of the answers of models and callers. It is soft: what is lost of it is learned again.
 #[derive(Debug)]
 pub struct Forecasts {
     models: Table<Model>,
     callers: Table<Caller>,
+    /// How long calls of models run.
+    times: Table<CallTime>,
     margin: f32,
+    /// Whether anything was learned since it was written down.
+    have_learned: AtomicBool,
 }
 
 /// What one call will cost, in tokens.
@@ -79,6 +89,10 @@ struct Caller {
     last: Micros,
 }
 
+/// The decayed mean of how long calls run, in seconds; 0 where it is not known.
+#[derive(Clone, Copy, Debug, Default)]
+struct CallTime(f32);
+
 /// Values by key, in sets of [`WAYS`]: of a full set the one that was not used for longest goes.
 #[derive(Debug)]
 struct Table<V> {
@@ -93,7 +107,18 @@ struct Entry<V> {
     value: V,
 }
 
+/// A value that outlives the process.
+trait Recorded: Sized {
+    fn write(&self, record: &mut Vec<u8>);
+    fn read(record: &mut Reading<'_>) -> Option<Self>;
+}
+
 const WAYS: usize = 4;
+/// How records are written; another number is another way.
+const VERSION: u8 = 1;
+const MODEL_RECORDS: u8 = 0;
+const CALLER_RECORDS: u8 = 1;
+const TIME_RECORDS: u8 = 2;
 
 // === impl Forecasts ===
 
@@ -103,7 +128,8 @@ impl Forecasts {
 
     #[must_use]
     pub fn new(margin: f32) -> Self {
-        Forecasts { models: Table::new(MODELS), callers: Table::new(CALLERS), margin }
+        let (models, callers, times) = (Table::new(MODELS), Table::new(CALLERS), Table::new(MODELS));
+        Forecasts { models, callers, times, margin, have_learned: AtomicBool::new(false) }
     }
 
     /// What a call will cost whose body has so many bytes, where that is known.
@@ -131,6 +157,22 @@ impl Forecasts {
         Used::split(want, if is_bounded { whole } else { whole.min(in_proportion) })
     }
 
+    /// How long calls of `model` run, where that is known.
+    #[must_use]
+    pub fn call_time(&self, model: ModelId) -> Option<Duration> {
+        let CallTime(seconds) = self.times.get(model.hash())?;
+        Duration::try_from_secs_f32(seconds).ok().filter(|time| !time.is_zero())
+    }
+
+    /// Learns how long a call of `model` ran.
+    pub fn ran(&self, model: ModelId, time: Duration, now: Micros) {
+        let seconds = time.as_secs_f32();
+        self.times.change(model.hash(), now, |CallTime(mean)| {
+            *mean = if *mean == 0.0 { seconds } else { *mean + TIME_WEIGHT * (seconds - *mean) };
+        });
+        self.have_learned.store(true, Ordering::Relaxed);
+    }
+
     /// Learns what a call cost, for which `forecast` was told.
     pub fn learn(&self, calling: Calling, forecast: Forecast, usage: &Usage, now: Micros) {
         let Some(total) = usage.tokens() else { return };
@@ -138,6 +180,36 @@ impl Forecasts {
         let (total, output) = (total as f32, output.min(total) as f32);
         let since = self.callers.change(calling.key(), now, |caller| caller.learn(total, forecast.prior, now));
         self.models.change(calling.model.hash(), now, |model| model.learn(total, output, forecast.guess, since));
+        self.have_learned.store(true, Ordering::Relaxed);
+    }
+
+    /// What was learned, as [`Forecasts::read`] reads it, in parts of about so many bytes at most; `None` if nothing was since the last
+    /// time.
+    #[must_use]
+    pub fn records(&self, most: usize) -> Option<Vec<Vec<u8>>> {
+        if !self.have_learned.swap(false, Ordering::Relaxed) {
+            return None;
+        }
+        let mut parts = self.models.records(MODEL_RECORDS, most);
+        parts.extend(self.callers.records(CALLER_RECORDS, most));
+        parts.extend(self.times.records(TIME_RECORDS, most));
+        Some(parts)
+    }
+
+    /// Notes that what was written down was not kept.
+    pub fn put_back(&self) {
+        self.have_learned.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes over what was learned. `None` if it is anything else.
+    pub fn read(&self, records: &[u8]) -> Option<()> {
+        let mut records = Reading::of(records, VERSION)?;
+        match records.byte()? {
+            MODEL_RECORDS => self.models.read(records),
+            CALLER_RECORDS => self.callers.read(records),
+            TIME_RECORDS => self.times.read(records),
+            _ => None,
+        }
     }
 }
 
@@ -262,11 +334,108 @@ impl<V: Copy + Default> Table<V> {
     }
 }
 
+impl<V: Copy + Default + Recorded> Table<V> {
+    fn records(&self, kind: u8, most: usize) -> Vec<Vec<u8>> {
+        let begin = || vec![VERSION, kind];
+        let (mut parts, mut part) = (Vec::new(), begin());
+        for set in &self.sets {
+            let entries = *set.lock();
+            for Entry { key, used, value } in entries.iter().filter(|entry| entry.key != 0) {
+                part.extend_from_slice(&key.to_be_bytes());
+                write_number(&mut part, used.0);
+                value.write(&mut part);
+            }
+            if part.len() >= most {
+                parts.push(std::mem::replace(&mut part, begin()));
+            }
+        }
+        parts.push(part);
+        parts
+    }
+
+    fn read(&self, mut records: Reading<'_>) -> Option<()> {
+        while !records.is_empty() {
+            let (key, used) = (records.word()?, Micros(records.number()?));
+            let value = V::read(&mut records)?;
+            self.change(key, used, |known| *known = value);
+        }
+        Some(())
+    }
+}
+
+// === impl Recorded ===
+
+impl Recorded for Model {
+    fn write(&self, record: &mut Vec<u8>) {
+        for number in [self.answers, self.output, self.input, self.error] {
+            record.extend_from_slice(&number.to_be_bytes());
+        }
+    }
+
+    fn read(record: &mut Reading<'_>) -> Option<Self> {
+        let [answers, output, input, error] = [sum(record)?, sum(record)?, sum(record)?, sum(record)?];
+        Some(Model { answers, output, input, error })
+    }
+}
+
+impl Recorded for Caller {
+    fn write(&self, record: &mut Vec<u8>) {
+        for number in [self.used, self.forecast] {
+            record.extend_from_slice(&number.to_be_bytes());
+        }
+        write_number(record, self.last.0);
+    }
+
+    fn read(record: &mut Reading<'_>) -> Option<Self> {
+        let [used, forecast] = [sum(record)?, sum(record)?];
+        Some(Caller { used, forecast, last: Micros(record.number()?) })
+    }
+}
+
+impl Recorded for CallTime {
+    fn write(&self, record: &mut Vec<u8>) {
+        record.extend_from_slice(&self.0.to_be_bytes());
+    }
+
+    fn read(record: &mut Reading<'_>) -> Option<Self> {
+        sum(record).map(CallTime)
+    }
+}
+
+/// A sum of what was used: a number, and none below 0.
+fn sum(record: &mut Reading<'_>) -> Option<f32> {
+    record.bytes().map(f32::from_be_bytes).filter(|sum| sum.is_finite() && *sum >= 0.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const SECOND: u64 = 1_000_000;
+
+    #[test]
+    fn what_was_learned_is_taken_over_and_anything_else_is_not() {
+        let (learned, later) = (Forecasts::default(), Forecasts::default());
+        assert!(learned.records(1).is_none(), "nothing yet");
+        for account in 1..50 {
+            answers(&learned, calling("a/m", account), &usage(100, 60 * account as u64), 5);
+        }
+        let records = learned.records(1_000).unwrap();
+        assert!(learned.records(1_000).is_none(), "nothing since");
+        assert!(records.len() > 2 && records.iter().all(|part| part.len() < 1_200));
+        records.iter().for_each(|part| later.read(part).unwrap());
+        for account in 1..60 {
+            let of = |forecasts: &Forecasts| forecasts.forecast(calling("a/m", account), Some(400));
+            assert_eq!(of(&learned), of(&later));
+        }
+        let model = &records[0];
+        for (at, byte) in [(0, 2), (1, 2), (18, 0xff), (18, 0x80)] {
+            let mut damaged = model.clone();
+            damaged[at] = byte;
+            assert_eq!(later.read(&damaged), None, "{at}: {byte}");
+        }
+        assert_eq!(later.read(&model[..model.len() - 1]), None);
+    }
 
     fn calling(model: &str, account: u128) -> Calling {
         Calling { model: ModelId::of(model), account: AccountKey(account << 40 | account) }

@@ -145,10 +145,10 @@ impl Ledger {
         }
     }
 
-    /// Has a line of the call with that serial number written: soon if it is exact and no correction, else when it has waited long
+    /// Has a line of that call written: soon if it is exact and no correction, else when it has waited long
     /// enough for a line that corrects it, or that it corrects, as one with that.
-    pub fn settle(&self, serial: u64, line: Line, now: Nanos) {
-        self.grace.take(serial, line, now).into_iter().for_each(|line| self.write(line));
+    pub fn settle(&self, call: u128, line: Line, now: Nanos) {
+        self.grace.take(call, line, now).into_iter().for_each(|line| self.write(line));
     }
 
     /// Has what has waited long enough written. To be called about once a second.

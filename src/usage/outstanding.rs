@@ -3,7 +3,7 @@
 //! No limit needs it: a hold is a charge. So it is kept where there is a usage log, as far as there is room, and what there is no room for
 //! is counted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +28,8 @@ pub(super) struct Outstanding {
     most: usize,
     /// Calls that there was no room for.
     forgotten: Counter,
+    /// Calls of processes before this one that have a line, since no report came before those ended.
+    inherited: Mutex<HashSet<u128>>,
 }
 
 /// Which calls are to have a line without a report, and when.
@@ -61,7 +63,8 @@ struct Prepared {
 impl Outstanding {
     /// With room for so many `calls`; of more the oldest are `forgotten`.
     pub(super) fn new(calls: usize, forgotten: Counter) -> Self {
-        Outstanding { shards: Default::default(), most: calls.div_ceil(SHARDS).max(1), forgotten }
+        let (shards, inherited) = (Default::default(), Mutex::default());
+        Outstanding { shards, most: calls.div_ceil(SHARDS).max(1), forgotten, inherited }
     }
 
     /// Remembers a call until [`Outstanding::settled`] or [`Outstanding::expire`] takes it out.
@@ -84,6 +87,25 @@ impl Outstanding {
         let mut shard = shard.lock();
         shard.close(serial);
         shard.unsettled.remove(&serial).is_some()
+    }
+
+    /// Knows of calls of processes before this one that have a line.
+    pub(super) fn inherit(&self, calls: Vec<u128>) {
+        self.inherited.lock().extend(calls);
+    }
+
+    /// A first report of a call of a process before this one has come: whether the call has a line already.
+    pub(super) fn settled_before(&self, call: u128) -> bool {
+        self.inherited.lock().remove(&call)
+    }
+
+    /// The calls that have a line without a report: those of this process, with `instance` before the serial number, and those before it.
+    pub(super) fn unsettled(&self, instance: u128) -> Vec<u128> {
+        let mut calls: Vec<u128> = self.inherited.lock().iter().copied().collect();
+        for shard in &self.shards {
+            calls.extend(shard.lock().unsettled.keys().map(|serial| instance | u128::from(*serial)));
+        }
+        calls
     }
 
     /// Has lines written of the calls that expire: `line` makes that of a sealed reservation, and `write` says whether there was room for

@@ -24,6 +24,8 @@ pub struct Reports {
     settlements: Settlements,
     metrics: UsageMetrics,
     ledger: Option<Arc<Ledger>>,
+    /// Whether what is reserved here can be settled by another process after this one.
+    has_heirs: bool,
     /// Reports that a line is due for.
     throttle: Mutex<Throttle>,
     waited_for: Mutex<WaitedFor>,
@@ -46,7 +48,7 @@ impl Reports {
     #[must_use]
     pub fn new(sealer: Arc<Sealer>, limits: Arc<Limits>, settlements: Settlements, metrics: UsageMetrics) -> Self {
         let (throttle, waited_for) = (Mutex::default(), Mutex::default());
-        Reports { sealer, limits, settlements, metrics, ledger: None, throttle, waited_for }
+        Reports { sealer, limits, settlements, metrics, ledger: None, has_heirs: false, throttle, waited_for }
     }
 
     /// Counts the reservations that no report has come for, and as unsettled those of calls that cannot run any more, and has the lines
@@ -91,7 +93,7 @@ impl Reports {
         Line::unsettled(reservation, &names.holds(reservation), self.limits.time(now))
     }
 
-    /// Has a line written of each call that nobody has reported, whose report no other process can take; and ends the usage log: whether
+    /// Has a line written of each call that nobody has reported, which only a process that takes over from this one can correct; and ends the usage log: whether
     /// that was done within `patience`. What is reserved after that has no line.
     pub fn end(&self, now: Nanos, patience: Duration) -> bool {
         let Some(ledger) = &self.ledger else { return true };
@@ -99,7 +101,8 @@ impl Reports {
         // All that is offered is to be written too, and a file that takes nothing is not waited for.
         let half = until - patience / 2;
         ledger.end_waiting(half);
-        let expiry = Expiry { end: u64::MAX, now, correctable: None };
+        let correctable = self.has_heirs.then_some(self.settlements.bounds.settle_within);
+        let expiry = Expiry { end: u64::MAX, now, correctable };
         let write = |line| Instant::now() < half && ledger.offer(line);
         while !self.write_unsettled(expiry, write) && Instant::now() < half {
             ledger.make_room();
@@ -116,6 +119,23 @@ impl Reports {
     pub fn written_by(self, ledger: Arc<Ledger>) -> Self {
         self.sealer.remember_in(ledger.outstanding());
         Reports { ledger: Some(ledger), ..self }
+    }
+
+    /// Those of a process after which another takes over. The calls that had a line without a report at the end of the process before it
+    /// are `unsettled`: a report of one corrects its line.
+    #[must_use]
+    pub fn inherited(self, unsettled: Vec<u128>) -> Self {
+        if let Some(outstanding) = self.sealer.outstanding() {
+            outstanding.inherit(unsettled);
+        }
+        Reports { has_heirs: true, ..self }
+    }
+
+    /// The calls that have a line without a report, which a report may correct still.
+    #[must_use]
+    pub fn unsettled_calls(&self) -> Vec<u128> {
+        let instance = u128::from(self.sealer.instance().0) << 64;
+        self.sealer.outstanding().map(|outstanding| outstanding.unsettled(instance)).unwrap_or_default()
     }
 
     /// Takes what a gateway reports of the answer whose reservation is `sealed`; what became of it.
@@ -137,7 +157,7 @@ impl Reports {
         if let Some(ledger) = &self.ledger
             && let Some(line) = Line::settled(&reservation, report, &charged, self.limits.time(now))
         {
-            ledger.settle(reservation.serial, self.charging(line, &reservation, &charged, channel), now);
+            ledger.settle(reservation.call(), self.charging(line, &reservation, &charged, channel), now);
         }
         self.tell_cuts(&charged, &reservation, channel);
         charged
@@ -147,7 +167,10 @@ impl Reports {
     fn charging(&self, line: Line, reservation: &Reservation, charged: &Charged, channel: Channel) -> Line {
         // A correction may overtake the line that it corrects, and leaves that to it.
         let outstanding = self.sealer.outstanding().filter(|_| !line.correction);
-        let has_line = outstanding.is_some_and(|outstanding| outstanding.settled(reservation.serial));
+        let has_line = outstanding.is_some_and(|outstanding| match reservation.instance == self.sealer.instance() {
+            true => outstanding.settled(reservation.serial),
+            false => outstanding.settled_before(reservation.call()),
+        });
         let line = line.of(channel, LimitNames::of(reservation, &self.limits).charges(charged));
         if has_line { line.correcting(&self.unsettled(reservation, Nanos(0))) } else { line }
     }

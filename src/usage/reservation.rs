@@ -4,6 +4,7 @@
 //! The sealed form is AES-256-GCM over a fixed layout, in URL-safe Base64. It travels through Envoy's dynamic metadata
 //! and comes back in the usage report. An answer of Check is to stay below 1,024 bytes, so the form is short.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -100,6 +101,8 @@ pub struct Sealer {
     next: AtomicU64,
     /// Where what is sealed is remembered, if somebody asked for that.
     outstanding: OnceLock<Outstanding>,
+    /// Instances of before, whose reservations are settled here.
+    earlier: OnceLock<HashSet<Instance>>,
 }
 
 /// Of the secrets that are in use.
@@ -133,7 +136,7 @@ impl Sealer {
         let instance = Instance(u64::from_be_bytes(hash::random()));
         let keys = Keys { first: Key::of(secret, instance), second: None };
         let keys = ArcSwap::from_pointee(keys);
-        Sealer { instance, keys, next: AtomicU64::new(0), outstanding: OnceLock::new() }
+        Sealer { instance, keys, next: AtomicU64::new(0), outstanding: OnceLock::new(), earlier: OnceLock::new() }
     }
 
     /// Seals with the first of `secrets` from now on, and opens what both have sealed. Whether what was sealed until now can be opened
@@ -185,6 +188,11 @@ impl Sealer {
         let _ = self.outstanding.set(outstanding);
     }
 
+    /// Has reservations opened that `earlier` instances made, since what they took is taken over; the first that were given stay.
+    pub fn take_over(&self, earlier: impl IntoIterator<Item = Instance>) {
+        let _ = self.earlier.set(earlier.into_iter().collect());
+    }
+
     /// The calls that are remembered, if any are.
     pub(super) fn outstanding(&self) -> Option<&Outstanding> {
         self.outstanding.get()
@@ -202,11 +210,14 @@ impl Sealer {
         self.next.load(Ordering::Relaxed)
     }
 
-    /// Opens what [`Sealer::seal`] of this instance made; anything else is `None`. What another instance made, a replica or an earlier
-    /// process, is counted in that one's memory.
+    /// Opens what [`Sealer::seal`] of this instance made, or of an earlier one that it has taken over; anything else is `None`. What another
+    /// instance made, a replica or a process whose memory is gone, is counted in that one's memory.
     #[must_use]
     pub fn open(&self, sealed: &str) -> Option<Reservation> {
-        self.read(sealed).filter(|reservation| reservation.instance == self.instance)
+        self.read(sealed).filter(|reservation| {
+            let Reservation { instance, .. } = reservation;
+            *instance == self.instance || self.earlier.get().is_some_and(|earlier| earlier.contains(instance))
+        })
     }
 
     /// Opens what any instance made that has one of the secrets; anything else is `None`.
@@ -319,6 +330,12 @@ impl Terms<'_> {
 // === impl Reservation ===
 
 impl Reservation {
+    /// Which call it is, among those of all instances.
+    #[must_use]
+    pub fn call(&self) -> u128 {
+        u128::from(self.instance.0) << 64 | u128::from(self.serial)
+    }
+
     fn decode(instance: Instance, serial: u64, plain: &[u8]) -> Option<Self> {
         let mut rest = Plain(plain);
         let [VERSION] = rest.take()? else { return None };

@@ -158,6 +158,23 @@ fn a_caller_may_be_named_as_kubectl_names_them() {
 }
 
 #[test]
+fn a_question_about_limits_is_explained_as_one() {
+    let run = |flags: &[&str]| told(&explain(&["--request", "GET /v1/limits"]).args(flags).output().unwrap());
+    let (code, text) = run(&["--as", "system:serviceaccount:maas-default-gateway-tier-free:alice-12345678"]);
+    assert_eq!(code, Some(0), "{text}");
+    for expected in [
+        "no HTTPRoute has the path: the policies of the Gateway itself apply",
+        "access    passed      not asked where no model is named",
+        "answer    passed      tiergate answers",
+    ] {
+        assert!(text.contains(expected), "{expected}\n{text}");
+    }
+    assert!(run(&[]).1.contains("TG-TOKEN-MISSING"));
+    let (_, off) = run(&["--limits-path", "off"]);
+    assert!(off.contains("TG-ROUTE-UNKNOWN"), "{off}");
+}
+
+#[test]
 fn a_token_whose_time_is_over_is_refused_though_nobody_verifies_it() {
     let manifests = root("examples/manifests");
     let mut command = Command::new(TIERGATE);

@@ -41,6 +41,7 @@ mod scale;
 mod secrets;
 mod settings;
 mod shadow;
+mod shown;
 mod slips;
 mod support;
 mod team;

@@ -10,7 +10,7 @@ use crate::reload::copy;
 use crate::support::{self, Folder, KEYS, Tiergate, await_page, await_ready, get, root, tiergate};
 
 /// A variable of `serve`, a bad value, and what is said to be right.
-const BAD: [(&str, &str, &str); 51] = [
+const BAD: [(&str, &str, &str); 52] = [
     ("TIERGATE_MANIFESTS", "/nonexistent", "has to be a folder"),
     ("TIERGATE_KUBERNETES", "yes", "[possible values: true, false]"),
     ("TIERGATE_KUBECONFIG", "/nonexistent", "has to be a file"),
@@ -50,6 +50,7 @@ const BAD: [(&str, &str, &str); 51] = [
     ("TIERGATE_MAX_OPEN_CALLS", "0", "has to be a whole number, 1 at least"),
     ("TIERGATE_KEY_FILE", "/nonexistent", "has to be a file"),
     ("TIERGATE_ENFORCE_LIMITS", "none", "[possible values: check, rls]"),
+    ("TIERGATE_LIMITS_PATH", "v1/limits", "has to be a path such as /v1/limits, or off"),
     ("TIERGATE_SHADOW", "disabled", "[possible values: true, false]"),
     ("TIERGATE_COMPAT", "kuadrant", "[possible values: kuadrant-wasm]"),
     ("TIERGATE_TIER_UNKNOWN", "allow", "[possible values: refuse, next]"),

@@ -378,26 +378,17 @@ fn what_is_remembered_of_settlements_is_bounded_and_nothing_is_settled_twice() {
 fn settlements_are_forgotten_after_a_day() {
     let world = World::bucket(100);
     let hold = Hold { account: AccountKey(1), cell: CellId(1), held: 0, mark: Micros(0) };
-    let settle = |hours: u32, serial| {
-        world.settle(Reserved { serial, minted: Micros(0), hold }, 1, Duration::from_secs(3600) * hours)
+    let hour = |hours: u32| Duration::from_secs(3600) * hours;
+    let settle = |hours, serial, minted| {
+        world.settle(Reserved { serial, minted: Micros::from(hour(minted)), hold }, 1, hour(hours))
     };
-    assert_eq!(settle(0, 0), APPLIED);
-    assert_eq!(settle(1, PAGE), APPLIED);
-    assert_eq!(settle(24, 0), Settled::Duplicate { conflicting: false });
-    assert_eq!(settle(25, 0), Settled::Late);
-    assert_eq!(settle(25, PAGE + 1), APPLIED);
-}
-
-/// A weekend without a call: the next ones have numbers of the page that was begun before.
-#[test]
-fn after_a_lull_of_days_calls_are_settled_once() {
-    let mut world = World::bucket(100);
-    for day in [0, 3, 6] {
-        let now = Duration::from_secs(24 * 3600) * day;
-        let reserved = world.hold(10, now).unwrap();
-        assert_eq!(world.settle(reserved, 30, now), APPLIED, "day {day}");
-        assert_eq!(world.settle(reserved, 30, now), Settled::Duplicate { conflicting: false });
-        assert_eq!(world.left(now), 70);
+    assert_eq!(settle(0, 0, 0), APPLIED);
+    assert_eq!(settle(24, 0, 0), Settled::Duplicate { conflicting: false });
+    assert_eq!(settle(25, 0, 0), Settled::Late);
+    // Nothing came for a day; of what comes then the numbers go on.
+    for serial in [1, PAGE - 1, PAGE] {
+        assert_eq!(settle(25, serial, 24), APPLIED, "{serial}");
+        assert_eq!(settle(25, serial, 24), Settled::Duplicate { conflicting: false }, "{serial}");
     }
 }
 

@@ -21,10 +21,10 @@ pub(super) struct Grace {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    /// By the serial number of the reservation.
-    lines: HashMap<u64, Waits>,
+    /// By call: see [`crate::usage::Reservation::call`].
+    lines: HashMap<u128, Waits>,
     /// When each has waited long enough, the oldest first: as many as there are lines.
-    due: BTreeSet<(Nanos, u64)>,
+    due: BTreeSet<(Nanos, u128)>,
     is_over: bool,
 }
 
@@ -41,17 +41,17 @@ impl Grace {
         Grace { period, waiting: Mutex::default() }
     }
 
-    /// Takes a line of the call with that serial number, as one with the line of it that waits: what is to be written now.
-    pub(super) fn take(&self, serial: u64, line: Line, now: Nanos) -> Option<Line> {
+    /// Takes a line of that call, as one with the line of it that waits: what is to be written now.
+    pub(super) fn take(&self, call: u128, line: Line, now: Nanos) -> Option<Line> {
         let mut waiting = self.waiting.lock();
-        let waits = match waiting.remove(serial) {
+        let waits = match waiting.remove(call) {
             Some(earlier) => Waits { line: line.with(earlier.line), ..earlier },
             None => Waits { until: now.saturating_add(self.period), line },
         };
         if waits.line.is_exact() || self.period.is_zero() || waiting.is_over {
             return Some(waits.line);
         }
-        waiting.insert(serial, waits);
+        waiting.insert(call, waits);
         if waiting.lines.len() > MOST { waiting.oldest() } else { None }
     }
 
@@ -80,21 +80,21 @@ impl Grace {
 // === impl Waiting ===
 
 impl Waiting {
-    fn insert(&mut self, serial: u64, waits: Waits) {
-        self.due.insert((waits.until, serial));
-        self.lines.insert(serial, waits);
+    fn insert(&mut self, call: u128, waits: Waits) {
+        self.due.insert((waits.until, call));
+        self.lines.insert(call, waits);
     }
 
-    fn remove(&mut self, serial: u64) -> Option<Waits> {
-        let waits = self.lines.remove(&serial)?;
-        self.due.remove(&(waits.until, serial));
+    fn remove(&mut self, call: u128) -> Option<Waits> {
+        let waits = self.lines.remove(&call)?;
+        self.due.remove(&(waits.until, call));
         Some(waits)
     }
 
     /// Takes out the line that waits for longest.
     fn oldest(&mut self) -> Option<Line> {
-        let (_, serial) = self.due.pop_first()?;
-        self.lines.remove(&serial).map(|waits| waits.line)
+        let (_, call) = self.due.pop_first()?;
+        self.lines.remove(&call).map(|waits| waits.line)
     }
 }
 
@@ -169,10 +169,10 @@ mod tests {
     #[test]
     fn no_more_lines_wait_than_may_and_all_of_them_are_written_at_the_end() {
         let grace = Grace::new(PERIOD);
-        let number = |serial: u64| i64::try_from(serial).unwrap();
-        let take = |serial| grace.take(serial, line(Quality::Estimate, number(serial)), at(0));
-        let most = MOST as u64;
-        assert!((0..most).all(|serial| take(serial).is_none()));
+        let number = |call: u128| i64::try_from(call).unwrap();
+        let take = |call| grace.take(call, line(Quality::Estimate, number(call)), at(0));
+        let most = MOST as u128;
+        assert!((0..most).all(|call| take(call).is_none()));
         assert_eq!(take(most), Some(line(Quality::Estimate, 0)), "the oldest makes room");
         // What was corrected meanwhile has left its place.
         assert_eq!(grace.take(1, correction(Quality::Final, 1), at(1)), Some(line(Quality::Final, 2)));

@@ -248,3 +248,138 @@ fn costs_that_cannot_be_used_are_errors_at_their_place() {
     let field = "metadata.annotations.tiergate.io/cost.free";
     expect(&requests, &[(E, field, "is not an annotation that is known here")]);
 }
+
+/// What each limit of a policy counts by, in words.
+fn spans(marked: &str) -> Vec<(String, Vec<String>)> {
+    let manifests = expect(marked, &[]);
+    let limits = manifests.limit_policies[0].limits.clone().unwrap();
+    let rates = |limit: &crate::manifest::LimitSpec| {
+        limit.rates.iter().map(|rate| format!("{} {}", rate.algorithm().name(), rate.span())).collect()
+    };
+    limits.iter().map(|limit| (limit.name.clone(), rates(limit))).collect()
+}
+
+#[test]
+fn each_limit_counts_as_its_annotations_say() {
+    let requests = |annotations: &str| priced(annotations).replace("TokenRateLimitPolicy", "RateLimitPolicy");
+    for (annotations, free, paid) in [
+        ("", "token-bucket per 60s", "token-bucket per 60s"),
+        ("tiergate.io/algorithm: sliding-window", "sliding-window per 60s", "sliding-window per 60s"),
+        ("tiergate.io/algorithm.paid: fixed-window", "token-bucket per 60s", "fixed-window per 60s"),
+        (
+            "tiergate.io/algorithm: fixed-window, tiergate.io/algorithm.paid: concurrency",
+            "fixed-window per 60s",
+            "concurrency at once",
+        ),
+        ("tiergate.io/window.free: 30d", "token-bucket per 2592000s", "token-bucket per 60s"),
+        ("tiergate.io/window.free: 4w", "token-bucket per 2419200s", "token-bucket per 60s"),
+        ("tiergate.io/window.free: 1h30m", "token-bucket per 5400s", "token-bucket per 60s"),
+        ("tiergate.io/window.free: month", "calendar per month in UTC", "token-bucket per 60s"),
+        (
+            "tiergate.io/window.free: week, tiergate.io/time-zone.free: europe/berlin, tiergate.io/algorithm: fixed-window",
+            "calendar per week in Europe/Berlin",
+            "fixed-window per 60s",
+        ),
+        (
+            "tiergate.io/algorithm.free: calendar, tiergate.io/window.free: day",
+            "calendar per day in UTC",
+            "token-bucket per 60s",
+        ),
+    ] {
+        let limits = [("free".to_owned(), vec![free.to_owned()]), ("paid".to_owned(), vec![paid.to_owned()])];
+        assert_eq!(spans(&requests(annotations)), limits, "{annotations}");
+    }
+    let debts = |annotations: &str| {
+        let limits = expect(&priced(annotations), &[]).limit_policies[0].limits.clone().unwrap();
+        limits.iter().map(|limit| limit.rates[0].forgives_debt()).collect::<Vec<_>>()
+    };
+    assert_eq!(debts("tiergate.io/window.paid: month"), [false, false]);
+    assert_eq!(debts("tiergate.io/window.paid: month, tiergate.io/debt: forgive"), [false, true]);
+}
+
+/// What is not understood would make a limit count as nobody meant.
+#[test]
+fn kinds_that_cannot_be_told_are_errors_at_their_place() {
+    for (annotations, field, phrase) in [
+        (
+            "tiergate.io/algorithm.free: ▸gcra",
+            "algorithm.free",
+            "token-bucket or fixed-window or sliding-window or calendar",
+        ),
+        ("tiergate.io/algorithm.fre: ▸calendar", "algorithm.fre", "did you mean `tiergate.io/algorithm.free`?"),
+        ("tiergate.io/algoritm.free: ▸calendar", "algoritm.free", "did you mean `tiergate.io/algorithm.free`?"),
+        ("tiergate.io/algorithm.free: ▸calendar", "algorithm.free", "needs `tiergate.io/window.<limit>`"),
+        ("tiergate.io/algorithm.free: ▸concurrency", "algorithm.free", "is not a choice"),
+        (
+            "tiergate.io/algorithm.free: ▸fixed-window, tiergate.io/window.free: day",
+            "algorithm.free",
+            "`day` is a window of the calendar",
+        ),
+        ("tiergate.io/window.free: ▸mouth", "window.free", "did you mean `month`?"),
+        ("tiergate.io/window.free: ▸monthly", "window.free", "day, week, month or year"),
+        ("tiergate.io/window.free: ▸'30'", "window.free", "such as 12h, 30d or 4w"),
+        ("tiergate.io/window.free: ▸0d", "window.free", "is no window"),
+        ("tiergate.io/window.free: ▸-1d", "window.free", "is no window"),
+        ("tiergate.io/window.free: ▸4294967295d", "window.free", "is no window"),
+        ("tiergate.io/window.free: ▸99999999999999w", "window.free", "is no window"),
+        ("tiergate.io/window.free: ▸''", "window.free", "is no window"),
+        ("tiergate.io/window: ▸day", "window", "is not an annotation that is known here"),
+        ("tiergate.io/windows.free: ▸day", "windows.free", "did you mean `tiergate.io/window.free`?"),
+        (
+            "tiergate.io/window.free: day, tiergate.io/time-zone.free: ▸Berlin",
+            "time-zone.free",
+            "did you mean `Europe/Berlin`?",
+        ),
+        (
+            "tiergate.io/window.free: day, tiergate.io/time-zone.free: ▸Europe/Berln",
+            "time-zone.free",
+            "did you mean `Europe/Berlin`?",
+        ),
+        ("tiergate.io/window.free: day, tiergate.io/time-zone.free: ▸'+02:00'", "time-zone.free", "is no time zone"),
+        ("tiergate.io/window.free: 30d, tiergate.io/time-zone.free: ▸UTC", "time-zone.free", "none of the calendar"),
+        ("tiergate.io/time-zone.free: ▸UTC", "time-zone.free", "none of the calendar"),
+        ("tiergate.io/timezone.free: ▸UTC", "timezone.free", "did you mean `tiergate.io/time-zone.free`?"),
+    ] {
+        let field = format!("metadata.annotations.tiergate.io/{field}");
+        let manifests = expect(&priced(annotations), &[(E, &field, phrase)]);
+        assert!(manifests.limit_policies[0].limits.is_none(), "{annotations}");
+    }
+    for (annotations, limit, field, phrase) in [
+        (
+            "tiergate.io/algorithm.a: ▸concurrency",
+            "{rates: [{limit: 65536, window: 1m}]}",
+            "algorithm.a",
+            "65535 calls at most",
+        ),
+        (
+            "tiergate.io/algorithm.a: ▸concurrency",
+            "{rates: [{limit: 1, window: 1m}, {limit: 2, window: 2m}]}",
+            "algorithm.a",
+            "several rates",
+        ),
+        (
+            "tiergate.io/algorithm: ▸concurrency",
+            "{rates: [{limit: 1, window: 1m}, {limit: 2, window: 2m}]}",
+            "algorithm",
+            "several rates",
+        ),
+        (
+            "tiergate.io/window.a: ▸day",
+            "{rates: [{limit: 1, window: 1m}, {limit: 2, window: 2m}]}",
+            "window.a",
+            "a limit for each",
+        ),
+        (
+            "tiergate.io/algorithm.a: concurrency, tiergate.io/window.a: ▸1h",
+            "{rates: [{limit: 1, window: 1m}]}",
+            "window.a",
+            "have no window",
+        ),
+    ] {
+        let marked = limit_policy(&format!("a: {limit}"));
+        let marked = marked.replace("name: p", &format!("name: p, annotations: {{{annotations}}}"));
+        let field = format!("metadata.annotations.tiergate.io/{field}");
+        let manifests = expect(&marked, &[(E, &field, phrase)]);
+        assert!(manifests.limit_policies[0].limits.is_none(), "{annotations}");
+    }
+}

@@ -1,0 +1,165 @@
+//! Calls that run at once: each takes a place when it is admitted, and gives it back when its answer is reported.
+//!
+//! A report may be lost, and then the place is free when the call cannot run any more: at the end of its *lease*, the longest time that a
+//! call may take, or a slot later at most. Places are counted by the slot of time in which they were taken, so no list of calls is kept.
+
+use std::time::Duration;
+
+use super::cell::Counter;
+use super::{Charge, Quota, Verdict};
+use crate::clock::Micros;
+use crate::record::{Reading, write_number};
+
+/// The state of one counter: how many places are taken until each slot of time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Running {
+    /// Places that are free when a slot begins, by its number, going round.
+    /// INVARIANT: the slots of now and of before have none, after [`Counter::advance`].
+    until: [u16; SLOTS as usize],
+    /// The number of the slot of now; they are numbered from 1970 on.
+    slot: u32,
+    /// How long a slot is, in milliseconds; 0 before the first call.
+    length: u32,
+}
+
+/// How far ahead a place may end. That of now, which has none, stands for the last one.
+const SLOTS: u64 = 22;
+/// A lease has so many slots: a place is taken somewhere within one, and has to outlast it.
+const LEASE: u64 = SLOTS - 1;
+/// Numbers of slots begin anew there: they fit a `u32`, and go round with the places.
+const TURN: u64 = SLOTS << 27;
+
+// === impl Running ===
+
+impl Running {
+    /// The most calls that can be counted to run at once.
+    pub const MAX_LIMIT: u64 = u16::MAX as u64;
+
+    /// Appends its record.
+    pub(super) fn write(&self, record: &mut Vec<u8>) {
+        write_number(record, self.length.into());
+        write_number(record, self.slot.into());
+        for places in self.until {
+            write_number(record, places.into());
+        }
+    }
+
+    /// What [`Running::write`] wrote. `None` for what none is.
+    pub(super) fn read(record: &mut Reading<'_>) -> Option<Self> {
+        let length = u32::try_from(record.number()?).ok()?;
+        let slot = u32::try_from(record.number()?).ok().filter(|slot| u64::from(*slot) < TURN)?;
+        let mut running = Running { length, slot, ..Running::default() };
+        for places in &mut running.until {
+            *places = u16::try_from(record.number()?).ok()?;
+        }
+        Some(running)
+    }
+
+    /// How long a slot is, in milliseconds, so that a lease of `quota` has [`LEASE`] of them.
+    fn length(quota: &Quota) -> u32 {
+        u32::try_from(quota.window.div_ceil(LEASE * 1_000).max(1)).unwrap_or(u32::MAX)
+    }
+
+    /// Likewise, in microseconds.
+    fn microseconds(&self) -> u64 {
+        u64::from(self.length.max(1)) * 1_000
+    }
+
+    /// Goes on to the slot of `now`, and frees the places that were taken until one that has begun.
+    fn pass(&mut self, now: Micros) {
+        let slot = now.0 / self.microseconds() % TURN;
+        let passed = (slot + TURN - u64::from(self.slot)) % TURN;
+        for _ in 0..passed.min(SLOTS) {
+            self.slot = ((u64::from(self.slot) + 1) % TURN) as u32;
+            self.ahead(0).map(std::mem::take);
+        }
+        self.slot = slot as u32;
+    }
+
+    /// The places that are taken until the slot which is so many after that of now.
+    fn ahead(&mut self, slots: u64) -> Option<&mut u16> {
+        self.until.get_mut(((u64::from(self.slot) + slots) % SLOTS) as usize)
+    }
+
+    /// How long places are taken, each slot that has some once: in slots, from that of now on.
+    fn taken(&self) -> impl DoubleEndedIterator<Item = u64> {
+        let places = |slots: u64| self.until.get(((u64::from(self.slot) + slots) % SLOTS) as usize);
+        (1..=SLOTS).filter(move |slots| places(*slots).is_some_and(|places| *places > 0))
+    }
+
+    /// When the slot begins that is so many after that of now, in microseconds from `now`.
+    fn until_slot(&self, slots: u64, now: Micros) -> u64 {
+        let length = self.microseconds();
+        (slots * length).saturating_sub(now.0 % length)
+    }
+}
+
+impl Counter for Running {
+    /// Frees the places whose lease has ended. Where the time of a lease was changed, all others are taken until a new one ends.
+    fn advance(&mut self, quota: &Quota, now: Micros) {
+        let length = Self::length(quota);
+        self.pass(now);
+        if self.length != length {
+            let used = self.used(now);
+            *self = Running { length, ..Running::default() };
+            self.pass(now);
+            self.charge(quota, used, now);
+        }
+    }
+
+    fn fits(&self, quota: &Quota, need: u64, now: Micros) -> Verdict {
+        match (quota.limit, self.used(now).saturating_add(need) <= quota.limit) {
+            (0, _) => Verdict::Exceeds(None),
+            (_, true) => Verdict::Fits,
+            // If none of them is reported: nobody knows how long calls run.
+            (_, false) => {
+                let first = self.taken().next().unwrap_or(1);
+                Verdict::Exceeds(Some(Duration::from_micros(self.until_slot(first, now))))
+            }
+        }
+    }
+
+    fn charge(&mut self, _: &Quota, hits: u64, _: Micros) {
+        if let Some(places) = self.ahead(SLOTS) {
+            *places = places.saturating_add(u16::try_from(hits).unwrap_or(u16::MAX));
+        }
+    }
+
+    fn used(&self, _: Micros) -> u64 {
+        self.until.iter().map(|places| u64::from(*places)).sum()
+    }
+
+    fn left(&self, _: &Quota, now: Micros) -> u64 {
+        self.taken().next_back().map_or(0, |slots| self.until_slot(slots, now))
+    }
+
+    /// The slot in which a place is taken.
+    fn mark(&self) -> Micros {
+        Micros(u64::from(self.slot))
+    }
+
+    fn room(&self, _: &Quota) -> u64 {
+        u64::from(u16::MAX)
+    }
+
+    /// Frees places, unless their lease has ended: then they are free already, or somebody else's.
+    fn give_back(&mut self, _: &Quota, hits: u64, charge: Charge, _: Micros) -> u64 {
+        let since = (u64::from(self.slot) + TURN).saturating_sub(charge.mark.0) % TURN;
+        let Some(slots) = SLOTS.checked_sub(since).filter(|slots| *slots > 0) else { return 0 };
+        let Some(places) = self.ahead(slots) else { return 0 };
+        let free = hits.min(u64::from(*places));
+        *places -= free as u16;
+        free
+    }
+
+    /// There is none: what runs ends.
+    fn bound_debt(&mut self, _: &Quota, _: u32, _: Micros) -> bool {
+        false
+    }
+
+    fn is_idle(&self, now: Micros) -> bool {
+        let mut then = *self;
+        then.pass(now);
+        then.used(now) == 0
+    }
+}
