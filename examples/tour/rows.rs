@@ -72,6 +72,10 @@ pub fn rows(by: &Tokens) -> Vec<Row> {
         Row::chat("nobody", "-", "GET /v1/limits, no token").shown().refused(401, "TG-TOKEN-MISSING").holds(challenges),
         Row::chat("bob (free)", "llm/granite", "the first of another user").bearer(&by.bob),
 
+        Row::chat("ivan (enterprise)", "lab/atlas", "two of the lab's three in 2m").bearer(&by.ivan).times(2),
+        Row::chat("mona (enterprise)", "lab/atlas", "the third, of another user").bearer(&by.mona),
+        Row::chat("mona (enterprise)", "lab/atlas", "the fourth: her own limit has 49 left").bearer(&by.mona).refused(429, "TG-LIMIT-REQUESTS").holds(says_when_to_retry).quoted(),
+
         Row::chat("carol (free)", "llm/granite", "60 tokens of 100 in 1m, JSON").bearer(&by.carol).sixty_tokens(false),
         Row::chat("carol (free)", "llm/granite", "60 more of the 40 that are left").bearer(&by.carol).sixty_tokens(false).after_usage().refused(429, "TG-LIMIT-TOKENS").holds(says_when_to_retry),
         Row::chat("dave (free)", "llm/granite", "60 tokens of 100 in 1m, SSE").bearer(&by.dave).sixty_tokens(true).holds(streams_usage),

@@ -36,6 +36,8 @@ struct Addresses {
 /// The files that the tour uses. Binaries are those that were built with it.
 struct Files {
     manifests: PathBuf,
+    /// What the tour has beside them.
+    team: PathBuf,
     envoy_config: PathBuf,
     envoy_script: PathBuf,
     kube_script: PathBuf,
@@ -53,10 +55,11 @@ pub fn start(args: &Args, processes: &Processes, scratch: &Path) -> Result<(Gate
         None => install(&files.envoy_script, &[])?,
     };
     println!("logs are in {}", files.logs.display());
+    let manifests = files.gather(scratch)?;
     let source = if args.kube {
-        Source::Cluster(start_cluster(&files, scratch, processes)?)
+        Source::Cluster(start_cluster(&files, &manifests, scratch, processes)?)
     } else {
-        Source::Folder(Folder::open(&files.tiergate, &files.manifests, scratch)?)
+        Source::Folder(Folder::open(&files.tiergate, &manifests, scratch)?)
     };
     println!("minting tokens");
     let tokens = Tokens::mint(&source, &files.tiergate, scratch)?;
@@ -94,9 +97,9 @@ pub fn start(args: &Args, processes: &Processes, scratch: &Path) -> Result<(Gate
     Ok((Gate { envoy: at.envoy, tiergate: at.http, binary, usage_log, account, kubeconfig }, tokens))
 }
 
-fn start_cluster(files: &Files, scratch: &Path, processes: &Processes) -> Result<Cluster> {
+fn start_cluster(files: &Files, manifests: &Path, scratch: &Path, processes: &Processes) -> Result<Cluster> {
     let binaries = install(&files.kube_script, &["etcd", "kube-apiserver"])?;
-    let Files { manifests, permissions, logs, .. } = files;
+    let Files { permissions, logs, .. } = files;
     Cluster::start(&Parts { binaries: &binaries, manifests, permissions, scratch, logs }, processes)
 }
 
@@ -164,6 +167,7 @@ impl Files {
         let logs = built.parent().unwrap_or(built).join(if args.kube { "tour-kube" } else { "tour" });
         let files = Self {
             manifests: root.join("examples/manifests"),
+            team: root.join("examples/tour/team.yaml"),
             envoy_config: root.join("envoy/tiergate.yaml"),
             envoy_script: root.join("scripts/envoy.sh"),
             kube_script: root.join("scripts/kube.sh"),
@@ -180,5 +184,16 @@ impl Files {
         }
         fs::create_dir_all(&files.logs)?;
         Ok(files)
+    }
+    /// A folder of all manifests that the tour has.
+    fn gather(&self, scratch: &Path) -> Result<PathBuf> {
+        let folder = scratch.join("of-the-tour");
+        fs::create_dir(&folder)?;
+        let entries = fs::read_dir(&self.manifests)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+        for file in entries.iter().chain([&self.team]) {
+            let name = file.file_name().ok_or("a manifest without a name")?;
+            fs::copy(file, folder.join(name)).map_err(|error| format!("{}: {error}", file.display()))?;
+        }
+        Ok(folder)
     }
 }

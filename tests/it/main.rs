@@ -44,6 +44,7 @@ mod shadow;
 mod shown;
 mod slips;
 mod support;
+mod team;
 #[path = "../../src/test_util/tier_service.rs"]
 #[allow(dead_code, reason = "the unit tests use what these do not")]
 mod tier_service;
