@@ -75,7 +75,6 @@ impl Micros {
     pub fn saturating_add(self, duration: Duration) -> Self {
         Micros(self.0.saturating_add(Micros::from(duration).0))
     }
-
 }
 
 /// So long after 1970; a begun microsecond counts whole.

@@ -181,7 +181,11 @@ impl Limits {
     /// Limits whose accounts are kept in `memory`, before any quota is in force.
     #[must_use]
     pub fn in_memory(memory: Memory) -> Self {
-        Limits { store: Store::Memory(memory), quotas: ArcSwap::default(), pace: ArcSwap::from_pointee(Pace::since(Micros(0))) }
+        Limits {
+            store: Store::Memory(memory),
+            quotas: ArcSwap::default(),
+            pace: ArcSwap::from_pointee(Pace::since(Micros(0))),
+        }
     }
 
     /// The same limits in a process whose clock started at `began`; without this, in 1970.

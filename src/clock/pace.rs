@@ -185,10 +185,13 @@ mod tests {
         assert!(offs[79].abs_diff(-20_000_000) < SECOND, "{}", offs[79]);
         let (offs, told) = lived(|second| if (5..8).contains(&second) { -DAY } else { 0 }, 3_000);
         // And forth again: what was lost is made up for.
-        assert_eq!(told, [-DAY, 1_500_000].map(|by| match Duration::from_micros(by.unsigned_abs()) {
-            back if by < 0 => Stepped::Back(back),
-            forward => Stepped::Forward(forward),
-        }));
+        assert_eq!(
+            told,
+            [-DAY, 1_500_000].map(|by| match Duration::from_micros(by.unsigned_abs()) {
+                back if by < 0 => Stepped::Back(back),
+                forward => Stepped::Forward(forward),
+            })
+        );
         assert!(offs.last().unwrap().abs_diff(0) < 10_000, "{:?}", offs.last());
     }
 

@@ -37,6 +37,7 @@ mod model;
 mod reload;
 mod restart;
 mod routes;
+mod running;
 mod scale;
 mod secrets;
 mod settings;
