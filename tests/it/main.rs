@@ -43,6 +43,7 @@ mod secrets;
 mod settings;
 mod shadow;
 mod shown;
+mod simulation;
 mod slips;
 mod support;
 mod team;
