@@ -121,6 +121,7 @@ pub use self::shown::{LimitsPath, Shown, ShownRate};
 
 use self::admit::{Candidate, exceeded};
 use self::caller::{Caller, applies};
+use self::classic::put_in_force;
 use self::identify::Reviews;
 use self::learn::check_tier;
 use self::present::{Presented, present};
@@ -187,7 +188,7 @@ impl Gate {
         settings: DecisionSettings,
     ) -> Self {
         let secret = Secret::random();
-        limits.put_in_force(policies.current().quotas());
+        put_in_force(&limits, &policies.current(), settings.enforce_limits);
         Gate {
             policies,
             identities,
@@ -214,7 +215,7 @@ impl Gate {
 
     /// Puts a policy in force, and what its limits allow. Only one thread may publish.
     pub fn publish(&self, policy: Policy) {
-        self.limits.put_in_force(policy.quotas());
+        put_in_force(&self.limits, &policy, self.settings.enforce_limits);
         self.policies.publish(policy);
     }
 
