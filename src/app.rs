@@ -160,7 +160,7 @@ impl App {
         let health = Health::new().await;
         let usage = Arc::clone(&rate_limit.usage);
         let (services, pages) = (self.services(rate_limit, &health), self.pages(&health));
-        let App { gate, metrics, refusals, clock, listen, drain, following, hangup, ledger, .. } = self;
+        let App { gate, refusals, clock, listen, drain, following, hangup, ledger, .. } = self;
         tokio::spawn(following.start()?.at_each(hangup, ledger));
         let Sockets { grpc, http, admin } = Sockets::bind(&listen)?;
         let mut answering = Grpc::start(grpc.listener, &services, listen.workers)?;
@@ -169,7 +169,7 @@ impl App {
             listen.admin = admin.as_ref().map(|admin| tracing::field::display(admin.address)),
             policy.generation = gate.policies.current().generation, "serving"
         );
-        let pages = PageServers::start(http.listener, admin, pages, &metrics.ports);
+        let pages = PageServers::start(http.listener, admin, pages, clock);
         tokio::select! {
             () = answering.workers.accept(&mut answering.acceptor) => {}
             () = health.probe(&answering.workers, &gate) => {}

@@ -26,7 +26,9 @@
 mod algorithm;
 mod bucket;
 mod cell;
+mod change;
 mod memory;
+mod names;
 mod quota;
 mod settled;
 mod window;
@@ -40,7 +42,9 @@ use smallvec::SmallVec;
 pub use self::algorithm::{Algorithm, Compared};
 pub use self::bucket::Bucket;
 pub use self::cell::Cell;
+pub use self::change::{Change, Changed, Stands};
 pub use self::memory::Memory;
+pub use self::names::{AccountName, AccountNames};
 pub use self::quota::{Quota, Quotas, Rate};
 pub use self::settled::{Charge, Due, Earlier, Hold, Instance, Quality, Report, Settled};
 pub use self::window::Window;
@@ -117,6 +121,8 @@ pub struct Admission {
     pub standings: SmallVec<[Standing; 2]>,
     /// When it was, on the store's clock.
     pub at: Micros,
+    /// Whether an account was not there before, of which something was taken or may be charged later.
+    pub is_new: bool,
 }
 
 /// What became of several demands.
@@ -144,6 +150,8 @@ pub enum Undecided {
 pub struct Limits {
     /// Where accounts are kept.
     pub store: Store,
+    /// What accounts are called.
+    pub names: AccountNames,
     quotas: ArcSwap<Quotas>,
     /// What the store's clock said when the process's started.
     began: Micros,
@@ -172,7 +180,12 @@ impl Limits {
     /// Limits whose accounts are kept in `memory`, before any quota is in force.
     #[must_use]
     pub fn in_memory(memory: Memory) -> Self {
-        Limits { store: Store::Memory(memory), quotas: ArcSwap::default(), began: Micros(0) }
+        Limits {
+            store: Store::Memory(memory),
+            names: AccountNames::default(),
+            quotas: ArcSwap::default(),
+            began: Micros(0),
+        }
     }
 
     /// The same limits in a process whose clock started at `began`; without this, in 1970.
@@ -204,6 +217,55 @@ impl Limits {
     pub async fn look(&self, demands: &[Demand], now: Nanos) -> Option<Vec<Standing>> {
         match &self.store {
             Store::Memory(memory) => memory.look(demands, self.time(now)),
+        }
+    }
+
+    /// Notes what an account is called.
+    pub fn note(&self, account: AccountKey, name: AccountName) {
+        self.names.note(account, name, |account| self.has(account));
+    }
+
+    /// Whether there is such an account.
+    #[must_use]
+    pub fn has(&self, account: AccountKey) -> bool {
+        match &self.store {
+            Store::Memory(memory) => memory.has(account),
+        }
+    }
+
+    /// The accounts behind `after` in the order of pages, `most` at most; with `among`, those of them that are there.
+    #[must_use]
+    pub fn page(&self, after: Option<AccountKey>, most: usize, among: Option<Vec<AccountKey>>) -> Vec<AccountKey> {
+        match (&self.store, among) {
+            (Store::Memory(memory), None) => memory.page(after, most),
+            (Store::Memory(memory), Some(among)) => memory.page_among(after, most, among),
+        }
+    }
+
+    /// The cells of an account that `quota` knows, and where each stands; `None` where there is no such account.
+    #[must_use]
+    pub fn account(
+        &self,
+        account: AccountKey,
+        quota: impl Fn(CellId) -> Option<Quota>,
+        now: Nanos,
+    ) -> Option<Vec<Stands>> {
+        match &self.store {
+            Store::Memory(memory) => memory.account(account, quota, self.time(now)),
+        }
+    }
+
+    /// Changes those of `cells` that an account has, all at once; `None` where there is no such account.
+    #[must_use]
+    pub fn change(
+        &self,
+        account: AccountKey,
+        cells: &[(CellId, Quota)],
+        change: Change,
+        now: Nanos,
+    ) -> Option<Vec<Changed>> {
+        match &self.store {
+            Store::Memory(memory) => memory.change(account, cells, change, self.time(now)),
         }
     }
 
