@@ -169,7 +169,7 @@ impl App {
             listen.admin = admin.as_ref().map(|admin| tracing::field::display(admin.address)),
             policy.generation = gate.policies.current().generation, "serving"
         );
-        let pages = PageServers::start(http.listener, admin, pages, &metrics.ports);
+        let pages = PageServers::start(http.listener, admin, pages, clock);
         tokio::select! {
             () = answering.workers.accept(&mut answering.acceptor) => {}
             () = health.probe(&answering.workers, &gate) => {}

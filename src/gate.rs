@@ -86,6 +86,7 @@
 //! ```
 
 mod access;
+mod accounts;
 mod admit;
 mod caller;
 mod classic;
@@ -110,6 +111,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 pub use self::access::AccessEvidence;
+pub use self::accounts::{Account, AccountsPage, AccountsQuery, CellName, ChangeOutcome};
 pub use self::classic::EnforceLimits;
 pub use self::evidence::{Decision, Evidence, Grant, Handover, LimitEvidence, Stage};
 pub use self::facts::Facts;
@@ -278,7 +280,7 @@ impl<'a> Deciding<'a> {
         let candidate = self.candidate(route, request, presented)?;
         self.evidence.lap(Stage::Limits);
         match settings.enforce_limits {
-            EnforceLimits::Check => self.admit(candidate).await,
+            EnforceLimits::Check => self.admit(candidate).await.inspect(|grant| self.note_names(route, request, grant)),
             EnforceLimits::Rls => self.hand_over(candidate, request).await,
         }
     }

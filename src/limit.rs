@@ -27,7 +27,9 @@ mod algorithm;
 mod bucket;
 mod calendar;
 mod cell;
+mod change;
 mod memory;
+mod names;
 mod quota;
 mod running;
 mod settled;
@@ -44,7 +46,9 @@ pub use self::algorithm::{Algorithm, Compared};
 pub use self::bucket::Bucket;
 pub use self::calendar::{Calendar, Unit, UnknownZone};
 pub use self::cell::Cell;
+pub use self::change::{Change, Changed, Stands};
 pub use self::memory::{Accounts, Copied, Memory};
+pub use self::names::{AccountName, AccountNames};
 pub use self::quota::{Quota, Quotas, Rate, Span};
 pub use self::running::Running;
 pub use self::settled::{Charge, Due, Earlier, Hold, Instance, Quality, Report, Row, RowKey, Settled};
@@ -123,6 +127,8 @@ pub struct Admission {
     pub standings: SmallVec<[Standing; 2]>,
     /// When it was, on the store's clock.
     pub at: Micros,
+    /// Whether an account was not there before, of which something was taken or may be charged later.
+    pub is_new: bool,
 }
 
 /// What became of several demands.
@@ -153,6 +159,8 @@ const UNKNOWN_CALL_TIME: Duration = Duration::from_secs(10);
 pub struct Limits {
     /// Where accounts are kept.
     pub store: Store,
+    /// What accounts are called.
+    pub names: AccountNames,
     quotas: ArcSwap<Quotas>,
     /// How the store's time goes.
     pace: ArcSwap<Pace>,
@@ -183,6 +191,7 @@ impl Limits {
     pub fn in_memory(memory: Memory) -> Self {
         Limits {
             store: Store::Memory(memory),
+            names: AccountNames::default(),
             quotas: ArcSwap::default(),
             pace: ArcSwap::from_pointee(Pace::since(Micros(0))),
         }
@@ -228,6 +237,55 @@ impl Limits {
     pub async fn look(&self, demands: &[Demand], now: Nanos) -> Option<Vec<Standing>> {
         match &self.store {
             Store::Memory(memory) => memory.look(demands, self.time(now)),
+        }
+    }
+
+    /// Notes what an account is called.
+    pub fn note(&self, account: AccountKey, name: AccountName) {
+        self.names.note(account, name, |account| self.has(account));
+    }
+
+    /// Whether there is such an account.
+    #[must_use]
+    pub fn has(&self, account: AccountKey) -> bool {
+        match &self.store {
+            Store::Memory(memory) => memory.has(account),
+        }
+    }
+
+    /// The accounts behind `after` in the order of pages, `most` at most; with `among`, those of them that are there.
+    #[must_use]
+    pub fn page(&self, after: Option<AccountKey>, most: usize, among: Option<Vec<AccountKey>>) -> Vec<AccountKey> {
+        match (&self.store, among) {
+            (Store::Memory(memory), None) => memory.page(after, most),
+            (Store::Memory(memory), Some(among)) => memory.page_among(after, most, among),
+        }
+    }
+
+    /// The cells of an account that `quota` knows, and where each stands; `None` where there is no such account.
+    #[must_use]
+    pub fn account(
+        &self,
+        account: AccountKey,
+        quota: impl Fn(CellId) -> Option<Quota>,
+        now: Nanos,
+    ) -> Option<Vec<Stands>> {
+        match &self.store {
+            Store::Memory(memory) => memory.account(account, quota, self.time(now)),
+        }
+    }
+
+    /// Changes those of `cells` that an account has, all at once; `None` where there is no such account.
+    #[must_use]
+    pub fn change(
+        &self,
+        account: AccountKey,
+        cells: &[(CellId, Quota)],
+        change: Change,
+        now: Nanos,
+    ) -> Option<Vec<Changed>> {
+        match &self.store {
+            Store::Memory(memory) => memory.change(account, cells, change, self.time(now)),
         }
     }
 

@@ -52,7 +52,7 @@ impl Deciding<'_> {
     /// Takes what a request costs that is told by `facts`.
     pub(super) async fn take(&mut self, facts: &Facts) -> Result<Grant, Denial> {
         let candidate = self.told(facts)?;
-        self.admit(candidate).await
+        self.admit(candidate).await.inspect(|_| self.note_told(facts))
     }
 
     /// What the limits ask of the request.

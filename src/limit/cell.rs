@@ -51,6 +51,12 @@ pub(super) trait Counter {
     fn room(&self, quota: &Quota) -> u64;
     /// Gives back what of `hits` has not been paid for since they were charged; how many that are.
     fn give_back(&mut self, quota: &Quota, hits: u64, charge: Charge, now: Micros) -> u64;
+    /// Gives back so many hits, or all that are used, whoever's they are.
+    fn grant(&mut self, quota: &Quota, hits: u64, now: Micros) {
+        // As of the last that was charged, just now: of it nothing was paid for.
+        let charge = Charge { mark: self.mark(), minted: now };
+        self.give_back(quota, hits, charge, now);
+    }
     /// Ends a debt after so many windows; whether it was longer.
     fn bound_debt(&mut self, quota: &Quota, windows: u32, now: Micros) -> bool;
     /// Whether forgetting it at `now` changes nothing.
@@ -173,6 +179,11 @@ impl Cell {
     /// How many hits that are, a begun one included.
     pub fn give_back(&mut self, quota: &Quota, hits: u64, charge: Charge, now: Micros) -> u64 {
         each!(self, counter => Counter::give_back(counter, quota, hits, charge, now))
+    }
+
+    /// Gives back so many hits, or all that are used, whoever's they are; after [`Cell::advance`].
+    pub(super) fn grant(&mut self, quota: &Quota, hits: u64, now: Micros) {
+        each!(self, counter => Counter::grant(counter, quota, hits, now));
     }
 
     /// Ends a debt after so many windows; whether it was longer.

@@ -152,6 +152,17 @@ impl Counter for Running {
         free
     }
 
+    /// The places that are free soonest.
+    fn grant(&mut self, _: &Quota, hits: u64, _: Micros) {
+        let mut left = hits;
+        for slots in 1..=SLOTS {
+            let Some(places) = self.ahead(slots) else { continue };
+            let free = left.min(u64::from(*places));
+            *places -= free as u16;
+            left -= free;
+        }
+    }
+
     /// There is none: what runs ends.
     fn bound_debt(&mut self, _: &Quota, _: u32, _: Micros) -> bool {
         false

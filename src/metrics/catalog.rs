@@ -101,6 +101,13 @@ pub const FAMILIES: &[Description] = &[
         "Requests that would have been refused, or undecided, were it not for --shadow or a policy's annotation",
         "nothing: look at it before shadow ends",
     ),
+    counter(
+        "tiergate_limit_changes",
+        "changes",
+        &[("action", "`grant`, `reset`")],
+        "Accounts that somebody changed by hand, on the admin port or by `tiergate limits`; the log has who and why",
+        "more than your runbook explains",
+    ),
     gauge(
         "tiergate_shadow",
         "0 or 1",

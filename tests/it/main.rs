@@ -9,6 +9,7 @@
 )]
 #![allow(clippy::too_many_lines, reason = "a scenario is told in order")]
 
+mod accounts;
 mod attributes;
 #[path = "../../benches/support.rs"]
 mod bench;
