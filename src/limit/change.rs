@@ -34,11 +34,7 @@ impl Change {
     /// `cell` after it, at `now`, to which the cell has come.
     pub(super) fn of(self, mut cell: Cell, quota: &Quota, now: Micros) -> Cell {
         match self {
-            Change::Reset => {
-                cell = Cell::fresh(quota);
-                // From now on: what was held before gives nothing back.
-                cell.advance(quota, now);
-            }
+            Change::Reset => cell.reset(quota, now),
             Change::Grant(hits) => cell.grant(quota, hits, now),
         }
         cell

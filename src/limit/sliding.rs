@@ -199,6 +199,11 @@ impl Counter for Sliding {
         back
     }
 
+    /// As if the limit had been changed.
+    fn reset(&mut self, _: &Quota, _: Micros) {
+        (self.used, self.before, self.changes) = (0, 0, self.changes.wrapping_add(1));
+    }
+
     /// First of the window of now, whose hits count whole.
     fn grant(&mut self, _: &Quota, hits: u64, now: Micros) {
         let of_now = hits.min(self.used);
