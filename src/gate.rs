@@ -93,6 +93,7 @@ mod evidence;
 mod facts;
 mod identify;
 mod learn;
+mod notify;
 mod permit;
 mod present;
 mod recent;

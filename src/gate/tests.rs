@@ -1,6 +1,7 @@
 mod cost;
 mod deployed;
 mod language;
+mod notify;
 mod recipes;
 mod reserve;
 mod shadow;
