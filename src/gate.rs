@@ -94,6 +94,7 @@ mod evidence;
 mod facts;
 mod identify;
 mod learn;
+mod notify;
 mod permit;
 mod present;
 mod recent;

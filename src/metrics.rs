@@ -38,7 +38,7 @@ use crate::family::{Family, Registry, register};
 use crate::gate::{Decision, Grant, Stage};
 use crate::policy::Policy;
 use crate::problem::Problem;
-use crate::usage::{LedgerMetrics, UsageMetrics};
+use crate::usage::{Caller, LedgerMetrics, UsageMetrics};
 
 /// The process's metrics.
 #[derive(Debug)]
@@ -221,7 +221,7 @@ impl Metrics {
         self.limit_changes.get(&ActionLabel { action }).inc();
     }
 
-    /// Counts a decision that took `elapsed`.
+    /// Counts a decision that took `elapsed`, and tells of parts of limits that it has reached.
     pub fn decided(&self, decision: &Decision, elapsed: Duration) {
         self.duration.observe(elapsed);
         let evidence = &decision.evidence;
@@ -251,6 +251,11 @@ impl Metrics {
         }
         if evidence.accounts_full {
             self.accounts_full.inc();
+        }
+        for reached in &evidence.reached {
+            let of = Option::unwrap_or_default;
+            let (user, tier) = (of(evidence.user.as_deref()), of(evidence.tier.as_deref()));
+            self.usage.reached(reached, Caller { user, tier, model: of(evidence.permit.model.as_deref()) });
         }
         for (stage, taken) in evidence.stage_times.iter().flat_map(|times| &times.taken) {
             let at = Stage::ALL.iter().position(|known| known == stage);

@@ -307,7 +307,12 @@ impl Policy {
             Attached::Broken(_) | Attached::None => None,
         });
         let rates = |limit: &Limit| {
-            let of = |quota| Rate { name: Arc::clone(&limit.name), quota, cost: limit.cost.clone() };
+            let of = |quota| Rate {
+                name: Arc::clone(&limit.name),
+                quota,
+                cost: limit.cost.clone(),
+                notify: limit.notify.clone(),
+            };
             limit.rates.iter().map(move |(cell, quota)| (*cell, of(*quota))).collect::<Vec<_>>()
         };
         sets.flat_map(|set| set.all()).flat_map(rates).collect()

@@ -10,6 +10,7 @@ mod estimate;
 mod forecast;
 pub mod ledger;
 mod metrics;
+mod notices;
 mod outstanding;
 mod reports;
 mod reservation;
@@ -26,6 +27,7 @@ pub use self::channel::Channel;
 pub use self::forecast::{Calling, Forecast, Forecasts};
 pub use self::ledger::{Ledger, LedgerMetrics};
 pub use self::metrics::{Correction, Passed, UsageMetrics};
+pub use self::notices::{Caller, Reached};
 pub use self::reports::Reports;
 pub use self::reservation::{Hold, ModelId, Reservation, Sealer, Terms};
 
@@ -128,6 +130,8 @@ pub struct Charged {
     pub before: Option<u64>,
     /// How well it is known now what the answer cost.
     pub quality: Quality,
+    /// Parts of limits that it has reached.
+    pub reached: Vec<Reached>,
 }
 
 /// Settles reservations, each once.
@@ -287,8 +291,8 @@ impl Settlements {
                 limits.settle(&limit::Report { due: &dues.due, ..told }, now).await
             }
         };
-        let (before, debt_cut) = match settled {
-            Settled::Applied { before, debt_cut } => (before, debt_cut),
+        let (before, debt_cut, rises) = match settled {
+            Settled::Applied { before, debt_cut, rises } => (before, debt_cut, rises),
             Settled::Duplicate { conflicting: true } => return Settlement::Conflicting.into(),
             Settled::Duplicate { conflicting: false } => return Settlement::Duplicate.into(),
             Settled::Late => return Settlement::Late.into(),
@@ -317,6 +321,7 @@ impl Settlements {
             debt_cut,
             before: before.map(|before| before.tokens),
             quality: said.quality,
+            reached: rises.iter().filter_map(|rise| answer.reached(rise)).collect(),
         }
     }
 
@@ -368,6 +373,7 @@ impl From<Settlement> for Charged {
             debt_cut: false,
             before: None,
             quality: Quality::Final,
+            reached: Vec::new(),
         }
     }
 }

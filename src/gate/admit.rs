@@ -78,6 +78,9 @@ impl Deciding<'_> {
                 None => expected.want,
                 Some(cost) => self.priced(cost, matched.limit, scope, expected)?,
             };
+            if let Some(notify) = &matched.limit.notify {
+                self.watch(notify, matched.limit, scope, false);
+            }
             // One by one: `extend` sets up for many, and there are two.
             for demand in self.demands(matched, route, want) {
                 self.evidence.limits.push(LimitEvidence::new(matched.limit, &demand.quota));
@@ -172,6 +175,9 @@ impl Deciding<'_> {
             Some(shadow_at) if candidate.demands.is_empty() => shadow_at,
             _ => at,
         };
+        if !self.evidence.watched.is_empty() {
+            self.evidence.note_reached();
+        }
         let Candidate { grant, demands, shadow } = candidate;
         let reservation = self.reserve(&demands, &shadow, at);
         self.evidence.lap(Stage::Admission);
@@ -198,7 +204,9 @@ impl Deciding<'_> {
         for (demand, limit) in shadow.iter().zip(&evidence.shadow_limits) {
             holds.push(Hold { shadow: true, ..limit.hold(demand) });
         }
-        let (names, priced_by_model) = (self.gate.settings.reserving.names, evidence.priced_by_model);
+        // Whose report reaches a part of a limit is told as well.
+        let names = self.gate.settings.reserving.names || !evidence.watched.is_empty();
+        let priced_by_model = evidence.priced_by_model;
         let terms = Terms {
             is_call: evidence.is_call,
             is_priced: evidence.is_priced,

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use smallvec::SmallVec;
 
 use super::access::AccessEvidence;
+use super::notify::Watched;
 use super::{Shadowed, Shown};
 use crate::access::AccessSource;
 use crate::cache::AnswerSource;
@@ -18,7 +19,7 @@ use crate::limit::{Quota, Span, Standing, Verdict};
 use crate::policy::{AuthPlan, Limit, RoutePlan};
 use crate::problem::ObjectName;
 use crate::rules::LimitKind;
-use crate::usage::{Forecast, ModelId};
+use crate::usage::{Forecast, ModelId, Reached};
 
 /// One request in this many has its stages timed: reading the clock for each would cost more than some stages.
 const TIMED: u64 = 16;
@@ -107,6 +108,9 @@ pub struct Evidence {
     pub model: ModelId,
     /// What the call is expected to cost the token limits that reserve it.
     pub forecast: Forecast,
+    /// Limits of which parts are told, and what they have come to.
+    pub watched: Vec<Watched>,
+    pub reached: Vec<Reached>,
     /// Whether a limit that matched has a cost.
     pub is_priced: bool,
     /// Whether the cost of a limit that matched looks at the model.
@@ -214,6 +218,8 @@ impl Evidence {
             is_call: false,
             model: ModelId::NONE,
             forecast: Forecast::default(),
+            watched: Vec::new(),
+            reached: Vec::new(),
             is_priced: false,
             priced_by_model: false,
             unlimited: false,

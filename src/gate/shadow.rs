@@ -93,6 +93,9 @@ impl Deciding<'_> {
                     }
                 };
                 self.evidence.counts(matched.limit, scope, route);
+                if let Some(notify) = &matched.limit.notify {
+                    self.watch(notify, matched.limit, scope, true);
+                }
                 demands.extend(self.demands(matched, route, want));
                 let evidence = matched.limit.rates.iter().map(|(_, quota)| LimitEvidence::new(matched.limit, quota));
                 self.evidence.shadow_limits.extend(evidence);

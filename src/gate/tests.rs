@@ -2,6 +2,7 @@ mod accounts;
 mod cost;
 mod deployed;
 mod language;
+mod notify;
 mod recipes;
 mod reserve;
 mod shadow;

@@ -11,7 +11,7 @@ pub use self::account::Accounts;
 pub use self::copy::Copied;
 
 use self::account::{Account, Key};
-use super::settled::{Charged, Due, Report, Settled, Settlements};
+use super::settled::{Charged, Due, Report, Rise, Settled, Settlements};
 use super::{
     AccountKey, Admission, Cell, CellId, Change, Changed, Demand, Instance, Outcome, Quota, Standing, Stands,
     Undecided, Verdict,
@@ -232,17 +232,18 @@ impl Memory {
             Ok(before) => before,
             Err(settled) => return settled,
         };
-        let mut debt_cut = false;
+        let (mut debt_cut, mut rises) = (false, Vec::new());
         let mut charged = SmallVec::new();
         for (at, due) in report.due.iter().enumerate() {
             let known = before.as_ref().and_then(|before| before.charged.get(at).copied());
             let known = known.unwrap_or_else(|| settlements.held(report, &due.hold));
-            let (now_charged, is_cut) = self.correct(due, known, report.minted, now);
-            debt_cut |= is_cut;
-            charged.push(now_charged);
+            let corrected = self.correct(due, known, report.minted, now);
+            debt_cut |= corrected.debt_cut;
+            rises.extend(corrected.rise.map(|rise| Rise { at, ..rise }));
+            charged.push(corrected.charged);
         }
         settlements.close(report, charged, now);
-        Settled::Applied { before: before.map(|before| before.said), debt_cut }
+        Settled::Applied { before: before.map(|before| before.said), debt_cut, rises }
     }
 
     /// See [`super::Limits::refuses`].
@@ -251,26 +252,30 @@ impl Memory {
         self.settled.lock().open(report, REMEMBERED, now).err()
     }
 
-    /// Makes what is charged to the cell of one hold what is due; and whether a debt was cut.
-    fn correct(&self, due: &Due, known: Charged, minted: Micros, now: Micros) -> (Charged, bool) {
+    /// Makes what is charged to the cell of one hold what is due.
+    fn correct(&self, due: &Due, known: Charged, minted: Micros, now: Micros) -> Corrected {
         let (hold, used) = (&due.hold, due.used);
-        let (Some(quota), Some(shard)) = (&due.quota, self.shard_of(hold.account)) else { return (known, false) };
+        let nothing = Corrected { charged: known, debt_cut: false, rise: None };
+        let (Some(quota), Some(shard)) = (&due.quota, self.shard_of(hold.account)) else { return nothing };
         if used == known.hits {
-            return (known, false);
+            return nothing;
         }
         let mut shard = shard.lock();
         let now = shard.not_before_latest(now);
         // What is not there any more has nothing to give back.
         let is_there = || shard.accounts.get(&Key::from(hold.account))?.cell(hold.cell);
         if used < known.hits && is_there().is_none() {
-            return (known, false);
+            return nothing;
         }
         let account = shard.account(hold.account, now);
         let mut cell = account.cell(hold.cell).unwrap_or_else(|| Cell::fresh(quota));
         cell.advance(quota, now);
-        let (corrected, is_cut) = known.corrected(&mut cell, due, minted, now);
+        let before = (due.watched && used > known.hits).then(|| cell.used(now));
+        let (corrected, debt_cut) = known.corrected(&mut cell, due, minted, now);
+        let rise = |before| Rise { at: 0, before, standing: cell.standing(quota, Verdict::Fits, now) };
+        let rise = before.map(rise);
         account.put(hold.cell, cell);
-        (corrected.corrected_at(now), is_cut)
+        Corrected { charged: corrected.corrected_at(now), debt_cut, rise }
     }
 
     /// How many of an instance's reservations from `first` on, and before `end`, no report has come for.
@@ -326,6 +331,15 @@ impl Memory {
         let guard = |index: usize| self.shards.get(index).map(|shard| (index, shard.lock()));
         indices.into_iter().map(guard).collect::<Option<_>>().map(Locked)
     }
+}
+
+/// What became of the cell of one hold.
+struct Corrected {
+    /// What is charged to it now.
+    charged: Charged,
+    debt_cut: bool,
+    /// How its use rose, where that is watched.
+    rise: Option<Rise>,
 }
 
 /// A copy of a demand's cell, and what it said.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::calendar::Calendar;
-use super::{Algorithm, CellId};
+use super::{Algorithm, CellId, Notify};
 use crate::clock::Micros;
 use crate::expression::TokenCost;
 
@@ -43,6 +43,8 @@ pub struct Rate {
     pub quota: Quota,
     /// `None` where an answer counts its tokens, and a request itself.
     pub cost: Option<Arc<TokenCost>>,
+    /// Of which parts it is told when they are used, if of any.
+    pub notify: Option<Arc<Notify>>,
 }
 
 /// The rates, each by the cell that it has for all routes; and since when those are not in force that were.
@@ -101,7 +103,7 @@ impl std::fmt::Display for Span {
 
 impl From<Quota> for Rate {
     fn from(quota: Quota) -> Self {
-        Rate { name: Arc::default(), quota, cost: None }
+        Rate { name: Arc::default(), quota, cost: None, notify: None }
     }
 }
 

@@ -15,7 +15,7 @@ pub use self::row::{Row, RowKey};
 use self::copy::Changes;
 use self::row::Ended;
 
-use super::{AccountKey, Cell, CellId, Quota};
+use super::{AccountKey, Cell, CellId, Quota, Standing};
 use crate::clock::Micros;
 
 /// One run of a process that makes reservations: random, so that no two are alike.
@@ -54,6 +54,18 @@ pub struct Due {
     pub used: u64,
     /// After so many windows of the limit a debt is over.
     pub debt_windows: u32,
+    /// Whether it is to be said how its use rises.
+    pub watched: bool,
+}
+
+/// How the use of one cell rose by a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rise {
+    /// The place of its hold among all that were due.
+    pub at: usize,
+    /// What was used before, in hits, a begun one included.
+    pub before: u64,
+    pub standing: Standing,
 }
 
 /// A report of what the answer to one reservation cost.
@@ -80,6 +92,8 @@ pub enum Settled {
         before: Option<Earlier>,
         /// Whether a debt was cut.
         debt_cut: bool,
+        /// How use rose that is watched.
+        rises: Vec<Rise>,
     },
     /// A report of this quality, or a better one, was applied before.
     Duplicate {

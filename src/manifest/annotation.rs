@@ -8,6 +8,7 @@ use super::limit_policy::invalid;
 use super::{IGNORE_ANNOTATION, LimitSpec, Meta};
 use crate::document::Report;
 use crate::expression::TokenCost;
+use crate::limit::Notify;
 use crate::problem::{Finding, Place, Problem, Severity};
 use crate::spelling::did_you_mean;
 
@@ -16,8 +17,11 @@ pub(super) const SHADOW: &str = "tiergate.io/shadow";
 
 /// What a limit counts for an answer: the limit's name takes the place of what is in angle brackets.
 pub(super) const COST: &str = "tiergate.io/cost.<limit>";
+/// Of which parts of a limit it is told when they are used: percents, with commas between them.
+pub(super) const NOTIFY: &str = "tiergate.io/notify.<limit>";
 /// What ends the name of an annotation of which there are several.
 const ANY_LIMIT: &str = "<limit>";
+const PERCENTS: &str = "up to 10 percents from 1 to 100 with commas between them, such as \"80,100\"";
 /// So many annotations of limits that are not there are told: each is compared with every limit.
 const MOST_UNKNOWN: usize = 10;
 
@@ -89,6 +93,18 @@ pub(super) fn read_costs(meta: &Meta, report: &Report, limits: &mut [LimitSpec])
         match TokenCost::compile(text) {
             Ok(cost) => limit.cost = Some(Arc::new(cost)),
             Err(error) => report.add(invalid(|message| problem_of(report, written, message), text, error)),
+        }
+    }
+}
+
+/// Gives each of `limits` the parts of which an annotation wants to be told.
+pub(super) fn read_notifies(meta: &Meta, report: &Report, limits: &mut [LimitSpec]) {
+    let notifies = by_limit(meta, report, NOTIFY, limits);
+    for (limit, written) in limits.iter_mut().zip(notifies) {
+        let Some(written @ (_, text, _)) = written else { continue };
+        match Notify::parse(text) {
+            Ok(notify) => limit.notify = Some(Arc::new(notify)),
+            Err(error) => report.add(problem_of(report, written, error.to_string()).expected(PERCENTS)),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The kinds of objects: those that are read, those that were probably meant to be, and those that are not read.
 
 use super::TIERS_ANNOTATION;
-use super::annotation::{COST, SHADOW};
+use super::annotation::{COST, NOTIFY, SHADOW};
 use super::gateway::ORDER;
 use super::kinds::{ALGORITHM_OF, WINDOW_OF, ZONE_OF};
 use super::limit_policy::{ADMISSION, ALGORITHM, DEBT, SCOPE};
@@ -92,9 +92,9 @@ impl Kind {
     pub(super) fn annotations(&self) -> &'static [&'static str] {
         match self.name {
             "AuthPolicy" => &[SHADOW],
-            "RateLimitPolicy" => &[ALGORITHM, ALGORITHM_OF, WINDOW_OF, ZONE_OF, SCOPE, SHADOW],
+            "RateLimitPolicy" => &[ALGORITHM, ALGORITHM_OF, WINDOW_OF, ZONE_OF, SCOPE, SHADOW, NOTIFY],
             "TokenRateLimitPolicy" => {
-                &[ALGORITHM, ALGORITHM_OF, WINDOW_OF, ZONE_OF, SCOPE, SHADOW, ADMISSION, DEBT, COST]
+                &[ALGORITHM, ALGORITHM_OF, WINDOW_OF, ZONE_OF, SCOPE, SHADOW, ADMISSION, DEBT, COST, NOTIFY]
             }
             "Gateway" => &[ORDER],
             "LLMInferenceService" => &[TIERS_ANNOTATION],

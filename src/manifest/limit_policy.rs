@@ -9,7 +9,7 @@ use super::target::{read_block, read_target};
 use super::{Meta, Strategy, Target};
 use crate::document::{Field, Fields, Report, Value, all};
 use crate::expression::{CompileError, Expression, TokenCost, View};
-use crate::limit::{Algorithm, Quota};
+use crate::limit::{Algorithm, Notify, Quota};
 use crate::problem::{Finding, Place, Problem, Severity};
 use crate::rules::{LimitKind, TokenAdmission};
 
@@ -47,6 +47,8 @@ pub struct LimitSpec {
     pub counters: Vec<Arc<Expression>>,
     /// What an answer counts, of a token limit that says so; else its tokens.
     pub cost: Option<Arc<TokenCost>>,
+    /// Of which parts it is told when they are used, if of any.
+    pub notify: Option<Arc<Notify>>,
 }
 
 /// A condition, and where it stands.
@@ -113,6 +115,7 @@ impl LimitPolicy {
         self.shadow = annotation::read_shadow(&self.meta, report, self.limits.as_deref());
         let limits = self.limits.as_deref_mut().unwrap_or_default();
         read_kinds(&self.meta, report, self.kind, limits);
+        annotation::read_notifies(&self.meta, report, limits);
         if self.kind == LimitKind::Tokens {
             self.admission = read_choice(&self.meta, report, ADMISSION, &ADMISSIONS);
             read_debt(&self.meta, report, limits);
@@ -203,7 +206,7 @@ fn read_limit(name: &str, field: &Field<'_>) -> Option<LimitSpec> {
     let counters = fields.take("counters").map_or(Some(Vec::new()), |field| read_counters(&field));
     fields.done(Severity::Error);
     let (name, place) = (name.to_owned(), field.place());
-    Some(LimitSpec { name, place, rates: rates?, when: when?, counters: counters?, cost: None })
+    Some(LimitSpec { name, place, rates: rates?, when: when?, counters: counters?, cost: None, notify: None })
 }
 
 fn read_rates(field: &Field<'_>) -> Option<Vec<Quota>> {

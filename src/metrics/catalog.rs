@@ -23,6 +23,7 @@ const CHANNEL: (&str, &str) =
 const LIMIT: (&str, &str) = ("limit", "its name in the policy; `other` for those beyond 1,000");
 const POLICY: (&str, &str) = ("policy", "`namespace/name`");
 const VERDICT: (&str, &str) = ("verdict", "`exceeds`, `fits`");
+const PERCENT: (&str, &str) = ("percent", "the part, from 1 to 100");
 const KIND: (&str, &str) = ("kind", "`requests`, `tokens`");
 const PORT: (&str, &str) = ("port", "`admin`, `grpc`, `http`");
 const CALL: (&str, &str) = ("call", "`keys`, `subject_access_review`, `token_review`");
@@ -197,6 +198,13 @@ pub const FAMILIES: &[Description] = &[
         &[LIMIT, POLICY],
         "Tokens charged to each token limit, in the unit of its cost, as reports come. A correction upwards is added, one downwards is not subtracted. Calls that nobody reported are not counted. The usage log (--usage-log) has exact sums",
         "nothing: it says which limit the use goes against",
+    ),
+    counter(
+        "tiergate_limit_reached",
+        "times that it was reached",
+        &[KIND, LIMIT, PERCENT, POLICY],
+        "A part of a limit was used that `tiergate.io/notify.<limit>` names, of one account; by a request or the usage report of its answer",
+        "`percent=\"100\"` of a limit that is meant never to be used up",
     ),
     gauge(
         "tiergate_limit_accounts",

@@ -12,8 +12,8 @@ use prometheus_client::metrics::counter::Counter;
 
 use crate::family::{Family, Registry, register};
 use crate::gate::{Evidence, LimitEvidence};
-use crate::limit::{CellId, Verdict};
-use crate::policy::{Attached, LimitSet, Policy};
+use crate::limit::{CellId, Notify, Verdict};
+use crate::policy::{Attached, Limit, LimitSet, Policy};
 use crate::rules::LimitKind;
 use crate::usage::{Named, OTHER, policy_and_limit};
 
@@ -263,7 +263,17 @@ impl Series {
             models: self.models.keys().cloned().collect(),
             limits: self.limits.tokens.keys().cloned().collect(),
             cells: self.cells(policy),
+            watched: self.watched(policy),
         }
+    }
+
+    /// The limits that have series and say of which parts is told.
+    fn watched(&self, policy: &Policy) -> Vec<(LimitKind, Arc<str>, Arc<Notify>)> {
+        let has_series = |limit: &&Limit| self.limits.get(limit.kind).contains_key(&limit.name);
+        let limits = sets(policy).flat_map(|(set, _)| set.all()).filter(has_series);
+        limits
+            .filter_map(|limit| Some((limit.kind, Arc::clone(&limit.name), Arc::clone(limit.notify.as_ref()?))))
+            .collect()
     }
 
     /// Which token limit has which cells.

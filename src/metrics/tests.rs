@@ -110,6 +110,7 @@ fn labels_are_those_that_are_described_and_sorted() {
     // These have series when there is something to tell.
     let expected = [
         "tiergate_would_have_refused",
+        "tiergate_limit_reached",
         "tiergate_policy_findings",
         "tiergate_api_calls",
         "tiergate_api_call_duration_seconds",

@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use crate::denial::Denial;
 use crate::expression::{Direct, EvalError, Expression, Path, Reference, Scope, TokenCost, Val, undecided};
 use crate::hash::KeyedHasher;
-use crate::limit::{AccountKey, CellId, Quota};
+use crate::limit::{AccountKey, CellId, Notify, Quota};
 use crate::problem::{ObjectName, Place};
 use crate::rules::{LimitKind, TokenAdmission};
 
@@ -30,6 +30,8 @@ pub struct Limit {
     pub admission: Option<TokenAdmission>,
     /// What an answer counts; without one, its tokens.
     pub cost: Option<Arc<TokenCost>>,
+    /// Of which parts it is told when they are used, if of any.
+    pub notify: Option<Arc<Notify>>,
     pub rates: Vec<(CellId, Quota)>,
     /// Whether each route has cells of its own: see [`Limit::cells`].
     pub per_route: bool,

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::{Bounds, Hold, MAX_COST, ModelId, Reservation};
+use super::{Bounds, Hold, MAX_COST, ModelId, Reached, Reservation};
 use crate::expression::{CostError, EvalError, TokenCost, Used};
-use crate::limit::{Algorithm, Due, Limits, Quota};
+use crate::limit::{Algorithm, Due, Limits, Quota, Rise};
 use crate::rules::LimitKind;
 
 /// A limit that refuses nobody would gather debt for ever, and shut its callers out for as long once it is enforced.
@@ -59,6 +59,7 @@ impl Answer<'_> {
     fn due(&self, hold: &Hold, dues: &mut Dues) -> Due {
         let rate = self.limits.rate(hold.of.cell, self.reservation.route);
         let quota = rate.as_ref().map(|rate| rate.quota);
+        let watched = rate.as_ref().is_some_and(|rate| rate.notify.is_some());
         let (quota, used) = match (hold.kind, self.used) {
             // A call that is over does not run.
             (LimitKind::Requests, _) if counts_calls(quota.as_ref()) => (quota, 0),
@@ -76,7 +77,15 @@ impl Answer<'_> {
             true => self.bounds.debt_windows.min(SHADOW_DEBT_WINDOWS),
             false => self.bounds.debt_windows,
         };
-        Due { hold: hold.of, quota, used, debt_windows }
+        Due { hold: hold.of, quota, used, debt_windows, watched }
+    }
+
+    /// The parts of a limit that its use came to as it rose.
+    pub(super) fn reached(&self, rise: &Rise) -> Option<Reached> {
+        let hold = self.reservation.holds.get(rise.at)?;
+        let rate = self.limits.rate(hold.of.cell, self.reservation.route)?;
+        let reached = Reached::by(rate.notify.as_ref()?, &rate.name, hold.kind, rise.before, rise.standing)?;
+        Some(Reached { shadow: hold.shadow, ..reached })
     }
 
     /// What the answer costs by `cost`, bounded by nothing.

@@ -17,9 +17,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use smallvec::SmallVec;
 
-use super::{Channel, Charged, ModelId, Reservation, Settlement, Usage};
+use super::notices::Notices;
+use super::{Caller, Channel, Charged, ModelId, Reached, Reservation, Settlement, Usage};
 use crate::family::{Family, Registry, register};
-use crate::limit::CellId;
+use crate::limit::{CellId, Notify};
 use crate::rules::LimitKind;
 
 /// Counts usage reports and their tokens. Clones share it.
@@ -34,6 +35,7 @@ pub struct UsageMetrics {
     channels: Channels,
     tokens: Families,
     series: Arc<ArcSwap<Series>>,
+    notices: Notices,
 }
 
 /// What of a report is not taken as it was said.
@@ -70,6 +72,8 @@ pub(crate) struct Named {
     pub(crate) limits: HashSet<Arc<str>>,
     /// Which of the limits a cell is of.
     pub(crate) cells: HashMap<CellId, Arc<str>>,
+    /// The limits of which parts are told, of either kind.
+    pub(crate) watched: Vec<(LimitKind, Arc<str>, Arc<Notify>)>,
 }
 
 /// The family by channel, and its series: one for each of [`Channel::ALL`], in that order.
@@ -198,7 +202,18 @@ impl Default for UsageMetrics {
         let (tokens, channels) = (Families::default(), Channels::default());
         let series = Arc::new(ArcSwap::from_pointee(tokens.of(&Named::default())));
         let (awaited, unsettled, delay) = (Gauge::default(), Counter::default(), Histogram::new(DELAYS));
-        UsageMetrics { reports, corrections, passed, awaited, unsettled, delay, channels, tokens, series }
+        UsageMetrics {
+            reports,
+            corrections,
+            passed,
+            awaited,
+            unsettled,
+            delay,
+            channels,
+            tokens,
+            series,
+            notices: Notices::default(),
+        }
     }
 }
 
@@ -215,12 +230,19 @@ impl UsageMetrics {
         register(registry, "tiergate_usage_tokens", self.tokens.tiers.clone());
         register(registry, "tiergate_model_tokens", self.tokens.models.clone());
         register(registry, "tiergate_limit_tokens", self.tokens.limits.clone());
+        self.notices.register(registry);
     }
 
     /// Takes what a snapshot that went into use names, and drops the series of what is gone.
     pub(crate) fn published(&self, named: &Named) {
         self.series.store(Arc::new(self.tokens.of(named)));
+        self.notices.published(&named.watched);
         self.tokens.keep(named);
+    }
+
+    /// Counts and tells that a request of this caller reached parts of a limit.
+    pub(crate) fn reached(&self, reached: &Reached, caller: Caller<'_>) {
+        self.notices.tell(reached, caller);
     }
 
     /// Counts a report that nobody can read.

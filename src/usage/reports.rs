@@ -9,7 +9,8 @@ use parking_lot::Mutex;
 use super::ledger::{Ledger, LimitNames, Line};
 use super::outstanding::{Expiry, Outstanding};
 use super::{
-    Bounds, Channel, Charged, Correction, Passed, Report, Reservation, Sealer, Settlement, Settlements, UsageMetrics,
+    Bounds, Caller, Channel, Charged, Correction, Passed, Report, Reservation, Sealer, Settlement, Settlements,
+    UsageMetrics,
 };
 use crate::clock::Nanos;
 use crate::limit::Limits;
@@ -194,9 +195,13 @@ impl Reports {
         });
     }
 
-    /// Notes what of a report was not charged.
+    /// Notes what of a report was not charged, and which parts of limits it has reached.
     fn tell_cuts(&self, charged: &Charged, reservation: &Reservation, channel: Channel) {
         let tier = &*reservation.tier;
+        for reached in &charged.reached {
+            let caller = Caller { user: &reservation.user, tier, model: &reservation.model_name };
+            self.metrics.reached(reached, caller);
+        }
         if let Some(tokens) = charged.cut {
             self.metrics.corrected(Correction::Answer);
             let most = self.settlements.bounds.answer;

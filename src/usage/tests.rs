@@ -345,6 +345,7 @@ async fn one_answer_and_its_debt_are_bounded() {
         debt_cut: false,
         before: None,
         quality: Quality::Final,
+        reached: Vec::new(),
     };
     assert_eq!(settle(900).await, full);
     let cut = Charged {
@@ -355,6 +356,7 @@ async fn one_answer_and_its_debt_are_bounded() {
         debt_cut: true,
         before: None,
         quality: Quality::Final,
+        reached: Vec::new(),
     };
     assert_eq!(settle(MAX_HITS).await, cut);
     let Store::Memory(memory) = &limits.store;

@@ -95,3 +95,26 @@ async fn a_team_of_a_hundred_users_is_never_let_in_more_than_its_thousand_times(
         assert_eq!(count.load(Ordering::SeqCst), USER, "user {user}");
     }
 }
+
+/// In the log and as a metric, once for the team and not for each of its users.
+#[tokio::test]
+async fn a_part_of_a_teams_limit_is_told_once() {
+    let folder = Folder::new();
+    let annotated = "metadata: {name: limits, namespace: ns, annotations: {tiergate.io/notify.team: '50,100'}}";
+    let text =
+        MANIFESTS.replace("metadata: {name: limits, namespace: ns}", annotated).replace("limit: 1000", "limit: 4");
+    folder.file("all.yaml", &text);
+    let tiergate = Tiergate::start(&folder.0, &[]);
+    let channel = channel(&tiergate).await;
+    let reached = async |percent: &str| tiergate.metric("tiergate_limit_reached_total", percent).await;
+    assert_eq!((reached("percent=\"50\"").await, reached("percent=\"100\"").await), (0, 0));
+    for (user, passed) in [(1, true), (2, true), (3, true), (4, true), (5, false)] {
+        assert_eq!(passes(&channel, user).await, passed);
+    }
+    assert_eq!((reached("percent=\"50\"").await, reached("percent=\"100\"").await), (1, 1));
+    let line = tiergate.await_log("a part of a limit is used");
+    let numbers = ["percent", "used", "of"].map(|name| line[name].as_u64());
+    assert_eq!(numbers, [50, 2, 4].map(Some), "{line}");
+    assert_eq!((line["limit"].as_str(), line["counter"].as_str()), (Some("ns/limits/team"), Some("red")));
+    assert!(line["reset_seconds"].as_f64().is_some_and(|seconds| seconds > 0.0), "{line}");
+}

@@ -117,7 +117,13 @@ impl World {
 
     fn report(&self, reserved: &Reserved, quality: Quality, used: u64, now: u64) -> Settled {
         let Reserved { instance, serial, minted, holds } = reserved;
-        let due = |(hold, quota): &(Hold, Quota)| Due { hold: *hold, quota: Some(*quota), used, debt_windows: 10 };
+        let due = |(hold, quota): &(Hold, Quota)| Due {
+            hold: *hold,
+            quota: Some(*quota),
+            used,
+            debt_windows: 10,
+            watched: false,
+        };
         let due: Vec<Due> = holds.iter().map(due).collect();
         let report = Report { instance: *instance, serial: *serial, minted: *minted, quality, tokens: used, due: &due };
         self.memory.settle(&report, Micros(now))

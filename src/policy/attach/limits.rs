@@ -163,6 +163,7 @@ impl LimitRules<'_> {
             counters: spec.counters.iter().map(Arc::clone).collect(),
             admission: policy.admission,
             cost: spec.cost.clone(),
+            notify: spec.notify.clone(),
             per_route: policy.per_route,
             rates: spec.rates.iter().map(rate).collect(),
         }

@@ -249,6 +249,38 @@ fn costs_that_cannot_be_used_are_errors_at_their_place() {
     expect(&requests, &[(E, field, "is not an annotation that is known here")]);
 }
 
+#[test]
+fn each_limit_has_the_parts_that_are_written_for_it() {
+    for kind in ["RateLimitPolicy", "TokenRateLimitPolicy"] {
+        let text = priced("tiergate.io/notify.paid: '100, 80'").replace("TokenRateLimitPolicy", kind);
+        let manifests = expect(&text, &[]);
+        let limits = manifests.limit_policies[0].limits.as_ref().unwrap();
+        let parts = |limit: &crate::manifest::LimitSpec| {
+            limit.notify.as_ref().map(|notify| notify.percents().collect::<Vec<_>>())
+        };
+        assert_eq!(limits.iter().map(parts).collect::<Vec<_>>(), [None, Some(vec![80, 100])], "{kind}");
+    }
+}
+
+/// Who is not told would think that there is nothing to tell.
+#[test]
+fn parts_that_cannot_be_used_are_errors_at_their_place() {
+    for (annotation, field, phrase) in [
+        ("tiergate.io/notify.free: ▸80%", "tiergate.io/notify.free", "up to 10 percents from 1 to 100"),
+        ("tiergate.io/notify.free: ▸''", "tiergate.io/notify.free", "is no percent"),
+        ("tiergate.io/notify.free: ▸'0,80'", "tiergate.io/notify.free", "is no percent"),
+        ("tiergate.io/notify.free: ▸'80,101'", "tiergate.io/notify.free", "is no percent"),
+        ("tiergate.io/notify.free: ▸'80,80'", "tiergate.io/notify.free", "holds 80 twice"),
+        ("tiergate.io/notify.free: ▸'1,2,3,4,5,6,7,8,9,10,11'", "tiergate.io/notify.free", "more than 10 numbers"),
+        ("tiergate.io/notify.pad: ▸'80'", "tiergate.io/notify.pad", "did you mean `tiergate.io/notify.paid`?"),
+        ("tiergate.io/notify: ▸'80'", "tiergate.io/notify", "is not an annotation that is known here"),
+        ("tiergate.io/notifies.free: ▸'80'", "tiergate.io/notifies.free", "did you mean `tiergate.io/notify.free`?"),
+    ] {
+        let manifests = expect(&priced(annotation), &[(E, &format!("metadata.annotations.{field}"), phrase)]);
+        assert!(manifests.limit_policies[0].limits.is_none(), "{annotation}");
+    }
+}
+
 /// What each limit of a policy counts by, in words.
 fn spans(marked: &str) -> Vec<(String, Vec<String>)> {
     let manifests = expect(marked, &[]);
