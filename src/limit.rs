@@ -41,7 +41,7 @@ pub use self::algorithm::{Algorithm, Compared};
 pub use self::bucket::Bucket;
 pub use self::cell::Cell;
 pub use self::memory::{Accounts, Copied, Memory};
-pub use self::quota::{Quota, Quotas, Rate};
+pub use self::quota::{InForce, Quota, Quotas, Rate};
 pub use self::settled::{Charge, Due, Earlier, Hold, Instance, Quality, Report, Row, RowKey, Settled};
 pub use self::window::Window;
 

@@ -42,6 +42,7 @@ mod secrets;
 mod settings;
 mod shadow;
 mod slips;
+mod state;
 mod support;
 #[path = "../../src/test_util/tier_service.rs"]
 #[allow(dead_code, reason = "the unit tests use what these do not")]
