@@ -311,7 +311,7 @@ fn rows_that_are_none_are_told_and_let_nobody_in() {
             4 => drop(
                 transaction.open_table(super::file::SETTLED).unwrap().insert((1, 9, 1), [1_u8].as_slice()).unwrap(),
             ),
-            _ => drop(transaction.open_table(super::file::SHARDS).unwrap().insert(256, 1).unwrap()),
+            _ => drop(transaction.open_table(super::file::SHARDS).unwrap().insert(300, 1).unwrap()),
         }
         transaction.commit().unwrap();
         drop(database);
