@@ -1,6 +1,7 @@
 //! The state file: a process that goes on where the one before it ended, however that was.
 
 mod million;
+mod streams;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
