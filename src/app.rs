@@ -7,6 +7,7 @@ mod health;
 mod ports;
 mod publisher;
 mod shutdown;
+mod state;
 
 use std::io;
 use std::path::PathBuf;
@@ -20,9 +21,11 @@ pub use self::shutdown::Shutdown;
 
 use self::files::NamedFiles;
 use self::follow::{Followed, Following};
+use self::gate::lasting_gate;
 use self::health::{Health, PATIENCE};
 use self::ports::{Grpc, PageServers, Sockets};
 use self::publisher::{ProblemLog, Publisher};
+use self::state::{Lasting, Saving};
 use crate::apiserver::KubernetesError;
 use crate::args::{Serve, unknown_variables};
 use crate::clock::{Clock, Follower, Stepped};
@@ -39,6 +42,7 @@ use crate::metrics::Metrics;
 use crate::respond::Style;
 use crate::settings::{DrainSettings, ListenSettings, Settings, SettingsError, SourceSettings};
 use crate::source::{Folder, FolderError, Kubernetes, Source};
+use crate::state::StateError;
 use crate::telemetry::{LogError, Telemetry};
 use crate::usage::ledger::LedgerError;
 use crate::usage::{Ledger, Reports};
@@ -58,6 +62,7 @@ pub struct App {
     following: Following,
     hangup: Signal,
     ledger: Option<Arc<Ledger>>,
+    state: Option<Saving>,
 }
 
 /// Why the process does not start.
@@ -79,6 +84,8 @@ pub enum StartError {
     Authority { path: PathBuf, error: AuthorityError },
     #[error(transparent)]
     UsageLog(#[from] LedgerError),
+    #[error(transparent)]
+    State(#[from] StateError),
     #[error("--key-file: `{}` {error}", path.display())]
     KeyFile { path: PathBuf, error: SecretError },
     #[error("{0}")]
@@ -128,7 +135,16 @@ impl App {
         let policy = source.first()?;
         let mut log = ProblemLog::default();
         log.update(&policy.problems);
-        let gate = Arc::new(gate(&settings.gate, policy, clock, &metrics.api)?);
+        let (gate, lasting) = match &settings.state {
+            None => (gate(&settings.gate, policy, clock, &metrics.api)?, None),
+            Some(options) => {
+                let (gate, lasting) = lasting_gate(&settings.gate, policy, clock, &metrics.api, options)?;
+                (gate, Some(lasting))
+            }
+        };
+        let gate = Arc::new(gate);
+        let start = |lasting: Lasting| lasting.start(&gate, clock, metrics.state.clone());
+        let state = lasting.map(start).transpose()?;
         let ledger =
             settings.ledger.map(|options| Ledger::open(options, metrics.ledger.clone())).transpose()?.map(Arc::new);
         let following = Following {
@@ -138,7 +154,8 @@ impl App {
             source,
         };
         let Settings { style, listen, drain, .. } = settings;
-        Ok(App { gate, metrics, refusals: Arc::default(), clock, style, listen, drain, following, hangup, ledger })
+        let refusals = Arc::default();
+        Ok(App { gate, metrics, refusals, clock, style, listen, drain, following, hangup, ledger, state })
     }
 
     /// Serves until `shutdown` says stop, and drains: whether it did, and was not stopped by a second word.
@@ -146,13 +163,17 @@ impl App {
     /// # Errors
     ///
     /// A port is in use, or the operating system gives no thread.
-    pub async fn run(self, shutdown: Shutdown) -> Result<bool, StartError> {
+    pub async fn run(mut self, shutdown: Shutdown) -> Result<bool, StartError> {
         let (refusals, clock, rate_limit) = (Arc::clone(&self.refusals), self.clock, Arc::new(self.rate_limit()));
+        let state = self.state.take();
         let usage = Arc::clone(&rate_limit.usage);
         let ended = self.serve(rate_limit, shutdown).await;
         refusals.close();
         // Nobody is answered any more who could wait for it, but after a second signal or --drain-timeout.
         let _ = usage.end(clock.now(), PATIENCE);
+        if let Some(state) = state {
+            state.end(&usage);
+        }
         ended
     }
 
@@ -191,12 +212,13 @@ impl App {
         Ok(true)
     }
 
-    fn rate_limit(&self) -> RateLimit {
+    fn rate_limit(&mut self) -> RateLimit {
+        let inherited = self.state.as_mut().map(|state| std::mem::take(&mut state.unsettled));
         let App { gate, metrics, refusals, clock, style, ledger, .. } = self;
         let (gate, metrics, refusals) = (Arc::clone(gate), Arc::clone(metrics), Arc::clone(refusals));
         let rate_limit = RateLimit::new(gate, metrics, refusals, *clock, *style);
         match ledger {
-            Some(ledger) => rate_limit.written_by(Arc::clone(ledger)),
+            Some(ledger) => rate_limit.written_by(Arc::clone(ledger), inherited),
             None => rate_limit,
         }
     }

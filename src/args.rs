@@ -24,8 +24,8 @@ pub use self::value::log_directives;
 pub use self::variable::{UnknownVariable, unknown_variables};
 
 use self::value::{
-    address, address_or_off, directives, duration, duration_or_none, file, folder, instance, limits_path, manifests,
-    margin, namespaced, number, part, up_to_a_day, url,
+    address, address_or_off, appended, directives, duration, duration_or_none, file, folder, instance, limits_path,
+    manifests, margin, namespaced, number, part, up_to_a_day, url,
 };
 use self::variable::name_variable;
 use crate::access::AccessMode;
@@ -155,6 +155,14 @@ pub struct Serve {
     pub settle_within: Duration,
     #[command(flatten)]
     pub usage_log: UsageLogArgs,
+    /// Keep in this file what limits have counted, which calls are settled, and what was learned of models and callers: each second, and at
+    /// the end. A process that is killed loses at most the last second. It is made where it is not there, and is for one process
+    #[arg(long, env = "TIERGATE_STATE", value_name = "FILE", value_parser = appended)]
+    pub state: Option<PathBuf>,
+    /// Move a state file that cannot be used (it is cut off, of something else, or of a newer version) to FILE.discarded-<time>, and begin an
+    /// empty one; without this nothing starts. One that can be used is used
+    #[arg(long, env = "TIERGATE_STATE_DISCARD", requires = "state")]
+    pub state_discard: bool,
     /// Make the keys of reservations and of callers' accounts from the secret in this file: 32 random bytes in Base64, as
     /// `openssl rand -base64 32` writes them. A second line is another secret, whose reservations are read as well, while the one takes
     /// the place of the other [default: a secret made at random, which no other process has]

@@ -216,6 +216,18 @@ impl Gate {
         Gate { sealer: Arc::new(Sealer::new(secret)), keys, ..self }
     }
 
+    /// The same gate, with that key of accounts' names: those of a memory that outlives the secret.
+    #[must_use]
+    pub fn with_account_key(self, keys: KeyedHasher) -> Self {
+        Gate { keys, ..self }
+    }
+
+    /// The key of accounts' names.
+    #[must_use]
+    pub fn account_key(&self) -> &KeyedHasher {
+        &self.keys
+    }
+
     /// Puts a policy in force, and what its limits allow. Only one thread may publish.
     pub fn publish(&self, policy: Policy) {
         put_in_force(&self.limits, &policy, self.settings.enforce_limits);

@@ -41,6 +41,22 @@ impl KeyedHasher {
         KeyedHasher { one: secret.key(purpose, b"one"), list: secret.key(purpose, b"list") }
     }
 
+    /// The hasher of these keys.
+    #[must_use]
+    pub fn of(keys: [u8; 32]) -> Self {
+        let (one, list) = keys.split_at(16);
+        let key = |half: &[u8]| half.try_into().unwrap_or_default();
+        KeyedHasher { one: key(one), list: key(list) }
+    }
+
+    /// Its keys, for where they outlive the process and nobody else can read them.
+    #[must_use]
+    pub fn keys(&self) -> [u8; 32] {
+        let mut keys = [0; 32];
+        keys.iter_mut().zip(self.one.iter().chain(&self.list)).for_each(|(to, from)| *to = *from);
+        keys
+    }
+
     /// The hash of one text.
     #[must_use]
     pub fn hash(&self, text: &str) -> u128 {
@@ -125,5 +141,8 @@ mod tests {
         assert_eq!(of("accounts").hash_list(["a", "b"]), of("accounts").hash_list(["a", "b"]));
         assert_ne!(of("accounts").hash("a"), of("others").hash("a"));
         assert_ne!(of("accounts").hash_list(["a"]), of("accounts").hash("a"));
+        let again = KeyedHasher::of(of("accounts").keys());
+        assert_eq!(of("accounts").hash("a"), again.hash("a"));
+        assert_eq!(of("accounts").hash_list(["a"]), again.hash_list(["a"]));
     }
 }

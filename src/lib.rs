@@ -17,6 +17,7 @@
 //! access identity tier usage  the stages: may they, who calls, which tier, what it cost afterwards
 //! policy  objects compiled into one snapshot
 //! lint  what is wrong between objects that are right each by itself
+//! state  what outlives the process
 //! gate  the decision
 //! respond source  what the gateway is told; where the policy comes from
 //! metrics  what is counted
@@ -67,6 +68,8 @@ pub mod usage;
 pub mod policy;
 
 pub mod lint;
+
+pub mod state;
 
 pub mod gate;
 

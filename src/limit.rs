@@ -52,7 +52,7 @@ pub use self::memory::{Accounts, Copied, Memory};
 pub use self::names::{AccountName, AccountNames};
 pub(crate) use self::notify::Step;
 pub use self::notify::{Notify, NotifyError};
-pub use self::quota::{Quota, Quotas, Rate, Span};
+pub use self::quota::{InForce, Quota, Quotas, Rate, Span};
 pub use self::running::Running;
 pub use self::settled::{Charge, Due, Earlier, Hold, Instance, Quality, Report, Rise, Row, RowKey, Settled};
 pub use self::sliding::Sliding;

@@ -38,6 +38,7 @@ use crate::family::{Family, Registry, register};
 use crate::gate::{Decision, Grant, Stage};
 use crate::policy::Policy;
 use crate::problem::Problem;
+use crate::state::StateMetrics;
 use crate::usage::{Caller, LedgerMetrics, UsageMetrics};
 
 /// The process's metrics.
@@ -51,6 +52,8 @@ pub struct Metrics {
     pub usage: UsageMetrics,
     /// Of the usage log.
     pub ledger: LedgerMetrics,
+    /// Of the state file.
+    pub state: StateMetrics,
     registry: Registry,
     allowed: Counter,
     shown: Counter,
@@ -152,6 +155,7 @@ impl Metrics {
             ports: PortMetrics::default(),
             usage: UsageMetrics::default(),
             ledger: LedgerMetrics::default(),
+            state: StateMetrics::default(),
             allowed: decisions.get(&DecisionLabels { outcome: "allowed", reason: "" }),
             shown: decisions.get(&DecisionLabels { outcome: "shown", reason: "" }),
             refused: Code::ALL.iter().map(|code| decisions.get(&reason(code))).collect(),
@@ -188,6 +192,7 @@ impl Metrics {
         self.named.register(r);
         self.usage.register(r);
         self.ledger.register(r);
+        self.state.register(r);
         register(r, "tiergate_access_disagreements", self.disagreements.clone());
         register(r, "tiergate_stale_decisions", self.stale.clone());
         register(r, "tiergate_would_have_refused", self.shadowed.clone());

@@ -37,7 +37,7 @@ use crate::access::Rbac;
 use crate::clock::Nanos;
 use crate::denial::{Code, Denial};
 use crate::identity::ServiceAccounts;
-use crate::limit::{Quotas, Rate};
+use crate::limit::{InForce, Quotas, Rate};
 use crate::problem::{ObjectName, Place, Problem};
 use crate::request::{self, Request};
 use crate::rules::AuthRules;
@@ -316,6 +316,12 @@ impl Policy {
             limit.rates.iter().map(move |(cell, quota)| (*cell, of(*quota))).collect::<Vec<_>>()
         };
         sets.flat_map(|set| set.all()).flat_map(rates).collect()
+    }
+
+    /// The cells that limits have now.
+    #[must_use]
+    pub fn cells_in_force(&self) -> InForce {
+        InForce::new(&self.quotas(), self.gateways.iter().flat_map(GatewayPlan::plans).map(|plan| plan.hash))
     }
 
     /// How many objects are in error.

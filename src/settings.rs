@@ -14,6 +14,7 @@ use crate::gate::{self, EnforceLimits, Reserving};
 use crate::identity::{IdentityMode, Remember};
 use crate::policy::Options;
 use crate::respond::Style;
+use crate::state;
 use crate::usage::{Bounds, ledger};
 
 /// Everything that a serving process goes by.
@@ -28,6 +29,8 @@ pub struct Settings {
     pub drain: DrainSettings,
     /// The usage log, if there is to be one.
     pub ledger: Option<ledger::Options>,
+    /// The state file, if there is to be one.
+    pub state: Option<state::Options>,
 }
 
 /// Where the policy comes from.
@@ -127,6 +130,7 @@ impl Settings {
             listen: args.into(),
             drain: DrainSettings { delay: args.drain_delay, timeout: args.drain_timeout },
             ledger: usage_log(&args.usage_log),
+            state: args.state.clone().map(|path| state::Options { path, discard: args.state_discard }),
         })
     }
 

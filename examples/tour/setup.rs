@@ -79,6 +79,8 @@ pub fn start(args: &Args, processes: &Processes, scratch: &Path) -> Result<(Gate
     tiergate.args(["--grant-from-annotation", "--verbose-refusals"]);
     // Each call has its line at once: nobody corrects an estimate here.
     tiergate.args(["--settle-grace", "0s"]).arg("--usage-log").arg(&usage_log);
+    // What limits have counted outlives the process.
+    tiergate.arg("--state").arg(scratch.join("state"));
     // Ctrl-C ends all of it; nothing is left that could notice.
     tiergate.args(["--drain-delay", "0s"]);
     processes.start("tiergate", &tiergate, &files.logs.join("tiergate.log"))?;

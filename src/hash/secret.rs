@@ -86,7 +86,9 @@ impl Secret {
         key
     }
 
-    fn of(bytes: &[u8; LENGTH]) -> Self {
+    /// The secret that these bytes are.
+    #[must_use]
+    pub fn of(bytes: &[u8; LENGTH]) -> Self {
         Secret(hmac::Key::new(hmac::HMAC_SHA256, bytes))
     }
 }

@@ -19,8 +19,9 @@ use super::{
 use crate::clock::Micros;
 use crate::hash::Unhashed;
 
-/// More than there are threads to contend, so that two callers seldom meet.
-const SHARDS: usize = 256;
+/// More than there are threads to contend, so that two callers seldom meet. A map doubles when it is full to 7/8: a million accounts are
+/// just below that in so many.
+const SHARDS: usize = 300;
 /// In microseconds.
 const SWEEP_EVERY: u64 = 1_000_000;
 /// How long settled reservations are remembered, so that none is settled twice: longer than any stream.

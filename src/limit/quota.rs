@@ -1,6 +1,6 @@
 //! What a limit allows.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -51,6 +51,14 @@ pub struct Rate {
 #[derive(Debug, Default)]
 pub struct Quotas(HashMap<CellId, (Rate, Option<Instant>)>);
 
+/// The cells that limits in force have.
+#[derive(Clone, Debug, Default)]
+pub struct InForce {
+    rates: HashSet<CellId>,
+    /// The hashes of the routes, of which some have cells of their own.
+    routes: Vec<u64>,
+}
+
 /// How long a quota is known that is not in force any more: for answers that are out when their limit goes, or its policy is in
 /// error. As long as reservations are.
 const KEPT: Duration = Duration::from_secs(24 * 3600);
@@ -96,6 +104,24 @@ impl std::fmt::Display for Span {
             Span::Calendar(calendar) => write!(f, "per {calendar}"),
             Span::Running => f.write_str("at once"),
         }
+    }
+}
+
+// === impl InForce ===
+
+impl InForce {
+    /// Those of these rates, and of each on these routes.
+    #[must_use]
+    pub fn new(rates: &Quotas, routes: impl IntoIterator<Item = u64>) -> Self {
+        let routes: HashSet<u64> = routes.into_iter().collect();
+        InForce { rates: rates.0.keys().copied().collect(), routes: routes.into_iter().collect() }
+    }
+
+    /// Whether the cell is of a limit in force, for all routes or for one of them.
+    #[must_use]
+    pub fn has(&self, cell: CellId) -> bool {
+        let on = |route: &u64| self.rates.contains(&cell.on_route(*route));
+        self.rates.contains(&cell) || self.routes.iter().any(on)
     }
 }
 

@@ -70,11 +70,16 @@ impl RateLimit {
         RateLimit { gate, usage, metrics, refusals, clock, style, asked, told }
     }
 
-    /// Has `ledger` write down what is settled.
+    /// Has `ledger` write down what is settled; where another process takes over from this one, as this did from the one before, with the
+    /// calls that it has `inherited`: see [`Reports::inherited`].
     #[must_use]
-    pub fn written_by(self, ledger: Arc<Ledger>) -> Self {
-        let usage = Arc::new(self.gate.reports(self.metrics.usage.clone()).written_by(ledger));
-        RateLimit { usage, ..self }
+    pub fn written_by(self, ledger: Arc<Ledger>, inherited: Option<Vec<u128>>) -> Self {
+        let reports = self.gate.reports(self.metrics.usage.clone()).written_by(ledger);
+        let usage = match inherited {
+            Some(unsettled) => reports.inherited(unsettled),
+            None => reports,
+        };
+        RateLimit { usage: Arc::new(usage), ..self }
     }
 
     /// Takes one request.

@@ -46,6 +46,7 @@ mod shadow;
 mod shown;
 mod simulation;
 mod slips;
+mod state;
 mod support;
 mod team;
 #[path = "../../src/test_util/tier_service.rs"]

@@ -10,7 +10,7 @@ use crate::reload::copy;
 use crate::support::{self, Folder, KEYS, Tiergate, await_page, await_ready, get, root, tiergate};
 
 /// A variable of `serve`, a bad value, and what is said to be right.
-const BAD: [(&str, &str, &str); 52] = [
+const BAD: [(&str, &str, &str); 54] = [
     ("TIERGATE_MANIFESTS", "/nonexistent", "has to be a folder"),
     ("TIERGATE_KUBERNETES", "yes", "[possible values: true, false]"),
     ("TIERGATE_KUBECONFIG", "/nonexistent", "has to be a file"),
@@ -48,6 +48,8 @@ const BAD: [(&str, &str, &str); 52] = [
     ("TIERGATE_USAGE_LOG_KEEP", "-1", "has to be a whole number, or 0"),
     ("TIERGATE_SETTLE_GRACE", "5", "has to be a duration"),
     ("TIERGATE_MAX_OPEN_CALLS", "0", "has to be a whole number, 1 at least"),
+    ("TIERGATE_STATE", "/", "has to be a file"),
+    ("TIERGATE_STATE_DISCARD", "yes", "[possible values: true, false]"),
     ("TIERGATE_KEY_FILE", "/nonexistent", "has to be a file"),
     ("TIERGATE_ENFORCE_LIMITS", "none", "[possible values: check, rls]"),
     ("TIERGATE_LIMITS_PATH", "v1/limits", "has to be a path such as /v1/limits, or off"),

@@ -25,6 +25,12 @@ pub struct Copied {
 // === impl Memory ===
 
 impl Memory {
+    /// How many accounts are kept at most, about.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().room).sum()
+    }
+
     /// How many shards there are. A file has as many.
     pub const SHARDS: usize = SHARDS;
 
@@ -79,13 +85,13 @@ impl Memory {
 
     /// Begins `instance`, before it makes a reservation: those that were before it have ended, when the shards had been `copied` at these
     /// times. The rows that tell it, and all instances whose reservations are known.
-    pub fn begin(&mut self, instance: Instance, copied: &[Micros], now: Micros) -> Vec<Row> {
-        self.settled.get_mut().begin(instance, copied, now, REMEMBERED)
+    pub fn begin(&self, instance: Instance, copied: &[Micros], now: Micros) -> Vec<Row> {
+        self.settled.lock().begin(instance, copied, now, REMEMBERED)
     }
 
     /// The earlier instances whose reservations are known here.
-    pub fn earlier(&mut self) -> Vec<Instance> {
-        self.settled.get_mut().earlier()
+    pub fn earlier(&self) -> Vec<Instance> {
+        self.settled.lock().earlier()
     }
 }
 

@@ -132,8 +132,26 @@ async fn deployed(cluster: &Cluster, client: &Client) -> Tiergate {
     assert_eq!(args[..2], ["serve", "--kubernetes"]);
     let listens = |arg: &&str| arg.starts_with("--listen-");
     assert_eq!(args.iter().filter(|arg| listens(arg)).count(), 3);
-    let own: Vec<&str> = args[2..].iter().copied().filter(|arg| !listens(arg)).collect();
+    let of_pod = state_file(&base);
+    // Each pod has a volume of its own here.
+    let name = format!("state-{}", uuid::Uuid::new_v4());
+    let state = format!("--state={}", kubeconfig.with_file_name(name).display());
+    let here = |arg| if arg == of_pod { state.as_str() } else { arg };
+    let own: Vec<&str> = args[2..].iter().copied().filter(|arg| !listens(arg)).map(here).collect();
     Tiergate::start_on(&kubeconfig, &own)
+}
+
+/// The flag of the state file, which is on a volume that outlives the pod, and that no other pod has at the same time.
+fn state_file(base: &[Value]) -> String {
+    let spec = &of(base, "Deployment")["spec"];
+    assert_eq!((&spec["replicas"], &spec["strategy"]["type"]), (&json!(1), &json!("Recreate")));
+    let claim = of(base, "PersistentVolumeClaim");
+    assert_eq!(claim["spec"]["accessModes"], json!(["ReadWriteOnce"]));
+    let pod = &spec["template"]["spec"];
+    let (volume, mount) = (&pod["volumes"][0], &pod["containers"][0]["volumeMounts"][0]);
+    assert_eq!(volume["persistentVolumeClaim"]["claimName"], claim["metadata"]["name"]);
+    assert_eq!(volume["name"], mount["name"]);
+    format!("--state={}/state", mount["mountPath"].as_str().unwrap())
 }
 
 /// Callers of a model that a RoleBinding grants: to the enterprise tier, and not to the free one. Namespace and name.

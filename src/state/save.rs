@@ -1,0 +1,239 @@
+//! One save: what changed, in one transaction.
+
+use std::collections::HashMap;
+
+use redb::WriteTransaction;
+
+use super::file::{File, GONE, JOURNAL, LEARNED, META, Meta, SETTLED, SHARDS};
+use super::load::{Journal, Journals};
+use super::merge::Keeping;
+use super::{Shared, StateError};
+use crate::clock::Micros;
+use crate::limit::{CellId, Copied, InForce, Memory, Row, Store};
+
+/// What a file is saved from, and what is known of it.
+pub(super) struct Saver {
+    pub(super) file: File,
+    pub(super) shared: Shared,
+    pub(super) journals: Journals,
+    pub(super) gone: HashMap<CellId, Micros>,
+}
+
+/// What is to be saved besides what changed.
+#[derive(Debug, Default)]
+pub(super) struct Also {
+    /// What was learned: that is not worth a write each second. And limits that are there again are noted.
+    pub(super) learned: bool,
+    /// At the end, the calls that have a line without a report.
+    pub(super) unsettled: Option<Vec<u128>>,
+}
+
+/// What changed.
+#[derive(Debug, Default)]
+struct Changes {
+    shards: Vec<Copied>,
+    settled: Vec<Row>,
+    learned: Option<Vec<Vec<u8>>>,
+    unsettled: Option<Vec<u128>>,
+}
+
+/// What the saver knows after a save.
+struct Saved {
+    journals: Vec<(usize, Journal)>,
+    gone: Option<HashMap<CellId, Micros>>,
+}
+
+/// So much of bases is merged in one save, in bytes: the others wait for the next.
+const MERGED: usize = 16 * 1024 * 1024;
+/// A part of what was learned, in bytes.
+const PART: usize = 60_000;
+
+// === impl Saver ===
+
+impl Saver {
+    /// Saves what changed until `now`; whether anything did. What cannot be saved is noted again.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be written.
+    pub(super) fn save(&mut self, also: Also, now: Micros, in_force: &dyn Fn() -> InForce) -> Result<bool, StateError> {
+        if also.learned && !self.gone.is_empty() {
+            let in_force = in_force();
+            self.gone.retain(|cell, _| !in_force.has(*cell));
+        }
+        let changes = self.changes(also, now);
+        if changes.is_empty() {
+            return Ok(false);
+        }
+        match self.write(&changes, now, in_force) {
+            Ok(saved) => {
+                self.take(saved);
+                Ok(true)
+            }
+            Err(error) => {
+                self.file.close();
+                self.put_back(changes);
+                Err(error)
+            }
+        }
+    }
+
+    fn memory(&self) -> &Memory {
+        let Store::Memory(memory) = &self.shared.limits.store;
+        memory
+    }
+
+    /// First the cells, and then what is settled: see [`Memory::copy_settled`].
+    fn changes(&self, also: Also, now: Micros) -> Changes {
+        let memory = self.memory();
+        let (visited, shards): (Vec<_>, Vec<_>) = (0..Memory::SHARDS).map(|shard| memory.copy(shard, now)).unzip();
+        Changes {
+            shards: shards.into_iter().flatten().collect(),
+            settled: memory.copy_settled(&visited, now),
+            learned: if also.learned { self.shared.forecasts.records(PART) } else { None },
+            unsettled: also.unsettled,
+        }
+    }
+
+    fn put_back(&self, changes: Changes) {
+        let memory = self.memory();
+        changes.shards.into_iter().for_each(|copied| memory.put_back(copied));
+        memory.put_back_settled(&changes.settled);
+        if changes.learned.is_some() {
+            self.shared.forecasts.put_back();
+        }
+    }
+
+    fn write(&mut self, changes: &Changes, now: Micros, in_force: &dyn Fn() -> InForce) -> Result<Saved, StateError> {
+        let path = self.file.path.clone();
+        let database = self.file.database()?;
+        let (journals, gone) = (&self.journals, &self.gone);
+        let written = || -> Result<Saved, redb::Error> {
+            let transaction = database.begin_write()?;
+            let mut saved = changes.write(&transaction, journals)?;
+            saved.merge(&transaction, Merging { journals, gone, now, in_force })?;
+            transaction.commit()?;
+            Ok(saved)
+        };
+        written().map_err(|error| StateError::failed(&path, "cannot be written", &error))
+    }
+
+    fn take(&mut self, saved: Saved) {
+        self.journals.next += 1;
+        for (shard, journal) in saved.journals {
+            if let Some(known) = self.journals.shards.get_mut(shard) {
+                *known = journal;
+            }
+        }
+        self.gone = saved.gone.unwrap_or(std::mem::take(&mut self.gone));
+    }
+}
+
+/// What is merged by.
+struct Merging<'a> {
+    journals: &'a Journals,
+    gone: &'a HashMap<CellId, Micros>,
+    now: Micros,
+    in_force: &'a dyn Fn() -> InForce,
+}
+
+// === impl Changes ===
+
+impl Changes {
+    fn is_empty(&self) -> bool {
+        let Changes { shards, settled, learned, unsettled } = self;
+        shards.is_empty() && settled.is_empty() && learned.is_none() && unsettled.is_none()
+    }
+
+    fn write(&self, transaction: &WriteTransaction, journals: &Journals) -> Result<Saved, redb::Error> {
+        let mut saved = Saved { journals: Vec::new(), gone: None };
+        let (mut journal, mut shards) = (transaction.open_table(JOURNAL)?, transaction.open_table(SHARDS)?);
+        for Copied { shard, at, records, .. } in &self.shards {
+            let number = *shard as u16;
+            journal.insert((journals.next, number), records.as_slice())?;
+            shards.insert(number, at.0)?;
+            let mut known = journals.shards.get(*shard).cloned().unwrap_or_default();
+            known.saves.push(journals.next);
+            known.size += records.len();
+            saved.journals.push((*shard, known));
+        }
+        write_settled(transaction, &self.settled)?;
+        if let Some(learned) = &self.learned {
+            write_learned(transaction, learned)?;
+        }
+        if let Some(unsettled) = &self.unsettled {
+            let calls: Vec<u8> = unsettled.iter().flat_map(|call| call.to_be_bytes()).collect();
+            transaction.open_table(META)?.insert(Meta::UNSETTLED, calls.as_slice())?;
+        }
+        Ok(saved)
+    }
+}
+
+/// Writes rows of settled reservations.
+pub(super) fn write_settled(transaction: &WriteTransaction, rows: &[Row]) -> Result<(), redb::Error> {
+    let mut settled = transaction.open_table(SETTLED)?;
+    for Row { key, blob } in rows {
+        let key = (key.instance.0, key.kind, key.number);
+        match blob {
+            Some(blob) => drop(settled.insert(key, blob.as_slice())?),
+            None => drop(settled.remove(key)?),
+        }
+    }
+    Ok(())
+}
+
+fn write_learned(transaction: &WriteTransaction, parts: &[Vec<u8>]) -> Result<(), redb::Error> {
+    let mut learned = transaction.open_table(LEARNED)?;
+    let mut number = 0;
+    for part in parts {
+        learned.insert(number, part.as_slice())?;
+        number += 1;
+    }
+    learned.retain(|part, _| part < number)?;
+    Ok(())
+}
+
+// === impl Saved ===
+
+impl Saved {
+    /// Merges the journals that are due, as far as one save may. Only a shard that changed can be due.
+    fn merge(&mut self, transaction: &WriteTransaction, merging: Merging<'_>) -> Result<(), redb::Error> {
+        let mut due: Vec<(usize, Journal)> =
+            self.journals.iter().filter(|(_, known)| known.is_due()).cloned().collect();
+        let late = merging
+            .journals
+            .shards
+            .iter()
+            .enumerate()
+            .filter(|(shard, known)| known.is_due() && self.journals.iter().all(|(changed, _)| changed != shard));
+        due.extend(late.map(|(shard, known)| (shard, known.clone())));
+        if due.is_empty() {
+            return Ok(());
+        }
+        let in_force = (merging.in_force)();
+        let mut keeping = Keeping { in_force: &in_force, gone: merging.gone.clone(), now: merging.now };
+        let mut merged = 0;
+        for (shard, journal) in due {
+            if merged > MERGED {
+                break;
+            }
+            merged += journal.base + journal.size;
+            let journal = journal.merge(shard as u16, transaction, &mut keeping)?;
+            self.journals.retain(|(known, _)| *known != shard);
+            self.journals.push((shard, journal));
+        }
+        write_gone(transaction, &keeping.gone)?;
+        self.gone = Some(keeping.gone);
+        Ok(())
+    }
+}
+
+/// Writes since when cells are not in force.
+pub(super) fn write_gone(transaction: &WriteTransaction, gone: &HashMap<CellId, Micros>) -> Result<(), redb::Error> {
+    let mut table = transaction.open_table(GONE)?;
+    table.retain(|cell, _| gone.contains_key(&CellId(cell)))?;
+    for (cell, since) in gone {
+        table.insert(cell.0, since.0)?;
+    }
+    Ok(())
+}
