@@ -159,7 +159,7 @@ pub struct Serve {
     /// the end. A process that is killed loses at most the last second. It is made where it is not there, and is for one process
     #[arg(long, env = "TIERGATE_STATE", value_name = "FILE", value_parser = appended)]
     pub state: Option<PathBuf>,
-    /// Move a state file that cannot be used (it is cut off, of something else, or of a newer version) to FILE.discarded-<time>, and begin an
+    /// Move a state file that cannot be used (it is cut off, of something else, or of a newer version) to `FILE.discarded-<time>`, and begin an
     /// empty one; without this nothing starts. One that can be used is used
     #[arg(long, env = "TIERGATE_STATE_DISCARD", requires = "state")]
     pub state_discard: bool,

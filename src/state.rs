@@ -80,7 +80,10 @@ pub struct Shared {
 /// Why a state file is not used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    #[error("--state: `{}` is in use by another process{}: a state file is for one at a time", path.display(), named(*.pid))]
+    #[error(
+        "--state: `{}` is in use by another process{}: stop that one, or give each a file of its own",
+        path.display(), named(*.pid)
+    )]
     InUse { path: PathBuf, pid: Option<u32> },
     #[error(
         "--state: `{}` is not used: {why}. It stays as it is. Put back one that is good, or start with --state-discard: that moves it \

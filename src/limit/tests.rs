@@ -229,7 +229,7 @@ fn idle_accounts_leave_although_nobody_comes() {
 
 #[test]
 fn at_the_bound_there_is_room_for_those_who_are_there_and_for_nobody_else() {
-    const BOUND: usize = 1024;
+    const BOUND: usize = 4 * Memory::SHARDS;
     let (memory, quota) = (Memory::bounded(BOUND), Quota::new(10, MINUTE));
     let account = |n: u64| (u128::from(n) << 64) | u128::from(n);
     for n in 0..BOUND as u64 {

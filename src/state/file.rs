@@ -114,7 +114,10 @@ impl File {
 fn open(path: &Path) -> Result<Database, StateError> {
     let wrong = |error: io::Error| StateError::failed(path, "cannot be opened", &error);
     match fs::metadata(path) {
-        Ok(metadata) if !metadata.is_file() => return Err(StateError::unusable(path, "it is no file")),
+        // Nor is it moved aside: it may be a device.
+        Ok(metadata) if !metadata.is_file() => {
+            return Err(wrong(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file")));
+        }
         Ok(metadata) if metadata.len() > 0 => {}
         Ok(_) => make(path)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => make(path)?,

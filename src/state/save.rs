@@ -1,6 +1,7 @@
 //! One save: what changed, in one transaction.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use redb::WriteTransaction;
 
@@ -65,7 +66,9 @@ impl Saver {
         if changes.is_empty() {
             return Ok(false);
         }
-        match self.write(&changes, now, in_force) {
+        // Nothing of a file that somebody else wrote into may end the thread.
+        let written = catch_unwind(AssertUnwindSafe(|| self.write(&changes, now, in_force)));
+        match written.unwrap_or_else(|_| Err(self.panicked())) {
             Ok(saved) => {
                 self.take(saved);
                 Ok(true)
@@ -76,6 +79,11 @@ impl Saver {
                 Err(error)
             }
         }
+    }
+
+    fn panicked(&self) -> StateError {
+        let (path, error) = (self.file.path.clone(), "a panic, which the log tells".to_owned());
+        StateError::Failed { path, doing: "cannot be written", error }
     }
 
     fn memory(&self) -> &Memory {

@@ -291,7 +291,7 @@ async fn a_flood_of_junk_tokens_moves_nothing_else() {
 /// The known ones are served on, new ones as it is configured, and an alarm rises.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn at_the_bound_new_callers_are_answered_as_configured_and_known_ones_served_on() {
-    const BOUND: u64 = 256;
+    const BOUND: u64 = 300;
     let manifests = by_header("24h");
     let bearer: Arc<str> = format!("Bearer {}", premium()).into();
     for (flag, newcomer) in [("refuse", (503, "TG-UNAVAILABLE-ACCOUNTS")), ("allow", (200, ""))] {
