@@ -57,6 +57,9 @@ pub(super) trait Counter {
         let charge = Charge { mark: self.mark(), minted: now };
         self.give_back(quota, hits, charge, now);
     }
+    /// Makes it as if nothing had been used. What was held before gives nothing back of what is charged from now on, where the two can be
+    /// told apart.
+    fn reset(&mut self, quota: &Quota, now: Micros);
     /// Ends a debt after so many windows; whether it was longer.
     fn bound_debt(&mut self, quota: &Quota, windows: u32, now: Micros) -> bool;
     /// Whether forgetting it at `now` changes nothing.
@@ -186,6 +189,12 @@ impl Cell {
         each!(self, counter => Counter::grant(counter, quota, hits, now));
     }
 
+    /// Makes it as if nothing had been used, debt included; after [`Cell::advance`]. What was held before gives nothing back of what is
+    /// charged from now on, unless it counts calls that run.
+    pub(super) fn reset(&mut self, quota: &Quota, now: Micros) {
+        each!(self, counter => Counter::reset(counter, quota, now));
+    }
+
     /// Ends a debt after so many windows; whether it was longer.
     pub fn bound_debt(&mut self, quota: &Quota, windows: u32, now: Micros) -> bool {
         each!(self, counter => Counter::bound_debt(counter, quota, windows, now))
@@ -297,6 +306,12 @@ impl Counter for Bucket {
         self.give_back(quota, hits, charge, now)
     }
 
+    /// It is full since now, so that what was held before has been paid for.
+    fn reset(&mut self, quota: &Quota, now: Micros) {
+        *self = Bucket::fresh(quota);
+        self.advance(quota, now);
+    }
+
     fn bound_debt(&mut self, quota: &Quota, windows: u32, now: Micros) -> bool {
         self.bound_debt(quota, windows, now)
     }
@@ -343,6 +358,10 @@ impl Counter for Window {
 
     fn give_back(&mut self, _: &Quota, hits: u64, charge: Charge, _: Micros) -> u64 {
         self.give_back(hits, charge.mark)
+    }
+
+    fn reset(&mut self, _: &Quota, _: Micros) {
+        self.reset();
     }
 
     fn bound_debt(&mut self, quota: &Quota, windows: u32, _: Micros) -> bool {

@@ -163,6 +163,12 @@ impl Counter for Running {
         }
     }
 
+    /// Calls that run all the same give places back that are not theirs any more.
+    fn reset(&mut self, quota: &Quota, now: Micros) {
+        *self = Running::default();
+        self.advance(quota, now);
+    }
+
     /// There is none: what runs ends.
     fn bound_debt(&mut self, _: &Quota, _: u32, _: Micros) -> bool {
         false

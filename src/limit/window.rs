@@ -19,7 +19,7 @@ pub struct Window {
     /// The limit by which it was counted, and its window in microseconds.
     limit: u64,
     window: u64,
-    /// How often that was changed.
+    /// How often that was changed, or what was used was forgotten.
     changes: u16,
 }
 
@@ -105,6 +105,11 @@ impl Window {
         let back = if mark == self.mark() { hits.min(self.used) } else { 0 };
         self.used -= back;
         back
+    }
+
+    /// Forgets what was used, after [`Window::advance`]: what was held before has another mark from now on.
+    pub(super) fn reset(&mut self) {
+        (self.used, self.changes) = (0, self.changes.wrapping_add(1));
     }
 
     /// How many hits can be charged so that the counter is exact.
