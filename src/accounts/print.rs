@@ -51,8 +51,8 @@ pub(super) fn account(found: &Value, out: &mut impl Write) -> io::Result<()> {
     for limit in list(&found["limits"]) {
         let numbers = ["limit", "used", "left"].map(|field| number(&limit[field]));
         let [of, used, left] = numbers;
-        let times = ["window_seconds", "reset_seconds", "retry_after_seconds"].map(|field| seconds(&limit[field]));
-        let [window, reset, next] = times;
+        let times = ["reset_seconds", "retry_after_seconds"].map(|field| seconds(&limit[field]));
+        let ([reset, next], window) = (times, window(limit));
         let (counts, algorithm) = (text(&limit["counts"]), text(&limit["algorithm"]));
         rows.push(vec![limit_name(limit), counts, algorithm, window, of, used, left, reset, next]);
     }
@@ -111,6 +111,15 @@ fn number(value: &Value) -> String {
 
 fn seconds(value: &Value) -> String {
     if value.is_number() { format!("{value}s") } else { "never".to_owned() }
+}
+
+/// The time that a limit is for, if it is for one.
+fn window(limit: &Value) -> String {
+    match (&limit["window_seconds"], &limit["window"], &limit["time_zone"]) {
+        (Value::Number(seconds), ..) => format!("{seconds}s"),
+        (_, Value::String(unit), Value::String(zone)) => short(&format!("{unit}, {zone}")),
+        _ => "-".to_owned(),
+    }
 }
 
 /// Columns in line, those of numbers to the right.

@@ -55,7 +55,9 @@ impl Cell {
 mod tests {
     use std::time::Duration;
 
-    use super::super::{AccountKey, Algorithm, Demand, Hold, Instance, Memory, Quality, Report, Settled, Verdict};
+    use super::super::{
+        AccountKey, Algorithm, Calendar, Demand, Hold, Instance, Memory, Quality, Report, Settled, Unit, Verdict,
+    };
     use super::*;
     use crate::limit::Due;
 
@@ -67,7 +69,11 @@ mod tests {
     }
 
     fn quota(algorithm: Algorithm) -> Quota {
-        Quota::new(100, Duration::from_secs(100)).by(algorithm).carrying_debt()
+        let quota = match algorithm {
+            Algorithm::Calendar => Quota::in_calendar(100, Calendar::new(Unit::Month, "Europe/Berlin").unwrap()),
+            _ => Quota::new(100, Duration::from_secs(100)).by(algorithm),
+        };
+        quota.carrying_debt()
     }
 
     fn hold(memory: &Memory, quota: Quota, hits: u64, now: Micros) -> Standing {
@@ -82,7 +88,7 @@ mod tests {
     /// Charges what a hold of `held` hits cost.
     fn settle(memory: &Memory, quota: Quota, held: Standing, used: u64, now: Micros) {
         let hold = Hold { account: ACCOUNT, cell: CELL, held: held.held(), mark: held.mark() };
-        let due = [Due { hold, quota: Some(quota), used, debt_windows: u32::MAX, watched: false }];
+        let due = [Due { hold, quota: Some(quota), used, debt_windows: u32::MAX }];
         let (instance, quality) = (Instance(1), Quality::Final);
         let report = Report { instance, serial: 0, minted: at(0), quality, tokens: used, due: &due };
         assert!(matches!(memory.settle(&report, now), Settled::Applied { .. }));
@@ -110,7 +116,8 @@ mod tests {
 
     #[test]
     fn after_a_reset_nothing_is_used_and_what_runs_gives_nothing_back() {
-        for algorithm in Algorithm::ALL {
+        // Places are taken without a name, so that those before a reset and after it are alike.
+        for algorithm in Algorithm::ALL.iter().filter(|algorithm| **algorithm != Algorithm::Concurrency) {
             for (costs, left) in [(0, 50), (60, 50), (90, 80)] {
                 let (memory, quota) = (Memory::default(), quota(*algorithm));
                 let held = hold(&memory, quota, 60, at(0));
@@ -121,6 +128,31 @@ mod tests {
                 assert_eq!(used(&memory, quota, at(1)), left, "{algorithm:?} {costs}");
             }
         }
+    }
+
+    /// Part of it slides out of sight, and part was used before.
+    #[test]
+    fn a_grant_reaches_the_window_before() {
+        let (memory, quota) = (Memory::default(), quota(Algorithm::SlidingWindow));
+        hold(&memory, quota, 80, at(99));
+        hold(&memory, quota, 20, at(100));
+        assert_eq!(used(&memory, quota, at(150)), 60);
+        for (granted, left) in [(10, 50), (30, 20), (15, 5), (100, 0)] {
+            let _ = memory.change(ACCOUNT, &[(CELL, quota)], Change::Grant(granted), at(150));
+            assert_eq!(used(&memory, quota, at(150)), left, "{granted}");
+        }
+    }
+
+    /// Those go whose lease ends first, be it that nobody reports them.
+    #[test]
+    fn a_grant_frees_places_of_calls_that_run() {
+        let (memory, quota) = (Memory::default(), quota(Algorithm::Concurrency));
+        hold(&memory, quota, 3, at(0));
+        let late = hold(&memory, quota, 2, at(50));
+        let free = |places| memory.change(ACCOUNT, &[(CELL, quota)], Change::Grant(places), at(50)).unwrap()[0].after;
+        assert_eq!(free(3).used(), 2);
+        settle(&memory, quota, late, 0, at(50));
+        assert_eq!(used(&memory, quota, at(50)), 0);
     }
 
     #[test]

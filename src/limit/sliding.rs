@@ -22,7 +22,7 @@ pub struct Sliding {
     /// The limit by which it was counted, and its window in microseconds.
     limit: u64,
     window: u64,
-    /// How often that was changed.
+    /// How often that was changed, or what was used was forgotten.
     changes: u16,
 }
 
@@ -199,18 +199,17 @@ impl Counter for Sliding {
         back
     }
 
-    /// As if the limit had been changed.
-    fn reset(&mut self, _: &Quota, _: Micros) {
-        (self.used, self.before, self.changes) = (0, 0, self.changes.wrapping_add(1));
-    }
-
     /// First of the window of now, whose hits count whole.
     fn grant(&mut self, _: &Quota, hits: u64, now: Micros) {
-        let of_now = hits.min(self.used);
-        self.used -= of_now;
-        let weight = self.weight(now).max(1);
-        let of_before = u128::from(hits - of_now) * u128::from(PARTS) / u128::from(weight);
-        self.before = self.before.saturating_sub(u64::try_from(of_before).unwrap_or(u64::MAX));
+        let left = self.counted(now).saturating_sub(hits);
+        self.used = self.used.saturating_sub(hits);
+        let seen = u128::from(left.saturating_sub(self.used)) * u128::from(PARTS);
+        let before = seen.checked_div(u128::from(self.weight(now))).unwrap_or(u128::MAX);
+        self.before = self.before.min(u64::try_from(before).unwrap_or(u64::MAX));
+    }
+
+    fn reset(&mut self, _: &Quota, _: Micros) {
+        (self.used, self.before, self.changes) = (0, 0, self.changes.wrapping_add(1));
     }
 
     fn bound_debt(&mut self, quota: &Quota, windows: u32, _: Micros) -> bool {

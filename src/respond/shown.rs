@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{Style, whole_seconds};
 use crate::denial::Denial;
 use crate::gate::{Evidence, Shown, ShownRate};
-use crate::limit::{Quota, Standing, Verdict};
+use crate::limit::{Quota, Span, Standing, Verdict};
 use crate::rules::LimitKind;
 
 /// The body: who asks, and each rate.
@@ -29,9 +29,19 @@ pub struct RateBody<'a> {
     counts: Option<&'static str>,
     algorithm: &'static str,
     limit: u64,
-    window_seconds: Seconds,
+    #[serde(flatten)]
+    span: SpanBody,
     #[serde(flatten)]
     state: State,
+}
+
+/// What the number of the limit is for, where that is more than calls that run.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum SpanBody {
+    Lasting { window_seconds: Seconds },
+    Calendar { window: &'static str, time_zone: &'static str },
+    Running {},
 }
 
 /// Where a rate stands, or why that is not known.
@@ -81,9 +91,9 @@ impl<'a> RateBody<'a> {
             LimitKind::Requests => "requests",
             LimitKind::Tokens => "tokens",
         });
-        let (algorithm, limit, window_seconds) = (quota.algorithm().name(), quota.limit(), quota.window().into());
+        let (algorithm, limit, span) = (quota.algorithm().name(), quota.limit(), quota.span().into());
         let state = standing.map_or_else(|error| State::Untold { error }, State::from);
-        RateBody { name, counts, algorithm, limit, window_seconds, state }
+        RateBody { name, counts, algorithm, limit, span, state }
     }
 }
 
@@ -105,6 +115,20 @@ impl From<&Standing> for State {
         };
         let (used, left, reset_seconds) = (standing.used(), standing.remaining(), whole_seconds(standing.reset()));
         State::Known { used, left, reset_seconds, retry_after_seconds }
+    }
+}
+
+// === impl SpanBody ===
+
+impl From<Span> for SpanBody {
+    fn from(span: Span) -> Self {
+        match span {
+            Span::Lasting(window) => SpanBody::Lasting { window_seconds: window.into() },
+            Span::Calendar(calendar) => {
+                SpanBody::Calendar { window: calendar.unit().name(), time_zone: calendar.zone() }
+            }
+            Span::Running => SpanBody::Running {},
+        }
     }
 }
 

@@ -349,3 +349,26 @@ async fn where_the_limits_cannot_be_asked_nothing_is_shown() {
     let call = Call::get(ROOT).bearer(&token("free", &user(&gate, "free", 0)));
     assert_eq!(code(&call, &gate).await, Some(Code::UnavailableInternal));
 }
+
+#[tokio::test]
+async fn what_a_limit_is_for_is_told_in_its_own_terms() {
+    let names = ["bucket", "month", "running", "sliding"];
+    let limits: String = names.iter().map(|name| limit(name, 5, "auth.identity.userid")).collect();
+    let annotations = "tiergate.io/window.month: month, tiergate.io/time-zone.month: Europe/Berlin, \
+                       tiergate.io/algorithm.running: concurrency, tiergate.io/algorithm.sliding: sliding-window";
+    let text = limited(&limits).replace("name: limits,", &format!("name: limits, annotations: {{{annotations}}},"));
+    let gate = gate(compile_text(&text), settings());
+    assert_eq!(code(&ada(Call::path("/v1/chat/completions")), &gate).await, None);
+    let all = shown(&ada(Call::get(ROOT)), &gate).await;
+    let field = |field: &str| -> Vec<Value> { (0..4).map(|at| all["limits"][at][field].clone()).collect() };
+    assert_eq!(field("window_seconds"), [json!(60), Value::Null, Value::Null, json!(60)], "{all:#}");
+    assert_eq!(field("window"), [Value::Null, json!("month"), Value::Null, Value::Null]);
+    assert_eq!(field("time_zone"), [Value::Null, json!("Europe/Berlin"), Value::Null, Value::Null]);
+    assert_eq!(field("algorithm"), ["token-bucket", "calendar", "concurrency", "sliding-window"].map(Value::from));
+    assert_eq!((field("used"), field("left")), (vec![json!(1); 4], vec![json!(4); 4]));
+    let key = gate.account_of(&["ada".to_owned()]);
+    let ChangeOutcome::Done { changed, .. } = gate.change(key, None, crate::limit::Change::Reset, Nanos(0)) else {
+        panic!("it is there")
+    };
+    assert_eq!(changed.iter().map(|(_, changed)| changed.after.used()).collect::<Vec<_>>(), [0; 4]);
+}
