@@ -26,7 +26,7 @@ soak: ## Run the load tests with their full numbers, one after another, and prin
 	./scripts/faketime.sh
 	./scripts/kube.sh etcd kube-apiserver
 	cargo build --locked --release --bins --examples
-	TIERGATE_SOAK=1 cargo test --locked --release --test it -- --include-ignored --nocapture --test-threads=1 clock:: dialects::cut:: dialects::reserve:: dialects::table:: hostile::the_process kubernetes:: live:: restart:: routes:: scale:: tiers::changes::
+	TIERGATE_SOAK=1 cargo test --locked --release --test it -- --include-ignored --nocapture --test-threads=1 clock:: dialects::cut:: dialects::reserve:: dialects::table:: hostile::the_process kubernetes:: live:: restart:: routes:: scale:: simulation:: tiers::changes::
 
 rbac-cases: ## Record what a real API server answers to the RBAC cases, into tests/data/rbac.json
 	python3 ./scripts/record_rbac.py

@@ -22,7 +22,7 @@ use governor::clock::MonotonicClock;
 use governor::middleware::NoOpMiddleware;
 use governor::state::keyed::DefaultKeyedStateStore;
 use governor::{Quota as GovernorQuota, RateLimiter};
-use tiergate::clock::Clock;
+use tiergate::clock::{Clock, Pace};
 use tiergate::hash::KeyedHasher;
 use tiergate::limit::{AccountKey, CellId, Cost, Demand, Memory, Quota};
 
@@ -54,7 +54,7 @@ impl Ours {
     fn take(&self, user: &str, cells: &[u64]) -> bool {
         let account = AccountKey(self.keys.hash(user));
         let demand = |cell: &u64| Demand { account, cell: CellId(*cell), quota: self.quota, cost: Cost::Take(1) };
-        let now = self.clock.began().later(self.clock.now());
+        let now = Pace::since(self.clock.began()).time(self.clock.now());
         match cells {
             [one] => self.memory.admit(&[demand(one)], now).admitted(),
             [one, two] => self.memory.admit(&[demand(one), demand(two)], now).admitted(),

@@ -25,7 +25,7 @@ use self::ports::{Grpc, PageServers, Sockets};
 use self::publisher::{ProblemLog, Publisher};
 use crate::apiserver::KubernetesError;
 use crate::args::{Serve, unknown_variables};
-use crate::clock::Clock;
+use crate::clock::{Clock, Follower, Stepped};
 use crate::gate::Gate;
 use crate::hash::SecretError;
 use crate::identity::AuthorityError;
@@ -169,12 +169,13 @@ impl App {
             listen.admin = admin.as_ref().map(|admin| tracing::field::display(admin.address)),
             policy.generation = gate.policies.current().generation, "serving"
         );
-        let pages = PageServers::start(http.listener, admin, pages, &metrics.ports);
+        let pages = PageServers::start(http.listener, admin, pages, clock);
         tokio::select! {
             () = answering.workers.accept(&mut answering.acceptor) => {}
             () = health.probe(&answering.workers, &gate) => {}
             () = sweep(&gate.limits, clock) => {}
             () = count_silent(&usage, clock) => {}
+            () = follow_wall_clock(&gate.limits, clock, &metrics) => {}
             () = refusals.fold() => {}
             signal = shutdown.next() => tracing::info!(signal, "stopping"),
         }
@@ -242,6 +243,28 @@ async fn count_silent(usage: &Reports, clock: Clock) {
     loop {
         each.tick().await;
         usage.count_silent(clock.now());
+    }
+}
+
+/// Has the limits' time go after the wall clock.
+async fn follow_wall_clock(limits: &Limits, clock: Clock, metrics: &Metrics) {
+    let mut follower = Follower::new(limits.pace());
+    let mut each = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        each.tick().await;
+        let (pace, stepped) = follower.look(clock.now(), Clock::wall());
+        limits.go_by(pace);
+        match stepped {
+            None => continue,
+            Some(Stepped::Forward(by)) => {
+                tracing::warn!(?by, "the wall clock was set forward, and the limits' time with it");
+            }
+            Some(Stepped::Back(by)) => {
+                let line = "the wall clock was set back: the limits' time goes at half its speed until it is true";
+                tracing::warn!(?by, "{line}");
+            }
+        }
+        metrics.clock_steps.inc();
     }
 }
 

@@ -1,6 +1,7 @@
 //! Flags and environment variables, as they are typed.
 
 mod explain;
+mod limits;
 mod usage;
 mod value;
 mod variable;
@@ -15,6 +16,9 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use self::explain::{Explain, TraceFormat};
+pub use self::limits::{
+    AdminArgs, ChangeArgs, GrantAccount, Limits, LimitsOutput, ListAccounts, ResetAccount, ShowAccount, WhichAccount,
+};
 pub use self::usage::{By, Usage, UsageFormat, UsageLogArgs};
 pub use self::value::log_directives;
 pub use self::variable::{UnknownVariable, unknown_variables};
@@ -57,6 +61,9 @@ pub enum Command {
     Explain(Box<Explain>),
     /// Sum what `serve --usage-log` wrote, by user, tier, model and time
     Usage(Usage),
+    /// Look at the accounts of a serving process: what callers used of their limits; reset them, or give something back
+    #[command(subcommand)]
+    Limits(Limits),
     /// Make signing keys and ServiceAccount tokens, where no API server does
     #[command(subcommand)]
     Token(Token),
@@ -99,7 +106,7 @@ pub struct Serve {
     /// Where /livez, /readyz, /metrics, /problems and /v1/tiers/lookup are answered
     #[arg(long, env = "TIERGATE_LISTEN_HTTP", value_name = "ADDR", default_value = "127.0.0.1:8080", value_parser = address)]
     pub listen_http: SocketAddr,
-    /// Where /explain is answered, which names callers; `off` for nowhere
+    /// Where /explain and /limits are answered, which name callers, and limits are changed; `off` for nowhere
     #[arg(long, env = "TIERGATE_LISTEN_ADMIN", value_name = "ADDR", default_value = "127.0.0.1:8081", value_parser = address_or_off)]
     pub listen_admin: Admin,
     /// The Gateway of requests, as namespace/name, where Envoy's context_extensions do not name it

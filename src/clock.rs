@@ -1,6 +1,10 @@
 //! The process's clock, and the time that stores go by.
 
+mod pace;
+
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+pub use self::pace::{Follower, Pace, Stepped};
 
 /// A moment, as nanoseconds on a monotonic clock that starts with the process. It means nothing to another process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,8 +27,13 @@ impl Clock {
     /// A clock that starts now.
     #[must_use]
     pub fn start() -> Self {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Clock { origin: Instant::now(), began: Micros::from(since) }
+        Clock { origin: Instant::now(), began: Self::wall() }
+    }
+
+    /// What the wall clock says.
+    #[must_use]
+    pub fn wall() -> Micros {
+        Micros::from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
     }
 
     /// The time since it started.
@@ -33,7 +42,7 @@ impl Clock {
         Nanos::from(self.origin.elapsed())
     }
 
-    /// What the wall clock said when it started: it is looked at once, so that whoever sets it later resets and locks nothing.
+    /// What the wall clock said when it started: see [`Pace`].
     #[must_use]
     pub fn began(&self) -> Micros {
         self.began
@@ -66,13 +75,6 @@ impl Micros {
     pub fn saturating_add(self, duration: Duration) -> Self {
         Micros(self.0.saturating_add(Micros::from(duration).0))
     }
-
-    /// The moment that is `now` on a clock of the process which started at this one; a begun microsecond does not count.
-    #[must_use]
-    #[inline]
-    pub fn later(self, now: Nanos) -> Self {
-        Micros(self.0.saturating_add(now.0 / 1_000))
-    }
 }
 
 /// So long after 1970; a begun microsecond counts whole.
@@ -91,9 +93,9 @@ mod tests {
     fn a_moment_of_the_process_is_a_whole_microsecond_of_the_store() {
         let began = Micros(1_800_000_000_000_000);
         for (nanos, later) in [(0, 0), (999, 0), (1_000, 1), (1_999, 1), (u64::MAX, u64::MAX / 1_000)] {
-            assert_eq!(began.later(Nanos(nanos)), Micros(began.0 + later), "{nanos}");
+            assert_eq!(Pace::since(began).time(Nanos(nanos)), Micros(began.0 + later), "{nanos}");
         }
-        assert_eq!(Micros(u64::MAX).later(Nanos(5_000)), Micros(u64::MAX));
+        assert_eq!(Pace::since(Micros(u64::MAX)).time(Nanos(5_000)), Micros(u64::MAX));
         for (nanos, micros) in [(0, 0), (1, 1), (1_000, 1), (1_001, 2), (60_000_000_000, 60_000_000)] {
             assert_eq!(Micros::from(Duration::from_nanos(nanos)), Micros(micros), "{nanos}");
         }
@@ -103,7 +105,7 @@ mod tests {
     fn a_clock_starts_at_the_wall_clocks_time_and_goes_on_by_itself() {
         let clock = Clock::start();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        let off = clock.began().later(clock.now()).0.abs_diff(Micros::from(now).0);
+        let off = Pace::since(clock.began()).time(clock.now()).0.abs_diff(Micros::from(now).0);
         assert!(off < 1_000_000, "{off} µs");
     }
 }

@@ -86,6 +86,7 @@
 //! ```
 
 mod access;
+mod accounts;
 mod admit;
 mod caller;
 mod classic;
@@ -111,6 +112,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 pub use self::access::AccessEvidence;
+pub use self::accounts::{Account, AccountsPage, AccountsQuery, CellName, ChangeOutcome};
 pub use self::classic::EnforceLimits;
 pub use self::evidence::{Decision, Evidence, Grant, Handover, LimitEvidence, Stage};
 pub use self::facts::Facts;
@@ -122,6 +124,7 @@ pub use self::shown::{LimitsPath, Shown, ShownRate};
 
 use self::admit::{Candidate, exceeded};
 use self::caller::{Caller, applies};
+use self::classic::put_in_force;
 use self::identify::Reviews;
 use self::learn::check_tier;
 use self::present::{Presented, present};
@@ -188,7 +191,7 @@ impl Gate {
         settings: DecisionSettings,
     ) -> Self {
         let secret = Secret::random();
-        limits.put_in_force(policies.current().quotas());
+        put_in_force(&limits, &policies.current(), settings.enforce_limits);
         Gate {
             policies,
             identities,
@@ -215,7 +218,7 @@ impl Gate {
 
     /// Puts a policy in force, and what its limits allow. Only one thread may publish.
     pub fn publish(&self, policy: Policy) {
-        self.limits.put_in_force(policy.quotas());
+        put_in_force(&self.limits, &policy, self.settings.enforce_limits);
         self.policies.publish(policy);
     }
 
@@ -278,7 +281,7 @@ impl<'a> Deciding<'a> {
         let candidate = self.candidate(route, request, presented)?;
         self.evidence.lap(Stage::Limits);
         match settings.enforce_limits {
-            EnforceLimits::Check => self.admit(candidate).await,
+            EnforceLimits::Check => self.admit(candidate).await.inspect(|grant| self.note_names(route, request, grant)),
             EnforceLimits::Rls => self.hand_over(candidate, request).await,
         }
     }

@@ -22,7 +22,7 @@
 //! metrics  what is counted
 //! args  the command line
 //! settings telemetry  what `serve` is told, resolved; log and metrics as the flags say
-//! check explain tally token  the commands beside `serve`; `tally` is `tiergate usage`
+//! accounts check explain tally token  the commands beside `serve`; `tally` is `tiergate usage`, `accounts` `tiergate limits`
 //! listen  the ports
 //! app  everything together
 //! ```
@@ -78,6 +78,7 @@ pub mod args;
 pub mod settings;
 pub mod telemetry;
 
+pub mod accounts;
 pub mod check;
 pub mod explain;
 pub mod tally;

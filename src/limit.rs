@@ -27,7 +27,9 @@ mod algorithm;
 mod bucket;
 mod calendar;
 mod cell;
+mod change;
 mod memory;
+mod names;
 mod notify;
 mod quota;
 mod running;
@@ -45,7 +47,9 @@ pub use self::algorithm::{Algorithm, Compared};
 pub use self::bucket::Bucket;
 pub use self::calendar::{Calendar, Unit, UnknownZone};
 pub use self::cell::Cell;
+pub use self::change::{Change, Changed, Stands};
 pub use self::memory::{Accounts, Copied, Memory};
+pub use self::names::{AccountName, AccountNames};
 pub(crate) use self::notify::Step;
 pub use self::notify::{Notify, NotifyError};
 pub use self::quota::{Quota, Quotas, Rate, Span};
@@ -54,7 +58,7 @@ pub use self::settled::{Charge, Due, Earlier, Hold, Instance, Quality, Report, R
 pub use self::sliding::Sliding;
 pub use self::window::Window;
 
-use crate::clock::{Micros, Nanos};
+use crate::clock::{Micros, Nanos, Pace};
 
 /// Names one account: a hash of the counter values, keyed so that nobody can choose collisions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -126,6 +130,8 @@ pub struct Admission {
     pub standings: SmallVec<[Standing; 2]>,
     /// When it was, on the store's clock.
     pub at: Micros,
+    /// Whether an account was not there before, of which something was taken or may be charged later.
+    pub is_new: bool,
 }
 
 /// What became of several demands.
@@ -156,9 +162,11 @@ const UNKNOWN_CALL_TIME: Duration = Duration::from_secs(10);
 pub struct Limits {
     /// Where accounts are kept.
     pub store: Store,
+    /// What accounts are called.
+    pub names: AccountNames,
     quotas: ArcSwap<Quotas>,
-    /// What the store's clock said when the process's started.
-    began: Micros,
+    /// How the store's time goes.
+    pace: ArcSwap<Pace>,
 }
 
 /// Where accounts are kept.
@@ -184,20 +192,36 @@ impl Limits {
     /// Limits whose accounts are kept in `memory`, before any quota is in force.
     #[must_use]
     pub fn in_memory(memory: Memory) -> Self {
-        Limits { store: Store::Memory(memory), quotas: ArcSwap::default(), began: Micros(0) }
+        Limits {
+            store: Store::Memory(memory),
+            names: AccountNames::default(),
+            quotas: ArcSwap::default(),
+            pace: ArcSwap::from_pointee(Pace::since(Micros(0))),
+        }
     }
 
     /// The same limits in a process whose clock started at `began`; without this, in 1970.
     #[must_use]
     pub fn since(self, began: Micros) -> Self {
-        Limits { began, ..self }
+        Limits { pace: ArcSwap::from_pointee(Pace::since(began)), ..self }
     }
 
-    /// What the store's clock says at `now`. Memory has none of its own: it goes by the process's, which nobody sets.
+    /// What the store's clock says at `now`. Memory has none of its own: it goes by the process's, after the wall clock.
     #[must_use]
     #[inline]
     pub fn time(&self, now: Nanos) -> Micros {
-        self.began.later(now)
+        self.pace.load().time(now)
+    }
+
+    /// How time goes now.
+    #[must_use]
+    pub fn pace(&self) -> Pace {
+        **self.pace.load()
+    }
+
+    /// Has time go so from now on.
+    pub fn go_by(&self, pace: Pace) {
+        self.pace.store(Arc::new(pace));
     }
 
     /// Checks all `demands`, and takes all of them or none. Where it could not be told, nothing was taken.
@@ -216,6 +240,55 @@ impl Limits {
     pub async fn look(&self, demands: &[Demand], now: Nanos) -> Option<Vec<Standing>> {
         match &self.store {
             Store::Memory(memory) => memory.look(demands, self.time(now)),
+        }
+    }
+
+    /// Notes what an account is called.
+    pub fn note(&self, account: AccountKey, name: AccountName) {
+        self.names.note(account, name, |account| self.has(account));
+    }
+
+    /// Whether there is such an account.
+    #[must_use]
+    pub fn has(&self, account: AccountKey) -> bool {
+        match &self.store {
+            Store::Memory(memory) => memory.has(account),
+        }
+    }
+
+    /// The accounts behind `after` in the order of pages, `most` at most; with `among`, those of them that are there.
+    #[must_use]
+    pub fn page(&self, after: Option<AccountKey>, most: usize, among: Option<Vec<AccountKey>>) -> Vec<AccountKey> {
+        match (&self.store, among) {
+            (Store::Memory(memory), None) => memory.page(after, most),
+            (Store::Memory(memory), Some(among)) => memory.page_among(after, most, among),
+        }
+    }
+
+    /// The cells of an account that `quota` knows, and where each stands; `None` where there is no such account.
+    #[must_use]
+    pub fn account(
+        &self,
+        account: AccountKey,
+        quota: impl Fn(CellId) -> Option<Quota>,
+        now: Nanos,
+    ) -> Option<Vec<Stands>> {
+        match &self.store {
+            Store::Memory(memory) => memory.account(account, quota, self.time(now)),
+        }
+    }
+
+    /// Changes those of `cells` that an account has, all at once; `None` where there is no such account.
+    #[must_use]
+    pub fn change(
+        &self,
+        account: AccountKey,
+        cells: &[(CellId, Quota)],
+        change: Change,
+        now: Nanos,
+    ) -> Option<Vec<Changed>> {
+        match &self.store {
+            Store::Memory(memory) => memory.change(account, cells, change, self.time(now)),
         }
     }
 

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use tiergate::args::{Command, Token, unknown_variables};
 use tiergate::printable::{masked, printable};
-use tiergate::{app, check, explain, tally, token};
+use tiergate::{accounts, app, check, explain, tally, token};
 
 /// Costs a fifth less CPU per Check than the system's allocator. Without huge pages (`no_thp`): with them, each byte of
 /// a message that a peer only promises took up to 2 MiB, and a thousand such messages 1.2 GiB.
@@ -25,8 +25,10 @@ fn main() -> ExitCode {
         let slips = unknown_variables().into_iter().filter(|variable| variable.meant.is_some());
         slips.for_each(|variable| drop(writeln!(io::stderr(), "tiergate: {variable}")));
     }
-    let failure =
-        if matches!(command, Command::Check(_) | Command::Explain(_) | Command::Usage(_)) { NO_ANSWER } else { USAGE };
+    let failure = match command {
+        Command::Check(_) | Command::Explain(_) | Command::Usage(_) | Command::Limits(_) => NO_ANSWER,
+        Command::Serve(_) | Command::Token(_) => USAGE,
+    };
     match run(command) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -46,6 +48,7 @@ fn run(command: Command) -> Result<bool, Box<dyn Error>> {
         Command::Check(args) => check::run(args, out)?,
         Command::Explain(args) => explain::run(&args, out)?,
         Command::Usage(args) => tally::run(&args, out, &mut io::stderr())?,
+        Command::Limits(args) => accounts::run(&args, out, &mut io::stderr())?,
         Command::Token(Token::Keys(args)) => token::keys(&args, out).map(|()| true)?,
         Command::Token(Token::Create(args)) => token::create(&args, out).map(|()| true)?,
     })

@@ -71,6 +71,9 @@ pub struct Metrics {
     tier_gone: Counter,
     unlimited: Counter,
     accounts_full: Counter,
+    /// Steps of the wall clock.
+    pub clock_steps: Counter,
+    limit_changes: Family<ActionLabel, Counter>,
     /// Of what the policy names.
     named: Families,
     series: ArcSwap<Series>,
@@ -93,6 +96,11 @@ struct ShadowLabels {
     /// What is in shadow: `process` or `policy`.
     by: &'static str,
     reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
+struct ActionLabel {
+    action: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
@@ -158,6 +166,8 @@ impl Metrics {
             tier_gone: Counter::default(),
             unlimited: Counter::default(),
             accounts_full: Counter::default(),
+            clock_steps: Counter::default(),
+            limit_changes: of_actions(),
             series: ArcSwap::from_pointee(named.of(&Policy::default(), None)),
             named,
             shadow: Gauge::default(),
@@ -184,6 +194,8 @@ impl Metrics {
         register(r, "tiergate_requests_without_limit", self.unlimited.clone());
         register(r, "tiergate_requests_of_gone_tier", self.tier_gone.clone());
         register(r, "tiergate_requests_without_room", self.accounts_full.clone());
+        register(r, "tiergate_clock_steps", self.clock_steps.clone());
+        register(r, "tiergate_limit_changes", self.limit_changes.clone());
         register(r, "tiergate_shadow", self.shadow.clone());
         self.snapshot.register(r);
         register(r, "tiergate_limit_accounts", self.accounts.clone());
@@ -202,6 +214,11 @@ impl Metrics {
     /// Notes whether the process is in shadow.
     pub fn in_shadow(&self, shadow: bool) {
         self.shadow.set(i64::from(shadow));
+    }
+
+    /// Counts what an operator changed of an account: `reset` or `grant`.
+    pub fn limits_changed(&self, action: &'static str) {
+        self.limit_changes.get(&ActionLabel { action }).inc();
     }
 
     /// Counts a decision that took `elapsed`, and tells of parts of limits that it has reached.
@@ -305,6 +322,15 @@ impl Metrics {
             PageFormat::Text => page::to_text(&page),
         }
     }
+}
+
+/// Those of all actions are there from the start, so that a rate over them has a beginning.
+fn of_actions() -> Family<ActionLabel, Counter> {
+    let changes = Family::default();
+    for action in ["grant", "reset"] {
+        changes.get(&ActionLabel { action });
+    }
+    changes
 }
 
 /// Counts `which` of `all`, each of which has one of the `counters`.

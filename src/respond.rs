@@ -19,6 +19,7 @@ use serde_json::json;
 use tonic::Code as GrpcCode;
 
 pub use self::rate_limit::rate_limit_response;
+pub use self::shown::RateBody;
 
 use crate::cache::AnswerSource;
 use crate::denial::{Class, Code, Denial};

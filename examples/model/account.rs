@@ -3,6 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::json;
@@ -12,12 +13,18 @@ use crate::manner::Told;
 
 /// A file with a line for each answer, or none.
 #[derive(Clone, Default)]
-pub struct Account(Option<Arc<Mutex<File>>>);
+pub struct Account {
+    file: Option<Arc<Mutex<File>>>,
+    /// Answers that have begun and are not over.
+    running: Arc<AtomicU64>,
+}
 
 /// One answer. Its line is written when it is dropped: at its end, or when nobody takes it any more.
 pub struct Entry {
     account: Account,
     id: String,
+    /// How many answers ran when it began, with itself.
+    running: u64,
     dialect: &'static str,
     stream: bool,
     status: u16,
@@ -39,7 +46,7 @@ pub struct Entry {
 impl Account {
     pub fn open(path: Option<&Path>) -> std::io::Result<Self> {
         let file = path.map(|path| OpenOptions::new().create(true).append(true).open(path)).transpose()?;
-        Ok(Account(file.map(|file| Arc::new(Mutex::new(file)))))
+        Ok(Account { file: file.map(|file| Arc::new(Mutex::new(file))), ..Account::default() })
     }
 
     /// An answer of this status, of which nothing was sent yet. An error that tells no usage has none.
@@ -49,6 +56,7 @@ impl Account {
         Entry {
             account: self.clone(),
             id: id.to_owned(),
+            running: self.running.fetch_add(1, Ordering::SeqCst) + 1,
             dialect: asked.api.name(),
             stream: asked.stream,
             status,
@@ -75,9 +83,11 @@ impl Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        let Some(file) = &self.account.0 else { return };
+        self.account.running.fetch_sub(1, Ordering::SeqCst);
+        let Some(file) = &self.account.file else { return };
         let line = json!({
             "x-request-id": self.id,
+            "running": self.running,
             "dialect": self.dialect,
             "stream": self.stream,
             "status": self.status,

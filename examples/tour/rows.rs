@@ -76,6 +76,9 @@ pub fn rows(by: &Tokens) -> Vec<Row> {
         Row::chat("mona (enterprise)", "lab/atlas", "the third, of another user").bearer(&by.mona),
         Row::chat("mona (enterprise)", "lab/atlas", "the fourth: her own limit has 49 left").bearer(&by.mona).refused(429, "TG-LIMIT-REQUESTS").holds(says_when_to_retry).quoted(),
 
+        Row::chat("ivan (enterprise)", "lab/nova", "60 tokens of the lab's 100 a month").bearer(&by.ivan).sixty_tokens(false),
+        Row::chat("mona (enterprise)", "lab/nova", "60 more, of another user: not this month").bearer(&by.mona).sixty_tokens(false).after_usage().refused(429, "TG-LIMIT-TOKENS").holds(says_not_to_retry).quoted(),
+
         Row::chat("carol (free)", "llm/granite", "60 tokens of 100 in 1m, JSON").bearer(&by.carol).sixty_tokens(false),
         Row::chat("carol (free)", "llm/granite", "60 more of the 40 that are left").bearer(&by.carol).sixty_tokens(false).after_usage().refused(429, "TG-LIMIT-TOKENS").holds(says_when_to_retry),
         Row::chat("dave (free)", "llm/granite", "60 tokens of 100 in 1m, SSE").bearer(&by.dave).sixty_tokens(true).holds(streams_usage),
@@ -215,6 +218,13 @@ fn says_when_to_retry(response: &Response) -> Option<String> {
         Some(Ok(1..)) => None,
         _ => Some("no Retry-After in seconds".to_owned()),
     }
+}
+
+/// OpenAI's clients give up at once.
+fn says_not_to_retry(response: &Response) -> Option<String> {
+    let says_so = response.header("x-should-retry").is_some_and(|header| header == "false");
+    (!says_so || !response.body.contains("\"insufficient_quota\""))
+        .then(|| "it does not say not to try again".to_owned())
 }
 
 fn all_requests_are_used(response: &Response) -> Option<String> {

@@ -10,10 +10,11 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::health::PATIENCE;
+use crate::clock::Clock;
 use crate::listen::admin::{self, AdminPages};
 use crate::listen::http::{self, Pages};
 use crate::listen::{Acceptor, Services, Workers, bind};
-use crate::metrics::{Port, PortMetrics};
+use crate::metrics::Port;
 use crate::settings::{DrainSettings, ListenSettings};
 
 /// The sockets that are listened on.
@@ -103,14 +104,16 @@ async fn join(workers: Workers, patience: Duration) {
 
 impl PageServers {
     /// Serves `pages`, and those of the admin port where there is one.
-    pub(super) fn start(http: TcpListener, admin: Option<Socket>, pages: Pages, ports: &PortMetrics) -> Self {
+    pub(super) fn start(http: TcpListener, admin: Option<Socket>, pages: Pages, clock: Clock) -> Self {
+        let ports = pages.metrics.ports.clone();
         let (close, closed) = watch::channel(false);
         let mut served = JoinSet::new();
         if let Some(Socket { listener, address }) = admin {
-            let router = admin::router(AdminPages { gate: Arc::clone(&pages.gate) }, address);
+            let (gate, metrics) = (Arc::clone(&pages.gate), Arc::clone(&pages.metrics));
+            let router = admin::router(AdminPages { gate, metrics, clock }, address);
             served.spawn(http::serve(listener, Port::Admin, router, ports.clone(), closed.clone()));
         }
-        served.spawn(http::serve(http, Port::Http, http::router(pages), ports.clone(), closed));
+        served.spawn(http::serve(http, Port::Http, http::router(pages), ports, closed));
         PageServers { served, close }
     }
 

@@ -80,6 +80,24 @@ pub(super) fn address_or_off(text: &str) -> Result<Admin, String> {
     address.map(|address| Admin(Some(address)))
 }
 
+/// Where the admin port of a serving process is.
+pub(super) fn admin_url(text: &str) -> Result<String, String> {
+    let authority = text.strip_prefix("http://").map(|rest| rest.strip_suffix('/').unwrap_or(rest));
+    let is_authority = |text: &str| {
+        let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+        let is_port = port.is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+        is_port && text.bytes().all(|byte| byte.is_ascii_graphic() && !b"/?#@".contains(&byte))
+    };
+    let why = "has to be a URL such as http://127.0.0.1:8081";
+    if authority.is_some_and(is_authority) { Ok(text.to_owned()) } else { Err(why.to_owned()) }
+}
+
+pub(super) fn account_id(text: &str) -> Result<String, String> {
+    let is_id = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let why = "has to be an account's id, 32 hexadecimal digits";
+    if is_id { Ok(text.to_owned()) } else { Err(why.to_owned()) }
+}
+
 pub(super) fn limits_path(text: &str) -> Result<LimitsPath, String> {
     LimitsPath::new(text).ok_or_else(|| "has to be a path such as /v1/limits, or off".to_owned())
 }

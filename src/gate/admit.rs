@@ -150,7 +150,8 @@ impl Deciding<'_> {
 
     /// Takes what the request costs, all of it or nothing.
     pub(super) async fn admit(&mut self, candidate: Candidate) -> Result<Grant, Denial> {
-        let Admission { outcome, standings, at } = self.gate.limits.admit(&candidate.demands, self.now).await;
+        let Admission { outcome, standings, at, is_new } = self.gate.limits.admit(&candidate.demands, self.now).await;
+        self.evidence.is_new_account = is_new;
         self.evidence.accounts_full = outcome == Outcome::Undecided(Undecided::Full);
         for (limit, standing) in self.evidence.limits.iter_mut().zip(standings) {
             limit.standing = Some(standing);

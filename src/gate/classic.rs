@@ -12,7 +12,7 @@ use super::{Candidate, Deciding, Evidence, Fallback, Gate, Grant, Handover, Shad
 use crate::denial::Denial;
 use crate::expression::{Object, Reference, Scope};
 use crate::gate::Facts;
-use crate::limit::{Cost, Demand, Outcome, Undecided};
+use crate::limit::{Cost, Demand, Limits, Outcome, Undecided};
 use crate::policy::{Attached, LimitSet, Policy, RoutePlan};
 use crate::request::{Request, Unset};
 
@@ -24,6 +24,16 @@ pub enum EnforceLimits {
     Check,
     /// ShouldRateLimit in the domain `tiergate`, which the gateway calls after Check (envoy/classic.yaml)
     Rls,
+}
+
+/// Puts what the limits of `policy` allow in force, and says what of it goes badly together with the second call.
+pub(super) fn put_in_force(limits: &Limits, policy: &Policy, enforced_by: EnforceLimits) {
+    let quotas = policy.quotas();
+    if enforced_by == EnforceLimits::Rls && quotas.count_calls() {
+        let line = "--enforce-limits rls: no report frees the places of limits of calls that run at once: each is taken for --max-call-time";
+        tracing::warn!(remedy = "let Check enforce them", "{line}");
+    }
+    limits.put_in_force(quotas);
 }
 
 // === impl Gate ===
@@ -42,7 +52,7 @@ impl Deciding<'_> {
     /// Takes what a request costs that is told by `facts`.
     pub(super) async fn take(&mut self, facts: &Facts) -> Result<Grant, Denial> {
         let candidate = self.told(facts)?;
-        self.admit(candidate).await
+        self.admit(candidate).await.inspect(|_| self.note_told(facts))
     }
 
     /// What the limits ask of the request.

@@ -117,6 +117,8 @@ pub struct Evidence {
     pub priced_by_model: bool,
     /// Whether no limit matched the caller.
     pub unlimited: bool,
+    /// Whether an account of the caller was not there before.
+    pub is_new_account: bool,
     /// Whether there was no room for the caller's account.
     pub accounts_full: bool,
     /// How long the stages took, of one request in sixteen.
@@ -221,6 +223,7 @@ impl Evidence {
             is_priced: false,
             priced_by_model: false,
             unlimited: false,
+            is_new_account: false,
             accounts_full: false,
             stage_times: timed.then(|| Box::new(StageTimes { last: Instant::now(), taken: SmallVec::new() })),
         }

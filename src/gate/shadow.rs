@@ -111,6 +111,7 @@ impl Deciding<'_> {
             return None;
         }
         let admission = self.gate.limits.admit(&candidate.shadow, self.now).await;
+        self.evidence.is_new_account |= admission.is_new;
         for (limit, standing) in self.evidence.shadow_limits.iter_mut().zip(&admission.standings) {
             limit.standing = Some(*standing);
         }

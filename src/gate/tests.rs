@@ -1,3 +1,4 @@
+mod accounts;
 mod cost;
 mod deployed;
 mod language;

@@ -51,6 +51,14 @@ pub(super) trait Counter {
     fn room(&self, quota: &Quota) -> u64;
     /// Gives back what of `hits` has not been paid for since they were charged; how many that are.
     fn give_back(&mut self, quota: &Quota, hits: u64, charge: Charge, now: Micros) -> u64;
+    /// Forgets what was used, whoever's it is: what was held before gives nothing back.
+    fn reset(&mut self, quota: &Quota, now: Micros);
+    /// Gives back so many hits, or all that are used, whoever's they are.
+    fn grant(&mut self, quota: &Quota, hits: u64, now: Micros) {
+        // As of the last that was charged, just now: of it nothing was paid for.
+        let charge = Charge { mark: self.mark(), minted: now };
+        self.give_back(quota, hits, charge, now);
+    }
     /// Ends a debt after so many windows; whether it was longer.
     fn bound_debt(&mut self, quota: &Quota, windows: u32, now: Micros) -> bool;
     /// Whether forgetting it at `now` changes nothing.
@@ -175,6 +183,16 @@ impl Cell {
         each!(self, counter => Counter::give_back(counter, quota, hits, charge, now))
     }
 
+    /// Forgets what was used, whoever's it is: what was held before gives nothing back; after [`Cell::advance`].
+    pub(super) fn reset(&mut self, quota: &Quota, now: Micros) {
+        each!(self, counter => Counter::reset(counter, quota, now));
+    }
+
+    /// Gives back so many hits, or all that are used, whoever's they are; after [`Cell::advance`].
+    pub(super) fn grant(&mut self, quota: &Quota, hits: u64, now: Micros) {
+        each!(self, counter => Counter::grant(counter, quota, hits, now));
+    }
+
     /// Ends a debt after so many windows; whether it was longer.
     pub fn bound_debt(&mut self, quota: &Quota, windows: u32, now: Micros) -> bool {
         each!(self, counter => Counter::bound_debt(counter, quota, windows, now))
@@ -282,6 +300,12 @@ impl Counter for Bucket {
         self.room(quota)
     }
 
+    fn reset(&mut self, quota: &Quota, now: Micros) {
+        *self = Bucket::fresh(quota);
+        // It is full now, so every hold of before has been paid for.
+        self.advance(quota, now);
+    }
+
     fn give_back(&mut self, quota: &Quota, hits: u64, charge: Charge, now: Micros) -> u64 {
         self.give_back(quota, hits, charge, now)
     }
@@ -328,6 +352,10 @@ impl Counter for Window {
 
     fn room(&self, _: &Quota) -> u64 {
         self.room()
+    }
+
+    fn reset(&mut self, _: &Quota, _: Micros) {
+        self.reset();
     }
 
     fn give_back(&mut self, _: &Quota, hits: u64, charge: Charge, _: Micros) -> u64 {

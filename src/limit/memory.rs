@@ -12,7 +12,10 @@ pub use self::copy::Copied;
 
 use self::account::{Account, Key};
 use super::settled::{Charged, Due, Report, Rise, Settled, Settlements};
-use super::{AccountKey, Admission, Cell, Demand, Instance, Outcome, Standing, Undecided, Verdict};
+use super::{
+    AccountKey, Admission, Cell, CellId, Change, Changed, Demand, Instance, Outcome, Quota, Standing, Stands,
+    Undecided, Verdict,
+};
 use crate::clock::Micros;
 use crate::hash::Unhashed;
 
@@ -118,7 +121,16 @@ impl Memory {
             admission.outcome = Outcome::Undecided(Undecided::Full);
             return;
         }
-        let cells = check(demands, now, |demand| shards.find(demand)?.cell(demand.cell), admission);
+        let mut is_new = false;
+        let find = |demand: &Demand| match shards.find(demand) {
+            Some(account) => account.cell(demand.cell),
+            None => {
+                is_new = true;
+                None
+            }
+        };
+        let cells = check(demands, now, find, admission);
+        admission.is_new = is_new && admission.admitted();
         if admission.admitted() {
             for (demand, Checked { cell, .. }) in demands.iter().zip(cells) {
                 if let (true, Some(shard)) = (demand.cost.takes(), shards.shard(demand)) {
@@ -144,6 +156,73 @@ impl Memory {
         }
         standings.sort_unstable_by_key(|(at, _)| *at);
         Some(standings.into_iter().map(|(_, standing)| standing).collect())
+    }
+
+    /// Whether there is such an account.
+    #[must_use]
+    pub fn has(&self, account: AccountKey) -> bool {
+        self.shard_of(account).is_some_and(|shard| shard.lock().accounts.contains_key(&Key::from(account)))
+    }
+
+    /// See [`super::Limits::page`]. One shard is looked through after another, as many as it takes.
+    #[must_use]
+    pub fn page(&self, after: Option<AccountKey>, most: usize) -> Vec<AccountKey> {
+        let mut page = Vec::new();
+        for shard in self.shards.iter().skip(after.map_or(0, AccountKey::shard)) {
+            let mut found: Vec<AccountKey> = shard.lock().accounts.keys().copied().map(AccountKey::from).collect();
+            found.retain(|account| after.is_none_or(|after| after.place() < account.place()));
+            found.sort_unstable();
+            page.extend(found.into_iter().take(most - page.len()));
+            if page.len() >= most {
+                break;
+            }
+        }
+        page
+    }
+
+    /// Likewise, of those `among` which alone are looked for.
+    #[must_use]
+    pub fn page_among(&self, after: Option<AccountKey>, most: usize, mut among: Vec<AccountKey>) -> Vec<AccountKey> {
+        among.retain(|account| after.is_none_or(|after| after.place() < account.place()));
+        among.sort_unstable_by_key(|account| account.place());
+        among.into_iter().filter(|account| self.has(*account)).take(most).collect()
+    }
+
+    /// See [`super::Limits::account`].
+    #[must_use]
+    pub fn account(
+        &self,
+        account: AccountKey,
+        quota: impl Fn(CellId) -> Option<Quota>,
+        now: Micros,
+    ) -> Option<Vec<Stands>> {
+        let (cells, now) = {
+            let mut shard = self.shard_of(account)?.lock();
+            let now = shard.not_before_latest(now);
+            (shard.accounts.get(&Key::from(account))?.cells().to_vec(), now)
+        };
+        let stands = |(id, mut cell): (CellId, Cell)| {
+            let quota = quota(id)?;
+            cell.advance(&quota, now);
+            Some(Stands { cell: id, quota, standing: cell.shown(&quota, now) })
+        };
+        Some(cells.into_iter().filter_map(stands).collect())
+    }
+
+    /// See [`super::Limits::change`].
+    #[must_use]
+    pub fn change(
+        &self,
+        account: AccountKey,
+        cells: &[(CellId, Quota)],
+        change: Change,
+        now: Micros,
+    ) -> Option<Vec<Changed>> {
+        let mut shard = self.shard_of(account)?.lock();
+        let now = shard.not_before_latest(now);
+        shard.accounts.contains_key(&Key::from(account)).then(|| {
+            cells.iter().filter_map(|(cell, quota)| shard.change(account, (*cell, quota), change, now)).collect()
+        })
     }
 
     /// See [`super::Limits::settle`].
@@ -375,9 +454,26 @@ impl Shard {
             return;
         }
         let checks = check(demands, now, |_| None, admission);
+        admission.is_new = admission.admitted();
         if admission.admitted() && demands.iter().any(|demand| demand.cost.takes()) {
             self.account(key, now).put_taken(demands, &checks);
         }
+    }
+
+    /// Changes a cell that is there.
+    fn change(
+        &mut self,
+        key: AccountKey,
+        (id, quota): (CellId, &Quota),
+        change: Change,
+        now: Micros,
+    ) -> Option<Changed> {
+        let mut cell = self.accounts.get(&Key::from(key))?.cell(id)?;
+        cell.advance(quota, now);
+        let before = cell.shown(quota, now);
+        let cell = change.of(cell, quota, now);
+        self.account(key, now).put(id, cell);
+        Some(Changed { cell: id, before, after: cell.shown(quota, now) })
     }
 
     /// Whether the account is there, or may be.
@@ -455,6 +551,11 @@ impl AccountKey {
     pub(super) fn shard(self) -> usize {
         // The map takes its bits from the low half.
         (self.0 >> 64) as usize % SHARDS
+    }
+
+    /// Its place in the order of pages.
+    fn place(self) -> (usize, AccountKey) {
+        (self.shard(), self)
     }
 }
 

@@ -58,6 +58,12 @@ const KEPT: Duration = Duration::from_secs(24 * 3600);
 // === impl Quotas ===
 
 impl Quotas {
+    /// Whether one of them is of calls that run at once.
+    #[must_use]
+    pub fn count_calls(&self) -> bool {
+        self.0.values().any(|(rate, _)| rate.quota.algorithm == Algorithm::Concurrency)
+    }
+
     pub(super) fn get(&self, cell: CellId) -> Option<&Rate> {
         self.0.get(&cell).map(|(rate, _)| rate)
     }

@@ -20,14 +20,18 @@ pub struct Running {
     slot: u32,
     /// How long a slot is, in milliseconds; 0 before the first call.
     length: u32,
+    /// How often that was changed, or all places were freed.
+    changes: u16,
 }
 
 /// How far ahead a place may end. That of now, which has none, stands for the last one.
-const SLOTS: u64 = 22;
+const SLOTS: u64 = 21;
 /// A lease has so many slots: a place is taken somewhere within one, and has to outlast it.
 const LEASE: u64 = SLOTS - 1;
 /// Numbers of slots begin anew there: they fit a `u32`, and go round with the places.
 const TURN: u64 = SLOTS << 27;
+/// They are below it in bits, so a mark has room for more.
+const NUMBERS: u32 = 32;
 
 // === impl Running ===
 
@@ -39,6 +43,7 @@ impl Running {
     pub(super) fn write(&self, record: &mut Vec<u8>) {
         write_number(record, self.length.into());
         write_number(record, self.slot.into());
+        write_number(record, self.changes.into());
         for places in self.until {
             write_number(record, places.into());
         }
@@ -48,7 +53,8 @@ impl Running {
     pub(super) fn read(record: &mut Reading<'_>) -> Option<Self> {
         let length = u32::try_from(record.number()?).ok()?;
         let slot = u32::try_from(record.number()?).ok().filter(|slot| u64::from(*slot) < TURN)?;
-        let mut running = Running { length, slot, ..Running::default() };
+        let changes = u16::try_from(record.number()?).ok()?;
+        let mut running = Running { length, slot, changes, ..Running::default() };
         for places in &mut running.until {
             *places = u16::try_from(record.number()?).ok()?;
         }
@@ -101,7 +107,7 @@ impl Counter for Running {
         self.pass(now);
         if self.length != length {
             let used = self.used(now);
-            *self = Running { length, ..Running::default() };
+            *self = Running { length, changes: self.changes.wrapping_add(1), ..Running::default() };
             self.pass(now);
             self.charge(quota, used, now);
         }
@@ -135,7 +141,7 @@ impl Counter for Running {
 
     /// The slot in which a place is taken.
     fn mark(&self) -> Micros {
-        Micros(u64::from(self.slot))
+        Micros(u64::from(self.slot) | u64::from(self.changes) << NUMBERS)
     }
 
     fn room(&self, _: &Quota) -> u64 {
@@ -144,12 +150,32 @@ impl Counter for Running {
 
     /// Frees places, unless their lease has ended: then they are free already, or somebody else's.
     fn give_back(&mut self, _: &Quota, hits: u64, charge: Charge, _: Micros) -> u64 {
-        let since = (u64::from(self.slot) + TURN).saturating_sub(charge.mark.0) % TURN;
+        let (changes, taken) = (charge.mark.0 >> NUMBERS, charge.mark.0 & ((1 << NUMBERS) - 1));
+        if changes != u64::from(self.changes) || taken >= TURN {
+            return 0;
+        }
+        let since = (u64::from(self.slot) + TURN - taken) % TURN;
         let Some(slots) = SLOTS.checked_sub(since).filter(|slots| *slots > 0) else { return 0 };
         let Some(places) = self.ahead(slots) else { return 0 };
         let free = hits.min(u64::from(*places));
         *places -= free as u16;
         free
+    }
+
+    /// What runs ends later, and frees nobody's place then.
+    fn reset(&mut self, _: &Quota, _: Micros) {
+        (self.until, self.changes) = (Default::default(), self.changes.wrapping_add(1));
+    }
+
+    /// The places that are free soonest.
+    fn grant(&mut self, _: &Quota, hits: u64, _: Micros) {
+        let mut left = hits;
+        for slots in 1..=SLOTS {
+            let Some(places) = self.ahead(slots) else { continue };
+            let free = left.min(u64::from(*places));
+            *places -= free as u16;
+            left -= free;
+        }
     }
 
     /// There is none: what runs ends.

@@ -199,6 +199,20 @@ impl Counter for Sliding {
         back
     }
 
+    /// As if the limit had been changed.
+    fn reset(&mut self, _: &Quota, _: Micros) {
+        (self.used, self.before, self.changes) = (0, 0, self.changes.wrapping_add(1));
+    }
+
+    /// First of the window of now, whose hits count whole.
+    fn grant(&mut self, _: &Quota, hits: u64, now: Micros) {
+        let of_now = hits.min(self.used);
+        self.used -= of_now;
+        let weight = self.weight(now).max(1);
+        let of_before = u128::from(hits - of_now) * u128::from(PARTS) / u128::from(weight);
+        self.before = self.before.saturating_sub(u64::try_from(of_before).unwrap_or(u64::MAX));
+    }
+
     fn bound_debt(&mut self, quota: &Quota, windows: u32, _: Micros) -> bool {
         if !quota.carries_debt {
             return false;

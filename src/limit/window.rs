@@ -107,6 +107,11 @@ impl Window {
         back
     }
 
+    /// Forgets what was used. What was held before gives nothing back, as if the limit had been changed.
+    pub(super) fn reset(&mut self) {
+        (self.used, self.changes) = (0, self.changes.wrapping_add(1));
+    }
+
     /// How many hits can be charged so that the counter is exact.
     #[must_use]
     pub fn room(&self) -> u64 {

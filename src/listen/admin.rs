@@ -1,7 +1,9 @@
-//! The admin port: what tells about callers, and later what changes state. It is on loopback unless told otherwise.
+//! The admin port: what tells about callers, and what changes state. It is on loopback unless told otherwise.
 //!
 //! Loopback alone keeps nobody out who can make a browser of this host ask: a page's own name can be made to lead to 127.0.0.1
 //! (DNS rebinding), and then the page reads what is answered. Its requests have that name as their host.
+
+mod limits;
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
@@ -17,9 +19,11 @@ use axum::routing::get;
 use serde_json::json;
 
 use super::http::in_time;
+use crate::clock::Clock;
 use crate::denial::Code;
 use crate::explain::Trace;
 use crate::gate::{Gate, Recent, Record};
+use crate::metrics::Metrics;
 use crate::printable::printable_line;
 use crate::process::decision_id;
 use crate::respond::parse_decision_id;
@@ -28,6 +32,8 @@ use crate::respond::parse_decision_id;
 #[derive(Clone, Debug)]
 pub struct AdminPages {
     pub gate: Arc<Gate>,
+    pub metrics: Arc<Metrics>,
+    pub clock: Clock,
 }
 
 /// The routes, for a listener at `address`. On loopback only requests to a name of loopback are answered; whoever listens
@@ -36,6 +42,7 @@ pub fn router(pages: AdminPages, address: SocketAddr) -> Router {
     let router = Router::new()
         .route("/explain", get(list))
         .route("/explain/{id}", get(explain))
+        .merge(limits::routes())
         .layer(axum::middleware::from_fn(in_time))
         .with_state(pages);
     match address.ip().to_canonical().is_loopback() {

@@ -102,6 +102,13 @@ pub const FAMILIES: &[Description] = &[
         "Requests that would have been refused, or undecided, were it not for --shadow or a policy's annotation",
         "nothing: look at it before shadow ends",
     ),
+    counter(
+        "tiergate_limit_changes",
+        "changes",
+        &[("action", "`grant`, `reset`")],
+        "Accounts that somebody changed by hand, on the admin port or by `tiergate limits`; the log has who and why",
+        "more than your runbook explains",
+    ),
     gauge(
         "tiergate_shadow",
         "0 or 1",
@@ -391,6 +398,13 @@ pub const FAMILIES: &[Description] = &[
         "lines",
         &[],
         "Lines of the log that were dropped, since whoever reads it is too slow",
+        "above 0",
+    ),
+    counter(
+        "tiergate_clock_steps",
+        "steps",
+        &[],
+        "Steps of the wall clock by a second or more: forward, once the time of limits has followed, or back",
         "above 0",
     ),
     gauge(

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{Style, whole_seconds};
 use crate::denial::Denial;
 use crate::gate::{Evidence, Shown, ShownRate};
-use crate::limit::{Standing, Verdict};
+use crate::limit::{Quota, Standing, Verdict};
 use crate::rules::LimitKind;
 
 /// The body: who asks, and each rate.
@@ -15,16 +15,18 @@ use crate::rules::LimitKind;
 struct Body<'a> {
     user: Option<&'a str>,
     tier: Option<&'a str>,
-    limits: Vec<Rate<'a>>,
+    limits: Vec<RateBody<'a>>,
     /// Where there are more than are shown.
     #[serde(skip_serializing_if = "Option::is_none")]
     truncated: Option<bool>,
 }
 
-#[derive(Serialize)]
-struct Rate<'a> {
+/// One rate of a limit, as callers and operators are shown it.
+#[derive(Debug, Serialize)]
+pub struct RateBody<'a> {
     name: &'a str,
-    counts: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    counts: Option<&'static str>,
     algorithm: &'static str,
     limit: u64,
     window_seconds: Seconds,
@@ -33,7 +35,7 @@ struct Rate<'a> {
 }
 
 /// Where a rate stands, or why that is not known.
-#[derive(Serialize)]
+#[derive(Debug, Serialize)]
 #[serde(untagged)]
 enum State {
     Known {
@@ -49,7 +51,7 @@ enum State {
 }
 
 /// A number of seconds, a whole one where it is one.
-#[derive(Serialize)]
+#[derive(Debug, Serialize)]
 #[serde(untagged)]
 enum Seconds {
     Whole(u64),
@@ -57,32 +59,31 @@ enum Seconds {
 }
 
 /// The body of the answer to who asks for their limits.
-pub(super) fn body(shown: &Shown, evidence: &Evidence, style: Style) -> String {
-    let limits = shown.rates.iter().map(|rate| Rate::of(rate, style)).collect();
+pub(super) fn body<'a>(shown: &'a Shown, evidence: &'a Evidence, style: Style) -> String {
+    let rate = |rate: &'a ShownRate| {
+        let standing = rate.standing.as_ref().map_err(|denial| told(denial, style));
+        RateBody::new(&rate.limit, Some(rate.kind), &rate.quota, standing)
+    };
+    let limits = shown.rates.iter().map(rate).collect();
     let (user, tier) = (evidence.user.as_deref(), evidence.tier.as_deref());
     let body = Body { user, tier, limits, truncated: shown.truncated.then_some(true) };
     // Texts and numbers become JSON whatever they are.
     serde_json::to_string(&body).unwrap_or_default()
 }
 
-// === impl Rate ===
+// === impl RateBody ===
 
-impl<'a> Rate<'a> {
-    fn of(ShownRate { limit, kind, quota, standing }: &'a ShownRate, style: Style) -> Self {
-        Rate {
-            name: limit,
-            counts: match kind {
-                LimitKind::Requests => "requests",
-                LimitKind::Tokens => "tokens",
-            },
-            algorithm: quota.algorithm().name(),
-            limit: quota.limit(),
-            window_seconds: Seconds::from(quota.window()),
-            state: match standing {
-                Ok(standing) => State::from(standing),
-                Err(denial) => State::Untold { error: told(denial, style) },
-            },
-        }
+impl<'a> RateBody<'a> {
+    /// A rate of the limit `name`, that stands so or of which that is not known.
+    #[must_use]
+    pub fn new(name: &'a str, kind: Option<LimitKind>, quota: &Quota, standing: Result<&Standing, String>) -> Self {
+        let counts = kind.map(|kind| match kind {
+            LimitKind::Requests => "requests",
+            LimitKind::Tokens => "tokens",
+        });
+        let (algorithm, limit, window_seconds) = (quota.algorithm().name(), quota.limit(), quota.window().into());
+        let state = standing.map_or_else(|error| State::Untold { error }, State::from);
+        RateBody { name, counts, algorithm, limit, window_seconds, state }
     }
 }
 

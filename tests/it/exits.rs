@@ -101,6 +101,17 @@ async fn stopped(signals: usize) -> i32 {
     tiergate.ended().await.0.code().unwrap()
 }
 
+/// The codes of `limits`, asked of a process that serves and of none.
+fn of_limits(serving: &Tiergate) -> [i32; 3] {
+    let runs =
+        [(&["list"][..], serving.admin.port()), (&["show", "nobody"], serving.admin.port()), (&["list"], free_port())];
+    runs.map(|(words, port)| {
+        let mut command = Command::new(TIERGATE);
+        let output = command.arg("limits").args(words).args(["--admin", &format!("http://127.0.0.1:{port}")]).output();
+        output.unwrap().status.code().unwrap()
+    })
+}
+
 #[tokio::test]
 async fn every_command_exits_as_it_is_documented() {
     let (folder, taken) = (Folder::new(), TcpListener::bind("127.0.0.1:0").unwrap());
@@ -112,12 +123,17 @@ async fn every_command_exits_as_it_is_documented() {
         assert_eq!(output.status.code(), Some(code), "{words:?}: {printed}");
         seen.insert((words[0].clone(), code));
     }
+    for code in of_limits(&Tiergate::start(&root("examples/manifests"), &[])) {
+        seen.insert(("limits".to_owned(), code));
+    }
     seen.insert(("serve".to_owned(), stopped(1).await));
     seen.insert(("serve".to_owned(), stopped(2).await));
     assert_eq!(seen, documented());
-    for words in [&["serve"][..], &["check"], &["explain"], &["usage"], &["token", "keys"], &["token", "create"]] {
+    let limits = ["list", "show", "reset", "grant"].map(|command| vec!["limits", command]);
+    let others = [&["serve"][..], &["check"], &["explain"], &["usage"], &["token", "keys"], &["token", "create"]];
+    for words in others.iter().map(|words| words.to_vec()).chain(limits) {
         let of_command: BTreeSet<i32> =
             seen.iter().filter(|(name, _)| name == words[0]).map(|(_, code)| *code).collect();
-        assert_eq!(helped(words), of_command, "{words:?}");
+        assert_eq!(helped(&words), of_command, "{words:?}");
     }
 }

@@ -9,6 +9,7 @@
 )]
 #![allow(clippy::too_many_lines, reason = "a scenario is told in order")]
 
+mod accounts;
 mod attributes;
 #[path = "../../benches/support.rs"]
 mod bench;
@@ -37,11 +38,13 @@ mod model;
 mod reload;
 mod restart;
 mod routes;
+mod running;
 mod scale;
 mod secrets;
 mod settings;
 mod shadow;
 mod shown;
+mod simulation;
 mod slips;
 mod support;
 mod team;

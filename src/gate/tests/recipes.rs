@@ -175,8 +175,9 @@ async fn a_team_has_a_budget_of_a_month_and_a_rate_a_minute() {
     let kitchen = Kitchen::by("A month's budget of a team, beside a rate a minute");
     assert_eq!(kitchen.ask(ADA, "qwen3", 130, 0.0).await, (120, "minute".to_owned()));
     assert_eq!(kitchen.ask(BEN, "granite", 1, 0.0).await, (0, "minute".to_owned()), "the team's");
-    for million in 1..=9 {
-        assert_eq!(kitchen.costs(BEN, "granite", 1_111_000, f64::from(million) * DAY).await, "");
+    // The first call is on the first of January 1970; the month ends an hour before that of UTC.
+    for day in 1..=9 {
+        assert_eq!(kitchen.costs(BEN, "granite", 1_111_000, f64::from(day) * DAY).await, "");
     }
     assert_eq!(kitchen.costs(ADA, "granite", 10, 20.0 * DAY).await, "month");
     let decision = kitchen.decide(BEN, "qwen3", 20.0 * DAY).await;

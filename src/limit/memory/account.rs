@@ -113,6 +113,11 @@ impl Account {
         Account { cells: Box::default(), is_noted: !is_copied }
     }
 
+    /// All of its cells.
+    pub(super) fn cells(&self) -> &[(CellId, Cell)] {
+        &self.cells
+    }
+
     /// Notes among the `changes` that it has changed, which it does once until it is copied.
     #[inline]
     pub(super) fn note(&mut self, key: AccountKey, changes: &mut Changes) {

@@ -280,3 +280,9 @@ proptest! {
         }
     }
 }
+
+/// Memory of a million callers is a million of these.
+#[test]
+fn a_cell_is_small_whatever_it_counts_by() {
+    assert!(size_of::<Cell>() <= 56, "{}", size_of::<Cell>());
+}

@@ -40,7 +40,7 @@ impl World {
 
     pub(super) fn ask(&mut self, cost: Cost, now: Duration) -> Option<Reserved> {
         let demand = Demand { cost, ..take(1, 1, self.quota) };
-        let Admission { outcome, standings, at } = self.memory.admit(&[demand], Micros::from(now));
+        let Admission { outcome, standings, at, .. } = self.memory.admit(&[demand], Micros::from(now));
         self.serial += 1;
         let (held, mark) = (standings[0].held(), standings[0].mark());
         let hold = Hold { account: AccountKey(1), cell: CellId(1), held, mark };
