@@ -115,7 +115,7 @@ fn simulate(kind: Algorithm, callers: u64) -> Told {
 
 /// The answer of a call is over.
 fn end(memory: &Memory, call: &Call, quota: Quota, now: Micros) {
-    let due = [Due { hold: call.hold, quota: Some(quota), used: 0, debt_windows: u32::MAX }];
+    let due = [Due { hold: call.hold, quota: Some(quota), used: 0, debt_windows: u32::MAX, watched: false }];
     let Call { serial, minted, .. } = *call;
     memory
         .settle(&Report { instance: Instance(1), serial, minted, quality: Quality::Final, tokens: 0, due: &due }, now);
