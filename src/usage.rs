@@ -308,13 +308,8 @@ impl Settlements {
                 self.forecasts.learn(calling, reservation.forecast, &report.usage, at);
             }
         }
-        let settlement = match said.quality {
-            Quality::Final if report.usage.tokens().is_none() => Settlement::NoUsage,
-            Quality::Final => Settlement::Settled(tokens),
-            Quality::Counted | Quality::Estimate => Settlement::Estimated(tokens),
-        };
         Charged {
-            settlement,
+            settlement: Settlement::of(said.quality, &report.usage, tokens),
             cut: Some(said.used.total).filter(|said| *said > tokens),
             cost_fault: dues.fault,
             charges: charges(&dues.due, before.as_ref()),
@@ -413,6 +408,15 @@ impl Settlement {
         Settlement::Late,
         Settlement::Unknown,
     ];
+
+    /// By a report of this quality, on which so many tokens were charged.
+    fn of(quality: Quality, usage: &Usage, tokens: u64) -> Self {
+        match quality {
+            Quality::Final if usage.tokens().is_none() => Settlement::NoUsage,
+            Quality::Final => Settlement::Settled(tokens),
+            Quality::Counted | Quality::Estimate => Settlement::Estimated(tokens),
+        }
+    }
 
     /// The metric label.
     #[must_use]

@@ -88,7 +88,7 @@ mod tests {
     /// Charges what a hold of `held` hits cost.
     fn settle(memory: &Memory, quota: Quota, held: Standing, used: u64, now: Micros) {
         let hold = Hold { account: ACCOUNT, cell: CELL, held: held.held(), mark: held.mark() };
-        let due = [Due { hold, quota: Some(quota), used, debt_windows: u32::MAX }];
+        let due = [Due { hold, quota: Some(quota), used, debt_windows: u32::MAX, watched: false }];
         let (instance, quality) = (Instance(1), Quality::Final);
         let report = Report { instance, serial: 0, minted: at(0), quality, tokens: used, due: &due };
         assert!(matches!(memory.settle(&report, now), Settled::Applied { .. }));

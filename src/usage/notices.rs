@@ -45,9 +45,12 @@ pub struct Caller<'a> {
 pub(super) struct Notices {
     family: Family<ReachedLabels, Counter>,
     /// Of those limits that have series of their own.
-    named: Arc<ArcSwap<HashSet<(LimitKind, Arc<str>)>>>,
+    named: Arc<ArcSwap<LimitSet>>,
     throttle: Arc<Mutex<Throttle>>,
 }
+
+/// Limits by their kinds and names.
+type LimitSet = HashSet<(LimitKind, Arc<str>)>;
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
 struct ReachedLabels {
@@ -123,7 +126,7 @@ impl Notices {
 
     /// Takes what a snapshot names: its limits have series, those with parts from now on; what is gone has none.
     pub(super) fn published(&self, watched: &[(LimitKind, Arc<str>, Arc<Notify>)]) {
-        let named: HashSet<_> = watched.iter().map(|(kind, limit, _)| (*kind, Arc::clone(limit))).collect();
+        let named: LimitSet = watched.iter().map(|(kind, limit, _)| (*kind, Arc::clone(limit))).collect();
         self.family.retain(|labels| {
             let of = |kind| named.contains(&(kind, format!("{}/{}", labels.policy, labels.limit).into()));
             labels.policy.is_empty()
