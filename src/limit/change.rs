@@ -116,8 +116,7 @@ mod tests {
 
     #[test]
     fn after_a_reset_nothing_is_used_and_what_runs_gives_nothing_back() {
-        // Places are taken without a name, so that those before a reset and after it are alike.
-        for algorithm in Algorithm::ALL.iter().filter(|algorithm| **algorithm != Algorithm::Concurrency) {
+        for algorithm in Algorithm::ALL {
             for (costs, left) in [(0, 50), (60, 50), (90, 80)] {
                 let (memory, quota) = (Memory::default(), quota(*algorithm));
                 let held = hold(&memory, quota, 60, at(0));
