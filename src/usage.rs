@@ -126,6 +126,8 @@ pub struct Charged {
     pub charges: SmallVec<[i64; 2]>,
     /// Whether a debt was cut at [`Bounds::debt_windows`].
     pub debt_cut: bool,
+    /// Whether the call ran longer than [`Bounds::call_time`], so that it was not counted any more among those that run.
+    pub overran: bool,
     /// What an earlier report said, which this one corrects.
     pub before: Option<u64>,
     /// How well it is known now what the answer cost.
@@ -291,8 +293,8 @@ impl Settlements {
                 limits.settle(&limit::Report { due: &dues.due, ..told }, now).await
             }
         };
-        let (before, debt_cut, rises) = match settled {
-            Settled::Applied { before, debt_cut, rises } => (before, debt_cut, rises),
+        let (before, debt_cut, rises, overran) = match settled {
+            Settled::Applied { before, debt_cut, rises, overran } => (before, debt_cut, rises, overran),
             Settled::Duplicate { conflicting: true } => return Settlement::Conflicting.into(),
             Settled::Duplicate { conflicting: false } => return Settlement::Duplicate.into(),
             Settled::Late => return Settlement::Late.into(),
@@ -314,9 +316,23 @@ impl Settlements {
             cost_fault: dues.fault,
             charges: charges(&dues.due, before.as_ref()),
             debt_cut,
+            overran,
             before: before.map(|before| before.tokens),
             quality: said.quality,
             reached: rises.iter().filter_map(|rise| answer.reached(rise)).collect(),
+        }
+    }
+
+    /// Has a call keep its place in limits of calls that run, which its gateway says that it does.
+    pub async fn renew(&self, limits: &Limits, reservation: &Reservation, now: Nanos) {
+        let Reservation { instance, serial, minted, .. } = *reservation;
+        if minted.saturating_add(self.bounds.settle_within) < limits.time(now) {
+            return;
+        }
+        let answer = Answer { limits, reservation, used: None, bounds: self.bounds };
+        if let Some(due) = answer.places() {
+            let running = limit::Report { instance, serial, minted, quality: Quality::Running, tokens: 0, due: &due };
+            let _ = limits.settle(&running, now).await;
         }
     }
 
@@ -366,6 +382,7 @@ impl From<Settlement> for Charged {
             cost_fault: None,
             charges: SmallVec::new(),
             debt_cut: false,
+            overran: false,
             before: None,
             quality: Quality::Final,
             reached: Vec::new(),
@@ -414,7 +431,7 @@ impl Settlement {
         match quality {
             Quality::Final if usage.tokens().is_none() => Settlement::NoUsage,
             Quality::Final => Settlement::Settled(tokens),
-            Quality::Counted | Quality::Estimate => Settlement::Estimated(tokens),
+            Quality::Counted | Quality::Estimate | Quality::Running => Settlement::Estimated(tokens),
         }
     }
 

@@ -11,7 +11,7 @@ pub use self::account::Accounts;
 pub use self::copy::Copied;
 
 use self::account::{Account, Key};
-use super::settled::{Charged, Due, Report, Rise, Settled, Settlements};
+use super::settled::{Charged, Due, Interim, Quality, Report, Rise, Settled, Settlements};
 use super::{
     AccountKey, Admission, Cell, CellId, Change, Changed, Demand, Instance, Outcome, Quota, Standing, Stands,
     Undecided, Verdict,
@@ -233,18 +233,39 @@ impl Memory {
             Ok(before) => before,
             Err(settled) => return settled,
         };
-        let (mut debt_cut, mut rises) = (false, Vec::new());
+        let (mut debt_cut, mut rises, mut overran) = (false, Vec::new(), false);
         let mut charged = SmallVec::new();
         for (at, due) in report.due.iter().enumerate() {
             let known = before.as_ref().and_then(|before| before.charged.get(at).copied());
             let known = known.unwrap_or_else(|| settlements.held(report, &due.hold));
+            if report.quality == Quality::Running {
+                charged.push(self.renew(due, known, report.minted, now));
+                continue;
+            }
             let corrected = self.correct(due, known, report.minted, now);
             debt_cut |= corrected.debt_cut;
+            overran |= due.counts_calls() && corrected.charged.hits > due.used;
             rises.extend(corrected.rise.map(|rise| Rise { at, ..rise }));
             charged.push(corrected.charged);
         }
         settlements.close(report, charged, now);
-        Settled::Applied { before: before.map(|before| before.said), debt_cut, rises }
+        Settled::Applied { before: before.and_then(Interim::told), debt_cut, rises, overran }
+    }
+
+    /// Has a call that runs keep its place; other holds stay as they are.
+    fn renew(&self, due: &Due, known: Charged, minted: Micros, now: Micros) -> Charged {
+        let (Some(quota), Some(shard)) = (&due.quota, self.shard_of(due.hold.account)) else { return known };
+        if !due.counts_calls() {
+            return known;
+        }
+        let mut shard = shard.lock();
+        let now = shard.not_before_latest(now);
+        let account = shard.account(due.hold.account, now);
+        let mut cell = account.cell(due.hold.cell).unwrap_or_else(|| Cell::fresh(quota));
+        cell.advance(quota, now);
+        let renewed = known.renewed(&mut cell, due, minted, now);
+        account.put(due.hold.cell, cell);
+        renewed
     }
 
     /// See [`super::Limits::refuses`].

@@ -69,7 +69,7 @@ impl Quotas {
     /// Whether one of them is of calls that run at once.
     #[must_use]
     pub fn count_calls(&self) -> bool {
-        self.0.values().any(|(rate, _)| rate.quota.algorithm == Algorithm::Concurrency)
+        self.0.values().any(|(rate, _)| rate.quota.counts_calls())
     }
 
     pub(super) fn get(&self, cell: CellId) -> Option<&Rate> {
@@ -203,6 +203,12 @@ impl Quota {
     #[must_use]
     pub fn algorithm(&self) -> Algorithm {
         self.algorithm
+    }
+
+    /// Whether it is of calls that run at once.
+    #[must_use]
+    pub fn counts_calls(&self) -> bool {
+        self.algorithm == Algorithm::Concurrency
     }
 
     /// Until when what is used is used, and what comes then: for people and programs.

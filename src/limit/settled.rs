@@ -25,6 +25,8 @@ pub struct Instance(pub u64);
 /// How well it is known what an answer cost; later ones are better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Quality {
+    /// None: the call runs still, and keeps its place among those that do. It is told as often as it is so.
+    Running,
     /// An estimate, from the bytes of the answer.
     Estimate,
     /// The usage so far, of an answer whose end was not seen.
@@ -94,6 +96,8 @@ pub enum Settled {
         debt_cut: bool,
         /// How use rose that is watched.
         rises: Vec<Rise>,
+        /// Whether the place of a call among those that run was free before the call was over.
+        overran: bool,
     },
     /// A report of this quality, or a better one, was applied before.
     Duplicate {
@@ -210,7 +214,9 @@ impl Settlements {
             let differs = said.is_some_and(|(serial, tokens)| *serial == report.serial && *tokens != report.tokens);
             return Err(Settled::Duplicate { conflicting: report.quality == Quality::Final && differs });
         }
+        let again = report.quality == Quality::Running;
         match known.interim.get(&report.serial) {
+            Some(interim) if interim.quality == report.quality && again => Ok(Some(interim.clone())),
             Some(interim) if interim.quality >= report.quality => {
                 let conflicting = interim.quality == report.quality && interim.said.tokens != report.tokens;
                 Err(Settled::Duplicate { conflicting })
@@ -228,10 +234,12 @@ impl Settlements {
             known.interim.insert(report.serial, interim);
             known.changes.interim(report.serial);
             if known.interim.len() > MAX_INTERIM
-                && let Some((oldest, _)) = known.interim.pop_first()
+                && let Some((oldest, interim)) = known.interim.pop_first()
             {
                 known.changes.interim(oldest);
-                known.set_final(oldest, now);
+                if interim.quality > Quality::Running {
+                    known.set_final(oldest, now);
+                }
             }
             return;
         }
@@ -257,8 +265,18 @@ impl Settlements {
         let Some(known) = self.instances.get(&instance) else { return all };
         let (low, high) = (first / PAGE, end / PAGE);
         let settled: u64 = known.pages.range(low..=high).map(|(number, page)| page.count(*number, first, end)).sum();
-        let interim = known.interim.range(first..end.max(first)).count() as u64;
+        let interim = known.interim.range(first..end.max(first));
+        let interim = interim.filter(|(_, interim)| interim.quality > Quality::Running).count() as u64;
         all.saturating_sub(settled).saturating_sub(interim)
+    }
+}
+
+// === impl Interim ===
+
+impl Interim {
+    /// What a report said that a better one corrects.
+    pub(super) fn told(self) -> Option<Earlier> {
+        (self.quality > Quality::Running).then_some(self.said)
     }
 }
 
@@ -331,6 +349,16 @@ impl Page {
     }
 }
 
+// === impl Due ===
+
+impl Due {
+    /// Whether it is of calls that run at once.
+    #[must_use]
+    pub fn counts_calls(&self) -> bool {
+        self.quota.is_some_and(|quota| quota.counts_calls())
+    }
+}
+
 // === impl Charged ===
 
 impl Charged {
@@ -365,6 +393,15 @@ impl Charged {
                 (Charged { hits: self.hits - back.min(less), extra: self.extra - of_extra, ..self }, false)
             }
         }
+    }
+
+    /// What is charged once `cell`, which has come to `now`, has it as taken just now.
+    pub(super) fn renewed(self, cell: &mut Cell, due: &Due, minted: Micros, now: Micros) -> Self {
+        let Some(quota) = &due.quota else { return self };
+        let _ = self.corrected(cell, &Due { used: 0, ..*due }, minted, now);
+        cell.charge(quota, due.used, now);
+        let at = Charge { mark: cell.mark(), minted: now };
+        Charged { hits: due.used, extra: due.used, at, ..self }.corrected_at(now)
     }
 
     /// So many more, as far as can be counted; they have a place of their own, until a better report takes them back.

@@ -132,6 +132,10 @@ async fn take_entry(rate_limit: &RateLimit, encoded: Bytes) {
     };
     match Entry::of(&entry) {
         Entry::Passed(why) => usage.pass(why),
+        Entry::Running { sealed } => {
+            usage.pass(Passed::Interim);
+            usage.renew(sealed, rate_limit.clock.now()).await;
+        }
         Entry::Report { sealed, report, wrong } => {
             if let Some(why) = wrong {
                 usage.pass_over(Channel::AccessLog, &why);

@@ -248,7 +248,7 @@ pub const FAMILIES: &[Description] = &[
         "reports",
         &[(
             "what",
-            "`answer` (more than --max-answer-tokens), `cost` (the cost of a limit has no value, or none that an answer can cost: docs/limits.md says what is charged), `debt` (more than --max-debt-windows), `number` (one that is none; the others count)",
+            "`answer` (more than --max-answer-tokens), `cost` (the cost of a limit has no value, or none that an answer can cost: docs/limits.md says what is charged), `debt` (more than --max-debt-windows), `lease` (the call ran longer than --max-call-time: it was not counted any more among those that run), `number` (one that is none; the others count)",
         )],
         "What usage reports said and was not taken as it was said",
         "above 0: a model or the gateway reports what cannot be, or a cost is wrong",

@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 
 use super::{Bounds, Hold, MAX_COST, ModelId, Reached, Reservation};
 use crate::expression::{CostError, EvalError, TokenCost, Used};
-use crate::limit::{Algorithm, Due, Limits, Quota, Rise};
+use crate::limit::{Due, Limits, Rise};
 use crate::rules::LimitKind;
 
 /// A limit that refuses nobody would gather debt for ever, and shut its callers out for as long once it is enforced.
@@ -54,6 +54,15 @@ impl Answer<'_> {
         dues
     }
 
+    /// What keeps the place of a call that runs, in each limit of such calls; `None` if there is none.
+    pub(super) fn places(&self) -> Option<SmallVec<[Due; 2]>> {
+        let Dues { mut due, .. } = self.dues();
+        for (due, hold) in due.iter_mut().zip(&self.reservation.holds) {
+            due.used = hold.of.held;
+        }
+        due.iter().any(Due::counts_calls).then_some(due)
+    }
+
     /// What is due to the cell of one. A request counts as the one that it is, whatever its limit allows now, but where the gateway
     /// refused it; a limit that is gone for long is not charged.
     fn due(&self, hold: &Hold, dues: &mut Dues) -> Due {
@@ -62,7 +71,7 @@ impl Answer<'_> {
         let watched = rate.as_ref().is_some_and(|rate| rate.notify.is_some());
         let (quota, used) = match (hold.kind, self.used) {
             // A call that is over does not run.
-            (LimitKind::Requests, _) if counts_calls(quota.as_ref()) => (quota, 0),
+            (LimitKind::Requests, _) if quota.is_some_and(|quota| quota.counts_calls()) => (quota, 0),
             // What it took is there, unless the process before lost it.
             (LimitKind::Requests, Some(_)) => (quota, hold.of.held),
             (LimitKind::Tokens, Some(used)) => {
@@ -112,11 +121,6 @@ impl Answer<'_> {
         let in_proportion = (u128::from(held) * u128::from(used.total)).div_ceil(u128::from(expected));
         u64::try_from(in_proportion).unwrap_or(MAX_COST).clamp(held, MAX_COST.max(held))
     }
-}
-
-/// Whether it is of calls that run at once.
-fn counts_calls(quota: Option<&Quota>) -> bool {
-    quota.is_some_and(|quota| quota.algorithm() == Algorithm::Concurrency)
 }
 
 // === impl Dues ===

@@ -49,6 +49,8 @@ pub enum Correction {
     Debt,
     /// An answer for which the cost of a limit has no value, or none that an answer can cost.
     Cost,
+    /// A call that ran longer than `--max-call-time`, and was not counted any more among those that run.
+    Lease,
 }
 
 /// An entry of an access log that is no report.
@@ -300,7 +302,8 @@ impl UsageMetrics {
 
 impl Correction {
     /// One of each.
-    pub const ALL: [Correction; 4] = [Correction::Number, Correction::Answer, Correction::Debt, Correction::Cost];
+    pub const ALL: [Correction; 5] =
+        [Correction::Number, Correction::Answer, Correction::Debt, Correction::Cost, Correction::Lease];
 
     /// The metric label.
     #[must_use]
@@ -310,6 +313,7 @@ impl Correction {
             Correction::Answer => "answer",
             Correction::Debt => "debt",
             Correction::Cost => "cost",
+            Correction::Lease => "lease",
         }
     }
 }

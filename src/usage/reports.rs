@@ -176,6 +176,13 @@ impl Reports {
         if has_line { line.correcting(&self.unsettled(reservation, Nanos(0))) } else { line }
     }
 
+    /// Takes word of a gateway that the call whose reservation is `sealed` runs still.
+    pub async fn renew(&self, sealed: &str, now: Nanos) {
+        if let Some(reservation) = self.sealer.open(sealed) {
+            self.settlements.renew(&self.limits, &reservation, now).await;
+        }
+    }
+
     /// Notes a report that nobody can read, and why.
     pub fn refuse(&self, channel: Channel, why: &str) {
         self.metrics.refused(channel);
@@ -215,6 +222,13 @@ impl Reports {
             self.warn(channel, |reports, channel| {
                 let line = "costs of limits have no value that an answer can cost, and something else is charged";
                 tracing::warn!(reports, channel, tier, %why, "{line}")
+            });
+        }
+        if charged.overran {
+            self.metrics.corrected(Correction::Lease);
+            self.warn(channel, |reports, channel| {
+                let line = "calls ran longer than --max-call-time, and were not counted any more among those that run";
+                tracing::warn!(reports, channel, tier, "{line}")
             });
         }
         if charged.debt_cut {

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::envoy::{Gateway, gateway};
-use crate::support::{Answer, Connection, Folder, PATIENCE, Tiergate, generous_manifests};
+use crate::envoy::{Gateway, gateway_by, shipped};
+use crate::support::{Answer, Connection, Folder, PATIENCE, Tiergate, generous_manifests, get};
 use crate::wire::{channel, check, check_request, http, outcome, premium};
 
 const PATH: &str = "/llm/granite/v1/chat/completions";
@@ -22,6 +22,11 @@ struct World {
 
 impl World {
     async fn start(flags: &[&str]) -> Self {
+        World::behind(&shipped("envoy/tiergate.yaml"), flags).await
+    }
+
+    /// Behind an Envoy with another configuration.
+    async fn behind(config: &str, flags: &[&str]) -> Self {
         let manifests = generous_manifests();
         let limits = std::fs::read_to_string(manifests.0.join("limits.yaml")).unwrap();
         let name = "  name: gateway-rate-limits\n";
@@ -30,7 +35,7 @@ impl World {
         let limits = limits.replacen(name, &annotated, 1).replacen("  limits:\n", &limit, 1);
         manifests.file("limits.yaml", &limits);
         let tiergate = Tiergate::start(&manifests.0, flags);
-        let gateway = gateway(tiergate.grpc).await;
+        let gateway = gateway_by(config, &[tiergate.grpc.port()]).await;
         World { tiergate, gateway, bearer: format!("Bearer {}", premium()), _manifests: manifests }
     }
 
@@ -170,4 +175,33 @@ async fn a_report_that_is_lost_gives_its_place_back_at_the_end_of_its_lease() {
     }
     let waited = started.elapsed();
     assert!(waited >= LEASE && waited < LEASE * 5, "{waited:?}, {asked} asked");
+}
+
+/// Sequence 54, on a real Envoy: it tells each second that calls run, which last longer than their lease.
+#[tokio::test]
+async fn a_call_that_its_gateway_says_runs_keeps_its_place_beyond_its_lease() {
+    const LEASE: Duration = Duration::from_secs(3);
+    let name = "stat_prefix: inference\n";
+    let telling = format!("{name}{:16}access_log_options: {{access_log_flush_interval: 1s}}\n", "");
+    let config = shipped("envoy/tiergate.yaml");
+    assert_eq!(config.matches(name).count(), 1);
+    let world = World::behind(&config.replace(name, &telling), &["--max-call-time", "3s"]).await;
+    let mut running = Vec::new();
+    for _ in 0..LIMIT {
+        let connection = world.begin(120, 100).await;
+        let head = begun(&connection).await;
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        running.push(connection);
+    }
+    let started = Instant::now();
+    while started.elapsed() < LEASE * 2 {
+        assert!(is_full(&world.call(1, 0).await), "after {:?}", started.elapsed());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    for connection in &mut running {
+        assert_eq!(connection.answer().await.status, 200);
+    }
+    world.until_free().await;
+    let page = get(world.tiergate.http, "/metrics").await.body;
+    assert!(page.contains("tiergate_usage_corrections_total{what=\"lease\"} 0\n"), "{page}");
 }

@@ -211,11 +211,12 @@ impl Quality {
             Quality::Estimate => 0,
             Quality::Counted => 1,
             Quality::Final => 2,
+            Quality::Running => 3,
         }
     }
 
     /// Of a report that a better one may still correct.
     fn of_code(code: u8) -> Option<Self> {
-        [Quality::Estimate, Quality::Counted].into_iter().find(|quality| quality.code() == code)
+        [Quality::Running, Quality::Estimate, Quality::Counted].into_iter().find(|quality| quality.code() == code)
     }
 }

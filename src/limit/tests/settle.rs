@@ -74,7 +74,7 @@ fn earlier(tokens: u64) -> Earlier {
     Earlier { tokens, used: [tokens].into_iter().collect() }
 }
 
-const APPLIED: Settled = Settled::Applied { before: None, debt_cut: false, rises: Vec::new() };
+const APPLIED: Settled = Settled::Applied { before: None, debt_cut: false, rises: Vec::new(), overran: false };
 
 fn fixed(limit: u64) -> Quota {
     Quota::new(limit, MINUTE).by(Algorithm::FixedWindow).carrying_debt()
@@ -237,7 +237,7 @@ fn a_correction_of_a_debt_that_was_cut_gives_back_what_was_charged() {
         let third = world.hold(50, Duration::ZERO).unwrap();
         world.settle(first, 500, Duration::ZERO);
         let settled = world.report(second, Quality::Estimate, 2_000_000, Duration::ZERO);
-        assert_eq!(settled, Settled::Applied { before: None, debt_cut: true, rises: Vec::new() });
+        assert_eq!(settled, Settled::Applied { before: None, debt_cut: true, rises: Vec::new(), overran: false });
         world.settle(second, 60, Duration::ZERO);
         let owed = world.standing(Duration::ZERO).reset();
         assert!(owed >= MINUTE * 6, "500 of another, 60 of this one, 50 held: {owed:?}");
@@ -347,7 +347,10 @@ fn what_an_estimate_added_is_given_back_first() {
     world.report(reserved, Quality::Estimate, 80, Duration::ZERO);
     assert_eq!(world.left(Duration::ZERO), 20);
     let settled = world.settle(reserved, 20, 12 * SECOND);
-    assert_eq!(settled, Settled::Applied { before: Some(earlier(80)), debt_cut: false, rises: Vec::new() });
+    assert_eq!(
+        settled,
+        Settled::Applied { before: Some(earlier(80)), debt_cut: false, rises: Vec::new(), overran: false }
+    );
     // The hold's 20 are paid after 12 s; of the other 60 nothing is.
     assert_eq!(world.left(12 * SECOND), 100);
 }
@@ -373,7 +376,7 @@ fn what_is_remembered_of_settlements_is_bounded_and_nothing_is_settled_twice() {
     assert_eq!(settle(first, Quality::Final), Settled::Duplicate { conflicting: false });
     assert_eq!(
         settle(first + 1, Quality::Final),
-        Settled::Applied { before: Some(earlier(0)), debt_cut: false, rises: Vec::new() }
+        Settled::Applied { before: Some(earlier(0)), debt_cut: false, rises: Vec::new(), overran: false }
     );
 }
 

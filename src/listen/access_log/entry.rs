@@ -17,6 +17,10 @@ use crate::usage::{MAX_HITS, Passed, Report, Usage};
 #[derive(Debug, PartialEq)]
 pub(super) enum Entry<'e> {
     Passed(Passed),
+    /// The request is not over; Envoy says so as often as its `access_log_flush_interval` has it.
+    Running {
+        sealed: &'e str,
+    },
     Report {
         sealed: &'e str,
         report: Report,
@@ -81,10 +85,11 @@ const BY_MODEL: &str = "via_upstream";
 impl<'e> Entry<'e> {
     pub(super) fn of(entry: &'e HttpAccessLogEntry) -> Self {
         let Some(common) = &entry.common_properties else { return Entry::Passed(Passed::Unreserved) };
-        if !is_of_the_end(common) {
-            return Entry::Passed(Passed::Interim);
-        }
         let metadata = common.metadata.as_ref();
+        if !is_of_the_end(common) {
+            let sealed = metadata.and_then(reservation).filter(|_| is_periodic(common));
+            return sealed.map_or(Entry::Passed(Passed::Interim), |sealed| Entry::Running { sealed });
+        }
         let Some((metadata, sealed)) = metadata.and_then(|metadata| Some((metadata, reservation(metadata)?))) else {
             return Entry::Passed(Passed::Unreserved);
         };
@@ -104,6 +109,10 @@ fn is_of_the_end(common: &AccessLogCommon) -> bool {
         Ok(AccessLogType::NotSet) => !is_interim,
         _ => false,
     }
+}
+
+fn is_periodic(common: &AccessLogCommon) -> bool {
+    AccessLogType::try_from(common.access_log_type) == Ok(AccessLogType::DownstreamPeriodic)
 }
 
 fn reservation(metadata: &Metadata) -> Option<&str> {

@@ -176,7 +176,7 @@ impl Line {
 impl From<limit::Quality> for Quality {
     fn from(quality: limit::Quality) -> Self {
         match quality {
-            limit::Quality::Estimate => Quality::Estimate,
+            limit::Quality::Running | limit::Quality::Estimate => Quality::Estimate,
             limit::Quality::Counted => Quality::Counted,
             limit::Quality::Final => Quality::Final,
         }

@@ -127,9 +127,11 @@ fn only_the_end_of_a_request_that_has_a_reservation_is_a_report() {
     for kind in [AccessLogType::DownstreamEnd, AccessLogType::NotSet] {
         assert!(matches!(Entry::of(&of(kind)), Entry::Report { .. }), "{kind:?}");
     }
-    for kind in [AccessLogType::DownstreamStart, AccessLogType::DownstreamPeriodic, AccessLogType::UpstreamEnd] {
+    for kind in [AccessLogType::DownstreamStart, AccessLogType::UpstreamEnd, AccessLogType::UpstreamPeriodic] {
         assert_eq!(Entry::of(&of(kind)), Entry::Passed(Passed::Interim), "{kind:?}");
     }
+    // It says that the call runs, and settles nothing.
+    assert_eq!(Entry::of(&of(AccessLogType::DownstreamPeriodic)), Entry::Running { sealed: "sealed" });
     let unknown = with(answered(&[]), |common| common.access_log_type = 99);
     assert_eq!(Entry::of(&unknown), Entry::Passed(Passed::Interim));
     #[expect(deprecated, reason = "older Envoys have nothing else")]
