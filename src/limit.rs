@@ -130,7 +130,8 @@ pub struct Admission {
     pub standings: SmallVec<[Standing; 2]>,
     /// When it was, on the store's clock.
     pub at: Micros,
-    /// Whether an account was not there before, of which something was taken or may be charged later.
+    /// Whether an account was not there before, of which something was taken or may be charged later; or was there from before the process,
+    /// so that nobody has told yet what it is called.
     pub is_new: bool,
 }
 

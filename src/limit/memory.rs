@@ -135,7 +135,9 @@ impl Memory {
         if admission.admitted() {
             for (demand, Checked { cell, .. }) in demands.iter().zip(cells) {
                 if let (true, Some(shard)) = (demand.cost.takes(), shards.shard(demand)) {
-                    shard.account(demand.account, now).put(demand.cell, cell);
+                    let account = shard.account(demand.account, now);
+                    account.put(demand.cell, cell);
+                    account.name(admission);
                 }
             }
         }
@@ -453,14 +455,14 @@ impl Shard {
                 let mut cell = *known;
                 let standing = cell.admit(demand, now);
                 *known = cell;
-                account.note(key, &mut self.changes);
                 admission.outcome = Outcome::of(standing.verdict == Verdict::Fits);
+                account.note_admitted(key, &mut self.changes, admission);
                 admission.standings.push(standing);
                 return;
             }
             account.admit(demands, now, admission);
             if admission.admitted() {
-                account.note(key, &mut self.changes);
+                account.note_admitted(key, &mut self.changes, admission);
             }
             return;
         }

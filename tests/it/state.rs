@@ -334,3 +334,22 @@ fn a_state_file_that_cannot_be_made_or_opened_ends_the_start() {
     let (code, told) = started(&manifests, Path::new("/proc/state"), &[]);
     assert_eq!(code, Some(64), "{told}");
 }
+
+/// What an account is called is not in the file; its next request tells it.
+#[tokio::test]
+async fn an_account_of_before_has_its_name_again_with_its_next_request() {
+    let (manifests, folder) = (countable(), Folder::new());
+    let (state, token) = (folder.0.join("state"), premium(&manifests.0));
+    for (before, calls) in [("", 1), ("(forgotten)", 2)] {
+        let tiergate = start(&manifests, &state, &[]);
+        let admin = format!("http://{}", tiergate.admin);
+        let list = || support::run(support::tiergate(&["limits", "list", "--admin"]).arg(&admin)).1;
+        assert!(list().contains(before) && !list().contains("jland-78028f6d"), "{}", list());
+        let connection = channel(&tiergate).await;
+        assert_eq!(call(&connection, &token).await.0, LIMIT - calls);
+        assert!(list().contains("jland-78028f6d") && !list().contains("(forgotten)"), "{}", list());
+        drop(connection);
+        tiergate.signal("TERM");
+        assert!(tiergate.ended().await.0.success());
+    }
+}

@@ -25,6 +25,8 @@ pub(super) struct Account {
     cells: Box<[(CellId, Cell)]>,
     /// Whether it is among the changes since the last copy; it is so from the start where no copies are made.
     pub(super) is_noted: bool,
+    /// Whether it was made by a request of this process, or one has come since: what a file gives back has no name for people.
+    is_named: bool,
 }
 
 /// Accounts of one shard, as records tell of them.
@@ -110,7 +112,7 @@ pub(super) fn write_gone(key: Key, records: &mut Vec<u8>) {
 impl Account {
     /// One without cells; with `is_copied`, of which copies are made.
     pub(super) fn new(is_copied: bool) -> Self {
-        Account { cells: Box::default(), is_noted: !is_copied }
+        Account { cells: Box::default(), is_noted: !is_copied, is_named: true }
     }
 
     /// All of its cells.
@@ -124,6 +126,22 @@ impl Account {
         if !self.is_noted {
             self.is_noted = true;
             changes.add(key.into());
+        }
+    }
+
+    /// Likewise, by a request that has its `admission`: the first of an account that a file gave back is told so.
+    #[inline]
+    pub(super) fn note_admitted(&mut self, key: AccountKey, changes: &mut Changes, admission: &mut Admission) {
+        if !(self.is_noted && self.is_named) {
+            self.note(key, changes);
+            self.name(admission);
+        }
+    }
+
+    /// Has the request tell what the account is called, if nobody has.
+    pub(super) fn name(&mut self, admission: &mut Admission) {
+        if admission.admitted() {
+            admission.is_new |= !std::mem::replace(&mut self.is_named, true);
         }
     }
 
@@ -223,7 +241,7 @@ impl Account {
         // As many as there are: a number alone takes no memory.
         let cells: Option<Box<[_]>> =
             (0..cells).map(|_| Some((CellId(records.word()?), Cell::read(records)?))).collect();
-        Some(Account { cells: cells?, is_noted: false })
+        Some(Account { cells: cells?, is_noted: false, is_named: false })
     }
 }
 

@@ -404,6 +404,30 @@ fn earlier_instances_are_known_for_a_day_and_of_too_many_the_last() {
     assert_eq!(told, earlier.len() + 1, "those that are known and the last one");
 }
 
+/// Names are not in the file.
+#[test]
+fn the_first_request_after_a_restart_tells_what_an_account_is_called() {
+    let mut world = World::new();
+    let demands = [1, 2].map(|number| holding(number, quota(0, 100), 10));
+    let told = |world: &mut World, demands: &[Demand], at| world.ask(demands, at).0.is_new;
+    let another = |demand: Demand| [demand, Demand { cell: CellId(7), ..demand }];
+    for (at, expected) in [(SECOND, true), (5 * SECOND, true)] {
+        // One cell of an account, two cells of another, and two accounts.
+        let third = [holding(3, quota(0, 100), 10), demands[0]];
+        for ask in [&demands[..1], &another(demands[1]), &third] {
+            assert_eq!(told(&mut world, ask, at), expected);
+            assert!(!told(&mut world, ask, at + 1), "once");
+        }
+        world.save(at + 2);
+        assert!(!told(&mut world, &demands[..1], at + 3), "nor again after a save");
+        world.save(at + 4);
+        world.restart(at + SECOND);
+    }
+    // Who is refused tells nothing.
+    let far = [Demand { cost: Cost::Take(1000), ..demands[0] }];
+    assert!(!told(&mut world, &far, 7 * SECOND) && told(&mut world, &demands[..1], 7 * SECOND));
+}
+
 #[test]
 fn an_entry_of_the_map_is_small() {
     assert_eq!(crate::limit::memory::entry_size(), 40);
