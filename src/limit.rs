@@ -130,7 +130,8 @@ pub struct Admission {
     pub standings: SmallVec<[Standing; 2]>,
     /// When it was, on the store's clock.
     pub at: Micros,
-    /// Whether an account was not there before, of which something was taken or may be charged later.
+    /// Whether an account was not there before, of which something was taken or may be charged later; or was left by an earlier process,
+    /// and its name may not be known.
     pub is_new: bool,
 }
 

@@ -135,7 +135,9 @@ impl Memory {
         if admission.admitted() {
             for (demand, Checked { cell, .. }) in demands.iter().zip(cells) {
                 if let (true, Some(shard)) = (demand.cost.takes(), shards.shard(demand)) {
-                    shard.account(demand.account, now).put(demand.cell, cell);
+                    let account = shard.account(demand.account, now);
+                    account.put(demand.cell, cell);
+                    admission.is_new |= account.takes_name();
                 }
             }
         }
@@ -432,14 +434,17 @@ impl Shard {
                 let mut cell = *known;
                 let standing = cell.admit(demand, now);
                 *known = cell;
-                account.note(key, &mut self.changes);
-                admission.outcome = Outcome::of(standing.verdict == Verdict::Fits);
+                let fits = standing.verdict == Verdict::Fits;
+                if account.note(key, &mut self.changes) && fits {
+                    admission.is_new = account.takes_name();
+                }
+                admission.outcome = Outcome::of(fits);
                 admission.standings.push(standing);
                 return;
             }
             account.admit(demands, now, admission);
-            if admission.admitted() {
-                account.note(key, &mut self.changes);
+            if admission.admitted() && account.note(key, &mut self.changes) {
+                admission.is_new = account.takes_name();
             }
             return;
         }

@@ -25,6 +25,8 @@ pub(super) struct Account {
     cells: Box<[(CellId, Cell)]>,
     /// Whether it is among the changes since the last copy; it is so from the start where no copies are made.
     pub(super) is_noted: bool,
+    /// Whether somebody was told that it is there, for its name: not of one that an earlier process has left.
+    is_named: bool,
 }
 
 /// Accounts of one shard, as records tell of them.
@@ -110,7 +112,7 @@ pub(super) fn write_gone(key: Key, records: &mut Vec<u8>) {
 impl Account {
     /// One without cells; with `is_copied`, of which copies are made.
     pub(super) fn new(is_copied: bool) -> Self {
-        Account { cells: Box::default(), is_noted: !is_copied }
+        Account { cells: Box::default(), is_noted: !is_copied, is_named: true }
     }
 
     /// All of its cells.
@@ -118,13 +120,21 @@ impl Account {
         &self.cells
     }
 
-    /// Notes among the `changes` that it has changed, which it does once until it is copied.
+    /// Notes among the `changes` that it has changed, which it does once until it is copied. Whether its name may be unknown: that is
+    /// looked at no more often.
     #[inline]
-    pub(super) fn note(&mut self, key: AccountKey, changes: &mut Changes) {
-        if !self.is_noted {
-            self.is_noted = true;
-            changes.add(key.into());
+    pub(super) fn note(&mut self, key: AccountKey, changes: &mut Changes) -> bool {
+        if self.is_noted {
+            return false;
         }
+        self.is_noted = true;
+        changes.add(key.into());
+        !self.is_named
+    }
+
+    /// Whether it had no name until now, when it is told.
+    pub(super) fn takes_name(&mut self) -> bool {
+        !std::mem::replace(&mut self.is_named, true)
     }
 
     /// Checks all demands, and takes all of them or none.
@@ -223,7 +233,7 @@ impl Account {
         // As many as there are: a number alone takes no memory.
         let cells: Option<Box<[_]>> =
             (0..cells).map(|_| Some((CellId(records.word()?), Cell::read(records)?))).collect();
-        Some(Account { cells: cells?, is_noted: false })
+        Some(Account { cells: cells?, is_noted: false, is_named: false })
     }
 }
 
