@@ -172,6 +172,26 @@ async fn a_browser_and_what_is_not_json_change_nothing() {
     assert_eq!(tiergate.metric("tiergate_limit_changes_total", "").await, 0);
 }
 
+/// The state file has no names.
+#[tokio::test]
+async fn an_account_that_outlives_a_restart_has_its_name_again_with_its_next_call() {
+    let folder = Folder::new();
+    let secret = folder.file("secret", "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE=\n");
+    let state = folder.0.join("state");
+    let [state, secret] = [&state, &secret].map(|path| path.to_str().unwrap());
+    let flags = ["--state", state, "--key-file", secret, "--token-admission", "positive", "--drain-delay", "0s"];
+    let before = demo(&flags);
+    assert_eq!(call(&before, ALICE, 2).await, [200, 200]);
+    before.signal("TERM");
+    assert!(before.ended().await.0.success());
+    let after = demo(&flags);
+    let listed = as_json(&after, &["list"]);
+    assert_eq!((&listed["accounts"][0]["values"], stands(&listed["accounts"][0])[0].1), (&Value::Null, 2));
+    assert_eq!(as_json(&after, &["list", ALICE])["accounts"].as_array().unwrap().len(), 1, "by all of its name");
+    assert_eq!(call(&after, ALICE, 1).await, [200]);
+    assert_eq!(as_json(&after, &["list", "alice"])["accounts"][0]["values"], json!([ALICE]));
+}
+
 /// By whatever a header may hold, and by more than a line can.
 #[tokio::test]
 async fn names_that_are_odd_are_shown_safely_and_found_exactly() {
