@@ -15,8 +15,9 @@ const REPORTED_WITHIN: Duration = Duration::from_secs(10);
 /// Counts what was let through, to know how many usage reports there must be.
 struct Usage {
     tiergate: SocketAddr,
-    settled_before: u64,
-    admitted: u64,
+    /// Reports that this tiergate has settled, less the answers that were let through by then.
+    settled_before: i64,
+    admitted: i64,
 }
 
 /// The columns that are known before anything is sent.
@@ -33,12 +34,17 @@ pub fn play(gate: &Gate, rows: &[Row], processes: &Processes) -> Result<bool> {
     widths.print(["who", "model", "what was sent", "status", "why"]);
     let mut failed = 0;
     for row in rows {
+        if row.after_restart {
+            usage.all_reported()?;
+            gate.restart(processes)?;
+            usage.settled_before = settled(gate.tiergate)? - usage.admitted;
+        }
         failed += u32::from(!as_it_should_be(&play_row(gate, row, &mut usage, &widths)));
         processes.check()?;
     }
     failed += u32::from(!as_it_should_be(&usage.all_reported()));
     println!("\n{} rows, {failed} not as they should be; {} answers charged", rows.len(), usage.admitted);
-    failed += u32::from(!as_it_should_be(&books::compare(gate, usage.admitted)));
+    failed += u32::from(!as_it_should_be(&books::compare(gate, usage.admitted.unsigned_abs())));
     Ok(failed == 0)
 }
 
@@ -59,7 +65,7 @@ fn play_row(gate: &Gate, row: &Row, usage: &mut Usage, widths: &Widths) -> Resul
             outcome = outcome.and_then(|()| usage.all_reported());
         }
         let response = row.send(gate)?;
-        usage.admitted += u64::from(response.status == 200 && !row.is_shown);
+        usage.admitted += i64::from(response.status == 200 && !row.is_shown);
         outcome = outcome.and_then(|()| row.judge(&response));
         last = Some(response);
     }
@@ -75,7 +81,7 @@ fn play_at_once(gate: &Gate, row: &Row, usage: &mut Usage, widths: &Widths) -> R
         threads.into_iter().map(|thread| thread.join().map_err(|_| "a thread panicked")?).collect()
     });
     let (passed, others): (Vec<_>, Vec<_>) = answers?.into_iter().partition(|response| response.status == 200);
-    usage.admitted += passed.len() as u64;
+    usage.admitted += passed.len() as i64;
     if let Some(response) = others.last() {
         row.print(response, row.times - 1, widths);
     }
@@ -86,13 +92,13 @@ fn play_at_once(gate: &Gate, row: &Row, usage: &mut Usage, widths: &Widths) -> R
 }
 
 /// How many answers tiergate has charged by a report: as it says, or by an estimate where it tells no usage.
-fn settled(tiergate: SocketAddr) -> Result<u64> {
+fn settled(tiergate: SocketAddr) -> Result<i64> {
     let metrics = Request::get("/metrics").send(tiergate)?.body;
     let results = ["result=\"settled\"} ", "result=\"estimated\"} "];
     // One for each channel.
     let of_name = metrics.lines().filter(|line| line.starts_with("tiergate_usage_reports_total{"));
     let values = of_name.filter_map(|line| results.iter().find_map(|result| line.split_once(result)));
-    values.map(|(_, value)| Ok(value.trim().parse::<u64>()?)).sum()
+    values.map(|(_, value)| Ok(value.trim().parse::<i64>()?)).sum()
 }
 
 // === impl Usage ===

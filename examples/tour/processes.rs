@@ -97,6 +97,20 @@ impl Processes {
         Ok(())
     }
 
+    /// Ends a server, and comes back when it is gone.
+    pub fn end(&self, name: &str) -> Result<()> {
+        let mut processes = self.lock();
+        let at = processes.iter().position(|process| process.name == name);
+        let mut process = processes.remove(at.ok_or_else(|| format!("{name} was not started"))?);
+        process.lifeline = None;
+        let status = process.shell.wait()?;
+        if !status.success() {
+            let Process { log, .. } = &process;
+            return Err(format!("{name} ended ({status}); the end of {}:\n{}", log.display(), tail(log)).into());
+        }
+        Ok(())
+    }
+
     /// Where to read what the servers said.
     pub fn logs(&self) -> String {
         self.lock().iter().fold("The logs:".to_owned(), |mut text, process| {

@@ -37,6 +37,8 @@ pub struct Row {
     pub is_shown: bool,
     /// Whether all usage so far must have been reported first.
     pub after_usage: bool,
+    /// Whether tiergate is started anew before it.
+    pub after_restart: bool,
     /// Whether the text of the answer is worth a line.
     pub quotes: bool,
 }
@@ -78,6 +80,7 @@ pub fn rows(by: &Tokens) -> Vec<Row> {
 
         Row::chat("ivan (enterprise)", "lab/nova", "60 tokens of the lab's 100 a month").bearer(&by.ivan).sixty_tokens(false),
         Row::chat("mona (enterprise)", "lab/nova", "60 more, of another user: not this month").bearer(&by.mona).sixty_tokens(false).after_usage().refused(429, "TG-LIMIT-TOKENS").holds(says_not_to_retry).quoted(),
+        Row::chat("mona (enterprise)", "lab/nova", "again, after tiergate was started anew").bearer(&by.mona).sixty_tokens(false).after_restart().refused(429, "TG-LIMIT-TOKENS").holds(says_not_to_retry),
 
         Row::chat("carol (free)", "llm/granite", "60 tokens of 100 in 1m, JSON").bearer(&by.carol).sixty_tokens(false),
         Row::chat("carol (free)", "llm/granite", "60 more of the 40 that are left").bearer(&by.carol).sixty_tokens(false).after_usage().refused(429, "TG-LIMIT-TOKENS").holds(says_when_to_retry),
@@ -130,6 +133,7 @@ impl Row {
             holds,
             is_shown: false,
             after_usage: false,
+            after_restart: false,
             quotes: false,
         }
     }
@@ -186,6 +190,11 @@ impl Row {
 
     fn after_usage(mut self) -> Self {
         self.after_usage = true;
+        self
+    }
+
+    fn after_restart(mut self) -> Self {
+        self.after_restart = true;
         self
     }
 

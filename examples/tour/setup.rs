@@ -22,6 +22,9 @@ pub struct Gate {
     pub account: PathBuf,
     /// Of who may do everything on the cluster, if there is one.
     pub kubeconfig: Option<PathBuf>,
+    /// How tiergate is started, and where it logs when it is started again.
+    serve: Command,
+    log: PathBuf,
 }
 
 /// Where everybody listens, each port free a moment ago.
@@ -96,7 +99,11 @@ pub fn start(args: &Args, processes: &Processes, scratch: &Path) -> Result<(Gate
     processes.await_ready("tiergate", || answers_ok(at.http, "/readyz"))?;
     processes.await_ready("Envoy", || answers_ok(at.admin, "/ready"))?;
     let (binary, kubeconfig) = (files.tiergate, source.kubeconfig());
-    Ok((Gate { envoy: at.envoy, tiergate: at.http, binary, usage_log, account, kubeconfig }, tokens))
+    let log = files.logs.join("tiergate-again.log");
+    Ok((
+        Gate { envoy: at.envoy, tiergate: at.http, binary, usage_log, account, kubeconfig, serve: tiergate, log },
+        tokens,
+    ))
 }
 
 fn start_cluster(files: &Files, manifests: &Path, scratch: &Path, processes: &Processes) -> Result<Cluster> {
@@ -111,6 +118,20 @@ fn read(file: &Path) -> Result<String> {
 
 fn answers_ok(address: SocketAddr, path: &str) -> bool {
     Request::get(path).send(address).is_ok_and(|response| response.status == 200)
+}
+
+// === impl Gate ===
+
+impl Gate {
+    /// Ends tiergate, starts it anew, and waits until Envoy reaches it.
+    pub fn restart(&self, processes: &Processes) -> Result<()> {
+        processes.end("tiergate")?;
+        processes.start("tiergate", &self.serve, &self.log)?;
+        processes.await_ready("tiergate", || answers_ok(self.tiergate, "/readyz"))?;
+        // Nobody, who is refused.
+        let is_reached = || Request::get("/v1/limits").send(self.envoy).is_ok_and(|response| response.status == 401);
+        processes.await_ready("Envoy", is_reached)
+    }
 }
 
 // === impl Addresses ===
