@@ -409,7 +409,7 @@ fn the_total_of_an_unsettled_call_is_in_tokens() {
 #[test]
 fn reports_of_one_call_at_one_moment_sum_to_what_it_cost_with_the_line_before_its_correction() {
     const CALLS: u64 = 2_000;
-    let world = World::new(Waits::default());
+    let world = World::with_room(Waits::default(), 4 * CALLS as usize);
     let seal = |decision| {
         let holds = [Hold { of: limit::Hold { held: 7, ..hold(1).of }, ..hold(1) }];
         let terms = Terms { is_call: true, decision: Some(decision), holds: &holds, ..Terms::default() };
