@@ -141,7 +141,10 @@ fn holding(account: u128, quota: Quota, want: u64) -> Demand {
 /// Every kind, each with a debt that is carried and with one that is not.
 fn quota(kind: usize, limit: u64) -> Quota {
     let algorithm = Algorithm::ALL[kind / 2 % Algorithm::ALL.len()];
-    let quota = Quota::new(limit, MINUTE).by(algorithm);
+    let quota = match algorithm {
+        Algorithm::Calendar => Quota::in_calendar(limit, Calendar::new(Unit::Day, "Europe/Berlin").unwrap()),
+        algorithm => Quota::new(limit, MINUTE).by(algorithm),
+    };
     if kind.is_multiple_of(2) { quota } else { quota.carrying_debt() }
 }
 
@@ -167,7 +170,7 @@ fn steps() -> impl Strategy<Value = Vec<(u64, Step)>> {
     let ask = ((1_u128..4, 1_u128..4), 1_u64..60, prop::sample::select(vec![100_u64, 100, 100, 40]))
         .prop_map(|(accounts, want, limit)| Step::Ask { accounts, want, limit });
     let report =
-        (0_usize..100, 0_usize..3, 0_u64..120).prop_map(|(call, quality, used)| Step::Report { call, quality, used });
+        (0_usize..100, 0_usize..4, 0_u64..120).prop_map(|(call, quality, used)| Step::Report { call, quality, used });
     let step = prop_oneof![4 => ask, 4 => report, 1 => Just(Step::Save), 2 => Just(Step::Restart)];
     prop::collection::vec((2_u64..20 * SECOND, step), 1..60)
 }
@@ -200,7 +203,7 @@ proptest! {
                 }
                 Step::Report { call, quality, used } => {
                     let Some([first, second]) = calls.get(call % calls.len().max(1)) else { continue };
-                    let quality = [Quality::Estimate, Quality::Counted, Quality::Final][quality];
+                    let quality = [Quality::Running, Quality::Estimate, Quality::Counted, Quality::Final][quality];
                     let expected = steady.report(first, quality, used, now);
                     let found = restarted.report(second, quality, used, now);
                     // Whether a report that comes again says another number is not known after a restart.
