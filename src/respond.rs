@@ -72,9 +72,11 @@ impl Style {
     /// How long it is worth to wait for a limit, by default. Some clients sleep through any `Retry-After`, however long.
     pub const RETRY_HINT: Duration = Duration::from_secs(60);
 
-    /// Whether waiting is in vain, or nearly so.
-    fn is_used_up(&self, denial: &Denial) -> bool {
-        denial.code.class() == Class::Limited && denial.retry_after.is_none_or(|wait| wait > self.retry_hint)
+    /// Whether waiting is in vain, or nearly so. Of calls that run nobody knows when one is over.
+    fn is_used_up(&self, denial: &Denial, evidence: &Evidence) -> bool {
+        let is_guess = || refusing(evidence).is_some_and(|(span, _)| span == Span::Running);
+        let is_vain = |wait| wait > self.retry_hint && !is_guess();
+        denial.code.class() == Class::Limited && denial.retry_after.is_none_or(is_vain)
     }
 }
 
@@ -172,7 +174,7 @@ fn denied(denial: &Denial, evidence: &Evidence, style: Style) -> DeniedHttpRespo
     let own = denial.deny_with.as_deref();
     let own_body = own.and_then(|own| own.body.as_ref());
     let mut headers = denied_headers(denial, evidence, own_body.is_some());
-    if style.is_used_up(denial) {
+    if style.is_used_up(denial, evidence) {
         headers.push(overwrite("x-should-retry", "false".to_owned()));
     }
     if let Some(own) = own {
@@ -224,7 +226,7 @@ fn challenge(denial: &Denial) -> String {
 /// The error object that OpenAI's clients read.
 fn body(denial: &Denial, evidence: &Evidence, style: Style) -> String {
     let (.., kind) = status(denial.code);
-    let used_up = style.is_used_up(denial);
+    let used_up = style.is_used_up(denial, evidence);
     let (kind, code) = if used_up { (INSUFFICIENT_QUOTA, INSUFFICIENT_QUOTA) } else { (kind, denial.code.as_str()) };
     let mut error = json!({
         "message": denial.message,

@@ -188,10 +188,16 @@ impl Deciding<'_> {
     /// them is not known.
     #[cold]
     fn guess_when_calls_end(&mut self) {
-        let usual = self.gate.forecasts.call_time(self.evidence.model);
+        let usual = self.usual_call_time();
         for limit in self.evidence.limits.iter_mut().filter(|limit| limit.span == Span::Running) {
             limit.standing = limit.standing.map(|standing| standing.guessing(usual));
         }
+    }
+
+    /// How long calls of the model that is asked for run, where that is known.
+    pub(super) fn usual_call_time(&self) -> Option<Duration> {
+        let model = self.evidence.permit.model.as_deref().map_or(ModelId::NONE, ModelId::of);
+        self.gate.forecasts.call_time(model)
     }
 
     /// What the usage report gives back, so that what `demands`, and those in `shadow`, took at that time becomes what the answer cost.

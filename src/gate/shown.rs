@@ -4,6 +4,7 @@
 //! nothing is taken from them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::admit::undecided;
 use super::present::Presented;
@@ -116,7 +117,8 @@ impl Deciding<'_> {
         let demands: Vec<Demand> = asked.iter().filter_map(|rate| rate.demand.as_ref().ok()).copied().collect();
         let standings = self.gate.limits.look(&demands, self.now).await;
         let mut standings = standings.ok_or_else(|| undecided(Undecided::NoAnswer))?.into_iter();
-        let rates = asked.into_iter().map(|rate| rate.standing_at(&mut standings)).collect();
+        let usual = self.usual_call_time();
+        let rates = asked.into_iter().map(|rate| rate.standing_at(&mut standings, usual)).collect();
         Ok(Grant { shown: Some(Box::new(Shown { rates, truncated })), ..Grant::default() })
     }
 }
@@ -181,10 +183,12 @@ impl<'p> Place<'p, '_> {
 // === impl Asked ===
 
 impl Asked<'_> {
-    /// The rate as it stands, which is the next of the `standings` where it could be asked.
-    fn standing_at(self, standings: &mut impl Iterator<Item = Standing>) -> ShownRate {
+    /// The rate as it stands, which is the next of the `standings` where it could be asked. Of calls that run, which usually take so
+    /// long, it is guessed when one is over.
+    fn standing_at(self, standings: &mut impl Iterator<Item = Standing>, usual: Option<Duration>) -> ShownRate {
         let Asked { limit, quota, demand } = self;
         let standing = demand.and_then(|_| standings.next().ok_or_else(|| undecided(Undecided::NoAnswer)));
+        let standing = standing.map(|standing| if quota.counts_calls() { standing.guessing(usual) } else { standing });
         ShownRate { limit: Arc::clone(&limit.name), kind: limit.kind, quota, standing }
     }
 }

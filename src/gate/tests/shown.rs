@@ -366,6 +366,12 @@ async fn what_a_limit_is_for_is_told_in_its_own_terms() {
     assert_eq!(field("time_zone"), [Value::Null, json!("Europe/Berlin"), Value::Null, Value::Null]);
     assert_eq!(field("algorithm"), ["token-bucket", "calendar", "concurrency", "sliding-window"].map(Value::from));
     assert_eq!((field("used"), field("left")), (vec![json!(1); 4], vec![json!(4); 4]));
+    for _ in 0..4 {
+        assert_eq!(code(&ada(Call::path("/v1/chat/completions")), &gate).await, None);
+    }
+    let all = shown(&ada(Call::get(ROOT)), &gate).await;
+    // Five run, each for the ten seconds that a call is taken to run: a guess, as a refusal has it.
+    assert_eq!(all["limits"][2]["retry_after_seconds"], json!(2), "{all:#}");
     let key = gate.account_of(&["ada".to_owned()]);
     let ChangeOutcome::Done { changed, .. } = gate.change(key, None, crate::limit::Change::Reset, Nanos(0)) else {
         panic!("it is there")

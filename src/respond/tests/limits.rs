@@ -125,6 +125,18 @@ fn who_would_wait_in_vain_is_told_not_to() {
     }
 }
 
+/// A guess says nothing for sure; a limit of no call at all does.
+#[test]
+fn who_waits_for_a_call_that_runs_may_try_again() {
+    for (retry_after, header) in [(Some(seconds(900.0)), None), (None, Some("false"))] {
+        let running = limit(LimitKind::Requests, 4, 0, seconds(900.0), Verdict::Exceeds(retry_after));
+        let running = LimitEvidence { span: Span::Running, ..running };
+        let denial = Denial { retry_after, ..Denial::new(Code::LimitRequests, "no") };
+        let answer = refuse(denial, with_limits([running]), TERSE);
+        assert_eq!(answer.headers.get("x-should-retry").map(String::as_str), header, "{retry_after:?}");
+    }
+}
+
 #[test]
 fn a_refusal_that_no_limit_made_says_nothing_of_trying_again() {
     for code in Code::ALL.iter().filter(|code| code.class() != Class::Limited) {
