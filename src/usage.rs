@@ -266,6 +266,7 @@ impl Settlements {
     pub async fn settle(&self, limits: &Limits, reservation: &Reservation, report: &Report, now: Nanos) -> Charged {
         let at = limits.time(now);
         if reservation.minted.saturating_add(self.bounds.settle_within) < at {
+            self.free_places(limits, reservation, now).await;
             return Settlement::Late.into();
         }
         let said = self.said(reservation, report);
@@ -299,7 +300,7 @@ impl Settlements {
             Settled::Duplicate { conflicting: false } => return Settlement::Duplicate.into(),
             Settled::Late => return Settlement::Late.into(),
         };
-        if before.is_none() && !report.unsent {
+        if before.is_none() && reservation.is_call && !report.unsent && !report.has_failed() {
             let time = Duration::from_micros(at.0.saturating_sub(reservation.minted.0));
             self.forecasts.ran(reservation.model, time, at);
         }
@@ -326,14 +327,27 @@ impl Settlements {
     /// Has a call keep its place in limits of calls that run, which its gateway says that it does.
     pub async fn renew(&self, limits: &Limits, reservation: &Reservation, now: Nanos) {
         let Reservation { instance, serial, minted, .. } = *reservation;
-        if minted.saturating_add(self.bounds.settle_within) < limits.time(now) {
-            return;
-        }
         let answer = Answer { limits, reservation, used: None, bounds: self.bounds };
         if let Some(due) = answer.places() {
             let running = limit::Report { instance, serial, minted, quality: Quality::Running, tokens: 0, due: &due };
             let _ = limits.settle(&running, now).await;
         }
+    }
+
+    /// Frees the places of a call that is over, whatever else of its report comes too late.
+    #[cold]
+    async fn free_places(&self, limits: &Limits, reservation: &Reservation, now: Nanos) {
+        let Reservation { instance, serial, minted, .. } = *reservation;
+        let answer = Answer { limits, reservation, used: None, bounds: self.bounds };
+        let Some(mut due) = answer.places() else { return };
+        for due in &mut due {
+            match due.counts_calls() {
+                true => due.used = 0,
+                false => due.quota = None,
+            }
+        }
+        let over = limit::Report { instance, serial, minted, quality: Quality::Final, tokens: 0, due: &due };
+        let _ = limits.settle(&over, now).await;
     }
 
     /// What the answer cost, and how well that is known.

@@ -86,7 +86,8 @@ impl Follower {
     /// The pace from now on, as the wall clock says `wall`; and what is to be told, if anything is. To be called about once a second.
     pub fn look(&mut self, now: Nanos, wall: Micros) -> (Pace, Option<Stepped>) {
         let time = self.pace.time(now);
-        let off = i64::try_from(i128::from(wall.0) - i128::from(time.0)).unwrap_or(i64::MAX);
+        let furthest = if wall < time { i64::MIN } else { i64::MAX };
+        let off = i64::try_from(i128::from(wall.0) - i128::from(time.0)).unwrap_or(furthest);
         let (at, per_mille, stepped) = match off {
             STEP.. => self.ahead(now, off, time, wall),
             _ if off <= -STEP => {
@@ -103,16 +104,16 @@ impl Follower {
     }
 
     fn ahead(&mut self, now: Nanos, off: i64, time: Micros, wall: Micros) -> (Micros, u64, Option<Stepped>) {
-        let since = match self.state {
-            State::Ahead { since, by } if by.abs_diff(off) < STEP.unsigned_abs() => since,
+        let (since, by) = match self.state {
+            State::Ahead { since, by } if by.abs_diff(off) < STEP.unsigned_abs() => (since, by),
             // It is not where it was, or has just come to be there.
-            _ => now,
+            _ => (now, off),
         };
         if now >= since.saturating_add(BELIEVED) {
             self.state = State::Agreed;
             return (wall, 1_000, Some(Stepped::Forward(Duration::from_micros(off.unsigned_abs()))));
         }
-        self.state = State::Ahead { since, by: off };
+        self.state = State::Ahead { since, by };
         (time, 1_000, None)
     }
 
@@ -171,9 +172,11 @@ mod tests {
         // Forth and back, over midnight: nothing stands for long enough.
         let (offs, told) = lived(|second| if second % 10 < 8 { DAY } else { 0 }, 300);
         assert!(told.is_empty() && offs.iter().all(|off| *off == 0));
-        // It goes on being set.
-        let (_, told) = lived(|second| i64::try_from(second).unwrap() * 2_000_000, 100);
-        assert!(told.is_empty());
+        // It goes on being set, or gains.
+        for gained in [2_000_000, 900_000] {
+            let (_, told) = lived(|second| i64::try_from(second).unwrap() * gained, 100);
+            assert!(told.is_empty(), "{gained}: {told:?}");
+        }
     }
 
     #[test]
@@ -198,9 +201,12 @@ mod tests {
     #[test]
     fn any_wall_clock_is_borne() {
         let mut follower = Follower::new(Pace::since(Micros(u64::MAX - 5)));
-        for wall in [0, u64::MAX, 1 << 62, 5] {
-            let (pace, _) = follower.look(Nanos(u64::MAX / 2), Micros(wall));
-            assert!(pace.time(Nanos(u64::MAX)) >= pace.time(Nanos(0)));
+        let (mut now, mut last) = (Nanos(0), Micros(0));
+        for wall in [0, u64::MAX, 1 << 62, 5].into_iter().flat_map(|wall| [wall; 15]) {
+            now = now.saturating_add(Duration::from_secs(1));
+            let (pace, _) = follower.look(now, Micros(wall));
+            assert!(pace.time(now) >= last, "{wall}");
+            last = pace.time(now);
         }
     }
 }

@@ -144,16 +144,19 @@ impl Cell {
         }
     }
 
-    /// The same use, counted by the algorithm of `quota`.
+    /// The same use, counted by the algorithm of `quota`; none, where either counts calls that run.
     #[cold]
     fn converted(self, quota: &Quota, now: Micros) -> Self {
         let mut before = self;
         before.pass(quota, now);
         let mut cell = Cell::fresh(quota);
         cell.pass(quota, now);
+        // Hits that were used are no calls that run, nor the other way round.
+        let are_calls = |algorithm| algorithm == Algorithm::Concurrency;
+        let is_kept = are_calls(before.algorithm()) == are_calls(quota.algorithm);
         match before.used(now) {
-            0 => {}
-            used => cell.charge(quota, used, now),
+            used @ 1.. if is_kept => cell.charge(quota, used, now),
+            _ => {}
         }
         cell
     }

@@ -246,7 +246,8 @@ impl Memory {
             }
             let corrected = self.correct(due, known, report.minted, now);
             debt_cut |= corrected.debt_cut;
-            overran |= due.counts_calls() && corrected.charged.hits > due.used;
+            let taken = if known.extra > 0 { known.at.minted } else { report.minted };
+            overran |= corrected.charged.hits > due.used && due.has_ended(taken, now);
             rises.extend(corrected.rise.map(|rise| Rise { at, ..rise }));
             charged.push(corrected.charged);
         }
@@ -337,7 +338,10 @@ impl Memory {
     /// behind goes although no new account comes. [`Memory::TURNS`] turns in a row see every shard.
     pub fn sweep(&self, turn: usize, now: Micros) {
         for shard in self.shards.iter().skip(turn % Self::TURNS).step_by(Self::TURNS) {
-            shard.lock().sweep(now);
+            let mut shard = shard.lock();
+            // A request may have come since: a cell that is looked at from before its own time says anything.
+            let now = shard.not_before_latest(now);
+            shard.sweep(now);
         }
     }
 

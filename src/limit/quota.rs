@@ -232,7 +232,11 @@ impl Quota {
             (_, None) => 0,
             (None, Some(since)) => 1 + since / self.window,
             (Some(calendar), Some(_)) => {
-                u64::try_from(calendar.number(now) - calendar.number(end)).unwrap_or(0).saturating_add(1)
+                let number = calendar.number(end);
+                // Of another zone's windows the last may have ended within one of this, which has not.
+                let is_whole = calendar.start(number) == end;
+                let ended = u64::try_from(calendar.number(now) - number).unwrap_or(0) + u64::from(is_whole);
+                ended.max(1)
             }
         }
     }

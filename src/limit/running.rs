@@ -75,6 +75,10 @@ impl Running {
     fn pass(&mut self, now: Micros) {
         let slot = now.0 / self.microseconds() % TURN;
         let passed = (slot + TURN - u64::from(self.slot)) % TURN;
+        // A moment of before, as it were: nothing has passed since.
+        if passed > TURN / 2 {
+            return;
+        }
         for _ in 0..passed.min(SLOTS) {
             self.slot = ((u64::from(self.slot) + 1) % TURN) as u32;
             self.ahead(0).map(std::mem::take);
@@ -91,6 +95,18 @@ impl Running {
     fn taken(&self) -> impl DoubleEndedIterator<Item = u64> {
         let places = |slots: u64| self.until.get(((u64::from(self.slot) + slots) % SLOTS) as usize);
         (1..=SLOTS).filter(move |slots| places(*slots).is_some_and(|places| *places > 0))
+    }
+
+    /// Frees so many places, or all that are taken, those first that end first; how many that are.
+    fn free(&mut self, hits: u64) -> u64 {
+        let mut left = hits;
+        for slots in 1..=SLOTS {
+            let Some(places) = self.ahead(slots) else { continue };
+            let free = left.min(u64::from(*places));
+            *places -= free as u16;
+            left -= free;
+        }
+        hits - left
     }
 
     /// When the slot begins that is so many after that of now, in microseconds from `now`.
@@ -149,8 +165,12 @@ impl Counter for Running {
     }
 
     /// Frees places, unless their lease has ended: then they are free already, or somebody else's.
-    fn give_back(&mut self, _: &Quota, hits: u64, charge: Charge, _: Micros) -> u64 {
+    /// One of a lease of another length has one of those that end first: they were all taken then.
+    fn give_back(&mut self, quota: &Quota, hits: u64, charge: Charge, now: Micros) -> u64 {
         let (changes, taken) = (charge.mark.0 >> NUMBERS, charge.mark.0 & ((1 << NUMBERS) - 1));
+        if changes + 1 == u64::from(self.changes) && now.0.saturating_sub(charge.minted.0) < quota.window {
+            return self.free(hits);
+        }
         if changes != u64::from(self.changes) || taken >= TURN {
             return 0;
         }
@@ -162,20 +182,14 @@ impl Counter for Running {
         free
     }
 
-    /// What runs ends later, and frees nobody's place then.
+    /// What runs ends later, and frees nobody's place then: it is of no lease that is known, nor of the one before.
     fn reset(&mut self, _: &Quota, _: Micros) {
-        (self.until, self.changes) = (Default::default(), self.changes.wrapping_add(1));
+        (self.until, self.changes) = (Default::default(), self.changes.wrapping_add(2));
     }
 
     /// The places that are free soonest.
     fn grant(&mut self, _: &Quota, hits: u64, _: Micros) {
-        let mut left = hits;
-        for slots in 1..=SLOTS {
-            let Some(places) = self.ahead(slots) else { continue };
-            let free = left.min(u64::from(*places));
-            *places -= free as u16;
-            left -= free;
-        }
+        self.free(hits);
     }
 
     /// There is none: what runs ends.
@@ -186,6 +200,8 @@ impl Counter for Running {
     fn is_idle(&self, now: Micros) -> bool {
         let mut then = *self;
         then.pass(now);
-        then.used(now) == 0
+        // A cell that is made anew would take marks of before a reset for its own.
+        let is_remembered = self.changes > 1 && now.0 / self.microseconds() < u64::from(self.slot) + SLOTS;
+        then.used(now) == 0 && !is_remembered
     }
 }

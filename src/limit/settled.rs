@@ -352,6 +352,11 @@ impl Page {
 // === impl Due ===
 
 impl Due {
+    /// Whether it is of calls that run at once, and the lease of one that took its place then is over.
+    pub(super) fn has_ended(&self, taken: Micros, now: Micros) -> bool {
+        self.quota.is_some_and(|quota| quota.counts_calls() && now.0.saturating_sub(taken.0) >= quota.window)
+    }
+
     /// Whether it is of calls that run at once.
     #[must_use]
     pub fn counts_calls(&self) -> bool {

@@ -57,7 +57,8 @@ impl Sliding {
         (self.before, self.used) = match ended {
             0 => return,
             _ if carries_debt => self.carried(ended),
-            1 => (self.used, 0),
+            // What is beyond the limit is forgotten with its window.
+            1 => (self.used.min(self.limit), 0),
             _ => (0, 0),
         };
         self.number = number;
@@ -227,6 +228,8 @@ impl Counter for Sliding {
         let mut then = *self;
         // Whether debts are carried is not known here: as long as they might be, they are.
         then.roll(number, true);
-        (then.used, then.before) == (0, 0)
+        // A cell that is made anew would take marks of before a reset for its own.
+        let is_remembered = self.changes > 1 && number < self.number.saturating_add(2);
+        (then.used, then.before) == (0, 0) && !is_remembered
     }
 }

@@ -53,15 +53,13 @@ impl Window {
             return;
         }
         // Of a limit of nothing one hit comes back in a window, so that what was used ends some day.
-        let passed = match quota.calendar {
-            Some(_) => quota.ended(self.end, now),
-            // By the windows that it was counted in, which may be others.
-            None => self.passed(now),
-        };
+        // By the windows that it was counted in, which may be others than those of now.
+        let of_calendar = quota.calendar.is_some() && self.window == quota.window;
+        let passed = if of_calendar { quota.ended(self.end, now) } else { self.passed(now) };
         self.used = self.used.saturating_sub(self.limit.max(1).saturating_mul(passed));
-        self.end = match quota.calendar {
-            Some(_) => quota.end_after(self.end, passed),
-            None => Micros(self.end.0.saturating_add(passed.saturating_mul(self.window))),
+        self.end = match of_calendar {
+            true => quota.end_of(now),
+            false => Micros(self.end.0.saturating_add(passed.saturating_mul(self.window))),
         };
     }
 
@@ -181,6 +179,8 @@ impl Window {
     /// Whether nothing will count at `now`.
     #[must_use]
     pub fn is_idle(&self, now: Micros) -> bool {
-        self.used <= self.limit.max(1).saturating_mul(self.passed(now))
+        // A cell that is made anew would take marks of before a reset for its own.
+        let is_remembered = self.changes > 1 && now < self.end;
+        self.used <= self.limit.max(1).saturating_mul(self.passed(now)) && !is_remembered
     }
 }
