@@ -38,7 +38,8 @@ struct Writer {
     learned: Instant,
 }
 
-const EACH: Duration = Duration::from_secs(1);
+/// From the begin of one save to that of the next: a little less than the second that a kill may lose, since the disk takes its time.
+const EACH: Duration = Duration::from_millis(900);
 /// What was learned is soft, and seldom worth a write.
 const LEARNED_EACH: Duration = Duration::from_secs(60);
 /// How often the log tells of something that stays wrong.
@@ -92,8 +93,11 @@ impl State {
 impl Writer {
     /// Saves until it is asked to end, or nobody is left who could ask: whether the last save was made.
     fn run(mut self, asked: &Receiver<Ask>) -> bool {
+        let mut began = Instant::now();
         loop {
-            match asked.recv_timeout(EACH) {
+            let asked = asked.recv_timeout(EACH.saturating_sub(began.elapsed()));
+            began = Instant::now();
+            match asked {
                 Err(RecvTimeoutError::Timeout) => {
                     let learned = self.learned.elapsed() >= LEARNED_EACH;
                     self.save(Also { learned, unsettled: None });
