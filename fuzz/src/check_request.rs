@@ -41,6 +41,10 @@ pub fn check_request(data: &[u8]) -> &'static str {
             assert_allowed(&check, &response, ok);
             "allowed"
         }
+        HttpResponse::DeniedResponse(denied) if http_status(denied) == Some(200) => {
+            assert_shown(&check, &response, denied);
+            "shown"
+        }
         HttpResponse::DeniedResponse(denied) => assert_denied(&response, denied),
         HttpResponse::ErrorResponse(_) => panic!("not an answer of ours: {response:?}"),
     }
@@ -70,6 +74,23 @@ fn assert_allowed(check: &CheckRequest, response: &CheckResponse, ok: &OkHttpRes
     }
 }
 
+fn http_status(denied: &DeniedHttpResponse) -> Option<i32> {
+    denied.status.as_ref().map(|status| status.code)
+}
+
+/// Who asks for their limits is a remembered caller, and gets no further.
+fn assert_shown(check: &CheckRequest, response: &CheckResponse, denied: &DeniedHttpResponse) {
+    let http = http(check).expect("HTTP attributes");
+    let path = http.path.split('?').next().unwrap_or_default();
+    assert!(["GET", "HEAD"].contains(&&*http.method) && path.ends_with("/v1/limits"), "{} {path:?}", http.method);
+    assert_ne!(response.status.as_ref().map(|status| status.code), Some(0), "it would be sent on to a model");
+    let body: serde_json::Value = serde_json::from_str(&denied.body).expect("the body is JSON");
+    assert!(body["limits"].is_array() && body["error"].is_null(), "{body}");
+    let authorization = headers(http, "authorization");
+    let is_of = |token: &str| authorization.iter().any(|header| header.ends_with(token.as_bytes()));
+    assert!(CALLERS.iter().any(|caller| is_of(&caller.token)), "{authorization:?}");
+}
+
 /// The code, once the answer was checked.
 fn assert_denied(response: &CheckResponse, denied: &DeniedHttpResponse) -> &'static str {
     let message = &response.status.as_ref().expect("a status").message;
@@ -84,7 +105,12 @@ fn assert_denied(response: &CheckResponse, denied: &DeniedHttpResponse) -> &'sta
     assert_eq!(header("www-authenticate").is_some(), http == 401);
     assert!(http != 503 || header("retry-after").is_some());
     let body: serde_json::Value = serde_json::from_str(&denied.body).expect("the body is JSON");
-    assert_eq!((&body["error"]["code"], &body["error"]["type"]), (&code.as_str().into(), &kind.into()));
+    // A limit that is used up for long says so in OpenAI's words, and the reason beside.
+    let is_used_up = header("x-should-retry").is_some();
+    assert!(!is_used_up || http == 429);
+    let told = if is_used_up { ["insufficient_quota"; 2] } else { [code.as_str(), kind] };
+    assert_eq!([&body["error"]["code"], &body["error"]["type"]], told);
+    assert_eq!(body["error"]["reason"], if is_used_up { code.as_str().into() } else { serde_json::Value::Null });
     code.as_str()
 }
 

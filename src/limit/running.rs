@@ -71,19 +71,26 @@ impl Running {
         u64::from(self.length.max(1)) * 1_000
     }
 
+    fn slot_of(&self, now: Micros) -> u32 {
+        (now.0 / self.microseconds() % TURN) as u32
+    }
+
+    /// How many slots have ended since that of now was; none at a moment of before, as it were.
+    fn passed(&self, now: Micros) -> u64 {
+        let passed = (u64::from(self.slot_of(now)) + TURN - u64::from(self.slot)) % TURN;
+        if passed > TURN / 2 { 0 } else { passed }
+    }
+
     /// Goes on to the slot of `now`, and frees the places that were taken until one that has begun.
     fn pass(&mut self, now: Micros) {
-        let slot = now.0 / self.microseconds() % TURN;
-        let passed = (slot + TURN - u64::from(self.slot)) % TURN;
-        // A moment of before, as it were: nothing has passed since.
-        if passed > TURN / 2 {
-            return;
-        }
+        let passed = self.passed(now);
         for _ in 0..passed.min(SLOTS) {
             self.slot = ((u64::from(self.slot) + 1) % TURN) as u32;
             self.ahead(0).map(std::mem::take);
         }
-        self.slot = slot as u32;
+        if passed > 0 {
+            self.slot = self.slot_of(now);
+        }
     }
 
     /// The places that are taken until the slot which is so many after that of now.
@@ -120,13 +127,18 @@ impl Counter for Running {
     /// Frees the places whose lease has ended. Where the time of a lease was changed, all others are taken until a new one ends.
     fn advance(&mut self, quota: &Quota, now: Micros) {
         let length = Self::length(quota);
-        self.pass(now);
-        if self.length != length {
-            let used = self.used(now);
-            *self = Running { length, changes: self.changes.wrapping_add(1), ..Running::default() };
-            self.pass(now);
-            self.charge(quota, used, now);
+        if self.length == length {
+            return self.pass(now);
         }
+        let used = if self.length == 0 {
+            0
+        } else {
+            self.pass(now);
+            self.used(now)
+        };
+        *self = Running { length, changes: self.changes.wrapping_add(1), ..Running::default() };
+        self.slot = self.slot_of(now);
+        self.charge(quota, used, now);
     }
 
     fn fits(&self, quota: &Quota, need: u64, now: Micros) -> Verdict {
@@ -201,7 +213,7 @@ impl Counter for Running {
         let mut then = *self;
         then.pass(now);
         // A cell that is made anew would take marks of before a reset for its own.
-        let is_remembered = self.changes > 1 && now.0 / self.microseconds() < u64::from(self.slot) + SLOTS;
+        let is_remembered = self.changes > 1 && self.passed(now) < SLOTS;
         then.used(now) == 0 && !is_remembered
     }
 }
