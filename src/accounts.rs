@@ -75,7 +75,7 @@ fn found(Answer { status, body }: Answer) -> Result<Option<Value>, LimitsError> 
 }
 
 fn path(ListAccounts { search, after, most, .. }: &ListAccounts) -> String {
-    let mut path = format!("/limits?limit={most}");
+    let mut path = format!("/limits?most={most}");
     for (name, value) in [("search", search), ("after", after)] {
         if let Some(value) = value {
             path.push_str(&format!("&{name}={}", encoded(value)));

@@ -173,7 +173,7 @@ struct Deciding<'a> {
     until: Option<Instant>,
     /// Of the request, where it is sent along: it is read only where tokens are held for it.
     body: Option<Body<'a>>,
-    /// Whether no model is asked for, so that nothing says whether the caller may call it.
+    /// Whether the path names no model, so that nothing says whether the caller may call it.
     names_no_model: bool,
 }
 

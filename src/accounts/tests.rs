@@ -41,5 +41,5 @@ fn a_search_is_sent_as_it_is_meant() {
         most: std::num::NonZeroUsize::MIN,
         admin: AdminArgs { admin, output },
     };
-    assert_eq!(path(&list), "/limits?limit=1&search=a%3A%2F%7B%7D%0A%25%C3%BC%20%26");
+    assert_eq!(path(&list), "/limits?most=1&search=a%3A%2F%7B%7D%0A%25%C3%BC%20%26");
 }

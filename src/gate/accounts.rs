@@ -38,7 +38,7 @@ pub struct CellName {
 }
 
 /// Some accounts.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct AccountsPage {
     pub accounts: Vec<Account>,
     /// The account that the next page comes after, if there may be one.
@@ -75,6 +75,13 @@ struct Cells<'g> {
     known: HashMap<CellId, (CellName, Quota)>,
 }
 
+// === impl AccountsPage ===
+
+impl AccountsPage {
+    /// A page ends with the account that makes it so many cells: an account may count in many limits.
+    pub const MOST_CELLS: usize = 10_000;
+}
+
 // === impl Gate ===
 
 impl Gate {
@@ -87,7 +94,7 @@ impl Gate {
         })
     }
 
-    /// Some accounts, at most as many as were asked for.
+    /// Some accounts, at most as many as were asked for, and no more once they have [`AccountsPage::MOST_CELLS`].
     #[must_use]
     pub fn accounts(&self, query: &AccountsQuery, now: Nanos) -> AccountsPage {
         let among = query.search.as_ref().map(|text| {
@@ -99,9 +106,21 @@ impl Gate {
             among
         });
         let keys = self.limits.page(query.after, query.most, among);
-        let next = keys.last().copied().filter(|_| keys.len() >= query.most);
         let cells = Cells::new(self, &self.policies.current());
-        AccountsPage { accounts: keys.into_iter().filter_map(|key| cells.account(key, now)).collect(), next }
+        let (mut page, mut shown) = (AccountsPage::default(), 0);
+        let is_full = keys.len() >= query.most;
+        let mut keys = keys.into_iter().peekable();
+        while let Some(key) = keys.next() {
+            page.next = Some(key).filter(|_| is_full || keys.peek().is_some());
+            if let Some(account) = cells.account(key, now) {
+                shown += account.cells.len();
+                page.accounts.push(account);
+            }
+            if shown >= AccountsPage::MOST_CELLS {
+                break;
+            }
+        }
+        page
     }
 
     /// One account; `None` where it is not there: nothing was used.

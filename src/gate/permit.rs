@@ -56,7 +56,8 @@ pub struct Refused {
 // === impl Deciding ===
 
 impl Deciding<'_> {
-    /// Checks every rule of authorization.
+    /// Checks every rule of authorization. Where the path names no model, nothing is asked about a model of the path; whatever else
+    /// the rules ask counts.
     ///
     /// # Errors
     ///
@@ -67,11 +68,11 @@ impl Deciding<'_> {
         caller: &Caller<'_>,
         operator: OperatorModel<'_>,
     ) -> Result<(), Denial> {
-        if self.names_no_model {
-            return Ok(());
-        }
         let scope = caller.scope();
         for rule in &rules.authorization {
+            if self.names_no_model && rule.what.asks_for_model_of_path() {
+                continue;
+            }
             if !holds(rules, &rule.name, &rule.when, &scope)? {
                 continue;
             }

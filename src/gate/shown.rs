@@ -105,7 +105,8 @@ impl Shown {
 // === impl Deciding ===
 
 impl Deciding<'_> {
-    /// Shows the caller the limits of calls below `prefix`. At the root no model is named, so nothing is asked about access.
+    /// Shows the caller the limits of calls below `prefix`. At the root no model is named: a rule that asks about a
+    /// model of the path is passed over, and all others count.
     pub(super) async fn show(&mut self, prefix: &str, request: &Request<'_>) -> Result<Grant, Denial> {
         let path = [prefix, CALL].concat();
         let call = request.as_call(&path);

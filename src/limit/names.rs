@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 
 use super::AccountKey;
 use crate::hash::Prehashed;
@@ -71,15 +72,11 @@ impl AccountNames {
 
     /// Notes a name. Where there is no room, the oldest goes whose account is not there any more; if the oldest few all are, the oldest.
     pub fn note(&self, account: AccountKey, name: AccountName, is_live: impl Fn(AccountKey) -> bool) {
-        let mut known = self.0.lock();
-        if known.names.contains_key(&account) {
-            return;
-        }
-        if known.names.len() >= Self::MOST {
-            known.make_room(is_live);
-        }
-        known.names.insert(account, Arc::new(name));
-        known.order.push_back(account);
+        let Some(oldest) = self.0.lock().oldest_for(account) else { return };
+        // Nobody waits for this lock while those of other accounts are asked.
+        let living: SmallVec<[AccountKey; Self::ASKED]> =
+            oldest.into_iter().take_while(|oldest| is_live(*oldest)).collect();
+        self.0.lock().insert(account, name, &living);
     }
 
     /// What the account is called, if that is known.
@@ -91,28 +88,43 @@ impl AccountNames {
     /// The accounts of whose values one holds `text`.
     #[must_use]
     pub fn search(&self, text: &str) -> Vec<AccountKey> {
-        // Nobody waits while texts are compared.
-        let all: Vec<_> = self.0.lock().names.iter().map(|(account, name)| (*account, Arc::clone(name))).collect();
-        all.into_iter().filter(|(_, name)| name.has(text)).map(|(account, _)| account).collect()
+        let mut accounts: Vec<AccountKey> = self.0.lock().order.iter().copied().collect();
+        accounts.retain(|account| self.get(*account).is_some_and(|name| name.has(text)));
+        accounts
     }
 }
 
 // === impl Known ===
 
 impl Known {
-    fn make_room(&mut self, is_live: impl Fn(AccountKey) -> bool) {
-        for _ in 0..AccountNames::ASKED {
-            match self.order.pop_front() {
-                Some(account) if is_live(account) => self.order.push_back(account),
-                Some(account) => {
-                    self.names.remove(&account);
-                    return;
-                }
-                None => return,
+    /// Those of which one goes for the name of `account`: none where there is room; `None` where the name is there.
+    fn oldest_for(&self, account: AccountKey) -> Option<SmallVec<[AccountKey; AccountNames::ASKED]>> {
+        let asked = if self.names.len() < AccountNames::MOST { 0 } else { AccountNames::ASKED };
+        (!self.names.contains_key(&account)).then(|| self.order.iter().take(asked).copied().collect())
+    }
+
+    /// Notes a name. Where there is no room, the oldest goes that is none of the `living`; these count as new from now on.
+    fn insert(&mut self, account: AccountKey, name: AccountName, living: &[AccountKey]) {
+        // Others may have noted names since the oldest were asked.
+        if self.names.contains_key(&account) {
+            return;
+        }
+        if self.names.len() >= AccountNames::MOST {
+            self.make_room(living);
+        }
+        self.names.insert(account, Arc::new(name));
+        self.order.push_back(account);
+    }
+
+    fn make_room(&mut self, living: &[AccountKey]) {
+        for _ in living {
+            match self.order.front() {
+                Some(oldest) if living.contains(oldest) => self.order.rotate_left(1),
+                _ => break,
             }
         }
-        if let Some(account) = self.order.pop_front() {
-            self.names.remove(&account);
+        if let Some(oldest) = self.order.pop_front() {
+            self.names.remove(&oldest);
         }
     }
 }
@@ -148,6 +160,28 @@ mod tests {
         found.sort_unstable();
         assert_eq!(found, [key(0), key(2)]);
         assert_eq!(names.get(key(1)).as_deref(), Some(&name("bob")));
+    }
+
+    /// Who asks whether an account lives may need the names, or wait for who does.
+    #[test]
+    fn accounts_are_asked_without_the_lock_of_the_names() {
+        let names = AccountNames::default();
+        (0..AccountNames::MOST).for_each(|at| names.note(key(at), name("x"), |_| true));
+        let asked = std::cell::Cell::new(0);
+        names.note(key(AccountNames::MOST), name("new"), |_| {
+            asked.set(asked.get() + 1);
+            names.0.try_lock().is_some()
+        });
+        assert_eq!(asked.get(), AccountNames::ASKED);
+        assert!(names.get(key(AccountNames::ASKED)).is_none(), "all lived, so the next goes");
+        // Another takes the place while the oldest are asked.
+        let second = AccountNames::MOST + 1;
+        names.note(key(second), name("late"), |_| {
+            names.note(key(second), name("first"), |_| false);
+            false
+        });
+        assert_eq!(names.get(key(second)).as_deref(), Some(&name("first")));
+        assert_eq!(names.0.lock().names.len(), AccountNames::MOST);
     }
 
     #[test]

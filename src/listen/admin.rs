@@ -1,7 +1,8 @@
 //! The admin port: what tells about callers, and what changes state. It is on loopback unless told otherwise.
 //!
 //! Loopback alone keeps nobody out who can make a browser of this host ask: a page's own name can be made to lead to 127.0.0.1
-//! (DNS rebinding), and then the page reads what is answered. Its requests have that name as their host.
+//! (DNS rebinding), and then the page reads what is answered. Its requests have that name as their host. Or the page asks by a name of
+//! loopback, over and over, and does without the answers. Browsers say so of such a request, in headers that no page can set.
 
 mod limits;
 
@@ -43,6 +44,7 @@ pub fn router(pages: AdminPages, address: SocketAddr) -> Router {
         .route("/explain", get(list))
         .route("/explain/{id}", get(explain))
         .merge(limits::routes())
+        .layer(axum::middleware::from_fn(of_no_page))
         .layer(axum::middleware::from_fn(in_time))
         .with_state(pages);
     match address.ip().to_canonical().is_loopback() {
@@ -59,6 +61,24 @@ async fn of_loopback(request: Request, next: Next) -> Result<Response, Infallibl
     // The name is not repeated: it may be anything.
     let why = "this port is on loopback: ask it as localhost, 127.0.0.1 or [::1], with or without its port\n";
     Ok((StatusCode::MISDIRECTED_REQUEST, why).into_response())
+}
+
+/// Answers nothing that a page has a browser ask: this port has no pages that would.
+async fn of_no_page(request: Request, next: Next) -> Result<Response, Infallible> {
+    if !is_of_page(request.headers()) {
+        return Ok(next.run(request).await);
+    }
+    let why = "a browser asks, for a page: this port is for programs, and for an address that is typed into a browser";
+    Ok((StatusCode::FORBIDDEN, axum::Json(json!({ "error": why }))).into_response())
+}
+
+/// Whether a page has a browser ask. `Origin` comes with what can be read or changes something, `Sec-Fetch-Site` with all else; that is
+/// `none` for an address that somebody typed.
+///
+/// Source: <https://www.w3.org/TR/fetch-metadata/#sec-fetch-site-header>
+fn is_of_page(headers: &HeaderMap) -> bool {
+    let mut sites = headers.get_all("sec-fetch-site").iter();
+    headers.contains_key(header::ORIGIN) || sites.any(|site| site != "same-origin" && site != "none")
 }
 
 /// Where a request names its host twice, in its line and in a header, both have to be of loopback.
@@ -195,6 +215,30 @@ mod tests {
         assert!(!asks("/explain", &["localhost", "evil.example"]), "one of two");
         assert!(!asks("http://evil.example/explain", &["localhost"]), "the line");
         assert!(!asks("http://localhost/explain", &["evil.example"]), "the header");
+    }
+
+    #[test]
+    fn what_a_page_has_a_browser_ask_is_known() {
+        let of_page = |headers: &[(&'static str, &'static str)]| {
+            let headers = headers.iter().map(|(name, value)| {
+                (axum::http::HeaderName::from_static(name), axum::http::HeaderValue::from_static(value))
+            });
+            is_of_page(&headers.collect())
+        };
+        for page in [
+            &[("origin", "http://evil.example")][..],
+            &[("origin", "null")],
+            &[("origin", "http://127.0.0.1:8081"), ("sec-fetch-site", "same-origin")],
+            &[("sec-fetch-site", "cross-site")],
+            &[("sec-fetch-site", "same-site")],
+            &[("sec-fetch-site", "none"), ("sec-fetch-site", "cross-site")],
+            &[("sec-fetch-site", "")],
+        ] {
+            assert!(of_page(page), "{page:?}");
+        }
+        for other in [&[][..], &[("sec-fetch-site", "none")], &[("sec-fetch-site", "same-origin")]] {
+            assert!(!of_page(other), "{other:?}");
+        }
     }
 
     #[test]

@@ -177,6 +177,25 @@ impl ValueSource {
             ValueSource::Selector(selector) => selector.references().collect(),
         }
     }
+
+    fn is_of_path(&self) -> bool {
+        self.references().iter().any(|reference| match reference {
+            Reference::Attribute(name) => matches!(*name, "path" | "url_path" | "query"),
+            Reference::Header(name) => name == ":path",
+            _ => false,
+        })
+    }
+}
+
+impl Authorization {
+    /// Whether it asks about a model that the path names. Where no model is named there is nothing to ask.
+    #[must_use]
+    pub fn asks_for_model_of_path(&self) -> bool {
+        match self {
+            Authorization::Access(rule) => [&rule.namespace, &rule.model].into_iter().any(ValueSource::is_of_path),
+            Authorization::Patterns(_) => false,
+        }
+    }
 }
 
 impl AccessRule {

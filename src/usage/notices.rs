@@ -1,6 +1,6 @@
 //! What is told when a part of a limit is used: a metric, and a line of the log.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -45,12 +45,14 @@ pub struct Caller<'a> {
 pub(super) struct Notices {
     family: Family<ReachedLabels, Counter>,
     /// Of those limits that have series of their own.
-    named: Arc<ArcSwap<LimitSet>>,
-    throttle: Arc<Mutex<Throttle>>,
+    named: Arc<ArcSwap<Named>>,
+    /// Of all others together.
+    others: Arc<Mutex<Throttle>>,
 }
 
-/// Limits by their kinds and names.
-type LimitSet = HashSet<(LimitKind, Arc<str>)>;
+/// Limits by their kinds and names, each with the parts that are told and how often they are.
+type Named = HashMap<LimitId, HashMap<u8, Arc<Mutex<Throttle>>>>;
+type LimitId = (LimitKind, Arc<str>);
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
 struct ReachedLabels {
@@ -112,23 +114,33 @@ impl Notices {
         register(registry, "tiergate_limit_reached", self.family.clone());
     }
 
-    /// Counts each part that is reached, and tells the largest; of many that are reached at once, one a second.
+    /// Counts each part that is reached, and tells the largest: each part of each limit once a second, though many accounts reach it.
     pub(super) fn tell(&self, reached: &Reached, caller: Caller<'_>) {
-        let is_named = self.named.load().contains(&(reached.kind, Arc::clone(&reached.limit)));
-        let name = if is_named { &*reached.limit } else { OTHER };
+        let named = self.named.load();
+        let parts = named.get(&(reached.kind, Arc::clone(&reached.limit)));
+        let name = if parts.is_some() { &*reached.limit } else { OTHER };
         for percent in &reached.percents {
             self.counter(reached.kind, name, *percent).inc();
         }
-        if let Some(events) = self.throttle.lock().count(Instant::now()) {
+        let of_largest = parts.zip(reached.percents.last()).and_then(|(parts, percent)| parts.get(percent));
+        if let Some(events) = of_largest.unwrap_or(&self.others).lock().count(Instant::now()) {
             reached.line(caller, events);
         }
     }
 
     /// Takes what a snapshot names: its limits have series, those with parts from now on; what is gone has none.
     pub(super) fn published(&self, watched: &[(LimitKind, Arc<str>, Arc<Notify>)]) {
-        let named: LimitSet = watched.iter().map(|(kind, limit, _)| (*kind, Arc::clone(limit))).collect();
+        let before = self.named.load();
+        let mut named = Named::new();
+        for (kind, limit, notify) in watched {
+            let id = (*kind, Arc::clone(limit));
+            // A part that was told a moment ago is not told again because of a new policy.
+            let known = |percent| before.get(&id).and_then(|parts| parts.get(&percent)).cloned().unwrap_or_default();
+            let parts: Vec<_> = notify.percents().map(|percent| (percent, known(percent))).collect();
+            named.entry(id).or_default().extend(parts);
+        }
         self.family.retain(|labels| {
-            let of = |kind| named.contains(&(kind, format!("{}/{}", labels.policy, labels.limit).into()));
+            let of = |kind| named.contains_key(&(kind, format!("{}/{}", labels.policy, labels.limit).into()));
             labels.policy.is_empty()
                 || of(if labels.kind == "tokens" { LimitKind::Tokens } else { LimitKind::Requests })
         });

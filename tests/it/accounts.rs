@@ -107,7 +107,7 @@ async fn what_is_not_there_is_no_and_what_cannot_be_asked_is_an_error() {
         (&["reset", ALICE], 2, "--reason"),
         (&["reset", "--reason", "x"], 2, "<VALUE"),
         (&["reset", ALICE, "--reason", "  "], 2, "`reason` is empty"),
-        (&["list", "--most", "1001"], 2, "`limit` has to be a number from 1 to 1000"),
+        (&["list", "--most", "1001"], 2, "`most` has to be a number from 1 to 1000"),
         (&["list", "--admin", "127.0.0.1:8081"], 2, "has to be a URL such as http://127.0.0.1:8081"),
         (&["list", "--admin", "http://127.0.0.1:1"], 2, "is tiergate running, with --listen-admin there?"),
         (&["show", ALICE, "--id", "00000000000000000000000000000000"], 2, "cannot be used with"),
@@ -166,6 +166,14 @@ async fn a_browser_and_what_is_not_json_change_nothing() {
     assert_eq!(get(tiergate.admin, "/limits/reset").await.status, 405);
     assert_eq!(get(tiergate.admin, "/limits/1").await.status, 400);
     assert_eq!(get(tiergate.http, "/limits").await.status, 404);
+    for path in ["/limits", "/explain", "/explain/1"] {
+        for (header, status) in [(("origin", "null"), 403), (("sec-fetch-site", "cross-site"), 403)] {
+            let answer = Connection::of_pages(tiergate.admin).await.send("GET", path, &[header], "").await;
+            assert_eq!(answer.status, status, "{path} {header:?}: {}", answer.body);
+        }
+    }
+    let typed = ("sec-fetch-site", "none");
+    assert_eq!(Connection::of_pages(tiergate.admin).await.send("GET", "/limits", &[typed], "").await.status, 200);
     let foreign = Connection::open(tiergate.admin).await.send("GET", "/limits", &[], "").await;
     assert_eq!(foreign.status, 421, "asked by the name of another host");
     assert_eq!(stands(&as_json(&tiergate, &["show", ALICE]))[0], (REQUESTS.to_owned(), 3, 2));

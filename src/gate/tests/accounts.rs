@@ -228,3 +228,24 @@ async fn what_each_route_counts_is_told_by_route() {
     let route = Call::chat("granite").bearer(&token).on(&gate, Nanos(0)).await.evidence.route.unwrap();
     assert_eq!(routes, [(Some(&*route), 1)]);
 }
+
+/// An account may count in very many limits: the page ends where its cells are enough, and the next one goes on.
+#[tokio::test]
+async fn a_page_of_accounts_is_bounded_by_its_cells_too() {
+    let of = |at: usize| BY_USER.replace("user:", &format!("l{at:04}:"));
+    let gate = limited(&(0..2_000).map(of).collect::<String>());
+    for at in 0..7 {
+        assert_eq!(code(&by(&format!("user-{at}")), &gate).await, None);
+    }
+    let (mut after, mut pages) = (None, Vec::new());
+    loop {
+        let page = gate.accounts(&AccountsQuery { search: None, after, most: 100 }, Nanos(0));
+        let cells: usize = page.accounts.iter().map(|account| account.cells.len()).sum();
+        pages.push((page.accounts.len(), cells));
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(pages, [(5, AccountsPage::MOST_CELLS), (2, 4_000)]);
+}

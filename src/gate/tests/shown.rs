@@ -142,6 +142,54 @@ async fn who_asks_is_found_out_as_for_any_request() {
     assert_eq!(code(&of_qwen, &gate).await, Some(Code::AccessDenied));
 }
 
+/// Callers may be strangers to `authentication`: the rules of authorization are then all that keeps them out.
+#[tokio::test]
+async fn rules_that_ask_for_no_model_of_the_path_count_at_the_root() {
+    let with = |authentication: &str, rule: &str| {
+        let policy = format!(
+            "apiVersion: kuadrant.io/v1
+kind: AuthPolicy
+metadata: {{name: auth, namespace: ns}}
+spec:
+  targetRef: {{group: gateway.networking.k8s.io, kind: Gateway, name: gw}}
+  rules: {{authentication: {{who: {authentication}}}, authorization: {{rule: {rule}}}}}
+---
+"
+        );
+        let text = limited("    one: {rates: [{limit: 1, window: 1m}]}\n").replace(PLAIN, &policy);
+        let policy = compile_text(&text);
+        let errors: Vec<_> = policy.problems.iter().filter(|problem| problem.is_error()).collect();
+        assert!(errors.is_empty(), "{errors:?}");
+        gate(policy, settings())
+    };
+    let pattern = "{patternMatching: {patterns: [{predicate: '\"x-team\" in request.headers'}]}}";
+    let access = |namespace: &str, name: &str| {
+        format!(
+            "{{kubernetesSubjectAccessReview: {{user: {{value: ada}}, resourceAttributes: {{verb: {{value: post}}, group: \
+             {{value: serving.kserve.io}}, resource: {{value: llminferenceservices}}, namespace: {namespace}, name: {name}}}}}}}"
+        )
+    };
+    let (constant, of_path) = ("{value: llm}", "{expression: 'request.path.split(\"/\")[2]'}");
+    let of_selector = "{selector: 'request.path.@extract:{\"sep\":\"/\",\"pos\":2}'}";
+    let red = |mut call: Call| {
+        call.headers.insert("x-team".to_owned(), "red".to_owned());
+        call
+    };
+    for authentication in ["{plain: {expression: 'request.headers[\"x-user\"]'}}", "{anonymous: {}}"] {
+        for (rule, expected) in [
+            (pattern.to_owned(), Some(Code::AccessRule)),
+            (access(constant, "{value: granite}"), Some(Code::AccessDenied)),
+            (access(constant, of_path), None),
+            (access(of_selector, "{value: granite}"), None),
+        ] {
+            let gate = with(authentication, &rule);
+            assert_eq!(code(&ada(Call::get(ROOT)), &gate).await, expected, "{authentication} {rule}");
+        }
+        let gate = with(authentication, pattern);
+        assert_eq!(each(&red(ada(Call::get(ROOT))), &gate, "left").await.len(), 1, "{authentication}");
+    }
+}
+
 #[tokio::test]
 async fn a_caller_without_a_tier_is_answered_as_the_flag_says() {
     let mut files = demo();

@@ -1,7 +1,7 @@
 //! Accounts on the admin port: to look at, and to change. docs/accounts.md has the requests and answers.
 //!
-//! What changes something is a POST of JSON. A browser that another site makes ask says so in `Origin`, and cannot send JSON without
-//! asking first; nothing here answers that question.
+//! What changes something is a POST of JSON. Besides what the whole port refuses, a page cannot have a browser send JSON without asking
+//! first; nothing here answers that question.
 
 use std::convert::Infallible;
 
@@ -94,20 +94,14 @@ pub(super) fn routes() -> Router<AdminPages> {
         .route("/limits/find", post(find))
         .route("/limits/reset", post(reset))
         .route("/limits/grant", post(grant))
-        .layer(axum::middleware::from_fn(of_programs))
+        .layer(axum::middleware::from_fn(of_json))
         .layer(DefaultBodyLimit::max(MAX_BODY))
 }
 
-/// Takes what is posted from programs alone, as JSON.
-async fn of_programs(request: Request, next: Next) -> Result<Response, Infallible> {
+/// Takes what is posted as JSON alone.
+async fn of_json(request: Request, next: Next) -> Result<Response, Infallible> {
     if request.method() != Method::POST {
         return Ok(next.run(request).await);
-    }
-    if request.headers().contains_key(header::ORIGIN) {
-        return Ok(refuse((
-            StatusCode::FORBIDDEN,
-            "a browser asks, for a page: limits are changed by programs".into(),
-        )));
     }
     if !is_json(request.headers()) {
         return Ok(refuse((StatusCode::UNSUPPORTED_MEDIA_TYPE, "send `content-type: application/json`".into())));
@@ -124,7 +118,7 @@ fn refuse((status, why): Refusal) -> Response {
     (status, axum::Json(json!({ "error": why }))).into_response()
 }
 
-/// `?search=`, `?after=` and `?limit=`.
+/// `?search=`, `?after=` and `?most=`.
 async fn list(State(pages): State<AdminPages>, RawQuery(query): RawQuery) -> Response {
     let query = match accounts_query(query.as_deref().unwrap_or_default()) {
         Ok(query) => query,
@@ -141,11 +135,11 @@ fn accounts_query(query: &str) -> Result<AccountsQuery, Refusal> {
         match &*name {
             "search" => asked.search = Some(value).filter(|text| !text.is_empty()),
             "after" => asked.after = Some(account(&value)?),
-            "limit" => {
+            "most" => {
                 let number = value.parse().ok().filter(|number| (1..=MOST).contains(number));
-                asked.most = number.ok_or_else(|| bad(format!("`limit` has to be a number from 1 to {MOST}")))?;
+                asked.most = number.ok_or_else(|| bad(format!("`most` has to be a number from 1 to {MOST}")))?;
             }
-            _ => return Err(bad("there are `search`, `after` and `limit`")),
+            _ => return Err(bad("there are `search`, `after` and `most`")),
         }
     }
     Ok(asked)
@@ -357,13 +351,19 @@ mod tests {
     #[test]
     fn a_query_is_read_as_forms_send_it() {
         let asked =
-            accounts_query("search=a%3Ab%2F+%7B%7D%0a%zz&limit=7&after=000000000000000000000000000000fF").unwrap();
+            accounts_query("search=a%3Ab%2F+%7B%7D%0a%zz&most=7&after=000000000000000000000000000000fF").unwrap();
         assert_eq!(asked.search.as_deref(), Some("a:b/ {}\n%zz"));
         assert_eq!((asked.most, asked.after), (7, Some(AccountKey(255))));
         assert_eq!(accounts_query("").unwrap().most, PAGE);
-        for wrong in
-            ["limit=0", "limit=1001", "limit=x", "after=1", "after=+0000000000000000000000000000001", "serach=x"]
-        {
+        for wrong in [
+            "most=0",
+            "most=1001",
+            "most=x",
+            "limit=1",
+            "after=1",
+            "after=+0000000000000000000000000000001",
+            "serach=x",
+        ] {
             assert_eq!(accounts_query(wrong).unwrap_err().0, StatusCode::BAD_REQUEST, "{wrong}");
         }
     }
