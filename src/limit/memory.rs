@@ -246,7 +246,7 @@ impl Memory {
             }
             let corrected = self.correct(due, known, report.minted, now);
             debt_cut |= corrected.debt_cut;
-            overran |= due.counts_calls() && corrected.charged.hits > due.used;
+            overran |= due.counts_calls() && corrected.charged.certain() > due.used;
             rises.extend(corrected.rise.map(|rise| Rise { at, ..rise }));
             charged.push(corrected.charged);
         }
@@ -281,14 +281,14 @@ impl Memory {
         let (hold, used) = (&due.hold, due.used);
         let nothing = Corrected { charged: known, debt_cut: false, rise: None };
         let (Some(quota), Some(shard)) = (&due.quota, self.shard_of(hold.account)) else { return nothing };
-        if used == known.hits {
+        if (known.certain()..=known.hits).contains(&used) {
             return nothing;
         }
         let mut shard = shard.lock();
         let now = shard.not_before_latest(now);
         // What is not there any more has nothing to give back.
         let is_there = || shard.accounts.get(&Key::from(hold.account))?.cell(hold.cell);
-        if used < known.hits && is_there().is_none() {
+        if used < known.certain() && is_there().is_none() {
             return nothing;
         }
         let account = shard.account(hold.account, now);
