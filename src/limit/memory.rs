@@ -247,7 +247,7 @@ impl Memory {
             let corrected = self.correct(due, known, report.minted, now);
             debt_cut |= corrected.debt_cut;
             let taken = if known.extra > 0 { known.at.minted } else { report.minted };
-            overran |= corrected.charged.hits > due.used && due.has_ended(taken, now);
+            overran |= corrected.charged.certain() > due.used && due.has_ended(taken, now);
             rises.extend(corrected.rise.map(|rise| Rise { at, ..rise }));
             charged.push(corrected.charged);
         }
@@ -282,14 +282,14 @@ impl Memory {
         let (hold, used) = (&due.hold, due.used);
         let nothing = Corrected { charged: known, debt_cut: false, rise: None };
         let (Some(quota), Some(shard)) = (&due.quota, self.shard_of(hold.account)) else { return nothing };
-        if used == known.hits {
+        if (known.certain()..=known.hits).contains(&used) {
             return nothing;
         }
         let mut shard = shard.lock();
         let now = shard.not_before_latest(now);
         // What is not there any more has nothing to give back.
         let is_there = || shard.accounts.get(&Key::from(hold.account))?.cell(hold.cell);
-        if used < known.hits && is_there().is_none() {
+        if used < known.certain() && is_there().is_none() {
             return nothing;
         }
         let account = shard.account(hold.account, now);

@@ -155,14 +155,18 @@ pub(super) struct Interim {
 pub(super) struct Charged {
     /// In hits, all together.
     pub(super) hits: u64,
+    /// So many of them may not be charged: after a crash it is not always known which correction the cell of a file has seen.
+    pub(super) doubt: u64,
     /// What of them came on top of the hold, by an earlier report; its place is its own.
     pub(super) extra: u64,
     pub(super) at: Charge,
     /// The shard of the cell.
     pub(super) shard: usize,
-    /// When it was corrected last, and the least that was charged before and after: a copy of the cell from before that has no more.
+    /// When it was corrected last, and the least and the most that was charged before and after: a copy of the cell from before that has
+    /// something in between.
     pub(super) corrected: Micros,
     pub(super) least: u64,
+    pub(super) most: u64,
 }
 
 /// When something was charged, and its place in the cell.
@@ -369,16 +373,22 @@ impl Due {
 impl Charged {
     /// What an admission has charged.
     pub(super) fn held(hold: &Hold) -> Self {
-        Charged { hits: hold.held, least: hold.held, shard: hold.account.shard(), ..Charged::default() }
+        let (hits, shard) = (hold.held, hold.account.shard());
+        Charged { hits, least: hits, most: hits, shard, ..Charged::default() }
+    }
+
+    /// What of it is charged for certain.
+    pub(super) fn certain(&self) -> u64 {
+        self.hits.saturating_sub(self.doubt)
     }
 
     /// The same, after it was corrected at `now`.
     pub(super) fn corrected_at(self, now: Micros) -> Self {
-        Charged { corrected: now, least: self.least.min(self.hits), ..self }
+        Charged { corrected: now, least: self.least.min(self.certain()), most: self.most.max(self.hits), ..self }
     }
 
     /// What is charged once `cell`, which has come to `now`, has been charged what is `due` for a hold of `minted`; and whether a debt
-    /// was cut.
+    /// was cut. What is due within a doubt changes nothing.
     pub(super) fn corrected(self, cell: &mut Cell, due: &Due, minted: Micros, now: Micros) -> (Self, bool) {
         let Some(quota) = &due.quota else { return (self, false) };
         match due.used.checked_sub(self.hits) {
@@ -390,7 +400,7 @@ impl Charged {
             }
             None => {
                 // First what came on top of the hold, by its own place.
-                let less = self.hits - due.used;
+                let less = self.certain().saturating_sub(due.used);
                 let of_extra = less.min(self.extra);
                 let hold = Charge { mark: due.hold.mark, minted };
                 let back =
@@ -406,7 +416,7 @@ impl Charged {
         let _ = self.corrected(cell, &Due { used: 0, ..*due }, minted, now);
         cell.charge(quota, due.used, now);
         let at = Charge { mark: cell.mark(), minted: now };
-        Charged { hits: due.used, extra: due.used, at, ..self }.corrected_at(now)
+        Charged { hits: due.used.saturating_add(self.doubt), extra: due.used, at, ..self }.corrected_at(now)
     }
 
     /// So many more, as far as can be counted; they have a place of their own, until a better report takes them back.
@@ -421,6 +431,12 @@ impl Charged {
     /// What is left of it when a debt was cut by so many hits, after which the cell ends at `mark`.
     fn cut(self, hits: u64, mark: Micros) -> Self {
         let (hits, extra) = (self.hits.saturating_sub(hits), self.extra.saturating_sub(hits));
-        Charged { hits, extra, at: Charge { mark: self.at.mark.min(mark), ..self.at }, ..self }
+        Charged {
+            hits,
+            extra,
+            doubt: self.doubt.min(hits),
+            at: Charge { mark: self.at.mark.min(mark), ..self.at },
+            ..self
+        }
     }
 }

@@ -149,11 +149,8 @@ impl Interim {
         write_number(&mut row, self.charged.len() as u64);
         for (at, charged) in self.charged.iter().enumerate() {
             let used = self.said.used.get(at).copied().unwrap_or(0);
-            let Charged { hits, extra, at, least, .. } = charged.copied(self.minted, copied);
-            for number in [used, hits, extra, at.mark.0, at.minted.0, charged.shard as u64, charged.corrected.0, least]
-            {
-                write_number(&mut row, number);
-            }
+            write_number(&mut row, used);
+            charged.copied(self.minted, copied).write(&mut row);
         }
         row
     }
@@ -187,19 +184,26 @@ impl Charged {
     fn copied(self, minted: Micros, copied: &[Micros]) -> Self {
         let at = copied.get(self.shard).copied().unwrap_or_default();
         match (minted > at, self.corrected > at) {
-            (true, _) => Charged { hits: 0, extra: 0, least: 0, ..self },
-            (false, true) => Charged { hits: self.least, extra: 0, ..self },
+            (true, _) => Charged { hits: 0, doubt: 0, extra: 0, least: 0, most: 0, ..self },
+            (false, true) => Charged { hits: self.most, doubt: self.most.saturating_sub(self.least), extra: 0, ..self },
             (false, false) => self,
         }
     }
 
+    fn write(&self, row: &mut Vec<u8>) {
+        let Charged { hits, doubt, extra, at, shard, corrected, least, most } = self;
+        for number in [*hits, *doubt, *extra, at.mark.0, at.minted.0, *shard as u64, corrected.0, *least, *most] {
+            write_number(row, number);
+        }
+    }
+
     fn read(row: &mut Reading<'_>) -> Option<Self> {
-        let (hits, extra) = (row.number()?, row.number()?);
+        let (hits, doubt, extra) = (row.number()?, row.number()?, row.number()?);
         let at = Charge { mark: Micros(row.number()?), minted: Micros(row.number()?) };
         let shard = usize::try_from(row.number()?).ok()?;
-        let (corrected, least) = (Micros(row.number()?), row.number()?);
-        let is_one = extra <= hits && shard < Memory::SHARDS;
-        is_one.then_some(Charged { hits, extra, at, shard, corrected, least })
+        let (corrected, least, most) = (Micros(row.number()?), row.number()?, row.number()?);
+        let is_one = extra <= hits && doubt <= hits && least <= most && shard < Memory::SHARDS;
+        is_one.then_some(Charged { hits, doubt, extra, at, shard, corrected, least, most })
     }
 }
 

@@ -326,6 +326,54 @@ fn a_crash_between_cells_and_bits_applies_no_report_twice() {
     }
 }
 
+/// 47. Of several corrections some are in the cells. Whatever the last report says, nothing is charged or given back twice: where it is
+/// not known what of them the cell has, the cell stays as it is.
+#[test]
+fn a_crash_among_corrections_charges_no_more_than_what_the_last_report_says() {
+    use Quality::{Counted, Estimate, Final};
+    // What was used, each as the first, second and third thing that was known; how many of them are in the copy of the cell; what the
+    // report after the crash says; and what is used then.
+    for ([hold, first, second], copied, last, expected) in [
+        ([20, 1, 50], 1, 20, 20),
+        ([20, 1, 50], 1, 50, 20),
+        ([20, 1, 50], 1, 60, 30),
+        ([20, 1, 50], 1, 0, 19),
+        ([20, 1, 50], 2, 20, 1),
+        ([20, 1, 50], 2, 60, 11),
+        ([20, 1, 50], 2, 0, 0),
+        ([20, 1, 50], 3, 60, 60),
+        ([20, 1, 50], 3, 5, 5),
+        ([90, 1, 1], 1, 90, 90),
+        ([90, 1, 1], 2, 90, 90),
+        ([1, 50, 20], 1, 50, 1),
+        ([1, 50, 20], 2, 50, 50),
+        ([1, 50, 20], 2, 0, 49),
+        ([1, 50, 20], 2, 60, 60),
+    ] {
+        for kind in 0..2 * Algorithm::ALL.len() {
+            let (mut world, demand) = (World::new(), holding(1, quota(kind, 100), hold));
+            let (_, reserved) = world.ask(&[demand], SECOND);
+            let reserved = reserved.unwrap();
+            let mut visited = Vec::new();
+            for (step, report) in [None, Some((Estimate, first)), Some((Counted, second))].into_iter().enumerate() {
+                let now = SECOND + 10 * step as u64;
+                if let Some((quality, used)) = report.filter(|(_, used)| step == 1 || *used != first) {
+                    world.report(&reserved, quality, used, now);
+                }
+                if step + 1 == copied {
+                    visited = world.kept.accounts(&world.memory, Micros(now + 5));
+                }
+            }
+            let rows = world.memory.copy_settled(&visited, Micros(SECOND + 30));
+            world.kept.rows(rows);
+            world.restart(SECOND + 40);
+            world.report(&reserved, Final, last, SECOND + 40);
+            let found = 100 - world.left(demand, SECOND + 40);
+            assert_eq!(found, expected, "{hold} {first} {second}, {copied} of them copied, then {last}: {kind}");
+        }
+    }
+}
+
 /// A correction that missed a copy is in the next one.
 #[test]
 fn what_missed_a_copy_is_in_the_next() {
