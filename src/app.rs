@@ -172,7 +172,7 @@ impl App {
         // Nobody is answered any more who could wait for it, but after a second signal or --drain-timeout.
         let _ = usage.end(clock.now(), PATIENCE);
         if let Some(state) = state {
-            state.end(&usage);
+            state.end();
         }
         ended
     }

@@ -30,6 +30,12 @@ impl Clock {
         Clock { origin: Instant::now(), began: Self::wall() }
     }
 
+    /// One that has run for so long, and started when the wall clock said `began`.
+    #[cfg(test)]
+    pub(crate) fn started(began: Micros, ago: Duration) -> Self {
+        Clock { origin: Instant::now().checked_sub(ago).unwrap(), began }
+    }
+
     /// What the wall clock says.
     #[must_use]
     pub fn wall() -> Micros {

@@ -29,7 +29,7 @@ pub use self::writer::State;
 
 use self::file::{File, Meta};
 use self::load::Journals;
-use crate::clock::Micros;
+use crate::clock::{Clock, Micros};
 use crate::hash::{KeyedHasher, Secret};
 use crate::limit::{CellId, InForce, Limits, Memory};
 use crate::usage::{Forecasts, Sealer};
@@ -47,8 +47,8 @@ pub struct Options {
 pub struct Beginning<'a> {
     /// Empty, for the accounts.
     pub memory: Memory,
-    /// What the wall clock says.
-    pub wall: Micros,
+    /// The process's, which has run since it started.
+    pub clock: Clock,
     pub in_force: &'a InForce,
 }
 
@@ -58,8 +58,10 @@ pub struct Opened {
     file: File,
     /// The accounts of before.
     pub memory: Memory,
-    /// When the store's clock begins: never before what was written.
+    /// What the store's clock said when the process's clock started: so much that it says nothing before what was written.
     pub began: Micros,
+    /// What it said when the file was read.
+    now: Micros,
     /// The calls that had a line in the usage log without a report.
     pub unsettled: Vec<u128>,
     meta: Meta,
@@ -98,10 +100,17 @@ pub enum StateError {
 // === impl Opened ===
 
 impl Opened {
-    /// The secret of reservations: the `given` one, else the one that the file keeps, else a new one, which it keeps from now on.
+    /// The secret of reservations: the `given` one, else the one that the file keeps.
     #[must_use]
     pub fn secret(&mut self, given: Option<Secret>) -> Secret {
-        given.unwrap_or_else(|| Secret::of(self.meta.secret.get_or_insert_with(crate::hash::random)))
+        let kept = self.kept();
+        given.unwrap_or(kept)
+    }
+
+    /// The secret that the file keeps; if it has none a new one, which it keeps from now on.
+    #[must_use]
+    pub fn kept(&mut self) -> Secret {
+        Secret::of(self.meta.secret.get_or_insert_with(crate::hash::random))
     }
 
     /// The key of accounts' names: that which the file keeps, else the `derived` one, which it keeps from now on, whatever becomes of the

@@ -57,12 +57,13 @@ pub(super) fn lasting_gate(
     let given = settings.key_file.as_deref().map(secrets).transpose()?;
     let in_force = policy.cells_in_force();
     let memory = Memory::bounded(settings.accounts);
-    let mut opened = Opened::open(options, Beginning { memory, wall: clock.began(), in_force: &in_force })?;
+    let mut opened = Opened::open(options, Beginning { memory, clock, in_force: &in_force })?;
     let limits = Limits::in_memory(std::mem::take(&mut opened.memory)).since(opened.began);
     let gate = around(limits, settings, policy, clock, metrics)?
         .with_secret(&opened.secret(given.as_ref().map(|secrets| secrets.first.clone())));
     if let Some(secrets) = &given {
         gate.sealer.adopt(secrets);
+        gate.sealer.keep(&opened.kept());
     }
     let keys = opened.account_key(gate.account_key());
     let gate = gate.with_account_key(keys);

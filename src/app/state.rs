@@ -6,7 +6,6 @@ use std::time::Duration;
 use crate::clock::Clock;
 use crate::gate::Gate;
 use crate::state::{Opened, Shared, State, StateError, StateMetrics};
-use crate::usage::Reports;
 
 /// A state file that was read, and what it is written from.
 pub(super) struct Lasting {
@@ -33,8 +32,8 @@ impl Lasting {
     ///
     /// The operating system gives no thread.
     pub(super) fn start(self, gate: &Arc<Gate>, clock: Clock, metrics: StateMetrics) -> Result<Saving, StateError> {
-        let Lasting { mut opened, shared } = self;
-        let unsettled = std::mem::take(&mut opened.unsettled);
+        let Lasting { opened, shared } = self;
+        let unsettled = opened.unsettled.clone();
         let policies = Arc::clone(&gate.policies);
         let in_force = Box::new(move || policies.current().cells_in_force());
         let state = State::start(opened, shared, clock, metrics, in_force)?;
@@ -46,7 +45,7 @@ impl Lasting {
 
 impl Saving {
     /// Saves for the last time, after all reports were taken.
-    pub(super) fn end(&self, reports: &Reports) {
-        self.state.end(reports.unsettled_calls(), PATIENCE);
+    pub(super) fn end(&self) {
+        self.state.end(PATIENCE);
     }
 }

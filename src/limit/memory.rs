@@ -460,7 +460,10 @@ impl Shard {
                 let standing = cell.admit(demand, now);
                 *known = cell;
                 admission.outcome = Outcome::of(standing.verdict == Verdict::Fits);
-                account.note_admitted(key, &mut self.changes, admission);
+                // Time alone has passed for who is refused: that is not worth a write.
+                if admission.admitted() {
+                    account.note_admitted(key, &mut self.changes, admission);
+                }
                 admission.standings.push(standing);
                 return;
             }

@@ -294,6 +294,11 @@ impl OfInstance {
     /// Drops what was settled before `oldest`, and so made before it. Serial numbers rise with time, so the first page is the oldest. Its
     /// last numbers may be made yet.
     fn forget(&mut self, oldest: Micros) {
+        // No report of these is taken any more, be it better.
+        while let Some(interim) = self.interim.first_entry().filter(|interim| interim.get().minted < oldest) {
+            self.changes.interim(*interim.key());
+            interim.remove();
+        }
         while let Some(page) = self.pages.first_entry().filter(|page| page.get().newest < oldest) {
             self.changes.page_dropped(*page.key());
             page.remove();

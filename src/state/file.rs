@@ -2,7 +2,7 @@
 
 use std::fs::{self, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
@@ -46,7 +46,15 @@ pub(super) struct File {
     pub(super) path: PathBuf,
     /// `None` after a failure, until it is opened anew.
     database: Option<Database>,
+    is: Identity,
     _lock: Lock,
+}
+
+/// Which file it is, wherever it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Identity {
+    device: u64,
+    inode: u64,
 }
 
 /// The keys that go with the file.
@@ -68,8 +76,13 @@ impl File {
     pub(super) fn open(path: &Path) -> Result<Self, StateError> {
         let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let lock = Lock::take(&path, PATIENCE)?;
-        let database = open(&path)?;
-        Ok(File { path, database: Some(database), _lock: lock })
+        if is_wanting(&path)? {
+            make(&path)?;
+        }
+        let database = open(&path, true)?;
+        keep_secret(&path);
+        let is = Identity::of(&path).map_err(|error| StateError::failed(&path, "cannot be opened", &error))?;
+        Ok(File { path, database: Some(database), is, _lock: lock })
     }
 
     /// Moves a file aside that is not what it should be, and says where it is.
@@ -90,11 +103,15 @@ impl File {
     ///
     /// # Errors
     ///
-    /// It cannot be.
+    /// It cannot be; or the file is not where it was. Another one has other keys, and what is written to one that was moved is lost.
     pub(super) fn database(&mut self) -> Result<&Database, StateError> {
+        if !Identity::of(&self.path).is_ok_and(|is| is == self.is) {
+            let error = io::Error::other("it was moved, or another one is in its place: put it back, or start again");
+            return Err(StateError::failed(&self.path, "is not the file that was opened", &error));
+        }
         let database = match self.database.take() {
             Some(database) => database,
-            None => open(&self.path)?,
+            None => open(&self.path, false)?,
         };
         Ok(self.database.insert(database))
     }
@@ -104,33 +121,54 @@ impl File {
         self.database = None;
     }
 
+    /// Whether it was closed since it was used last.
+    pub(super) fn is_closed(&self) -> bool {
+        self.database.is_none()
+    }
+
     /// In bytes.
     pub(super) fn size(&self) -> u64 {
         fs::metadata(&self.path).map_or(0, |metadata| metadata.len())
     }
 }
 
-/// The database at `path`.
-fn open(path: &Path) -> Result<Database, StateError> {
-    let wrong = |error: io::Error| StateError::failed(path, "cannot be opened", &error);
+// === impl Identity ===
+
+impl Identity {
+    fn of(path: &Path) -> io::Result<Self> {
+        let metadata = fs::metadata(path)?;
+        Ok(Identity { device: metadata.dev(), inode: metadata.ino() })
+    }
+}
+
+/// Whether there is none at `path`, or an empty one.
+fn is_wanting(path: &Path) -> Result<bool, StateError> {
+    let wrong = |error: io::Error| Err(StateError::failed(path, "cannot be opened", &error));
     match fs::metadata(path) {
         // Nor is it moved aside: it may be a device.
         Ok(metadata) if !metadata.is_file() => {
-            return Err(wrong(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file")));
+            wrong(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"))
         }
-        Ok(metadata) if metadata.len() > 0 => {}
-        Ok(_) => make(path)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => make(path)?,
-        Err(error) => return Err(wrong(error)),
+        Ok(metadata) => Ok(metadata.len() == 0),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(error) => wrong(error),
     }
-    // It has secrets.
-    let metadata = fs::metadata(path).map_err(wrong)?;
-    if metadata.permissions().mode() & 0o077 != 0 {
-        let _ = fs::set_permissions(path, Permissions::from_mode(0o600));
-    }
-    let database = guarded(path, || Builder::new().set_cache_size(CACHE).set_check_integrity_on_open(true).open(path))?;
+}
+
+/// The database at `path`; at first all that is in it is looked at.
+fn open(path: &Path, is_first: bool) -> Result<Database, StateError> {
+    let mut builder = Builder::new();
+    builder.set_cache_size(CACHE).set_check_integrity_on_open(is_first);
+    let database = guarded(path, || builder.open(path))?;
     check(path, &database)?;
     Ok(database)
+}
+
+/// It has secrets.
+fn keep_secret(path: &Path) {
+    if fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o077 != 0) {
+        let _ = fs::set_permissions(path, Permissions::from_mode(0o600));
+    }
 }
 
 /// What the file's own code says of it: of a file that others wrote into it may panic.
@@ -215,16 +253,17 @@ impl Meta {
     /// Calls that have a line in the usage log without a report.
     pub(super) const UNSETTLED: &'static str = "unsettled";
 
-    pub(super) fn read(table: &impl ReadableTable<&'static str, &'static [u8]>) -> Result<Self, StorageError> {
+    /// `None` if something of it is of another length than that has.
+    pub(super) fn read(table: &impl ReadableTable<&'static str, &'static [u8]>) -> Result<Option<Self>, StorageError> {
         let value = |key| table.get(key).map(|value| value.map(|value| value.value().to_vec()));
-        let key = |value: Option<Vec<u8>>| value.and_then(|value| value.try_into().ok());
-        Ok(Meta {
-            secret: key(value(SECRET)?),
-            accounts: key(value(ACCOUNTS)?),
-            unsettled: value(Self::UNSETTLED)?.unwrap_or_default(),
-        })
+        let key =
+            |value: Option<Vec<u8>>| value.map(|value| value.try_into().ok()).map_or(Some(None), |key| key.map(Some));
+        let [secret, accounts] = [key(value(SECRET)?), key(value(ACCOUNTS)?)];
+        let unsettled = value(Self::UNSETTLED)?.unwrap_or_default();
+        Ok(secret.zip(accounts).map(|(secret, accounts)| Meta { secret, accounts, unsettled }))
     }
 
+    /// Writes the keys. The calls are written by each save in which they changed.
     pub(super) fn write(&self, transaction: &WriteTransaction) -> Result<(), redb::Error> {
         let mut table = transaction.open_table(META)?;
         for (key, value) in [(SECRET, &self.secret), (ACCOUNTS, &self.accounts)] {
@@ -232,7 +271,6 @@ impl Meta {
                 table.insert(key, value.as_slice())?;
             }
         }
-        table.insert(Self::UNSETTLED, self.unsettled.as_slice())?;
         Ok(())
     }
 }

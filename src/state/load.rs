@@ -1,9 +1,10 @@
 //! What a file that is opened tells.
 
-use std::collections::HashMap;
-use std::time::Instant;
+use std::collections::{HashMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
 
-use redb::{ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable};
+use redb::{Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable};
 
 use super::file::{BASE, File, GONE, JOURNAL, LEARNED, META, Meta, SETTLED, SHARDS};
 use super::merge::Keeping;
@@ -27,8 +28,7 @@ pub(super) struct Journal {
     pub(super) saves: Vec<u64>,
     /// In bytes.
     pub(super) size: usize,
-    /// How many parts the base has, and its bytes.
-    pub(super) parts: u32,
+    /// Of its base, likewise.
     pub(super) base: usize,
 }
 
@@ -41,6 +41,47 @@ enum Unreadable {
 /// No clock says a later moment, for two centuries: of a later one the arithmetic of cells would not be exact.
 const LATEST: u64 = 1 << 53;
 
+// === impl Journals ===
+
+impl Default for Journals {
+    fn default() -> Self {
+        Journals { shards: vec![Journal::default(); Memory::SHARDS], next: 0 }
+    }
+}
+
+impl Journals {
+    /// As the tables have them: after a commit that failed nobody knows whether it was made.
+    pub(super) fn of(database: &Database) -> Result<Self, redb::Error> {
+        let (transaction, mut journals) = (database.begin_read()?, Journals::default());
+        for row in transaction.open_table(BASE)?.iter()? {
+            let (key, records) = row?;
+            journals.has_base(key.value().0, records.value().len());
+        }
+        for row in transaction.open_table(JOURNAL)?.iter()? {
+            let (key, records) = row?;
+            let (save, shard) = key.value();
+            journals.has_save(save, shard, records.value().len());
+        }
+        Ok(journals)
+    }
+
+    /// A part of a base, of that many bytes.
+    fn has_base(&mut self, shard: u16, bytes: usize) {
+        if let Some(journal) = self.shards.get_mut(usize::from(shard)) {
+            journal.base += bytes;
+        }
+    }
+
+    /// What changed in one save, in that many bytes.
+    fn has_save(&mut self, save: u64, shard: u16, bytes: usize) {
+        if let Some(journal) = self.shards.get_mut(usize::from(shard)) {
+            journal.saves.push(save);
+            journal.size += bytes;
+        }
+        self.next = self.next.max(save.saturating_add(1));
+    }
+}
+
 // === impl Opened ===
 
 impl Opened {
@@ -52,13 +93,13 @@ impl Opened {
     pub fn open(options: &Options, beginning: Beginning<'_>) -> Result<Self, StateError> {
         let started = Instant::now();
         let room = beginning.memory.room();
-        let Beginning { wall, in_force, .. } = beginning;
+        let Beginning { clock, in_force, .. } = beginning;
         let opened = match Self::read(options, beginning) {
             Err(StateError::Unusable { path, why }) if options.discard => {
                 let aside = File::discard(&path)?;
                 let (file, aside) = (path.display(), aside.display());
                 tracing::warn!(%file, why, %aside, "--state-discard: the file cannot be used, and an empty one is begun");
-                Self::read(options, Beginning { memory: Memory::bounded(room), wall, in_force })
+                Self::read(options, Beginning { memory: Memory::bounded(room), clock, in_force })
             }
             opened => opened,
         }?;
@@ -73,7 +114,9 @@ impl Opened {
         let transaction = file.database()?.begin_read();
         let transaction = transaction.map_err(|error| StateError::failed(&path, "cannot be read", &error))?;
         let read = Reading { transaction: &transaction, beginning };
-        let mut opened = match read.all() {
+        // Of a table that others wrote into it may panic.
+        let all = catch_unwind(AssertUnwindSafe(|| read.all())).unwrap_or(Err(Unreadable::Damaged("a table")));
+        let mut opened = match all {
             Ok(read) => read.into_opened(file),
             Err(Unreadable::Damaged(what)) => {
                 return Err(StateError::unusable(&path, format!("it is damaged: {what} cannot be read")));
@@ -94,7 +137,7 @@ impl Opened {
     /// The file cannot be written.
     pub fn begin(&mut self, shared: &Shared) -> Result<(), StateError> {
         let crate::limit::Store::Memory(memory) = &shared.limits.store;
-        let rows = memory.begin(shared.sealer.instance(), &self.copied, self.began);
+        let rows = memory.begin(shared.sealer.instance(), &self.copied, self.now);
         let path = self.file.path.clone();
         let database = self.file.database()?;
         let written = || -> Result<(), redb::Error> {
@@ -105,7 +148,10 @@ impl Opened {
             Ok(transaction.commit()?)
         };
         written().map_err(|error| StateError::failed(&path, "cannot be written", &error))?;
-        shared.sealer.take_over(memory.earlier());
+        let earlier: HashSet<Instance> = memory.earlier().into_iter().collect();
+        // Of the others no report is taken any more.
+        self.unsettled.retain(|call| earlier.contains(&Instance((call >> 64) as u64)));
+        shared.sealer.take_over(earlier);
         for part in std::mem::take(&mut self.learned) {
             if shared.forecasts.read(&part).is_none() {
                 tracing::warn!(file = %path.display(), "--state: what was learned cannot be read, and is learned again");
@@ -125,6 +171,7 @@ struct Reading<'a> {
 struct Read {
     memory: Memory,
     began: Micros,
+    now: Micros,
     meta: Meta,
     learned: Vec<Vec<u8>>,
     copied: Vec<Micros>,
@@ -136,8 +183,8 @@ struct Read {
 
 impl Read {
     fn into_opened(self, file: File) -> Opened {
-        let Read { memory, began, meta, learned, copied, journals, gone } = self;
-        Opened { file, memory, began, unsettled: Vec::new(), meta, learned, copied, journals, gone }
+        let Read { memory, began, now, meta, learned, copied, journals, gone } = self;
+        Opened { file, memory, began, now, unsettled: Vec::new(), meta, learned, copied, journals, gone }
     }
 }
 
@@ -146,24 +193,33 @@ impl Read {
 impl Reading<'_> {
     fn all(self) -> Result<Read, Unreadable> {
         let copied = self.copied()?;
-        let mut journals = Journals { shards: vec![Journal::default(); Memory::SHARDS], next: 0 };
+        let mut journals = Journals::default();
         let shards = self.accounts(&mut journals)?;
         let newest = copied.iter().max().copied().unwrap_or_default();
-        let began = self.beginning.wall.max(newest);
-        let mut keeping = Keeping { in_force: self.beginning.in_force, gone: self.gone()?, now: began };
+        // The process's clock has run for as long as another process had the file.
+        let Beginning { clock, in_force, .. } = self.beginning;
+        let elapsed = Micros::from(Duration::from_nanos(clock.now().0)).0;
+        let began = clock.began().max(Micros(newest.0.saturating_sub(elapsed)));
+        let now = Micros(began.0.saturating_add(elapsed));
+        let mut keeping = Keeping::new(in_force, self.gone()?, now);
         let (meta, learned) = (self.meta()?, self.learned()?);
+        let is_whole = meta.secret.is_some() && meta.accounts.is_some();
+        if !is_whole && shards.iter().any(|accounts| !accounts.is_empty()) {
+            return Err(Unreadable::Damaged("its keys"));
+        }
         let settled = self.transaction.open_table(SETTLED)?;
         let mut memory = self.beginning.memory.copied();
         for ((number, mut accounts), at) in shards.into_iter().enumerate().zip(&copied) {
-            accounts.retain(began, keeping.kept());
+            accounts.retain(now, keeping.kept());
             memory.restore(number, accounts, *at);
         }
         restore_settled(&mut memory, &settled)?;
-        Ok(Read { memory, began, meta, learned, copied, journals, gone: keeping.gone })
+        keeping.forget();
+        Ok(Read { memory, began, now, meta, learned, copied, journals, gone: keeping.gone })
     }
 
     fn meta(&self) -> Result<Meta, Unreadable> {
-        Ok(Meta::read(&self.transaction.open_table(META)?)?)
+        Meta::read(&self.transaction.open_table(META)?)?.ok_or(Unreadable::Damaged("its keys"))
     }
 
     fn copied(&self) -> Result<Vec<Micros>, Unreadable> {
@@ -181,18 +237,16 @@ impl Reading<'_> {
         let mut shards: Vec<Accounts> = (0..Memory::SHARDS).map(|_| Accounts::default()).collect();
         for row in self.transaction.open_table(BASE)?.iter()? {
             let (key, records) = row?;
-            let (shard, part) = key.value();
-            let journal = read(&mut shards, journals, shard, records.value())?;
-            journal.base += records.value().len();
-            journal.parts = journal.parts.max(part.saturating_add(1));
+            let (shard, _) = key.value();
+            read(&mut shards, shard, records.value())?;
+            journals.has_base(shard, records.value().len());
         }
         for row in self.transaction.open_table(JOURNAL)?.iter()? {
             let (key, records) = row?;
             let (save, shard) = key.value();
-            let journal = read(&mut shards, journals, shard, records.value())?;
-            journal.saves.push(save);
-            journal.size += records.value().len();
-            journals.next = save.checked_add(1).ok_or(Unreadable::Damaged("the number of a save"))?;
+            read(&mut shards, shard, records.value())?;
+            journals.has_save(save, shard, records.value().len());
+            save.checked_add(1).ok_or(Unreadable::Damaged("the number of a save"))?;
         }
         Ok(shards)
     }
@@ -214,16 +268,10 @@ impl Reading<'_> {
 }
 
 /// Reads records of a shard.
-fn read<'j>(
-    shards: &mut [Accounts],
-    journals: &'j mut Journals,
-    shard: u16,
-    records: &[u8],
-) -> Result<&'j mut Journal, Unreadable> {
+fn read(shards: &mut [Accounts], shard: u16, records: &[u8]) -> Result<(), Unreadable> {
     let shard = usize::from(shard);
     let accounts = shards.get_mut(shard).and_then(|accounts| accounts.read(shard, records));
-    let journal = accounts.and_then(|()| journals.shards.get_mut(shard));
-    journal.ok_or(Unreadable::Damaged("an account"))
+    accounts.ok_or(Unreadable::Damaged("an account"))
 }
 
 fn restore_settled(memory: &mut Memory, rows: &ReadOnlyTable<(u64, u8, u64), &'static [u8]>) -> Result<(), Unreadable> {
@@ -240,6 +288,11 @@ fn restore_settled(memory: &mut Memory, rows: &ReadOnlyTable<(u64, u8, u64), &'s
 
 impl<E: Into<redb::Error>> From<E> for Unreadable {
     fn from(error: E) -> Self {
-        Unreadable::Failed(error.into())
+        use redb::Error::{Corrupted, TableDoesNotExist, TableIsMultimap, TableTypeMismatch, TypeDefinitionChanged};
+        match error.into() {
+            Corrupted(_) | TableDoesNotExist(_) | TableIsMultimap(_) => Unreadable::Damaged("a table"),
+            TableTypeMismatch { .. } | TypeDefinitionChanged { .. } => Unreadable::Damaged("a table"),
+            error => Unreadable::Failed(error),
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Merging the journal of a shard with its base, from the file alone.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use redb::{ReadableTable, StorageError, WriteTransaction};
 
@@ -16,7 +16,9 @@ pub(super) struct Keeping<'a> {
     pub(super) in_force: &'a InForce,
     /// Since when cells are not in force.
     pub(super) gone: HashMap<CellId, Micros>,
-    pub(super) now: Micros,
+    /// Cells that accounts have.
+    seen: HashSet<CellId>,
+    now: Micros,
 }
 
 /// How long a cell is kept whose limit is gone.
@@ -28,7 +30,21 @@ const LEAST: usize = 32 * 1024;
 
 // === impl Keeping ===
 
-impl Keeping<'_> {
+impl<'a> Keeping<'a> {
+    /// With what is known to be `gone`.
+    pub(super) fn new(in_force: &'a InForce, gone: HashMap<CellId, Micros>, now: Micros) -> Self {
+        Keeping { in_force, gone, seen: HashSet::new(), now }
+    }
+
+    /// Forgets, after all accounts were seen, since when cells are gone that are there again, or that nobody has any more.
+    pub(super) fn forget(&mut self) {
+        let Keeping { in_force, gone, seen, now } = self;
+        gone.retain(|cell, since| {
+            let is_young = now.0.saturating_sub(since.0) < 2 * KEPT;
+            !in_force.has(*cell) && (is_young || seen.contains(cell))
+        });
+    }
+
     /// Whether a cell is kept. One that has gone is noted.
     pub(super) fn kept(&mut self) -> impl FnMut(CellId) -> bool {
         let mut known: HashMap<CellId, bool> = HashMap::new();
@@ -36,6 +52,7 @@ impl Keeping<'_> {
     }
 
     fn keeps(&mut self, cell: CellId) -> bool {
+        self.seen.insert(cell);
         if self.in_force.has(cell) {
             self.gone.remove(&cell);
             return true;
@@ -62,10 +79,8 @@ impl Journal {
         let (mut base, mut journal) = (transaction.open_table(BASE)?, transaction.open_table(JOURNAL)?);
         let damaged = || StorageError::Corrupted("an account cannot be read".to_owned());
         let mut accounts = Accounts::default();
-        for part in 0..self.parts {
-            if let Some(records) = base.get((shard, part))? {
-                accounts.read(shard.into(), records.value()).ok_or_else(damaged)?;
-            }
+        for row in base.range((shard, 0)..=(shard, u32::MAX))? {
+            accounts.read(shard.into(), row?.1.value()).ok_or_else(damaged)?;
         }
         for save in &self.saves {
             if let Some(records) = journal.remove((*save, shard))? {
@@ -73,15 +88,13 @@ impl Journal {
             }
         }
         accounts.retain(keeping.now, keeping.kept());
-        let mut merged = Journal::default();
+        let (mut merged, mut parts) = (Journal::default(), 0);
         for records in accounts.records(PART) {
-            base.insert((shard, merged.parts), records.as_slice())?;
+            base.insert((shard, parts), records.as_slice())?;
             merged.base += records.len();
-            merged.parts += 1;
+            parts += 1;
         }
-        for part in merged.parts..self.parts {
-            base.remove((shard, part))?;
-        }
+        base.retain_in((shard, parts)..=(shard, u32::MAX), |_, _| false)?;
         Ok(merged)
     }
 }

@@ -18,6 +18,16 @@ pub(super) struct Saver {
     pub(super) shared: Shared,
     pub(super) journals: Journals,
     pub(super) gone: HashMap<CellId, Micros>,
+    /// What of that, and of calls that have a line without a report, was written last; and whether it is in the file.
+    pub(super) told: Told,
+    pub(super) is_told: bool,
+}
+
+/// What is written as a whole when it changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Told {
+    pub(super) gone: HashMap<CellId, Micros>,
+    pub(super) unsettled: Vec<u128>,
 }
 
 /// What is to be saved besides what changed.
@@ -25,8 +35,6 @@ pub(super) struct Saver {
 pub(super) struct Also {
     /// What was learned: that is not worth a write each second. And limits that are there again are noted.
     pub(super) learned: bool,
-    /// At the end, the calls that have a line without a report.
-    pub(super) unsettled: Option<Vec<u128>>,
 }
 
 /// What changed.
@@ -35,7 +43,7 @@ struct Changes {
     shards: Vec<Copied>,
     settled: Vec<Row>,
     learned: Option<Vec<Vec<u8>>>,
-    unsettled: Option<Vec<u128>>,
+    told: Option<Told>,
 }
 
 /// What the saver knows after a save.
@@ -46,6 +54,8 @@ struct Saved {
 
 /// So much of bases is merged in one save, in bytes: the others wait for the next.
 const MERGED: usize = 16 * 1024 * 1024;
+/// A list of more calls is written with what was learned, and not whenever it changed.
+const FEW: usize = 4096;
 /// A part of what was learned, in bytes.
 const PART: usize = 60_000;
 
@@ -70,18 +80,19 @@ impl Saver {
         let written = catch_unwind(AssertUnwindSafe(|| self.write(&changes, now, in_force)));
         match written.unwrap_or_else(|_| Err(self.panicked())) {
             Ok(saved) => {
-                self.take(saved);
+                self.take(saved, changes.told);
                 Ok(true)
             }
             Err(error) => {
                 self.file.close();
+                self.is_told = false;
                 self.put_back(changes);
                 Err(error)
             }
         }
     }
 
-    fn panicked(&self) -> StateError {
+    pub(super) fn panicked(&self) -> StateError {
         let (path, error) = (self.file.path.clone(), "a panic, which the log tells".to_owned());
         StateError::Failed { path, doing: "cannot be written", error }
     }
@@ -93,14 +104,24 @@ impl Saver {
 
     /// First the cells, and then what is settled: see [`Memory::copy_settled`].
     fn changes(&self, also: Also, now: Micros) -> Changes {
-        let memory = self.memory();
+        let (memory, told) = (self.memory(), self.told(&also));
         let (visited, shards): (Vec<_>, Vec<_>) = (0..Memory::SHARDS).map(|shard| memory.copy(shard, now)).unzip();
         Changes {
             shards: shards.into_iter().flatten().collect(),
             settled: memory.copy_settled(&visited, now),
             learned: if also.learned { self.shared.forecasts.records(PART) } else { None },
-            unsettled: also.unsettled,
+            told: (!self.is_told || told != self.told).then_some(told),
         }
+    }
+
+    /// What the file has to tell from now on.
+    fn told(&self, also: &Also) -> Told {
+        let unsettled = match self.shared.sealer.unsettled_calls() {
+            Some(calls) if also.learned || calls.len() <= FEW => calls,
+            // Nobody has asked for them, or has done so yet.
+            _ => self.told.unsettled.clone(),
+        };
+        Told { gone: self.gone.clone(), unsettled }
     }
 
     fn put_back(&self, changes: Changes) {
@@ -113,8 +134,12 @@ impl Saver {
     }
 
     fn write(&mut self, changes: &Changes, now: Micros, in_force: &dyn Fn() -> InForce) -> Result<Saved, StateError> {
-        let path = self.file.path.clone();
+        let (path, is_closed) = (self.file.path.clone(), self.file.is_closed());
         let database = self.file.database()?;
+        if is_closed {
+            let journals = Journals::of(database);
+            self.journals = journals.map_err(|error| StateError::failed(&path, "cannot be read", &error))?;
+        }
         let (journals, gone) = (&self.journals, &self.gone);
         let written = || -> Result<Saved, redb::Error> {
             let transaction = database.begin_write()?;
@@ -126,14 +151,21 @@ impl Saver {
         written().map_err(|error| StateError::failed(&path, "cannot be written", &error))
     }
 
-    fn take(&mut self, saved: Saved) {
+    fn take(&mut self, saved: Saved, told: Option<Told>) {
         self.journals.next += 1;
         for (shard, journal) in saved.journals {
             if let Some(known) = self.journals.shards.get_mut(shard) {
                 *known = journal;
             }
         }
-        self.gone = saved.gone.unwrap_or(std::mem::take(&mut self.gone));
+        if let Some(told) = told {
+            self.told = told;
+        }
+        self.is_told = true;
+        if let Some(gone) = saved.gone {
+            self.told.gone.clone_from(&gone);
+            self.gone = gone;
+        }
     }
 }
 
@@ -149,8 +181,8 @@ struct Merging<'a> {
 
 impl Changes {
     fn is_empty(&self) -> bool {
-        let Changes { shards, settled, learned, unsettled } = self;
-        shards.is_empty() && settled.is_empty() && learned.is_none() && unsettled.is_none()
+        let Changes { shards, settled, learned, told } = self;
+        shards.is_empty() && settled.is_empty() && learned.is_none() && told.is_none()
     }
 
     fn write(&self, transaction: &WriteTransaction, journals: &Journals) -> Result<Saved, redb::Error> {
@@ -169,7 +201,8 @@ impl Changes {
         if let Some(learned) = &self.learned {
             write_learned(transaction, learned)?;
         }
-        if let Some(unsettled) = &self.unsettled {
+        if let Some(Told { gone, unsettled }) = &self.told {
+            write_gone(transaction, gone)?;
             let calls: Vec<u8> = unsettled.iter().flat_map(|call| call.to_be_bytes()).collect();
             transaction.open_table(META)?.insert(Meta::UNSETTLED, calls.as_slice())?;
         }
@@ -219,7 +252,7 @@ impl Saved {
             return Ok(());
         }
         let in_force = (merging.in_force)();
-        let mut keeping = Keeping { in_force: &in_force, gone: merging.gone.clone(), now: merging.now };
+        let mut keeping = Keeping::new(&in_force, merging.gone.clone(), merging.now);
         let mut merged = 0;
         for (shard, journal) in due {
             if merged > MERGED {

@@ -1,13 +1,14 @@
 //! The file and its saves, without a process around them.
 
 use std::collections::HashSet;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata};
 
 use super::file::{BASE, GONE, JOURNAL, META};
-use super::save::{Also, Saver};
+use super::save::{Also, Saver, Told};
 use super::*;
 use crate::clock::Nanos;
 use crate::limit::{
@@ -41,7 +42,8 @@ fn options(path: PathBuf) -> Options {
 }
 
 fn opened(options: &Options, wall: u64, in_force: &InForce) -> Result<Opened, StateError> {
-    Opened::open(options, Beginning { memory: Memory::bounded(1_000_000), wall: Micros(wall), in_force })
+    let clock = Clock::started(Micros(wall), Duration::ZERO);
+    Opened::open(options, Beginning { memory: Memory::bounded(1_000_000), clock, in_force })
 }
 
 /// What a start says of a file that it does not use.
@@ -71,8 +73,9 @@ impl World {
         let shared = Shared { limits: Arc::new(limits), sealer, forecasts };
         opened.begin(&shared).unwrap();
         let meta = [secret.key("test", b""), keys];
-        let Opened { file, journals, gone, .. } = opened;
-        World { saver: Saver { file, shared, journals, gone }, meta, in_force }
+        let Opened { file, journals, gone, unsettled, .. } = opened;
+        let told = Told { gone: gone.clone(), unsettled };
+        World { saver: Saver { file, shared, journals, gone, told, is_told: true }, meta, in_force }
     }
 
     fn memory(&self) -> &Memory {
@@ -90,8 +93,19 @@ impl World {
     }
 
     fn save(&mut self, now: u64) -> bool {
+        self.try_save(now).unwrap()
+    }
+
+    fn try_save(&mut self, now: u64) -> Result<bool, StateError> {
         let in_force = self.in_force.clone();
-        self.saver.save(Also::default(), Micros(now), &move || in_force.clone()).unwrap()
+        self.saver.save(Also::default(), Micros(now), &move || in_force.clone())
+    }
+
+    /// The cells that are gone, as the file has it.
+    fn gone(&mut self) -> Vec<u64> {
+        let transaction = self.saver.file.database().unwrap().begin_read().unwrap();
+        let table = transaction.open_table(GONE).unwrap();
+        table.iter().unwrap().map(|row| row.unwrap().0.value()).collect()
     }
 
     /// How many rows the tables of accounts have: the base, and the journal.
@@ -139,8 +153,11 @@ fn the_stores_clock_never_begins_before_what_was_saved() {
     first.save(BEGAN + HOUR);
     drop(first);
     let second = World::open(path, BEGAN - 5 * HOUR, &[1]);
+    // The clock had started a moment before that.
     let began = second.saver.shared.limits.time(Nanos(0));
-    assert!(began.0 >= BEGAN + HOUR && began.0 <= BEGAN + HOUR + 1, "{began:?}");
+    assert!(began.0 >= BEGAN + HOUR - 5 * SECOND && began.0 <= BEGAN + HOUR + 1, "{began:?}");
+    let admission = second.take(demand(1, 1, 1), began.0);
+    assert!(admission.at > Micros(BEGAN + HOUR), "{admission:?}");
 }
 
 /// A journal is merged when it is as large as its base: the file stays within twice what is in it, and nothing is lost.
@@ -220,12 +237,7 @@ fn cells_of_limits_that_are_gone_are_dropped_a_day_later_whatever_starts_in_betw
         );
     }
     world.save(BEGAN + 56 * HOUR);
-    let gone = |world: &mut World| {
-        let transaction = world.saver.file.database().unwrap().begin_read().unwrap();
-        let table = transaction.open_table(GONE).unwrap();
-        table.iter().unwrap().map(|row| row.unwrap().0.value()).collect::<Vec<_>>()
-    };
-    assert!(gone(&mut world).contains(&3));
+    assert!(world.gone().contains(&3));
     let [base, _] = world.rows();
     world.in_force = in_force(&[1]);
     for number in 0..2_000_u64 {
@@ -234,11 +246,144 @@ fn cells_of_limits_that_are_gone_are_dropped_a_day_later_whatever_starts_in_betw
             BEGAN + 81 * HOUR,
         );
     }
+    // Nor does it matter what the saver thought of a file that it has to open anew.
+    world.saver.file.close();
+    world.saver.journals = load::Journals::default();
     world.save(BEGAN + 81 * HOUR);
     let merged = world.saver.journals.shards[9].clone();
     assert!(merged.saves.is_empty() && base > 0, "{merged:?}");
     let size = world.saver.journals.shards[9].base;
     assert!(size < 2_000 * 70, "one cell each is left: {size}");
+}
+
+/// A limit that is there again has not been gone, whatever becomes of the process.
+#[test]
+fn since_when_a_cell_is_gone_is_kept_no_longer_than_it_is_so() {
+    let folder = Scratch::new();
+    let path = folder.path("state");
+    let mut world = World::open(path.clone(), BEGAN, &[1, 2]);
+    world.take(demand(1, 2, 200), BEGAN);
+    world.save(BEGAN);
+    drop(world);
+    let mut world = World::open(path.clone(), BEGAN + HOUR, &[1]);
+    assert_eq!(world.gone(), [2]);
+    // It is there again while the process runs: nothing else changes.
+    let all = in_force(&[1, 2]);
+    let learned = Also { learned: true };
+    assert!(world.saver.save(learned, Micros(BEGAN + 2 * HOUR), &|| all.clone()).unwrap());
+    assert_eq!(world.gone(), [0; 0]);
+    drop(world);
+    // It is gone when a process starts, and there when the next one does.
+    assert_eq!(World::open(path.clone(), BEGAN + 3 * HOUR, &[1]).gone(), [2]);
+    assert_eq!(World::open(path.clone(), BEGAN + 4 * HOUR, &[1, 2]).gone(), [0; 0]);
+    let used = |hours: u64| World::open(path.clone(), BEGAN + hours * HOUR, &[1]).used(1, 2, BEGAN + hours * HOUR);
+    assert!(used(28) > 190, "it has not been gone for a day");
+    // What nobody has is not remembered for ever.
+    let database = Database::open(&path).unwrap();
+    let transaction = database.begin_write().unwrap();
+    transaction.open_table(GONE).unwrap().insert(77, BEGAN).unwrap();
+    transaction.open_table(GONE).unwrap().insert(78, BEGAN + 28 * HOUR).unwrap();
+    transaction.commit().unwrap();
+    drop(database);
+    assert_eq!(World::open(path.clone(), BEGAN + 49 * HOUR, &[1]).gone(), [2, 78]);
+    assert_eq!(used(54), 0, "and a day later it is");
+}
+
+/// A process that is killed before it has saved anything loses nothing that the one before it knew.
+#[test]
+fn calls_that_have_a_line_are_known_after_a_second_kill() {
+    let folder = Scratch::new();
+    let path = folder.path("state");
+    let instance = World::open(path.clone(), BEGAN, &[1]).saver.shared.sealer.instance();
+    let (known, foreign) = (u128::from(instance.0) << 64 | 5, u128::from(instance.0 ^ 1) << 64 | 5);
+    let database = Database::open(&path).unwrap();
+    let transaction = database.begin_write().unwrap();
+    let calls = [foreign, known].map(u128::to_be_bytes).concat();
+    transaction.open_table(META).unwrap().insert("unsettled", calls.as_slice()).unwrap();
+    transaction.commit().unwrap();
+    drop(database);
+    for restart in 1..4 {
+        let world = World::open(path.clone(), BEGAN + restart * SECOND, &[1]);
+        assert_eq!(world.saver.told.unsettled, [known], "{restart}");
+    }
+}
+
+/// The process's clock runs while the process waits for the file.
+#[test]
+fn a_process_that_waited_for_the_file_is_not_ahead_of_the_wall_clock() {
+    let folder = Scratch::new();
+    let path = folder.path("state");
+    let mut first = World::open(path.clone(), BEGAN, &[1]);
+    first.take(demand(1, 1, 100), BEGAN);
+    first.save(BEGAN + 9 * SECOND);
+    drop(first);
+    let clock = Clock::started(Micros(BEGAN), Duration::from_secs(9));
+    let in_force = in_force(&[1]);
+    let beginning = Beginning { memory: Memory::default(), clock, in_force: &in_force };
+    let opened = Opened::open(&options(path), beginning).unwrap();
+    let limits = Limits::in_memory(Memory::default()).since(opened.began);
+    let ahead = limits.time(clock.now()).0.checked_sub(BEGAN + 9 * SECOND).unwrap();
+    // The machine may be slow.
+    assert!(ahead < 5 * SECOND, "{ahead}");
+}
+
+/// 50. Not even an empty one is made: it would have no keys.
+#[test]
+fn a_file_that_was_moved_is_not_made_anew_and_is_written_again_when_it_is_back() {
+    let folder = Scratch::new();
+    let path = folder.path("state");
+    let mut world = World::open(path.clone(), BEGAN, &[1]);
+    world.take(demand(1, 1, 100), BEGAN);
+    world.save(BEGAN);
+    let aside = path.with_file_name("aside");
+    std::fs::rename(&path, &aside).unwrap();
+    for _ in 0..2 {
+        world.take(demand(1, 1, 10), BEGAN);
+        let told = world.try_save(BEGAN + SECOND).unwrap_err().to_string();
+        assert!(
+            told.contains("is not the file that was opened: it was moved") && told.contains("put it back"),
+            "{told}"
+        );
+        assert!(!path.exists());
+    }
+    // Nor is another one taken for it.
+    std::fs::copy(&aside, &path).unwrap();
+    let copy = std::fs::read(&path).unwrap();
+    assert!(world.try_save(BEGAN + SECOND).is_err());
+    assert_eq!(std::fs::read(&path).unwrap(), copy);
+    std::fs::remove_file(&path).unwrap();
+    std::fs::rename(&aside, &path).unwrap();
+    assert!(world.save(BEGAN + 2 * SECOND));
+    drop(world);
+    let world = World::open(path, BEGAN + 3 * SECOND, &[1]);
+    assert_eq!(world.used(1, 1, BEGAN + 3 * SECOND), 120);
+}
+
+/// Of a commit that failed nobody knows whether it was made.
+#[test]
+fn after_a_failure_the_tables_say_what_is_in_the_file() {
+    let folder = Scratch::new();
+    let path = folder.path("state");
+    let mut world = World::open(path.clone(), BEGAN, &[1]);
+    for save in 0..3 {
+        world.take(demand(1, 1, 10), BEGAN + save * SECOND);
+        world.save(BEGAN + save * SECOND);
+    }
+    // As if the second and the third had not been made.
+    world.saver.file.close();
+    world.saver.journals.next = 1;
+    for journal in &mut world.saver.journals.shards {
+        journal.saves.truncate(1);
+    }
+    world.take(demand(1, 1, 10), BEGAN + 4 * SECOND);
+    world.save(BEGAN + 4 * SECOND);
+    assert_eq!(world.rows()[1], 4, "each has its row");
+    assert_eq!(
+        (world.saver.journals.next, world.saver.journals.shards.iter().map(|shard| shard.saves.len()).sum()),
+        (4, 4)
+    );
+    drop(world);
+    assert_eq!(World::open(path, BEGAN + 5 * SECOND, &[1]).used(1, 1, BEGAN + 5 * SECOND), 40);
 }
 
 /// 48. Of the future.
@@ -254,7 +399,10 @@ fn a_file_of_another_format_is_not_used_and_not_touched() {
         transaction.commit().unwrap();
     };
     set("format", &2_u32.to_be_bytes());
+    // Its mode is not changed either.
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
     let told = refused(&options(path.clone()));
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
     assert!(
         told.contains("another version of tiergate (format 2; this one reads 1)") && told.contains("--state-discard"),
         "{told}"
@@ -294,7 +442,7 @@ fn a_database_of_something_else_is_not_used() {
 /// Rows that nobody wrote, in a file that is whole.
 #[test]
 fn rows_that_are_none_are_told_and_let_nobody_in() {
-    for damage in 0..6 {
+    for damage in 0..12 {
         let folder = Scratch::new();
         let path = folder.path("state");
         let mut world = World::open(path.clone(), BEGAN, &[1]);
@@ -311,12 +459,23 @@ fn rows_that_are_none_are_told_and_let_nobody_in() {
             4 => drop(
                 transaction.open_table(super::file::SETTLED).unwrap().insert((1, 9, 1), [1_u8].as_slice()).unwrap(),
             ),
-            _ => drop(transaction.open_table(super::file::SHARDS).unwrap().insert(300, 1).unwrap()),
+            5 => drop(transaction.open_table(super::file::SHARDS).unwrap().insert(300, 1).unwrap()),
+            6 => drop(transaction.open_table(META).unwrap().remove("accounts").unwrap()),
+            7 => drop(transaction.open_table(META).unwrap().remove("secret").unwrap()),
+            8 => drop(transaction.open_table(META).unwrap().insert("accounts", [1_u8; 31].as_slice()).unwrap()),
+            9 => drop(transaction.open_table(META).unwrap().insert("secret", [1_u8; 33].as_slice()).unwrap()),
+            10 => drop(transaction.delete_table(super::file::LEARNED).unwrap()),
+            _ => {
+                transaction.delete_table(GONE).unwrap();
+                drop(transaction.open_table(redb::TableDefinition::<&str, u64>::new("gone")).unwrap());
+            }
         }
         transaction.commit().unwrap();
         drop(database);
-        let told = refused(&options(path));
+        let told = refused(&options(path.clone()));
         assert!(told.contains("it is damaged") && told.contains("--state-discard"), "{damage}: {told}");
+        let discard = Options { path, discard: true };
+        assert!(opened(&discard, BEGAN, &in_force(&[1])).is_ok(), "{damage}");
     }
 }
 
@@ -359,12 +518,26 @@ fn two_replicas_of_one_key_have_no_identity_twice_in_a_thousand_restarts() {
     assert!(second.saver.shared.sealer.open(&sealed).is_none());
 }
 
-/// With a key of one's own the file's is not used; names of accounts stay what they are whatever becomes of the key.
+/// With a key of one's own the file's seals no more, and opens what it has sealed; names of accounts stay what they are whatever becomes of the key.
 #[test]
 fn a_secret_that_is_given_seals_and_the_names_of_accounts_stay() {
     let folder = Scratch::new();
     let options = options(folder.path("state"));
-    let mut keys = HashSet::new();
+    let (mut keys, mut before) = (HashSet::new(), None);
+    for secret in [None, Some(Secret::random())] {
+        let mut opened = opened(&options, BEGAN, &in_force(&[1])).unwrap();
+        let sealer = Arc::new(Sealer::new(&opened.secret(secret.clone())));
+        if secret.is_some() {
+            sealer.keep(&opened.kept());
+        }
+        let kept = opened.kept();
+        let _ = opened.account_key(&KeyedHasher::derived(&kept, "accounts"));
+        let limits = Arc::new(Limits::in_memory(std::mem::take(&mut opened.memory)));
+        opened.begin(&Shared { limits, sealer: Arc::clone(&sealer), forecasts: Arc::default() }).unwrap();
+        if let Some(sealed) = before.replace(sealer.seal(&crate::usage::Terms::default(), Micros(BEGAN))) {
+            assert!(sealer.open(&sealed).is_some(), "what the file's key has sealed");
+        }
+    }
     for secret in [Some(Secret::random()), Some(Secret::random()), None] {
         let mut opened = opened(&options, BEGAN, &in_force(&[1])).unwrap();
         let used = opened.secret(secret.clone());
@@ -395,10 +568,8 @@ fn what_cannot_be_saved_is_noted_again() {
     let aside = path.with_file_name("aside");
     std::fs::rename(&path, &aside).unwrap();
     std::fs::create_dir(&path).unwrap();
-    let in_force = world.in_force.clone();
     for _ in 0..3 {
-        let failed = world.saver.save(Also::default(), Micros(BEGAN + SECOND), &|| in_force.clone());
-        assert!(failed.is_err());
+        assert!(world.try_save(BEGAN + SECOND).is_err());
     }
     std::fs::remove_dir(&path).unwrap();
     std::fs::rename(&aside, &path).unwrap();

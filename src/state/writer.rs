@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::save::{Also, Saver};
+use super::save::{Also, Saver, Told};
 use super::{Opened, Shared, StateError, StateMetrics};
 use crate::clock::Clock;
 use crate::limit::InForce;
@@ -20,8 +20,8 @@ pub struct State {
 
 /// What the thread is asked for.
 enum Ask {
-    /// To save for the last time, with the calls that have a line without a report.
-    End(Vec<u128>),
+    /// To save for the last time.
+    End,
 }
 
 /// Says which cells limits have now.
@@ -60,12 +60,13 @@ impl State {
         metrics: StateMetrics,
         in_force: InForceNow,
     ) -> Result<Self, StateError> {
-        let Opened { file, journals, gone, .. } = opened;
+        let Opened { file, journals, gone, unsettled, .. } = opened;
         metrics.bytes(file.size());
         let path = file.path.clone();
         let (ask, asked) = channel();
         let (end, ended) = channel();
-        let saver = Saver { file, shared, journals, gone };
+        let told = Told { gone: gone.clone(), unsettled };
+        let saver = Saver { file, shared, journals, gone, told, is_told: true };
         let writer = Writer { saver, metrics, clock, in_force, told: None, learned: Instant::now() };
         let run = move || {
             // Whoever asked may be gone.
@@ -76,10 +77,9 @@ impl State {
         Ok(State { ask, ended: Mutex::new(ended) })
     }
 
-    /// Saves for the last time, with the calls that are `unsettled`: whether that was done within `patience`. What changes after that is not
-    /// saved.
-    pub fn end(&self, unsettled: Vec<u128>, patience: Duration) -> bool {
-        let _ = self.ask.send(Ask::End(unsettled));
+    /// Saves for the last time: whether that was done within `patience`. What changes after that is not saved.
+    pub fn end(&self, patience: Duration) -> bool {
+        let _ = self.ask.send(Ask::End);
         let saved = self.ended.lock().recv_timeout(patience).unwrap_or(false);
         if !saved {
             tracing::error!("--state: the last save failed, and what changed since the one before is lost");
@@ -100,12 +100,9 @@ impl Writer {
             match asked {
                 Err(RecvTimeoutError::Timeout) => {
                     let learned = self.learned.elapsed() >= LEARNED_EACH;
-                    self.save(Also { learned, unsettled: None });
+                    self.save(Also { learned });
                 }
-                Ok(Ask::End(unsettled)) => {
-                    return self.save(Also { learned: true, unsettled: Some(unsettled) });
-                }
-                Err(RecvTimeoutError::Disconnected) => return self.save(Also { learned: true, unsettled: None }),
+                Ok(Ask::End) | Err(RecvTimeoutError::Disconnected) => return self.save(Also { learned: true }),
             }
         }
     }

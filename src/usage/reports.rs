@@ -132,13 +132,6 @@ impl Reports {
         Reports { has_heirs: true, ..self }
     }
 
-    /// The calls that have a line without a report, which a report may correct still.
-    #[must_use]
-    pub fn unsettled_calls(&self) -> Vec<u128> {
-        let instance = u128::from(self.sealer.instance().0) << 64;
-        self.sealer.outstanding().map(|outstanding| outstanding.unsettled(instance)).unwrap_or_default()
-    }
-
     /// Takes what a gateway reports of the answer whose reservation is `sealed`; what became of it.
     pub async fn take(&self, sealed: &str, report: &Report, channel: Channel, now: Nanos) -> Charged {
         let Some(reservation) = self.sealer.open(sealed) else {

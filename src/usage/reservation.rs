@@ -101,6 +101,8 @@ pub struct Sealer {
     next: AtomicU64,
     /// Where what is sealed is remembered, if somebody asked for that.
     outstanding: OnceLock<Outstanding>,
+    /// What opens besides, whatever secrets are adopted.
+    kept: OnceLock<Key>,
     /// Instances of before, whose reservations are settled here.
     earlier: OnceLock<HashSet<Instance>>,
 }
@@ -136,7 +138,8 @@ impl Sealer {
         let instance = Instance(u64::from_be_bytes(hash::random()));
         let keys = Keys { first: Key::of(secret, instance), second: None };
         let keys = ArcSwap::from_pointee(keys);
-        Sealer { instance, keys, next: AtomicU64::new(0), outstanding: OnceLock::new(), earlier: OnceLock::new() }
+        let (outstanding, kept, earlier) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
+        Sealer { instance, keys, next: AtomicU64::new(0), outstanding, kept, earlier }
     }
 
     /// Seals with the first of `secrets` from now on, and opens what both have sealed. Whether what was sealed until now can be opened
@@ -147,6 +150,11 @@ impl Sealer {
         let keys = Keys { first: of(&secrets.first), second: secrets.second.as_ref().map(of) };
         let before = self.keys.swap(Arc::new(keys));
         secrets.has(&before.first.secret)
+    }
+
+    /// Opens from now on what was sealed with `secret` as well; the first that was given stays.
+    pub fn keep(&self, secret: &Secret) {
+        let _ = self.kept.set(Key::of(secret, self.instance));
     }
 
     /// A sealer whose reservations nobody else can read.
@@ -198,6 +206,16 @@ impl Sealer {
         self.outstanding.get()
     }
 
+    /// The calls that have a line in the usage log without a report, which a report may correct still, in their order. `None` if no calls
+    /// are remembered.
+    #[must_use]
+    pub fn unsettled_calls(&self) -> Option<Vec<u128>> {
+        let instance = u128::from(self.instance.0) << 64;
+        let mut calls = self.outstanding.get()?.unsettled(instance);
+        calls.sort_unstable();
+        Some(calls)
+    }
+
     /// Who seals.
     #[must_use]
     pub fn instance(&self) -> Instance {
@@ -242,10 +260,12 @@ impl Sealer {
             Reservation::decode(instance, serial, plain)
         };
         let keys = self.keys.load();
-        match &keys.second {
-            None => open(&keys.first, bytes),
-            // Opening spoils what the other key is to be tried on.
-            Some(second) => open(&keys.first, bytes.clone()).or_else(|| open(second, bytes)),
+        match (&keys.second, self.kept.get()) {
+            (None, None) => open(&keys.first, bytes),
+            // Opening spoils what the other keys are to be tried on.
+            (second, kept) => open(&keys.first, bytes.clone())
+                .or_else(|| open(second.as_ref()?, bytes.clone()))
+                .or_else(|| open(kept?, bytes)),
         }
     }
 }

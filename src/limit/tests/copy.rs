@@ -407,6 +407,9 @@ fn what_does_not_change_is_not_copied() {
     };
     let (copies, rows) = again(SECOND + 2);
     assert!(copies.is_empty() && rows.is_empty(), "{copies:?} {rows:?}");
+    // Nor does it change by what is refused.
+    let refused = world.memory.admit(&[Demand { cost: Cost::Take(1000), ..demand }], Micros(SECOND + 3));
+    assert!(!refused.admitted() && again(SECOND + 3).0.is_empty());
     // What could not be kept is copied again.
     let _ = world.memory.admit(&[demand], Micros(SECOND + 3));
     let (copies, _) = again(SECOND + 4);
@@ -429,6 +432,20 @@ fn an_account_that_goes_goes_from_the_file() {
     world.save(SECOND + 3);
     world.restart(SECOND + 4);
     assert_eq!((world.memory.accounts(), world.left(demand, SECOND + 4)), (0, 100));
+}
+
+#[test]
+fn a_report_that_could_be_corrected_goes_from_the_file_after_a_day() {
+    let (mut world, hour) = (World::new(), 3600 * SECOND);
+    let (_, reserved) = world.ask(&[holding(1, quota(0, 100), 20)], SECOND);
+    let reserved = reserved.unwrap();
+    world.report(&reserved, Quality::Estimate, 20, SECOND);
+    let kept = |world: &mut World, now: u64| {
+        world.save(now);
+        world.kept.rows.keys().filter(|key| key.kind == 2).count()
+    };
+    assert_eq!([kept(&mut world, SECOND), kept(&mut world, 23 * hour), kept(&mut world, 25 * hour)], [1, 1, 0]);
+    assert_eq!(world.report(&reserved, Quality::Final, 10, 25 * hour), Settled::Late);
 }
 
 #[test]
