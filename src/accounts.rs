@@ -108,6 +108,7 @@ fn change(
     let by = change.by().ok_or(LimitsError::Nobody)?;
     body.extend([("reason".to_owned(), json!(change.reason)), ("by".to_owned(), json!(by))]);
     let limit = change.limit.as_ref().map(|limit| ("limit".to_owned(), json!(limit)));
-    body.extend(limit.into_iter().chain(hits.map(|hits| ("hits".to_owned(), json!(hits)))));
+    let counts = change.counts.map(|counts| ("counts".to_owned(), json!(counts.name())));
+    body.extend(limit.into_iter().chain(counts).chain(hits.map(|hits| ("hits".to_owned(), json!(hits)))));
     Ok(ask(admin)?.post(&format!("/limits/{action}"), &body.into())?)
 }

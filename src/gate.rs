@@ -112,7 +112,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 pub use self::access::AccessEvidence;
-pub use self::accounts::{Account, AccountsPage, AccountsQuery, CellName, ChangeOutcome};
+pub use self::accounts::{Account, AccountsPage, AccountsQuery, CellName, ChangeOutcome, LimitsMeant};
 pub use self::classic::EnforceLimits;
 pub use self::evidence::{Decision, Evidence, Grant, Handover, LimitEvidence, Stage};
 pub use self::facts::Facts;

@@ -15,7 +15,7 @@ pub use self::auth::{
 };
 pub use self::condition::{Condition, Operator, Pattern, Patterns};
 pub use self::endpoint::Endpoint;
-pub use self::limit::{LimitKind, TokenAdmission};
+pub use self::limit::{Counts, LimitKind, TokenAdmission};
 pub use self::rbac::{PolicyRule, Subject};
 pub use self::references::Fault;
 pub use self::value::ValueSource;

@@ -10,6 +10,8 @@ use serde_json::Value;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The largest answer that is read: a page of accounts with all their limits.
 const MOST: u64 = 64 * 1024 * 1024;
+/// What is before a body is shorter.
+const HEAD: u64 = 16 * 1024;
 
 /// Whom to ask.
 #[derive(Debug)]
@@ -26,6 +28,15 @@ pub(super) struct Answer {
     pub(super) body: Value,
 }
 
+/// Why an answer cannot be read.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Unread {
+    /// It is none of the admin port.
+    Another,
+    /// So many bytes of its body are there, of those that it says it has.
+    Part { got: usize, length: u64 },
+}
+
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
@@ -33,6 +44,14 @@ pub enum AskError {
     NoAnswer { authority: String, error: io::Error },
     #[error("what answers at http://{0} is not tiergate's admin port: see --admin")]
     Another(String),
+    #[error(
+        "the answer of http://{authority} was cut off after {got} of {length} bytes: ask again; see the log of tiergate if it happens again"
+    )]
+    CutOff { authority: String, got: usize, length: u64 },
+    #[error(
+        "the answer of http://{authority} has {length} bytes, more than {MOST} that are read: ask for fewer accounts, with --most"
+    )]
+    TooLong { authority: String, length: u64 },
     #[error("`{0}` is not where a process can be asked: http://HOST:PORT")]
     Url(String),
 }
@@ -61,7 +80,14 @@ impl<'a> Ask<'a> {
     fn answer(&self, head: &str, body: &str) -> Result<Answer, AskError> {
         let authority = || self.authority.to_owned();
         let answer = self.exchange(head, body).map_err(|error| AskError::NoAnswer { authority: authority(), error })?;
-        Answer::parse(&answer).ok_or_else(|| AskError::Another(authority()))
+        match Answer::parse(&answer) {
+            Ok(answer) => Ok(answer),
+            Err(Unread::Another) => Err(AskError::Another(authority())),
+            Err(Unread::Part { length, .. }) if length > MOST => {
+                Err(AskError::TooLong { authority: authority(), length })
+            }
+            Err(Unread::Part { got, length }) => Err(AskError::CutOff { authority: authority(), got, length }),
+        }
     }
 
     /// The whole answer: the other end closes.
@@ -72,7 +98,7 @@ impl<'a> Ask<'a> {
         stream.write_all(head.as_bytes())?;
         stream.write_all(body.as_bytes())?;
         let mut answer = Vec::new();
-        stream.take(MOST).read_to_end(&mut answer)?;
+        stream.take(HEAD + MOST).read_to_end(&mut answer)?;
         Ok(answer)
     }
 
@@ -91,13 +117,23 @@ impl<'a> Ask<'a> {
 // === impl Answer ===
 
 impl Answer {
-    /// `None` for what is no answer of the admin port.
-    fn parse(answer: &[u8]) -> Option<Self> {
-        let end = answer.windows(4).position(|window| window == b"\r\n\r\n")?;
-        let (head, body) = (str::from_utf8(answer.get(..end)?).ok()?, answer.get(end + 4..)?);
-        let status = head.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()?;
+    pub(super) fn parse(answer: &[u8]) -> Result<Self, Unread> {
+        let (status, length, body) = split(answer).ok_or(Unread::Another)?;
+        if let Some(length) = length.filter(|length| *length > body.len() as u64) {
+            return Err(Unread::Part { got: body.len(), length });
+        }
         let body = serde_json::from_slice(body).unwrap_or(Value::Null);
         // A page that is none of these is somebody else's, or not there.
-        (status != 200 || body.is_object()).then_some(Answer { status, body })
+        (status != 200 || body.is_object()).then_some(Answer { status, body }).ok_or(Unread::Another)
     }
+}
+
+/// Status, what the head says of the body's length, and the body; `None` for what is no answer of HTTP/1.1.
+fn split(answer: &[u8]) -> Option<(u16, Option<u64>, &[u8])> {
+    let end = answer.windows(4).position(|window| window == b"\r\n\r\n")?;
+    let (head, body) = (str::from_utf8(answer.get(..end)?).ok()?, answer.get(end + 4..)?);
+    let status = head.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()?;
+    let mut headers = head.lines().filter_map(|line| line.split_once(':'));
+    let length = headers.find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+    Some((status, length.and_then(|(_, length)| length.trim().parse().ok()), body))
 }

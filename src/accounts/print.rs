@@ -62,15 +62,16 @@ pub(super) fn account(found: &Value, out: &mut impl Write) -> io::Result<()> {
 /// What was changed.
 pub(super) fn changes(found: &Value, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "account {}, id {}\n", name(found), text(&found["account"]))?;
-    let heads = ["limit", "of", "used before", "after", "left before", "after", "given back"];
+    let heads = ["limit", "counts", "of", "used before", "after", "left before", "after", "given back"];
     let mut rows = vec![heads.map(str::to_owned).to_vec()];
     for change in list(&found["changed"]) {
         let (before, after) = (&change["before"], &change["after"]);
         let numbers =
             [&change["limit"], &before["used"], &after["used"], &before["left"], &after["left"], &change["given_back"]];
-        rows.push([limit_name(change)].into_iter().chain(numbers.map(number)).collect());
+        let what = [limit_name(change), text(&change["counts"])];
+        rows.push(what.into_iter().chain(numbers.map(number)).collect());
     }
-    table(&rows, &[1, 2, 3, 4, 5, 6], out)
+    table(&rows, &[2, 3, 4, 5, 6, 7], out)
 }
 
 fn list(value: &Value) -> &[Value] {

@@ -5,6 +5,8 @@ use std::num::{NonZeroU64, NonZeroUsize};
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand, ValueEnum};
 
+use crate::rules::Counts;
+
 use super::value::{account_id, admin_url, number};
 
 /// Look at accounts of a serving process, and change them.
@@ -59,7 +61,7 @@ pub struct WhichAccount {
 #[derive(Clone, Debug, Args)]
 #[command(after_help = LIMITS_EXIT)]
 pub struct ListAccounts {
-    /// Only accounts that are called so, or partly so
+    /// Only accounts whose name contains TEXT
     #[arg(value_name = "TEXT")]
     pub search: Option<String>,
     /// Only those behind this account, whose id the page before ended with
@@ -87,6 +89,9 @@ pub struct ChangeArgs {
     /// Only this limit, as namespace/policy/limit [default: all that the account has]
     #[arg(long, env = "TIERGATE_LIMIT", value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub limit: Option<String>,
+    /// Only if it counts these: policies of two kinds may have limits of one name
+    #[arg(long, env = "TIERGATE_COUNTS", value_name = "WHAT", requires = "limit")]
+    pub counts: Option<Counts>,
     /// Why; it stands in the log
     #[arg(long, env = "TIERGATE_REASON", value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
     pub reason: String,
@@ -107,11 +112,14 @@ pub struct ResetAccount {
 }
 
 #[derive(Clone, Debug, Args)]
-#[command(after_help = LIMITS_EXIT)]
+#[command(
+    after_help = LIMITS_EXIT,
+    mut_arg("limit", |limit| limit.required(true).help("Of which limit, as namespace/policy/limit"))
+)]
 pub struct GrantAccount {
     #[command(flatten)]
     pub which: WhichAccount,
-    /// How many requests or tokens are given back to each of the limits
+    /// How many requests or tokens are given back: to each rate of the limit as many
     #[arg(long, env = "TIERGATE_HITS", value_name = "N", value_parser = number::<NonZeroU64>)]
     pub hits: NonZeroU64,
     #[command(flatten)]

@@ -1,9 +1,10 @@
 //! What would change the answer.
 
-use super::steps::{matched, object, span};
+use super::steps::{matched, object, rough_span};
 use super::{Case, CurrentRoute, shape};
 use crate::denial::{Code, Denial};
 use crate::gate::{LimitEvidence, Refused};
+use crate::limit::Span;
 use crate::policy::Tiers;
 use crate::printable::shell_word;
 use crate::problem::{Finding, ObjectName, Origin, Problem};
@@ -291,7 +292,10 @@ fn limit(case: &Case<'_>, found: Option<&CurrentRoute<'_>>) -> Vec<String> {
     let place = limit.map(|limit| format!(" ({})", limit.place)).unwrap_or_default();
     let raise = format!("raise limit {}{place}", refusing.name);
     match wait {
-        Some(wait) => vec![format!("wait: the same request passes {} later", span(wait)), format!("or {raise}")],
+        Some(wait) => {
+            let about = if matches!(refusing.span, Span::Running) { "about " } else { "" };
+            vec![format!("wait: the same request passes {about}{} later", rough_span(wait)), format!("or {raise}")]
+        }
         None => vec![raise],
     }
 }

@@ -385,8 +385,11 @@ fn one_limit(case: &Case<'_>, found: Option<&CurrentRoute<'_>>, of: &LimitEviden
             if case.evidence.accounts_full { "there is no room to count it" } else { "a second call takes from it" };
         return TraceFinding::new(format!("{kind} {}: {asked}", of.name), place);
     };
+    // When a call ends that runs is a guess, and until when its place is kept at most is not when it is free.
+    let runs = matches!(of.span, limit::Span::Running);
+    let about = if runs { "about " } else { "" };
     let verdict = match standing.verdict {
-        limit::Verdict::Exceeds(Some(wait)) => format!("EXCEEDED, lets this through in {}", span(wait)),
+        limit::Verdict::Exceeds(Some(wait)) => format!("EXCEEDED, lets this through in {about}{}", rough_span(wait)),
         limit::Verdict::Exceeds(None) => "EXCEEDED, lets nothing through, ever".to_owned(),
         limit::Verdict::Fits => "fits".to_owned(),
     };
@@ -396,8 +399,8 @@ fn one_limit(case: &Case<'_>, found: Option<&CurrentRoute<'_>>, of: &LimitEviden
         _ => "left".to_owned(),
     };
     let (number, span_of) = (standing.limit(), limit_span(of.span));
-    let (remaining, reset) = (standing.remaining(), span(standing.reset()));
-    let state = format!("{number} {what} {span_of}, {remaining} {left}, full in {reset}: {verdict}");
+    let full = if runs { String::new() } else { format!(", full in {}", rough_span(standing.reset())) };
+    let state = format!("{number} {what} {span_of}, {} {left}{full}: {verdict}", standing.remaining());
     TraceFinding::new(format!("{kind} {}: {state}", of.name), place)
 }
 
@@ -465,6 +468,16 @@ pub(super) fn span(duration: Duration) -> String {
         _ if seconds.is_multiple_of(3600) => format!("{}h", seconds / 3600),
         _ if seconds.is_multiple_of(60) => format!("{}m", seconds / 60),
         _ => format!("{seconds}s"),
+    }
+}
+
+/// A duration for people who wait: of days not more than these and hours, the last one begun.
+pub(super) fn rough_span(duration: Duration) -> String {
+    let hours = duration.as_secs().div_ceil(3600);
+    match (hours / 24, hours % 24) {
+        (..2, _) => span(duration),
+        (days, 0) => format!("{days}d"),
+        (days, hours) => format!("{days}d {hours}h"),
     }
 }
 

@@ -329,6 +329,20 @@ fn durations_are_said_in_the_largest_unit_that_is_exact() {
     }
 }
 
+#[test]
+fn waits_of_many_days_are_said_in_days_and_hours() {
+    const HOUR: u64 = 3600;
+    for (seconds, expected) in [
+        (90, "90s"),
+        (47 * HOUR, "47h"),
+        (47 * HOUR + 1, "2d"),
+        (30 * 24 * HOUR + 1, "30d 1h"),
+        (31 * 24 * HOUR - HOUR, "30d 23h"),
+    ] {
+        assert_eq!(super::steps::rough_span(Duration::from_secs(seconds)), expected);
+    }
+}
+
 /// The policy may ask about another resource, with another verb, for another user.
 #[tokio::test]
 async fn what_would_grant_it_is_what_was_asked_for() {

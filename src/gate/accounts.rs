@@ -9,11 +9,11 @@ use std::sync::Arc;
 use super::{Deciding, Facts, Gate, Grant};
 use crate::clock::Nanos;
 use crate::expression::{Object, Properties, Scope};
-use crate::limit::{AccountKey, AccountName, CellId, Change, Changed, Quota, Stands};
+use crate::limit::{AccountKey, AccountName, CellId, Change, Changed, Quota, Span, Stands};
 use crate::policy::{Attached, Limit, LimitSet, Policy, RoutePlan};
 use crate::printable::masked;
 use crate::request::{Request, Unset};
-use crate::rules::LimitKind;
+use crate::rules::Counts;
 
 /// One account.
 #[derive(Clone, Debug)]
@@ -31,7 +31,7 @@ pub struct CellName {
     /// `namespace/policy/limit`
     pub limit: Arc<str>,
     /// `None` where the limit is gone.
-    pub kind: Option<LimitKind>,
+    pub counts: Option<Counts>,
     /// Whose requests alone it counts, where the limit counts for each route by itself.
     pub route: Option<Arc<str>>,
     pub in_shadow: bool,
@@ -55,6 +55,15 @@ pub struct AccountsQuery {
     pub most: usize,
 }
 
+/// Which limits of an account are meant; all, where nothing is said.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LimitsMeant<'a> {
+    /// `namespace/policy/limit`
+    pub name: Option<&'a str>,
+    /// Policies of two kinds may have limits of one name.
+    pub counts: Option<Counts>,
+}
+
 /// What became of a change.
 #[derive(Clone, Debug)]
 pub enum ChangeOutcome {
@@ -73,6 +82,15 @@ pub enum ChangeOutcome {
 struct Cells<'g> {
     gate: &'g Gate,
     known: HashMap<CellId, (CellName, Quota)>,
+}
+
+// === impl LimitsMeant ===
+
+impl LimitsMeant<'_> {
+    fn has(self, cell: &CellName) -> bool {
+        self.name.is_none_or(|name| *cell.limit == *name)
+            && self.counts.is_none_or(|counts| cell.counts == Some(counts))
+    }
 }
 
 // === impl AccountsPage ===
@@ -129,14 +147,17 @@ impl Gate {
         Cells::new(self, &self.policies.current()).account(key, now)
     }
 
-    /// Changes what an account has of a limit by that name, or of all.
-    pub fn change(&self, key: AccountKey, limit: Option<&str>, change: Change, now: Nanos) -> ChangeOutcome {
+    /// Changes what an account has of the limits that are meant.
+    pub fn change(&self, key: AccountKey, limits: LimitsMeant<'_>, change: Change, now: Nanos) -> ChangeOutcome {
         let cells = Cells::new(self, &self.policies.current());
         let Some(account) = cells.account(key, now) else { return ChangeOutcome::NoAccount };
-        let is_meant = |name: &CellName| limit.is_none_or(|limit| *name.limit == *limit);
-        let meant: Vec<_> = account.cells.into_iter().filter(|(name, _)| is_meant(name)).collect();
+        let meant: Vec<_> = account.cells.into_iter().filter(|(name, _)| limits.has(name)).collect();
         if meant.is_empty() {
-            return if limit.is_some() { ChangeOutcome::NoLimit } else { ChangeOutcome::NoAccount };
+            return if limits.name.is_some() || limits.counts.is_some() {
+                ChangeOutcome::NoLimit
+            } else {
+                ChangeOutcome::NoAccount
+            };
         }
         let of_cells: Vec<_> = meant.iter().map(|(_, stands)| (stands.cell, stands.quota)).collect();
         let Some(changed) = self.limits.change(key, &of_cells, change, now) else { return ChangeOutcome::NoAccount };
@@ -170,7 +191,7 @@ impl<'g> Cells<'g> {
             for (cell, quota) in limit.cells(plan.hash) {
                 let name = || CellName {
                     limit: Arc::clone(&limit.name),
-                    kind: Some(limit.kind),
+                    counts: Some(Counts::new(limit.kind, matches!(quota.span(), Span::Running))),
                     route: per_route.then(|| Arc::clone(&plan.name)),
                     in_shadow: at >= set.limits().len(),
                 };
@@ -182,7 +203,7 @@ impl<'g> Cells<'g> {
     fn of(&self, cell: CellId) -> Option<(CellName, Quota)> {
         self.known.get(&cell).cloned().or_else(|| {
             let rate = self.gate.limits.rate(cell, 0)?;
-            Some((CellName { limit: rate.name, kind: None, route: None, in_shadow: false }, rate.quota))
+            Some((CellName { limit: rate.name, counts: None, route: None, in_shadow: false }, rate.quota))
         })
     }
 

@@ -8,7 +8,7 @@ use super::{Style, whole_seconds};
 use crate::denial::Denial;
 use crate::gate::{Evidence, Shown, ShownRate};
 use crate::limit::{Quota, Span, Standing, Verdict};
-use crate::rules::LimitKind;
+use crate::rules::Counts;
 
 /// The body: who asks, and each rate.
 #[derive(Serialize)]
@@ -72,7 +72,8 @@ enum Seconds {
 pub(super) fn body<'a>(shown: &'a Shown, evidence: &'a Evidence, style: Style) -> String {
     let rate = |rate: &'a ShownRate| {
         let standing = rate.standing.as_ref().map_err(|denial| told(denial, style));
-        RateBody::new(&rate.limit, Some(rate.kind), &rate.quota, standing)
+        let counts = Counts::new(rate.kind, matches!(rate.quota.span(), Span::Running));
+        RateBody::new(&rate.limit, Some(counts), &rate.quota, standing)
     };
     let limits = shown.rates.iter().map(rate).collect();
     let (user, tier) = (evidence.user.as_deref(), evidence.tier.as_deref());
@@ -86,11 +87,8 @@ pub(super) fn body<'a>(shown: &'a Shown, evidence: &'a Evidence, style: Style) -
 impl<'a> RateBody<'a> {
     /// A rate of the limit `name`, that stands so or of which that is not known.
     #[must_use]
-    pub fn new(name: &'a str, kind: Option<LimitKind>, quota: &Quota, standing: Result<&Standing, String>) -> Self {
-        let counts = kind.map(|kind| match kind {
-            LimitKind::Requests => "requests",
-            LimitKind::Tokens => "tokens",
-        });
+    pub fn new(name: &'a str, counts: Option<Counts>, quota: &Quota, standing: Result<&Standing, String>) -> Self {
+        let counts = counts.map(Counts::name);
         let (algorithm, limit, span) = (quota.algorithm().name(), quota.limit(), quota.span().into());
         let state = standing.map_or_else(|error| State::Untold { error }, State::from);
         RateBody { name, counts, algorithm, limit, span, state }

@@ -102,7 +102,7 @@ impl Reached {
             model = known(caller.model),
             shadow = self.shadow.then_some(true),
             events,
-            "a part of a limit is used"
+            "usage has reached a part of a limit"
         );
     }
 }

@@ -55,7 +55,8 @@ const JSON: (&str, &str) = ("content-type", "application/json");
 
 #[tokio::test]
 async fn an_operator_sees_accounts_and_gives_back_what_was_used() {
-    let tiergate = demo(&["--token-admission", "positive"]);
+    // As notices are silenced.
+    let tiergate = demo(&["--token-admission", "positive", "--log", "info,tiergate::limit=off"]);
     assert_eq!(limits(&tiergate, &["list"]), (Some(0), "no account\n".to_owned()));
     assert_eq!(call(&tiergate, ALICE, 6).await, [200, 200, 200, 200, 200, 429]);
     assert_eq!(call(&tiergate, "bob-2b9f1c07", 1).await, [200]);
@@ -77,6 +78,9 @@ async fn an_operator_sees_accounts_and_gives_back_what_was_used() {
         ("reason", json!("an outage of ours")),
         ("account.name", json!(ALICE)),
         ("limit", json!(REQUESTS)),
+        ("counts", json!("requests")),
+        ("level", json!("WARN")),
+        ("target", json!("tiergate::accounts")),
         ("used.before", json!(5)),
         ("used.after", json!(3)),
     ] {
@@ -102,8 +106,19 @@ async fn what_is_not_there_is_no_and_what_cannot_be_asked_is_an_error() {
         (&["show", "nobody"][..], 1, "there is no such account"),
         (&["reset", "nobody", "--reason", "x"], 1, "there is no such account"),
         (&["reset", ALICE, "--limit", "no/such/limit", "--reason", "x"], 1, "has used nothing of the limit"),
-        (&["grant", ALICE, "--hits", "0", "--reason", "x"], 2, "has to be a whole number, 1 at least"),
-        (&["grant", ALICE, "--reason", "x"], 2, "--hits"),
+        (&["grant", ALICE, "--hits", "1", "--reason", "x"], 2, "--limit <NAME>"),
+        (&["reset", ALICE, "--counts", "tokens", "--reason", "x"], 2, "--limit <NAME>"),
+        (
+            &["reset", ALICE, "--limit", REQUESTS, "--counts", "tokens", "--reason", "x"],
+            1,
+            "has used nothing of the limit",
+        ),
+        (
+            &["grant", ALICE, "--limit", REQUESTS, "--hits", "0", "--reason", "x"],
+            2,
+            "has to be a whole number, 1 at least",
+        ),
+        (&["grant", ALICE, "--limit", REQUESTS, "--reason", "x"], 2, "--hits"),
         (&["reset", ALICE], 2, "--reason"),
         (&["reset", "--reason", "x"], 2, "<VALUE"),
         (&["reset", ALICE, "--reason", "  "], 2, "`reason` is empty"),
@@ -154,8 +169,10 @@ async fn a_browser_and_what_is_not_json_change_nothing() {
         ("/limits/reset", json!({"reason": "x", "by": "y"})),
         ("/limits/reset", json!({"account": "1", "reason": "x", "by": "y"})),
         ("/limits/grant", json!({"values": [ALICE], "reason": "x", "by": "y"})),
-        ("/limits/grant", json!({"values": [ALICE], "reason": "x", "by": "y", "hits": 0})),
-        ("/limits/grant", json!({"values": [ALICE], "reason": "x", "by": "y", "hits": -1})),
+        ("/limits/grant", json!({"values": [ALICE], "reason": "x", "by": "y", "hits": 1})),
+        ("/limits/grant", json!({"values": [ALICE], "limit": REQUESTS, "reason": "x", "by": "y", "hits": 0})),
+        ("/limits/grant", json!({"values": [ALICE], "limit": REQUESTS, "reason": "x", "by": "y", "hits": -1})),
+        ("/limits/reset", json!({"values": [ALICE], "limit": REQUESTS, "counts": "token", "reason": "x", "by": "y"})),
         ("/limits/find", json!([])),
     ];
     for (path, body) in refused {

@@ -114,7 +114,7 @@ async fn a_part_of_a_teams_limit_is_told_once() {
     assert_eq!((reached("percent=\"50\"").await, reached("percent=\"100\"").await), (1, 1));
     // Both within one second.
     for expected in [[50, 2, 4], [100, 4, 4]] {
-        let line = tiergate.await_log("a part of a limit is used");
+        let line = tiergate.await_log("usage has reached a part of a limit");
         let numbers = ["percent", "used", "of"].map(|name| line[name].as_u64());
         assert_eq!(numbers, expected.map(Some), "{line}");
         assert_eq!((line["limit"].as_str(), line["counter"].as_str()), (Some("ns/limits/team"), Some("red")));

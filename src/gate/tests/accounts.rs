@@ -3,6 +3,7 @@
 use super::reserve::World;
 use super::*;
 use crate::limit::{AccountName, Change, Changed};
+use crate::rules::Counts;
 use crate::test_util::{ES256, claims};
 
 const ROUTES: &str = "---
@@ -201,7 +202,7 @@ async fn an_operator_resets_and_grants_one_limit_or_all() {
     let key = gate.account_of(&["alice".to_owned()]);
     let cells = gate.account(key, Nanos(0)).unwrap().cells;
     assert_eq!(cells.iter().map(|(name, _)| name.in_shadow).collect::<Vec<_>>(), [true, false]);
-    let change = |limit, change| gate.change(key, limit, change, Nanos(0));
+    let change = |name, change| gate.change(key, LimitsMeant { name, counts: None }, change, Nanos(0));
     let user = |before, after| ("ns/limits/user".to_owned(), before, after);
     assert_eq!(done(change(Some("ns/limits/user"), Change::Grant(2))), [user(3, 1)]);
     for expected in [None, None, Some(Code::LimitRequests)] {
@@ -211,7 +212,7 @@ async fn an_operator_resets_and_grants_one_limit_or_all() {
     assert_eq!(code(&by("alice"), &gate).await, None);
     assert!(matches!(change(Some("ns/limits/other"), Change::Reset), ChangeOutcome::NoLimit));
     let nobody = gate.account_of(&["nobody".to_owned()]);
-    assert!(matches!(gate.change(nobody, None, Change::Reset, Nanos(0)), ChangeOutcome::NoAccount));
+    assert!(matches!(gate.change(nobody, LimitsMeant::default(), Change::Reset, Nanos(0)), ChangeOutcome::NoAccount));
     assert!(gate.account(nobody, Nanos(0)).is_none());
 }
 
@@ -248,4 +249,32 @@ async fn a_page_of_accounts_is_bounded_by_its_cells_too() {
         }
     }
     assert_eq!(pages, [(5, AccountsPage::MOST_CELLS), (2, 4_000)]);
+}
+
+/// Two policies of different kinds may have one name, and their limits too.
+#[tokio::test]
+async fn of_two_limits_of_one_name_what_they_count_tells_them_apart() {
+    let requests = format!("{ONE_ROUTE}{}{BY_USER}", ROUTES.trim_start_matches("---\n"));
+    let of = requests.find("apiVersion: kuadrant.io/v1\nkind: RateLimitPolicy").unwrap();
+    let tokens = requests[of..].replace("kind: RateLimitPolicy", "kind: TokenRateLimitPolicy");
+    let all = format!("{requests}---\n{tokens}");
+    // A call that holds tokens has used them.
+    let reserving = Reserving::default();
+    let gate = gate(compile_text(&all), DecisionSettings { reserving, ..settings() });
+    let mut chat = by("alice");
+    chat.path = "/v1/chat/completions".to_owned();
+    chat.method = "POST";
+    assert_eq!(code(&chat, &gate).await, None);
+    let key = gate.account_of(&["alice".to_owned()]);
+    let of = |counts| {
+        let limits = LimitsMeant { name: Some("ns/limits/user"), counts };
+        let ChangeOutcome::Done { changed, .. } = gate.change(key, limits, Change::Reset, Nanos(0)) else {
+            return Vec::new();
+        };
+        changed.into_iter().map(|(name, _)| name.counts.unwrap()).collect()
+    };
+    assert_eq!(of(Some(Counts::Tokens)), [Counts::Tokens]);
+    assert_eq!(of(Some(Counts::Requests)), [Counts::Requests]);
+    assert_eq!(of(Some(Counts::Calls)), []);
+    assert_eq!(of(None).len(), 2);
 }

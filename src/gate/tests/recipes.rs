@@ -98,7 +98,7 @@ const CLEO: &str = "team-blue/cleo";
 fn every_recipe_is_played() {
     let headings: Vec<String> = blocks().into_iter().map(|(heading, _)| heading).collect();
     let tests = include_str!("recipes.rs");
-    assert_eq!(headings.len(), 6, "{headings:?}");
+    assert_eq!(headings.len(), 7, "{headings:?}");
     for heading in &headings[1..] {
         assert!(tests.contains(&format!("Kitchen::by(\"{heading}\")")), "{heading}");
     }
@@ -167,6 +167,16 @@ async fn a_tier_shares_a_limit_and_each_user_has_a_burst_and_a_long_run_in_it() 
         left(&[("tier", 35), ("user", 5), ("user", 15)]),
         "three that were refused cost the tier nothing"
     );
+}
+
+#[tokio::test]
+async fn each_model_has_its_tokens_whatever_its_namespace() {
+    let kitchen = Kitchen::by("The same token limit for every model");
+    assert_eq!(kitchen.costs(ADA, "qwen3", 300_000, 0.0).await, "");
+    assert_eq!(kitchen.costs(CLEO, "qwen3", 10, 0.0).await, "model", "all callers share it");
+    assert_eq!(kitchen.costs(ADA, "granite", 10, 0.0).await, "");
+    let of_lab = Call::path("/lab/qwen3/v1/chat/completions").bearer(&ES256.sign(&claims("team-red", "ada")));
+    assert_eq!(code(&of_lab, &kitchen.gate).await, None);
 }
 
 #[tokio::test]

@@ -16,10 +16,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::AdminPages;
-use crate::gate::{Account, AccountsPage, AccountsQuery, CellName, ChangeOutcome};
+use crate::gate::{Account, AccountsPage, AccountsQuery, CellName, ChangeOutcome, LimitsMeant};
 use crate::limit::{AccountKey, AccountName, Change, Changed, Standing, Stands};
 use crate::printable::{masked, printable_line};
 use crate::respond::RateBody;
+use crate::rules::Counts;
 
 /// Values may be long: longer than any header that they come from.
 const MAX_BODY: usize = 1024 * 1024;
@@ -46,6 +47,8 @@ struct ChangeBody {
     values: Option<Vec<String>>,
     /// `namespace/policy/limit`; all, where it is not given.
     limit: Option<String>,
+    /// `requests`, `tokens` or `calls`: only limits that count these.
+    counts: Option<String>,
     /// How many are given back.
     hits: Option<u64>,
     reason: String,
@@ -194,6 +197,9 @@ async fn reset(State(pages): State<AdminPages>, body: Bytes) -> Response {
 
 async fn grant(State(pages): State<AdminPages>, body: Bytes) -> Response {
     let asked = read::<ChangeBody>(&body).and_then(|asked| match asked.hits {
+        Some(_) if asked.limit.is_none() => {
+            Err(bad("say with `limit` of which: a number of requests is none of tokens"))
+        }
         Some(hits @ 1..) => Ok((asked, Change::Grant(hits))),
         _ => Err(bad("`hits` has to be a number of requests or tokens, 1 at least")),
     });
@@ -202,7 +208,7 @@ async fn grant(State(pages): State<AdminPages>, body: Bytes) -> Response {
 
 /// Carries a change out, and tells it in the log.
 fn changed(pages: &AdminPages, asked: ChangeBody, change: Change) -> Result<Response, Refusal> {
-    let ChangeBody { account, values, limit, hits: _, reason, by } = asked;
+    let ChangeBody { account, values, limit, counts, hits: _, reason, by } = asked;
     let said = |what: &str, text: &str, longest: usize| match text.trim() {
         "" => Err(bad(format!("`{what}` is empty: changes are told in the log with who and why"))),
         text if text.len() > longest => Err(bad(format!("`{what}` is longer than {longest} bytes"))),
@@ -210,11 +216,13 @@ fn changed(pages: &AdminPages, asked: ChangeBody, change: Change) -> Result<Resp
     };
     let (reason, by) = (said("reason", &reason, REASON)?, said("by", &by, BY)?);
     let key = meant(pages, account, values)?;
+    let counted = |text: &str| Counts::named(text).ok_or_else(|| bad("`counts` is `requests`, `tokens` or `calls`"));
+    let limits = LimitsMeant { name: limit.as_deref(), counts: counts.as_deref().map(counted).transpose()? };
     let action = match change {
         Change::Reset => "reset",
         Change::Grant(_) => "grant",
     };
-    let (name, changed) = match pages.gate.change(key, limit.as_deref(), change, pages.clock.now()) {
+    let (name, changed) = match pages.gate.change(key, limits, change, pages.clock.now()) {
         ChangeOutcome::Done { name, changed } => (name, changed),
         ChangeOutcome::NoAccount => return Err(no_account()),
         ChangeOutcome::NoLimit => return Err(no_limit()),
@@ -243,14 +251,16 @@ fn tell(
     Changed { before, after, .. }: &Changed,
 ) {
     let name = name.map(|name| name.values.join(", "));
-    tracing::info!(
-        target: "tiergate::limits",
+    // Notices of limits may be silenced by their target, `tiergate::limit`, which is the start of more names than its own.
+    tracing::warn!(
+        target: "tiergate::accounts",
         action,
         by,
         reason,
         account.id = account,
         account.name = name.as_deref().map(printable_line).as_deref(),
         limit = &*cell.limit,
+        counts = cell.counts.map(Counts::name),
         route = cell.route.as_deref(),
         used.before = before.used(),
         used.after = after.used(),
@@ -264,6 +274,7 @@ fn change_body(cell: &CellName, Changed { before, after, .. }: &Changed) -> Valu
     let state = |standing: &Standing| json!({ "used": standing.used(), "left": standing.remaining() });
     json!({
         "name": &*cell.limit,
+        "counts": cell.counts.map(Counts::name),
         "route": cell.route.as_deref(),
         "limit": after.limit(),
         "before": state(before),
@@ -312,7 +323,10 @@ fn no_account() -> Refusal {
 }
 
 fn no_limit() -> Refusal {
-    (StatusCode::NOT_FOUND, "the account has used nothing of a limit of this name, namespace/policy/limit".to_owned())
+    (
+        StatusCode::NOT_FOUND,
+        "the account has used nothing of a limit of this name, namespace/policy/limit, that counts this".to_owned(),
+    )
 }
 
 // === impl AccountBody ===
@@ -334,7 +348,7 @@ impl<'a> NameBody<'a> {
 
 impl<'a> CellBody<'a> {
     fn of(name: &'a CellName, stands: &'a Stands) -> Self {
-        let rate = RateBody::new(&name.limit, name.kind, &stands.quota, Ok(&stands.standing));
+        let rate = RateBody::new(&name.limit, name.counts, &stands.quota, Ok(&stands.standing));
         CellBody { rate, route: name.route.as_deref(), shadow: name.in_shadow }
     }
 }
