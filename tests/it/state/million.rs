@@ -45,7 +45,7 @@ fn demands(number: u64) -> [Demand; 2] {
 impl Kept {
     fn open(path: &Path) -> Self {
         let (started, clock, in_force) = (Instant::now(), Clock::start(), in_force());
-        let beginning = Beginning { memory: Memory::default(), wall: clock.began(), in_force: &in_force };
+        let beginning = Beginning { memory: Memory::default(), clock, in_force: &in_force };
         let options = Options { path: path.to_owned(), discard: false };
         let mut opened = Opened::open(&options, beginning).unwrap();
         let took = started.elapsed();
@@ -71,7 +71,7 @@ impl Kept {
     /// How long the last save took.
     fn end(self) -> Duration {
         let started = Instant::now();
-        assert!(self.state.end(Vec::new(), PATIENCE));
+        assert!(self.state.end(PATIENCE));
         started.elapsed()
     }
 }
