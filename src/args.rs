@@ -156,7 +156,7 @@ pub struct Serve {
     #[command(flatten)]
     pub usage_log: UsageLogArgs,
     /// Keep in this file what limits have counted, which calls are settled, and what was learned of models and callers: each second, and at
-    /// the end. A process that is killed loses at most the last second. It is made where it is not there, and is for one process
+    /// the end. A process that is killed loses at most a second and the time of a save. It is made where it is not there, and is for one process
     #[arg(long, env = "TIERGATE_STATE", value_name = "FILE", value_parser = appended)]
     pub state: Option<PathBuf>,
     /// Move a state file that cannot be used (it is cut off, of something else, or of a newer version) to `FILE.discarded-<time>`, and begin an

@@ -6,8 +6,8 @@
 //! be written fifty times over, since a file of a tree is written by pages. A shard whose journal has grown as large as its *base* is merged
 //! with it, from the file alone. So each change is written about three times, and a process that has nothing to do writes nothing.
 //!
-//! A process that is killed leaves the last transaction whole: it has lost at most a second. What it reserved in that is charged by its
-//! reports.
+//! A process that is killed leaves the last transaction whole: it has lost at most a second and the time of a save. What it reserved in
+//! that is charged by its reports.
 
 mod file;
 mod load;

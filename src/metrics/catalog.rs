@@ -327,7 +327,7 @@ pub const FAMILIES: &[Description] = &[
         "tiergate_state_errors",
         "saves",
         &[],
-        "Saves of the state file that failed; each is tried again, with all that changed, a second later",
+        "Saves of the state file that failed; each is tried again, with all that changed, one to ten seconds later",
         "above 0: the log says why",
     ),
     gauge(

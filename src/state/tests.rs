@@ -46,6 +46,18 @@ fn opened(options: &Options, wall: u64, in_force: &InForce) -> Result<Opened, St
     Opened::open(options, Beginning { memory: Memory::bounded(1_000_000), clock, in_force })
 }
 
+/// The file, what it is written from, and its keys.
+fn begun(path: PathBuf, wall: u64, in_force: &InForce) -> (Opened, Shared, [[u8; 32]; 2]) {
+    let mut opened = opened(&options(path), wall, in_force).unwrap();
+    let secret = opened.secret(None);
+    let keys = opened.account_key(&KeyedHasher::derived(&secret, "accounts")).keys();
+    let limits = Limits::in_memory(std::mem::take(&mut opened.memory)).since(opened.began);
+    let (sealer, forecasts) = (Arc::new(Sealer::new(&secret)), Arc::default());
+    let shared = Shared { limits: Arc::new(limits), sealer, forecasts };
+    opened.begin(&shared).unwrap();
+    (opened, shared, [secret.key("test", b""), keys])
+}
+
 /// What a start says of a file that it does not use.
 fn refused(options: &Options) -> String {
     opened(options, BEGAN, &in_force(&[1])).map(drop).unwrap_err().to_string()
@@ -65,14 +77,7 @@ fn demand(number: u64, cell: u64, hits: u64) -> Demand {
 impl World {
     fn open(path: PathBuf, wall: u64, cells: &[u64]) -> Self {
         let in_force = in_force(cells);
-        let mut opened = opened(&options(path), wall, &in_force).unwrap();
-        let secret = opened.secret(None);
-        let keys = opened.account_key(&KeyedHasher::derived(&secret, "accounts")).keys();
-        let limits = Limits::in_memory(std::mem::take(&mut opened.memory)).since(opened.began);
-        let (sealer, forecasts) = (Arc::new(Sealer::new(&secret)), Arc::default());
-        let shared = Shared { limits: Arc::new(limits), sealer, forecasts };
-        opened.begin(&shared).unwrap();
-        let meta = [secret.key("test", b""), keys];
+        let (opened, shared, meta) = begun(path, wall, &in_force);
         let Opened { file, journals, gone, unsettled, .. } = opened;
         let told = Told { gone: gone.clone(), unsettled };
         World { saver: Saver { file, shared, journals, gone, told, is_told: true }, meta, in_force }
@@ -579,4 +584,39 @@ fn what_cannot_be_saved_is_noted_again() {
     assert_eq!(world.used(1, 1, BEGAN + 3 * SECOND), 40);
     let again = world.memory().settle(&report, Micros(BEGAN + 4 * SECOND));
     assert_eq!(again, Settled::Duplicate { conflicting: false });
+}
+
+/// What cannot be saved at the end may be in a moment.
+#[test]
+fn the_last_save_is_tried_again_as_long_as_there_is_patience() {
+    let folder = Scratch::new();
+    let path = folder.path("state");
+    let aside = path.with_file_name("aside");
+    for (is_back, expected) in [(false, 0), (true, 100)] {
+        let (opened, shared, _) = begun(path.clone(), BEGAN, &in_force(&[1]));
+        let (limits, clock) = (Arc::clone(&shared.limits), Clock::started(Micros(BEGAN), Duration::ZERO));
+        let metrics = StateMetrics::default();
+        let state = State::start(opened, shared, clock, metrics, Box::new(|| in_force(&[1]))).unwrap();
+        std::fs::rename(&path, &aside).unwrap();
+        let Store::Memory(memory) = &limits.store;
+        assert!(memory.admit(&[demand(1, 1, 100)], Micros(BEGAN)).admitted());
+        let back = std::thread::spawn({
+            let (path, aside) = (path.clone(), aside.clone());
+            move || {
+                if is_back {
+                    // Some tries later: nothing tells of them.
+                    std::thread::sleep(Duration::from_millis(350));
+                    std::fs::rename(aside, path).unwrap();
+                }
+            }
+        });
+        let patience = if is_back { Duration::from_secs(60) } else { Duration::from_millis(250) };
+        assert_eq!(state.end(patience), is_back);
+        back.join().unwrap();
+        if !is_back {
+            std::fs::rename(&aside, &path).unwrap();
+        }
+        let world = World::open(path.clone(), BEGAN + 90 * SECOND, &[1]);
+        assert_eq!(world.used(1, 1, BEGAN + 90 * SECOND), expected);
+    }
 }

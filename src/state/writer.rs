@@ -1,5 +1,6 @@
 //! The thread that saves.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,8 +21,8 @@ pub struct State {
 
 /// What the thread is asked for.
 enum Ask {
-    /// To save for the last time.
-    End,
+    /// To save for the last time, again and again until then if that fails.
+    End(Instant),
 }
 
 /// Says which cells limits have now.
@@ -36,10 +37,16 @@ struct Writer {
     /// When the log was told last that something is wrong, if it is.
     told: Option<Instant>,
     learned: Instant,
+    /// How long after a save the next one begins.
+    pause: Duration,
 }
 
 /// From the begin of one save to that of the next: a little less than the second that a kill may lose, since the disk takes its time.
 const EACH: Duration = Duration::from_millis(900);
+/// After saves that fail one by one twice the pause, until it is so long: to open a file that is damaged takes long.
+const LONGEST: Duration = Duration::from_secs(10);
+/// Between tries of the last save.
+const LAST_EACH: Duration = Duration::from_millis(100);
 /// What was learned is soft, and seldom worth a write.
 const LEARNED_EACH: Duration = Duration::from_secs(60);
 /// How often the log tells of something that stays wrong.
@@ -67,7 +74,7 @@ impl State {
         let (end, ended) = channel();
         let told = Told { gone: gone.clone(), unsettled };
         let saver = Saver { file, shared, journals, gone, told, is_told: true };
-        let writer = Writer { saver, metrics, clock, in_force, told: None, learned: Instant::now() };
+        let writer = Writer { saver, metrics, clock, in_force, told: None, learned: Instant::now(), pause: EACH };
         let run = move || {
             // Whoever asked may be gone.
             let _ = end.send(writer.run(&asked));
@@ -79,7 +86,7 @@ impl State {
 
     /// Saves for the last time: whether that was done within `patience`. What changes after that is not saved.
     pub fn end(&self, patience: Duration) -> bool {
-        let _ = self.ask.send(Ask::End);
+        let _ = self.ask.send(Ask::End(Instant::now() + patience));
         let saved = self.ended.lock().recv_timeout(patience).unwrap_or(false);
         if !saved {
             tracing::error!("--state: the last save failed, and what changed since the one before is lost");
@@ -93,17 +100,32 @@ impl State {
 impl Writer {
     /// Saves until it is asked to end, or nobody is left who could ask: whether the last save was made.
     fn run(mut self, asked: &Receiver<Ask>) -> bool {
-        let mut began = Instant::now();
+        let mut next = Instant::now() + EACH;
         loop {
-            let asked = asked.recv_timeout(EACH.saturating_sub(began.elapsed()));
-            began = Instant::now();
-            match asked {
+            match asked.recv_timeout(next.saturating_duration_since(Instant::now())) {
                 Err(RecvTimeoutError::Timeout) => {
                     let learned = self.learned.elapsed() >= LEARNED_EACH;
-                    self.save(Also { learned });
+                    let is_saved = self.save(Also { learned });
+                    self.pause = if is_saved { EACH } else { (self.pause * 2).min(LONGEST) };
+                    // A save takes a part of the second that it is for; one that took longer is not made up for.
+                    next = (next + self.pause).max(Instant::now());
                 }
-                Ok(Ask::End) | Err(RecvTimeoutError::Disconnected) => return self.save(Also { learned: true }),
+                Ok(Ask::End(until)) => return self.save_last(until),
+                Err(RecvTimeoutError::Disconnected) => return self.save(Also { learned: true }),
             }
+        }
+    }
+
+    /// What waits for room on a disk may have it in a moment.
+    fn save_last(&mut self, until: Instant) -> bool {
+        loop {
+            if self.save(Also { learned: true }) {
+                return true;
+            }
+            if Instant::now() + LAST_EACH >= until {
+                return false;
+            }
+            thread::sleep(LAST_EACH);
         }
     }
 
@@ -113,7 +135,9 @@ impl Writer {
             self.learned = started;
         }
         let now = self.saver.shared.limits.time(self.clock.now());
-        let saved = self.saver.save(also, now, &*self.in_force);
+        // Whatever happens, it is tried again.
+        let saved = catch_unwind(AssertUnwindSafe(|| self.saver.save(also, now, &*self.in_force)));
+        let saved = saved.unwrap_or_else(|_| Err(self.saver.panicked()));
         match &saved {
             Ok(true) => self.metrics.saved(started.elapsed(), self.saver.file.size(), now),
             Ok(false) => {}
@@ -133,7 +157,7 @@ impl Writer {
         };
         if self.told.is_none_or(|told| told.elapsed() >= AGAIN) {
             self.told = Some(Instant::now());
-            tracing::error!(%error, "limits are kept in memory alone, and a restart would lose what changes; each second it is tried again");
+            tracing::error!(%error, "limits are kept in memory alone, and a restart would lose what changes; it is tried again every few seconds");
         }
     }
 }
