@@ -256,7 +256,7 @@ async fn a_page_of_accounts_is_bounded_by_its_cells_too() {
 async fn of_two_limits_of_one_name_what_they_count_tells_them_apart() {
     let requests = format!("{ONE_ROUTE}{}{BY_USER}", ROUTES.trim_start_matches("---\n"));
     let of = requests.find("apiVersion: kuadrant.io/v1\nkind: RateLimitPolicy").unwrap();
-    let tokens = requests[of..].replace("kind: RateLimitPolicy", "kind: TokenRateLimitPolicy");
+    let tokens = requests.split_at(of).1.replace("kind: RateLimitPolicy", "kind: TokenRateLimitPolicy");
     let all = format!("{requests}---\n{tokens}");
     // A call that holds tokens has used them.
     let reserving = Reserving::default();
