@@ -88,7 +88,7 @@ fn assert_shown(check: &CheckRequest, response: &CheckResponse, denied: &DeniedH
     assert!(body["limits"].is_array() && body["error"].is_null(), "{body}");
     let authorization = headers(http, "authorization");
     let is_of = |token: &str| authorization.iter().any(|header| header.ends_with(token.as_bytes()));
-    assert!(CALLERS.iter().any(|caller| is_of(&caller.token)), "{authorization:?}");
+    assert!(CALLERS.iter().any(|caller| is_of(caller.token)), "{authorization:?}");
 }
 
 /// The code, once the answer was checked.

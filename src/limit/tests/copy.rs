@@ -326,7 +326,7 @@ fn a_crash_between_cells_and_bits_applies_no_report_twice() {
     }
 }
 
-/// 47. Of several corrections some are in the cells. Whatever the last report says, nothing is charged or given back twice: where it is
+/// Sequence 47. Of several corrections some are in the cells. Whatever the last report says, nothing is charged or given back twice: where it is
 /// not known what of them the cell has, the cell stays as it is.
 #[test]
 fn a_crash_among_corrections_charges_no_more_than_what_the_last_report_says() {
