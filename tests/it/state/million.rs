@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tiergate::clock::Clock;
+use tiergate::hash::KeyedHasher;
 use tiergate::limit::{AccountKey, CellId, Cost, Demand, InForce, Limits, Memory, Quota, Quotas};
 use tiergate::state::{Beginning, Opened, Options, Shared, State, StateMetrics};
 use tiergate::usage::{Forecasts, Sealer};
@@ -52,6 +53,7 @@ impl Kept {
         let limits = Limits::in_memory(std::mem::take(&mut opened.memory)).since(opened.began);
         let (sealer, forecasts) = (Sealer::new(&opened.secret(None)), Forecasts::default());
         let shared = Shared { limits: Arc::new(limits), sealer: Arc::new(sealer), forecasts: Arc::new(forecasts) };
+        let _ = opened.account_key(&KeyedHasher::random());
         opened.begin(&shared).unwrap();
         let now = Box::new(self::in_force);
         let state = State::start(opened, shared.clone(), clock, StateMetrics::default(), now).unwrap();
