@@ -284,6 +284,7 @@ async fn a_second_process_waits_for_the_first_and_then_says_who_has_the_file() {
             Tiergate::start(&manifests, &state)
         }
     });
+    // The second tells in its log alone that it waits, and that is read when it is ready.
     tokio::time::sleep(Duration::from_millis(300)).await;
     first.signal("TERM");
     assert!(first.ended().await.0.success());

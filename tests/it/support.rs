@@ -414,6 +414,22 @@ impl Connection {
         self.stream.write_all(bytes).await.unwrap();
     }
 
+    /// The status and headers of an answer that is begun. Nothing of it is taken.
+    pub(crate) async fn begun(&self) -> Answer {
+        let mut buffer = vec![0; 16 << 10];
+        let started = Instant::now();
+        loop {
+            let read = tokio::time::timeout(PATIENCE, self.stream.peek(&mut buffer)).await.expect("an answer in time");
+            let head = String::from_utf8_lossy(&buffer[..read.unwrap()]).into_owned();
+            if head.contains("\r\n\r\n") {
+                let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+                return Answer { status, head, body: String::new() };
+            }
+            assert!(started.elapsed() < PATIENCE, "{head}");
+            tokio::task::yield_now().await;
+        }
+    }
+
     pub(crate) async fn answer(&mut self) -> Answer {
         tokio::time::timeout(PATIENCE, self.receive()).await.expect("an answer in time")
     }

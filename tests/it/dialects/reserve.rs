@@ -8,7 +8,7 @@ use serde_json::json;
 use super::configs::{self, BY_LOG};
 use super::{DIALECTS, Dialect, World};
 use crate::envoy::{envoy, gateway_on, shipped};
-use crate::support::{Answer, Connection, Folder, PATIENCE, POSITIVE, Tiergate, generous_manifests, root, token};
+use crate::support::{Connection, Folder, POSITIVE, Tiergate, generous_manifests, root, token};
 use crate::wire::premium;
 
 const GRANITE: &str = "/llm/granite";
@@ -65,19 +65,8 @@ fn streamed() -> &'static Dialect {
 
 /// What an answer that is begun says is left of its caller's tokens. Nothing of it is taken.
 async fn left_by(connection: &Connection) -> u64 {
-    let mut buffer = vec![0; 16 << 10];
-    let started = Instant::now();
-    loop {
-        let read =
-            tokio::time::timeout(PATIENCE, connection.stream.peek(&mut buffer)).await.expect("an answer in time");
-        let head = String::from_utf8_lossy(&buffer[..read.unwrap()]).into_owned();
-        if head.contains("\r\n\r\n") {
-            let answer = Answer { status: 0, head, body: String::new() };
-            return answer.header("x-ratelimit-remaining-tokens").expect(&answer.head).parse().unwrap();
-        }
-        assert!(started.elapsed() < PATIENCE, "{head}");
-        tokio::task::yield_now().await;
-    }
+    let answer = connection.begun().await;
+    answer.header("x-ratelimit-remaining-tokens").expect(&answer.head).parse().unwrap()
 }
 
 // === impl Load ===

@@ -107,6 +107,7 @@ fn decisions(kept: &Kept, accounts: u64, lasting: Duration) -> [Duration; 4] {
     };
     let mut took = std::thread::scope(|scope| {
         let threads = [0, 1].map(|first| scope.spawn(move || ask(first)));
+        // So long it is measured.
         std::thread::sleep(lasting);
         enough.store(true, Ordering::Relaxed);
         threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
